@@ -1,0 +1,50 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11 (with venv), git and make.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+MARK := .venv/.installed
+export OMP_WAIT_POLICY := PASSIVE
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: install demo serve check test soak bench format lock clean
+
+install: $(MARK)  ## make .venv from the lock files
+
+$(MARK): requirements.lock requirements-demo.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 with venv or set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(MARK)
+
+demo: $(MARK)  ## prompts to release on SmolLM2-135M, on this machine
+	$(BIN)/deepspec run --target smollm2-135m --algorithm dspark
+
+serve: $(MARK)  ## a Prefect server on loopback with every deployment
+	$(BIN)/deepspec up
+
+check: $(MARK)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(MARK)  ## everything but soak and benchmarks
+	$(BIN)/python -m pytest
+
+soak: $(MARK)  ## all kills and faults, many seeds
+	$(BIN)/python -m pytest -m soak --timeout 2700
+
+bench: $(MARK)  ## the measurements that the docs quote
+	$(BIN)/python -m pytest -m bench tests/benchmarks -s --timeout 3600
+
+format: $(MARK)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(MARK)  ## write the lock from what is installed
+	$(BIN)/python infra/lock.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

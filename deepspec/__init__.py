@@ -1,0 +1,1 @@
+"""DeepSpec: draft models for speculative decoding, from prompts to a release."""
