@@ -1,0 +1,388 @@
+"""Artifacts: what a stage publishes, how it is addressed before it exists, and how it is opened again.
+
+    <root>/<kind>/<address>/manifest.json                   the commit mark, written last
+    <root>/<kind>/<address>/<attempt>/<name>                the files it names
+    <root>/<kind>/<address>/parts/<inputs>/<part>.json      commit marks of parts, for stages made of shards
+
+The *address* is known before the run: a hash of kind, stage version, the spec fields that differ from the default
+they were introduced with, and the addresses of the inputs. The *content* is a hash of the payload's checksums: a
+consumer records the content of each input and is stale when it no longer matches. See docs/formats/artifacts.md.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from deepspec.errors import CorruptArtifactError, NotPublishedError
+from deepspec.store import Store
+
+MANIFEST = "manifest.json"
+
+
+_COMPUTED = object()
+
+
+class Spec(BaseModel):
+    """What changes the result of a stage. Frozen; unknown fields are refused.
+
+    A field whose default changed after its introduction carries the old one as
+    `json_schema_extra={"introduced_with": …}`, so that the addresses of old results stay right.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def but(self, **changes: Any) -> Self:
+        """Return a validated copy with some fields changed."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that differ from the default they were introduced with, as JSON values."""
+        return {name: _identity(getattr(self, name)) for name in self._told()}
+
+    def _told(self) -> Iterable[str]:
+        for name, field in type(self).model_fields.items():
+            if field.exclude or getattr(self, name) == _introduced_with(field):
+                continue
+            yield name
+
+
+class TargetId(Spec):
+    """Which target model, exactly: hashes, so that no path enters an address."""
+
+    config: str
+    """Hash of the model's config."""
+    weights: str
+    """Hash of the weight files, or the revision of a hub id."""
+    tokenizer: str
+    """Hash of the tokenizer files."""
+    template: str
+    """Hash of the chat template."""
+
+    @property
+    def digest(self) -> str:
+        """Return one short name for all four."""
+        return _digest(self.identity())[:16]
+
+
+class Endpoint(BaseModel):
+    """One OpenAI-compatible engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    """Base URL up to and including `/v1`."""
+    model: str
+    """Name under which the engine serves the target."""
+    api_key_env: str | None = None
+    """Name of the environment variable or secret that holds the key; the key itself never travels."""
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """The key, filled in by the process that uses it; never written anywhere."""
+
+
+class Placement(BaseModel):
+    """Where and how wide a stage runs: what does not change its result, so it is not hashed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = "cpu"
+    """Torch device of the models."""
+    threads: int | None = Field(default=None, gt=0)
+    """Torch threads per process; None leaves the library's choice."""
+    processes: int = Field(default=1, gt=0)
+    """Training processes, or capture workers."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Samples per forward pass in training; None lets a memory preflight choose."""
+    batch: int = Field(default=8, gt=0)
+    """Sequences decoded together in evaluation."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Engines that serve the target."""
+    scratch: Path = Path(".deepspec/scratch")
+    """Local folder for ledgers, checkpoints in flight and fetched files."""
+    locations: Mapping[str, str] = Field(default_factory=dict)
+    """Digest of a target, source or benchmark -> where it lies on this machine."""
+    keep_errors: bool = False
+    """Commit answers though some rows failed with errors that could pass."""
+
+
+class ArtifactRef(BaseModel):
+    """The few hundred bytes that travel between stages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    address: str
+    content: str
+    uri: str
+
+    @property
+    def prefix(self) -> str:
+        """Return the key prefix of the artifact in its store."""
+        return f"{self.kind}/{self.address}"
+
+
+class FileEntry(BaseModel):
+    """One published file: where its bytes are and what they must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    """Key below the artifact's prefix."""
+    size: int
+    checksum: str
+    """`xxh3:` and the 128-bit hash of the bytes, in hex."""
+
+
+class PartMark(BaseModel):
+    """Commit mark of one part of one shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: int
+    part: int
+    files: dict[str, FileEntry]
+    counts: dict[str, Any]
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """The commit mark of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    version: int
+    address: str
+    content: str
+    spec: dict[str, Any]
+    inputs: dict[str, ArtifactRef]
+    files: dict[str, FileEntry]
+    counts: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Report(Protocol):
+    """Where a stage tells what it does; the terminal or an orchestrator listens."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Tell how far the stage is."""
+
+    def log(self, message: str) -> None:
+        """Say one line."""
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Show rows that share their keys."""
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Show a picture."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Show a text."""
+
+
+class Artifact:
+    """A published artifact, opened for reading.
+
+    Args:
+        store: where it lies.
+        manifest: its commit mark.
+        scratch: local folder for files fetched from a remote store.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, scratch: Path) -> None:
+        """Keep the manifest; no payload is read yet."""
+        self.store = store
+        self.manifest = manifest
+        self.prefix = f"{manifest.kind}/{manifest.address}"
+        self._scratch = scratch / "fetched" / manifest.kind / manifest.address
+        self._verified: set[str] = set()
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """Return the reference that names this artifact with its content."""
+        return reference(self.store, self.manifest)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Return what the stage counted."""
+        return self.manifest.counts
+
+    def names(self) -> list[str]:
+        """Return the names of the files, sorted."""
+        return sorted(self.manifest.files)
+
+    def entry(self, name: str) -> FileEntry:
+        """Return key, size and checksum of one file.
+
+        Raises:
+            NotPublishedError: the manifest names no such file.
+        """
+        if name not in self.manifest.files:
+            raise NotPublishedError(f"{self.prefix} has no file {name!r}; it has: {', '.join(self.names())}")
+        return self.manifest.files[name]
+
+    def path(self, name: str) -> Path:
+        """Return a local file with the verified bytes: the store's own where it is local, else fetched once.
+
+        Raises:
+            CorruptArtifactError: size or checksum differ from the manifest.
+        """
+        entry = self.entry(name)
+        local = self.store.local_path(f"{self.prefix}/{entry.key}")
+        if local is None:
+            local = self._scratch / entry.checksum.removeprefix("xxh3:") / name
+            if not local.exists():
+                self.store.get_file(f"{self.prefix}/{entry.key}", local)
+        if name not in self._verified:
+            verify_file(local, entry, f"{self.prefix}/{name}")
+            self._verified.add(name)
+        return local
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return the verified bytes of one file."""
+        return self.path(name).read_bytes()
+
+    def read_json(self, name: str) -> Any:
+        """Return one file parsed as JSON."""
+        return json.loads(self.read_bytes(name))
+
+
+def address_of(kind: str, version: int, spec: Spec, inputs: Mapping[str, str]) -> str:
+    """Return the address that a stage's result will have.
+
+    Args:
+        kind: the artifact kind.
+        version: the stage's version, raised when its output changes for the same spec.
+        spec: what changes the result.
+        inputs: name -> address of each input.
+    """
+    told = {"kind": kind, "version": version, "spec": spec.identity(), "inputs": dict(inputs)}
+    return _digest(told)[:32]
+
+
+def content_of(files: Mapping[str, FileEntry]) -> str:
+    """Return the hash over the sorted payload checksums."""
+    return _digest(sorted((name, entry.checksum) for name, entry in files.items()))[:32]
+
+
+def inputs_digest(inputs: Mapping[str, ArtifactRef]) -> str:
+    """Return a short hash of the contents of the inputs: parts made from other contents are another set."""
+    return _digest({name: ref.content for name, ref in inputs.items()})[:12]
+
+
+def checksum(path: Path) -> str:
+    """Return `xxh3:` and the 128-bit XXH3 hash of a file, read in chunks."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def verify_file(path: Path, entry: FileEntry, name: str) -> None:
+    """Check a local file against its entry.
+
+    Raises:
+        CorruptArtifactError: it is missing, or size or checksum differ.
+    """
+    advice = "delete the artifact (deepspec gc --artifact) and run again to rebuild it"
+    if not path.is_file():
+        raise CorruptArtifactError(f"{name}: {path} is gone; {advice}")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise CorruptArtifactError(f"{name}: {path} has {size} bytes, its manifest says {entry.size}; {advice}")
+    found = checksum(path)
+    if found != entry.checksum:
+        raise CorruptArtifactError(f"{name}: {path} has checksum {found}, its manifest says {entry.checksum}; {advice}")
+
+
+def reference(store: Store, manifest: Manifest) -> ArtifactRef:
+    """Return the reference to a published artifact."""
+    prefix = f"{manifest.kind}/{manifest.address}"
+    return ArtifactRef(kind=manifest.kind, address=manifest.address, content=manifest.content, uri=store.uri(prefix))
+
+
+def read_manifest(store: Store, kind: str, address: str) -> Manifest | None:
+    """Return the commit mark of an artifact, or None where it is not published.
+
+    Raises:
+        CorruptArtifactError: the mark cannot be read, names another artifact, or names files outside its folder.
+    """
+    key = f"{kind}/{address}/{MANIFEST}"
+    try:
+        data = store.read_bytes(key)
+    except NotPublishedError:
+        return None
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptArtifactError(f"{store.uri(key)} is not a manifest: {error}; delete it to rebuild") from error
+    if (manifest.kind, manifest.address) != (kind, address) or manifest.content != content_of(manifest.files):
+        raise CorruptArtifactError(f"{store.uri(key)} does not describe itself; delete it to rebuild the artifact")
+    for name, entry in manifest.files.items():
+        check_name(name, store.uri(key))
+        for step in entry.key.split("/"):
+            check_name(step, store.uri(key))
+    return manifest
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse file names that could leave their folder.
+
+    Raises:
+        CorruptArtifactError: the name is empty, dotted, or holds a separator.
+    """
+    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
+        raise CorruptArtifactError(f"{where} names the file {name!r}; only plain names are accepted")
+
+
+def open_artifact(store: Store, ref: ArtifactRef, scratch: Path) -> Artifact:
+    """Open a published artifact.
+
+    Raises:
+        NotPublishedError: it has no commit mark.
+    """
+    manifest = read_manifest(store, ref.kind, ref.address)
+    if manifest is None:
+        raise NotPublishedError(f"{store.uri(ref.prefix)} is not published; run the stage that makes it")
+    return Artifact(store, manifest, scratch)
+
+
+def new_attempt() -> str:
+    """Return a name that no other attempt has."""
+    return f"attempt-{secrets.token_hex(6)}"
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON form that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _introduced_with(field: FieldInfo) -> Any:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "introduced_with" in extra:
+        return extra["introduced_with"]
+    if field.default_factory is not None:  # computed where it is read: always told
+        return _COMPUTED
+    return field.default
+
+
+def _identity(value: Any) -> Any:
+    """Return a spec value as JSON: nested specs by their own identity."""
+    if isinstance(value, Spec):
+        return value.identity()
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_identity(item) for item in value]
+    return value

@@ -1,0 +1,160 @@
+"""What lies in a store: published, partial and stale artifacts, named references, and what can be deleted."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from deepspec.artifacts import MANIFEST, ArtifactRef, Manifest, PartMark, read_manifest, reference
+from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
+from deepspec.publish import is_complete
+from deepspec.stages import STAGES
+from deepspec.store import Store
+
+State = Literal["published", "incomplete", "partial", "stale"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One address that has something in the store."""
+
+    kind: str
+    address: str
+    state: State
+    note: str
+    bytes: int
+    manifest: Manifest | None
+
+
+def catalog(store: Store) -> list[Entry]:
+    """Return everything under the root, in the order of the stages.
+
+    `published`: committed, complete, and made from its inputs' present contents. `stale`: an input changed since.
+    `incomplete`: committed, but files are gone. `partial`: no commit mark yet.
+    """
+    entries = [_entry(store, kind, address) for kind, address in addresses(store)]
+    order = [stage.kind for stage in STAGES.values()]
+    return sorted(entries, key=lambda entry: (order.index(entry.kind), entry.address))
+
+
+def addresses(store: Store) -> list[tuple[str, str]]:
+    """Return (kind, address) of everything under the root, complete or not."""
+    kinds = {stage.kind for stage in STAGES.values()}
+    steps = (key.split("/") for kind in sorted(kinds) for key in store.list(kind))
+    return sorted({(step[0], step[1]) for step in steps if len(step) > 2})
+
+
+def dead_keys(store: Store, kind: str, address: str) -> list[str]:
+    """Return the keys of an artifact that neither its manifest nor the mark of a part names.
+
+    They were left by attempts that were killed, or are still being written: delete them only when nothing runs.
+    """
+    prefix = f"{kind}/{address}"
+    keys = store.list(prefix)
+    marks = [key for key in keys if key.startswith(f"{prefix}/parts/") and key.endswith(".json")]
+    manifest = read_manifest(store, kind, address)
+    if manifest is not None:
+        marks = []  # everything that counts is in the manifest; marks go with the rest
+    living = {f"{prefix}/{MANIFEST}", *marks}
+    living |= {f"{prefix}/{entry.key}" for entry in (manifest.files.values() if manifest else ())}
+    for key in marks:
+        living |= {f"{prefix}/{entry.key}" for entry in _read_mark(store, key).files.values()}
+    return [key for key in keys if key not in living]
+
+
+def set_ref(store: Store, name: str, ref: ArtifactRef) -> None:
+    """Let a name point at an artifact; what it pointed at before becomes `previous` where the name is `baseline`."""
+    key = _ref_key(name)
+    if name == "baseline" and store.exists(key):
+        store.write_bytes(_ref_key("previous"), store.read_bytes(key))
+    store.write_bytes(key, ref.model_dump_json(indent=1).encode())
+
+
+def get_ref(store: Store, name: str) -> ArtifactRef:
+    """Return the artifact that a name points at.
+
+    Raises:
+        NotPublishedError: there is no such name.
+    """
+    try:
+        return ArtifactRef.model_validate_json(store.read_bytes(_ref_key(name)))
+    except NotPublishedError as error:
+        known = ", ".join(sorted(refs(store))) or "none"
+        raise NotPublishedError(f"no ref {name!r} in {store.root}; known: {known}") from error
+
+
+def refs(store: Store) -> dict[str, ArtifactRef]:
+    """Return all named references."""
+    keys = [key for key in store.list("refs") if key.endswith(".json")]
+    return {
+        key.removeprefix("refs/").removesuffix(".json"): ArtifactRef.model_validate(json.loads(store.read_bytes(key)))
+        for key in keys
+    }
+
+
+def find(store: Store, name: str) -> ArtifactRef:
+    """Return the artifact that a named ref, `kind/address`, or an unambiguous start of an address names.
+
+    Raises:
+        NotPublishedError: nothing published has that name.
+        SpecError: several have.
+    """
+    named = refs(store)
+    if name in named:
+        return named[name]
+    kind, _, start = name.rpartition("/")
+    found = [pair for pair in addresses(store) if pair[1].startswith(start) and kind in ("", pair[0])]
+    if len(found) > 1:
+        raise SpecError(f"{name!r} may be {', '.join('/'.join(pair) for pair in found)}; give more of it")
+    manifest = read_manifest(store, *found[0]) if found else None
+    if manifest is None:
+        raise NotPublishedError(f"nothing published in {store.root} is called {name!r}; see: deepspec status")
+    return reference(store, manifest)
+
+
+def lineage(store: Store, roots: Iterable[ArtifactRef]) -> dict[str, Manifest]:
+    """Return the manifests of artifacts and of everything that they were made from, by `kind/address`."""
+    found: dict[str, Manifest] = {}
+    waiting = list(roots)
+    while waiting:
+        ref = waiting.pop()
+        manifest = None if ref.prefix in found else read_manifest(store, ref.kind, ref.address)
+        if manifest is not None:
+            found[ref.prefix] = manifest
+            waiting.extend(manifest.inputs.values())
+    return found
+
+
+def _entry(store: Store, kind: str, address: str) -> Entry:
+    manifest = read_manifest(store, kind, address)
+    stored = sum(store.sizes(f"{kind}/{address}").values())
+    state, note = _state(store, manifest, f"{kind}/{address}")
+    return Entry(kind=kind, address=address, state=state, note=note, bytes=stored, manifest=manifest)
+
+
+def _state(store: Store, manifest: Manifest | None, prefix: str) -> tuple[State, str]:
+    if manifest is None:
+        parts = [key for key in store.list(f"{prefix}/parts") if key.endswith(".json")]
+        return "partial", f"{len(parts)} parts committed; run again to go on"
+    if not is_complete(store, manifest):
+        return "incomplete", "files are gone; run again to rebuild"
+    for name, ref in manifest.inputs.items():
+        present = read_manifest(store, ref.kind, ref.address)
+        if present is not None and present.content != ref.content:
+            return "stale", f"made from another content of {name}; run again to rebuild"
+    return "published", ""
+
+
+def _read_mark(store: Store, key: str) -> PartMark:
+    try:
+        return PartMark.model_validate_json(store.read_bytes(key))
+    except ValidationError as error:
+        raise CorruptArtifactError(f"{store.uri(key)} is not a part's mark: {error}; delete it") from error
+
+
+def _ref_key(name: str) -> str:
+    if not name or not all(sign.isalnum() or sign in "-_." for sign in name) or name.startswith("."):
+        raise SpecError(f"{name!r} is no name for a ref; use letters, digits, '-', '_' and '.'")
+    return f"refs/{name}.json"

@@ -1,0 +1,248 @@
+"""Publishing: an attempt's folder, parts with their own commit marks, and the manifest last."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deepspec.artifacts import (
+    MANIFEST,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    PartMark,
+    Spec,
+    check_name,
+    checksum,
+    content_of,
+    inputs_digest,
+    new_attempt,
+    read_manifest,
+    reference,
+)
+from deepspec.errors import CorruptArtifactError, NotPublishedError
+from deepspec.store import Store
+
+RESULT_PACKAGES = ("deepspec", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "zstandard")
+"""Packages whose version can change bytes; written into every manifest."""
+
+
+class Out:
+    """Where one attempt of a stage writes.
+
+    Args:
+        store: where the artifact is published.
+        kind: its kind.
+        address: its address.
+        inputs: the inputs with their contents.
+        scratch: local scratch root.
+    """
+
+    def __init__(self, store: Store, kind: str, address: str, inputs: Mapping[str, ArtifactRef], scratch: Path) -> None:
+        """Name the attempt and make its folders."""
+        self.store = store
+        self.kind = kind
+        self.address = address
+        self.inputs = dict(inputs)
+        self.prefix = f"{kind}/{address}"
+        self.attempt = new_attempt()
+        self._parts = f"{self.prefix}/parts/{inputs_digest(inputs)}"
+        self.scratch = scratch / kind / address / inputs_digest(inputs)
+        """Folder that the next attempt at the same work finds again: ledgers, checkpoints."""
+        self.folder = store.local_path(f"{self.prefix}/{self.attempt}") or self.scratch / self.attempt
+        """Folder for plain files; every file in it is published under its name."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self._started = datetime.now(UTC)
+        self._present: dict[str, int] | None = None
+
+    def file(self, name: str) -> Path:
+        """Return where to write the file of that name."""
+        check_name(name, self.prefix)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
+    def part(self, shard: int, part: int) -> PartMark | None:
+        """Return the commit mark of a part, or None where it is not committed or its files are lost."""
+        return self._read_mark(f"{self._parts}/{_part_name(shard, part)}.json")
+
+    def commit_part(
+        self,
+        shard: int,
+        part: int,
+        files: Mapping[str, Path],
+        counts: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+    ) -> PartMark:
+        """Publish the files of one part, then its mark; when another attempt won, return the winner's mark.
+
+        Args:
+            shard: number of the shard.
+            part: number of the part within the shard.
+            files: name in the artifact -> local file (moved where the store is a local folder).
+            counts: what the part holds.
+            extra: anything else that `finish` needs.
+        """
+        entries = {name: self._put(name, path) for name, path in files.items()}
+        mark = PartMark(shard=shard, part=part, files=entries, counts=dict(counts), extra=dict(extra or {}))
+        key = f"{self._parts}/{_part_name(shard, part)}.json"
+        if self.store.create(key, mark.model_dump_json(indent=1).encode()):
+            return mark
+        return self._read_mark(key) or mark
+
+    def parts(self) -> list[PartMark]:
+        """Return the committed parts in (shard, part) order."""
+        keys = [key for key in self.store.list(self._parts) if key.endswith(".json")]
+        marks = [mark for key in keys if (mark := self._read_mark(key)) is not None]
+        return sorted(marks, key=lambda mark: (mark.shard, mark.part))
+
+    def publish(self, spec: Spec, version: int, counts: Mapping[str, Any]) -> ArtifactRef:
+        """Upload the plain files, list those of the parts, and write the manifest: the artifact exists from here."""
+        files = {path.name: self._put(path.name, path) for path in sorted(self.folder.glob("*")) if path.is_file()}
+        for mark in self.parts():
+            files.update(mark.files)
+        manifest = Manifest(
+            kind=self.kind,
+            version=version,
+            address=self.address,
+            content=content_of(files),
+            spec=spec.model_dump(mode="json"),
+            inputs=self.inputs,
+            files=files,
+            counts=dict(counts),
+            provenance=provenance(self._started),
+        )
+        manifest = self._commit(manifest)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return reference(self.store, manifest)
+
+    def _commit(self, manifest: Manifest) -> Manifest:
+        key = f"{self.prefix}/{MANIFEST}"
+        data = manifest.model_dump_json(indent=1).encode()
+        if self.store.create(key, data):
+            return manifest
+        present = read_manifest(self.store, self.kind, self.address)
+        if present is not None and _same_inputs(present, manifest) and is_complete(self.store, present):
+            return present  # another attempt at the same work won
+        self.store.write_bytes(key, data)
+        return manifest
+
+    def _put(self, name: str, path: Path) -> FileEntry:
+        check_name(name, self.prefix)
+        entry = FileEntry(key=f"{self.attempt}/{name}", size=path.stat().st_size, checksum=checksum(path))
+        self.store.put_file(path, f"{self.prefix}/{entry.key}")
+        return entry
+
+    def _read_mark(self, key: str) -> PartMark | None:
+        try:
+            mark = PartMark.model_validate_json(self.store.read_bytes(key))
+        except NotPublishedError:
+            return None
+        except ValidationError as error:
+            message = f"{self.store.uri(key)} is not a part's mark: {error}; delete it to redo that part"
+            raise CorruptArtifactError(message) from error
+        for name, entry in mark.files.items():
+            check_name(name, self.store.uri(key))
+            for step in entry.key.split("/"):
+                check_name(step, self.store.uri(key))
+        if all(self._holds(entry) for entry in mark.files.values()):
+            return mark
+        self.store.delete(key)  # the mark outlived its data: the part is made again
+        return None
+
+    def _holds(self, entry: FileEntry) -> bool:
+        key = f"{self.prefix}/{entry.key}"
+        if self._present is None:
+            self._present = self.store.sizes(self.prefix)
+        if key not in self._present:
+            with contextlib.suppress(NotPublishedError):
+                self._present[key] = self.store.size(key)
+        return self._present.get(key) == entry.size
+
+
+def is_complete(store: Store, manifest: Manifest) -> bool:
+    """Return whether every file of a manifest is there with its size (bytes are checked when read)."""
+    prefix = f"{manifest.kind}/{manifest.address}"
+    sizes = store.sizes(prefix)
+    return all(sizes.get(f"{prefix}/{entry.key}") == entry.size for entry in manifest.files.values())
+
+
+def is_fresh(store: Store, kind: str, address: str, inputs: Mapping[str, ArtifactRef]) -> bool:
+    """Return whether an artifact is published, complete, and made from the inputs' present contents."""
+    manifest = read_manifest(store, kind, address)
+    if manifest is None or not is_complete(store, manifest):
+        return False
+    recorded = {name: ref.content for name, ref in manifest.inputs.items()}
+    return recorded == {name: ref.content for name, ref in inputs.items()}
+
+
+def drop_artifact(store: Store, kind: str, address: str) -> int:
+    """Delete an artifact, its mark first; return how many keys went."""
+    prefix = f"{kind}/{address}"
+    keys = store.list(prefix)
+    for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):
+        store.delete(key)
+    folder = store.local_path(prefix)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(keys)
+
+
+def provenance(started: datetime) -> dict[str, Any]:
+    """Return what made an artifact: code, versions, host and times."""
+    return {
+        "git": git_sha(),
+        "packages": {name: found for name in RESULT_PACKAGES if (found := _version(name))},
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def git_sha() -> str | None:
+    """Return the commit of the source tree this runs from, read without starting git; None outside a checkout."""
+    git = Path(__file__).resolve().parent.parent / ".git"
+    with contextlib.suppress(OSError, ValueError):
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        loose = git / name
+        if loose.exists():
+            return loose.read_text().strip()
+        packed = (line.split(" ") for line in (git / "packed-refs").read_text().splitlines() if " " in line)
+        return next((sha for sha, ref in packed if ref == name), None)
+    return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file for people and programs: indented, sorted, with a final newline."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _same_inputs(one: Manifest, other: Manifest) -> bool:
+    return {k: v.content for k, v in one.inputs.items()} == {k: v.content for k, v in other.inputs.items()}
+
+
+def _part_name(shard: int, part: int) -> str:
+    return f"shard-{shard:05d}-part-{part:05d}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

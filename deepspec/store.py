@@ -1,0 +1,270 @@
+"""One root for everything that is published: a local folder or `s3://bucket/prefix`.
+
+A key is a relative path with forward slashes. Three operations carry the whole design: `put_file` for data
+(never renamed afterwards), `create` for commit marks (exclusive and durable), and `list`.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from deepspec.errors import NotPublishedError, SpecError, StoreError
+
+
+class Store:
+    """Bytes by key under one root.
+
+    Args:
+        root: a local folder (created when first written) or an `s3://bucket/prefix` URL. Credentials for S3 come
+            from where s3fs looks for them (environment, shared files), never through here.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        """Name the root; nothing is touched yet."""
+        text = str(root)
+        self.local = "://" not in text
+        self.root = str(Path(text).expanduser().resolve()) if self.local else text.rstrip("/")
+        self._fs: Any = None
+
+    def __repr__(self) -> str:
+        """Show the root."""
+        return f"Store({self.root!r})"
+
+    def uri(self, key: str) -> str:
+        """Return where a key lies, to show to people."""
+        return f"{self.root}/{key}"
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the bytes of a key.
+
+        Raises:
+            NotPublishedError: no such key.
+        """
+        with self._reading(key):
+            return self._path(key).read_bytes() if self.local else bytes(self._remote.cat_file(self.uri(key)))
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a key from byte `start`."""
+        with self._reading(key):
+            if self.local:
+                with self._path(key).open("rb") as file:
+                    file.seek(start)
+                    return file.read(length)
+            return bytes(self._remote.cat_file(self.uri(key), start=start, end=start + length))
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """Write a small key, replacing what was there in one step."""
+        with self._writing(key):
+            if not self.local:
+                self._remote.pipe_file(self.uri(key), data)
+                return
+            path = self._path(key)
+            temporary = self._temporary(path)
+            _write_durably(temporary, data)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small key unless it exists; return whether this call wrote it.
+
+        Locally exactly one of many racing callers wins. On S3 the server decides where it knows conditional
+        writes; a server that does not lets the last one win, which is harmless for marks whose data is valid.
+        """
+        with self._writing(key):
+            return self._create_local(key, data) if self.local else self._create_remote(key, data)
+
+    def put_file(self, path: Path, key: str) -> None:
+        """Publish the bytes of a local file under a key (locally by link or move: nothing is copied twice)."""
+        with self._writing(key):
+            if not self.local:
+                self._remote.put_file(str(path), self.uri(key))
+                return
+            destination = self._path(key)
+            if path.resolve() == destination:
+                return
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            try:
+                path.replace(destination)
+            except OSError:  # another file system
+                temporary = self._temporary(destination)
+                shutil.copyfile(path, temporary)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(destination)
+            _sync_folder(destination.parent)
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Copy a key to a local file."""
+        with self._reading(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            if self.local:
+                shutil.copyfile(self._path(key), temporary)
+            else:
+                self._remote.get_file(self.uri(key), str(temporary))
+            temporary.replace(path)
+
+    def exists(self, key: str) -> bool:
+        """Return whether a key is there."""
+        with self._reading(key):
+            if self.local:
+                return self._path(key).is_file()
+            self._remote.invalidate_cache()
+            return bool(self._remote.exists(self.uri(key)))
+
+    def size(self, key: str) -> int:
+        """Return the size of a key in bytes."""
+        with self._reading(key):
+            if self.local:
+                return self._path(key).stat().st_size
+            self._remote.invalidate_cache()
+            return int(self._remote.size(self.uri(key)))
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys below a folder key, sorted."""
+        with self._reading(prefix):
+            if self.local:
+                base = self._path(prefix)
+                found = (path for path in base.rglob("*") if path.is_file()) if base.is_dir() else ()
+                return sorted(path.relative_to(self.root).as_posix() for path in found)
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the keys below a folder key with their sizes in bytes."""
+        with self._reading(prefix):
+            if self.local:
+                return {key: self._path(key).stat().st_size for key in self.list(prefix)}
+            self._remote.invalidate_cache()
+            try:
+                found = self._remote.find(self.uri(prefix), detail=True)
+            except FileNotFoundError:
+                return {}
+            start = len(self.root.split("://", 1)[1]) + 1
+            return {str(name)[start:]: int(info["size"]) for name, info in found.items()}
+
+    def delete(self, key: str) -> None:
+        """Remove a key; a key that is not there is no error."""
+        with self._writing(key), suppress(FileNotFoundError):
+            if self.local:
+                self._path(key).unlink()
+            else:
+                self._remote.rm_file(self.uri(key))
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file behind a key where the store is a local folder, else None."""
+        return self._path(key) if self.local else None
+
+    def free_bytes(self) -> int | None:
+        """Return the free space for a local root; None for object storage."""
+        if not self.local:
+            return None
+        folder = Path(self.root)
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def check_writable(self) -> None:
+        """Write and remove one small key.
+
+        Raises:
+            StoreError: the root cannot be written to; the message says why.
+        """
+        key = f"probe-{secrets.token_hex(8)}"
+        self.write_bytes(key, b"deepspec")
+        self.delete(key)
+
+    @property
+    def _remote(self) -> Any:
+        if self._fs is None:
+            scheme = self.root.split("://", 1)[0]
+            try:
+                self._fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+            except (ImportError, ValueError) as error:
+                raise SpecError(
+                    f"store {self.root}: {error}; for S3 install the extra: pip install 'deepspec[s3]'"
+                ) from error
+        return self._fs
+
+    def _path(self, key: str) -> Path:
+        if ".." in key.split("/") or key.startswith("/"):
+            raise StoreError(f"store key {key!r} leaves the root; keys are relative paths without '..'")
+        return Path(self.root, key)
+
+    def _temporary(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+    def _create_local(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        temporary = self._temporary(path)
+        _write_durably(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(path.parent)
+        return True
+
+    def _create_remote(self, key: str, data: bytes) -> bool:
+        if self.exists(key):
+            return False
+        try:
+            self._remote.pipe_file(self.uri(key), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError:  # servers that answer a lost race with another error than "exists"
+            if self.exists(key):
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotPublishedError(f"{self.uri(key)} does not exist") from error
+        except _failures() as error:
+            raise StoreError(f"cannot read {self.uri(key)}: {error}") from error
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            if self.local:
+                self._path(key).parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except _failures() as error:
+            advice = "check that the root exists, is writable and has space"
+            raise StoreError(f"cannot write {self.uri(key)}: {error}; {advice}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what a store can raise: OSError, and the errors of the S3 client where one is installed."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return (OSError,)
+    return (OSError, BotoCoreError, ClientError)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

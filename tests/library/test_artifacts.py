@@ -1,0 +1,225 @@
+"""Addresses, contents, staleness, commit marks: the promises of docs/formats/artifacts.md."""
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from deepspec.artifacts import (
+    MANIFEST,
+    ArtifactRef,
+    FileEntry,
+    Placement,
+    Spec,
+    address_of,
+    content_of,
+    open_artifact,
+    read_manifest,
+)
+from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
+from deepspec.publish import Out, drop_artifact, is_fresh
+from deepspec.store import Store
+
+
+class First(Spec):
+    steps: int = 5
+
+
+class Later(Spec):
+    steps: int = 5
+    added: str = "as before"
+
+
+class Changed(Spec):
+    steps: int = Field(default=9, json_schema_extra={"introduced_with": 5})
+
+
+class Nested(Spec):
+    inner: First = First()
+    weights: tuple[float, ...] = ()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def publish(
+    store: Store, tmp_path: Path, text: str, inputs: dict[str, ArtifactRef] | None = None, kind: str = "prompts"
+):
+    out = Out(store, kind, "a" * 32, inputs or {}, tmp_path / "scratch")
+    out.file("rows.txt").write_text(text)
+    return out.publish(First(), 1, {"rows": 1})
+
+
+def test_an_address_is_a_golden_number():
+    told = b'{"inputs":{"target_cache":"c0"},"kind":"draft","spec":{"steps":7},"version":1}'
+    expected = hashlib.sha256(told).hexdigest()[:32]
+    assert (
+        address_of("draft", 1, First(steps=7), {"target_cache": "c0"}) == expected == "ed6cf798b4f9b7f1822faac94cbbb697"
+    )
+
+
+def test_adding_a_field_with_its_old_behaviour_moves_no_address():
+    assert address_of("draft", 1, First(steps=7), {}) == address_of("draft", 1, Later(steps=7), {})
+
+
+def test_a_changed_default_is_another_address_and_the_old_value_the_old_one():
+    assert address_of("draft", 1, Changed(), {}) != address_of("draft", 1, First(), {})
+    assert address_of("draft", 1, Changed(steps=5), {}) == address_of("draft", 1, First(), {})
+
+
+@pytest.mark.parametrize("other", [First(steps=6), Nested(inner=First(steps=6))])
+def test_a_changed_field_is_another_address(other):
+    assert address_of("draft", 1, other, {}) != address_of("draft", 1, type(other)(), {})
+
+
+def test_version_kind_and_inputs_enter_the_address():
+    given = {"answers": "x"}
+    told = [("draft", 1, given), ("draft", 2, given), ("cache", 1, given), ("draft", 1, {"answers": "y"})]
+    assert len({address_of(kind, version, First(), inputs) for kind, version, inputs in told}) == 4
+
+
+def test_content_is_a_hash_of_names_and_checksums_only():
+    one = {
+        "b": FileEntry(key="attempt-1/b", size=1, checksum="xxh3:1"),
+        "a": FileEntry(key="k/a", size=2, checksum="xxh3:2"),
+    }
+    two = {"a": FileEntry(key="other/a", size=2, checksum="xxh3:2"), "b": FileEntry(key="b", size=1, checksum="xxh3:1")}
+    assert content_of(one) == content_of(two)
+    assert content_of(one) != content_of({"a": one["a"]})
+
+
+def test_what_is_published_is_read_back(store, tmp_path):
+    ref = publish(store, tmp_path, "hello")
+    artifact = open_artifact(store, ref, tmp_path / "scratch")
+    assert artifact.read_bytes("rows.txt") == b"hello"
+    assert artifact.counts == {"rows": 1}
+    assert artifact.ref == ref
+    assert is_fresh(store, ref.kind, ref.address, {})
+
+
+def test_an_artifact_without_its_mark_does_not_exist(store, tmp_path):
+    ref = publish(store, tmp_path, "hello")
+    store.delete(f"{ref.prefix}/{MANIFEST}")
+    with pytest.raises(NotPublishedError, match="not published; run the stage"):
+        open_artifact(store, ref, tmp_path)
+
+
+def test_a_lost_file_makes_it_not_fresh_and_the_next_attempt_replaces_the_mark(store, tmp_path):
+    ref = publish(store, tmp_path, "hello")
+    entry = read_manifest(store, ref.kind, ref.address).files["rows.txt"]
+    store.delete(f"{ref.prefix}/{entry.key}")
+    assert not is_fresh(store, ref.kind, ref.address, {})
+    again = publish(store, tmp_path, "hello")
+    assert is_fresh(store, again.kind, again.address, {})
+    assert again.content == ref.content
+
+
+def test_a_consumer_of_another_content_is_stale(store, tmp_path):
+    old = publish(store, tmp_path, "sampled once")
+    consumer = publish(store, tmp_path, "made from it", {"prompts": old}, kind="answers")
+    drop_artifact(store, old.kind, old.address)
+    new = publish(store, tmp_path, "sampled anew")
+    assert new.address == old.address
+    assert not is_fresh(store, consumer.kind, consumer.address, {"prompts": new})
+    rebuilt = publish(store, tmp_path, "made from the new one", {"prompts": new}, kind="answers")
+    assert is_fresh(store, rebuilt.kind, rebuilt.address, {"prompts": new})
+
+
+def test_a_flipped_byte_is_named(store, tmp_path):
+    ref = publish(store, tmp_path, "hello")
+    path = open_artifact(store, ref, tmp_path).path("rows.txt")
+    path.write_text("hellO")
+    with pytest.raises(CorruptArtifactError, match=r"rows\.txt.*checksum.*rebuild"):
+        open_artifact(store, ref, tmp_path).path("rows.txt")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\\b"])
+def test_a_manifest_cannot_name_files_outside_its_folder(store, tmp_path, name):
+    ref = publish(store, tmp_path, "hello")
+    key = f"{ref.prefix}/{MANIFEST}"
+    manifest = json.loads(store.read_bytes(key))
+    manifest["files"] = {name: manifest["files"]["rows.txt"]}
+    manifest["content"] = content_of({k: FileEntry(**v) for k, v in manifest["files"].items()})
+    store.write_bytes(key, json.dumps(manifest).encode())
+    with pytest.raises(CorruptArtifactError, match="plain names"):
+        read_manifest(store, ref.kind, ref.address)
+
+
+def test_a_mark_that_does_not_describe_itself_is_corrupt(store, tmp_path):
+    ref = publish(store, tmp_path, "hello")
+    key = f"{ref.prefix}/{MANIFEST}"
+    store.write_bytes(key, store.read_bytes(key).replace(b'"size": 5', b'"size": 6').replace(b"xxh3:", b"xxh3:0"))
+    with pytest.raises(CorruptArtifactError):
+        read_manifest(store, ref.kind, ref.address)
+
+
+def test_a_committed_part_survives_the_attempt_and_the_first_commit_wins(store, tmp_path):
+    first = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    (tmp_path / "one").write_text("one")
+    mark = first.commit_part(0, 0, {"shard-00000-part-00000.txt": tmp_path / "one"}, {"rows": 1})
+    second = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    assert second.part(0, 0) == mark
+    (tmp_path / "two").write_text("two!")
+    assert second.commit_part(0, 0, {"shard-00000-part-00000.txt": tmp_path / "two"}, {"rows": 9}) == mark
+    ref = second.publish(First(), 1, {})
+    assert open_artifact(store, ref, tmp_path).read_bytes("shard-00000-part-00000.txt") == b"one"
+
+
+def test_a_part_whose_data_is_lost_is_made_again(store, tmp_path):
+    out = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    (tmp_path / "one").write_text("one")
+    mark = out.commit_part(0, 0, {"p.txt": tmp_path / "one"}, {})
+    store.delete(f"answers/{'b' * 32}/{mark.files['p.txt'].key}")
+    again = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    assert again.part(0, 0) is None
+    assert again.parts() == []
+
+
+def test_scratch_is_found_again_by_the_next_attempt_and_gone_after_publishing(store, tmp_path):
+    first = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    (first.scratch / "ledger.jsonl").write_text("row\n")
+    second = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    assert (second.scratch / "ledger.jsonl").read_text() == "row\n"
+    assert second.folder != first.folder
+    second.file("x").write_text("x")
+    second.publish(First(), 1, {})
+    assert not second.scratch.exists()
+
+
+def test_exactly_one_of_many_racing_creates_wins(store):
+    wins: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda i=i: wins.append(store.create("race/mark.json", b"%d" % i))) for i in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wins.count(True) == 1
+
+
+def test_keys_cannot_leave_the_root(store):
+    with pytest.raises(StoreError, match="leaves the root"):
+        store.write_bytes("../x", b"")
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write .*file/store.*check that the root"):
+        Store(tmp_path / "file" / "store").check_writable()
+
+
+def test_placement_never_dumps_a_key():
+    placement = Placement.model_validate(
+        {
+            "endpoints": [
+                {"url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": "NAME", "api_key": "sk-very-secret"}
+            ]
+        }
+    )
+    assert "sk-very-secret" not in placement.model_dump_json() + repr(placement) + str(placement)

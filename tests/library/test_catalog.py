@@ -1,0 +1,89 @@
+"""What a store holds: states, named refs, and what may be deleted."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.catalog import catalog, dead_keys, find, get_ref, lineage, refs, set_ref
+from deepspec.errors import NotPublishedError, SpecError
+from deepspec.publish import Out, drop_artifact
+from deepspec.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def publish(store, kind, digit, text="x", **inputs: ArtifactRef) -> ArtifactRef:
+    out = Out(store, kind, digit * 32, inputs, Path(store.root).parent / "scratch")
+    out.file("a.txt").write_text(text)
+    return out.publish(Spec(), 1, {})
+
+
+def states(store) -> dict[str, str]:
+    return {entry.kind: entry.state for entry in catalog(store)}
+
+
+def test_published_partial_stale_and_incomplete(store, tmp_path):
+    prompts = publish(store, "prompts", "a")
+    answers = publish(store, "answers", "b", prompts=prompts)
+    publish(store, "target_cache", "c", answers=answers)
+    out = Out(store, "draft", "d" * 32, {}, tmp_path)
+    (tmp_path / "p").write_text("part")
+    out.commit_part(0, 0, {"p": tmp_path / "p"}, {})
+    assert states(store) == {
+        "prompts": "published", "answers": "published", "target_cache": "published", "draft": "partial"
+    }  # fmt: skip
+    drop_artifact(store, "prompts", "a" * 32)
+    publish(store, "prompts", "a", text="other")
+    (store.local_path(store.list("target_cache")[0])).unlink()
+    assert states(store)["answers"] == "stale"
+    assert states(store)["target_cache"] == "incomplete"
+
+
+def test_baseline_moves_what_it_was_to_previous(store):
+    one, two = publish(store, "release", "1"), publish(store, "release", "2")
+    set_ref(store, "baseline", one)
+    set_ref(store, "baseline", two)
+    assert get_ref(store, "baseline") == two
+    assert get_ref(store, "previous") == one
+    assert set(refs(store)) == {"baseline", "previous"}
+
+
+def test_unknown_refs_and_bad_names_are_named(store):
+    with pytest.raises(NotPublishedError, match=r"no ref 'x'.*known: none"):
+        get_ref(store, "x")
+    with pytest.raises(SpecError, match="no name for a ref"):
+        set_ref(store, "../x", publish(store, "draft", "1"))
+
+
+def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store):
+    ref = publish(store, "draft", "1")
+    other = publish(store, "scores", "1")
+    set_ref(store, "mine", ref)
+    assert find(store, "mine") == find(store, "draft/11") == ref
+    assert find(store, "scores/1") == other
+    with pytest.raises(SpecError, match=r"may be draft/1+, scores/1+; give more"):
+        find(store, "11")
+    with pytest.raises(NotPublishedError, match="nothing published"):
+        find(store, "draft/2")
+
+
+def test_only_what_no_mark_names_is_dead(store, tmp_path):
+    ref = publish(store, "draft", "1")
+    killed = Out(store, "draft", "1" * 32, {}, tmp_path / "scratch")
+    killed.file("half").write_text("half")
+    assert dead_keys(store, "draft", "1" * 32) == [f"{ref.prefix}/{killed.attempt}/half"]
+    partial = Out(store, "answers", "2" * 32, {}, tmp_path / "scratch")
+    (tmp_path / "p").write_text("part")
+    partial.commit_part(0, 0, {"p": tmp_path / "p"}, {})
+    assert dead_keys(store, "answers", "2" * 32) == []
+
+
+def test_lineage_is_everything_that_it_was_made_from(store):
+    prompts = publish(store, "prompts", "a")
+    answers = publish(store, "answers", "b", prompts=prompts)
+    publish(store, "answers", "c", prompts=prompts)
+    assert set(lineage(store, [answers])) == {prompts.prefix, answers.prefix}

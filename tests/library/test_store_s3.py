@@ -1,0 +1,102 @@
+"""The same store on a real S3 server over loopback."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import httpx
+import pytest
+
+from deepspec.artifacts import Spec, open_artifact
+from deepspec.errors import NotPublishedError
+from deepspec.publish import Out, drop_artifact, is_fresh
+from deepspec.store import Store
+from infra.engines import free_port
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    url = f"http://127.0.0.1:{free_port()}"
+    program = shutil.which("moto_server", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("moto_server is not installed (make install does it)")
+    command = [program, "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_ENDPOINT_URL=url)
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    try:
+        _wait(url)
+        boto3.client("s3").create_bucket(Bucket="deepspec")
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+            os.environ.pop(name)
+
+
+def _wait(url: str) -> None:
+    for _ in range(300):
+        try:
+            httpx.get(url, timeout=1)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("moto_server did not start")
+
+
+@pytest.fixture
+def store(endpoint: str, request: pytest.FixtureRequest) -> Store:
+    return Store(f"s3://deepspec/{request.node.name}")
+
+
+def test_bytes_ranges_sizes_and_lists(store, tmp_path):
+    store.write_bytes("a/b.bin", b"0123456789")
+    (tmp_path / "f").write_bytes(b"file")
+    store.put_file(tmp_path / "f", "a/c/d.bin")
+    assert store.read_bytes("a/b.bin") == b"0123456789"
+    assert store.read_range("a/b.bin", 3, 4) == b"3456"
+    assert store.list("a") == ["a/b.bin", "a/c/d.bin"]
+    assert store.sizes("a") == {"a/b.bin": 10, "a/c/d.bin": 4}
+    assert store.list("nothing") == []
+    store.get_file("a/c/d.bin", tmp_path / "g")
+    assert (tmp_path / "g").read_bytes() == b"file"
+    store.delete("a/b.bin")
+    assert not store.exists("a/b.bin")
+    with pytest.raises(NotPublishedError, match=r"s3://deepspec/.*a/b\.bin does not exist"):
+        store.read_bytes("a/b.bin")
+
+
+def test_one_of_racing_marks_wins(store):
+    wins: list[bool] = []
+    threads = [threading.Thread(target=lambda i=i: wins.append(store.create("mark", b"%d" % i))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wins.count(True) == 1
+
+
+def test_an_artifact_with_parts_is_published_found_and_read(store, tmp_path):
+    out = Out(store, "answers", "a" * 32, {}, tmp_path / "scratch")
+    (tmp_path / "p").write_text("part")
+    out.commit_part(0, 0, {"shard-00000-part-00000.txt": tmp_path / "p"}, {})
+    again = Out(store, "answers", "a" * 32, {}, tmp_path / "scratch")
+    assert again.part(0, 0) is not None
+    again.file("plain.txt").write_text("plain")
+    ref = again.publish(Spec(), 1, {})
+    assert is_fresh(store, "answers", "a" * 32, {})
+    artifact = open_artifact(store, ref, tmp_path / "scratch")
+    assert artifact.read_bytes("shard-00000-part-00000.txt") == b"part"
+    assert artifact.read_bytes("plain.txt") == b"plain"
+    assert drop_artifact(store, "answers", "a" * 32) == 4
+    assert not is_fresh(store, "answers", "a" * 32, {})
