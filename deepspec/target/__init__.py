@@ -1,0 +1,15 @@
+"""The target model: where it is, which one it is, how it reads a conversation, and what it computes inside.
+
+source.py      where a target comes from; finds one that is ready            (no torch)
+identity.py    which target it is: hashes of config, weights, tokenizer, template (no torch)
+resolve.py     makes a source ready: a folder of safetensors, tokenizer and template
+load.py        the model in memory
+capture.py     hidden states of chosen layers
+template.py    conversations -> token ids and the one loss mask
+mask_token.py  the token that stands for "not drafted yet"
+"""
+
+from deepspec.target.identity import identify
+from deepspec.target.source import TargetFiles, TargetSource, find_target
+
+__all__ = ["TargetFiles", "TargetSource", "find_target", "identify"]

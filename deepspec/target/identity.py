@@ -1,0 +1,116 @@
+"""Which target it is: hashes, so that a path never enters an address and a changed file always does."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from deepspec.artifacts import TargetId, canonical_json, checksum
+from deepspec.errors import TargetError
+
+_VOLATILE = frozenset({"transformers_version", "_name_or_path", "_model_name_or_path", "_from_model_config"})
+"""Config keys that say who wrote the file, not what the model is."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+
+_TOKENIZER_KEYS = (
+    "add_bos_token",
+    "add_eos_token",
+    "added_tokens_decoder",
+    "bos_token",
+    "eos_token",
+    "tokenizer_class",
+)
+"""Keys of tokenizer_config.json that change token ids."""
+
+
+def identify(folder: Path, memo: Path | None = None) -> TargetId:
+    """Return which target lies in a folder: the same hashes wherever a copy of it lies.
+
+    Args:
+        folder: config, safetensors, tokenizer and chat template.
+        memo: JSON file that remembers the hash of big files by path, size and time, so that a second call is quick.
+
+    Raises:
+        TargetError: config, weights or tokenizer are missing.
+    """
+    folder = folder.resolve()
+    return TargetId(
+        config=_config_hash(folder),
+        weights=_weights_hash(folder, memo),
+        tokenizer=_tokenizer_hash(folder),
+        template=_hash([read_template(folder)]),
+    )
+
+
+def read_template(folder: Path) -> str:
+    """Return the chat template that lies in a folder, empty where there is none."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template", "")
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def _config_hash(folder: Path) -> str:
+    config = _read_json(folder / "config.json")
+    if not config:
+        raise TargetError(f"target {folder}: no config.json; wanted a folder written by save_pretrained")
+    stops = _read_json(folder / "generation_config.json").get("eos_token_id")
+    return _hash([{key: value for key, value in config.items() if key not in _VOLATILE}, stops])
+
+
+def _weights_hash(folder: Path, memo: Path | None) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise TargetError(f"target {folder}: no *.safetensors; save it again with safe_serialization=True")
+    return _hash(_checksums(files, memo))
+
+
+def _tokenizer_hash(folder: Path) -> str:
+    present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    if not present:
+        raise TargetError(f"target {folder}: no tokenizer; wanted one of {', '.join(_TOKENIZER_FILES)}")
+    config = _read_json(folder / "tokenizer_config.json")
+    kept = {key: config[key] for key in _TOKENIZER_KEYS if key in config}
+    return _hash([kept, *([path.name, checksum(path)] for path in present)])
+
+
+def _checksums(files: Iterable[Path], memo: Path | None) -> list[list[str]]:
+    known = _read_json(memo) if memo is not None else {}
+    result: list[list[str]] = []
+    for path in files:
+        stat = path.stat()
+        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        if key not in known:
+            known[key] = checksum(path)
+            if memo is not None:
+                _remember(memo, key, known[key])
+        result.append([path.name, known[key]])
+    return result
+
+
+def _remember(memo: Path, key: str, value: str) -> None:
+    """Add one entry; a lost race costs one hash later, never a wrong one."""
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    temporary = memo.with_name(f".{memo.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary.write_text(json.dumps({**_read_json(memo), key: value}, indent=1, sort_keys=True))
+    temporary.replace(memo)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TargetError(f"{path} is not JSON: {error}; fetch or save the target again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _hash(value: Any) -> str:
+    return xxhash.xxh3_128(canonical_json(value)).hexdigest()

@@ -1,0 +1,152 @@
+"""The target in memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from deepspec.artifacts import Placement, TargetId
+from deepspec.errors import TargetError
+from deepspec.target.capture import capture
+from deepspec.target.identity import identify
+from deepspec.target.template import ChatTemplate
+
+DTYPES: Mapping[str, torch.dtype | str] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""Name in a spec -> dtype of the computation; auto is that of the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A target model with its tokenizer, ready for forward passes; its parameters take no gradients."""
+
+    folder: Path
+    model: Any
+    """The transformers model with its head."""
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    """Tokens that end an answer."""
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """Return the text decoder: embedding, layers, final norm."""
+        decoder: nn.Module = self.model.get_decoder()
+        return decoder
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """Return how the target reads a conversation.
+
+        Raises:
+            TargetError: it has no chat template.
+        """
+        return ChatTemplate(self.tokenizer, self.stop_ids, str(self.folder))
+
+    @property
+    def embed_weight(self) -> Tensor:
+        """Return the token embedding, `(V, D)`, as stored: without the scale that some families apply."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Return the weight of the LM head, `(V, D)`."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of decoder layers."""
+        layers: Any = self.decoder.layers
+        return len(layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Return D."""
+        return int(self.embed_weight.shape[1])
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the rows of the embedding; the tokenizer may know fewer."""
+        return int(self.embed_weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Return where token ids go."""
+        return self.embed_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the computation."""
+        return self.embed_weight.dtype
+
+    def capture(self, input_ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return `(B, T, A * D)` outputs of the layers and `(B, T, D)` states after the final norm.
+
+        Rows are padded on the right; see `deepspec.target.capture`.
+        """
+        return capture(self.decoder, input_ids.to(self.device), layers)
+
+
+def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Target:
+    """Return the target that lies in a folder.
+
+    Args:
+        folder: what `resolve_target` gave: config, safetensors, tokenizer, chat template.
+        dtype: of the computation, as a dtype or a name in `DTYPES`; quantised checkpoints keep their own.
+        device: torch device, or `auto` to spread the layers over all devices.
+
+    Raises:
+        TargetError: it cannot be loaded.
+    """
+    chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    spread = {"device_map": "auto"} if device == "auto" else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, **spread
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TargetError(f"target {folder}: transformers cannot load it: {reason}; check the folder") from error
+    model = model.eval().requires_grad_(False)
+    if not spread:
+        model = model.to(device)
+    return Target(folder=Path(folder), model=model, tokenizer=tokenizer, stop_ids=_stop_ids(model, tokenizer))
+
+
+def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> Target:
+    """Return the target of an artifact from where it lies on this machine.
+
+    Args:
+        target: which one.
+        placement: its location, and the device.
+        dtype: of the computation: a name in `DTYPES`.
+
+    Raises:
+        TargetError: the placement does not say where it is, or another one lies there.
+    """
+    if target.digest not in placement.locations:
+        raise TargetError(f"no location given for target {target.digest}; wanted one in placement.locations")
+    folder = Path(placement.locations[target.digest])
+    if identify(folder, placement.scratch / "target-hashes.json") != target:
+        raise TargetError(f"target {folder} has changed since it was named {target.digest}; run the plan again")
+    return load_target(folder, dtype, placement.device)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the generation config's end tokens, or the tokenizer's where that names none."""
+    configured = model.generation_config.eos_token_id
+    found = configured if configured is not None else tokenizer.eos_token_id
+    if found is None:
+        raise TargetError("the target names no end token; set eos_token_id in its generation_config.json")
+    return frozenset(found if isinstance(found, list) else [found])

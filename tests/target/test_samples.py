@@ -1,0 +1,101 @@
+"""Parts, forward passes and cuts, on numbers small enough to check by hand."""
+
+import random
+
+import pytest
+import torch
+
+from deepspec.cache.background import Background
+from deepspec.formats.target_cache import stored_last
+from deepspec.target.samples import Item, batches, cut_parts, fit, published_bytes, raw_bytes, shard_files
+from deepspec.target.template import Sample
+
+
+def item(length: int, answer: int = 1) -> Item:
+    mask = [False] * (length - answer) + [True] * answer
+    sample = Sample(sample_id=f"n{length}", input_ids=list(range(length)), loss_mask=mask)
+    return Item(sample=sample, split="train")
+
+
+def lengths(groups: list[list[Item]]) -> list[list[int]]:
+    return [[entry.length for entry in group] for group in groups]
+
+
+def test_last_state_is_stored_beside_what_is_supervised():
+    mask = torch.tensor([0, 0, 0, 1, 1, 0, 0, 0, 1], dtype=torch.bool)
+    assert stored_last(mask).int().tolist() == [0, 0, 1, 1, 1, 1, 0, 1, 1]
+    sample = Sample(sample_id="x", input_ids=[0] * 9, loss_mask=mask.tolist())
+    assert Item(sample=sample, split="train").last_rows == 6
+
+
+def test_raw_bytes_of_a_sample():
+    # 10 tokens of 2 layers, the last state of 3 answered tokens and the one before, 4 values of 2 bytes each
+    assert raw_bytes(item(10, answer=3), layers=2, width=4) == (20 + 4) * 8 + 10 * 5
+
+
+def test_published_layout_takes_31_kb_a_token_of_qwen3_4b():
+    assert published_bytes(1, layers=5, width=2560) == 30_726
+    assert published_bytes(1_240_000_000, layers=5, width=2560) / 1e12 == pytest.approx(38.1, abs=0.05)
+
+
+def test_parts_are_cut_by_bytes_in_order():
+    one = raw_bytes(item(10), 1, 4)
+    parts = cut_parts([item(10)] * 5, layers=1, width=4, part_bytes=2 * one)
+    assert lengths(parts) == [[10, 10], [10, 10], [10]]
+
+
+def test_a_sample_larger_than_a_part_is_a_part_of_its_own():
+    one = raw_bytes(item(10), 1, 4)
+    parts = cut_parts([item(10), item(100), item(10), item(10)], layers=1, width=4, part_bytes=2 * one)
+    assert lengths(parts) == [[10], [100], [10, 10]]
+
+
+def test_passes_hold_like_lengths_and_no_more_tokens_than_allowed():
+    passes = list(batches([item(n) for n in (3, 9, 4, 10, 2)], batch_tokens=20))
+    assert lengths(passes) == [[10, 9], [4, 3, 2]]
+    assert lengths(list(batches([item(50), item(2)], batch_tokens=20))) == [[50], [2]]
+
+
+def test_passes_hold_every_sample_once():
+    rng = random.Random(0)
+    items = [item(rng.randint(2, 60)) for _ in range(200)]
+    found = [entry for group in batches(items, 128) for entry in group]
+    assert sorted(map(id, found)) == sorted(map(id, items))
+
+
+def test_shards_share_files_evenly():
+    names = [f"f{n}" for n in range(7)]
+    assert [shard_files(names, shard, 3) for shard in range(3)] == [["f0", "f1"], ["f2", "f3"], ["f4", "f5", "f6"]]
+
+
+def test_fit_cuts_to_the_limit_and_then_to_the_last_supervised_token():
+    sample = Sample(sample_id="x", input_ids=[1, 2, 3, 4, 5, 6], loss_mask=[False, True, True, False, False, True])
+    assert fit(sample, 10) == sample
+    assert fit(sample, 5) == Sample(sample_id="x", input_ids=[1, 2, 3], loss_mask=[False, True, True])
+
+
+def test_background_keeps_order_and_raises_the_first_error():
+    done: list[int] = []
+
+    def work(n: int) -> None:
+        if n == 3:
+            raise ValueError("three")
+        done.append(n)
+
+    def feed() -> None:
+        with Background(depth=2) as background:
+            for n in range(10):
+                background.run(work, n)
+
+    with pytest.raises(ValueError, match="three"):
+        feed()
+    assert done[:3] == [0, 1, 2]
+    assert 9 not in done
+
+
+def test_background_waits_for_the_end():
+    done: list[int] = []
+    with Background(depth=1) as background:
+        for n in range(5):
+            background.run(done.append, n)
+    assert done == [0, 1, 2, 3, 4]
