@@ -1,0 +1,238 @@
+"""DSpark and DFlash in training: blocks of K slots behind random anchors. arXiv 2607.05147, 2602.06036.
+
+Slot k of a block at anchor i has input token i (k = 0) or MASK, rope position i + k, and predicts token i + k + 1.
+
+Legend: B samples, T positions, N blocks, K slots, R supervised slots, D hidden size, r Markov rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from deepspec.algorithms.anchors import draw_anchors
+from deepspec.algorithms.base import LossResult
+from deepspec.algorithms.masks import blocks_mask
+from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.errors import TrainingError
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import Batch
+from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft
+
+EPSILON = 1e-6
+"""Added to denominators, as the public checkpoints were trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockSupervision:
+    """The blocks of a batch."""
+
+    anchors: Tensor
+    """`(B, N)` int64; 0 for dummy blocks."""
+    keep: Tensor
+    """`(B, N)` bool: False for dummy blocks."""
+    labels: Tensor
+    """`(B, N, K)` int64: positions of the predicted tokens, clamped into the sample."""
+    supervised: Tensor
+    """`(B, N, K)` bool: a prefix of each block."""
+    slot_weights: Tensor
+    """`(K,)` exp(−k/γ)."""
+    terms: Terms
+    confidence: float
+    """Factor of the confidence loss."""
+    denominators: dict[str, Tensor]
+    """`weight`: the sum of the weights of all supervised slots."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockAlgorithm:
+    """DSpark, or DFlash: they differ in the factors of the loss and, in the model, in their heads."""
+
+    cross_entropy: float
+    total_variation: float
+
+    def supervise(
+        self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]
+    ) -> BlockSupervision:
+        """Draw anchors and return the blocks behind them.
+
+        Raises:
+            TrainingError: a sample contains the mask token.
+        """
+        if config.mask_token_id is not None and bool(batch.input_ids.eq(config.mask_token_id).any()):
+            raise TrainingError(
+                f"a sample of {batch.sample_ids} contains the mask token {config.mask_token_id}; "
+                "choose one that text never holds: train.mask_token_id"
+            )
+        anchors, keep = draw_anchors(batch, objective.num_anchors, keys)
+        return self.supervise_blocks(config, objective, batch, anchors, keep)
+
+    def supervise_blocks(
+        self, config: DraftConfig, objective: Objective, batch: Batch, anchors: Tensor, keep: Tensor
+    ) -> BlockSupervision:
+        """Return the blocks behind given anchors `(B, N)`, real where `keep`."""
+        slots = torch.arange(config.block_size, device=anchors.device)
+        labels = anchors[..., None] + 1 + slots
+        inside = labels < batch.input_ids.shape[1]
+        labels = labels.clamp(max=batch.input_ids.shape[1] - 1)
+        wanted = batch.loss_mask[:, None].expand(-1, anchors.shape[1], -1).gather(2, labels)
+        supervised = (inside & wanted & keep[..., None]).cumprod(-1).bool()
+        weights = torch.exp(-slots / objective.slot_decay) if objective.slot_decay else torch.ones_like(slots) * 1.0
+        return BlockSupervision(
+            anchors=anchors,
+            keep=keep,
+            labels=labels,
+            supervised=supervised,
+            slot_weights=weights,
+            terms=self._terms(objective),
+            confidence=objective.confidence,
+            denominators={"weight": (supervised * weights).sum()},
+        )
+
+    def loss(
+        self,
+        model: BlockDraft,
+        batch: Batch,
+        supervision: BlockSupervision,
+        denominators: Mapping[str, Tensor],
+        *,
+        measure: bool = True,
+    ) -> LossResult:
+        """Return the loss of the blocks, and sums for metrics; arguments as in `Algorithm.loss`."""
+        hidden_BQD = backbone(model, batch, supervision)
+        rows, extra = _rows(model, batch, supervision, hidden_BQD, denominators["weight"])
+        head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
+        confident = model.confidence_head is not None and supervision.confidence > 0
+        loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
+        sums = {}
+        if confident:
+            logits_R = model.confidence(rows.hidden, extra.embedded).float()
+            term = binary_cross_entropy_with_logits(logits_R, measured.acceptance, rows.weights, reduction="sum")
+            loss = loss + supervision.confidence * term
+            sums["confidence"] = term.detach() * (denominators["weight"] + EPSILON)
+            sums["confidence_error"] = (logits_R.detach().sigmoid() - measured.acceptance).abs().sum()
+        sums |= _sums(supervision, extra.slots, measured, measure=measure or confident)
+        return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return loss terms, acceptance per slot, and the accepted length to expect (bonus token included)."""
+        found = {"cross_entropy": ratio(sums["cross_entropy"], sums["weight"])}
+        if "confidence" in sums:
+            found["confidence"] = ratio(sums["confidence"], sums["weight"])
+            found["confidence_error"] = ratio(sums["confidence_error"], sums["supervised"].sum())
+        if "accept" in sums:
+            found["total_variation"] = ratio(sums["total_variation"], sums["weight"])
+            for name in ("accept", "correct"):
+                found |= {
+                    f"{name}@{slot}": ratio(sums[name][slot], count) for slot, count in enumerate(sums["supervised"])
+                }
+            found["tau"] = ratio(sums["tau"], sums["blocks"])
+            found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
+        return found
+
+    def _terms(self, objective: Objective) -> Terms:
+        def factor(chosen: float | None, default: float) -> float:
+            return default if chosen is None else chosen
+
+        return Terms(
+            cross_entropy=factor(objective.cross_entropy, self.cross_entropy),
+            total_variation=factor(objective.total_variation, self.total_variation),
+        )
+
+
+def block_inputs(config: DraftConfig, batch: Batch, supervision: BlockSupervision) -> tuple[Tensor, Tensor]:
+    """Return the tokens and rope positions of all slots, `(B, N·K)` each; a dummy block is all MASK."""
+    if config.mask_token_id is None:
+        raise TrainingError("a block draft needs a mask token; its config has none")
+    anchors, slots = supervision.anchors, torch.arange(config.block_size, device=supervision.anchors.device)
+    ids = torch.full_like(supervision.labels, config.mask_token_id)
+    first = batch.input_ids.gather(1, anchors)
+    ids[..., 0] = first.where(supervision.keep, config.mask_token_id)
+    return ids.flatten(1), (anchors[..., None] + slots).flatten(1)
+
+
+def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> Tensor:
+    """Return the states of all slots after the final norm, `(B, N·K, D)`."""
+    size, length = model.config.block_size, batch.input_ids.shape[1]
+    ids, positions = block_inputs(model.config, batch, supervision)
+    flex = batch.hidden.device.type == "cuda"
+    mask = blocks_mask(supervision.anchors, supervision.keep, size, length, flex=flex)
+    context_positions = torch.arange(length, device=ids.device)[None]
+    context = model.context_keys_values(model.context(batch.hidden), context_positions)
+    states: Tensor = model(ids, positions, context, mask)
+    return states
+
+
+def previous_tokens(batch: Batch, supervision: BlockSupervision) -> Tensor:
+    """Return the true token before each slot's prediction, `(B, N, K)`: the anchor's for slot 0."""
+    slots = torch.arange(supervision.labels.shape[2], device=supervision.anchors.device)
+    positions = (supervision.anchors[..., None] + slots).clamp(max=batch.input_ids.shape[1] - 1)
+    return batch.input_ids[:, None].expand(-1, positions.shape[1], -1).gather(2, positions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Extra:
+    embedded: Tensor | None
+    slots: Tensor
+    """`(R,)` flat index into `(B, N, K)`."""
+
+
+def _rows(
+    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, denominator: Tensor
+) -> tuple[Rows, _Extra]:
+    """Return the supervised slots, those of one target position side by side."""
+    order = order_by_target(supervision.supervised, supervision.labels - 1)
+    hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
+    features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
+    weights = supervision.slot_weights[order.rows % model.config.block_size] / (denominator + EPSILON)
+    rows = Rows(
+        hidden=hidden_RD,
+        labels=batch.input_ids[order.samples, supervision.labels.flatten()[order.rows]],
+        weights=weights,
+        target=batch.last_hidden[order.target_samples, order.target_positions],
+        target_index=order.target_index,
+        markov=features_Rr,
+        markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,
+    )
+    return rows, _Extra(embedded=embedded_Rr, slots=order.rows)
+
+
+def _markov(
+    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, rows_R: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what W2 multiplies and W1[previous token], `(R, r)` each, of the supervised slots."""
+    if model.markov_head is None:
+        return None, None
+    size = model.config.block_size
+    real_M = supervision.keep.flatten()
+    embedded_MKr = model.markov_head.embed(previous_tokens(batch, supervision).flatten(0, 1)[real_M])
+    features_MKr = model.markov_head.sequence(embedded_MKr, hidden_BQD.reshape(len(real_M), size, -1)[real_M])
+    within = (real_M.cumsum(0) - 1)[rows_R // size] * size + rows_R % size
+    return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
+
+
+def _sums(supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, *, measure: bool) -> dict[str, Tensor]:
+    supervised = supervision.supervised
+    weights_R = supervision.slot_weights[slots_R % supervised.shape[-1]]
+    sums = {
+        "weight": supervision.denominators["weight"],
+        "cross_entropy": (weights_R * measured.cross_entropy).sum(),
+        "supervised": supervised.sum((0, 1)),
+    }
+    if not measure:
+        return sums
+    real = supervised[..., 0]
+    accept_BNK = scattered(supervised, slots_R, measured.acceptance)
+    correct_BNK = scattered(supervised, slots_R, measured.correct)
+    return sums | {
+        "total_variation": (weights_R * measured.total_variation).sum(),
+        "accept": accept_BNK.sum((0, 1)),
+        "correct": correct_BNK.sum((0, 1)),
+        "blocks": real.sum(),
+        "tau": (real * (1 + accept_BNK.cumprod(-1).sum(-1))).sum(),
+        "tau_greedy": (real * (1 + correct_BNK.cumprod(-1).sum(-1))).sum(),
+    }

@@ -1,0 +1,148 @@
+"""Eagle3 in training: S test-time steps, each fed with the output of the one before. arXiv 2503.01840.
+
+Position i at step s has the embedding of token i + 1 + s, rope position i + s, and predicts token i + 2 + s, whose
+target distribution comes from the target's state at i + 1 + s.
+
+Legend: B samples, S steps, T positions, R supervised rows, D hidden size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from deepspec.algorithms.base import LossResult
+from deepspec.algorithms.masks import steps_mask
+from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import Batch
+from deepspec.losses import Head, Rows, Terms, chunked_loss
+from deepspec.models.attention import KeyValue
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import EagleDraft
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EagleSupervision:
+    """What is supervised at each step."""
+
+    supervised: Tensor
+    """`(B, S, T)` bool."""
+    step_weights: Tensor
+    """`(S,)` decay^s."""
+    denominators: dict[str, Tensor]
+    """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
+
+
+class Eagle3:
+    """Eagle3: one block, soft cross-entropy with the target's distribution at every step."""
+
+    def supervise(
+        self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]
+    ) -> EagleSupervision:
+        """Return what is supervised; nothing is drawn, so the keys are not read."""
+        del config, keys
+        public = objective.mask_alignment == "deepspec"
+        first_BT = _feature_mask(batch) if public else _shifted(batch.loss_mask, 2)
+        steps = torch.arange(objective.ttt_length, device=first_BT.device)
+        supervised = torch.stack([_shifted(first_BT, step) for step in range(objective.ttt_length)], dim=1)
+        counts = torch.full_like(steps, first_BT.numel()) if public else supervised.sum((0, 2))
+        return EagleSupervision(
+            supervised=supervised,
+            step_weights=objective.step_decay ** steps.float(),
+            denominators={"steps": counts.float()},
+        )
+
+    def loss(
+        self,
+        model: EagleDraft,
+        batch: Batch,
+        supervision: EagleSupervision,
+        denominators: Mapping[str, Tensor],
+        *,
+        measure: bool = True,
+    ) -> LossResult:
+        """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
+        del measure  # its distances are at hand anyway
+        supervised = supervision.supervised
+        outputs_BSTD = steps(model, batch, supervised.shape[1])
+        order = order_by_target(supervised, _target_positions(supervised))
+        step_R = order.rows // supervised.shape[2] % supervised.shape[1]
+        known_R = _known(model, batch, order.samples, order.rows % supervised.shape[2] + step_R + 2)
+        rows = Rows(
+            hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
+            labels=torch.zeros_like(order.rows),
+            weights=known_R * (supervision.step_weights / denominators["steps"].clamp(min=1))[step_R],
+            target=batch.last_hidden[order.target_samples, order.target_positions],
+            target_index=order.target_index,
+        )
+        head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
+        loss, measured = chunked_loss(rows, head, Terms(soft_cross_entropy=1.0))
+        accept_BST = scattered(supervised, order.rows, measured.acceptance * known_R)
+        correct_BST = scattered(supervised, order.rows, measured.correct * known_R)
+        soft_BST = scattered(supervised, order.rows, measured.soft_cross_entropy * known_R)
+        chains = supervised[:, 0]
+        return LossResult(
+            loss=loss,
+            sums={
+                "loss": loss.detach(),
+                "steps": supervision.denominators["steps"],
+                "supervised": supervised.sum((0, 2)),
+                "soft_cross_entropy": soft_BST.sum((0, 2)),
+                "accept": accept_BST.sum((0, 2)),
+                "correct": correct_BST.sum((0, 2)),
+                "blocks": chains.sum(),
+                "tau": (chains * (1 + accept_BST.cumprod(1).sum(1))).sum(),
+                "tau_greedy": (chains * (1 + correct_BST.cumprod(1).sum(1))).sum(),
+            },
+        )
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return loss and acceptance per step, and the accepted length to expect (bonus token included)."""
+        found: dict[str, float] = {}
+        for name, count in (("soft_cross_entropy", "steps"), ("accept", "supervised"), ("correct", "supervised")):
+            found |= {f"{name}@{step}": ratio(total, sums[count][step]) for step, total in enumerate(sums[name])}
+        found["tau"] = ratio(sums["tau"], sums["blocks"])
+        found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
+        return found
+
+
+def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
+    """Return the block's output at every step, before the final norm: `(B, S, T, D)`."""
+    length = batch.input_ids.shape[1]
+    flex = batch.hidden.device.type == "cuda"
+    positions = torch.arange(length, device=batch.input_ids.device)[None]
+    state: Tensor = model.fuse(batch.hidden)
+    past: KeyValue | None = None
+    outputs = []
+    for step in range(num_steps):
+        mask = steps_mask(batch.lengths, step, length, flex=flex)
+        state, past = model(_shifted(batch.input_ids, step + 1), state, positions + step, past, mask)
+        outputs.append(state)
+    return torch.stack(outputs, dim=1)
+
+
+def _shifted(values_BT: Tensor, places: int) -> Tensor:
+    """Return values moved to the left, 0 or False behind them."""
+    return pad(values_BT, (0, places))[:, places:]
+
+
+def _feature_mask(batch: Batch) -> Tensor:
+    """Return the public checkpoints' mask: that of the feature's own token, without the sample's last."""
+    positions = torch.arange(batch.loss_mask.shape[1], device=batch.loss_mask.device)
+    return batch.loss_mask & (positions < batch.lengths[:, None] - 1)
+
+
+def _target_positions(supervised_BST: Tensor) -> Tensor:
+    _, num_steps, length = supervised_BST.shape
+    step = torch.arange(num_steps, device=supervised_BST.device)[:, None]
+    return (torch.arange(length, device=supervised_BST.device) + 1 + step).expand_as(supervised_BST)
+
+
+def _known(model: EagleDraft, batch: Batch, samples_R: Tensor, positions_R: Tensor) -> Tensor:
+    """Return 1 where the predicted token is in the draft's vocabulary, else 0: such rows are not trained on."""
+    if not model.config.reduced_vocabulary:
+        return torch.ones_like(positions_R, dtype=torch.float32)
+    return model.t2d[batch.input_ids[samples_R, positions_R.clamp(max=batch.input_ids.shape[1] - 1)]].float()

@@ -1,0 +1,54 @@
+"""Supervised positions as rows for the chunked loss, and back.
+
+Legend: R supervised positions, P distinct target positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The supervised positions, those that share a target position side by side."""
+
+    rows: Tensor
+    """`(R,)` flat index into the grid of positions."""
+    samples: Tensor
+    """`(R,)` sample of each row."""
+    target_index: Tensor
+    """`(R,)` ascending index into the P target positions."""
+    target_samples: Tensor
+    """`(P,)`."""
+    target_positions: Tensor
+    """`(P,)`."""
+
+
+def order_by_target(supervised: Tensor, targets: Tensor) -> Order:
+    """Return the order of the rows.
+
+    Args:
+        supervised: `(B, …)` bool.
+        targets: `(B, …)` int64: the position of the target state that each is held against.
+    """
+    rows = supervised.flatten().nonzero()[:, 0]
+    samples = rows // max(supervised[0].numel(), 1)
+    positions = targets.flatten()[rows]
+    length = int(positions.max()) + 1 if len(positions) else 1
+    keys, order = (samples * length + positions).sort(stable=True)
+    distinct, index = torch.unique_consecutive(keys, return_inverse=True)
+    return Order(rows[order], samples[order], index, distinct // length, distinct % length)
+
+
+def scattered(supervised: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Return per-row values on the grid of positions, 0 where nothing is supervised."""
+    grid = values.new_zeros(supervised.numel())
+    grid[rows] = values
+    return grid.view(supervised.shape)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> float:
+    """Return a quotient; 0 where there was nothing to count."""
+    below = float(denominator)
+    return float(numerator) / below if below else 0.0

@@ -1,0 +1,127 @@
+"""Families of models: how their Hugging Face configs are read into plain data. No torch.
+
+The only room that reads such configs. A new family is a row of `FAMILIES` and, where its block differs, a function.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deepspec.errors import TargetError, UnknownNameError
+from deepspec.families import gemma, llama
+from deepspec.families.rope import Config
+from deepspec.families.shape import BlockShape, TargetShape
+
+__all__ = ["FAMILIES", "BlockShape", "Family", "TargetShape", "family_named", "qwen3_block", "read"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """One row of the table."""
+
+    name: str
+    block: Callable[[Config], BlockShape]
+    """Reads the full-attention decoder block."""
+    defaults: Config
+    """Values of keys that its configs leave out."""
+    scaled_embedding: bool = False
+    """Whether token embeddings are multiplied by √D."""
+    draft_style: str | None = None
+    """Style in which a draft of the family's own shape is stored (models/config.py); None: no draft has this shape."""
+
+
+_LLAMA = Family(name="llama", block=llama.block, defaults=llama.DEFAULTS, draft_style="llama")
+_QWEN3 = Family(name="qwen3", block=llama.with_qk_norm, defaults=llama.DEFAULTS, draft_style="qwen3")
+_QWEN3_MOE = replace(_QWEN3, name="qwen3-moe", draft_style=None)
+_GPT_OSS = Family(name="gpt-oss", block=llama.block, defaults=llama.GPT_OSS_DEFAULTS)
+_GEMMA3 = Family(name="gemma3", block=gemma.block3, defaults=gemma.DEFAULTS3, scaled_embedding=True)
+_GEMMA4 = Family(
+    name="gemma4", block=gemma.block4, defaults=gemma.DEFAULTS4, scaled_embedding=True, draft_style="gemma4"
+)
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": _LLAMA,
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3_MOE,
+    "gpt_oss": _GPT_OSS,
+    "gemma3": _GEMMA3,
+    "gemma3_text": _GEMMA3,
+    "gemma4": _GEMMA4,
+    "gemma4_text": _GEMMA4,
+    "gemma4_unified": _GEMMA4,
+    "gemma4_unified_text": _GEMMA4,
+}
+"""`model_type` -> family. "gemma3" and the like nest the language model in `text_config`."""
+
+
+def family_named(model_type: str) -> Family:
+    """Return the family of a `model_type`.
+
+    Raises:
+        UnknownNameError: no family reads it.
+    """
+    if model_type not in FAMILIES:
+        raise UnknownNameError("model_type", model_type, FAMILIES)
+    return FAMILIES[model_type]
+
+
+def read(config: Config) -> TargetShape:
+    """Return what a draft must know of a model, from its config.json.
+
+    Args:
+        config: the parsed JSON; a multimodal config's `text_config` is found.
+
+    Raises:
+        UnknownNameError: unknown model_type or rope type.
+        TargetError: a key is missing.
+    """
+    top = str(llama.need(config, "model_type"))
+    text = _text_config(config, top)
+    model_type = str(text["model_type"])
+    family = family_named(model_type)
+    known = {**family.defaults, **{key: value for key, value in text.items() if value is not None}}
+    block = family.block(known)
+    return TargetShape(
+        family=family.name,
+        model_type=model_type,
+        num_layers=int(llama.need(known, "num_hidden_layers")),
+        vocab_size=int(llama.need(known, "vocab_size")),
+        max_positions=int(llama.need(known, "max_position_embeddings")),
+        embedding_scale=_embedding_scale(family, known, block.hidden_size),
+        logit_softcap=None if (cap := known.get("final_logit_softcapping")) is None else float(cap),
+        block=block,
+        text_config=text,
+        top_model_type=top,
+    )
+
+
+def qwen3_block(block: BlockShape) -> BlockShape:
+    """Return the Qwen3-style block with the sizes and rope of another: the default shape of a draft."""
+    return BlockShape(
+        hidden_size=block.hidden_size,
+        intermediate_size=block.intermediate_size,
+        num_heads=block.num_heads,
+        num_kv_heads=block.num_kv_heads,
+        head_dim=block.head_dim,
+        norm_eps=block.norm_eps,
+        rope=block.rope,
+        attention_scale=block.head_dim**-0.5,
+        qk_norm=True,
+    )
+
+
+def _text_config(config: Config, top: str) -> dict[str, Any]:
+    nested = config.get("text_config")
+    if nested is None:
+        return dict(config)
+    if not isinstance(nested, Mapping):
+        raise TargetError(f"text_config of model_type {top!r} is {type(nested).__name__}, wanted an object")
+    return {"model_type": f"{top}_text", **nested}
+
+
+def _embedding_scale(family: Family, known: Config, hidden_size: int) -> float:
+    """Return the family's factor; a draft of another style tells its own as `embedding_scale`."""
+    if known.get("embedding_scale") is not None:
+        return float(known["embedding_scale"])
+    return math.sqrt(hidden_size) if family.scaled_embedding else 1.0

@@ -1,0 +1,269 @@
+"""Losses over a large vocabulary, in chunks of rows: gradients are taken in the same pass, nothing is recomputed.
+
+A row is one supervised position: a draft distribution q = softmax(head(h) + W2 m) against a target distribution
+p = softmax(head(t)). Rows that share a target position lie side by side, so p is computed once for all of them. No
+tensor of rows × vocabulary outlives a chunk: what remains is the gradient of h, of m and of W2.
+
+With row weights w and the terms' factors, the loss is
+
+    Σ w · (α·CE(label, q) + β·‖q − p‖₁ + γ·CE(p, q))
+
+and its gradient with respect to the logits, where s = sign(q − p):
+
+    w · (α·(q − onehot) + β·q⊙(s − ⟨s, q⟩) + γ·(q − p))
+
+Legend: N rows, P distinct target positions, M rows of a chunk, D hidden size, r Markov rank, V vocabulary of the head.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from deepspec.models.products import Product
+
+CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
+"""Rows of a chunk: as few as keep matrix products efficient."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """Factors of the loss terms."""
+
+    cross_entropy: float = 0.0
+    """α, against the label."""
+    total_variation: float = 0.0
+    """β, of ‖q − p‖₁ (twice the total variation distance)."""
+    soft_cross_entropy: float = 0.0
+    """γ, against p."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The frozen head that draft and target share."""
+
+    weight: Tensor
+    """`(V, D)`."""
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The supervised positions of a micro-batch, ordered by target position."""
+
+    hidden: Tensor
+    """`(N, D)` draft states after the final norm."""
+    labels: Tensor
+    """`(N,)` true tokens, as the head numbers them."""
+    weights: Tensor
+    """`(N,)` row weights, already divided by the global denominator."""
+    target: Tensor
+    """`(P, D)` target states after its final norm, one per distinct position."""
+    target_index: Tensor
+    """`(N,)` which of the P each row is held against: ascending, every one used."""
+    markov: Tensor | None = None
+    """`(N, r)` what the Markov head's W2 multiplies."""
+    markov_weight: Tensor | None = None
+    """`(V, r)` W2."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLosses:
+    """What the chunk pass measured of each row, detached: `(N,)` fp32 each."""
+
+    cross_entropy: Tensor
+    total_variation: Tensor
+    """‖q − p‖₁."""
+    soft_cross_entropy: Tensor
+    acceptance: Tensor
+    """Σ min(p, q): the chance that the target keeps the drafted token. arXiv 2211.17192."""
+    correct: Tensor
+    """1 where the draft's most likely token is the target's, else 0."""
+
+
+def chunked_loss(
+    rows: Rows, head: Head, terms: Terms, *, measure: bool = True, chunk_rows: int | None = None
+) -> tuple[Tensor, RowLosses]:
+    """Return the weighted loss, differentiable in hidden, markov and W2, and what was measured of each row.
+
+    Args:
+        rows: the supervised positions.
+        head: the frozen head.
+        terms: factors of the loss terms.
+        measure: whether distances to p are wanted though no term needs them; they cost the target's logits.
+        chunk_rows: most rows of a chunk; None: `CHUNK_ROWS`, or `CHUNK_ROWS_ON_CPU`.
+    """
+    target = bool(measure or terms.total_variation or terms.soft_cross_entropy)
+    most = chunk_rows or (CHUNK_ROWS_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_ROWS)
+    chunks = _Chunks(rows, head, terms, with_target=target, most=most)
+    loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, chunks)  # type: ignore[no-untyped-call]
+    return loss, RowLosses(*measured)
+
+
+class _ChunkedLoss(Function):
+    """Runs the chunks once, forward; backward only scales what was found."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, markov_Nr: Tensor | None, markov_Vr: Tensor | None, chunks: Any) -> Any:
+        """Return the loss and the rows' measurements."""
+        del hidden_ND, markov_Nr, markov_Vr
+        loss, measured, gradients = chunks.run(with_gradients=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*measured)
+        return loss, *measured
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> Any:
+        """Return the gradients found forward, scaled by the one that comes in."""
+        scaled = [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors]
+        return *scaled, None
+
+
+class _Chunks:
+    """One pass over the rows, with buffers that every chunk reuses."""
+
+    def __init__(self, rows: Rows, head: Head, terms: Terms, *, with_target: bool, most: int) -> None:
+        self.rows, self.terms, self.softcap = rows, terms, head.softcap
+        self.with_target = with_target
+        self.head = Product(head.weight)
+        self.markov = None if rows.markov_weight is None else Product(rows.markov_weight.detach())
+        hidden_ND = rows.hidden
+        self.dtype = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+        vocab = head.weight.shape[0]
+        num_rows = len(hidden_ND)
+        self.size = math.ceil(num_rows / max(1, math.ceil(num_rows / most)))
+        self.spans = list(self._spans())
+        distinct = max((positions.stop - positions.start for _, positions in self.spans), default=0)
+
+        def buffer(rows: int) -> Tensor:
+            return hidden_ND.new_empty(rows, vocab, dtype=self.dtype)
+
+        self.logits = buffer(self.size)
+        self.target = buffer(distinct * with_target)
+        self.expanded = buffer(self.size * with_target)
+        self.tanh = buffer(self.size * (head.softcap is not None))
+        self.measured = hidden_ND.new_zeros(5, num_rows, dtype=self.dtype)
+
+    def run(self, *, with_gradients: bool) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Return loss, measurements, and the gradients of hidden, markov and W2."""
+        rows = self.rows
+        grad_ND = torch.empty_like(rows.hidden, memory_format=torch.contiguous_format)
+        grad_Nr = None if rows.markov is None else torch.empty_like(rows.markov)
+        grad_Vr = (
+            None
+            if rows.markov_weight is None
+            else rows.markov_weight.new_zeros(rows.markov_weight.shape, dtype=self.dtype)
+        )
+        for span, positions in self.spans:
+            logits_MV = self._draft_logits(span)
+            target_MV = self._target(span, positions)
+            self._measure(span, logits_MV, target_MV)
+            if not with_gradients:
+                continue
+            logits_grad_MV = self._logits_gradient(span, logits_MV, target_MV)
+            weights_M1 = rows.weights[span, None].to(self.dtype)
+            if grad_Nr is not None and grad_Vr is not None and self.markov is not None and rows.markov is not None:
+                grad_Nr[span] = self.markov.backward(logits_grad_MV) * weights_M1
+                self.markov.accumulate(grad_Vr, logits_grad_MV, rows.markov[span].detach() * weights_M1)
+            self._uncap(logits_grad_MV)
+            grad_ND[span] = self.head.backward(logits_grad_MV) * weights_M1
+        grad_W2 = None if grad_Vr is None or rows.markov_weight is None else grad_Vr.to(rows.markov_weight.dtype)
+        return self._loss(), tuple(self.measured), (grad_ND, grad_Nr, grad_W2)
+
+    def _spans(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows of each chunk, and the target positions that they are held against."""
+        num_rows = len(self.rows.target_index)
+        starts = list(range(0, num_rows, max(1, self.size)))
+        stops = [min(start + self.size, num_rows) for start in starts]
+        edges = self.rows.target_index[torch.tensor([starts, [stop - 1 for stop in stops]], dtype=torch.int64)].tolist()
+        for start, stop, first, last in zip(starts, stops, *edges, strict=True):
+            yield slice(start, stop), slice(first, last + 1)
+
+    def _draft_logits(self, span: slice) -> Tensor:
+        rows = self.rows
+        logits_MV = self.logits[: span.stop - span.start]
+        self.head.forward(rows.hidden[span].detach(), logits_MV)
+        if self.softcap is not None:
+            logits_MV.div_(self.softcap).tanh_()
+            self.tanh[: len(logits_MV)].copy_(logits_MV)
+            logits_MV.mul_(self.softcap)
+        if self.markov is not None and rows.markov is not None:
+            self.markov.forward(rows.markov[span].detach(), logits_MV, add=True)
+        return logits_MV
+
+    def _target(self, span: slice, positions: slice) -> tuple[Tensor, Tensor] | None:
+        """Return p of each row, and the target's most likely token."""
+        if not self.with_target:
+            return None
+        target_QV = self.target[: positions.stop - positions.start]
+        self.head.forward(self.rows.target[positions], target_QV)
+        if self.softcap is not None:
+            target_QV.div_(self.softcap).tanh_().mul_(self.softcap)
+        best_Q = target_QV.argmax(-1)
+        torch.softmax(target_QV, -1, out=target_QV)
+        local_M = self.rows.target_index[span] - positions.start
+        target_MV = self.expanded[: span.stop - span.start]
+        return torch.index_select(target_QV, 0, local_M, out=target_MV), best_Q[local_M]
+
+    def _measure(self, span: slice, logits_MV: Tensor, target: tuple[Tensor, Tensor] | None) -> None:
+        """Fill in what is measured; logits become q, and p becomes q − p."""
+        cross, distance, soft, acceptance, correct = (part[span] for part in self.measured)
+        top_M = logits_MV.amax(-1)
+        label_M = logits_MV.gather(1, self.rows.labels[span, None])[:, 0]
+        if target is not None:
+            target_MV, best_M = target
+            correct.copy_(logits_MV.gather(1, best_M[:, None])[:, 0] == top_M)
+            expected_M = torch.linalg.vecdot(target_MV, logits_MV)
+        torch.softmax(logits_MV, -1, out=logits_MV)
+        normalizer_M = top_M - logits_MV.amax(-1).log_()
+        torch.sub(normalizer_M, label_M, out=cross)
+        if target is not None:
+            torch.sub(normalizer_M, expected_M, out=soft)
+            torch.sub(logits_MV, target_MV, out=target_MV)
+            torch.linalg.vector_norm(target_MV, 1, dim=-1, out=distance)
+            acceptance.copy_((1 - distance / 2).clamp_(0, 1))
+
+    def _logits_gradient(self, span: slice, q_MV: Tensor, target: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the gradient of each row's loss, without its weight, in the place of q or of q − p."""
+        terms = self.terms
+        if target is None or not (terms.total_variation or terms.soft_cross_entropy):
+            grad_MV = q_MV if terms.cross_entropy == 1 else q_MV.mul_(terms.cross_entropy)
+        elif terms.total_variation:
+            grad_MV = self._variation_gradient(q_MV, target[0])
+        else:
+            grad_MV = target[0] if terms.soft_cross_entropy == 1 else target[0].mul_(terms.soft_cross_entropy)
+            if terms.cross_entropy:
+                grad_MV.add_(q_MV, alpha=terms.cross_entropy)
+        if terms.cross_entropy:
+            labels_M1 = self.rows.labels[span, None]
+            grad_MV.scatter_add_(1, labels_M1, grad_MV.new_full(labels_M1.shape, -terms.cross_entropy))
+        return grad_MV
+
+    def _variation_gradient(self, q_MV: Tensor, difference_MV: Tensor) -> Tensor:
+        """Return q⊙(α + β·(s − ⟨s, q⟩)) + γ·(q − p), in the place of q − p."""
+        terms = self.terms
+        if terms.soft_cross_entropy:
+            soft_MV = difference_MV * terms.soft_cross_entropy
+        sign_MV = difference_MV.sign_()
+        shift_M = terms.cross_entropy - terms.total_variation * torch.linalg.vecdot(sign_MV, q_MV)
+        torch.add(shift_M[:, None], sign_MV, alpha=terms.total_variation, out=sign_MV)
+        grad_MV = sign_MV.mul_(q_MV)
+        return grad_MV.add_(soft_MV) if terms.soft_cross_entropy else grad_MV
+
+    def _uncap(self, grad_MV: Tensor) -> None:
+        """Turn the gradient of softcapped logits into that of the raw ones: times 1 − tanh²."""
+        if self.softcap is not None:
+            tanh_MV = self.tanh[: len(grad_MV)]
+            grad_MV.addcmul_(grad_MV * tanh_MV, tanh_MV, value=-1)
+
+    def _loss(self) -> Tensor:
+        cross, distance, soft, *_ = self.measured
+        terms, weights_N = self.terms, self.rows.weights.to(self.dtype)
+        per_row = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
+        return torch.dot(weights_N, per_row)

@@ -1,0 +1,121 @@
+"""Attention of a draft's block: queries over a cached context and their own chunk.
+
+Legend: B batch, Q queries, C context length, D hidden size, H heads, G key/value heads, d head size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+from deepspec.families.shape import BlockShape
+from deepspec.models.rope import rotate
+
+Rotation = tuple[Tensor, Tensor]
+Mask = Tensor | BlockMask | None
+"""Dense boolean `(B, 1, Q, KV)`, True where a query sees a key; or flex_attention's block mask; None: all seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    """Rotated keys and values of one layer, `(B, G, C, d)` each."""
+
+    key: Tensor
+    value: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of positions."""
+        return self.key.shape[2]
+
+    def append(self, other: Self) -> Self:
+        """Return these positions followed by others."""
+        return type(self)(torch.cat((self.key, other.key), dim=2), torch.cat((self.value, other.value), dim=2))
+
+    def cut(self, length: int) -> Self:
+        """Return the first `length` positions, as views."""
+        return type(self)(self.key[:, :, :length], self.value[:, :, :length])
+
+
+class Context(Protocol):
+    """Keys and values that came before, however they are kept: appended anew each time, or in a cache by rows."""
+
+    def append(self, other: KeyValue, /) -> KeyValue:
+        """Return everything kept, with another chunk behind it."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention whose traits are decided when it is built."""
+
+    def __init__(self, shape: BlockShape, input_size: int) -> None:
+        """Make the projections; `input_size` is 2·D where an embedding and a state enter side by side."""
+        super().__init__()
+        self.head_dim = shape.head_dim
+        self.scale = shape.attention_scale
+        query_size, kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(input_size, query_size, bias=False)
+        self.k_proj = nn.Linear(input_size, kv_size, bias=False)
+        if not shape.tied_kv:
+            self.v_proj = nn.Linear(input_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(query_size, shape.hidden_size, bias=False)
+        self.q_norm: nn.Module = nn.RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = nn.RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.v_norm: nn.Module = (
+            nn.RMSNorm(shape.head_dim, shape.norm_eps, elementwise_affine=False) if shape.v_norm else nn.Identity()
+        )
+        self._tied = shape.tied_kv
+
+    def keys_values(self, x_BTD: Tensor, rotation: Rotation) -> KeyValue:
+        """Return the keys and values of some positions."""
+        raw_BTGd = self._split(self.k_proj(x_BTD))
+        value_BTGd = raw_BTGd if self._tied else self._split(self.v_proj(x_BTD))
+        key_BGTd = rotate(self.k_norm(raw_BTGd).transpose(1, 2), rotation)
+        return KeyValue(key_BGTd, self.v_norm(value_BTGd).transpose(1, 2))
+
+    def forward(self, x_BQD: Tensor, rotation: Rotation, seen: KeyValue, mask: Mask) -> Tensor:
+        """Return what the queries read.
+
+        Args:
+            x_BQD: inputs of the queries.
+            rotation: cos and sin at the queries' positions.
+            seen: every key and value that a query may see, in the order of the mask's last axis.
+            mask: what is seen; a query that sees nothing reads 0.
+
+        Returns:
+            `(B, Q, D)`.
+        """
+        query_BHQd = rotate(self.q_norm(self._split(self.q_proj(x_BQD))).transpose(1, 2), rotation)
+        read_BHQd = attend(query_BHQd, seen, mask, self.scale)
+        read: Tensor = self.o_proj(read_BHQd.transpose(1, 2).flatten(2))
+        return read
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_dim)
+
+
+def attend(query_BHQd: Tensor, seen: KeyValue, mask: Mask, scale: float) -> Tensor:
+    """Return softmax(scale · q·k) v over what the mask shows, by flex_attention for a block mask, SDPA otherwise."""
+    grouped = query_BHQd.shape[1] != seen.key.shape[1]
+    if isinstance(mask, BlockMask):
+        read = _flex(query_BHQd.device)(
+            query_BHQd, seen.key, seen.value, block_mask=mask, scale=scale, enable_gqa=grouped
+        )
+        return read if isinstance(read, Tensor) else read[0]
+    return scaled_dot_product_attention(
+        query_BHQd, seen.key, seen.value, attn_mask=mask, scale=scale, enable_gqa=grouped
+    )
+
+
+_compiled: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {}
+
+
+def _flex(device: torch.device) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """Return flex_attention, compiled once on CUDA: only the compiled kernel skips the blocks that are not seen."""
+    if device.type != "cuda":
+        return flex_attention
+    if "flex" not in _compiled:
+        _compiled["flex"] = torch.compile(flex_attention, dynamic=True)
+    return _compiled["flex"]

@@ -1,0 +1,197 @@
+"""The draft models: DSpark and DFlash (one class), and Eagle3.
+
+Legend: B batch, T context positions, Q queries, N rows, D hidden size, A captured layers, V vocabulary of the head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deepspec.models.attention import Context, KeyValue, Mask
+from deepspec.models.block import Block
+from deepspec.models.config import DraftConfig
+from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, RecurrentMarkovHead
+from deepspec.models.rope import RotaryEmbedding
+
+
+class Draft(nn.Module):
+    """What every draft has: the target's frozen embedding and head, the fusion of captured layers, blocks, a norm."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        """Make the parts; the weights are PyTorch's until they are loaded or initialised."""
+        super().__init__()
+        size = config.block.hidden_size
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, size)
+        self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
+        self.embed_tokens.weight.requires_grad_(False)
+        self.lm_head.weight.requires_grad_(False)
+        self.fc = nn.Linear(config.num_captured * size, size, bias=False)
+        self.norm = nn.RMSNorm(size, config.block.norm_eps)
+        self.rotary = RotaryEmbedding(config.block.rope, config.block.head_dim)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the (scaled) embedding of tokens, `(…, D)`."""
+        embedded: Tensor = self.embed_tokens(ids)
+        scale = torch.tensor(self.config.embedding_scale, dtype=embedded.dtype).item()
+        return embedded * scale
+
+    def head(self, normed: Tensor) -> Tensor:
+        """Return logits `(…, V)` of states after the final norm, softcapped where the family does."""
+        logits: Tensor = self.lm_head(normed)
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that training moves, in a fixed order."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+
+class BlockDraft(Draft):
+    """DSpark; with both heads off, DFlash. One pass proposes a block of K tokens."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        """Make the blocks and heads that the config names."""
+        super().__init__(config)
+        shape = config.block
+        self.hidden_norm = nn.RMSNorm(shape.hidden_size, shape.norm_eps)
+        self.layers = nn.ModuleList(Block(shape) for _ in range(config.num_layers))
+        self.markov_head = _markov_head(config)
+        self.confidence_head = _confidence_head(config)
+
+    def context(self, hidden_BTE: Tensor) -> Tensor:
+        """Return the fused context `(B, T, D)` of captured states `(B, T, A·D)`."""
+        fused: Tensor = self.hidden_norm(self.fc(hidden_BTE))
+        return fused
+
+    def context_keys_values(self, context_BTD: Tensor, positions_BT: Tensor) -> list[KeyValue]:
+        """Return each layer's keys and values of context at given positions; grow a cache with `KeyValue.append`."""
+        rotation = self.rotary(positions_BT, context_BTD.dtype)
+        return [layer.self_attn.keys_values(context_BTD, rotation) for layer in self._blocks()]
+
+    def forward(self, ids_BQ: Tensor, positions_BQ: Tensor, context: Sequence[Context], mask: Mask) -> Tensor:
+        """Return the state of each slot after the final norm.
+
+        Args:
+            ids_BQ: [anchor token, MASK, …] of one or more blocks.
+            positions_BQ: rope positions of the slots.
+            context: per layer, keys and values of C context positions.
+            mask: `(B, 1, Q, C + Q)` bool: which context positions, then which slots, a slot sees; None: all.
+
+        Returns:
+            `(B, Q, D)`; `head` and the Markov head make logits of it.
+        """
+        x_BQD = self.embed(ids_BQ)
+        rotation = self.rotary(positions_BQ, x_BQD.dtype)
+        for layer, known in zip(self._blocks(), context, strict=True):
+            x_BQD = layer(x_BQD, rotation, known, mask)
+        normed: Tensor = self.norm(x_BQD)
+        return normed
+
+    def confidence(self, hidden: Tensor, embedded: Tensor | None) -> Tensor:
+        """Return confidence logits `(…)` of slots.
+
+        Args:
+            hidden: `(…, D)` states after the final norm.
+            embedded: `(…, r)` `markov_head.embed` of the token before each slot; None without a Markov head.
+
+        Raises:
+            RuntimeError: the draft has no confidence head.
+        """
+        if self.confidence_head is None:
+            raise RuntimeError("this draft has no confidence head; ask config.confidence_head before")
+        if self.config.confidence_with_markov and embedded is not None:
+            hidden = torch.cat((hidden, embedded), dim=-1)
+        out: Tensor = self.confidence_head(hidden)
+        return out
+
+    def _blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
+
+class EagleDraft(Draft):
+    """Eagle3: one block, one token a pass, fed with its own output. arXiv 2503.01840."""
+
+    d2t: Tensor
+    """`(V,)` int64: target id − draft id."""
+    t2d: Tensor
+    """`(vocab,)` bool: the target's tokens that the draft knows."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        """Make the block."""
+        super().__init__(config)
+        self.layers = nn.ModuleList([Block(config.block, with_state=True)])
+        if config.reduced_vocabulary:
+            self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
+            self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
+
+    def fuse(self, hidden_BTE: Tensor) -> Tensor:
+        """Return the first state `(B, T, D)` of captured states `(B, T, A·D)`."""
+        fused: Tensor = self.fc(hidden_BTE)
+        return fused
+
+    def forward(
+        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Context | None, mask: Mask
+    ) -> tuple[Tensor, KeyValue]:
+        """Return the block's output and the grown cache.
+
+        Args:
+            ids_BQ: the token *after* each position.
+            state_BQD: `fuse` of the target's states, or the output of the step before.
+            positions_BQ: rope positions.
+            past: keys and values of earlier chunks.
+            mask: `(B, 1, Q, C + Q)` bool over past and own chunk; None: all.
+
+        Returns:
+            `(B, Q, D)` before the final norm (the next step's state; `logits` of it), and past with this chunk.
+        """
+        block, joined, rotation = self._block(), self._joined(ids_BQ, state_BQD), self._rotation(positions_BQ)
+        own = block.self_attn.keys_values(joined, rotation)
+        seen = own if past is None else past.append(own)
+        return block.finish(state_BQD, block.self_attn(joined, rotation, seen, mask)), seen
+
+    def logits(self, output: Tensor) -> Tensor:
+        """Return logits `(…, V)` of the block's output."""
+        return self.head(self.norm(output))
+
+    def target_ids(self, draft_ids: Tensor) -> Tensor:
+        """Return the target's ids of the draft's ids."""
+        return draft_ids + self.d2t[draft_ids] if self.config.reduced_vocabulary else draft_ids
+
+    def known_ids(self) -> Tensor | None:
+        """Return the target's ids that the head knows, `(V,)` ascending; None: all."""
+        if not self.config.reduced_vocabulary:
+            return None
+        return self.target_ids(torch.arange(self.config.draft_vocab_size, device=self.d2t.device))
+
+    def _joined(self, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
+        block = self._block()
+        return torch.cat((block.input_layernorm(self.embed(ids_BQ)), block.hidden_norm(state_BQD)), dim=-1)
+
+    def _rotation(self, positions_BQ: Tensor) -> tuple[Tensor, Tensor]:
+        rotation: tuple[Tensor, Tensor] = self.rotary(positions_BQ, self.fc.weight.dtype)
+        return rotation
+
+    def _block(self) -> Block:
+        (block,) = self.layers
+        if not isinstance(block, Block):
+            raise TypeError(f"an Eagle3 draft is made of one Block, not of {type(block).__name__}")
+        return block
+
+
+def _markov_head(config: DraftConfig) -> MarkovHead | None:
+    vocab, rank, size = config.vocab_size, config.markov_rank, config.block.hidden_size
+    if not rank:
+        return None
+    if config.markov_head == "gated":
+        return GatedMarkovHead(vocab, rank, size)
+    if config.markov_head == "rnn":
+        return RecurrentMarkovHead(vocab, rank, size)
+    return MarkovHead(vocab, rank)
+
+
+def _confidence_head(config: DraftConfig) -> ConfidenceHead | None:
+    if not config.confidence_head:
+        return None
+    return ConfidenceHead(config.block.hidden_size + (config.markov_rank if config.confidence_with_markov else 0))

@@ -1,0 +1,99 @@
+"""Heads on top of the backbone: Markov correction of a slot's logits, and confidence.
+
+Legend: N rows, D hidden size, r Markov rank, V vocabulary. DSpark, arXiv 2607.05147.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class MarkovHead(nn.Module):
+    """Vanilla head: bias W2·W1[x] from the previous token x.
+
+    It is used in two ways: `sequence` where the tokens are known and the loss takes the product with W2 in chunks, and
+    `step` where one slot after another is sampled.
+    """
+
+    def __init__(self, vocab_size: int, rank: int) -> None:
+        """Make W1 and W2."""
+        super().__init__()
+        self.markov_w1 = nn.Embedding(vocab_size, rank)
+        self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
+
+    def embed(self, previous: Tensor) -> Tensor:
+        """Return W1[x], `(…, r)`."""
+        embedded: Tensor = self.markov_w1(previous)
+        return embedded
+
+    def start(self, hidden_ND: Tensor) -> Tensor:
+        """Return the state before the first slot, `(N, r)`; only the rnn head looks at it."""
+        return hidden_ND.new_zeros(len(hidden_ND), self.markov_w1.embedding_dim)
+
+    def step(self, previous_N: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bias on one slot's logits, `(N, V)`, and the next state.
+
+        Args:
+            previous_N: token before the slot.
+            hidden_ND: the slot's hidden state after the final norm.
+            state_Nr: from `start`, or from the slot before.
+        """
+        features_Nr, state_Nr = self.mix(self.embed(previous_N), hidden_ND, state_Nr)
+        return self.markov_w2(features_Nr), state_Nr
+
+    def sequence(self, embedded_NKr: Tensor, hidden_NKD: Tensor) -> Tensor:
+        """Return what W2 multiplies for all slots of blocks whose tokens are known, `(N, K, r)`."""
+        state_Nr = self.start(hidden_NKD)
+        features = []
+        for embedded_Nr, hidden_ND in zip(embedded_NKr.unbind(1), hidden_NKD.unbind(1), strict=True):
+            features_Nr, state_Nr = self.mix(embedded_Nr, hidden_ND, state_Nr)
+            features.append(features_Nr)
+        return torch.stack(features, dim=1)
+
+    def mix(self, embedded_Nr: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what W2 multiplies for one slot, `(N, r)`, and the next state."""
+        del hidden_ND
+        return embedded_Nr, state_Nr
+
+
+class GatedMarkovHead(MarkovHead):
+    """Bias W2·(σ(G[h; W1[x]]) ⊙ W1[x])."""
+
+    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
+        """Make W1, W2 and the gate."""
+        super().__init__(vocab_size, rank)
+        self.gate_proj = nn.Linear(hidden_size + rank, rank)
+
+    def mix(self, embedded_Nr: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gated embedding of the previous token, and the state as it was."""
+        gate = self.gate_proj(torch.cat((hidden_ND, embedded_Nr), dim=-1)).sigmoid()
+        return gate * embedded_Nr, state_Nr
+
+
+class RecurrentMarkovHead(MarkovHead):
+    """(g, c, o) = J[s; W1[x]; h]; s' = σ(g)⊙s + (1 − σ(g))⊙tanh(c); bias W2·tanh(o)."""
+
+    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
+        """Make W1, W2 and the joint projection."""
+        super().__init__(vocab_size, rank)
+        self.joint_proj = nn.Linear(2 * rank + hidden_size, 3 * rank)
+
+    def mix(self, embedded_Nr: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tanh(o) and the next state."""
+        joint = self.joint_proj(torch.cat((state_Nr, embedded_Nr, hidden_ND), dim=-1))
+        gate, candidate, out = joint.chunk(3, dim=-1)
+        keep = gate.sigmoid()
+        return out.tanh(), keep * state_Nr + (1 - keep) * candidate.tanh()
+
+
+class ConfidenceHead(nn.Module):
+    """The logit of the chance that a slot is accepted given that all before it were."""
+
+    def __init__(self, input_size: int) -> None:
+        """Make the projection from [h; W1[x]], or from h alone."""
+        super().__init__()
+        self.proj = nn.Linear(input_size, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits, without the last axis."""
+        out: Tensor = self.proj(features).squeeze(-1)
+        return out

@@ -1,0 +1,186 @@
+"""What the algorithms supervise, and that splitting a batch changes nothing."""
+
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.algorithms.anchors import draw_anchors
+from deepspec.algorithms.blocks import backbone
+from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.masks import blocks_mask, steps_mask
+from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.errors import TrainingError
+from deepspec.formats.draft import adopt_target, choose_vocabulary
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import collate
+from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
+
+OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
+EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("eagle3", {})]
+KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}
+
+
+def _keys(batch):
+    return [KEYS[name] for name in batch.sample_ids]
+
+
+def _gradients(model, groups):
+    """Return the summed gradients and metrics of micro-batches, denominators taken over all of them."""
+    algorithm = ALGORITHMS[model.config.algorithm]
+    batches = [collate(group) for group in groups]
+    parts = [algorithm.supervise(model.config, OBJECTIVE, batch, _keys(batch)) for batch in batches]
+    total = {name: sum(part.denominators[name] for part in parts) for name in parts[0].denominators}
+    results = [algorithm.loss(model, batch, part, total) for batch, part in zip(batches, parts, strict=True)]
+    loss = sum(result.loss for result in results)
+    grads = torch.autograd.grad(loss, [parameter for _, parameter in model.trainable()])
+    sums = {name: sum(result.sums[name] for result in results) for name in results[0].sums}
+    return loss, grads, algorithm.metrics(sums)
+
+
+@pytest.mark.parametrize(("algorithm", "heads"), EVERY)
+def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm, heads):
+    model = tiny(algorithm, **heads)
+    a, b, c, d = four_records()
+    wanted_loss, wanted, metrics = _gradients(model, [[a, b, c, d]])
+    for groups in ([[a], [b], [c], [d]], [[d, b], [c, a]]):
+        loss, grads, split_metrics = _gradients(model, groups)
+        torch.testing.assert_close(loss, wanted_loss)
+        assert split_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+        for got, grad in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(got, grad, atol=1e-6, rtol=1e-4)
+
+
+def test_anchors_depend_on_the_key_and_the_sample_alone():
+    a, b, c, _ = four_records()
+    alone, _ = draw_anchors(collate([b]), 3, [12])
+    among, _ = draw_anchors(collate([a, b, c]), 3, [11, 12, 13])
+    assert alone.tolist() == among[1:2].tolist()
+    others = {tuple(draw_anchors(collate([b]), 3, [key])[0][0].tolist()) for key in range(20)}
+    assert len(others) > 1
+
+
+def test_blocks_are_no_more_than_the_fullest_sample_needs():
+    anchors, keep = draw_anchors(collate([record("b", 9, range(2, 7))]), 512, [1])
+    assert anchors.tolist() == [[2, 3, 4, 5]]
+    assert keep.all()
+
+
+def test_supervised_slots_are_a_prefix_of_the_block():
+    """Anchor 3 predicts 4, 5, 6, 7; 6 is not the target's, so slots 2 and 3 are not supervised."""
+    model = tiny()
+    batch = collate([record("a", 9, [3, 4, 5, 7])])
+    supervision = ALGORITHMS["dspark"].supervise_blocks(
+        model.config, Objective(slot_decay=2.0), batch, torch.tensor([[3]]), torch.tensor([[True]])
+    )
+    assert supervision.supervised.tolist() == [[[True, True, False, False]]]
+    assert supervision.denominators["weight"].item() == pytest.approx(1 + 2.718281828**-0.5)
+
+
+def test_eagle_supervises_by_the_predicted_token():
+    """Tokens 3 and 4 are the target's: step s supervises positions 1 − s and 2 − s."""
+    model, batch = tiny("eagle3"), collate([record("a", 8, [3, 4])])
+    supervision = ALGORITHMS["eagle3"].supervise(model.config, OBJECTIVE, batch, [0])
+    where = [step.nonzero()[:, 0].tolist() for step in supervision.supervised[0]]
+    assert where == [[1, 2], [0, 1], [0]]
+    assert supervision.denominators["steps"].tolist() == [2, 2, 1]
+
+
+def test_eagle_supervises_as_the_public_checkpoints_on_demand():
+    """By the feature's token, without the sample's last, divided by all positions."""
+    model, batch = tiny("eagle3"), collate([record("a", 8, [3, 4, 7])])
+    objective = OBJECTIVE.but(mask_alignment="deepspec")
+    supervision = ALGORITHMS["eagle3"].supervise(model.config, objective, batch, [0])
+    where = [step.nonzero()[:, 0].tolist() for step in supervision.supervised[0]]
+    assert where == [[3, 4], [2, 3], [1, 2]]
+    assert supervision.denominators["steps"].tolist() == [8, 8, 8]
+
+
+def test_sample_that_contains_the_mask_token_is_refused():
+    sample = record("a", 9, range(2, 7))
+    sample.input_ids[1] = MASK
+    with pytest.raises(TrainingError, match="contains the mask token 39"):
+        ALGORITHMS["dspark"].supervise(tiny().config, OBJECTIVE, collate([sample]), [0])
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_batch_without_anything_supervised_costs_nothing(algorithm):
+    model, batch = tiny(algorithm), collate([record("a", 9, [])])
+    supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
+    result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
+    result.loss.backward()
+    assert result.loss.item() == 0
+    assert all(parameter.grad is None or not parameter.grad.any() for _, parameter in model.trainable())
+    assert ALGORITHMS[algorithm].metrics(result.sums)["tau"] == 0
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
+def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm):
+    """A draft that knows nothing against a target that knows nothing: both uniform, so each token is kept."""
+    model = tiny(algorithm)
+    model.lm_head.weight.data.zero_()
+    if algorithm == "dspark":
+        model.markov_head.markov_w2.weight.data.zero_()
+    batch = collate([record("a", 20, range(20))])
+    supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE.but(num_anchors=1), batch, [5])
+    supervision.supervised[:] = supervision.supervised & (torch.arange(supervision.supervised.shape[-1]) < 3)
+    result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
+    assert ALGORITHMS[algorithm].metrics(result.sums)["tau"] == pytest.approx(4.0)  # 3 slots or steps, and the bonus
+
+
+def test_dflash_leaves_acceptance_out_on_demand():
+    model, batch = tiny("dflash"), collate(four_records())
+    supervision = ALGORITHMS["dflash"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
+    full = ALGORITHMS["dflash"].loss(model, batch, supervision, supervision.denominators)
+    bare = ALGORITHMS["dflash"].loss(model, batch, supervision, supervision.denominators, measure=False)
+    torch.testing.assert_close(full.loss, bare.loss)
+    assert "tau" in ALGORITHMS["dflash"].metrics(full.sums)
+    assert "tau" not in ALGORITHMS["dflash"].metrics(bare.sums)
+
+
+def test_flex_attention_gives_the_numbers_of_sdpa(monkeypatch):
+    model, batch = tiny().eval(), collate(four_records())
+    supervision = ALGORITHMS["dspark"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
+    eagle = tiny("eagle3").eval()
+    with torch.no_grad():
+        dense, dense_steps = backbone(model, batch, supervision), steps(eagle, batch, 3)
+        monkeypatch.setattr("deepspec.algorithms.blocks.blocks_mask", _with_flex(blocks_mask))
+        monkeypatch.setattr("deepspec.algorithms.eagle3.steps_mask", _with_flex(steps_mask))
+        real = supervision.keep.repeat_interleave(4, dim=1)
+        torch.testing.assert_close(backbone(model, batch, supervision)[real], dense[real], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(steps(eagle, batch, 3)[0], dense_steps[0], atol=1e-5, rtol=1e-4)
+
+
+def _with_flex(make):
+    return lambda *arguments, flex: make(*arguments, flex=True)
+
+
+def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows():
+    model = tiny("eagle3", draft_vocab_size=8)
+    counts = torch.zeros(VOCAB)
+    batch = collate([record("a", 14, range(4, 14))])
+    counts[:10] = torch.arange(10.0, 0, -1)
+    coverage = choose_vocabulary(model, counts)
+    assert model.known_ids().tolist() == list(range(8))
+    assert coverage == pytest.approx(52 / 55)
+    head = torch.randn(VOCAB, SIZE)
+    adopt_target(model, head, head)
+    torch.testing.assert_close(model.lm_head.weight.data, head[:8])
+    batch.input_ids[:] = 20
+    supervision = ALGORITHMS["eagle3"].supervise(model.config, OBJECTIVE, batch, [0])
+    result = ALGORITHMS["eagle3"].loss(model, batch, supervision, supervision.denominators)
+    assert result.loss.item() == 0
+    batch.input_ids[:] = 5
+    result = ALGORITHMS["eagle3"].loss(model, batch, supervision, supervision.denominators)
+    assert result.loss.item() > 0
+
+
+def test_rows_of_one_target_lie_side_by_side():
+    supervised = torch.tensor([[True, False, True], [True, True, False]])
+    order = order_by_target(supervised, torch.tensor([[4, 0, 2], [4, 4, 4]]))
+    assert order.rows.tolist() == [2, 0, 3, 4]
+    assert order.target_index.tolist() == [0, 1, 2, 2]
+    assert list(zip(order.target_samples.tolist(), order.target_positions.tolist(), strict=True)) == [
+        (0, 2), (0, 4), (1, 4)]  # fmt: skip
+    grid = scattered(supervised, order.rows, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert grid.tolist() == [[2, 0, 1], [3, 4, 0]]
+    assert ratio(torch.tensor(3.0), torch.tensor(0)) == 0

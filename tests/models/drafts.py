@@ -1,0 +1,79 @@
+"""Tiny drafts and batches that several tests share."""
+
+import torch
+
+from deepspec.families import read
+from deepspec.formats.draft import adopt_target
+from deepspec.formats.draft_config import new_draft_config
+from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.records import Record
+from deepspec.models import build_draft
+from deepspec.models.initial import initialize
+
+VOCAB, SIZE, LAYERS = 40, 16, [1, 3]
+MASK = 39
+TARGETS = {
+    "qwen3": {
+        "model_type": "qwen3", "hidden_size": SIZE, "intermediate_size": 24, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCAB, "num_hidden_layers": 6,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+    },
+    "gemma4": {
+        "model_type": "gemma4_text", "hidden_size": SIZE, "intermediate_size": 24, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True, "vocab_size": VOCAB, "num_hidden_layers": 6, "final_logit_softcapping": 8.0,
+    },
+}  # fmt: skip
+TARGETS["llama"] = {**TARGETS["qwen3"], "model_type": "llama"}
+TARGETS["gemma3"] = {**TARGETS["qwen3"], "model_type": "gemma3_text", "query_pre_attn_scalar": 8}
+
+HEADS = {
+    "vanilla": {"markov_head": "vanilla"},
+    "gated": {"markov_head": "gated"},
+    "rnn": {"markov_head": "rnn"},
+    "confidence without Markov feature": {"confidence_with_markov": False},
+    "confidence without Markov head": {"markov_rank": 0},
+    "Markov head alone": {"confidence_head": False},
+}
+
+
+def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
+    """Return a tiny draft with random weights, heads included."""
+    chosen = {"num_layers": None if algorithm == "eagle3" else 2, "markov_rank": 4, "block_size": 4, **recipe}
+    objective = objective or Objective(num_anchors=5, ttt_length=3)
+    config = new_draft_config(
+        read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), LAYERS, MASK, objective
+    )
+    model = build_draft(config)
+    generator = torch.Generator().manual_seed(3)
+    head = torch.randn(VOCAB, SIZE, generator=generator)
+    adopt_target(model, head, head[torch.randperm(VOCAB, generator=generator)])
+    initialize(model, seed=4)
+    with torch.no_grad():
+        for _, parameter in model.trainable():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def record(name, length, supervised, seed=0):
+    """Return a sample whose positions in `supervised` the target generated."""
+    generator = torch.Generator().manual_seed(seed + length)
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[list(supervised)] = True
+    return Record(
+        sample_id=name,
+        input_ids=torch.randint(0, MASK, (length,), generator=generator),
+        loss_mask=mask,
+        hidden=torch.randn(length, len(LAYERS) * SIZE, generator=generator),
+        last_hidden=torch.randn(length, SIZE, generator=generator),
+    )
+
+
+def four_records():
+    """Return four samples of different lengths and masks."""
+    return [
+        record("a", 14, range(4, 14)),
+        record("b", 9, range(2, 7)),
+        record("c", 17, [3, 4, 5, 9, 10, 11, 12]),
+        record("d", 6, [3, 4]),
+    ]

@@ -1,0 +1,160 @@
+"""The chunked losses: numbers by hand, exact gradients, equality with the plain formula."""
+
+import itertools
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from deepspec.losses import Head, Rows, Terms, chunked_loss
+from deepspec.models.products import Product
+
+ALL = Terms(cross_entropy=0.1, total_variation=0.9, soft_cross_entropy=0.5)
+TERMS = {
+    "dspark": Terms(cross_entropy=0.1, total_variation=0.9),
+    "dflash": Terms(cross_entropy=1.0),
+    "eagle3": Terms(soft_cross_entropy=1.0),
+    "variation": Terms(total_variation=2.0),
+    "both cross-entropies": Terms(cross_entropy=0.3, soft_cross_entropy=0.7),
+    "all": ALL,
+}
+
+
+def _rows(num_rows=11, size=6, rank=3, vocab=13, dtype=torch.float64, markov=True):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    index = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6])[:num_rows]
+    rows = Rows(
+        hidden=normal(num_rows, size).requires_grad_(),
+        labels=torch.randint(0, vocab, (num_rows,), generator=generator),
+        weights=torch.rand(num_rows, generator=generator, dtype=torch.float64).to(dtype),
+        target=normal(7, size)[: int(index[-1]) + 1],
+        target_index=index,
+        markov=normal(num_rows, rank).requires_grad_() if markov else None,
+        markov_weight=normal(vocab, rank).requires_grad_() if markov else None,
+    )
+    return rows, normal(vocab, size)
+
+
+def _plain(rows, head, terms):
+    """The formulas of the module, on all positions × vocabulary at once."""
+
+    def capped(logits):
+        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+    logits = capped(rows.hidden @ head.weight.T)
+    if rows.markov is not None:
+        logits = logits + rows.markov @ rows.markov_weight.T
+    target = capped(rows.target @ head.weight.T)[rows.target_index]
+    log_q, p = logits.log_softmax(-1), target.softmax(-1)
+    cross = -log_q.gather(1, rows.labels[:, None])[:, 0]
+    distance = (log_q.exp() - p).abs().sum(-1)
+    soft = -(p * log_q).sum(-1)
+    acceptance = torch.minimum(log_q.exp(), p).sum(-1)
+    correct = (logits.argmax(-1) == target.argmax(-1)).to(p.dtype)
+    per_row = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
+    return (rows.weights * per_row).sum(), (cross, distance, soft, acceptance, correct)
+
+
+def _leaves(rows):
+    return [tensor for tensor in (rows.hidden, rows.markov, rows.markov_weight) if tensor is not None]
+
+
+def test_numbers_by_hand():
+    """q = (½, ½), p = (0.9, 0.1), label 0: CE = ln 2, ‖q − p‖₁ = 0.8, Σ min = 0.6."""
+    rows = Rows(
+        hidden=torch.zeros(1, 1, requires_grad=True),
+        labels=torch.tensor([0]),
+        weights=torch.tensor([2.0]),
+        target=torch.tensor([[1.0]]),
+        target_index=torch.tensor([0]),
+    )
+    head = Head(weight=torch.tensor([[9.0], [1.0]]).log())
+    loss, measured = chunked_loss(rows, head, Terms(cross_entropy=1.0, total_variation=0.5))
+    torch.testing.assert_close(measured.cross_entropy, torch.tensor([2.0]).log())
+    torch.testing.assert_close(measured.total_variation, torch.tensor([0.8]))
+    torch.testing.assert_close(measured.acceptance, torch.tensor([0.6]))
+    torch.testing.assert_close(loss, 2 * (torch.tensor(2.0).log() + 0.4))
+
+
+@pytest.mark.parametrize(("name", "softcap", "markov"), list(itertools.product(TERMS, [None, 2.5], [True, False])))
+def test_chunks_equal_the_plain_formula_and_its_gradient(name, softcap, markov):
+    rows, weight = _rows(dtype=torch.float32, markov=markov)
+    head = Head(weight=weight, softcap=softcap)
+    wanted, wanted_rows = _plain(rows, head, TERMS[name])
+    wanted_grads = torch.autograd.grad(wanted, _leaves(rows))
+    for chunk_rows in (1, 4, 100):
+        loss, measured = chunked_loss(rows, head, TERMS[name], chunk_rows=chunk_rows)
+        torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-6)
+        fields = (measured.cross_entropy, measured.total_variation, measured.soft_cross_entropy)
+        for got, value in zip((*fields, measured.acceptance, measured.correct), wanted_rows, strict=True):
+            torch.testing.assert_close(got, value.detach(), rtol=1e-6, atol=1e-6)
+        for got, value in zip(torch.autograd.grad(loss, _leaves(rows)), wanted_grads, strict=True):
+            torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_gradients_are_exact(name):
+    rows, weight = _rows(num_rows=5, vocab=7)
+    head = Head(weight=weight, softcap=2.0)
+
+    def loss(hidden, markov, markov_weight):
+        changed = Rows(hidden=hidden, markov=markov, markov_weight=markov_weight, labels=rows.labels,
+                       weights=rows.weights, target=rows.target, target_index=rows.target_index)  # fmt: skip
+        return chunked_loss(changed, head, TERMS[name], chunk_rows=2)[0]
+
+    assert gradcheck(loss, _leaves(rows), eps=1e-7, atol=1e-5)
+
+
+def test_target_is_left_out_where_nothing_needs_it():
+    rows, weight = _rows()
+    head = Head(weight=weight)
+    loss, measured = chunked_loss(rows, head, TERMS["dflash"], measure=False)
+    torch.testing.assert_close(loss, chunked_loss(rows, head, TERMS["dflash"])[0])
+    assert measured.acceptance.count_nonzero() == 0
+
+
+def test_no_gradients_are_made_without_autograd():
+    rows, weight = _rows()
+    with torch.no_grad():
+        loss, _ = chunked_loss(rows, Head(weight=weight), ALL)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, chunked_loss(rows, Head(weight=weight), ALL)[0].detach())
+
+
+def test_bf16_stays_close_to_fp32():
+    rows, weight = _rows(dtype=torch.bfloat16)
+    wide = Rows(**{name: _wide(getattr(rows, name)) for name in Rows.__slots__})
+    wanted, _ = chunked_loss(wide, Head(weight=weight.float()), ALL)
+    got, _ = chunked_loss(rows, Head(weight=weight), ALL)
+    torch.testing.assert_close(got.float(), wanted, rtol=2e-2, atol=2e-2)
+    for ours, exact in zip(
+        torch.autograd.grad(got, _leaves(rows)), torch.autograd.grad(wanted, _leaves(wide)), strict=True
+    ):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), exact, rtol=3e-2, atol=3e-2)
+
+
+def _wide(tensor):
+    if tensor is None or not tensor.is_floating_point():
+        return tensor
+    return tensor.detach().float().requires_grad_(tensor.requires_grad)
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_products_of_narrow_weights_agree_either_way(tiled, monkeypatch):
+    monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: not tiled)
+    monkeypatch.setattr("deepspec.models.products.TILE_ROWS", 5)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(13, 6, generator=generator).bfloat16()
+    x, grad = torch.randn(4, 6, generator=generator).bfloat16(), torch.randn(4, 13, generator=generator)
+    product, out, total = Product(weight), torch.ones(4, 13), torch.zeros(13, 6)
+    product.forward(x, out)
+    product.forward(x, out, add=True)
+    product.accumulate(total, grad, x)
+    torch.testing.assert_close(out, 2 * x.float() @ weight.float().T, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(product.backward(grad).float(), grad @ weight.float(), rtol=3e-2, atol=5e-2)
+    torch.testing.assert_close(total, grad.T @ x.float(), rtol=3e-2, atol=5e-2)
