@@ -1,0 +1,1 @@
+"""What two stages share on disk: conversations, benchmarks, caches, drafts and scores."""

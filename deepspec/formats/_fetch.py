@@ -1,0 +1,250 @@
+"""Where the parts of a cache come from: the store's own files, or files made in a bounded folder when needed."""
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepspec.artifacts import Artifact
+from deepspec.errors import BudgetError, CorruptArtifactError, NotPublishedError
+from deepspec.formats._codec import Bytes
+from deepspec.formats._part import ADVICE
+from deepspec.formats.records import Record
+
+FETCHERS = 4
+"""Parts fetched at the same time, and asked for ahead of their use."""
+
+_MAPPED = 4096
+"""Parts mapped at once; a process may map some 65 thousand regions."""
+
+
+class PartReader(Protocol):
+    """Reads the samples of one part."""
+
+    def record(self, row: Mapping[str, Any]) -> Record:
+        """Return the sample that a row of the index names."""
+
+
+Open = Callable[[str, Bytes], PartReader]
+"""(name, bytes) -> part."""
+
+
+class PartSource(Protocol):
+    """Gives the parts of one cache by name."""
+
+    def get(self, name: str) -> PartReader:
+        """Return a part, waiting for it where it has to come first."""
+
+    def prefetch(self, name: str) -> None:
+        """Say that a part will be needed soon."""
+
+
+class BoundedFolder:
+    """A local folder of files that can be made again, which never holds more than its limit.
+
+    The folder is the state: the time of last use is the file's own, and a crash or a second process changes nothing.
+
+    Args:
+        folder: made when needed.
+        limit: bytes.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Remember folder and limit."""
+        self._folder, self._limit = folder, limit
+        self._coming: dict[str, int] = {}
+        self._changed = threading.Condition()
+
+    def file(self, name: str, size: int, make: Callable[[Path], None]) -> Path:
+        """Return a file, made now if it is not there; others go first, those longest unused.
+
+        Args:
+            name: of the file, without dots.
+            size: bytes that it will take at most.
+            make: writes the file, in one step, to the path that it is given.
+
+        Raises:
+            BudgetError: the file alone is larger than the limit.
+        """
+        path = self._folder / name
+        if self.touch(path):
+            return path
+        if size > self._limit:
+            raise BudgetError(f"a part of {size} bytes does not fit {self._folder}, limited to {self._limit}; raise it")
+        with self._changed:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            while self._evict(self._limit - size - sum(self._coming.values())) and self._coming:
+                self._changed.wait()
+            self._coming[name] = size
+        try:
+            make(path)
+        finally:
+            with self._changed:
+                del self._coming[name]
+                self._changed.notify_all()
+        return path
+
+    def touch(self, path: Path) -> bool:
+        """Note that a file is used now; return whether it is there."""
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _evict(self, allowed: int) -> bool:
+        """Delete files until the rest takes no more than allowed; return whether it still takes more."""
+        present = []
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path.name.split(".")[0] not in self._coming:
+                    stat = path.stat()
+                    present.append((stat.st_mtime_ns, stat.st_size, path))
+        used = sum(size for _, size, _ in present)
+        for _, size, path in sorted(present):
+            if used <= allowed:
+                break
+            path.unlink(missing_ok=True)
+            used -= size
+        return used > allowed
+
+
+class LocalParts:
+    """Parts in a local store: its own files, mapped.
+
+    Args:
+        artifact: the cache.
+        open_part: how to read one.
+    """
+
+    def __init__(self, artifact: Artifact, open_part: Open) -> None:
+        """Open nothing yet."""
+        self._artifact, self._open = artifact, open_part
+        self._mapped: OrderedDict[str, PartReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> PartReader:
+        """Return a part. Its samples are checked one by one, so that the file is not read twice.
+
+        Raises:
+            CorruptArtifactError: it is gone, or not of the size that the manifest says.
+        """
+        with self._lock:
+            if name not in self._mapped:
+                self._mapped[name] = self._open(name, map_file(self._checked(name)))
+                if len(self._mapped) > _MAPPED:
+                    self._mapped.popitem(last=False)
+            self._mapped.move_to_end(name)
+            return self._mapped[name]
+
+    def prefetch(self, name: str) -> None:
+        """Do nothing: a mapped file is there."""
+
+    def _checked(self, name: str) -> Path:
+        entry = self._artifact.entry(name)
+        path = Path(self._artifact.store.root, self._artifact.prefix, entry.key)
+        if not path.is_file():
+            raise CorruptArtifactError(f"{path} is gone; {ADVICE}")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise CorruptArtifactError(f"{path} has {size} bytes, its manifest says {entry.size}; {ADVICE}")
+        return path
+
+
+class MadeParts:
+    """Parts that are made in a bounded folder, ahead of their use where it is known.
+
+    Args:
+        folder: where they lie.
+        make: returns the file of a part, made where it is not there.
+        open_part: how to read one.
+        workers: parts made at the same time.
+    """
+
+    def __init__(self, folder: BoundedFolder, make: Callable[[str], Path], open_part: Open, workers: int) -> None:
+        """Make nothing yet."""
+        self._folder, self._make, self._open = folder, make, open_part
+        self._mapped: dict[str, tuple[Path, PartReader]] = {}
+        self._coming: dict[str, Future[Path]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="make-part")
+
+    def get(self, name: str) -> PartReader:
+        """Return a part, waiting for it where it is on its way.
+
+        Raises:
+            CorruptArtifactError: it is gone, or not what the manifest says.
+        """
+        with self._lock:
+            if name in self._mapped:
+                path, part = self._mapped[name]
+                self._folder.touch(path)
+                return part
+        path, data = self._made(name)
+        part = self._open(name, data)
+        with self._lock:
+            self._drop_evicted()
+            self._mapped[name] = path, part
+        return part
+
+    def prefetch(self, name: str) -> None:
+        """Start to make a part."""
+        with self._lock:
+            if name not in self._mapped:
+                self._start(name)
+
+    def _start(self, name: str) -> Future[Path]:
+        if name not in self._coming:
+            self._coming[name] = self._pool.submit(self._make, name)
+        return self._coming[name]
+
+    def _made(self, name: str) -> tuple[Path, Bytes]:
+        while True:
+            with self._lock:
+                coming = self._start(name)
+            path = coming.result()
+            with self._lock:
+                self._coming.pop(name, None)
+            with suppress(FileNotFoundError):  # evicted before it was mapped, for the limit is tight: make it again
+                return path, map_file(path)
+
+    def _drop_evicted(self) -> None:
+        """Unmap parts whose file was evicted: a mapped file keeps its disk space."""
+        for name in [name for name, (path, _) in self._mapped.items() if not path.exists()]:
+            del self._mapped[name]
+
+
+def fetched_parts(artifact: Artifact, open_part: Open, folder: BoundedFolder) -> MadeParts:
+    """Return the parts of a cache in a remote store, fetched when needed."""
+
+    def fetch(name: str) -> Path:
+        entry = artifact.entry(name)
+        key = f"{artifact.prefix}/{entry.key}"
+
+        def get(path: Path) -> None:
+            try:
+                artifact.store.get_file(key, path)
+            except NotPublishedError as error:
+                raise CorruptArtifactError(f"{artifact.store.uri(key)} is gone; {ADVICE}") from error
+            size = path.stat().st_size
+            if size != entry.size:
+                path.unlink()
+                told = f"has {size} bytes, its manifest says {entry.size}"
+                raise CorruptArtifactError(f"{artifact.store.uri(key)} {told}; {ADVICE}")
+
+        return folder.file(entry.checksum.removeprefix("xxh3:"), entry.size, get)
+
+    return MadeParts(folder, fetch, open_part, FETCHERS)
+
+
+def map_file(path: Path) -> Bytes:
+    """Return a file's bytes as private, writable memory: nothing is read before it is used."""
+    with path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)

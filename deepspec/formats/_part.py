@@ -1,0 +1,220 @@
+"""One part of a target cache: a safetensors file of the states, token ids and loss masks of some hundred samples.
+
+The header has a fixed size, so that states stream to the file as they come and the header is filled in last.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+import zstandard
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepspec.errors import CorruptArtifactError
+from deepspec.formats._codec import CODECS, Bytes
+from deepspec.formats.records import Record
+
+FORMAT = "deepspec.target_cache"
+VERSION = 1
+HEADER = 4096
+"""Bytes before the first tensor: 8 of length, then JSON filled up with spaces."""
+
+COLUMNS: Mapping[str, str] = {
+    "sample_id": "string",
+    "split": "string",
+    "shard": "uint32",
+    "part": "uint32",
+    "length": "uint32",
+    "supervised": "uint32",
+    "token_start": "uint64",
+    "offset": "uint64",
+    "bytes": "uint64",
+    "checksum": "uint64",
+}
+"""Column of the index -> type. One row a sample: see docs/formats/target_cache.md."""
+
+ADVICE = "delete the artifact (deepspec gc --artifact) and run again to rebuild it"
+"""What to do about damaged bytes."""
+
+
+def part_name(shard: int, part: int) -> str:
+    """Return the file name of a part."""
+    return f"shard-{shard:05d}-part-{part:05d}.safetensors"
+
+
+def stored_last(loss_mask: Tensor) -> Tensor:
+    """Return where the last hidden state is stored: at p where any of loss_mask[p-1..p+1] is set.
+
+    Args:
+        loss_mask: `(T,)` bool.
+
+    Returns:
+        `(T,)` bool.
+    """
+    near = loss_mask.clone()
+    near[1:] |= loss_mask[:-1]
+    near[:-1] |= loss_mask[1:]
+    return near
+
+
+class PartWriter:
+    """Writes one part, sample by sample.
+
+    Args:
+        path: the file to make.
+        shard: number of the shard.
+        part: number of the part within it.
+        codec: name in `CODECS`.
+    """
+
+    def __init__(self, path: Path, shard: int, part: int, codec: str) -> None:
+        """Create the file with room for its header."""
+        self.columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        """The rows of the index, column by column."""
+        self._place = {"shard": shard, "part": part}
+        self._codec_name, self._codec = codec, CODECS[codec]
+        self._width = 0
+        self._ids: list[NDArray[np.int32]] = []
+        self._masks: list[Bytes] = []
+        self._tokens = 0
+        self._end = HEADER
+        self._file = path.open("wb")
+        self._file.write(bytes(HEADER))
+
+    def add(self, record: Record, split: str) -> None:
+        """Append one sample; its last hidden states are kept only where they can supervise."""
+        self._width = record.last_hidden.shape[1]
+        ids = record.input_ids.to(torch.int32).numpy()
+        mask = record.loss_mask.to(torch.uint8).numpy()
+        last = record.last_hidden[stored_last(record.loss_mask)]
+        states = [record.hidden.reshape(-1, self._width).to(torch.bfloat16), last.to(torch.bfloat16)]
+        block = self._codec.encode(states)
+        size = sum(len(piece) for piece in block)
+        self._file.writelines(piece.data for piece in block)
+        row = {
+            "sample_id": record.sample_id,
+            "split": split,
+            **self._place,
+            "length": len(ids),
+            "supervised": int(mask.sum()),
+            "token_start": self._tokens,
+            "offset": self._end,
+            "bytes": size,
+            "checksum": _checksum(ids, mask, *block),
+        }
+        for name, value in row.items():
+            self.columns[name].append(value)
+        self._ids.append(ids)
+        self._masks.append(mask)
+        self._tokens += len(ids)
+        self._end += size
+
+    def close(self) -> None:
+        """Append token ids and masks, fill in the header, and sync."""
+        self._file.writelines(ids.data for ids in self._ids)
+        self._file.writelines(mask.data for mask in self._masks)
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _header(self) -> bytes:
+        states = self._end - HEADER
+        ids = states + 4 * self._tokens
+        raw = self._codec_name == "bf16" and self._width > 0
+        shape = [states // (2 * self._width), self._width] if raw else [states]
+        header = {
+            "__metadata__": {"format": FORMAT, "version": str(VERSION), "codec": self._codec_name},
+            "states": {"dtype": "BF16" if raw else "U8", "shape": shape, "data_offsets": [0, states]},
+            "input_ids": {"dtype": "I32", "shape": [self._tokens], "data_offsets": [states, ids]},
+            "loss_mask": {"dtype": "U8", "shape": [self._tokens], "data_offsets": [ids, ids + self._tokens]},
+        }
+        size = HEADER - 8
+        return size.to_bytes(8, "little") + json.dumps(header, separators=(",", ":")).encode().ljust(size)
+
+
+class Part:
+    """One part in memory or mapped: raw states are never copied.
+
+    Args:
+        data: the bytes of the file.
+        name: what to call it in messages.
+        width: D.
+        captured: number of captured layers A.
+
+    Raises:
+        CorruptArtifactError: it is no part of a target cache.
+    """
+
+    def __init__(self, data: Bytes, name: str, width: int, captured: int) -> None:
+        """Read the header."""
+        self.name = name
+        self._data, self._width, self._captured = data, width, captured
+        self._verified: set[int] = set()
+        try:
+            header = json.loads(bytes(data[8:HEADER]))
+            self._codec = CODECS[header["__metadata__"]["codec"]]
+            self._ids_at = HEADER + header["input_ids"]["data_offsets"][0]
+            self._masks_at = HEADER + header["loss_mask"]["data_offsets"][0]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifactError(f"{name} is no part of a target cache: {error!r}; {ADVICE}") from error
+
+    def record(self, row: Mapping[str, Any]) -> Record:
+        """Return one sample; its bytes are checked when it is first read.
+
+        Args:
+            row: its row of the index.
+
+        Raises:
+            CorruptArtifactError: they do not match, or cannot be decoded.
+        """
+        length, start = int(row["length"]), int(row["token_start"])
+        ids = self._slice(self._ids_at + 4 * start, 4 * length)
+        mask = self._slice(self._masks_at + start, length)
+        block = self._slice(int(row["offset"]), int(row["bytes"]))
+        if start not in self._verified and _checksum(ids, mask, block) != int(row["checksum"]):
+            message = f"{self.name}: sample {row['sample_id']} does not match its checksum in the index"
+            raise CorruptArtifactError(f"{message}; {ADVICE}")
+        self._verified.add(start)
+        loss_mask = torch.from_numpy(mask.astype(bool))
+        kept = stored_last(loss_mask)
+        rows = length * self._captured + int(kept.sum())
+        try:
+            states = self._codec.decode(block, rows, self._width)
+        except (ValueError, RuntimeError, zstandard.ZstdError) as error:
+            raise CorruptArtifactError(f"{self.name}: sample {row['sample_id']}: {error}; {ADVICE}") from error
+        split = length * self._captured
+        last_hidden = states.new_zeros(length, self._width)
+        last_hidden[kept] = states[split:]
+        return Record(
+            sample_id=str(row["sample_id"]),
+            input_ids=torch.from_numpy(ids.view(np.int32).astype(np.int64)),
+            loss_mask=loss_mask,
+            hidden=states[:split].view(length, self._captured * self._width),
+            last_hidden=last_hidden,
+        )
+
+    def _slice(self, start: int, size: int) -> Bytes:
+        data = self._data[start : start + size]
+        if len(data) != size:
+            raise CorruptArtifactError(f"{self.name}: the file ends before byte {start + size}; {ADVICE}")
+        return data
+
+
+def concatenate(columns: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+    """Return the index columns of several parts as one, in the order given."""
+    return {name: [value for part in columns for value in part[name]] for name in COLUMNS}
+
+
+def _checksum(*pieces: NDArray[Any]) -> int:
+    digest = xxhash.xxh3_64()
+    for data in pieces:
+        digest.update(np.ascontiguousarray(data).data)
+    return int(digest.intdigest())

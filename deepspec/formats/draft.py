@@ -1,0 +1,206 @@
+"""A draft on disk: config.json and model.safetensors in the public DeepSpec form.
+
+Keys and tensor names are in docs/formats/draft.md. Nothing is believed: names, shapes and values are checked before
+anything is computed with them.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deepspec.errors import CheckpointError
+from deepspec.formats.draft_config import read_draft_config, write_draft_config
+from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def load_draft(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> BlockDraft | EagleDraft:
+    """Return the draft that lies in a folder, in eval mode; its `.config` says what it is.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, tensors are missing, surplus or of a wrong shape, values are
+            not finite, or the config makes no sense.
+        TargetError, UnknownNameError: the config's block cannot be read.
+    """
+    config = load_config(folder)
+    with torch.device("meta"):
+        model = build_draft(config)
+    tensors = _read_tensors(folder / WEIGHTS)
+    _check_tensors(tensors, model.state_dict(), folder / WEIGHTS)
+    moved = {name: _cast(tensor, dtype).to(device) for name, tensor in tensors.items()}
+    model.load_state_dict(moved, assign=True)
+    if isinstance(model, EagleDraft) and config.reduced_vocabulary:
+        _check_vocabulary(model)
+    return model.eval()
+
+
+def load_config(folder: Path) -> DraftConfig:
+    """Return what the draft in a folder is, without its weights; errors as in `load_draft`."""
+    return read_draft_config(_read_json(folder / CONFIG))
+
+
+def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
+    """Write config.json and model.safetensors into a folder; `load_draft` reads the same again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = str(model.fc.weight.dtype).removeprefix("torch.")
+    config = {**write_draft_config(model.config), "dtype": dtype}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if tensors["lm_head.weight"].data_ptr() == tensors["embed_tokens.weight"].data_ptr():
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].clone()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor) -> None:
+    """Give a draft the target's token embedding and LM head, `(vocab, D)` each; both stay frozen.
+
+    Call it after `choose_vocabulary` where the draft's vocabulary is reduced: only the known rows of the head are kept.
+
+    Raises:
+        CheckpointError: the shapes are not those of the draft.
+    """
+    wanted = (model.config.vocab_size, model.config.block.hidden_size)
+    for name, weight in (("embedding", embedding), ("LM head", head)):
+        if tuple(weight.shape) != wanted:
+            raise CheckpointError(f"the target's {name} is {tuple(weight.shape)}, the draft wants {wanted}")
+    known = model.known_ids() if isinstance(model, EagleDraft) else None
+    dtype, device = model.fc.weight.dtype, model.fc.weight.device
+    rows = head.detach() if known is None else head.detach()[known.to(head.device)]
+    model.embed_tokens.weight.data = embedding.detach().to(device, dtype)
+    model.lm_head.weight.data = rows.to(device, dtype)
+
+
+def choose_vocabulary(model: EagleDraft, counts: Tensor) -> float:
+    """Let a draft of reduced vocabulary know the most frequent tokens.
+
+    Args:
+        model: the draft.
+        counts: `(vocab,)` how often each token occurs in the answers.
+
+    Returns:
+        the share of the counted tokens that the draft knows.
+    """
+    known = counts.argsort(descending=True, stable=True)[: model.config.draft_vocab_size].sort().values
+    model.d2t = (known - torch.arange(len(known), device=known.device)).to(model.fc.weight.device)
+    model.t2d = torch.zeros(model.config.vocab_size, dtype=torch.bool).index_fill_(0, known.cpu(), True)
+    model.t2d = model.t2d.to(model.fc.weight.device)
+    return float(counts[known].sum() / counts.sum().clamp(min=1))
+
+
+def describe(path: Path) -> list[dict[str, str]]:
+    """Return rows (`what`, `value`) that say what lies in a folder: a draft in DeepSpec's form, or what else.
+
+    Raises:
+        CheckpointError: there is no readable config.json.
+    """
+    raw = _read_json(path / CONFIG)
+    rows: list[tuple[str, Any]]
+    try:
+        rows = _draft_rows(read_draft_config(raw))
+    except CheckpointError as error:
+        rows = [*_foreign_rows(raw), ("why it is no draft in DeepSpec's form", error)]
+    weights = path / WEIGHTS
+    if weights.exists():
+        shapes = _shapes(weights)
+        rows += [("tensors", len(shapes)), ("parameters", f"{sum(shapes.values()):,}")]
+    return [{"what": what, "value": str(value)} for what, value in rows]
+
+
+def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
+    block = draft.block
+    rows: list[tuple[str, Any]] = [
+        ("algorithm", draft.algorithm),
+        (
+            "block",
+            f"{draft.style}, {draft.num_layers} × {block.hidden_size}, heads {block.num_heads}/{block.num_kv_heads}",
+        ),
+        ("rope", f"{block.rope.kind}, theta {block.rope.theta:g}"),
+        ("target", f"{draft.num_target_layers} layers, captured {list(draft.target_layer_ids)}"),
+        (
+            "vocabulary",
+            f"{draft.vocab_size}" + (f", known {draft.draft_vocab_size}" if draft.reduced_vocabulary else ""),
+        ),
+        ("tokens proposed", draft.block_size),
+    ]
+    if draft.algorithm != "eagle3":
+        markov = f"{draft.markov_head}, rank {draft.markov_rank}" if draft.markov_rank else "none"
+        confidence = ("with" if draft.confidence_with_markov else "without") + " Markov feature"
+        rows += [
+            ("mask token", draft.mask_token_id),
+            ("Markov head", markov),
+            ("confidence head", confidence if draft.confidence_head else "none"),
+        ]
+    return rows
+
+
+def _foreign_rows(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    keys = ("speculators_model_type", "architectures", "model_type", "num_hidden_layers", "hidden_size", "vocab_size")
+    return [(key, raw[key]) for key in keys if raw.get(key) is not None]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; is its folder a checkpoint?") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds {type(value).__name__}, wanted a JSON object")
+    return value
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; a draft is one {WEIGHTS}, not sharded") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _shapes(path: Path) -> dict[str, int]:
+    return {name: tensor.numel() for name, tensor in _read_tensors(path).items()}
+
+
+def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    if missing := wanted.keys() - found.keys():
+        raise CheckpointError(f"{path} lacks {_names(missing)}")
+    if surplus := found.keys() - wanted.keys():
+        raise CheckpointError(f"{path} has {_names(surplus)}, which {CONFIG} does not ask for")
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(tensor.shape)}, {CONFIG} asks for {tuple(wanted[name].shape)}"
+            )
+    if broken := {name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()}:
+        raise CheckpointError(f"{path}: {_names(broken)} hold NaN or infinity; the training that made it diverged")
+
+
+def _check_vocabulary(model: EagleDraft) -> None:
+    known = model.known_ids()
+    if known is None:
+        return
+    inside = bool(((known >= 0) & (known < model.config.vocab_size)).all())
+    if not inside or int(model.t2d.sum()) != len(known) or not bool(model.t2d[known].all()):
+        raise CheckpointError("d2t and t2d name different tokens, or tokens outside the vocabulary")
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

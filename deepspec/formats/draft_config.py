@@ -1,0 +1,302 @@
+"""A draft's config.json in the public DeepSpec form, and the config of a new draft.
+
+The file is the target's text config with the draft's keys written over it, so keys that mean nothing here survive.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from deepspec.errors import CheckpointError, SpecError
+from deepspec.families import TargetShape, family_named, qwen3_block, read
+from deepspec.families.rope import rope_parameters
+from deepspec.formats.recipe import AlgorithmName, DraftRecipe, MarkovHead, Objective
+from deepspec.models.config import DraftConfig
+
+Config = Mapping[str, Any]
+
+STYLES: Mapping[str, str] = {"qwen3": "Qwen3", "llama": "Llama", "gemma4": "Gemma4"}
+"""Style of the block -> beginning of the architecture's name."""
+
+_KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
+
+
+def read_draft_config(config: Config) -> DraftConfig:
+    """Return the draft that a config.json describes.
+
+    Raises:
+        CheckpointError: the architecture is not one of ours, or a value makes no sense.
+        TargetError: a key of the block is missing.
+        UnknownNameError: unknown model_type or rope type.
+    """
+    style, kind = _architecture(config)
+    shape = read(config)
+    _refuse_what_blocks_lack(config)
+    eagle = kind == "Eagle3Model"
+    rank = 0 if eagle else int(config.get("markov_rank") or 0)
+    confident = bool(not eagle and config.get("enable_confidence_head"))
+    draft = DraftConfig(
+        algorithm=_algorithm(eagle, rank, confident),
+        block=shape.block,
+        num_layers=shape.num_layers,
+        vocab_size=shape.vocab_size,
+        draft_vocab_size=int(config.get("draft_vocab_size") or shape.vocab_size),
+        embedding_scale=shape.embedding_scale,
+        logit_softcap=shape.logit_softcap,
+        num_target_layers=int(_need(config, "num_target_layers")),
+        target_layer_ids=tuple(int(layer) for layer in _need(config, "target_layer_ids")),
+        block_size=int(_need(config, "ttt_length" if eagle else "block_size")),
+        mask_token_id=None if eagle else int(_need(config, "mask_token_id")),
+        markov_rank=rank,
+        markov_head=_markov_head(config) if rank else "vanilla",
+        confidence_head=confident,
+        confidence_with_markov=bool(confident and rank and config.get("confidence_head_with_markov")),
+        style=style,
+        source=dict(config),
+    )
+    check(draft)
+    return draft
+
+
+def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
+    """Return the config.json of a draft; `read_draft_config` reads the same again."""
+    eagle = draft.algorithm == "eagle3"
+    written = {
+        **draft.source,
+        "architectures": [STYLES[draft.style] + ("Eagle3Model" if eagle else "DSparkModel")],
+        "num_hidden_layers": draft.num_layers,
+        "layer_types": ["full_attention"] * draft.num_layers,
+        "num_target_layers": draft.num_target_layers,
+        "target_layer_ids": list(draft.target_layer_ids),
+        "tie_word_embeddings": False,
+        **(_eagle_keys(draft) if eagle else _block_keys(draft)),
+    }
+    if draft.reduced_vocabulary:
+        written["draft_vocab_size"] = draft.draft_vocab_size
+    return written
+
+
+def new_draft_config(
+    target: TargetShape,
+    recipe: DraftRecipe,
+    target_layer_ids: Sequence[int],
+    mask_token_id: int | None,
+    objective: Objective,
+) -> DraftConfig:
+    """Return the config of a draft that is to be trained.
+
+    Args:
+        target: what the draft shall propose for.
+        recipe: its shape.
+        target_layer_ids: captured layers, in the order of the cache.
+        mask_token_id: a token that text never holds; None for eagle3.
+        objective: num_anchors and ttt_length are written into config.json, as the public drafts have them.
+
+    Raises:
+        SpecError: the recipe contradicts itself, or the target's own shape is not one that drafts can have.
+        CheckpointError: layers or mask token do not fit the target.
+    """
+    eagle = recipe.algorithm == "eagle3"
+    spark = recipe.algorithm == "dspark"
+    _check_recipe(recipe)
+    style, source = _style_and_source(target, recipe, objective)
+    rank = recipe.markov_rank if spark else 0
+    confident = spark and recipe.confidence_head
+    draft = DraftConfig(
+        algorithm=recipe.algorithm,
+        block=target.block if recipe.shape == "target" else qwen3_block(target.block),
+        num_layers=recipe.num_layers or (1 if eagle else 5),
+        vocab_size=target.vocab_size,
+        draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
+        embedding_scale=target.embedding_scale,
+        logit_softcap=target.logit_softcap,
+        num_target_layers=target.num_layers,
+        target_layer_ids=tuple(target_layer_ids),
+        block_size=objective.ttt_length if eagle else recipe.block_size,
+        mask_token_id=None if eagle else mask_token_id,
+        markov_rank=rank,
+        markov_head=recipe.markov_head if rank else "vanilla",
+        confidence_head=confident,
+        confidence_with_markov=bool(confident and rank and recipe.confidence_with_markov),
+        style=style,
+        source=source,
+    )
+    check(draft)
+    return draft
+
+
+def check(draft: DraftConfig) -> None:
+    """Check that captured layers, mask token and vocabulary make sense.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    layers, last = draft.target_layer_ids, draft.num_target_layers - 1
+    if not layers or len(set(layers)) != len(layers):
+        raise CheckpointError(f"target_layer_ids {list(layers)}: wanted one or more different layers")
+    for layer in layers:
+        if layer == last:
+            raise CheckpointError(
+                f"target_layer_ids {list(layers)} include the last layer, {last}; capture earlier ones"
+            )
+        if not -1 <= layer < last:
+            raise CheckpointError(f"target_layer_ids {list(layers)}: {layer} is not in −1 … {last - 1}")
+    if draft.algorithm != "eagle3" and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
+        raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
+    if not 0 < draft.draft_vocab_size <= draft.vocab_size:
+        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
+    if draft.algorithm == "eagle3" and draft.num_layers != 1:
+        raise CheckpointError(f"an eagle3 draft has one layer, this one {draft.num_layers}")
+
+
+def check_target(draft: DraftConfig, target: TargetShape) -> None:
+    """Check that a draft was made for a target of this shape.
+
+    Raises:
+        CheckpointError: vocabulary, hidden size or number of layers differ.
+    """
+    pairs = {
+        "vocab_size": (draft.vocab_size, target.vocab_size),
+        "hidden_size": (draft.block.hidden_size, target.block.hidden_size),
+        "num_target_layers": (draft.num_target_layers, target.num_layers),
+        "final_logit_softcapping": (draft.logit_softcap, target.logit_softcap),
+    }
+    wrong = [
+        f"{name} {of_draft}, the target's is {wanted}"
+        for name, (of_draft, wanted) in pairs.items()
+        if of_draft != wanted
+    ]
+    if wrong:
+        raise CheckpointError(f"the draft is for another target: {'; '.join(wrong)}")
+
+
+def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
+    """Check that text never holds the draft's mask token.
+
+    Args:
+        draft: the draft.
+        tokenizer: the target's, of transformers.
+
+    Raises:
+        CheckpointError: the tokenizer makes the mask token from text.
+    """
+    token_id = draft.mask_token_id
+    if token_id is None or token_id in tokenizer.added_tokens_decoder:
+        return
+    ordinary = {index: token for token, index in tokenizer.get_vocab().items()}
+    if token_id in ordinary:
+        raise CheckpointError(
+            f"mask_token_id {token_id} is {ordinary[token_id]!r}, which text contains; train with a reserved token"
+        )
+
+
+def _architecture(config: Config) -> tuple[str, str]:
+    names = config.get("architectures") or []
+    known = [prefix + kind for prefix in STYLES.values() for kind in ("DSparkModel", "Eagle3Model")]
+    if len(names) != 1 or names[0] not in known:
+        raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {', '.join(known)}")
+    style = next(style for style, prefix in STYLES.items() if names[0].startswith(prefix))
+    return style, names[0].removeprefix(STYLES[style])
+
+
+def _algorithm(eagle: bool, rank: int, confident: bool) -> AlgorithmName:
+    if eagle:
+        return "eagle3"
+    return "dspark" if rank or confident else "dflash"
+
+
+def _markov_head(config: Config) -> MarkovHead:
+    name = config.get("markov_head_type") or "vanilla"
+    for known in get_args(MarkovHead):
+        if name == known:
+            head: MarkovHead = known
+            return head
+    raise CheckpointError(f"markov_head_type {name!r} is unknown; known: {', '.join(get_args(MarkovHead))}")
+
+
+def _need(config: Config, key: str) -> Any:
+    if config.get(key) is None:
+        raise CheckpointError(f"config.json has no {key!r}; is it a draft in DeepSpec's form?")
+    return config[key]
+
+
+def _refuse_what_blocks_lack(config: Config) -> None:
+    for key in ("attention_bias", "mlp_bias", "enable_moe_block", "hidden_size_per_layer_input", "use_double_wide_mlp"):
+        if config.get(key):
+            raise CheckpointError(f"config.json has {key}: {config[key]}; draft blocks have none")
+    types = set(config.get("layer_types") or ["full_attention"])
+    if types != {"full_attention"}:
+        raise CheckpointError(f"layer_types {sorted(types)}: draft blocks attend in full")
+
+
+def _block_keys(draft: DraftConfig) -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "block_size": draft.block_size,
+        "mask_token_id": draft.mask_token_id,
+        "markov_rank": draft.markov_rank,
+        "enable_confidence_head": draft.confidence_head,
+    }
+    if draft.markov_rank:
+        keys["markov_head_type"] = draft.markov_head
+    if draft.confidence_head:
+        keys["confidence_head_with_markov"] = draft.confidence_with_markov
+    return keys
+
+
+def _eagle_keys(draft: DraftConfig) -> dict[str, Any]:
+    return {"ttt_length": draft.block_size, "draft_num_hidden_layers": draft.num_layers}
+
+
+def _check_recipe(recipe: DraftRecipe) -> None:
+    eagle = recipe.algorithm == "eagle3"
+    if eagle and recipe.num_layers not in (None, 1):
+        raise SpecError(f"num_layers {recipe.num_layers}: an eagle3 draft has one; leave it out")
+    if not eagle and recipe.draft_vocab_size is not None:
+        raise SpecError(f"draft_vocab_size is for eagle3, not for {recipe.algorithm}; leave it out")
+
+
+def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
+    """Return the name of the block's style, and the target's keys that the draft's config.json is built on."""
+    family = family_named(target.model_type)
+    own = recipe.shape == "target"
+    if own and family.draft_style is None:
+        raise SpecError(f"no draft has the shape of a {target.family} block; use shape: qwen3")
+    style = family.draft_style if own and family.draft_style else "qwen3"
+    kept = dict(target.text_config) if family.draft_style == style else _qwen3_config(target)
+    if style == "gemma4":
+        kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
+    extra = (
+        {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
+        if recipe.algorithm == "eagle3"
+        else {"num_anchors": objective.num_anchors}
+    )
+    return style, kept | extra
+
+
+def _qwen3_config(target: TargetShape) -> dict[str, Any]:
+    """Return a Qwen3 text config with the sizes and rope of a target of another family."""
+    block = target.block
+    kept = {key: target.text_config[key] for key in _KEPT_FROM_OTHER_FAMILIES if key in target.text_config}
+    config: dict[str, Any] = {
+        **kept,
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": block.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": block.hidden_size,
+        "intermediate_size": block.intermediate_size,
+        "max_position_embeddings": target.max_positions,
+        "num_attention_heads": block.num_heads,
+        "num_key_value_heads": block.num_kv_heads,
+        "rms_norm_eps": block.norm_eps,
+        "rope_parameters": rope_parameters(block.rope),
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "use_cache": True,
+        "vocab_size": target.vocab_size,
+    }
+    if target.embedding_scale != 1.0:
+        config["embedding_scale"] = target.embedding_scale
+    if target.logit_softcap is not None:
+        config["final_logit_softcapping"] = target.logit_softcap
+    return config

@@ -1,0 +1,215 @@
+"""scores.json: what an evaluation found, typed and versioned; and the traces that it was computed from.
+
+A number that could not be computed (nothing was counted) is null.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepspec.decoding.measure import Estimate
+from deepspec.decoding.results import Decoded, Round
+from deepspec.errors import CorruptArtifactError
+
+VERSION: Literal[1] = 1
+SCORES = "scores.json"
+"""Name of the file in the artifact."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Model):
+    """A number with its 95 % interval, by bootstrap over samples."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Acceptance(_Model):
+    """How many drafted tokens the target accepted."""
+
+    samples: int
+    rounds: int
+    tokens: int
+    """Generated, the first of each sample left out: no round makes it."""
+    accepted_length: Interval
+    """Mean over rounds of accepted drafted tokens + 1, the target's own."""
+    accepted_length_without_bonus: Interval
+    verify_rate: Interval
+    """Σ(accepted + 1) / Σ(proposed + 1)."""
+    proposal_length: Interval
+    tokens_per_round: Interval
+    """As accepted_length, but a round that ends in an accepted stop token has no token of the target's own."""
+    tau_deepspec: Interval
+    """As the public evaluator counts, for comparison: tokens beyond the limit in, no bonus in a round that stops."""
+    cumulative: tuple[Interval, ...]
+    """Position k: accepted at least k, among rounds that proposed k."""
+    conditional: tuple[Interval, ...]
+    """Position k: accepted, given that all before it were."""
+
+
+class BenchmarkScore(_Model):
+    """One benchmark at one temperature."""
+
+    benchmark: str
+    digest: str
+    temperature: float
+    questions: int
+    asked_for: int | None
+    """Questions that the spec asks for; more than there are is said, not an error."""
+    too_long: int
+    """Turns left out because prompt and answer do not fit the target's positions."""
+    stopped: int
+    """Turns that ended with a stop token."""
+    acceptance: Acceptance | None
+    """None where nothing was decoded."""
+
+
+class Slice(_Model):
+    """Samples of one temperature, grouped by a length."""
+
+    by: Literal["output_length", "context_length"]
+    low: int
+    high: int
+    temperature: float
+    acceptance: Acceptance
+
+
+class Divergence(_Model):
+    """Where speculative and plain decoding part."""
+
+    sample_id: str
+    position: int
+    """Generated token, from 0."""
+    margin: float
+    """Between the target's two best logits there."""
+    tie: bool
+    """Whether the margin is so small that rounding decides."""
+
+
+class LosslessCheck(_Model):
+    """Speculative decoding at temperature 0 against the target's own `generate`."""
+
+    samples: int
+    equal: int
+    ties: int
+    """Samples that part at a near-tie of the target: not an error."""
+    divergences: tuple[Divergence, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every sample is equal up to a near-tie."""
+        return self.equal + self.ties == self.samples
+
+
+class Reliability(_Model):
+    """One bar of a reliability diagram."""
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    observed: float
+
+
+class PositionCalibration(_Model):
+    """Confidence of one position (the product through it) against what happened."""
+
+    position: int
+    count: int
+    ece: float | None
+    auroc: float | None
+    brier: float | None
+    predicted: float | None
+    observed: float | None
+    bins: tuple[Reliability, ...]
+
+
+class CalibrationScore(_Model):
+    """The confidence head, before and after temperatures that were fitted on other prompts."""
+
+    temperature: float
+    """Sampling temperature of the rounds that are judged."""
+    confidence_temperatures: tuple[float, ...]
+    """One per position, to divide its confidence logit by; empty where none were fitted."""
+    fitted_rounds: int
+    before: tuple[PositionCalibration, ...]
+    after: tuple[PositionCalibration, ...]
+
+
+class Scores(_Model):
+    """scores.json."""
+
+    version: Literal[1] = VERSION
+    algorithm: str
+    draft: str
+    """Address of the draft's artifact."""
+    target: str
+    """Digest of the target."""
+    slots: int
+    """Tokens proposed per round, at most."""
+    overall: dict[str, Acceptance]
+    """Temperature -> all benchmarks together."""
+    benchmarks: tuple[BenchmarkScore, ...]
+    slices: tuple[Slice, ...]
+    untrained: Acceptance | None
+    """A fresh draft of the same shape, at the first temperature: what no training gives."""
+    lossless: LosslessCheck | None
+    calibration: tuple[CalibrationScore, ...]
+
+
+def interval(estimate: Estimate) -> Interval:
+    """Return an estimate as it is written: NaN becomes null."""
+    return Interval(value=_known(estimate.value), low=_known(estimate.low), high=_known(estimate.high))
+
+
+def read_scores(path: Path) -> Scores:
+    """Return the scores in a file.
+
+    Raises:
+        CorruptArtifactError: it is not one, or of another version.
+    """
+    try:
+        return Scores.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise CorruptArtifactError(f"{path} is not a scores.json of version {VERSION}: {error}") from error
+
+
+def trace_row(decoded: Decoded, **labels: Any) -> dict[str, Any]:
+    """Return a decoded sample as a row of a trace file, with labels beside it."""
+    rounds = [
+        [each.room, each.proposed, each.accepted, each.stopped, [round(c, 4) for c in each.confidence]]
+        for each in decoded.rounds
+    ]
+    return {
+        **labels,
+        "sample_id": decoded.sample_id,
+        "prompt_tokens": decoded.prompt_tokens,
+        "tokens": list(decoded.tokens),
+        "finish_reason": decoded.finish_reason,
+        "rounds": rounds,
+    }
+
+
+def decoded_of(row: Mapping[str, Any]) -> Decoded:
+    """Return the sample that a row of a trace file tells of."""
+    return Decoded(
+        sample_id=row["sample_id"],
+        prompt_tokens=row["prompt_tokens"],
+        tokens=tuple(row["tokens"]),
+        finish_reason=row["finish_reason"],
+        rounds=tuple(
+            Round(room=room, proposed=proposed, accepted=accepted, stopped=stopped, confidence=tuple(confidence))
+            for room, proposed, accepted, stopped, confidence in row["rounds"]
+        ),
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

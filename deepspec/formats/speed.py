@@ -1,0 +1,82 @@
+"""speed.json: what a measurement of the wall clock found, typed and versioned."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deepspec.errors import CorruptArtifactError
+
+VERSION: Literal[1] = 1
+SPEED = "speed.json"
+"""Name of the file in the artifact."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BatchSpeed(_Model):
+    """Speculative against plain decoding at one batch size: medians of interleaved pairs of runs."""
+
+    batch: int
+    tokens_per_second: float
+    """Of all rows together; reading the prompts is not in it."""
+    plain_tokens_per_second: float
+    speedup: float
+    """Median of the pairs' ratios of tokens per second."""
+    spread: float
+    """Largest over smallest speed-up of the pairs."""
+    tokens_per_round: float
+    """Generated tokens per round and sample."""
+    round_cost: float
+    """Seconds of a round over seconds of a plain step: the accepted length at which both sides are equally fast."""
+    shares: dict[str, float]
+    """Part of the loop (draft, verify, sample, other) -> share of the time."""
+    plain_shares: dict[str, float]
+    prefill_seconds: float
+
+
+class LoadSpeed(_Model):
+    """Throughput to expect of the target at one load, by replay of recorded rounds; drafting is not in it."""
+
+    requests: int
+    plain_tokens_per_second: float
+    fixed_tokens_per_second: float
+    """Every proposal verified whole."""
+    scheduled_tokens_per_second: float
+    """As much of each proposal verified as the prefix scheduler admits."""
+
+
+class Speed(_Model):
+    """speed.json."""
+
+    version: Literal[1] = VERSION
+    algorithm: str
+    draft: str
+    """Address of the draft's artifact."""
+    target: str
+    """Digest of the target."""
+    hardware: str
+    """Fingerprint of the machine."""
+    engine: str
+    """What ran both sides."""
+    threads: int
+    slots: int
+    temperature: float
+    batches: tuple[BatchSpeed, ...]
+    loads: tuple[LoadSpeed, ...] = ()
+    step_seconds: dict[int, float] = {}
+    """Tokens in a pass of the target -> its seconds, measured here."""
+
+
+def read_speed(path: Path) -> Speed:
+    """Return the measurement in a file.
+
+    Raises:
+        CorruptArtifactError: it is not one, or of another version.
+    """
+    try:
+        return Speed.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise CorruptArtifactError(f"{path} is not a speed.json of version {VERSION}: {error}") from error

@@ -1,0 +1,166 @@
+"""The target cache as training reads it: records by number, orders by epoch, local or from object storage.
+
+The bytes are described in docs/formats/target_cache.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from deepspec.artifacts import Artifact
+from deepspec.errors import CorruptArtifactError, SpecError
+from deepspec.formats._cache_facts import CacheFacts, SplitCounts
+from deepspec.formats._codec import CODECS, TOKENS_ONLY, Bytes
+from deepspec.formats._fetch import (
+    FETCHERS,
+    BoundedFolder,
+    LocalParts,
+    MadeParts,
+    PartReader,
+    PartSource,
+    fetched_parts,
+    map_file,
+)
+from deepspec.formats._index import INDEX, Index, write_index
+from deepspec.formats._order import Numbers, epoch_order
+from deepspec.formats._part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name, stored_last
+from deepspec.formats.records import Record
+
+__all__ = [
+    "CODECS",
+    "COLUMNS",
+    "HEADER",
+    "INDEX",
+    "LOCAL_LIMIT",
+    "TOKENS_ONLY",
+    "BoundedFolder",
+    "Bytes",
+    "CacheFacts",
+    "Index",
+    "MadeParts",
+    "Part",
+    "PartReader",
+    "PartSource",
+    "PartWriter",
+    "SplitCounts",
+    "TargetCache",
+    "concatenate",
+    "epoch_order",
+    "map_file",
+    "part_name",
+    "stored_last",
+    "stored_parts",
+    "write_index",
+]
+
+LOCAL_LIMIT = 64 << 30
+"""Default bound of the folder of fetched parts, in bytes."""
+
+
+class TargetCache:
+    """A published target cache, opened for reading. Safe to use from several threads.
+
+    Args:
+        artifact: the published cache.
+        scratch: local folder for parts fetched from a remote store.
+        limit: bytes that fetched parts may take there; kept also after a crash. It should hold a window of parts.
+        on_corrupt: whether a sample whose bytes do not match its checksum ends the reading, or is left out of
+            `stream` and listed in `quarantined`.
+        parts: where parts come from, if not from the store.
+
+    Raises:
+        SpecError: the cache holds tokens only, and no other source of states is given.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        scratch: Path,
+        *,
+        limit: int = LOCAL_LIMIT,
+        on_corrupt: Literal["stop", "quarantine"] = "stop",
+        parts: PartSource | None = None,
+    ) -> None:
+        """Read facts and index; no part is touched yet."""
+        self.facts = CacheFacts.model_validate(artifact.counts)
+        self.index = Index(artifact.path(INDEX))
+        self.quarantined: list[str] = []
+        """Samples left out because their bytes are damaged."""
+        if parts is None and self.facts.codec == TOKENS_ONLY:
+            raise SpecError("the cache holds tokens only; set train.source=online or rolling, or another cache.codec")
+        self._on_corrupt = on_corrupt
+        self._parts = parts or stored_parts(artifact, BoundedFolder(scratch / "fetched" / "parts", limit))
+        self._after: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of samples, all splits together."""
+        return len(self.index)
+
+    def numbers(self, split: str) -> Numbers:
+        """Return the numbers of the samples of a split: `train` or `validation`."""
+        return self.index.numbers(split)
+
+    def order(self, split: str, *, seed: int, epoch: int, window: int) -> Numbers:
+        """Return the numbers of a split in the order of one epoch.
+
+        Args:
+            split: `train` or `validation`.
+            seed: of the run.
+            epoch: which pass.
+            window: parts whose samples are mixed.
+        """
+        samples = self.numbers(split)
+        order = epoch_order(samples, self.index.parts[samples], seed=seed, epoch=epoch, window=window)
+        self._expect(order)
+        return order
+
+    def record(self, number: int) -> Record:
+        """Return one sample; its bytes are checked when it is first read. Parts that come next are fetched meanwhile.
+
+        Raises:
+            CorruptArtifactError: they do not match; names part and sample.
+        """
+        name = self.index.part_of(number)
+        part = self._parts.get(name)
+        for coming in self._after.pop(name, ()):
+            self._parts.prefetch(coming)
+        return part.record(self.index.row(number))
+
+    def stream(self, numbers: Sequence[int] | Numbers) -> Iterator[Record]:
+        """Yield the samples of these numbers in order.
+
+        To resume, give what is left of the order: nothing else is remembered.
+
+        Raises:
+            CorruptArtifactError: a sample is damaged and `on_corrupt` is "stop".
+        """
+        self._expect(numbers)
+        for number in numbers:
+            try:
+                yield self.record(int(number))
+            except CorruptArtifactError:
+                if self._on_corrupt == "stop":
+                    raise
+                self.quarantined.append(self.index.sample_id(int(number)))
+
+    def _expect(self, numbers: Sequence[int] | Numbers) -> None:
+        """Note which parts come after which when samples are read in this order."""
+        parts = self.index.parts[np.asarray(numbers, dtype=np.int64)]
+        _, first = np.unique(parts, return_index=True)
+        names = [self.index.part_of(int(numbers[place])) for place in sorted(first.tolist())]
+        for place, name in enumerate(names):
+            self._after[name] = names[place + 1 : place + 1 + FETCHERS]
+
+
+def stored_parts(artifact: Artifact, folder: BoundedFolder) -> PartSource:
+    """Return the parts of a cache as its store has them."""
+    facts = CacheFacts.model_validate(artifact.counts)
+
+    def open_part(name: str, data: Bytes) -> PartReader:
+        return Part(data, name, facts.hidden_size, len(facts.layers))
+
+    if artifact.store.local:
+        return LocalParts(artifact, open_part)
+    return fetched_parts(artifact, open_part, folder)

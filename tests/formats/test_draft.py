@@ -1,0 +1,181 @@
+"""Drafts on disk: written and read again, in every shape; bad ones are refused by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.errors import CheckpointError, SpecError
+from deepspec.families import read
+from deepspec.formats.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
+from deepspec.formats.draft_config import check_mask_token, check_target, new_draft_config
+from deepspec.formats.recipe import DraftRecipe, Objective
+from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
+from tests.parity import golden
+
+SHAPES = [
+    *({"algorithm": "dspark", **heads} for heads in HEADS.values()),
+    {"algorithm": "dflash"},
+    {"algorithm": "eagle3"},
+    {"algorithm": "eagle3", "draft_vocab_size": 8},
+    *({"algorithm": "dspark", "target": target} for target in TARGETS),
+    *({"algorithm": "eagle3", "target": target, "shape": "target"} for target in ("qwen3", "gemma4", "llama")),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_draft_written_is_read_again(shape, tmp_path):
+    model = tiny(**shape)
+    if model.config.reduced_vocabulary:
+        choose_vocabulary(model, torch.arange(float(VOCAB)))
+    save_draft(model, tmp_path)
+    again = load_draft(tmp_path)
+    for name in ("block", "algorithm", "embedding_scale", "logit_softcap", "block_size", "mask_token_id", "markov_head",
+                 "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids"):  # fmt: skip
+        assert getattr(again.config, name) == getattr(model.config, name), name
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert not again.lm_head.weight.requires_grad
+    assert describe(tmp_path)[0] == {"what": "algorithm", "value": model.config.algorithm}
+
+
+GOLDEN = golden.cases("train", "draft/config.json") + golden.cases("eval", "draft/config.json")
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_public_draft_survives_without_loss(case, tmp_path):
+    config = json.loads((case / "draft/config.json").read_text())
+    save_draft(load_draft(case / "draft", getattr(torch, config["dtype"])), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(case / "draft/model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_draft(tiny(), tmp_path)
+    return tmp_path
+
+
+def _change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
+
+
+BAD_CONFIGS = [
+    ({"architectures": ["LlamaForCausalLM"]}, "is no draft in DeepSpec's form"),
+    ({"target_layer_ids": [1, 5]}, "include the last layer, 5"),
+    ({"target_layer_ids": [1, 9]}, "9 is not in −1 … 4"),
+    ({"target_layer_ids": [1, -2]}, "-2 is not in −1 … 4"),
+    ({"target_layer_ids": [1, 1]}, "one or more different layers"),
+    ({"target_layer_ids": "gone"}, "no 'target_layer_ids'"),
+    ({"mask_token_id": 40}, "mask_token_id 40 is not in the vocabulary of 40"),
+    ({"markov_head_type": "transformer"}, "markov_head_type 'transformer' is unknown"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"layer_types": ["sliding_attention"]}, "draft blocks attend in full"),
+    ({"intermediate_size": 25}, "asks for"),
+    ({"num_hidden_layers": 1}, "which config.json does not ask for"),
+    ({"num_hidden_layers": 3}, "lacks layers.2"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_CONFIGS)
+def test_bad_config_is_refused(saved, changes, message):
+    _change_config(saved, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_draft(saved)
+
+
+def test_minus_one_is_the_embedding(saved):
+    _change_config(saved, target_layer_ids=[-1, 3])
+    assert load_config(saved).target_layer_ids == (-1, 3)
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["fc.weight"][0, 0] = float("nan")
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"fc\.weight hold NaN"):
+        load_draft(saved)
+
+
+def test_truncated_and_missing_files_are_refused(saved):
+    weights = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_draft(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_draft(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+        load_draft(saved)
+
+
+def test_vocabulary_maps_that_disagree_are_refused(tmp_path):
+    model = tiny("eagle3", draft_vocab_size=8)
+    choose_vocabulary(model, torch.arange(float(VOCAB)))
+    model.t2d[0] = True
+    save_draft(model, tmp_path)
+    with pytest.raises(CheckpointError, match="d2t and t2d"):
+        load_draft(tmp_path)
+
+
+def test_draft_of_another_target_is_refused(saved):
+    config = load_config(saved)
+    check_target(config, read(TARGETS["qwen3"]))
+    with pytest.raises(CheckpointError, match="vocab_size 40, the target's is 41"):
+        check_target(config, read({**TARGETS["qwen3"], "vocab_size": 41}))
+
+
+class Tokenizer:
+    """The two things that the check asks of a tokenizer."""
+
+    added_tokens_decoder = {MASK: "<|mask|>"}  # noqa: RUF012
+
+    def get_vocab(self):
+        return {"a": 0, "<|mask|>": MASK}
+
+
+@pytest.mark.parametrize(("mask", "fits"), [(MASK, True), (38, True), (0, False)])
+def test_mask_token_that_text_contains_is_refused(saved, mask, fits):
+    _change_config(saved, mask_token_id=mask)
+    config = load_config(saved)
+    if fits:
+        check_mask_token(config, Tokenizer())
+    else:
+        with pytest.raises(CheckpointError, match="mask_token_id 0 is 'a', which text contains"):
+            check_mask_token(config, Tokenizer())
+
+
+def test_embedding_of_another_size_is_refused():
+    with pytest.raises(CheckpointError, match="the target's LM head is"):
+        adopt_target(tiny(), torch.zeros(VOCAB, SIZE), torch.zeros(VOCAB, SIZE + 1))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"algorithm": "eagle3", "num_layers": 2}, "an eagle3 draft has one"),
+        ({"algorithm": "dspark", "draft_vocab_size": 8}, "draft_vocab_size is for eagle3"),
+    ],
+)
+def test_recipe_that_contradicts_itself_is_refused(recipe, message):
+    with pytest.raises(SpecError, match=message):
+        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
+
+
+def test_shape_that_no_draft_has_is_refused():
+    with pytest.raises(SpecError, match="no draft has the shape of a gemma3 block; use shape: qwen3"):
+        tiny(target="gemma3", shape="target")
+
+
+def test_foreign_checkpoint_is_described(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(TARGETS["llama"]))
+    rows = {row["what"]: row["value"] for row in describe(tmp_path)}
+    assert rows["model_type"] == "llama"
+    assert "is no draft in DeepSpec's form" in rows["why it is no draft in DeepSpec's form"]
