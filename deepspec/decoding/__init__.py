@@ -1,0 +1,9 @@
+"""Lossless speculative decoding, batched by rows.
+
+rows.py         keys and values of ragged rows
+target_rows.py  the target's forward pass over them
+propose.py      the drafts': dspark and dflash by blocks, eagle3 token by token, or nothing
+sampling.py     sampling and verification
+confidence.py   cutting a proposal where the draft does not trust itself
+decode.py       the loop; running.py its state, results.py what it gives, clock.py where its time goes
+"""

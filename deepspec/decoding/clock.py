@@ -1,0 +1,28 @@
+"""Where the time of decoding goes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Seconds by name; on CUDA it waits for the device, so that each part pays for its own kernels."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start at nothing."""
+        self._waits = device.type == "cuda"
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add what happens inside to a name."""
+        start = self._now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
+
+    def _now(self) -> float:
+        if self._waits:
+            torch.cuda.synchronize()
+        return time.perf_counter()

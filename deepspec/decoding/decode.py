@@ -1,0 +1,132 @@
+"""Batched speculative decoding: propose, verify, commit, until every sample has stopped or is long enough.
+
+Rows are independent: each has its own length, its own random numbers, and accepts what it accepts. A finished row's
+place goes to the next prompt. Plain decoding is the same loop with a proposer that proposes nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from deepspec.decoding.clock import Clock
+from deepspec.decoding.confidence import cut
+from deepspec.decoding.propose import Proposer
+from deepspec.decoding.results import Decoded, Prompt, Settings
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.running import Row, Running
+from deepspec.decoding.sampling import Noise, Proposal, Verdict, pick, probabilities, verify
+from deepspec.decoding.target_rows import TargetRows
+
+
+class Decoder:
+    """Continues prompts with a target and a proposer.
+
+    `clock` counts the seconds of prefill, draft, verify and sample, `passes` the target's forward passes but prefill.
+
+    Args:
+        target: captures the layers that the proposer reads.
+        proposer: the draft's, or `NoProposer()`.
+        settings: how to decode.
+        stop_ids: tokens that end a sample.
+        batch: samples decoded together, at most.
+    """
+
+    def __init__(
+        self, target: TargetRows, proposer: Proposer, settings: Settings, stop_ids: frozenset[int], batch: int = 8
+    ) -> None:
+        """Keep the parts."""
+        self._target = target
+        self._proposer = proposer
+        self._settings = settings
+        self._stop_ids = stop_ids
+        self._batch = batch
+        self.clock = Clock(target.device)
+        self.passes = 0
+
+    def decode(self, prompts: Sequence[Prompt]) -> Iterator[Decoded]:
+        """Yield each sample as it finishes: in which order depends on the batch, with what result does not."""
+        waiting = deque(prompts)
+        if not waiting:
+            return
+        longest = max(len(prompt.ids) for prompt in prompts)
+        running = self._start(_take(waiting, self._batch), longest + self._settings.max_new_tokens)
+        while running.rows:
+            ended = list(running.ended())
+            yield from [running.rows[place].result() for place in ended]
+            self._refill(running, ended, waiting)
+            if running.rows:
+                self._round(running)
+
+    @torch.inference_mode()
+    def _start(self, prompts: Sequence[Prompt], length: int) -> Running:
+        """Read prompts into rows that have room for a length, and choose each one's first token."""
+        capacity = length + self._proposer.slots + 1
+        cache = RowCache(len(prompts), capacity, self._target.device)
+        draft = self._proposer.rows(len(prompts), capacity, self._target.device)
+        noise = Noise(self._settings.seed, [prompt.sample_id for prompt in prompts])
+        with self.clock.time("prefill"):
+            states, logits = self._target.prefill([prompt.ids for prompt in prompts], cache)
+            first = self._first(logits, noise)
+            draft.commit(states, _tokens_after(prompts, first), cache.lengths)
+        limit = self._settings.max_new_tokens
+        rows = [Row(prompt=prompt, limit=limit, stop_ids=self._stop_ids) for prompt in prompts]
+        for row, token in zip(rows, first.tolist(), strict=True):
+            row.extend([token])
+        return Running(rows=rows, cache=cache, draft=draft, noise=noise, current=first)
+
+    def _first(self, logits: Tensor, noise: Noise) -> Tensor:
+        if self._settings.temperature == 0:
+            return logits.argmax(-1)
+        return pick(probabilities(logits, self._settings.temperature), noise.draw(1, logits.device)[:, 0])
+
+    @torch.inference_mode()
+    def _refill(self, running: Running, ended: Sequence[int], waiting: deque[Prompt]) -> None:
+        """Give ended rows to waiting prompts, and drop those for which there is none."""
+        prompts = _take(waiting, len(ended))
+        if prompts:
+            longest = max(len(prompt.ids) for prompt in prompts)
+            running.replace(ended[: len(prompts)], self._start(prompts, longest))
+        dropped = set(ended[len(prompts) :])
+        if dropped:
+            running.keep([place for place in range(len(running.rows)) if place not in dropped])
+
+    @torch.inference_mode()
+    def _round(self, running: Running) -> None:
+        """Propose, verify, and commit what was accepted."""
+        temperature, slots = self._settings.temperature, self._proposer.slots
+        noise = None if temperature == 0 else running.noise.draw(2 * slots + 1, self._target.device)
+        drafting, judging = (None, None) if noise is None else (noise[:, :slots], noise[:, slots:])
+        with self.clock.time("draft"):
+            proposal = cut(running.draft.propose(running.current, temperature, drafting), self._settings)
+        with self.clock.time("verify"):
+            states, logits = self._target.step(torch.cat([running.current[:, None], proposal.tokens], 1), running.cache)
+        self.passes += 1
+        with self.clock.time("sample"):
+            verdict = verify(proposal, logits, temperature, judging)
+            running.cache.advance(verdict.accepted + 1)
+            running.record(proposal, verdict)
+            running.current = verdict.token
+        if any(row.finish_reason is None for row in running.rows):
+            with self.clock.time("draft"):
+                running.draft.commit(states, _after(proposal, verdict), verdict.accepted + 1)
+
+
+def _take(waiting: deque[Prompt], count: int) -> list[Prompt]:
+    return [waiting.popleft() for _ in range(min(count, len(waiting)))]
+
+
+def _tokens_after(prompts: Sequence[Prompt], first: Tensor) -> Tensor:
+    """Return the token behind each position of the prompts, `(B, T)`."""
+    after = torch.zeros(len(prompts), max(len(prompt.ids) for prompt in prompts), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        after[row, : len(prompt.ids) - 1] = torch.tensor(prompt.ids[1:])
+        after[row, len(prompt.ids) - 1] = first[row]
+    return after.to(first.device)
+
+
+def _after(proposal: Proposal, verdict: Verdict) -> Tensor:
+    """Return the token behind each verified position, `(B, K + 1)`; meaningless behind the accepted ones."""
+    after = torch.cat([proposal.tokens, verdict.token[:, None]], 1)
+    return after.scatter(1, verdict.accepted[:, None], verdict.token[:, None])

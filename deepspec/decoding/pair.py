@@ -1,0 +1,85 @@
+"""A target and its draft, loaded for decoding."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepspec import families
+from deepspec.artifacts import Artifact, Placement, TargetId
+from deepspec.decoding.decode import Decoder
+from deepspec.decoding.layout import lay_out_for_decoding
+from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
+from deepspec.decoding.results import Settings
+from deepspec.decoding.target_rows import TargetRows
+from deepspec.errors import TargetError
+from deepspec.formats.draft import CONFIG, WEIGHTS, load_draft
+from deepspec.formats.draft_config import check_target
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.target.load import Target, load_target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A target and a draft that fits it."""
+
+    target: Target
+    draft: BlockDraft | EagleDraft
+    slots: int
+    """Tokens proposed per round."""
+
+    def speculative(self, settings: Settings, batch: int, draft: BlockDraft | EagleDraft | None = None) -> Decoder:
+        """Return a decoder that drafts, with another draft where one is given."""
+        proposer = proposer_for(draft or self.draft, self.slots, self.target.stop_ids if settings.stop else frozenset())
+        return self._decoder(proposer, settings, batch)
+
+    def plain(self, settings: Settings, batch: int) -> Decoder:
+        """Return a decoder that uses the target alone."""
+        return self._decoder(NoProposer(), settings, batch)
+
+    def _decoder(self, proposer: Proposer, settings: Settings, batch: int) -> Decoder:
+        stops = self.target.stop_ids if settings.stop else frozenset[int]()
+        return Decoder(TargetRows(self.target, proposer.layers), proposer, settings, stops, batch)
+
+
+def target_folder(target: TargetId, placement: Placement) -> Path:
+    """Return where a target lies on this machine.
+
+    Raises:
+        TargetError: the placement does not say.
+    """
+    if target.digest not in placement.locations:
+        raise TargetError(f"target {target.digest} has no location on this machine; give --target its folder or preset")
+    return Path(placement.locations[target.digest])
+
+
+def draft_folder(draft: Artifact, scratch: Path) -> Path:
+    """Return a folder with the draft's config and weights, wherever its store keeps them."""
+    folder = scratch / f"draft-{draft.manifest.content}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(draft.path(name).resolve())
+    return folder
+
+
+def load_pair(target_folder: Path, draft_folder: Path, *, dtype: str, device: str, slots: int | None = None) -> Pair:
+    """Return target and draft, ready to decode.
+
+    Args:
+        target_folder: of the target.
+        draft_folder: of the draft, in the public form.
+        dtype: of both, a name in `deepspec.target.load.DTYPES`; auto is that of the target's checkpoint.
+        device: torch device of both.
+        slots: tokens proposed per round; None: the draft's block size.
+
+    Raises:
+        TargetError: the target cannot be loaded.
+        CheckpointError: the draft cannot be loaded, or was made for another target.
+    """
+    target = load_target(target_folder, dtype, device)
+    draft = load_draft(draft_folder, target.dtype, target.device)
+    check_target(draft.config, families.read(target.model.config.to_dict()))
+    lay_out_for_decoding(target.model)
+    lay_out_for_decoding(draft)
+    proposer = proposer_for(draft, slots)
+    return Pair(target=target, draft=draft, slots=proposer.slots)

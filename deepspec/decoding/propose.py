@@ -1,0 +1,307 @@
+"""The draft's side of decoding: from the target's states of what was accepted to the next proposal.
+
+A proposer keeps its own rows: `commit` feeds it the states of newly accepted positions, `propose` drafts behind them.
+
+Legend: B rows, C newly accepted positions (padded), K slots, A captured layers, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.sampling import Proposal, pick, probabilities
+from deepspec.errors import CheckpointError
+from deepspec.models import BlockDraft, EagleDraft, KeyValue
+
+
+class Proposer(Protocol):
+    """Drafts for many rows at once."""
+
+    slots: int
+    """K: the most tokens that it proposes in a round."""
+    layers: Sequence[int]
+    """Target layers whose states it reads."""
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "ProposerRows":
+        """Return empty rows."""
+
+
+class ProposerRows(Protocol):
+    """Rows of a proposer."""
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Take in accepted positions.
+
+        Args:
+            states: `(B, C, A·D)` captured from the target.
+            after: `(B, C)`: the token behind each position.
+            counts: `(B,)` how many of the C positions count, at least 1.
+        """
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Draft behind the current token.
+
+        Args:
+            current: `(B,)`: the last token, whose state the target has not computed yet.
+            temperature: of the draft's distribution.
+            noise: `(B, K)`; None at temperature 0.
+        """
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put another's rows in the place of these."""
+
+
+class NoProposer:
+    """Proposes nothing: plain decoding, through the same code."""
+
+    slots = 0
+    layers: Sequence[int] = ()
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> Self:
+        """Return itself: it keeps nothing."""
+        del rows, capacity, device
+        return self
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Need nothing."""
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Return a proposal of no slots."""
+        del temperature, noise
+        rows = len(current)
+        empty = current.new_zeros(rows, 0)
+        return Proposal(tokens=empty, lengths=current.new_zeros(rows), probabilities=empty[..., None].float())
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Need nothing."""
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Need nothing."""
+
+
+class BlockProposer:
+    """DSpark and DFlash: one pass of the backbone, then slot after slot from left to right."""
+
+    def __init__(self, draft: BlockDraft, slots: int | None = None) -> None:
+        """Take K from the draft, or fewer.
+
+        Raises:
+            CheckpointError: the draft has no mask token, or shorter blocks.
+        """
+        mask, most = draft.config.mask_token_id, draft.config.block_size
+        if mask is None:
+            raise CheckpointError("a draft that proposes blocks needs a mask_token_id in its config.json")
+        if slots is not None and not 1 <= slots <= most:
+            raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained on blocks of {most}")
+        self.draft = draft
+        self.mask_id = mask
+        self.slots = most if slots is None else slots
+        self.layers: Sequence[int] = draft.config.target_layer_ids
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "BlockRows":
+        """Return empty rows."""
+        return BlockRows(self, RowCache(rows, capacity, device))
+
+
+class BlockRows:
+    """Rows of a block proposer: the cache holds the context, and behind it, for one pass, the block."""
+
+    def __init__(self, proposer: BlockProposer, cache: RowCache) -> None:
+        """Keep the cache."""
+        self._proposer = proposer
+        self._draft = proposer.draft
+        self._cache = cache
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Project the states to keys and values of context."""
+        del after
+        positions = self._cache.open(states.shape[1])
+        context = self._draft.context(states.to(self._draft.fc.weight.dtype))
+        for layer, own in enumerate(self._draft.context_keys_values(context, positions)):
+            self._cache.update(own.key, own.value, layer)
+        self._cache.advance(counts)
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Run the block, then sample each slot with the Markov head's correction for the token before it."""
+        return self._sample(current, self.states(current), temperature, noise)
+
+    def states(self, current: Tensor) -> Tensor:
+        """Return the state of each slot behind the current token, `(B, K, D)`, after the final norm."""
+        positions = self._cache.open(self._proposer.slots)
+        ids = torch.full_like(positions, self._proposer.mask_id)
+        ids[:, 0] = current
+        context = [_Layer(self._cache, layer) for layer in range(self._draft.config.num_layers)]
+        hidden: Tensor = self._draft(ids, positions, context, self._cache.block_mask())
+        return hidden
+
+    def _sample(self, current: Tensor, hidden: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        draft, head = self._draft, self._draft.markov_head
+        logits = draft.head(hidden)
+        state = None if head is None else head.start(hidden[:, 0])
+        tokens, drawn = [current], []
+        for slot in range(hidden.shape[1]):
+            scores = logits[:, slot]
+            if head is not None and state is not None:
+                bias, state = head.step(tokens[-1], hidden[:, slot], state)
+                scores = scores + bias
+            token, weights = choose(scores, temperature, None if noise is None else noise[:, slot])
+            tokens.append(token)
+            drawn.append(weights)
+        return Proposal(
+            tokens=torch.stack(tokens[1:], 1),
+            lengths=torch.full_like(current, hidden.shape[1]),
+            probabilities=_stacked(drawn),
+            confidence=self._confidence(hidden, torch.stack(tokens[:-1], 1)),
+        )
+
+    def _confidence(self, hidden: Tensor, previous: Tensor) -> Tensor | None:
+        if not self._draft.config.confidence_head:
+            return None
+        head = self._draft.markov_head
+        return self._draft.confidence(hidden, None if head is None else head.embed(previous)).float()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self._cache.keep(rows)
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put another's rows in the place of these."""
+        self._cache.replace(rows, other._cache)
+
+
+class EagleProposer:
+    """Eagle3: one token a pass, each fed with the output of the pass before."""
+
+    def __init__(self, draft: EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()) -> None:
+        """Propose `slots` tokens, by default as many as the draft was trained to; none behind a stop token."""
+        self.draft = draft
+        self.slots = draft.config.block_size if slots is None else slots
+        self.layers: Sequence[int] = draft.config.target_layer_ids
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=draft.fc.weight.device)
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "EagleRows":
+        """Return empty rows."""
+        return EagleRows(self, RowCache(rows, capacity, device))
+
+
+class EagleRows:
+    """Rows of an Eagle3 proposer: the cache and the output at each row's last position."""
+
+    def __init__(self, proposer: EagleProposer, cache: RowCache) -> None:
+        """Keep the cache."""
+        self._proposer = proposer
+        self._draft = proposer.draft
+        self._cache = cache
+        self._committed = cache.lengths
+        self.output = proposer.draft.fc.weight.new_zeros(len(cache.lengths), proposer.draft.fc.weight.shape[0])
+        """`(B, D)`: the block's output at each row's last accepted position."""
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Run the accepted positions, in place of what was drafted there."""
+        positions = self._cache.open(states.shape[1])
+        fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
+        mask = None if self._cache.plainly_causal and states.shape[1] == 1 else self._cache.causal_mask()
+        output, _ = self._draft(after, fused, positions, _Layer(self._cache, 0), mask)
+        self.output = output[torch.arange(len(output), device=output.device), counts - 1]
+        self._cache.advance(counts)
+        self._committed = self._cache.lengths
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Draft token by token; the cache's entries for them stand until the next commit overwrites them."""
+        output = self.output
+        going = torch.ones_like(current, dtype=torch.bool)
+        lengths = torch.zeros_like(current)
+        tokens: list[Tensor] = []
+        drawn: list[Tensor | None] = []
+        for slot in range(self._proposer.slots):
+            if slot > 0:
+                output = self.advance(tokens[-1], output)
+            token, weights = self._choose(output, temperature, None if noise is None else noise[:, slot])
+            tokens.append(token)
+            drawn.append(weights)
+            lengths += going
+            going &= ~torch.isin(token, self._proposer.stop_ids)
+            if not going.any():
+                break
+        self.rewind()
+        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=_stacked(drawn))
+
+    def advance(self, token: Tensor, output: Tensor) -> Tensor:
+        """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
+        positions = self._cache.open(1)
+        mask = None if self._cache.plainly_causal else self._cache.causal_mask()
+        advanced, _ = self._draft(token[:, None], output[:, None], positions, _Layer(self._cache, 0), mask)
+        self._cache.advance(1)
+        next_output: Tensor = advanced.squeeze(1)
+        return next_output
+
+    def rewind(self) -> None:
+        """Forget the positions that `advance` took."""
+        self._cache.lengths = self._committed
+
+    def _choose(self, output: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        token, weights = choose(self._draft.logits(output), temperature, noise)
+        known = self._draft.known_ids()
+        if known is None:
+            return token, weights
+        if weights is not None:
+            full = weights.new_zeros(len(weights), self._draft.config.vocab_size)
+            weights = full.index_copy_(1, known, weights)
+        return known[token], weights
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self._cache.keep(rows)
+        self._committed = self._cache.lengths
+        self.output = self.output[list(rows)]
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put another's rows in the place of these."""
+        self._cache.replace(rows, other._cache)
+        self._committed = self._cache.lengths
+        self.output[list(rows)] = other.output
+
+
+class _Layer:
+    """One layer of a row cache, as a draft's context."""
+
+    def __init__(self, cache: RowCache, layer: int) -> None:
+        self._cache = cache
+        self._layer = layer
+
+    def append(self, other: KeyValue, /) -> KeyValue:
+        return KeyValue(*self._cache.update(other.key, other.value, self._layer))
+
+
+def choose(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return a token per row and the probabilities that it was sampled from, None at temperature 0."""
+    if noise is None:
+        return logits.argmax(-1), None
+    weights = probabilities(logits, temperature)
+    return pick(weights, noise), weights
+
+
+def _stacked(drawn: Sequence[Tensor | None]) -> Tensor | None:
+    weights = [tensor for tensor in drawn if tensor is not None]
+    return torch.stack(weights, 1) if weights else None
+
+
+def proposer_for(
+    draft: BlockDraft | EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()
+) -> BlockProposer | EagleProposer:
+    """Return the proposer that drafts with a draft.
+
+    Args:
+        draft: in eval mode.
+        slots: K; None takes the draft's own.
+        stop_ids: tokens behind which nothing needs drafting.
+    """
+    if isinstance(draft, EagleDraft):
+        return EagleProposer(draft, slots, stop_ids)
+    return BlockProposer(draft, slots)

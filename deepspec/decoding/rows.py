@@ -1,0 +1,119 @@
+"""Keys and values of many sequences, each row with a length of its own.
+
+The slot of an entry *is* its position. So nothing is padded on the left, taking back rejected tokens is setting a
+length, and whatever lies beyond a row's length is masked until it is overwritten. Sliding-window layers keep all
+entries and get their window from the mask: a cache that forgets could not take tokens back.
+
+Legend: B rows, Q open positions, S slots, H heads, d head size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RowCache:
+    """A key/value cache with ragged rows, for drafts and, as their `past_key_values`, for transformers models.
+
+    Use: `positions = cache.open(Q)`, a forward pass in which every layer calls `update`, then `cache.advance(counts)`.
+
+    Args:
+        rows: number of sequences B.
+        capacity: positions that the longest row may ever take.
+        device: of the keys and values.
+    """
+
+    def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
+        """Start with empty rows; memory is taken when a layer first writes."""
+        self.capacity = capacity
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        """`(B,)`: valid positions of each row."""
+        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self._positions = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+        self._start, self._end, self._aligned = 0, 0, True
+
+    def open(self, width: int) -> Tensor:
+        """Make room for the next Q entries of each row and return their positions, `(B, Q)`."""
+        self._start, longest = int(self.lengths.min()), int(self.lengths.max())
+        self._end, self._aligned = longest + width, self._start == longest
+        self._positions = self.lengths[:, None] + torch.arange(width, device=self.lengths.device)
+        return self._positions
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Write `(B, H, Q, d)` keys and values at the open positions; return all, `(B, H, S, d)` each."""
+        if layer_idx not in self._stored:
+            self._stored[layer_idx] = (self._room(key_states), self._room(value_states))
+        keys, values = self._stored[layer_idx]
+        self._write(keys, key_states)
+        self._write(values, value_states)
+        return keys[:, :, : self._end], values[:, :, : self._end]
+
+    def advance(self, counts: Tensor | int) -> None:
+        """Keep the first `counts` entries of each row's last write."""
+        self.lengths = self.lengths + counts
+
+    @property
+    def plainly_causal(self) -> bool:
+        """Whether the open positions need no mask of their own: one new position, or a first chunk, in every row."""
+        return self._aligned and (self._positions.shape[1] == 1 or self._end == self._positions.shape[1])
+
+    def causal_mask(self, window: int | None = None) -> Tensor:
+        """Return what each open position sees: itself and what is before it, in its window.
+
+        Args:
+            window: positions that a sliding-window layer sees, the query's own included.
+
+        Returns:
+            `(B, 1, Q, S)` bool.
+        """
+        last = self._positions[:, None, :, None]
+        slots = torch.arange(self._end, device=last.device)
+        return (slots <= last) if window is None else (slots <= last) & (slots > last - window)
+
+    def block_mask(self) -> Tensor | None:
+        """Return what all open positions of a row see, `(B, 1, Q, S)` bool: everything through the last of them.
+
+        None where that is every slot.
+        """
+        if self._aligned:
+            return None
+        slots = torch.arange(self._end, device=self._positions.device)
+        seen = slots <= self._positions[:, -1:]
+        return seen[:, None, None].expand(-1, -1, self._positions.shape[1], -1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, and put them in this order."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
+        self.lengths = self.lengths[index]
+        self._stored = {layer: (keys[index], values[index]) for layer, (keys, values) in self._stored.items()}
+
+    def replace(self, rows: Sequence[int], other: "RowCache") -> None:
+        """Put another cache's rows in the place of these; it holds at most as many positions as there is room."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
+        self.lengths[index] = other.lengths
+        length = int(other.lengths.max())
+        for layer, pair in self._stored.items():
+            for mine, theirs in zip(pair, other._stored[layer], strict=True):
+                mine[index, :, :length] = theirs[:, :, :length]
+
+    def get_query_offset(self, _layer: int = 0) -> int:
+        """Return the longest row's first open position; asked by transformers where `plainly_causal`."""
+        return self._end - self._positions.shape[1]
+
+    def get_mask_sizes(self, _queries: int, _layer: int) -> tuple[int, int]:
+        """Return S and the first slot; asked by transformers where `plainly_causal`."""
+        return self._end, 0
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Return zeros: a hidden slot's weight is 0, and 0 times a stray NaN would not be."""
+        rows, heads, _, size = like.shape
+        return like.new_zeros(rows, heads, self.capacity, size)
+
+    def _write(self, buffer: Tensor, new: Tensor) -> None:
+        if self._aligned:
+            buffer[:, :, self._start : self._end] = new
+        else:
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            buffer[rows, :, self._positions] = new.transpose(1, 2)

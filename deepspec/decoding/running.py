@@ -1,0 +1,106 @@
+"""The rows that are being decoded, and what each of them has so far."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from deepspec.decoding.propose import ProposerRows
+from deepspec.decoding.results import Decoded, FinishReason, Prompt, Round
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.sampling import Noise, Proposal, Verdict
+
+
+@dataclass(kw_only=True, slots=True)
+class Row:
+    """One sequence on its way."""
+
+    prompt: Prompt
+    limit: int
+    """Most tokens to generate."""
+    stop_ids: frozenset[int]
+    tokens: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Add generated tokens, as far as the limit allows."""
+        self.tokens += tokens[: self.limit - len(self.tokens)]
+        if self.tokens[-1] in self.stop_ids:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.limit:
+            self.finish_reason = "length"
+
+    def record(self, proposed: int, accepted: Sequence[int], own: int, confidence: tuple[float, ...]) -> None:
+        """Add one round.
+
+        Args:
+            proposed: drafted tokens that were verified.
+            accepted: the drafted tokens that the target kept.
+            own: the target's own token after them.
+            confidence: logits of all slots.
+        """
+        end = next((place for place, token in enumerate(accepted, 1) if token in self.stop_ids), 0)
+        kept = Round(
+            room=self.limit - len(self.tokens),
+            proposed=end or proposed,
+            accepted=end or len(accepted),
+            stopped=end > 0,
+            confidence=confidence,
+        )
+        self.rounds.append(kept)
+        self.extend(accepted[:end] if end else [*accepted, own])
+
+    def result(self) -> Decoded:
+        """Return the finished sequence."""
+        return Decoded(
+            sample_id=self.prompt.sample_id,
+            prompt_tokens=len(self.prompt.ids),
+            tokens=tuple(self.tokens),
+            finish_reason=self.finish_reason or "length",
+            rounds=tuple(self.rounds),
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Running:
+    """Rows that are decoded together."""
+
+    rows: list[Row]
+    cache: RowCache
+    """The target's."""
+    draft: ProposerRows
+    noise: Noise
+    current: Tensor
+    """`(B,)`: each row's last token, which the target has not read yet."""
+
+    def ended(self) -> Iterator[int]:
+        """Yield the rows that are finished."""
+        return (place for place, row in enumerate(self.rows) if row.finish_reason is not None)
+
+    def record(self, proposal: Proposal, verdict: Verdict) -> None:
+        """Add a round to every row."""
+        proposed, drafted = proposal.lengths.tolist(), proposal.tokens.tolist()
+        accepted, own = verdict.accepted.tolist(), verdict.token.tolist()
+        confidence = [()] * len(self.rows) if proposal.confidence is None else proposal.confidence.tolist()
+        for place, row in enumerate(self.rows):
+            kept = drafted[place][: accepted[place]]
+            row.record(proposed[place], kept, own[place], tuple(confidence[place]))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self.rows = [self.rows[place] for place in places]
+        self.current = self.current[torch.tensor(places, dtype=torch.int64, device=self.current.device)]
+        self.cache.keep(places)
+        self.draft.keep(places)
+        self.noise.keep(places)
+
+    def replace(self, places: Sequence[int], fresh: "Running") -> None:
+        """Put other rows in the place of these."""
+        for place, row in zip(places, fresh.rows, strict=True):
+            self.rows[place] = row
+        self.current[list(places)] = fresh.current
+        self.cache.replace(places, fresh.cache)
+        self.draft.replace(places, fresh.draft)
+        self.noise.replace(places, fresh.noise)

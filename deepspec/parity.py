@@ -1,0 +1,253 @@
+"""The same text through every form of target and draft: where do they part?
+
+    cached states      what training read             against   the target now
+    stepwise states    the target with its cache      against   the target in one pass
+    decoding form      the draft with its cache       against   the draft as it was trained
+    exported form      the draft read back            against   the draft
+
+A draft that was trained on one thing and served on another is accepted a tenth as often and raises no error; this
+gate does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepspec.algorithms.blocks import BlockAlgorithm, backbone, previous_tokens
+from deepspec.algorithms.eagle3 import steps
+from deepspec.decoding.propose import BlockProposer, BlockRows, EagleProposer
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.target_rows import TargetRows
+from deepspec.errors import ParityError
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import Batch, Record, collate
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.target.load import Target
+
+STATES = {"bf16": 0.01, "bf16-zstd": 0.01, "fp8": 0.1}
+"""Codec of a cache -> largest relative difference of a position's states that rounding explains."""
+LOGITS = 2e-3
+"""Largest difference of two logits, relative to the largest logit: another kernel rounds differently, in fp32."""
+ANCHORS = 8
+"""Places of a text at which drafts are compared."""
+STRIDE = 5
+"""Tokens that the target reads at once where it reads step by step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two forms of one thing on one text."""
+
+    name: str
+    difference: float
+    """The largest, relative to what is compared."""
+    tolerance: float
+    position: int | None
+    """First token position at which the difference is above the tolerance."""
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the forms agree."""
+        return self.difference <= self.tolerance  # False for NaN, too
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parity:
+    """What the gate found."""
+
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether all forms agree."""
+        return all(each.passed for each in self.comparisons)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a table for people."""
+        return [
+            {
+                "compared": each.name,
+                "difference": f"{each.difference:.2e}",
+                "tolerance": f"{each.tolerance:.0e}",
+                "verdict": "pass" if each.passed else f"FAIL from position {each.position}",
+            }
+            for each in self.comparisons
+        ]
+
+    def require(self) -> None:
+        """Raise where forms part.
+
+        Raises:
+            ParityError: names the first that does, and where.
+        """
+        for each in self.comparisons:
+            if not each.passed:
+                raise ParityError(
+                    f"{each.name} differ by {each.difference:.2e} (allowed {each.tolerance:.0e}), first at token "
+                    f"{each.position}; do not train on or serve this form before it agrees"
+                )
+
+
+@torch.inference_mode()
+def check_parity(
+    target: Target,
+    draft: BlockDraft | EagleDraft,
+    input_ids: Tensor,
+    *,
+    cached: Record | None = None,
+    codec: str = "bf16",
+    forms: Mapping[str, BlockDraft | EagleDraft] | None = None,
+) -> Parity:
+    """Compare all forms on one text.
+
+    Args:
+        target: in fp32 for meaningful tolerances.
+        draft: the draft as trained.
+        input_ids: `(T,)` tokens of the text, longer than two blocks.
+        cached: what a cache stores of the same text, if there is one.
+        codec: of that cache.
+        forms: name -> the draft as read back from an export.
+    """
+    layers = draft.config.target_layer_ids
+    hidden, last = (states[0] for states in target.capture(input_ids[None], layers))
+    found = []
+    if cached is not None:
+        stored = cached.last_hidden.abs().sum(-1) > 0
+        found.append(_compare("cached states", cached.hidden.to(hidden), hidden, STATES[codec]))
+        wanted = last.where(stored[:, None].to(last.device), 0)
+        found.append(_compare("cached last states", cached.last_hidden.to(last), wanted, STATES[codec]))
+    found.append(_compare("stepwise states", _stepwise(target, layers, input_ids), hidden, LOGITS))
+    trained, positions = training_form(draft, input_ids, hidden)
+    decoded = decoding_form(draft, input_ids, hidden, positions)
+    found.append(_compare("decoding form", decoded, trained, LOGITS, positions))
+    for name, form in (forms or {}).items():
+        again = decoding_form(form, input_ids, hidden, positions)
+        found.append(_compare(f"exported form {name}", again, trained, LOGITS, positions))
+    return Parity(comparisons=tuple(found))
+
+
+def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor) -> tuple[Tensor, list[int]]:
+    """Return logits of drafted tokens as training computes them, and the positions of their anchors.
+
+    Args:
+        draft: the draft.
+        input_ids: `(T,)`.
+        hidden: `(T, A·D)` captured states.
+
+    Returns:
+        `(N, K, V)` logits behind N anchors, the text's own tokens given, and the anchors.
+    """
+    device, dtype = draft.fc.weight.device, draft.fc.weight.dtype
+    size = draft.config.block_size
+    anchors = _anchors(len(input_ids), size)
+    batch = _batch(input_ids, hidden).to(device, dtype)
+    if isinstance(draft, EagleDraft):
+        outputs = steps(draft, batch, size)[0]
+        places = torch.tensor(anchors, device=device) - 1
+        return torch.stack([draft.logits(outputs[step, places]) for step in range(size)], 1), anchors
+    chosen = torch.tensor([anchors], device=device)
+    blocks = BlockAlgorithm(cross_entropy=1.0, total_variation=0.0).supervise_blocks(
+        draft.config, Objective(), batch, chosen, torch.ones_like(chosen, dtype=torch.bool)
+    )
+    states = backbone(draft, batch, blocks)[0].view(len(anchors), size, -1)
+    return _block_logits(draft, states, previous_tokens(batch, blocks)[0]), anchors
+
+
+def decoding_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor, anchors: Sequence[int]) -> Tensor:
+    """Return the same logits as decoding computes them, its cache growing from anchor to anchor: `(N, K, V)`."""
+    device = draft.fc.weight.device
+    ids, states = input_ids.to(device)[None], hidden.to(device)[None]
+    read = _read_eagle if isinstance(draft, EagleDraft) else _read_block
+    return torch.stack(list(read(draft, ids, states, anchors)))
+
+
+def _read_block(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int]) -> list[Tensor]:
+    size = draft.config.block_size
+    rows: BlockRows = BlockProposer(draft).rows(1, ids.shape[1] + size, ids.device)
+    found, start = [], 0
+    for anchor in anchors:
+        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], torch.tensor([anchor - start]))
+        slots = rows.states(ids[:, anchor])
+        found.append(_block_logits(draft, slots, ids[:, anchor : anchor + size])[0])
+        start = anchor
+    return found
+
+
+def _read_eagle(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int]) -> list[Tensor]:
+    size = draft.config.block_size
+    rows = EagleProposer(draft).rows(1, ids.shape[1] + size, ids.device)
+    found, start = [], 0
+    for anchor in anchors:
+        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], torch.tensor([anchor - start]))
+        outputs = [rows.output]
+        for step in range(1, size):
+            outputs.append(rows.advance(ids[:, anchor + step], outputs[-1]))
+        rows.rewind()
+        found.append(draft.logits(torch.cat(outputs)))
+        start = anchor
+    return found
+
+
+def _block_logits(draft: BlockDraft, states: Tensor, previous: Tensor) -> Tensor:
+    """Return logits `(N, K, V)` of slots' states `(N, K, D)`, the tokens before them `(N, K)` given."""
+    logits = draft.head(states)
+    head = draft.markov_head
+    if head is None:
+        return logits
+    state, biases = head.start(states[:, 0]), []
+    for slot in range(states.shape[1]):
+        bias, state = head.step(previous[:, slot], states[:, slot], state)
+        biases.append(bias)
+    return logits + torch.stack(biases, 1)
+
+
+def _stepwise(target: Target, layers: Sequence[int], input_ids: Tensor) -> Tensor:
+    """Return the captured states `(T, A·D)` with the target reading a few tokens at a time, and taking some back."""
+    rows, cache = TargetRows(target, layers), RowCache(1, len(input_ids) + STRIDE, target.device)
+    ids, found = input_ids.to(target.device)[None], []
+    for start in range(0, ids.shape[1], STRIDE):
+        chunk = ids[:, start : start + STRIDE]
+        rows.step(chunk.flip(1), cache)  # rejected: the next pass overwrites it
+        found.append(rows.step(chunk, cache)[0][0])
+        cache.advance(chunk.shape[1])
+    return torch.cat(found)
+
+
+def _compare(
+    name: str, found: Tensor, wanted: Tensor, tolerance: float, positions: Sequence[int] | None = None
+) -> Comparison:
+    """Return the comparison of two tensors whose first axis is the token positions, or those given."""
+    scale = wanted.float().flatten(1).abs().amax(1).clamp_min(1e-6)
+    apart = (found.float() - wanted.float()).flatten(1).abs().amax(1) / scale
+    beyond = [place for place, value in enumerate(apart.tolist()) if not value <= tolerance]
+    place = beyond[0] if beyond else None
+    return Comparison(
+        name=name,
+        difference=float(apart.max()),
+        tolerance=tolerance,
+        position=place if place is None or positions is None else positions[place],
+    )
+
+
+def _anchors(length: int, size: int) -> list[int]:
+    last = length - size - 1
+    if last < 1:
+        raise ParityError(f"a text of {length} tokens is too short to compare blocks of {size}; give a longer one")
+    count = min(ANCHORS, last)
+    return sorted({1 + round(step * (last - 1) / max(count - 1, 1)) for step in range(count)})
+
+
+def _batch(input_ids: Tensor, hidden: Tensor) -> Batch:
+    size = hidden.shape[-1]
+    mask = torch.ones_like(input_ids, dtype=torch.bool)
+    record = Record(
+        sample_id="parity",
+        input_ids=input_ids,
+        loss_mask=mask,
+        hidden=hidden,
+        last_hidden=hidden.new_zeros(len(input_ids), size),
+    )
+    return collate([record])

@@ -1,0 +1,64 @@
+"""The loop: equal to the target alone, whatever is proposed, however rows are batched."""
+
+import pytest
+import torch
+
+from deepspec.decoding.decode import Decoder
+from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
+from deepspec.decoding.results import Decoded, Prompt, Settings
+from deepspec.decoding.target_rows import TargetRows
+from deepspec.target.load import Target
+from tests.decoding import tiny
+
+
+def decode(
+    target: Target, proposer: Proposer, prompts: list[list[int]], batch: int = 4, **settings: object
+) -> dict[str, Decoded]:
+    how = Settings(**{"max_new_tokens": 24, **settings})
+    decoder = Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch)
+    asked = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(prompts)]
+    return {decoded.sample_id: decoded for decoded in decoder.decode(asked)}
+
+
+def generated(target: Target, prompts: list[list[int]], count: int = 24) -> list[tuple[int, ...]]:
+    ends = [
+        target.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=count)[0, len(ids) :].tolist()
+        for ids in prompts
+    ]
+    return [tuple(ids) for ids in ends]
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: int):
+    target, prompts = tiny.target(sliding=sliding), tiny.prompts(7)
+    wanted = generated(target, prompts)
+    plain = decode(target, NoProposer(), prompts, batch)
+    assert [plain[str(row)].tokens for row in range(7)] == wanted
+    answers = {ids[1]: [*ids[1:], *answer] for ids, answer in zip(prompts, wanted, strict=True)}
+    spoken = decode(target, tiny.Oracle(answers), prompts, batch)
+    assert [spoken[str(row)].tokens for row in range(7)] == wanted
+    assert {round_.accepted for decoded in spoken.values() for round_ in decoded.rounds} >= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("algorithm", ["dflash", "dspark", "eagle3"])
+@pytest.mark.parametrize("sliding", [False, True])
+def test_every_algorithm_is_lossless_at_temperature_0(algorithm: str, sliding: bool):
+    target, prompts = tiny.target(sliding=sliding), tiny.prompts(5)
+    traits = {"markov_rank": 4, "confidence_head": True} if algorithm == "dspark" else {}
+    proposer = proposer_for(tiny.draft(target, algorithm, **traits), stop_ids=target.stop_ids)
+    decoded = decode(target, proposer, prompts)
+    assert [decoded[str(row)].tokens for row in range(5)] == generated(target, prompts)
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
+def test_a_sample_does_not_depend_on_its_batch(algorithm: str):
+    target, prompts = tiny.target(), tiny.prompts(6)
+    traits = {"markov_rank": 4} if algorithm == "dspark" else {}
+    proposer = proposer_for(tiny.draft(target, algorithm, **traits), stop_ids=target.stop_ids)
+    alone = decode(target, proposer, prompts, 1, temperature=1.0)
+    for batch in (2, 6):
+        together = decode(target, proposer, prompts, batch, temperature=1.0)
+        assert {name: row.tokens for name, row in together.items()} == {name: row.tokens for name, row in alone.items()}
+    other = decode(target, proposer, prompts, 6, temperature=1.0, seed=1)
+    assert {row.tokens for row in other.values()} != {row.tokens for row in alone.values()}

@@ -1,0 +1,141 @@
+"""Tiny random targets and drafts for the tests of decoding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+
+from deepspec.decoding.sampling import Proposal
+from deepspec.families import qwen3_block, read
+from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+from deepspec.target.load import Target
+
+STOP = frozenset({1})
+
+
+def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) -> Target:
+    """Return a random target; `sliding`: Gemma 3 with a window of 8 in two of three layers."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    model: Any
+    if sliding:
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        config = Gemma3TextConfig(
+            **sizes, num_hidden_layers=3, layer_types=kinds, sliding_window=8, query_pre_attn_scalar=8
+        )
+        model = Gemma3ForCausalLM(config)
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=3, tie_word_embeddings=False))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(std=0.3)
+        model.get_output_embeddings().weight.mul_(sharpness / 6)
+    return Target(folder=Path("tiny"), model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
+
+
+def draft(target: Target, algorithm: str, **traits: Any) -> BlockDraft | EagleDraft:
+    """Return a random draft for a target, with the target's embedding and head."""
+    shape = read(target.model.config.to_dict())
+    vocab = shape.vocab_size
+    config = DraftConfig(
+        **{
+            "algorithm": algorithm,
+            "block": qwen3_block(shape.block),
+            "num_layers": 1 if algorithm == "eagle3" else 2,
+            "vocab_size": vocab,
+            "draft_vocab_size": vocab,
+            "num_target_layers": shape.num_layers,
+            "target_layer_ids": (-1, 1),
+            "block_size": 4,
+            "mask_token_id": None if algorithm == "eagle3" else vocab - 1,
+            **traits,
+        }
+    )
+    torch.manual_seed(1)
+    model = build_draft(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(std=0.3)
+        known = _known(model, vocab)
+        model.embed_tokens.weight.copy_(target.embed_weight)
+        model.lm_head.weight.copy_(target.head_weight[known])
+    return model.eval().requires_grad_(False)
+
+
+def _known(model: BlockDraft | EagleDraft, vocab: int) -> Tensor:
+    """Fill in the map of a reduced vocabulary (every other token) and return the known ids."""
+    count = model.config.draft_vocab_size
+    known = torch.arange(count) * (vocab // count)
+    if isinstance(model, EagleDraft) and model.config.reduced_vocabulary:
+        model.d2t.copy_(known - torch.arange(count))
+        model.t2d[known] = True
+    return known
+
+
+def prompts(count: int, vocab: int = 48) -> list[list[int]]:
+    """Return random prompts of different lengths."""
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(2, vocab, (2 + 3 * i,), generator=generator).tolist() for i in range(count)]
+
+
+class Oracle:
+    """Proposes the true greedy continuation, with every fifth token wrong: rows accept different numbers."""
+
+    slots = 4
+    layers: Sequence[int] = ()
+
+    def __init__(self, answers: dict[int, list[int]]) -> None:
+        """Know each prompt's continuation by the prompt's first token... and count how often rows were asked."""
+        self.answers = answers
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "OracleRows":
+        """Return rows that know nothing yet."""
+        return OracleRows(self.answers)
+
+
+class OracleRows:
+    """Rows of the oracle: what each has read so far is told by `after`."""
+
+    def __init__(self, answers: dict[int, list[int]]) -> None:
+        """Start with no rows."""
+        self.answers = answers
+        self.seen: list[list[int]] = []
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Remember the tokens that were accepted."""
+        new = [row[:count] for row, count in zip(after.tolist(), counts.tolist(), strict=True)]
+        self.seen = [old + tokens for old, tokens in zip(self.seen, new, strict=True)] if self.seen else new
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Return the next four tokens, spoiled where the position is a multiple of five."""
+        drafted = []
+        for row in self.seen:
+            answer, done = self.answers[row[0]], len(row)
+            ahead = (answer + [0] * 8)[done : done + 4]
+            drafted.append([token if (done + i) % 5 else (token + 1) % 48 for i, token in enumerate(ahead)])
+        tokens = torch.tensor(drafted)
+        return Proposal(tokens=tokens, lengths=torch.full((len(drafted),), 4), probabilities=None)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self.seen = [self.seen[row] for row in rows]
+
+    def replace(self, rows: Sequence[int], other: "OracleRows") -> None:
+        """Put others in the place of these."""
+        for row, seen in zip(rows, other.seen, strict=True):
+            self.seen[row] = seen

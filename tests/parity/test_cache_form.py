@@ -1,0 +1,89 @@
+"""Caches in the public DeepSpec form are read and imported as they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepspec.artifacts import open_artifact
+from deepspec.cache.public import ImportSpec, PublicCache, import_public
+from deepspec.formats.records import collate
+from deepspec.formats.target_cache import TargetCache, stored_last
+from deepspec.publish import Out
+from deepspec.store import Store
+from deepspec.target import identify
+from deepspec.target.load import load_target
+from tests.cache.made import Silent
+from tests.parity.golden import MISSING, root
+
+
+def folders() -> list[object]:
+    """Return the folders that hold a public cache beside what it was made from."""
+    base = root()
+    if base is None:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=MISSING))]
+    found = sorted(path.parent for path in base.rglob("cache_dir"))
+    if not found:
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"no cache_dir under {base}"))]
+    return [pytest.param(path, id=path.name) for path in found]
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_public_records_hold_what_they_were_made_from(folder: Path):
+    source = load_file(folder / "source.safetensors")
+    cache = PublicCache(folder / "cache_dir")
+    assert len(cache) == json.loads((folder / "expected.json").read_text())["num_samples"]
+    for number, record in enumerate(cache):
+        assert torch.equal(record.input_ids, source[f"{number}.input_ids"].long())
+        assert torch.equal(record.loss_mask, source[f"{number}.loss_mask"].bool())
+        assert torch.equal(record.hidden, source[f"{number}.target_hidden_states"])
+        assert torch.equal(record.last_hidden, source[f"{number}.target_last_hidden_states"])
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_collated_batches_agree(folder: Path):
+    expected = load_file(folder / "collated_0_3.safetensors")
+    cache = PublicCache(folder / "cache_dir")
+    batch = collate([cache.record(0), cache.record(3)])
+    assert torch.equal(batch.input_ids, expected["input_ids"].long())
+    assert torch.equal(batch.loss_mask, expected["loss_mask"].bool())
+    assert torch.equal(batch.lengths, expected["attention_mask"].sum(1).long())
+    assert torch.equal(batch.hidden, expected["target_hidden_states"])
+    assert torch.equal(batch.last_hidden, expected["target_last_hidden_states"])
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Path):
+    manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
+    base = root()
+    assert base is not None
+    place = base / manifest["target_model_name_or_path"]
+    public, target = PublicCache(folder / "cache_dir"), load_target(place)
+    spec = ImportSpec(source=public.source(), target=identify(place), part_bytes=100_000)
+    store = Store(tmp_path / "root")
+    out = Out(store, "target_cache", "imported", {}, tmp_path)
+    ref = out.publish(spec, 1, import_public(spec, public, target, out, Silent()))
+    cache = TargetCache(open_artifact(store, ref, tmp_path), tmp_path)
+    assert cache.facts.layers == tuple(manifest["target_layer_ids"])
+    assert cache.numbers("train").tolist() == list(range(len(public)))
+    for number, given in enumerate(public):
+        record = cache.record(number)
+        kept = stored_last(given.loss_mask)
+        assert torch.equal(record.hidden, given.hidden)
+        assert torch.equal(record.last_hidden, given.last_hidden * kept[:, None])
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_public_states_are_what_we_capture(folder: Path):
+    """The same layers, concatenated in the same order, the last one after the final norm; theirs ran in bf16."""
+    manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
+    base = root()
+    assert base is not None
+    target = load_target(base / manifest["target_model_name_or_path"], "bfloat16")
+    for given in PublicCache(folder / "cache_dir"):
+        hidden, last = target.capture(given.input_ids[None], manifest["target_layer_ids"])
+        for ours, theirs in ((hidden[0], given.hidden), (last[0], given.last_hidden)):
+            error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+            assert error < 0.05  # other kernels round bf16 otherwise; a wrong layer would be near 1

@@ -1,0 +1,193 @@
+"""Training against golden numbers: inputs, masks, logits, confidences, loss terms, metrics and gradients."""
+
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.algorithms.blocks import backbone, block_inputs, previous_tokens
+from deepspec.algorithms.eagle3 import Eagle3, steps
+from deepspec.algorithms.masks import blocks_mask, steps_mask
+from deepspec.formats.draft import load_draft
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import Batch
+from tests.parity import golden
+
+FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")
+BLOCK_CASES = golden.cases("train", *FILES, algorithm="blocks")
+EAGLE_CASES = golden.cases("train", *FILES, algorithm="eagle3")
+LOGITS = {"atol": 5e-5, "rtol": 0.0}
+LOSS = 1e-5
+GRADIENT = 1e-4
+
+
+def read_batch(tensors):
+    mask = tensors["attention_mask"]
+    return Batch(
+        sample_ids=tuple(str(row) for row in range(len(mask))),
+        lengths=mask.sum(1),
+        input_ids=tensors["input_ids"],
+        loss_mask=tensors["loss_mask"].bool(),
+        hidden=tensors["target_hidden_states"].float(),
+        last_hidden=tensors["target_last_hidden_states"].float(),
+    )
+
+
+def objective_of(case):
+    """Return the objective that a case's expected.json tells."""
+    told = golden.expected(case)
+    loss, model = told.get("loss_args") or {}, told["model_args"]
+    if "ttt_length" in model:
+        return Objective(ttt_length=model["ttt_length"], step_decay=model["step_loss_decay"], mask_alignment="deepspec")
+    return Objective(
+        cross_entropy=loss["ce_loss_alpha"],
+        total_variation=loss["l1_loss_alpha"],
+        confidence=loss["confidence_head_alpha"],
+        slot_decay=max(loss["loss_decay_gamma"] or 0.0, 0.0),
+    )
+
+
+def block_setting(case):
+    """Return algorithm, draft, batch and supervision of a case of blocks."""
+    tensors = golden.tensors(case, "batch.safetensors")
+    batch, model = read_batch(tensors), load_draft(case / "draft").train()
+    algorithm = ALGORITHMS[model.config.algorithm]
+    supervision = algorithm.supervise_blocks(
+        model.config, objective_of(case), batch, tensors["anchor_positions"], tensors["block_keep_mask"]
+    )
+    return algorithm, model, batch, supervision
+
+
+def eagle_setting(case):
+    """Return algorithm, draft, batch and supervision of a case of eagle3."""
+    batch, model = read_batch(golden.tensors(case, "batch.safetensors")), load_draft(case / "draft").train()
+    supervision = Eagle3().supervise(model.config, objective_of(case), batch, keys=[0] * len(batch.lengths))
+    return Eagle3(), model, batch, supervision
+
+
+@pytest.mark.parametrize("case", BLOCK_CASES)
+def test_block_inputs_labels_and_masks(case):
+    _, model, batch, supervision = block_setting(case)
+    wanted = golden.tensors(case, "expected.safetensors")
+    ids, positions = block_inputs(model.config, batch, supervision)
+    assert torch.equal(ids, wanted["noise_ids"])
+    assert torch.equal(positions, wanted["draft_position_ids"])
+    assert torch.equal(supervision.supervised, wanted["eval_mask"])
+    length = batch.input_ids.shape[1]
+    size = model.config.block_size
+    mask = blocks_mask(supervision.anchors, supervision.keep, size, length, flex=False)
+    assert torch.equal(mask, wanted["attention_mask_dense"])
+    labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
+    real = supervision.keep[..., None].expand_as(labels)
+    assert torch.equal(labels[real], wanted["target_ids"][real])
+
+
+@pytest.mark.parametrize("case", BLOCK_CASES)
+def test_block_states_logits_and_confidences(case):
+    _, model, batch, supervision = block_setting(case)
+    wanted = golden.tensors(case, "expected.safetensors")
+    with torch.no_grad():
+        hidden = backbone(model, batch, supervision)
+        torch.testing.assert_close(hidden, wanted["backbone_hidden"], **LOGITS)
+        real = supervision.keep
+        blocks = hidden.unflatten(1, (-1, model.config.block_size))[real]
+        logits, embedded = model.head(blocks), None
+        if model.markov_head is not None:
+            embedded = model.markov_head.embed(previous_tokens(batch, supervision)[real])
+            logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, blocks))
+        torch.testing.assert_close(logits, wanted["draft_logits"][real], **LOGITS)
+        assert ("confidence_pred" in wanted) == model.config.confidence_head
+        if model.config.confidence_head:
+            torch.testing.assert_close(model.confidence(blocks, embedded), wanted["confidence_pred"][real], **LOGITS)
+        if "aligned_target_logits" in wanted:
+            at = supervision.labels[real] - 1
+            rows = real.nonzero()[:, :1].expand_as(at)
+            aligned = model.head(batch.last_hidden[rows, at])
+            torch.testing.assert_close(aligned, wanted["aligned_target_logits"][real], **LOGITS)
+
+
+@pytest.mark.parametrize("case", BLOCK_CASES)
+def test_block_loss_terms_and_metrics(case):
+    algorithm, model, batch, supervision = block_setting(case)
+    told = golden.expected(case)
+    result = algorithm.loss(model, batch, supervision, supervision.denominators)
+    assert result.loss.item() == pytest.approx(told["loss"], rel=LOSS)
+    names = {"ce": "cross_entropy", "l1": "total_variation", "confidence": "confidence"}
+    for short, name in names.items():
+        if told["loss_terms"][f"{short}_loss_den"]:
+            assert result.sums[name].item() == pytest.approx(told["loss_terms"][f"{short}_loss_num"], rel=LOSS)
+            assert result.sums["weight"].item() == pytest.approx(told["loss_terms"][f"{short}_loss_den"], rel=LOSS)
+    found = algorithm.metrics(result.sums)
+    for slot in range(model.config.block_size):
+        assert found[f"accept@{slot}"] == pytest.approx(metric(told, f"accept_rate@{slot}"), abs=1e-5)
+    assert found["tau"] == pytest.approx(metric(told, "tau_probabilistic"), rel=LOSS)
+
+
+@pytest.mark.parametrize("case", EAGLE_CASES)
+def test_eagle_masks(case):
+    _, _, batch, supervision = eagle_setting(case)
+    wanted = golden.tensors(case, "expected.safetensors")
+    assert torch.equal(supervision.supervised.float(), wanted["position_mask"])
+    for step in range(supervision.supervised.shape[1]):
+        mask = steps_mask(batch.lengths, step, batch.input_ids.shape[1], flex=False)
+        valid = batch.lengths - step
+        inside = torch.arange(batch.input_ids.shape[1])[:, None] < valid[:, None, None, None]
+        assert torch.equal(mask & inside, wanted[f"attention_mask_dense.{step}"])
+
+
+@pytest.mark.parametrize("case", EAGLE_CASES)
+def test_eagle_states_and_logits_of_every_step(case):
+    _, model, batch, supervision = eagle_setting(case)
+    wanted = golden.tensors(case, "expected.safetensors")
+    with torch.no_grad():
+        outputs = steps(model, batch, supervision.supervised.shape[1])
+        torch.testing.assert_close(outputs, wanted["hidden_states"], **LOGITS)
+        torch.testing.assert_close(model.logits(outputs), wanted["draft_logits"], **LOGITS)
+
+
+@pytest.mark.parametrize("case", EAGLE_CASES)
+def test_eagle_loss_and_metrics_of_every_step(case):
+    algorithm, model, batch, supervision = eagle_setting(case)
+    told = golden.expected(case)
+    assert supervision.denominators["steps"].tolist() == told["normalizers"]
+    result = algorithm.loss(model, batch, supervision, supervision.denominators)
+    assert result.loss.item() == pytest.approx(told["loss"], rel=LOSS)
+    found = algorithm.metrics(result.sums)
+    for step, loss in enumerate(told["step_losses"]):
+        assert found[f"soft_cross_entropy@{step}"] == pytest.approx(loss, rel=LOSS)
+        assert found[f"accept@{step}"] == pytest.approx(metric(told, f"accept_rate@{step}"), abs=1e-5)
+        assert found[f"correct@{step}"] == pytest.approx(metric(told, f"accuracy@{step}"), abs=1e-6)
+    assert found["tau"] == pytest.approx(metric(told, "tau_probabilistic"), rel=LOSS)
+    assert found["tau_greedy"] == pytest.approx(metric(told, "tau_greedy"), rel=LOSS)
+
+
+@pytest.mark.parametrize("case", BLOCK_CASES)
+def test_block_gradients(case):
+    check_gradients(case, *block_setting(case))
+
+
+@pytest.mark.parametrize("case", EAGLE_CASES)
+def test_eagle_gradients(case):
+    check_gradients(case, *eagle_setting(case))
+
+
+def check_gradients(case, algorithm, model, batch, supervision):
+    """Compare the gradient of every parameter by norm, by sum of absolute values, and in full where it is given."""
+    told = golden.expected(case)
+    algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
+    grads = {name: parameter.grad for name, parameter in model.trainable()}
+    assert grads.keys() == told["grad_norms"].keys()
+    for name, norm in told["grad_norms"].items():
+        assert grads[name].norm().item() == pytest.approx(norm, rel=GRADIENT, abs=1e-7), name
+        assert grads[name].abs().sum().item() == pytest.approx(told["grad_abs_sums"][name], rel=GRADIENT, abs=1e-6), (
+            name
+        )
+    total = torch.stack([grad.norm() for grad in grads.values()]).norm().item()
+    assert total == pytest.approx(told["grad_norm_total"], rel=GRADIENT)
+    if (case / "grads.safetensors").exists():
+        for name, wanted in golden.tensors(case, "grads.safetensors").items():
+            torch.testing.assert_close(grads[name], wanted, atol=1e-5, rtol=1e-3)
+
+
+def metric(told, name):
+    entry = told["metrics"][f"train/{name}"]
+    return sum(entry["num"]) / sum(entry["den"])

@@ -1,0 +1,99 @@
+"""Eight optimizer steps against golden ones: losses, gradient norms, learning rates, final weights.
+
+The optimizer is made here of what the README of the golden numbers says: this holds the draft's losses and gradients
+along a whole trajectory. The learning rates are the product's, times an artefact that the golden numbers carry and the
+product does not: under torch 2.13 the cosine after a warm-up starts above the peak.
+"""
+
+import math
+import struct
+
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.formats.draft import load_draft
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import Record, collate
+from deepspec.train.schedule import learning_rate
+from tests.parity import golden
+
+ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+
+
+def read_sample(folder, told, index):
+    """Return a sample of the public cache form as a record."""
+    row = struct.unpack_from("<QIIQQQQQ", (folder / "samples.idx").read_bytes(), index * 56)
+    _, shard, length, ids_at, _, mask_at, hidden_at, last_at = row
+    data = bytearray((folder / f"shard-{shard:05d}.bin").read_bytes())
+    size, captured = told["hidden_size"], told["captured"]
+
+    def values(dtype, offset, count):
+        return torch.frombuffer(data, dtype=dtype, offset=offset, count=count).clone()
+
+    return Record(
+        sample_id=str(index),
+        input_ids=values(torch.int32, ids_at, length).long(),
+        loss_mask=values(torch.uint8, mask_at, length).bool(),
+        hidden=values(torch.bfloat16, hidden_at, length * size * captured).view(length, -1).float(),
+        last_hidden=values(torch.bfloat16, last_at, length * size).view(length, -1).float(),
+    )
+
+
+def test_eight_steps_of_training():
+    folder = golden.path("train_trajectory")
+    told, drawn = golden.expected(folder), golden.tensors(folder, "anchors.safetensors")
+    model = load_draft(folder / "draft_init").train()
+    sizes = {"hidden_size": model.config.block.hidden_size, "captured": model.config.num_captured}
+    masters = {name: parameter.detach().float().clone() for name, parameter in model.trainable()}
+    optimizer = torch.optim.AdamW(masters.values(), lr=told["lr"], **ADAM)
+    micro = 0
+    for step in told["steps"]:
+        for _ in range(told["acc_steps"]):
+            batch = collate([read_sample(golden.path("cache", "cache_dir"), sizes, told["order"][micro])])
+            loss = loss_of(model, told, batch, drawn[f"{micro}.anchors"], drawn[f"{micro}.keep"])
+            assert loss.item() == pytest.approx(told["micro"][micro]["loss"], abs=1e-4), micro
+            (loss / told["acc_steps"]).backward()
+            micro += 1
+        rate = rate_of(step["step"], told, overshoot=True)
+        assert rate == pytest.approx(step["lr"], rel=1e-6)
+        norm = update(model, masters, optimizer, rate, told["max_grad_norm"])
+        assert norm == pytest.approx(step["grad_norm"], rel=1e-3), step["step"]
+    for name, tensor in golden.tensors(folder, "draft_final/model.safetensors").items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def rate_of(step, told, *, overshoot):
+    """Return the product's learning rate; with `overshoot`, scaled after the warm-up as torch 2.13 does."""
+    total, warmup = told["total_steps"], int(told["warmup_ratio"] * told["total_steps"])
+    rate = learning_rate(step, total, told["lr"], told["warmup_ratio"])
+    scaled = overshoot and step >= warmup
+    return rate * 2 / (1 + math.cos(math.pi / (total - warmup))) if scaled else rate
+
+
+def loss_of(model, told, batch, anchors, keep):
+    loss = told["loss_args"]
+    objective = Objective(
+        cross_entropy=loss["ce_loss_alpha"],
+        total_variation=loss["l1_loss_alpha"],
+        confidence=loss["confidence_head_alpha"],
+        slot_decay=loss["loss_decay_gamma"],
+    )
+    algorithm = ALGORITHMS[model.config.algorithm]
+    supervision = algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
+    return algorithm.loss(model, batch, supervision, supervision.denominators).loss
+
+
+def update(model, masters, optimizer, learning_rate, largest):
+    """Clip, step in fp32, and give the draft the masters' values."""
+    norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in model.trainable()], largest).item()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    for name, parameter in model.trainable():
+        masters[name].grad = parameter.grad.float()
+        parameter.grad = None
+    optimizer.step()
+    with torch.no_grad():
+        for name, parameter in model.trainable():
+            parameter.copy_(masters[name])
+    return norm
