@@ -1,0 +1,121 @@
+"""From a plan to its cost, and the refusal where the cost does not fit."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from deepspec.errors import BudgetError
+from deepspec.plan import presets
+from deepspec.plan.estimate import Estimate, Sizes, Workload, estimate, rows, size
+from deepspec.plan.plan import Plan
+from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
+from deepspec.prepare.resolve import DEMO
+from deepspec.store import Store
+
+UNKNOWN_SAMPLES = 10_000
+"""Assumed where prompts come from somewhere that cannot be counted offline."""
+
+SPARE = 1.05
+"""Share of the estimate that must be free: file systems want some air."""
+
+
+def plan_estimate(plan: Plan, sizes: Sizes | None = None) -> Estimate | None:
+    """Return what a plan costs, or None where nothing is known of the target's sizes.
+
+    Args:
+        plan: what to do.
+        sizes: of the target, read from its config; None: those of the preset.
+    """
+    known = sizes or plan.target.sizes
+    if known is None:
+        return None
+    return estimate(known, workload(plan), presets.hardware(plan.limits.hardware))
+
+
+def workload(plan: Plan) -> Workload:
+    """Return the counts of a plan."""
+    samples = sample_count(plan)
+    train, draft = plan.train, plan.train.draft
+    per_pass = max(1, samples // train.global_batch)
+    passes = train.steps / per_pass if train.steps else train.epochs
+    return Workload(
+        samples=samples,
+        prompt_tokens=plan.dataset.prompt_tokens,
+        answer_tokens=min(plan.dataset.answer_tokens, plan.regenerate.sampling.max_tokens),
+        captured_layers=len(plan.cache.layers or range(5)),
+        codec=plan.cache.codec,
+        part_bytes=plan.cache.part_bytes,
+        passes=passes,
+        draft_layers=draft.num_layers or (1 if draft.algorithm == "eagle3" else 5),
+        anchors=train.objective.num_anchors,
+        block=draft.block_size,
+        questions=question_count(plan),
+        question_tokens=plan.evaluate.max_new_tokens,
+    )
+
+
+def sample_count(plan: Plan) -> int:
+    """Return how many prompts a plan asks: stated, counted in local files, or assumed; never above `max_samples`."""
+    counted = [_lines(Path(path)) for path in plan.dataset.prompts]
+    known = plan.dataset.samples or (sum(filter(None, counted)) if counted and all(counted) else UNKNOWN_SAMPLES)
+    return min(known, plan.prepare.max_samples or known)
+
+
+def question_count(plan: Plan) -> int:
+    """Return how many questions an evaluation asks, all benchmarks and temperatures together."""
+    folder = plan.dataset.benchmarks_dir
+    if folder is None:
+        return plan.evaluate.questions()
+    files = sorted((DEMO_BENCHMARKS if folder == DEMO else Path(folder)).glob("*.jsonl"))
+    sizes = [_lines(path) or 0 for path in files]
+    return sum(min(size, plan.evaluate.samples or size) for size in sizes) * len(plan.evaluate.temperatures)
+
+
+def plan_rows(plan: Plan, store: Store, sizes: Sizes | None = None) -> list[dict[str, Any]]:
+    """Return the cost of a plan and the space found, as a table for people."""
+    cost = plan_estimate(plan, sizes)
+    samples = {"what": "samples", "estimate": f"{sample_count(plan):,}", "low": "", "high": ""}
+    found = store.free_bytes()
+    free = {
+        "what": "free in the store",
+        "estimate": "unlimited" if found is None else size(found),
+        "low": "",
+        "high": "",
+    }
+    if cost is None:
+        unknown = {"what": "sizes of the target", "estimate": "unknown until it is read", "low": "", "high": ""}
+        return [samples, unknown, free]
+    return [samples, *rows(cost), free]
+
+
+def check_limits(plan: Plan, store: Store, sizes: Sizes | None = None) -> None:
+    """Stop where the estimate passes a limit of the plan or the free space of the store.
+
+    Raises:
+        BudgetError: what was estimated, what there is, and which settings make it smaller.
+    """
+    cost = plan_estimate(plan, sizes)
+    if cost is None:
+        return
+    limits = plan.limits
+    free = store.free_bytes()
+    wanted = cost.store_bytes.mid * SPARE
+    smaller = "use cache.codec=fp8 or fewer samples (prepare.max_samples)"
+    if free is not None and wanted > free:
+        raise BudgetError(
+            f"the plan needs about {size(wanted)} in {store.root}, which has {size(free)} free; {smaller}"
+        )
+    if limits.disk_gb is not None and wanted > limits.disk_gb * 1e9:
+        raise BudgetError(f"the plan needs about {size(wanted)}, above limits.disk_gb={limits.disk_gb:g}; {smaller}")
+    hours = math.fsum(value.mid for value in cost.hours.values())
+    if limits.hours is not None and hours > limits.hours:
+        raise BudgetError(f"the plan needs about {hours:.1f} hours, above limits.hours={limits.hours:g}; train less")
+    if limits.money is not None and cost.money.mid > limits.money:
+        raise BudgetError(f"the plan costs about {cost.money.mid:,.0f} USD, above limits.money={limits.money:g}")
+
+
+def _lines(path: Path) -> int | None:
+    if not path.is_file() or path.suffix != ".jsonl":
+        return None
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))

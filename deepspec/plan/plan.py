@@ -1,0 +1,92 @@
+"""The plan: everything a user decides about a run. What resolving finds out (hashes, sizes) is in `resolve`."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from deepspec.artifacts import Spec
+from deepspec.benchmark.spec import BenchmarkOptions
+from deepspec.cache.spec import CacheOptions
+from deepspec.evaluate.spec import EvaluateOptions
+from deepspec.export.spec import ExportSpec
+from deepspec.plan.estimate import Sizes
+from deepspec.prepare.spec import PrepareOptions
+from deepspec.regenerate.spec import RegenerateOptions
+from deepspec.release.spec import ReleaseOptions
+from deepspec.target.source import TargetSource
+from deepspec.train.spec import TrainSpec
+
+
+class TargetPlan(TargetSource):
+    """The target: where it is, and what estimates and cards must know of it."""
+
+    name: str = "target"
+    """Short name for folders, cards and tables."""
+    license: str = "other"
+    """Licence of the target, which its drafts inherit."""
+    sizes: Sizes | None = None
+    """What an estimate without the target at hand must know."""
+
+
+class DatasetPlan(Spec):
+    """What the target is asked, and what the draft is measured on."""
+
+    name: str = "own"
+    prompts: tuple[str, ...] = ()
+    """Files (JSONL, parquet), URLs or Hugging Face dataset ids."""
+    answers: str | None = None
+    """File of answers that the target gave before; nothing is asked then."""
+    benchmarks_dir: str | None = None
+    """Folder of `NAME.jsonl` files with `{"turns": […]}` rows; None: the benchmarks come from the Hugging Face hub."""
+    benchmarks: tuple[str, ...] | None = None
+    """Names of the benchmarks to take; None: every file of the folder, or all nine of the hub."""
+    samples: int | None = Field(default=None, gt=0)
+    """Number of prompts, for estimates; None: counted where the prompts are local files."""
+    prompt_tokens: float = Field(default=200, gt=0)
+    """Mean length of a prompt, for estimates."""
+    answer_tokens: float = Field(default=500, gt=0)
+    """Mean length of all answers of a sample, for estimates."""
+    license: str = "other"
+
+
+class Limits(Spec):
+    """What a run may spend; it stops before a stage that would pass a limit. None: no limit."""
+
+    disk_gb: float | None = Field(default=None, gt=0)
+    hours: float | None = Field(default=None, gt=0)
+    money: float | None = Field(default=None, gt=0)
+    """US dollars."""
+    hardware: str = "laptop"
+    """Rates and prices that the estimate is made with: a name from presets/hardware or an own YAML file."""
+
+
+class Plan(Spec):
+    """One draft, from prompts to release."""
+
+    target: TargetPlan
+    dataset: DatasetPlan = DatasetPlan()
+    prepare: PrepareOptions = PrepareOptions()
+    regenerate: RegenerateOptions = RegenerateOptions()
+    cache: CacheOptions = CacheOptions()
+    train: TrainSpec = TrainSpec()
+    export: ExportSpec = ExportSpec()
+    evaluate: EvaluateOptions = EvaluateOptions()
+    benchmark: BenchmarkOptions = BenchmarkOptions()
+    release: ReleaseOptions = ReleaseOptions()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _block_fits(self) -> Self:
+        block = self.train.draft.block_size
+        if self.evaluate.max_new_tokens < block:
+            raise ValueError(
+                f"evaluate.max_new_tokens is {self.evaluate.max_new_tokens}, below the block of "
+                f"{block} tokens that the draft proposes; raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_input(self) -> Self:
+        if not self.dataset.prompts and self.dataset.answers is None:
+            raise ValueError("no prompts: give dataset.prompts (--prompts FILE) or dataset.answers (--answers FILE)")
+        return self

@@ -1,0 +1,155 @@
+"""Presets, overrides, estimates and refusals."""
+
+import pytest
+
+from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
+from deepspec.plan import presets
+from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
+from deepspec.plan.estimate import size
+from deepspec.plan.resolve import check_sources
+from deepspec.store import Store
+from flows.choices import Choices
+
+
+def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo"):
+    return presets.build_plan([presets.target(target), presets.load("datasets", dataset)], overrides)
+
+
+@pytest.mark.parametrize("target", presets.names("targets"))
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+@pytest.mark.parametrize("dataset", presets.names("datasets"))
+def test_every_preset_makes_a_plan_with_an_estimate(target, algorithm, dataset):
+    plan = plan_of(target, f"train.draft.algorithm={algorithm}", dataset=dataset)
+    assert plan.train.draft.algorithm == algorithm
+    assert plan_estimate(plan).store_bytes.mid > 0
+
+
+@pytest.mark.parametrize("name", presets.names("hardware"))
+def test_every_hardware_preset_is_valid(name):
+    assert presets.hardware(name).devices >= 1
+
+
+def test_the_published_cache_of_a_4b_target_takes_38_tb():
+    """1.3 M samples, 1.24 G tokens, (5+1) layers × 2560 × 2 bytes + 6 a token."""
+    cost = plan_estimate(plan_of("qwen3-4b", dataset="open-perfectblend"))
+    assert cost.cache_bytes["published"].mid == pytest.approx(1.2402e9 * (6 * 2560 * 2 + 6))
+    assert size(cost.cache_bytes["published"].mid) == "38.1 TB"
+    assert cost.cache_bytes["bf16-zstd"].mid < 0.7 * cost.cache_bytes["published"].mid
+    assert cost.cache_bytes["fp8"].mid < cost.cache_bytes["bf16-zstd"].mid
+
+
+def test_an_estimate_is_an_interval_around_the_guess():
+    tokens = plan_estimate(plan_of()).tokens
+    assert tokens.low == pytest.approx(0.7 * tokens.mid)
+    assert tokens.high == pytest.approx(1.3 * tokens.mid)
+
+
+def test_overrides_are_read_as_yaml_and_the_last_one_wins():
+    plan = plan_of("smollm2-135m", "train.steps=100", "train.steps=200", "cache.layers=[1, 2]")
+    assert plan.train.steps == 200
+    assert plan.cache.layers == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stps=3", r"train\.stps: unknown"),
+        ("train.steps=many", r"train\.steps: .*integer"),
+        ("train.steps=0", r"train\.steps: .*greater than 0"),
+        ("nonsense", r"--set 'nonsense': wanted section\.field=value"),
+        ("=3", "wanted section"),
+        ("train.steps=[", "not YAML"),
+        ("evaluate.max_new_tokens=3", "below the block of 7"),
+    ],
+)
+def test_a_wrong_override_names_itself(override, message):
+    with pytest.raises(SpecError, match=message):
+        plan_of("smollm2-135m", override)
+
+
+def test_unknown_presets_name_the_known_ones():
+    with pytest.raises(UnknownNameError, match=r"unknown target .*'smolm'; known: .*smollm2-135m"):
+        presets.target("smolm")
+    with pytest.raises(UnknownNameError, match="unknown dataset preset 'x'; known: demo"):
+        presets.load("datasets", "x")
+
+
+def test_a_hub_id_a_folder_and_an_own_file_work_like_a_preset(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("target: {name: mine, model: org/model}\n")
+    assert presets.target("org/model") == {"target": {"name": "model", "model": "org/model"}}
+    assert presets.target(str(tmp_path))["target"]["model"] == str(tmp_path)
+    assert presets.target(str(own))["target"]["name"] == "mine"
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("- 1\n")
+    with pytest.raises(SpecError, match="holds list, wanted a mapping"):
+        presets.target(str(tmp_path / "mine.yaml"))
+
+
+def test_a_plan_without_input_says_what_to_give():
+    with pytest.raises(SpecError, match="no prompts: give"):
+        presets.build_plan([presets.target("smollm2-135m")])
+
+
+def test_a_missing_prompts_file_is_named(tmp_path):
+    plan = Choices(prompts=(str(tmp_path / "none.jsonl"),), benchmarks_dir="demo").plan()
+    with pytest.raises(SourceError, match=r"none\.jsonl.*no such file"):
+        check_sources(plan)
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("limits.disk_gb=10", r"needs about .* TB, above limits\.disk_gb=10"),
+        ("limits.hours=0.001", "hours, above limits.hours"),
+        ("limits.money=1", r"USD, above limits\.money=1"),
+    ],
+)
+def test_a_plan_above_a_limit_is_refused(tmp_path, monkeypatch, limit, message):
+    monkeypatch.setattr(Store, "free_bytes", lambda self: None)
+    plan = plan_of("qwen3-4b", "limits.hardware=h100x8", limit, dataset="open-perfectblend")
+    with pytest.raises(BudgetError, match=message):
+        check_limits(plan, Store(tmp_path))
+
+
+def test_a_plan_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "free_bytes", lambda self: 10**9)
+    with pytest.raises(BudgetError, match=r"needs about .* TB in .*, which has 1 GB free; use cache\.codec=fp8"):
+        check_limits(plan_of("qwen3-4b", dataset="open-perfectblend"), Store(tmp_path))
+
+
+def test_the_table_shows_free_space_and_the_published_layout_beside_ours(tmp_path):
+    rows = {row["what"]: row["estimate"] for row in plan_rows(plan_of(), Store(tmp_path))}
+    assert {"samples", "target cache, published", "target cache, bf16-zstd", "free in the store"} <= set(rows)
+
+
+def test_smoke_makes_everything_small_and_an_override_still_wins():
+    plan = Choices(smoke=20, overrides=("train.steps=7",)).plan()
+    assert plan.prepare.max_samples == 20
+    assert plan.train.steps == 7
+
+
+def test_endpoints_need_the_name_of_the_model():
+    with pytest.raises(SpecError, match="--endpoint needs --model"):
+        Choices(endpoints=("http://127.0.0.1:1/v1",)).site()
+
+
+def test_questions_are_counted_in_the_folder(tmp_path):
+    for name, rows in (("a", 3), ("b", 9)):
+        (tmp_path / f"{name}.jsonl").write_text('{"turns": ["x"]}\n' * rows)
+    plan = Choices(benchmarks_dir=tmp_path, overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")).plan()
+    assert question_count(plan) == (3 + 5) * 2
+
+
+def test_the_nine_benchmarks_have_their_published_sizes():
+    plan = plan_of("qwen3-4b", "evaluate.temperatures=[0]", "dataset.benchmarks_dir=null")
+    assert question_count(plan) == 500 + 500 + 30 + 164 + 256 + 500 + 80 + 500 + 500
+
+
+def test_moving_the_cache_can_take_longer_than_computing():
+    """25.5 TB at 2 GB/s are 3.5 hours once, and ten passes of training read it ten times."""
+    cost = plan_estimate(plan_of("qwen3-4b", "limits.hardware=h100x8", dataset="open-perfectblend"))
+    assert cost.hours["cache"].mid == pytest.approx(cost.cache_bytes["bf16-zstd"].mid / 2e9 / 3600)
+    assert cost.hours["train"].mid == pytest.approx(10 * cost.hours["cache"].mid, rel=1e-3)
