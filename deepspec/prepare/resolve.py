@@ -1,0 +1,170 @@
+"""From what a user names to what is hashed: files and datasets become digests, and where they lie is kept beside.
+
+A name is a file (JSONL, parquet), a folder of such files, a URL that fsspec knows, a Hugging Face dataset id
+`ORG/NAME`, or `demo`, the bundled prompts. Options follow after `?`, as in `chats.jsonl?limit=1000&weight=2` or
+`ORG/NAME?config=main&split=train&revision=v1`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
+
+import fsspec
+import xxhash
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from pydantic import ValidationError
+
+from deepspec.artifacts import checksum
+from deepspec.errors import SourceError, SpecError
+from deepspec.formats.rows import SUFFIXES, form_of
+from deepspec.prepare.demo import BENCHMARKS, PROMPTS
+from deepspec.prepare.spec import Source
+
+HUB = "hub:"
+"""Start of the digest and of the location of a Hugging Face dataset."""
+
+DEMO = "demo"
+"""Name of the bundled prompts and benchmarks."""
+
+_OPTIONS = frozenset({"limit", "weight", "name", "config", "split", "revision"})
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """What the stage is told."""
+
+    sources: tuple[Source, ...]
+    """For `PrepareSpec.sources`."""
+    benchmarks: tuple[str, ...]
+    """For `PrepareSpec.benchmarks`."""
+    locations: Mapping[str, str]
+    """For `Placement.locations`."""
+
+
+def resolve(prompts: Sequence[str], benchmarks_dir: str | None = None) -> Resolved:
+    """Return digests of all prompts and benchmark files, and where they lie.
+
+    Args:
+        prompts: files, folders, URLs, dataset ids or `demo`, each with options.
+        benchmarks_dir: folder of `NAME.jsonl` files, or `demo`.
+
+    Raises:
+        SourceError: something is not there, is empty, or cannot be reached.
+        SpecError: an option has a wrong value.
+    """
+    locations: dict[str, str] = {}
+    sources = tuple(source for name in prompts for source in _sources(name, locations))
+    files = [] if benchmarks_dir is None else _files(BENCHMARKS if benchmarks_dir == DEMO else Path(benchmarks_dir))
+    benchmarks = tuple(sorted(_located(str(path), locations) for path in files))
+    return Resolved(sources=sources, benchmarks=benchmarks, locations=locations)
+
+
+def _sources(name: str, locations: dict[str, str]) -> list[Source]:
+    where, options = _parted(name)
+    if where == DEMO:
+        where = str(PROMPTS)
+    if Path(where).is_dir():
+        return [_file_source(str(path), options, locations) for path in _files(Path(where))]
+    if "://" in where or Path(where).is_file() or where.lower().endswith((*SUFFIXES, ".json", ".csv", ".txt")):
+        return [_file_source(where, options, locations)]
+    if _HUB_ID.fullmatch(where):
+        return [_hub_source(where, options, locations)]
+    raise SourceError("no such file, folder or dataset; give a path, a URL, ORG/NAME or demo", where)
+
+
+def _parted(name: str) -> tuple[str, dict[str, str]]:
+    """Return the name without its options; a `?` that belongs to a URL stays."""
+    where, _, query = name.rpartition("?")
+    options = dict(parse_qsl(query))
+    if where and options and options.keys() <= _OPTIONS:
+        return where, options
+    return name, {}
+
+
+def _file_source(where: str, options: Mapping[str, str], locations: dict[str, str]) -> Source:
+    suffix = form_of(where)
+    return _source(_located(where, locations), Path(where).name[: -len(suffix)], options)
+
+
+def _source(digest: str, name: str, options: Mapping[str, str]) -> Source:
+    told = {key: options[key] for key in ("limit", "weight", "name") if key in options}
+    try:
+        return Source.model_validate({"digest": digest, "name": name, **told})
+    except ValidationError as error:
+        problems = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise SpecError(f"source {name}: {problems}") from error
+
+
+def _located(where: str, locations: dict[str, str]) -> str:
+    """Return the digest of a file and note where it lies."""
+    digest = _remote_checksum(where) if "://" in where else _local_checksum(Path(where))
+    locations[digest] = where if "://" in where else str(Path(where).resolve())
+    return digest
+
+
+def _local_checksum(path: Path) -> str:
+    if not path.is_file():
+        raise SourceError("no such file; check the path", path)
+    if path.stat().st_size == 0:
+        raise SourceError("the file is empty; wanted one JSON object a line", path)
+    return checksum(path)
+
+
+def _remote_checksum(url: str) -> str:
+    digest = xxhash.xxh3_128()
+    try:
+        with fsspec.open(url, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except (OSError, ValueError, ImportError) as error:
+        raise SourceError(f"cannot be read: {error}; check the URL and the credentials", url) from error
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise SourceError("no such folder; check the path", folder)
+    found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    if not found:
+        raise SourceError(f"the folder holds no file that ends in {', '.join(SUFFIXES)}", folder)
+    return found
+
+
+def _hub_source(identity: str, options: Mapping[str, str], locations: dict[str, str]) -> Source:
+    told = {"revision": hub_revision(identity, options.get("revision"))}
+    told |= {"config": options.get("config", ""), "split": options.get("split", "train")}
+    digest = f"{HUB}{told['revision']}/{told['config']}/{told['split']}"
+    locations[digest] = f"{HUB}{identity}?{urlencode(told)}"
+    return _source(digest, identity.split("/")[-1], options)
+
+
+def hub_revision(identity: str, revision: str | None) -> str:
+    """Return the commit of a dataset on the hub, or of the copy in the local cache where the hub is out of reach.
+
+    Raises:
+        SourceError: neither knows the dataset.
+    """
+    try:
+        commit: str | None = HfApi().dataset_info(identity, revision=revision).sha
+    except RepositoryNotFoundError as error:
+        raise SourceError(
+            "no such file, and no such dataset on the Hugging Face hub; check the name", identity
+        ) from error
+    except (HfHubHTTPError, OSError):
+        commit = _cached_revision(identity, revision)
+    if commit is None:
+        raise SourceError("the hub names no commit for it", identity)
+    return commit
+
+
+def _cached_revision(identity: str, revision: str | None) -> str:
+    try:
+        folder = snapshot_download(identity, repo_type="dataset", revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        advice = "check the network, log in (hf auth login) for a private one, or give a local file"
+        raise SourceError(f"no such file, and the Hugging Face hub cannot be reached; {advice}", identity) from error
+    return Path(str(folder)).name

@@ -1,0 +1,95 @@
+"""What users name becomes digests of content; where it lies is kept apart."""
+
+import shutil
+
+import pytest
+
+from deepspec.errors import SourceError, SpecError
+from deepspec.prepare import resolve as room
+from deepspec.prepare.resolve import resolve
+
+ROW = b'{"prompt":"a"}\n'
+
+
+def test_a_file_is_its_content_wherever_it_lies(tmp_path):
+    (tmp_path / "mine.jsonl").write_bytes(ROW)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "mine.jsonl", tmp_path / "elsewhere" / "mine.jsonl")
+    one, other = resolve([f"{tmp_path}/mine.jsonl"]), resolve([f"{tmp_path}/elsewhere/mine.jsonl"])
+    assert one.sources == other.sources
+    assert one.sources[0].name == "mine"
+    assert one.locations == {one.sources[0].digest: f"{tmp_path}/mine.jsonl"}
+
+
+def test_options_follow_the_name(tmp_path):
+    (tmp_path / "mine.jsonl").write_bytes(ROW)
+    (source,) = resolve([f"{tmp_path}/mine.jsonl?limit=10&weight=0.5&name=logs"]).sources
+    assert (source.limit, source.weight, source.name) == (10, 0.5, "logs")
+    with pytest.raises(SpecError, match="limit"):
+        resolve([f"{tmp_path}/mine.jsonl?limit=-1"])
+
+
+def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
+    (tmp_path / "mine.jsonl").write_bytes(ROW)
+    local, url = resolve([f"{tmp_path}/mine.jsonl"]), resolve([f"file://{tmp_path}/mine.jsonl?limit=5"])
+    assert url.sources[0].digest == local.sources[0].digest
+    assert url.sources[0].limit == 5
+    assert list(url.locations.values()) == [f"file://{tmp_path}/mine.jsonl"]
+    assert room._parted("https://host/a.jsonl?token=x") == ("https://host/a.jsonl?token=x", {})
+
+
+def test_a_folder_is_its_files(tmp_path):
+    for name in ("b.jsonl", "a.parquet", "notes.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert [source.name for source in resolve([str(tmp_path)]).sources] == ["a", "b"]
+
+
+def test_a_dataset_is_its_commit(monkeypatch):
+    monkeypatch.setattr(room, "hub_revision", lambda identity, revision: f"commit-of-{identity}-{revision}")
+    resolved = resolve(["ORG/chats?config=main&revision=v1&limit=7"])
+    assert resolved.sources[0].digest == "hub:commit-of-ORG/chats-v1/main/train"
+    assert resolved.sources[0].name == "chats"
+    assert resolved.sources[0].limit == 7
+    assert list(resolved.locations.values()) == [
+        "hub:ORG/chats?revision=commit-of-ORG%2Fchats-v1&config=main&split=train"
+    ]
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match="cannot be reached; check the network"):
+        resolve(["nobody/nothing-of-that-name"])
+
+
+def test_the_bundled_prompts_have_a_name():
+    resolved = resolve(["demo"], "demo")
+    assert resolved.sources[0].name == "prompts"
+    assert len(resolved.benchmarks) == 5
+    assert len(resolved.locations) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.jsonl", "no such file; check the path"),
+        ("data/missing.parquet", "no such file; check the path"),
+        ("not a name", "no such file, folder or dataset"),
+        ("s3-but-not:/x", "no such file, folder or dataset"),
+        ("nosuchscheme://x.jsonl", "cannot be read"),
+    ],
+)
+def test_what_is_not_there_is_named(name, message):
+    with pytest.raises(SourceError, match=message):
+        resolve([name])
+
+
+def test_an_empty_file_and_a_list_are_named(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(SourceError, match="the file is empty"):
+        resolve([f"{tmp_path}/empty.jsonl"])
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(SourceError, match="jq -c"):
+        resolve([f"{tmp_path}/list.json"])
+    with pytest.raises(SourceError, match="no such folder"):
+        resolve(["demo"], f"{tmp_path}/missing")
