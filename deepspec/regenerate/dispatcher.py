@@ -1,0 +1,236 @@
+"""Which endpoint answers which question: the least loaded one; after a failure, another one.
+
+Each endpoint has a limit that adapts (`concurrency`) and a breaker: after a few failures in a row it gets no question
+until a probe finds it well again, and then one at a time. So a dead or slow endpoint costs only its own share.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from deepspec.errors import EngineError
+from deepspec.regenerate.concurrency import Concurrency
+from deepspec.regenerate.engine import Answer, AskError, Engine, Question
+from deepspec.regenerate.spec import Sampling
+
+ATTEMPTS = 8
+"""Times that one question is asked before its failure is recorded."""
+FIRST_WAIT, LONGEST_WAIT = 0.25, 30.0
+"""Seconds between attempts: doubled each time, with jitter."""
+FAILURES_TO_TRIP = 4
+"""Failures in a row that open an endpoint's breaker."""
+FIRST_PROBE, LONGEST_PROBE = 0.5, 30.0
+"""Seconds until an open breaker is probed: doubled each time, with jitter, until an answer succeeds."""
+DEFAULT_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds that an endpoint is left alone after a 429, where it names none, and at most."""
+
+
+Check = Callable[[Engine], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Lane:
+    """One endpoint as the dispatcher sees it."""
+
+    engine: Engine
+    concurrency: Concurrency
+    in_flight: int = 0
+    tripped: bool = False
+    """The breaker is open: no questions."""
+    paused_until: float = 0.0
+    failures_in_a_row: int = 0
+    trips_in_a_row: int = 0
+    answers: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Sum of the answers' latencies."""
+    failures: Counter[str] = field(default_factory=Counter)
+    last_failure: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it may get questions."""
+        return not self.tripped and self.paused_until <= time.monotonic()
+
+    @property
+    def load(self) -> float:
+        """Return the share of the limit that is in use."""
+        return self.in_flight / self.concurrency.limit
+
+    @property
+    def state(self) -> str:
+        """Return one word for people."""
+        return "down" if self.tripped else "up" if self.is_open else "paused"
+
+
+class Dispatcher:
+    """Asks questions of several engines.
+
+    Args:
+        engines: the clients, at least one.
+        sampling: how every question is sampled.
+        check: awaited before an endpoint that was down gets questions again; raises where it should not.
+    """
+
+    def __init__(self, engines: Sequence[Engine], sampling: Sampling, check: Check) -> None:
+        """Trust every endpoint at first."""
+        self.lanes = [Lane(engine, Concurrency(time.monotonic())) for engine in engines]
+        self.room = asyncio.Event()
+        """Set whenever more questions than before may be under way."""
+        self._sampling = sampling
+        self._check = check
+        self._waiting: deque[tuple[asyncio.Future[Lane], Lane | None]] = deque()
+        self._probes: set[asyncio.Task[None]] = set()
+        self._served_at = time.monotonic()
+
+    @property
+    def capacity(self) -> int:
+        """Return how many questions all endpoints that are up take together."""
+        return sum(lane.concurrency.limit for lane in self.lanes if lane.is_open)
+
+    @property
+    def seconds_down(self) -> float:
+        """Return for how long no endpoint has been up."""
+        if any(not lane.tripped for lane in self.lanes):
+            self._served_at = time.monotonic()
+        return time.monotonic() - self._served_at
+
+    async def ask(self, question: Question) -> Answer:
+        """Return the answer of whichever endpoint gives one.
+
+        Raises:
+            AskError: the question cannot be answered, or every attempt failed.
+        """
+        failed: Lane | None = None
+
+        async def ask_somewhere() -> Answer:
+            nonlocal failed
+            failed = await self._take(failed)
+            return await self._ask_one(failed, question)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT),
+            retry=retry_if_exception(lambda error: isinstance(error, AskError) and error.can_pass),
+            reraise=True,
+        )
+        return await retrying(ask_somewhere)
+
+    def distrust(self, engine: Engine) -> None:
+        """Send an endpoint no questions until a probe finds it well."""
+        for lane in self.lanes:
+            if lane.engine is engine:
+                self._trip(lane)
+
+    async def close(self) -> None:
+        """Stop probing."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+
+    async def _ask_one(self, lane: Lane, question: Question) -> Answer:
+        full = lane.load >= 1
+        asked = time.monotonic()
+        try:
+            answer = await lane.engine.ask(question, self._sampling)
+        except AskError as error:
+            self._note_failure(lane, error, asked)
+            raise
+        else:
+            self._note_answer(lane, answer, asked, full)
+            return answer
+        finally:
+            lane.in_flight -= 1
+            self._hand_out()
+
+    async def _take(self, avoid: Lane | None) -> Lane:
+        """Return a lane with a place reserved, waiting for one; another than `avoid` where another is up."""
+        place: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        self._waiting.append((place, avoid))
+        self._hand_out()
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                place.result().in_flight -= 1
+                self._hand_out()
+            raise
+
+    def _hand_out(self) -> None:
+        """Give free places to those who wait, in their order."""
+        unserved: deque[tuple[asyncio.Future[Lane], Lane | None]] = deque()
+        while self._waiting and (free := self._free_lanes()):
+            place, avoid = self._waiting.popleft()
+            if place.cancelled():
+                continue
+            others = [lane for lane in free if lane is not avoid]
+            if not others and self._any_up_but(avoid):
+                unserved.append((place, avoid))
+                continue
+            lane = min(others or free, key=lambda lane: lane.load)
+            lane.in_flight += 1
+            place.set_result(lane)
+        self._waiting.extendleft(reversed(unserved))
+        self.room.set()
+
+    def _free_lanes(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.is_open and lane.in_flight < lane.concurrency.limit]
+
+    def _any_up_but(self, avoid: Lane | None) -> bool:
+        return any(lane.is_open and lane is not avoid for lane in self.lanes)
+
+    def _note_answer(self, lane: Lane, answer: Answer, asked: float, full: bool) -> None:
+        now = time.monotonic()
+        lane.failures_in_a_row = lane.trips_in_a_row = 0
+        lane.answers += 1
+        lane.tokens += answer.completion_tokens
+        lane.seconds += now - asked
+        lane.concurrency.answered(now, asked, answer.completion_tokens, full)
+
+    def _note_failure(self, lane: Lane, error: AskError, asked: float) -> None:
+        if error.fault == "row":
+            return
+        now = time.monotonic()
+        lane.failures[error.fault] += 1
+        lane.last_failure = str(error)
+        if error.fault in ("busy", "late"):
+            lane.concurrency.overloaded(now, asked)
+        if error.fault == "busy" or error.retry_after is not None:
+            pause = DEFAULT_PAUSE if error.retry_after is None else error.retry_after
+            self._pause(lane, min(pause, LONGEST_PAUSE))
+        if error.fault != "busy":
+            lane.failures_in_a_row += 1
+            if lane.failures_in_a_row >= FAILURES_TO_TRIP and not lane.tripped:
+                self._trip(lane)
+
+    def _pause(self, lane: Lane, seconds: float) -> None:
+        lane.paused_until = max(lane.paused_until, time.monotonic() + seconds)
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._hand_out)
+
+    def _trip(self, lane: Lane) -> None:
+        lane.tripped = True
+        lane.trips_in_a_row += 1
+        probe = asyncio.create_task(self._probe(lane))
+        self._probes.add(probe)
+        probe.add_done_callback(self._probes.discard)
+
+    async def _probe(self, lane: Lane) -> None:
+        """Close a lane's breaker when its endpoint passes the check; then one failure opens it anew."""
+        while lane.tripped:
+            wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(lane.trips_in_a_row - 1, 10))
+            await asyncio.sleep(wait * random.uniform(0.8, 1.2))
+            try:
+                await self._check(lane.engine)
+            except (AskError, EngineError) as error:
+                lane.last_failure = str(error)
+                lane.trips_in_a_row += 1
+                continue
+            lane.tripped = False
+            lane.failures_in_a_row = FAILURES_TO_TRIP - 1
+            lane.concurrency.restart(time.monotonic())
+            self._hand_out()

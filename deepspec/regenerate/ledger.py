@@ -1,0 +1,95 @@
+"""The ledger: what is known about the rows of one part before the part is committed.
+
+An append-only file of JSON lines in local scratch, one line per finished row, written at once and fsynced in
+batches. After a kill it holds every row but the few in flight; a line that was torn by it, and whatever a failing
+disk left behind it, is cut off, and those rows are asked again.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from deepspec.formats.conversations import AnswerRow
+from deepspec.formats.rows import dump_row
+
+SYNC_SECONDS = 1.0
+
+
+class Ledger:
+    """Finished rows of one part, by id."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file and read which rows it holds."""
+        self.path = path
+        self._places: dict[str, tuple[int, int]] = {}
+        self._file = path.open("a+b")
+        self._load()
+        self._synced_at = time.monotonic()
+
+    def __contains__(self, sample_id: object) -> bool:
+        """Return whether a row is finished."""
+        return sample_id in self._places
+
+    def __len__(self) -> int:
+        """Return how many rows are finished."""
+        return len(self._places)
+
+    def append(self, row: AnswerRow, can_pass: bool = False) -> None:
+        """Note a finished row.
+
+        Args:
+            row: the answer.
+            can_pass: it failed with an error that can pass: a ledger opened later asks it again.
+        """
+        line = dump_row({"can_pass": can_pass, "row": row})
+        self._places[row["id"]] = (self._end, len(line))
+        self._end += len(line)
+        self._file.write(line)
+        self._file.flush()  # survives a kill; sync survives a power cut
+        if time.monotonic() - self._synced_at > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make what was noted survive a power cut."""
+        os.fsync(self._file.fileno())
+        self._synced_at = time.monotonic()
+
+    def read(self, sample_id: str) -> AnswerRow:
+        """Return a finished row."""
+        start, length = self._places[sample_id]
+        return cast(AnswerRow, json.loads(os.pread(self._file.fileno(), length, start))["row"])
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        self.sync()
+        self._file.close()
+
+    def remove(self) -> None:
+        """Forget everything: the part is committed."""
+        self._file.close()
+        self.path.unlink()
+
+    def _load(self) -> None:
+        self._end = 0
+        self._file.seek(0)
+        for line in self._file:
+            entry = _parse(line)
+            if entry is None:
+                break
+            if not entry["can_pass"]:
+                self._places[entry["row"]["id"]] = (self._end, len(line))
+            self._end += len(line)
+        self._file.truncate(self._end)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return a whole entry, or None for a torn one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and {"can_pass", "row"} <= entry.keys() else None

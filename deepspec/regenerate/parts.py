@@ -1,0 +1,255 @@
+"""Accounting: the prompts cut into parts, each row finished once, each part committed when all of its rows are.
+
+At every commit `success + error + skipped == input`: duplicates of an id are counted as skipped and give no row.
+"""
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from deepspec.artifacts import Artifact, PartMark
+from deepspec.errors import AnswersError
+from deepspec.formats.conversations import AnswerRow, PromptRow, published_prompts
+from deepspec.formats.rows import RowWriter
+from deepspec.publish import Out
+from deepspec.regenerate.ledger import Ledger
+from deepspec.regenerate.spec import RegenerateSpec
+
+SHARD = 0
+"""One process drives all parts, so they are one shard."""
+DUPLICATE = "the id came before"
+
+Drift = Callable[[AnswerRow], bool | None]
+"""Whether re-tokenising a row's text gives another number of tokens than the engine counted; None: cannot be told."""
+
+
+class Part:
+    """The rows of one part: which belong to it, and which are finished."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        """Open the part's ledger, which may hold rows of an earlier run."""
+        self.number = number
+        self.ledger = Ledger(folder / f"part-{number:05d}.jsonl")
+        self.ids: list[str] = []
+        self.duplicates = 0
+        self.failed = 0
+        """Rows whose errors can pass."""
+        self.sealed = False
+        """Whether all ids are known."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every row is finished."""
+        return self.sealed and len(self.ledger) == len(self.ids)
+
+    def finish(self, row: AnswerRow, can_pass: bool = False) -> None:
+        """Note what became of a row; `can_pass` for an error that the next run may not meet."""
+        self.failed += can_pass
+        self.ledger.append(row, can_pass)
+
+    def rows(self) -> Iterator[AnswerRow]:
+        """Yield the finished rows in the order of the prompts."""
+        return map(self.ledger.read, self.ids)
+
+
+class Book:
+    """All parts of one run.
+
+    Args:
+        spec: what is regenerated.
+        prompts: the prompts.
+        out: where parts are committed and ledgers are kept.
+        drift: tells rows whose re-tokenised text has another length.
+    """
+
+    def __init__(self, spec: RegenerateSpec, prompts: Artifact, out: Out, drift: Drift) -> None:
+        """Read the ids once: how many there are, and which come twice."""
+        self._spec = spec
+        self._prompts = prompts
+        self._out = out
+        self._drift = drift
+        self._folder = out.scratch / "ledger"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._open: dict[int, Part] = {}
+        self.total, self._twice = _survey(prompts)
+        self.done = 0
+        """Rows that are finished, in committed parts, ledgers, or as duplicates."""
+        self.failed = 0
+        """Rows left to the next run."""
+
+    def todo(self) -> Iterator[tuple[Part, PromptRow]]:
+        """Yield every row that is not finished, with its part; parts are sealed on the way."""
+        seen: set[str] = set()
+        part: Part | None = None
+        committed = {mark.part: mark for mark in self._out.parts()}
+        for index, row in enumerate(published_prompts(self._prompts)):
+            number, place = divmod(index, self._spec.rows_per_part)
+            if place == 0:
+                self._seal(part)
+                part = None if number in committed else self._start(number)
+            is_duplicate = self._is_duplicate(row["id"], seen)
+            if part is None or is_duplicate or row["id"] in part.ledger:
+                self.done += 1
+            if part is None:
+                continue
+            if is_duplicate:
+                part.duplicates += 1
+                continue
+            part.ids.append(row["id"])
+            if row["id"] not in part.ledger:
+                yield part, row
+        self._seal(part)
+
+    def finish(self, part: Part, row: AnswerRow, can_pass: bool = False) -> None:
+        """Note what became of a row."""
+        part.finish(row, can_pass)
+        self.done += 1
+
+    def take_complete(self, keep_errors: bool) -> list[Part]:
+        """Return the parts that can be committed now; those that wait for another run are closed and left."""
+        complete = [part for part in self._open.values() if part.is_complete]
+        for part in complete:
+            del self._open[part.number]
+        kept = [part for part in complete if keep_errors or not part.failed]
+        for part in complete:
+            if part not in kept:
+                self.failed += part.failed
+                part.ledger.close()
+        return kept
+
+    def commit(self, part: Part) -> PartMark:
+        """Publish one complete part and forget its ledger.
+
+        Raises:
+            AnswersError: the rows do not add up; nothing is committed.
+        """
+        name = f"part-{part.number:05d}.jsonl.zst"
+        path = self._folder / name
+        tally = Tally(self._drift)
+        with RowWriter(path) as writer:
+            for row in part.rows():
+                tally.add(row)
+                writer.write(dict(row))
+        tally.add_duplicates(part.duplicates)
+        counts = tally.counts()
+        _check(counts, len(part.ids) + part.duplicates, f"part {part.number} of {self._out.prefix}")
+        told = {"sampling": self._spec.sampling.model_dump(mode="json")}
+        mark = self._out.commit_part(SHARD, part.number, {name: path}, counts, told)
+        part.ledger.remove()
+        return mark
+
+    def close(self) -> None:
+        """Close the ledgers of parts that are not complete; the next run goes on with them."""
+        for part in self._open.values():
+            part.ledger.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts of all committed parts together.
+
+        Raises:
+            AnswersError: rows are missing.
+        """
+        counts = total_counts(mark.counts for mark in self._out.parts())
+        _check(counts, self.total, self._out.prefix)
+        return {**counts, "sampling": self._spec.sampling.model_dump(mode="json")}
+
+    def _start(self, number: int) -> Part:
+        self._open[number] = Part(number, self._folder)
+        return self._open[number]
+
+    def _seal(self, part: Part | None) -> None:
+        if part is not None:
+            part.sealed = True
+
+    def _is_duplicate(self, sample_id: str, seen: set[str]) -> bool:
+        if _hash(sample_id) not in self._twice:
+            return False
+        if sample_id in seen:
+            return True
+        seen.add(sample_id)
+        return False
+
+
+class Tally:
+    """Counts of rows; every field of `counts` adds up over parts."""
+
+    def __init__(self, drift: Drift) -> None:
+        """Begin at nothing."""
+        self._drift = drift
+        self._numbers: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._finish_reasons: Counter[str] = Counter()
+        self._endpoints: Counter[str] = Counter()
+
+    def add(self, row: AnswerRow) -> None:
+        """Count one row."""
+        self._numbers["input"] += 1
+        self._numbers[row["status"]] += 1
+        self._numbers["turns"] += len(row["generated"])
+        self._finish_reasons.update(row["finish_reasons"])
+        if "error" in row:
+            self._reasons[re.sub(r"\d+", "#", row["error"])] += 1
+        if row["status"] != "success":
+            return
+        self._numbers["thinking"] += row["thinking"]
+        self._numbers["truncated"] += "length" in row["finish_reasons"]
+        self._numbers["with_token_ids"] += "token_ids" in row
+        self._numbers["drifted"] += bool("token_ids" not in row and self._drift(row))
+        self._numbers.update(row.get("usage", {}))
+        self._endpoints.update(row["endpoint"].split(", ") if "endpoint" in row else ())
+
+    def add_duplicates(self, count: int) -> None:
+        """Count rows whose id came before."""
+        self._numbers["input"] += count
+        self._numbers["skipped"] += count
+        if count:
+            self._reasons[DUPLICATE] += count
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        names = ("input", "success", "error", "skipped", "turns", "prompt_tokens", "completion_tokens")
+        more = ("thinking", "truncated", "with_token_ids", "drifted")
+        return {
+            **{name: self._numbers[name] for name in (*names, *more)},
+            "finish_reasons": dict(self._finish_reasons),
+            "reasons": dict(self._reasons),
+            "endpoints": dict(self._endpoints),
+        }
+
+
+def total_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sums of the counts of parts, nested counts by name."""
+    total: dict[str, Any] = Tally(lambda _: None).counts()
+    for counts in parts:
+        for name, value in counts.items():
+            if isinstance(value, dict):
+                total[name] = dict(Counter(total[name]) + Counter(value))
+            else:
+                total[name] += value
+    return total
+
+
+def _check(counts: Mapping[str, Any], wanted: int, where: str) -> None:
+    accounted = counts["success"] + counts["error"] + counts["skipped"]
+    if not accounted == counts["input"] == wanted:
+        raise AnswersError(
+            f"{where}: {counts['success']} success + {counts['error']} error + {counts['skipped']} skipped "
+            f"for {wanted} prompts; rows are missing or doubled, run again"
+        )
+
+
+def _survey(prompts: Artifact) -> tuple[int, set[int]]:
+    """Return the number of rows, and the hashes of ids that may come more than once."""
+    hashes = array("Q", (_hash(row["id"]) for row in published_prompts(prompts)))
+    values, counts = np.unique(np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0), return_counts=True)
+    return len(hashes), {int(value) for value in values[counts > 1]}
+
+
+def _hash(sample_id: str) -> int:
+    return xxhash.xxh3_64_intdigest(sample_id.encode())

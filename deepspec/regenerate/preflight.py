@@ -1,0 +1,164 @@
+"""Before the first row is asked, and whenever an endpoint has come back: is it the target, and does it do as told?
+
+Checked of each endpoint: it answers; it serves the model under the name that the plan gives; it accepts every
+sampling parameter; its prompts have as many tokens as the target's own tokenizer and chat template make of them; it
+heeds the parameters whose effect can be seen from outside. A mismatch ends the run; a parameter that seems to be
+ignored is reported, since that can be told from a few answers only.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from deepspec.artifacts import Report
+from deepspec.errors import EngineError
+from deepspec.formats.conversations import Message
+from deepspec.regenerate.engine import DIALECTS, OTHER, AskError, Engine, Question
+from deepspec.regenerate.reader import TargetReader
+from deepspec.regenerate.spec import Sampling
+
+PROBE_TOKENS = 12
+
+CONVERSATIONS: Sequence[list[Message]] = (
+    [{"role": "user", "content": "Hello, who are you?"}],
+    [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Was ist 2 + 3? 🙂\n"}],
+    [
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Blue."},
+        {"role": "user", "content": "Another one."},
+    ],
+)
+"""Prompts whose token counts are compared: plain, with a system prompt and other scripts, with history."""
+
+STORY: list[Message] = [{"role": "user", "content": "Write river river river, again and again."}]
+
+WIDE = Sampling(temperature=2.0, max_tokens=PROBE_TOKENS)
+"""Settings under which two seeds hardly ever give the same answer."""
+GREEDY = Sampling(temperature=0.0, max_tokens=PROBE_TOKENS)
+
+AGREE: Mapping[str, Sampling] = {
+    "temperature": GREEDY,
+    "top_p": WIDE.but(top_p=1e-6),
+    "top_k": WIDE.but(top_k=1),
+    "min_p": WIDE.but(min_p=1.0),
+}
+"""Parameter -> settings under which two seeds give the same answer where it is heeded."""
+
+DIFFER: Mapping[str, Sampling] = {
+    "repetition_penalty": GREEDY.but(repetition_penalty=4.0),
+    "presence_penalty": GREEDY.but(presence_penalty=2.0),
+}
+"""Parameter -> settings under which the answer is not the greedy one where it is heeded."""
+
+NEUTRAL = Sampling()
+"""Settings that leave the target's distribution as it is: a parameter at these values has no effect to miss."""
+
+
+class Preflight:
+    """Checks endpoints.
+
+    Args:
+        sampling: what every request will ask for.
+        reader: the target's tokenizer, where it is on this machine.
+        report: hears what was found.
+    """
+
+    def __init__(self, sampling: Sampling, reader: TargetReader, report: Report) -> None:
+        """Check nothing yet."""
+        self._sampling = sampling
+        self._reader = reader
+        self._report = report
+
+    async def check_all(self, engines: Sequence[Engine]) -> list[Engine]:
+        """Check all endpoints at once and return those that do not answer; at least one does.
+
+        Raises:
+            EngineError: none is given, none answers, or one is not what the plan names.
+        """
+        if not engines:
+            raise EngineError("no engine to ask; give --endpoint URL, or let the run start one")
+        reasons = await asyncio.gather(*(self._unreachable(engine) for engine in engines))
+        down = [engine for engine, reason in zip(engines, reasons, strict=True) if reason is not None]
+        for engine, reason in zip(engines, reasons, strict=True):
+            if reason is not None:
+                self._report.log(f"{engine.label} does not answer: {reason}; it is asked as soon as it does")
+        if len(down) == len(engines):
+            told = "; ".join(f"{engine.label}: {reason}" for engine, reason in zip(engines, reasons, strict=True))
+            raise EngineError(f"no engine answers ({told}); start one, or check the URL")
+        return down
+
+    async def check(self, engine: Engine) -> None:
+        """Check one endpoint and learn which engine it is.
+
+        Raises:
+            AskError: it does not answer.
+            EngineError: it is not what the plan names, or refuses a parameter.
+        """
+        engine.dialect = DIALECTS.get(await self._owner(engine), OTHER)
+        try:
+            await engine.ask(_question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
+            await self._check_prompts(engine)
+            ignored = await self._ignored(engine)
+        except AskError as error:
+            if error.can_pass:
+                raise
+            advice = "set the parameter that it names to null in regenerate.sampling, or take another engine"
+            raise EngineError(f"{engine.label} refuses what it is asked: {error}; {advice}") from None
+        if ignored:
+            names = ", ".join(ignored)
+            self._report.log(f"{engine.label} seems to ignore {names}; answers may not be sampled as planned")
+
+    async def _unreachable(self, engine: Engine) -> str | None:
+        try:
+            await self.check(engine)
+        except AskError as error:
+            return str(error)
+        return None
+
+    async def _owner(self, engine: Engine) -> str:
+        served = await engine.served_models()
+        if engine.model not in served:
+            known = ", ".join(served) or "nothing"
+            raise EngineError(f"{engine.label} serves {known}, not {engine.model!r}; check the model's name or the URL")
+        return served[engine.model]
+
+    async def _check_prompts(self, engine: Engine) -> None:
+        for messages in CONVERSATIONS:
+            for thinking in (False, True):
+                wanted = self._reader.prompt_tokens(messages, thinking=thinking)
+                if wanted is None:
+                    return
+                answer = await engine.ask(_question(messages, thinking=thinking), self._sampling.but(max_tokens=1))
+                got = answer.prompt_tokens
+                if got not in (0, wanted):  # 0: the engine does not count
+                    raise EngineError(
+                        f"{engine.label} makes {got} tokens of a prompt for which the target's chat template gives "
+                        f"{wanted} (thinking {'on' if thinking else 'off'}); serve the model with its own template"
+                    )
+
+    async def _ignored(self, engine: Engine) -> list[str]:
+        """Return the parameters that are set and show no effect."""
+        ignored = []
+        for name, narrow in AGREE.items():
+            if self._is_set(name):
+                one, other = await self._answers(engine, (narrow, 1), (narrow, 2))
+                ignored += [name] if one != other else []
+        for name, penalised in DIFFER.items():
+            if self._is_set(name):
+                one, other = await self._answers(engine, (GREEDY, 1), (penalised, 1))
+                ignored += [name] if one == other else []
+        return ignored
+
+    def _is_set(self, name: str) -> bool:
+        return getattr(self._sampling, name) not in (None, getattr(NEUTRAL, name))
+
+    async def _answers(self, engine: Engine, *asked: tuple[Sampling, int]) -> list[Any]:
+        unsent = {name: None for name, value in self._sampling if value is None}
+        questions = ((replace(_question(STORY), seed=seed), sampling.but(**unsent)) for sampling, seed in asked)
+        answers = await asyncio.gather(*(engine.ask(question, sampling) for question, sampling in questions))
+        return [(answer.content, answer.reasoning) for answer in answers]
+
+
+def _question(messages: list[Message], *, thinking: bool = False) -> Question:
+    return Question(messages=messages, tools=[], seed=1, thinking=thinking)

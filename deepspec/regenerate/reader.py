@@ -1,0 +1,62 @@
+"""How the target's own tokenizer reads what engines are asked and what they answer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast  # the one tokenizer class that comes without torch
+
+from deepspec.artifacts import Placement, TargetId
+from deepspec.errors import TargetError
+from deepspec.formats.conversations import AnswerRow, Message
+from deepspec.target.template import ChatTemplate
+
+
+class TargetReader:
+    """The target's tokenizer and chat template, or nothing where the target is not on this machine.
+
+    Args:
+        tokenizer: a transformers tokenizer, or None.
+        name: the target, for messages.
+    """
+
+    def __init__(self, tokenizer: Any | None, name: str = "target") -> None:
+        """Refuse a target without a chat template."""
+        self._tokenizer = tokenizer
+        self._template = None if tokenizer is None else ChatTemplate(tokenizer, frozenset(), name)
+
+    @classmethod
+    def of(cls, target: TargetId, placement: Placement) -> "TargetReader":
+        """Return the reader of a target that lies where the placement says.
+
+        Raises:
+            TargetError: it lies there, but without a tokenizer that can be read, or without a chat template.
+        """
+        if target.digest not in placement.locations:
+            return cls(None)
+        folder = placement.locations[target.digest]
+        try:
+            return cls(PreTrainedTokenizerFast.from_pretrained(folder), folder)
+        except (OSError, ValueError) as error:
+            raise TargetError(f"target {folder}: its tokenizer cannot be read: {error}; check the folder") from error
+
+    def prompt_tokens(
+        self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Any] | None = None
+    ) -> int | None:
+        """Return how many tokens a prompt has as the target is given it; None where there is no tokenizer."""
+        if self._template is None:
+            return None
+        return len(self._template.prompt_ids(messages, thinking=thinking, tools=tools))
+
+    def drifted(self, row: AnswerRow) -> bool | None:
+        """Return whether re-tokenising a row's answers gives another number of tokens than the engine counted.
+
+        None where that cannot be told: no tokenizer, no count, or more than plain text was generated.
+        """
+        messages = [row["messages"][index] for index in row["generated"]]
+        plain = "reasoning" not in row and not any("tool_calls" in message for message in messages)
+        if self._tokenizer is None or not plain or "usage" not in row:
+            return None
+        texts = [message["content"] for message in messages]
+        tokens = sum(len(self._tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+        stops = sum(reason != "length" for reason in row["finish_reasons"])
+        return bool(tokens + stops != row["usage"]["completion_tokens"])

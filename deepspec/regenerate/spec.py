@@ -1,0 +1,58 @@
+"""What changes the answers: the target, how it samples, and how rows are cut into parts."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deepspec.artifacts import Spec, TargetId
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sampling(Spec):
+    """How the target samples, in the terms that vLLM and SGLang use.
+
+    Everything is sent with every request, so that an engine's own defaults never apply; a field that is None is not
+    sent, for an engine that refuses it.
+    """
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    top_p: float | None = Field(default=1.0, gt=0, le=1)
+    top_k: int | None = Field(default=0, ge=0)
+    """Choose among the k likeliest tokens; 0 is no limit."""
+    min_p: float | None = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=1.0, gt=0)
+    """Divides the logits of tokens seen before; 1 is off. Not the same as `presence_penalty`."""
+    presence_penalty: float | None = Field(default=0.0, ge=-2, le=2)
+    """Subtracted from the logits of tokens generated before; 0 is off."""
+    max_tokens: int = Field(default=2048, gt=0)
+    """Longest answer of one turn; longer ones are cut, kept, marked and counted."""
+    thinking: Literal["off", "on"] | Share = "off"
+    """Whether the target thinks before it answers, where its template knows a switch; a number is the share of rows
+    that do."""
+    seed: int = 0
+    """Every turn of every sample gets a seed of its own, derived from this one."""
+
+    @property
+    def thinking_share(self) -> float:
+        """Return the share of rows answered in thinking mode."""
+        return {"off": 0.0, "on": 1.0}[self.thinking] if isinstance(self.thinking, str) else self.thinking
+
+
+class RegenerateOptions(Spec):
+    """What a user sets of a regeneration."""
+
+    sampling: Sampling = Sampling()
+    """How the target samples."""
+    rows_per_part: int = Field(default=2000, gt=0)
+    """Prompts per part: what is committed together."""
+
+
+class RegenerateSpec(RegenerateOptions):
+    """Let the target answer every prompt."""
+
+    target: TargetId
+    """Which target answers."""
+    answers: str | None = None
+    """Checksum (`xxh3:…`) of a file of answers that the target gave before: they are adopted, no engine is asked."""

@@ -1,0 +1,97 @@
+"""Prompts to answer, and a bench that runs the stage as it will be run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.artifacts import Artifact, ArtifactRef, Endpoint, Placement, Spec, TargetId, open_artifact
+from deepspec.formats.conversations import published_answers
+from deepspec.formats.rows import write_rows
+from deepspec.publish import Out
+from deepspec.regenerate.run import run
+from deepspec.regenerate.spec import RegenerateSpec, Sampling
+from deepspec.store import Store
+
+TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
+ROWS_PER_PART = 10
+
+
+def prompt(sample_id: str, *texts: str, **more: Any) -> dict[str, Any]:
+    """One prompt with a turn for each text."""
+    slot = {"role": "assistant", "content": ""}
+    turns = [message for text in texts for message in ({"role": "user", "content": text}, slot)]
+    return {"id": sample_id, "split": "train", "source": "test", "messages": turns, **more}
+
+
+def prompts(count: int) -> list[dict[str, Any]]:
+    return [prompt(f"id-{number}", f"row {number}") for number in range(count)]
+
+
+@dataclass
+class Heard:
+    """A report that keeps what it hears."""
+
+    logs: list[str] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    done: list[tuple[float, float]] = field(default_factory=list)
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        self.done.append((done, total))
+
+    def log(self, message: str) -> None:
+        self.logs.append(message)
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        self.tables[key] = rows
+
+    def figure(self, key: str, png: bytes) -> None:
+        pass
+
+    def markdown(self, key: str, text: str) -> None:
+        pass
+
+
+class Bench:
+    """A store with prompts, and the stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "store")
+        self.heard = Heard()
+        self.spec = RegenerateSpec(
+            target=TARGET, rows_per_part=ROWS_PER_PART, sampling=Sampling(max_tokens=16, temperature=0.7)
+        )
+
+    def publish(self, rows: Iterable[dict[str, Any]]) -> ArtifactRef:
+        out = Out(self.store, "prompts", "0" * 32, {}, self.folder / "scratch")
+        write_rows(out.file("part-00000.jsonl.zst"), rows)
+        return out.publish(Spec(), 1, {})
+
+    def out(self, ref: ArtifactRef) -> Out:
+        return Out(self.store, "answers", "1" * 32, {"prompts": ref}, self.folder / "scratch")
+
+    def placement(self, *urls: str, **more: Any) -> Placement:
+        endpoints = tuple(Endpoint(url=url, model="tiny") for url in urls)
+        return Placement(endpoints=endpoints, scratch=self.folder / "scratch", **more)
+
+    def regenerate(self, ref: ArtifactRef, placement: Placement) -> Artifact:
+        out = self.out(ref)
+        inputs = {"prompts": open_artifact(self.store, ref, self.folder / "scratch")}
+        counts = run(self.spec, inputs, out, placement, self.heard)
+        return open_artifact(self.store, out.publish(self.spec, 1, counts), self.folder / "scratch")
+
+    def answers(self, rows: Iterable[dict[str, Any]], *urls: str, **more: Any) -> list[Any]:
+        return list(published_answers(self.regenerate(self.publish(rows), self.placement(*urls, **more))))
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch) -> Bench:
+    """Waits are shortened: the tests are about order, not about patience."""
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_PROBE", 0.05)
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_PROBE", 0.2)
+    monkeypatch.setattr("deepspec.regenerate.run.TICK_SECONDS", 0.1)
+    return Bench(tmp_path)

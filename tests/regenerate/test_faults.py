@@ -1,0 +1,166 @@
+"""Faults over real HTTP: every row is accounted for, and a sick endpoint costs only its own share."""
+
+import threading
+import time
+
+import pytest
+
+from deepspec.errors import AnswersError, EngineError
+from deepspec.regenerate import run as stage
+from tests.regenerate.conftest import prompt, prompts
+from tests.regenerate.simulated import Simulated, serve
+
+
+def first(count, name):
+    """Fail the first `count` row questions."""
+    return lambda number, text: name if number < count else None
+
+
+def only(word, name):
+    """Fail the questions that hold a word."""
+    return lambda number, text: name if word in text else None
+
+
+def upper(body):
+    return {"role": "assistant", "content": body["messages"][-1]["content"].upper()}
+
+
+def statuses(rows):
+    return {row["id"]: row["status"] for row in rows}
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "404", "cut", "not json", "no choices", "null", "list", "html"])
+def test_a_fault_that_passes_costs_no_row(bench, fault):
+    with serve(Simulated(fault=first(3, fault)), Simulated()) as (sick, well):
+        rows = bench.answers(prompts(40), sick.engine.url, well.engine.url)
+    assert sick.engine.faults[fault] == 3
+    assert set(statuses(rows).values()) == {"success"}
+    assert len(statuses(rows)) == 40
+
+
+def test_a_failed_question_goes_to_another_endpoint(bench):
+    with serve(Simulated(fault=first(10**9, "500")), Simulated()) as (sick, well):
+        rows = bench.answers(prompts(40), sick.engine.url, well.engine.url)
+    assert {row["endpoint"] for row in rows} == {f"127.0.0.1:{well.engine.port}/v1"}
+    assert sick.engine.rows < 20  # the breaker keeps the questions away
+
+
+def test_a_hung_endpoint_is_given_up_at_the_deadline(bench, monkeypatch):
+    monkeypatch.setattr(stage, "deadline", lambda max_tokens: 0.5)
+    with serve(Simulated(fault=first(10**9, "hang")), Simulated()) as (hung, well):
+        rows = bench.answers(prompts(40), hung.engine.url, well.engine.url)
+    assert set(statuses(rows).values()) == {"success"}
+    assert hung.engine.rows < 20
+
+
+def test_an_endpoint_that_is_killed_and_comes_back_works_again(bench):
+    slow = {"slots": 2, "seconds": 0.02}
+    with serve(Simulated(**slow), Simulated(**slow)) as (mortal, steady):
+        answered = threading.Event()
+
+        def die_and_rise():
+            while mortal.engine.rows < 10:
+                time.sleep(0.01)
+            mortal.kill()
+            time.sleep(0.3)
+            mortal.start()
+            answered.rows = mortal.engine.rows
+
+        doctor = threading.Thread(target=die_and_rise)
+        doctor.start()
+        rows = bench.answers(prompts(300), mortal.engine.url, steady.engine.url)
+        doctor.join()
+    assert set(statuses(rows).values()) == {"success"}
+    assert len(statuses(rows)) == 300
+    assert mortal.engine.rows > answered.rows + 10  # it got questions after it came back
+
+
+def test_a_refused_prompt_is_recorded_once_with_its_reason(bench):
+    with serve(Simulated(fault=only("17", "400"))) as (engine,):
+        rows = bench.answers(prompts(30), engine.engine.url)
+    assert statuses(rows) == {f"id-{n}": "error" if n == 17 else "success" for n in range(30)}
+    assert "too long" in rows[17]["error"]
+    assert rows[17]["messages"] == prompt("id-17", "row 17")["messages"]
+    assert len([body for body in engine.engine.row_bodies if "17" in body["messages"][0]["content"]]) == 1
+
+
+def test_errors_that_can_pass_hold_back_their_part_and_are_asked_again(bench, monkeypatch):
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.ATTEMPTS", 2)
+    ref = bench.publish(prompts(30))
+    with serve(Simulated(fault=only("row 17", "500"))) as (engine,):
+        with pytest.raises(AnswersError, match="1 of 30 rows failed"):
+            bench.regenerate(ref, bench.placement(engine.engine.url))
+        assert [mark.part for mark in bench.out(ref).parts()] == [0, 2]
+        engine.engine.fault = lambda number, text: None
+        before = engine.engine.rows
+        artifact = bench.regenerate(ref, bench.placement(engine.engine.url))
+        assert engine.engine.rows == before + 1
+    assert artifact.counts["success"] == 30
+
+
+def test_errors_that_can_pass_are_published_where_that_is_wanted(bench, monkeypatch):
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.ATTEMPTS", 2)
+    with serve(Simulated(fault=only("row 17", "500"))) as (engine,):
+        artifact = bench.regenerate(bench.publish(prompts(30)), bench.placement(engine.engine.url, keep_errors=True))
+    assert (artifact.counts["success"], artifact.counts["error"]) == (29, 1)
+    assert artifact.counts["reasons"] == {"Error code: # - out of memory": 1}
+
+
+def test_a_run_without_any_endpoint_left_ends_and_goes_on_later(bench, monkeypatch):
+    monkeypatch.setattr(stage, "PATIENCE_SECONDS", 0.5)
+    ref = bench.publish(prompts(200))
+    with serve(Simulated(slots=1, seconds=0.01)) as (mortal,):
+        threading.Timer(0.6, mortal.kill).start()
+        with pytest.raises(AnswersError, match="no endpoint was up"):
+            bench.regenerate(ref, bench.placement(mortal.engine.url))
+        kept = mortal.engine.rows
+        mortal.start()
+        artifact = bench.regenerate(ref, bench.placement(mortal.engine.url))
+        assert mortal.engine.rows < kept + 200
+    assert artifact.counts["success"] == 200
+
+
+def test_an_endpoint_that_is_down_at_the_start_is_taken_in_later(bench):
+    with serve(Simulated(slots=1, seconds=0.02), Simulated()) as (steady, late):
+        late.kill()
+        threading.Timer(0.5, late.start).start()
+        rows = bench.answers(prompts(120), steady.engine.url, late.engine.url)
+    assert set(statuses(rows).values()) == {"success"}
+    assert late.engine.rows > 0
+    assert any("does not answer" in line for line in bench.heard.logs)
+
+
+def test_nobody_there_is_an_error_that_says_where(bench):
+    with serve(Simulated()) as (engine,):
+        engine.kill()
+        with pytest.raises(EngineError, match=f"no engine answers .127.0.0.1:{engine.engine.port}/v1: Cannot connect"):
+            bench.answers(prompts(3), engine.engine.url)
+
+
+def test_answers_out_of_order_end_in_the_order_of_the_prompts(bench):
+    with serve(Simulated(slots=16, seconds=0.01, uneven=True, answer=upper)) as (engine,):
+        rows = bench.answers(prompts(60), engine.engine.url)
+    assert [row["messages"][1]["content"] for row in rows] == [f"ROW {number}" for number in range(60)]
+
+
+def test_a_duplicate_id_is_asked_once_and_counted_as_skipped(bench):
+    twice = [*prompts(12), prompt("id-3", "row 3"), *prompts(30)[12:]]
+    with serve(Simulated()) as (engine,):
+        artifact = bench.regenerate(bench.publish(twice), bench.placement(engine.engine.url))
+    assert (artifact.counts["input"], artifact.counts["success"], artifact.counts["skipped"]) == (31, 30, 1)
+    assert artifact.counts["reasons"] == {"the id came before": 1}
+    assert engine.engine.rows == 30
+
+
+def test_strange_texts_arrive_and_return_unchanged(bench):
+    texts = ["row \u2028 line separator", "row 🙂 emoji", "row " + "x" * 1_000_000, "row \x00 null \x85 next line"]
+    rows = [prompt(f"id-{number}", text) for number, text in enumerate(texts)]
+    with serve(Simulated(answer=upper)) as (engine,):
+        answered = bench.answers(rows, engine.engine.url)
+    assert [row["messages"][1]["content"] for row in answered] == [text.upper() for text in texts]
+
+
+def test_an_empty_answer_is_an_answer(bench):
+    with serve(Simulated(answer=lambda body: {"role": "assistant", "content": ""})) as (engine,):
+        rows = bench.answers(prompts(3), engine.engine.url)
+    assert statuses(rows) == {f"id-{n}": "success" for n in range(3)}

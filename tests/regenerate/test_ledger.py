@@ -1,0 +1,66 @@
+"""The ledger holds what was finished, whatever tore its end."""
+
+import pytest
+
+from deepspec.regenerate.ledger import Ledger
+
+
+def row(sample_id: str, text: str = "fine"):
+    message = {"role": "assistant", "content": text}
+    return {"id": sample_id, "messages": [message], "status": "success"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "part.jsonl"
+
+
+def write(path, *rows):
+    ledger = Ledger(path)
+    for each in rows:
+        ledger.append(each)
+    ledger.close()
+
+
+def test_rows_come_back_after_reopening(path):
+    write(path, row("a"), row("b", "line\u2028separator"))
+    ledger = Ledger(path)
+    assert len(ledger) == 2
+    assert "a" in ledger
+    assert "c" not in ledger
+    assert ledger.read("b") == row("b", "line\u2028separator")
+
+
+def test_a_row_survives_a_kill_as_soon_as_it_is_noted(path):
+    unclosed = Ledger(path)
+    unclosed.append(row("a"))
+    assert "a" in Ledger(path)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_last_line_is_cut_off_and_the_next_row_starts_clean(path, cut):
+    write(path, row("a"), row("b"))
+    path.write_bytes(path.read_bytes()[:-cut])
+    ledger = Ledger(path)
+    assert "a" in ledger
+    assert "b" not in ledger
+    ledger.append(row("c"))
+    ledger.close()
+    again = Ledger(path)
+    assert [again.read(name)["id"] for name in ("a", "c")] == ["a", "c"]
+
+
+def test_rubbish_left_by_a_power_cut_is_cut_off(path):
+    write(path, row("a"))
+    with path.open("ab") as file:
+        file.write(b"\0" * 100 + b"\n" + b'{"half": true}\n')
+    assert len(Ledger(path)) == 1
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_an_error_that_can_pass_is_asked_again_by_the_next_run(path):
+    ledger = Ledger(path)
+    ledger.append(row("a"), can_pass=True)
+    assert "a" in ledger
+    ledger.close()
+    assert "a" not in Ledger(path)

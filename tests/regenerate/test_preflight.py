@@ -1,0 +1,73 @@
+"""An endpoint that is not what the plan names is found before the first row is asked."""
+
+import pytest
+
+from deepspec.errors import EngineError
+from deepspec.regenerate.reader import TargetReader
+from deepspec.regenerate.spec import Sampling
+from tests.regenerate.conftest import prompts
+from tests.regenerate.simulated import Simulated, serve
+
+
+class Reader(TargetReader):
+    """Counts as the simulated engine does: words and five more."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def prompt_tokens(self, messages, *, thinking=False, tools=None):
+        return sum(len(message["content"].split()) for message in messages) + 5
+
+
+@pytest.fixture
+def bench_with_reader(bench, monkeypatch):
+    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement: Reader()))
+    return bench
+
+
+def test_a_wrong_model_is_named(bench):
+    with serve(Simulated(model="other")) as (engine,):
+        with pytest.raises(EngineError, match="serves other, not 'tiny'"):
+            bench.answers(prompts(3), engine.engine.url)
+        assert engine.engine.bodies == []
+
+
+def test_a_refused_parameter_is_named(bench):
+    with serve(Simulated(refuses=frozenset({"min_p"}))) as (engine,):
+        with pytest.raises(EngineError, match=r"unknown field min_p.*set the parameter that it names to null"):
+            bench.answers(prompts(3), engine.engine.url)
+        bench.spec = bench.spec.but(sampling=bench.spec.sampling.but(min_p=None))
+        assert len(bench.answers(prompts(3), engine.engine.url)) == 3
+
+
+def test_another_template_is_found_by_its_token_counts(bench_with_reader):
+    with serve(Simulated(template_tokens=6)) as (engine,):
+        with pytest.raises(EngineError, match="10 tokens of a prompt for which the target's chat template gives 9"):
+            bench_with_reader.answers(prompts(3), engine.engine.url)
+        assert engine.engine.row_bodies == []
+
+
+def test_the_targets_own_template_passes(bench_with_reader):
+    with serve(Simulated()) as (engine,):
+        assert len(bench_with_reader.answers(prompts(3), engine.engine.url)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("top_p", 0.8), ("top_k", 20), ("min_p", 0.1), ("repetition_penalty", 1.1), ("presence_penalty", 0.5)],
+)
+def test_an_ignored_parameter_is_reported(bench, name, value):
+    bench.spec = bench.spec.but(sampling=Sampling(max_tokens=16, **{name: value}))
+    with serve(Simulated(ignores=frozenset({name}))) as (deaf,):
+        if "penalty" in name:
+            deaf.engine.answer = lambda body: {"role": "assistant", "content": f"answer {body['temperature']}"}
+        bench.answers(prompts(3), deaf.engine.url)
+    assert [line for line in bench.heard.logs if f"seems to ignore {name};" in line]
+
+
+def test_an_engine_that_heeds_everything_is_not_reported(bench):
+    sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.1, repetition_penalty=1.1, presence_penalty=0.5)
+    bench.spec = bench.spec.but(sampling=sampling)
+    with serve(Simulated()) as (engine,):
+        bench.answers(prompts(3), engine.engine.url)
+    assert bench.heard.logs == []

@@ -1,0 +1,44 @@
+"""What the target's tokenizer says about prompts and answers."""
+
+from deepspec.artifacts import Placement
+from deepspec.regenerate.reader import TargetReader
+from tests.regenerate.conftest import TARGET
+from tests.regenerate.test_parts import answer
+
+
+class Words:
+    """A tokenizer with one token per word, and one for each message's role."""
+
+    chat_template = "words"
+
+    def encode(self, text, add_special_tokens):
+        return text.split()
+
+    def apply_chat_template(self, messages, **options):
+        return [word for message in messages for word in [message["role"], *message["content"].split()]]
+
+
+def row(content, tokens, **more):
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
+    return answer("a", messages=said, usage={"prompt_tokens": 1, "completion_tokens": tokens}, **more)
+
+
+def test_a_target_elsewhere_tells_nothing():
+    reader = TargetReader.of(TARGET, Placement())
+    assert reader.prompt_tokens([{"role": "user", "content": "Hi"}]) is None
+    assert reader.drifted(row("one two", 3)) is None
+
+
+def test_a_prompt_is_counted_as_the_template_renders_it():
+    assert TargetReader(Words()).prompt_tokens([{"role": "user", "content": "two words"}]) == 3
+
+
+def test_drift_is_another_number_of_tokens_than_the_engine_counted():
+    reader = TargetReader(Words())
+    assert reader.drifted(row("one two", 3)) is False  # two words and the stop token
+    assert reader.drifted(row("one two", 4)) is True
+    assert reader.drifted(row("one two", 2, finish_reasons=["length"])) is False  # cut: no stop token
+
+
+def test_drift_of_more_than_plain_text_cannot_be_told():
+    assert TargetReader(Words()).drifted(row("one two", 9, reasoning={"1": "hm"})) is None
