@@ -1,0 +1,1 @@
+"""Run the target over its answers and store what training needs: a sharded, verified, resumable cache."""

@@ -1,0 +1,44 @@
+"""Work behind the forward pass: encoding, writing and uploading, in order, in one thread."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+
+class Background:
+    """Runs calls one after another beside the caller. Use as a context manager.
+
+    An error in a call is raised at the next `run`, or when the context ends. When the context ends with an error of
+    its own, what still waits is dropped.
+
+    Args:
+        depth: calls that may wait before `run` does; bounds the memory they hold.
+    """
+
+    def __init__(self, depth: int) -> None:
+        """Start the thread."""
+        self._depth = depth
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
+        self._waiting: deque[Future[None]] = deque()
+
+    def run(self, call: Callable[..., Any], *args: Any) -> None:
+        """Queue a call."""
+        while len(self._waiting) >= self._depth:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(call, *args))
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for everything that was queued; raise its first error."""
+        try:
+            while self._waiting and error is None:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)

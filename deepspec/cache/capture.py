@@ -1,0 +1,189 @@
+"""One capture worker: the target in memory, its forward passes, and the parts that they fill."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.cache.background import Background
+from deepspec.cache.spec import CacheSpec
+from deepspec.errors import StoreError
+from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
+from deepspec.publish import Out
+from deepspec.target.capture import check_layers, default_layers
+from deepspec.target.load import Target, load_placed
+from deepspec.target.mask_token import mask_token_facts
+from deepspec.target.samples import (
+    Item,
+    batches,
+    check_finite,
+    cut_parts,
+    padded,
+    raw_bytes,
+    read_items,
+    shard_files,
+    to_record,
+)
+
+MAX_SHARDS = 500
+"""A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""
+
+_WAITING_BATCHES = 4
+"""Captured batches held in memory while the writer is busy."""
+
+
+def answer_files(answers: Artifact) -> list[str]:
+    """Return the names of the files that hold rows."""
+    return [name for name in answers.names() if name.endswith(".jsonl.zst")]
+
+
+def count_shards(answers: Artifact) -> int:
+    """Return the number of shards: one for each file of answers, or for several where there are very many."""
+    return min(len(answer_files(answers)), MAX_SHARDS)
+
+
+class Capture:
+    """One worker: the target in memory, and where its states go.
+
+    Args:
+        spec: what to capture.
+        answers: over which text.
+        out: where parts are committed.
+        placement: device, threads, and where the target lies.
+        report: who listens.
+    """
+
+    def __init__(self, spec: CacheSpec, answers: Artifact, out: Out, placement: Placement, report: Report) -> None:
+        """Keep the arguments; the target is loaded when a part needs it."""
+        self._spec, self._answers, self._out = spec, answers, out
+        self._placement, self._report = placement, report
+        self._files = answer_files(answers)
+        if placement.threads is not None:
+            torch.set_num_threads(placement.threads)
+
+    @cached_property
+    def target(self) -> Target:
+        """Return the target, loaded once.
+
+        Raises:
+            TargetError: it is not where the placement says, or is another one.
+        """
+        self._report.log("loading the target")
+        return load_placed(self._spec.target, self._placement, self._spec.dtype)
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """Return the captured layers."""
+        layers = self._spec.layers or default_layers(self.target.num_layers)
+        check_layers(layers, self.target.num_layers)
+        return layers
+
+    def is_done(self, shard: int) -> bool:
+        """Return whether every part of a shard is committed."""
+        first = self._out.part(shard, 0)
+        return first is not None and all(self._out.part(shard, part) for part in range(first.extra["parts"]))
+
+    def shard(self, shard: int, alive: Callable[[], None] = lambda: None) -> None:
+        """Capture the parts of a shard that are not committed yet.
+
+        Args:
+            shard: its number.
+            alive: called after each part.
+        """
+        if self.is_done(shard):
+            return
+        total = count_shards(self._answers)
+        paths = [self._answers.path(name) for name in shard_files(self._files, shard, total)]
+        items, rows = read_items(paths, self.target.template, self._spec)
+        parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
+        done = 0
+        with Background(_WAITING_BATCHES) as background:
+            for number, part in enumerate(parts):
+                if self._out.part(shard, number) is None:
+                    job = _PartJob(self, shard, number, part)
+                    extra = {"parts": len(parts), "facts": self.facts}
+                    self._capture(job, background, done, len(items))
+                    background.run(job.commit, rows if number == 0 else Counter(), extra)
+                    background.run(alive)
+                done += len(part)
+                self._report.progress(done, len(items), "samples", f"shard {shard + 1} of {total}")
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of the target and the form of the cache."""
+        target = self.target
+        return {
+            "target": self._spec.target.model_dump(),
+            "layers": list(self.layers),
+            "num_layers": target.num_layers,
+            "hidden_size": target.hidden_size,
+            "vocab_size": target.vocab_size,
+            **mask_token_facts(target.tokenizer, target.vocab_size),
+            "dtype": str(target.dtype).removeprefix("torch."),
+            "codec": self._spec.codec,
+        }
+
+    def _capture(self, job: "_PartJob", background: Background, done: int, total: int) -> None:
+        for batch in batches(job.items, self._spec.batch_tokens):
+            hidden, last = self._states(batch)
+            background.run(job.add, batch, hidden.cpu(), last.cpu())
+            done += len(batch)
+            self._report.progress(done, total, "samples")
+
+    def _states(self, batch: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """Return what the target computes; for a cache of tokens only, zeros that take no memory."""
+        ids = padded(batch)
+        if self._spec.codec == TOKENS_ONLY:
+            width = self.target.hidden_size
+            return torch.zeros(1).expand(*ids.shape, len(self.layers) * width), torch.zeros(1).expand(*ids.shape, width)
+        return self.target.capture(ids, self.layers)
+
+
+class _PartJob:
+    """One part on its way to the store; its methods run behind the forward pass."""
+
+    def __init__(self, capture: Capture, shard: int, part: int, items: Sequence[Item]) -> None:
+        self.items = items
+        self._capture, self._shard, self._part = capture, shard, part
+        self._name = part_name(shard, part)
+        self._path = capture._out.scratch / f"{capture._out.attempt}-{self._name}"
+        with _full_disk_named(self._path):
+            self._writer = PartWriter(self._path, shard, part, capture._spec.codec)
+
+    def add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
+        with _full_disk_named(self._path):
+            self._add(batch, hidden, last)
+
+    def _add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
+        for item, states, final in zip(batch, hidden, last, strict=True):
+            record = to_record(item, states, final)
+            check_finite(record, self._capture.layers)
+            self._writer.add(record, item.split)
+
+    def commit(self, rows: Mapping[str, int], extra: Mapping[str, Any]) -> None:
+        with _full_disk_named(self._path):
+            self._writer.close()
+        layers, width = len(self._capture.layers), self._capture.target.hidden_size
+        counts = {
+            "rows": dict(rows),
+            "raw_bytes": sum(raw_bytes(item, layers, width) for item in self.items),
+            "stored_bytes": self._path.stat().st_size if self.items else 0,
+        }
+        files = {self._name: self._path} if self.items else {}
+        told = {**extra, "columns": self._writer.columns}
+        self._capture._out.commit_part(self._shard, self._part, files, counts, told)
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = "check the space of the scratch folder; what is committed stays, and the same command goes on"
+        raise StoreError(f"cannot write {path}: {error}; {advice}") from error

@@ -1,0 +1,72 @@
+"""Capture hidden states of the target, shard by shard and part by part."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepspec.artifacts import Artifact, PartMark, Placement, Report
+from deepspec.cache.capture import Capture, count_shards
+from deepspec.cache.claims import Claims
+from deepspec.cache.spec import CacheSpec
+from deepspec.cache.totals import savings, totals
+from deepspec.cache.workers import device_of, helpers, work
+from deepspec.errors import CaptureError, SourceError
+from deepspec.formats.target_cache import INDEX, concatenate, write_index
+from deepspec.publish import Out
+
+
+def run(
+    spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> dict[str, Any]:
+    """Capture every shard and write the index; return what the manifest counts.
+
+    As many processes as the placement says share the shards; a run elsewhere with the same arguments may join.
+    """
+    capture = Capture(spec, inputs["answers"], out, device_of(placement, 0), report)
+    with helpers(spec, out, placement):
+        work(capture, Claims(out), shards(spec, inputs))
+    return finish(spec, inputs, out, report)
+
+
+def shards(spec: CacheSpec, inputs: Mapping[str, Artifact]) -> int:  # noqa: ARG001 - the seam of every sharded stage
+    """Return the number of shards."""
+    return count_shards(inputs["answers"])
+
+
+def run_shard(
+    shard: int, spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> None:
+    """Capture what is missing of one shard."""
+    Capture(spec, inputs["answers"], out, placement, report).shard(shard)
+
+
+def finish(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, report: Report) -> dict[str, Any]:
+    """Write the index over all parts; return the facts that training reads, and what became of every row.
+
+    Raises:
+        CaptureError: parts are missing, or were captured in different precision.
+        SourceError: there is no sample to train on.
+    """
+    marks = out.parts()
+    _check_complete(marks, shards(spec, inputs))
+    rows = Counter[str]()
+    for mark in marks:
+        rows.update(mark.counts["rows"])
+    columns = concatenate([mark.extra["columns"] for mark in marks if mark.files])
+    if not columns["sample_id"]:
+        raise SourceError(f"no sample of the answers can be trained on: {dict(rows)}; see the counts for why")
+    write_index(out.file(INDEX), columns)
+    counts = {**marks[0].extra["facts"], **totals(marks, columns), "rows": dict(sorted(rows.items()))}
+    report.table("target-cache", savings(counts))
+    return counts
+
+
+def _check_complete(marks: Sequence[PartMark], total: int) -> None:
+    found = {(mark.shard, mark.part) for mark in marks}
+    parts = {mark.shard: mark.extra["parts"] for mark in marks}
+    missing = [shard for shard in range(total) if shard not in parts]
+    missing += [shard for shard, count in parts.items() if any((shard, n) not in found for n in range(count))]
+    if missing:
+        raise CaptureError(f"shards {sorted(missing)} of the target cache are not complete; run the stage again")
+    if any(mark.extra["facts"] != marks[0].extra["facts"] for mark in marks):
+        raise CaptureError("parts were captured from different targets; delete the artifact and run the stage again")

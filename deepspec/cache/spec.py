@@ -1,0 +1,38 @@
+"""What changes the target cache."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from deepspec.artifacts import Spec, TargetId
+
+MIB = 1 << 20
+
+
+class CacheOptions(Spec):
+    """What a user sets of a target cache."""
+
+    layers: tuple[int, ...] | None = None
+    """Captured target layers, ascending, -1 the embedding output; None: 5, evenly from 1 to L - 4."""
+    codec: Literal["bf16", "bf16-zstd", "fp8", "none"] = "bf16-zstd"
+    """How states are stored: raw; lossless, about 0.70 of raw; rounded to 8 bits, about 0.43; not at all, but tokens
+    only, for training that computes states itself (train.source online or rolling)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision in which the target runs; auto: that of its checkpoint. States are stored as bf16 or less."""
+    max_length: int = Field(default=4096, gt=1)
+    """Tokens of a sample; what lies beyond is cut off and counted."""
+    min_supervised: int = Field(default=2, gt=0)
+    """Samples with fewer supervised tokens are left out and counted."""
+    splits: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+    """Splits whose states are stored: what training reads. Calibration and test are decoded, not trained on."""
+    part_bytes: int = Field(default=256 * MIB, gt=0)
+    """States of one part, before the codec: what a killed run redoes at most."""
+    batch_tokens: int = Field(default=8192, gt=0)
+    """Tokens of one forward pass, padding included. It changes how matrix products round, so it is part of the spec."""
+
+
+class CacheSpec(CacheOptions):
+    """Store what the target computes inside while it reads its answers."""
+
+    target: TargetId
+    """Which target runs."""

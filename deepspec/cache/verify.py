@@ -1,0 +1,80 @@
+"""Check a published cache: every byte against its checksum, and some samples against the target itself."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.errors import DeepSpecError
+from deepspec.formats.records import Record
+from deepspec.formats.target_cache import TOKENS_ONLY, stored_last
+from deepspec.target.live import open_cache
+
+TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
+"""Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise
+(0.004 in bf16); fp8 rounds by 0.026; states of another layer or sample are off by about 1."""
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found."""
+
+    samples: int = 0
+    """Samples whose bytes were checked."""
+    damaged: list[str] = field(default_factory=list)
+    """One line for each sample or part that cannot be read."""
+    recomputed: dict[str, float] = field(default_factory=dict)
+    """Sample id -> largest error against the target, as a share of the norm."""
+    wrong: list[str] = field(default_factory=list)
+    """Samples whose error is above the tolerance of their codec."""
+
+    @property
+    def sound(self) -> bool:
+        """Return whether nothing is damaged or wrong."""
+        return not (self.damaged or self.wrong)
+
+
+def verify(artifact: Artifact, placement: Placement, report: Report, recompute: int = 4, seed: int = 0) -> Verification:
+    """Return what a check of all samples finds; damage is listed, not raised.
+
+    Args:
+        artifact: the published cache.
+        placement: scratch, device, and where the target lies.
+        report: who listens.
+        recompute: samples to compute again with the target, chosen by the seed; 0 needs no target.
+        seed: of the choice.
+    """
+    stored = open_cache(artifact, placement, "online" if artifact.counts["codec"] == TOKENS_ONLY else "cache")
+    found = Verification()
+    intact: list[int] = []
+    for number in range(len(stored)):
+        try:
+            stored.record(number)
+            intact.append(number)
+        except DeepSpecError as error:
+            found.damaged.append(str(error))
+        found.samples += 1
+        report.progress(found.samples, len(stored), "samples")
+    if recompute and intact and artifact.counts["codec"] != TOKENS_ONLY:
+        online = open_cache(artifact, placement, "online")
+        for number in random.Random(seed).sample(intact, min(recompute, len(intact))):
+            record = stored.record(number)
+            off = difference(record, online.record(number), len(stored.facts.layers))
+            found.recomputed[record.sample_id] = off
+            if not off <= TOLERANCE[stored.facts.codec]:
+                found.wrong.append(record.sample_id)
+    return found
+
+
+def difference(stored: Record, computed: Record, layers: int) -> float:
+    """Return the largest relative error over the captured layers and the last hidden state."""
+    pairs = list(zip(stored.hidden.chunk(layers, dim=1), computed.hidden.chunk(layers, dim=1), strict=True))
+    kept = stored_last(stored.loss_mask)
+    pairs.append((stored.last_hidden[kept], computed.last_hidden[kept]))
+    return max(_relative(one, other) for one, other in pairs)
+
+
+def _relative(stored: Tensor, computed: Tensor) -> float:
+    return float((stored.float() - computed.float()).norm() / computed.float().norm().clamp_min(1e-12))

@@ -1,0 +1,109 @@
+"""Several capture processes on one machine; any number more may join from elsewhere."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from deepspec.artifacts import ArtifactRef, Placement, Report, open_artifact
+from deepspec.cache.capture import Capture, count_shards
+from deepspec.cache.claims import Claims
+from deepspec.cache.spec import CacheSpec
+from deepspec.errors import ChildError
+from deepspec.publish import Out
+from deepspec.store import Store
+
+PATIENCE = 2.0
+"""Seconds between looks at shards that other workers have."""
+
+
+def work(capture: Capture, claims: Claims, shards: int) -> None:
+    """Capture every shard that nobody else has, until all are committed.
+
+    Args:
+        capture: this worker.
+        claims: of this worker.
+        shards: how many there are.
+    """
+    waiting = list(range(shards))
+    while waiting:
+        taken = [shard for shard in waiting if claims.take(shard) and _capture(capture, claims, shard)]
+        waiting = [shard for shard in waiting if shard not in taken and not capture.is_done(shard)]
+        if waiting:
+            time.sleep(PATIENCE)
+
+
+@contextmanager
+def helpers(spec: CacheSpec, out: Out, placement: Placement) -> Iterator[None]:
+    """Run the other processes of a placement beside this one.
+
+    Raises:
+        ChildError: one failed, and this one went on to the end without it.
+    """
+    context = multiprocessing.get_context("spawn")
+    told = (spec.model_dump(), dict(out.inputs), out.store.root, out.address, placement)
+    children = [
+        context.Process(target=_help, args=(rank, *told), daemon=True, name=f"capture worker {rank}")
+        for rank in range(1, placement.processes)
+    ]
+    for child in children:
+        child.start()
+    try:
+        yield
+    except BaseException:
+        for child in children:
+            child.terminate()
+        raise
+    for child in children:
+        child.join()
+        if child.exitcode:
+            raise ChildError(child.name, child.exitcode, "see its messages above")
+
+
+def device_of(placement: Placement, rank: int) -> Placement:
+    """Return the placement of one worker: each takes a device of its own where there are several."""
+    return placement.model_copy(update={"device": f"cuda:{rank}"}) if placement.device == "cuda" else placement
+
+
+def _capture(capture: Capture, claims: Claims, shard: int) -> bool:
+    try:
+        capture.shard(shard, lambda: claims.renew(shard))
+    finally:
+        claims.drop(shard)
+    return True
+
+
+def _help(
+    rank: int,
+    spec: Mapping[str, Any],
+    inputs: Mapping[str, ArtifactRef],
+    root: str,
+    address: str,
+    placement: Placement,
+) -> None:
+    store = Store(root)
+    out = Out(store, "target_cache", address, inputs, placement.scratch)
+    answers = open_artifact(store, inputs["answers"], placement.scratch)
+    given = CacheSpec.model_validate(spec)
+    capture = Capture(given, answers, out, device_of(placement, rank), _Quiet())
+    work(capture, Claims(out), count_shards(answers))
+
+
+class _Quiet(Report):
+    """A worker whose progress the first one tells."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Say nothing."""
+
+    def log(self, message: str) -> None:
+        """Say nothing."""
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Say nothing."""
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Say nothing."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Say nothing."""

@@ -1,0 +1,88 @@
+"""Answers, caches and reports for the tests of the cache."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepspec.artifacts import Artifact, ArtifactRef, Placement, Spec, open_artifact
+from deepspec.cache.run import run
+from deepspec.cache.spec import CacheSpec
+from deepspec.formats.rows import write_rows
+from deepspec.formats.target_cache import TargetCache
+from deepspec.publish import Out
+from deepspec.store import Store
+from deepspec.target import identify
+from tests.target.tiny import answered
+
+
+class Silent:
+    """A report that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        assert 0 <= done <= total
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        self.tables[key] = rows
+
+    def figure(self, key: str, png: bytes) -> None:
+        pass
+
+    def markdown(self, key: str, text: str) -> None:
+        pass
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return answered rows of many lengths; every fifth is held out."""
+    rng = random.Random(seed)
+    return [
+        answered(
+            f"s{n:03d}",
+            "".join(rng.choices("abc 123", k=rng.randint(3, 40))),
+            "".join(rng.choices("xyz 456", k=rng.randint(3, 60))),
+            split="validation" if n % 5 == 4 else "train",
+        )
+        for n in range(count)
+    ]
+
+
+def publish_answers(
+    store: Store, scratch: Path, files: Sequence[Sequence[dict[str, Any]]], address: str = "a"
+) -> Artifact:
+    """Publish rows as the files of an answers artifact."""
+    out = Out(store, "answers", address, {}, scratch)
+    for number, part in enumerate(files):
+        write_rows(out.file(f"part-{number:05d}.jsonl.zst"), part)
+    ref = out.publish(Spec(), 1, {})
+    return open_artifact(store, ref, scratch)
+
+
+def spec_for(target: Path, **options: Any) -> CacheSpec:
+    """Return a spec for a tiny target: short passes, so that there are several."""
+    return CacheSpec(target=identify(target), **{"batch_tokens": 256, "layers": (-1, 1, 3), **options})
+
+
+def placement_for(target: Path, scratch: Path, **options: Any) -> Placement:
+    return Placement(scratch=scratch, threads=1, locations={identify(target).digest: str(target)}, **options)
+
+
+def out_for(store: Store, scratch: Path, answers: Artifact, address: str = "c") -> Out:
+    return Out(store, "target_cache", address, {"answers": answers.ref}, scratch)
+
+
+def build(spec: CacheSpec, target: Path, answers: Artifact, store: Store, scratch: Path) -> ArtifactRef:
+    """Run the stage and publish its artifact."""
+    out = out_for(store, scratch, answers)
+    counts = run(spec, {"answers": answers}, out, placement_for(target, scratch), Silent())
+    return out.publish(spec, 1, counts)
+
+
+def opened(ref: ArtifactRef, store: Store, scratch: Path, **options: Any) -> TargetCache:
+    return TargetCache(open_artifact(store, ref, scratch), scratch, **options)

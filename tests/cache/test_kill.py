@@ -1,0 +1,64 @@
+"""kill -9 at any moment: the same command finishes the work, and the bytes are those of an undisturbed run."""
+
+import contextlib
+import multiprocessing
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.artifacts import read_manifest
+from deepspec.store import Store
+from tests.cache.child import main
+from tests.cache.made import build, publish_answers, rows, spec_for
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.cache.child"])  # libraries are imported once, not once a child
+
+
+def run_and_kill(steps: int, *args: Any) -> int | None:
+    """Start the child, kill it after so many steps, and return its exit code."""
+    here, there = CONTEXT.Pipe(duplex=False)
+    child = CONTEXT.Process(target=main, args=(there, *args))
+    child.start()
+    there.close()
+    with contextlib.suppress(EOFError):
+        for _ in range(steps):
+            here.recv()
+        child.kill()
+    child.join()
+    return child.exitcode
+
+
+def marks(store: Store) -> dict[str, bytes]:
+    keys = [key for key in store.list("target_cache") if "/parts/" in key]
+    return {key: store.read_bytes(key) for key in keys}
+
+
+def check(target: Path, tmp_path: Path, kills: int, seed: int) -> None:
+    store, scratch, rng = Store(tmp_path / "root"), tmp_path / "scratch", random.Random(seed)
+    answers = publish_answers(store, scratch, [rows(30), rows(30, seed=1)])
+    spec = spec_for(target, part_bytes=60_000)
+    whole = build(spec, target, answers, Store(tmp_path / "undisturbed"), tmp_path / "other")
+    args = (store.root, scratch, target, answers.ref)
+    committed: dict[str, bytes] = {}
+    for _ in range(kills):
+        assert run_and_kill(rng.randint(1, 20), *args) in (-signal.SIGKILL, 0)
+        assert committed.items() <= marks(store).items()  # what was committed stays as it was
+        committed = marks(store)
+    assert run_and_kill(10**6, *args) == 0
+    manifest = read_manifest(store, "target_cache", "c")
+    assert manifest is not None
+    assert manifest.content == whole.content
+
+
+def test_killed_twice(target: Path, tmp_path: Path):
+    check(target, tmp_path, kills=2, seed=0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_twenty_times(target: Path, tmp_path: Path, seed: int):
+    check(target, tmp_path, kills=4, seed=seed + 1)

@@ -1,0 +1,102 @@
+"""Several workers share the shards; the bytes do not tell how many there were."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspec.artifacts import Artifact
+from deepspec.cache.claims import EXPIRY, Claims
+from deepspec.cache.run import run
+from deepspec.publish import Out
+from deepspec.store import Store
+from tests.cache.made import Silent, build, out_for, placement_for, publish_answers, rows, spec_for
+
+
+@pytest.fixture
+def answers(store: Store, tmp_path: Path) -> Artifact:
+    return publish_answers(store, tmp_path, [rows(4, seed=seed) for seed in range(5)])
+
+
+def claim(out: Out, shard: int, **changes: Any) -> None:
+    """Leave a claim as another worker would."""
+    told = {"attempt": "other", "host": socket.gethostname(), "pid": 1, "time": time.time(), **changes}
+    key = f"{out.prefix}/claims/{out.scratch.name}/shard-{shard:05d}.json"
+    out.store.write_bytes(key, json.dumps(told).encode())
+
+
+def dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_one_worker_at_a_time_has_a_shard(store: Store, answers: Artifact, tmp_path: Path):
+    out = out_for(store, tmp_path, answers)
+    claims = Claims(out)
+    assert claims.take(0)
+    assert claims.take(0)
+    claim(out, 1)
+    assert not claims.take(1)
+    claims.drop(0)
+    claim(out, 0)
+    assert not claims.take(0)
+
+
+def test_a_claim_of_a_dead_process_is_void(store: Store, answers: Artifact, tmp_path: Path):
+    out = out_for(store, tmp_path, answers)
+    claim(out, 0, pid=dead_process())
+    assert Claims(out).take(0)
+
+
+def test_a_claim_of_an_earlier_attempt_of_this_process_is_void(store: Store, answers: Artifact, tmp_path: Path):
+    out = out_for(store, tmp_path, answers)
+    claim(out, 0, pid=os.getpid())
+    assert Claims(out).take(0)
+
+
+@pytest.mark.parametrize(("age", "taken"), [(0.0, False), (EXPIRY + 1, True)])
+def test_a_claim_on_another_host_lives_while_it_shows_life(
+    store: Store, answers: Artifact, tmp_path: Path, age: float, taken: bool
+):
+    out = out_for(store, tmp_path, answers)
+    claim(out, 0, host="elsewhere", time=time.time() - age)
+    assert Claims(out).take(0) is taken
+
+
+def test_a_torn_claim_is_void(store: Store, answers: Artifact, tmp_path: Path):
+    out = out_for(store, tmp_path, answers)
+    store.write_bytes(f"{out.prefix}/claims/{out.scratch.name}/shard-00000.json", b'{"attempt": ')
+    assert Claims(out).take(0)
+
+
+def test_two_processes_write_what_one_writes(target: Path, store: Store, answers: Artifact, tmp_path: Path):
+    spec = spec_for(target)
+    alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
+    out = out_for(store, tmp_path, answers)
+    counts = run(spec, {"answers": answers}, out, placement_for(target, tmp_path, processes=2), Silent())
+    assert out.publish(spec, 1, counts).content == alone.content
+
+
+def test_two_writers_at_the_same_time_publish_one_artifact(
+    target: Path, store: Store, answers: Artifact, tmp_path: Path
+):
+    spec = spec_for(target)
+    alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
+    contents: list[str] = []
+    writers = [
+        threading.Thread(target=lambda n=n: contents.append(build(spec, target, answers, store, tmp_path / n).content))
+        for n in ("one", "two")
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert contents == [alone.content] * 2
