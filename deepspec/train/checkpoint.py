@@ -1,0 +1,180 @@
+"""Saved states of a run in flight: data first, a small mark last, and the newest valid one adopted.
+
+    <prefix>/<attempt>/step-00000120.safetensors    weights and optimizer state
+    <prefix>/<attempt>/step-00000120.jsonl          metric rows so far
+    <prefix>/step-00000120.json                     the commit mark: progress, and size and checksum of both
+    <prefix>/latest.json                            {"step": 120}
+
+See docs/formats/checkpoints.md.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from deepspec.artifacts import FileEntry, checksum, new_attempt, verify_file
+from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
+from deepspec.store import Store
+
+VERSION = 1
+LATEST = "latest.json"
+
+
+class Mark(BaseModel):
+    """The commit mark of one saved state."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = VERSION
+    step: int
+    """Optimizer steps taken."""
+    files: dict[str, FileEntry]
+    """`safetensors` and `jsonl`."""
+    progress: dict[str, Any]
+    """What the loop knows beside tensors and rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """A saved state."""
+
+    step: int
+    """Optimizer steps taken."""
+    tensors: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+    """Metric rows so far."""
+    progress: dict[str, Any]
+
+
+class Checkpoints:
+    """The saved states of one run under a prefix of a store.
+
+    Args:
+        store: local scratch, or the remote store so that another machine can go on.
+        prefix: of the keys; the same for every attempt at the same work.
+        scratch: local folder for files before they are stored.
+        keep: states kept.
+        log: told of everything that does not go as planned.
+    """
+
+    def __init__(self, store: Store, prefix: str, scratch: Path, keep: int, log: Callable[[str], None]) -> None:
+        """Name the place; nothing is read yet."""
+        self._store = store
+        self._prefix = prefix
+        self._scratch = scratch
+        self._keep = keep
+        self._log = log
+        self._attempt = new_attempt()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self.failed = 0
+        """Saves that failed; the state before them is still there."""
+
+    def save(self, state: Saved) -> None:
+        """Save a state beside the training: tensors are copied now and written by a thread.
+
+        A save that fails is logged and counted; training goes on with the one before.
+        """
+        self.finish()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
+        self._pending = self._pool.submit(self._write, replace(state, tensors=copies, rows=list(state.rows)))
+
+    def finish(self) -> None:
+        """Return when the save in flight, if any, is done."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        try:
+            pending.result()
+        except (StoreError, OSError) as error:
+            self.failed += 1
+            self._log(f"checkpoint not saved: {error}; training goes on, the one before is kept")
+
+    def newest(self) -> Saved | None:
+        """Return the newest state that is whole, or None; what is damaged is passed over, and said."""
+        shutil.rmtree(self._scratch, ignore_errors=True)  # what a killed attempt left half-written
+        for step in sorted(self._steps(), reverse=True):
+            try:
+                return self._read(step)
+            except (CorruptArtifactError, NotPublishedError) as error:
+                self._log(f"checkpoint of step {step} cannot be used: {error}; trying the one before")
+                self._store.delete(self._mark_key(step))
+        return None
+
+    def close(self) -> None:
+        """Wait for the save in flight and end the thread."""
+        self.finish()
+        self._pool.shutdown()
+
+    def _write(self, state: Saved) -> None:
+        name = _name(state.step)
+        rows = "".join(f"{json.dumps(row)}\n" for row in state.rows)
+        files = {
+            "safetensors": self._put(name, "safetensors", lambda path: save_file(state.tensors, path)),
+            "jsonl": self._put(name, "jsonl", lambda path: path.write_text(rows)),
+        }
+        mark = Mark(step=state.step, files=files, progress=state.progress)
+        self._store.write_bytes(self._mark_key(state.step), mark.model_dump_json().encode())
+        self._store.write_bytes(f"{self._prefix}/{LATEST}", json.dumps({"step": state.step}).encode())
+        self._retire()
+
+    def _put(self, name: str, kind: str, write: Callable[[Path], Any]) -> FileEntry:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        path = self._scratch / f"{name}.{kind}"
+        try:
+            write(path)
+            entry = FileEntry(key=f"{self._attempt}/{path.name}", size=path.stat().st_size, checksum=checksum(path))
+            self._store.put_file(path, f"{self._prefix}/{entry.key}")
+        finally:
+            path.unlink(missing_ok=True)
+        return entry
+
+    def _read(self, step: int) -> Saved:
+        key = self._mark_key(step)
+        try:
+            mark = Mark.model_validate_json(self._store.read_bytes(key))
+        except ValidationError as error:
+            raise CorruptArtifactError(f"{self._store.uri(key)} is not a mark: {error}") from error
+        rows = [json.loads(line) for line in self._local(mark.files["jsonl"]).read_text().splitlines()]
+        tensors = load_file(self._local(mark.files["safetensors"]))
+        return Saved(step=mark.step, tensors=tensors, rows=rows, progress=mark.progress)
+
+    def _local(self, entry: FileEntry) -> Path:
+        """Return a verified local file."""
+        key = f"{self._prefix}/{entry.key}"
+        local = self._store.local_path(key)
+        if local is None:
+            local = self._scratch / "fetched" / entry.key
+            self._store.get_file(key, local)
+        verify_file(local, entry, self._store.uri(key))
+        return local
+
+    def _retire(self) -> None:
+        """Delete all but the newest states, marks first, and data that no mark names."""
+        steps = sorted(self._steps(), reverse=True)
+        for step in steps[self._keep :]:
+            self._store.delete(self._mark_key(step))
+        kept = {_name(step) for step in steps[: self._keep]}
+        for key in self._store.list(self._prefix):
+            if key.endswith((".safetensors", ".jsonl")) and Path(key).stem not in kept:
+                self._store.delete(key)
+
+    def _steps(self) -> list[int]:
+        """Return the steps of all marks."""
+        names = (Path(key).name for key in self._store.list(self._prefix))
+        return [int(name[5:-5]) for name in names if name.startswith("step-") and name.endswith(".json")]
+
+    def _mark_key(self, step: int) -> str:
+        return f"{self._prefix}/{_name(step)}.json"
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"

@@ -1,0 +1,210 @@
+"""Which samples make up which step, and reading them ahead of the loop.
+
+Everything here is a pure function of (seed, step): neither the number of ranks nor an interruption changes it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import xxhash
+
+from deepspec.errors import DeepSpecError, StoreError, TrainingError
+from deepspec.formats.records import Batch, Record, collate
+from deepspec.formats.target_cache import TargetCache
+
+AHEAD = 2
+"""Steps whose records are read while one is computed."""
+
+
+class Samples(Protocol):
+    """One split of a cache: samples by number."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return the numbers of all samples in the order of one epoch."""
+
+    def sample_id(self, number: int) -> str:
+        """Return the id of a sample."""
+
+    def length(self, number: int) -> int:
+        """Return the tokens of a sample."""
+
+    def record(self, number: int) -> Record:
+        """Read a sample."""
+
+
+class CacheSplit:
+    """One split of a target cache.
+
+    Args:
+        cache: the cache.
+        split: `train` or `validation`.
+        seed: of the run.
+        window: parts among which samples are shuffled.
+    """
+
+    def __init__(self, cache: TargetCache, split: str, seed: int, window: int) -> None:
+        """Find the split's samples."""
+        self._cache = cache
+        self._split = split
+        self._seed = seed
+        self._window = window
+        self._count = len(cache.numbers(split))
+        self._lengths = cache.index.lengths
+
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+        return self._count
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return the numbers of all samples in the order of one epoch."""
+        found: list[int] = self._cache.order(self._split, seed=self._seed, epoch=epoch, window=self._window).tolist()
+        return found
+
+    def sample_id(self, number: int) -> str:
+        """Return the id of a sample."""
+        return self._cache.index.sample_id(number)
+
+    def length(self, number: int) -> int:
+        """Return the tokens of a sample."""
+        return int(self._lengths[number])
+
+    def record(self, number: int) -> Record:
+        """Read a sample."""
+        return self._cache.record(number)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """One sample in one step."""
+
+    number: int
+    epoch: int
+    key: int
+    """Seeds every random choice about this sample in this epoch."""
+
+
+def key_of(seed: int, epoch: int, sample_id: str) -> int:
+    """Return the seed of a sample's random choices, 63 bits; of nothing but the three arguments."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{epoch}/{sample_id}".encode()) >> 1
+
+
+class Stream:
+    """The samples of all epochs, one after another, cut into steps.
+
+    Args:
+        samples: the training split.
+        global_batch: samples per step. A step may reach into the next epoch: no sample is ever dropped.
+        seed: of the run.
+    """
+
+    def __init__(self, samples: Samples, global_batch: int, seed: int) -> None:
+        """Read nothing yet."""
+        self._samples = samples
+        self._batch = global_batch
+        self._seed = seed
+        self._orders: dict[int, Sequence[int]] = {}
+
+    def draws(self, step: int) -> list[Draw]:
+        """Return the global batch of one step."""
+        start = step * self._batch
+        return [self._draw(place) for place in range(start, start + self._batch)]
+
+    def share(self, step: int, rank: int, ranks: int) -> list[Draw]:
+        """Return one rank's samples of a step, longest first, so that ranks have like work and batches like lengths."""
+        longest_first = sorted(self.draws(step), key=lambda draw: (-self._samples.length(draw.number), draw.key))
+        return longest_first[rank::ranks]
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens of the global batch of one step."""
+        return sum(self._samples.length(draw.number) for draw in self.draws(step))
+
+    def _draw(self, place: int) -> Draw:
+        epoch, position = divmod(place, len(self._samples))
+        if epoch not in self._orders:
+            self._orders = {known: order for known, order in self._orders.items() if known >= epoch - 1}
+            self._orders[epoch] = self._samples.order(epoch)
+        number = self._orders[epoch][position]
+        return Draw(number=number, epoch=epoch, key=key_of(self._seed, epoch, self._samples.sample_id(number)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Samples of one forward pass, with the seeds of their random choices."""
+
+    batch: Batch
+    keys: tuple[int, ...]
+
+
+def read_micro_batches(samples: Samples, draws: Sequence[Draw], size: int) -> list[MicroBatch]:
+    """Return the records of some draws, in batches of at most `size`.
+
+    Raises:
+        TrainingError: a sample cannot be used; the message names it.
+        StoreError: a sample cannot be read; the message names it.
+    """
+    pieces = [draws[start : start + size] for start in range(0, len(draws), size)]
+    return [
+        MicroBatch(
+            batch=collate([read_record(samples, draw.number) for draw in piece]),
+            keys=tuple(draw.key for draw in piece),
+        )
+        for piece in pieces
+    ]
+
+
+def read_record(samples: Samples, number: int) -> Record:
+    """Return one record; an error names the sample."""
+    with _naming(samples.sample_id(number)):
+        return samples.record(number)
+
+
+@dataclass(slots=True)
+class ReadAhead:
+    """What a function loads for consecutive steps, read by a thread while the loop works.
+
+    An error in the thread is raised in the loop, at the step that it belongs to.
+    """
+
+    load: Callable[[int], list[MicroBatch]]
+    waited: float = field(default=0.0, init=False)
+    """Seconds that the loop has waited."""
+
+    def steps(self, start: int, end: int) -> Generator[list[MicroBatch], None, None]:
+        """Yield what belongs to the steps start to end - 1."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        pending: deque[Future[list[MicroBatch]]] = deque()
+        try:
+            for step in range(start, end + AHEAD):
+                if step < end:
+                    pending.append(pool.submit(self.load, step))
+                if step >= start + AHEAD:
+                    yield self._wait(pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _wait(self, future: Future[list[MicroBatch]]) -> list[MicroBatch]:
+        begin = time.perf_counter()
+        result = future.result()
+        self.waited += time.perf_counter() - begin
+        return result
+
+
+@contextmanager
+def _naming(sample_id: str) -> Iterator[None]:
+    """Put the sample's id into whatever goes wrong."""
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(f"sample {sample_id}: {error}") from error
+    except DeepSpecError as error:
+        raise TrainingError(f"sample {sample_id}: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"sample {sample_id} cannot be read: {error}; run: deepspec cache verify") from error

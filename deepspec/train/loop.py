@@ -1,0 +1,227 @@
+"""The training loop: one optimizer step after another, with looks at the held-out slice and saved states between.
+
+What happens at a step is a function of the spec, the data and the state after the step before. So a run that was
+interrupted and resumed takes the same steps as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from deepspec.errors import CancelledError
+from deepspec.train.checkpoint import Checkpoints, Saved
+from deepspec.train.data import MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
+from deepspec.train.guard import Guard
+from deepspec.train.optimizer import MasterAdamW
+from deepspec.train.ranks import Ranks
+from deepspec.train.schedule import learning_rate
+from deepspec.train.spec import TrainSpec
+from deepspec.train.stop import StopSignal
+from deepspec.train.task import Task, add, total_denominators
+from deepspec.train.validation import Validation
+
+LOOKS = 20
+"""Looks at the held-out slice in a run, where the spec names no other pace."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: everything that a resumed one must know beside the weights."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Metric rows; no clock enters them, so that equal runs write equal files."""
+
+    def looks(self) -> list[dict[str, Any]]:
+        """Return the rows of the looks at the held-out slice."""
+        return [row for row in self.rows if row["split"] == "validation"]
+
+    def best_look(self) -> dict[str, Any] | None:
+        """Return the look with the lowest loss, the untrained draft's aside; of equals the first."""
+        return min((row for row in self.looks() if row["step"] > 0), key=lambda row: row["loss"], default=None)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Where the time of this process went, in seconds."""
+
+    training: float = 0.0
+    tokens: int = 0
+    """Tokens trained on by all ranks in that time."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the throughput of all ranks together."""
+        return self.tokens / self.training if self.training else 0.0
+
+
+def total_steps(spec: TrainSpec, samples: int) -> int:
+    """Return the optimizer steps of a run over so many training samples; at least one."""
+    return spec.steps or max(1, math.ceil(spec.epochs * samples / spec.global_batch))
+
+
+class Loop:
+    """Trains a task from where its progress stands to the end.
+
+    Args:
+        task: what is trained.
+        samples: the training split.
+        ranks: who shares the work.
+        micro_batch: samples per forward pass.
+    """
+
+    def __init__(self, task: Task, samples: Samples, ranks: Ranks, micro_batch: int) -> None:
+        """Take over the model's parameters; nothing is read yet."""
+        spec = task.spec
+        self.task = task
+        self.total = total_steps(spec, len(samples))
+        self.validation: Validation | None = None
+        """The held-out slice."""
+        self.progress = Progress()
+        self.clock = Clock()
+        self.guard = Guard(spec.skip_limit)
+        self.optimizer = MasterAdamW(task.model, spec, task.dtype)
+        self._ranks = ranks
+        self._stream = Stream(samples, spec.global_batch, spec.seed)
+        self.reader = ReadAhead(
+            lambda step: read_micro_batches(samples, self._stream.share(step, ranks.rank, ranks.count), micro_batch)
+        )
+        self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
+
+    @property
+    def data_wait_share(self) -> float:
+        """Return the share of the time in which the loop waited for records."""
+        waited = self.reader.waited
+        return waited / (waited + self.clock.training) if waited else 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Return whether no step is left, or the held-out loss has not improved for too long."""
+        return self.progress.step >= self.total or self._out_of_patience()
+
+    def has_improved(self) -> bool:
+        """Return whether the step just taken was looked at, and had the lowest held-out loss so far."""
+        best = self.progress.best_look()
+        return best is not None and best["step"] == self.progress.step
+
+    def run(self, checkpoints: Checkpoints | None, on_step: Callable[["Loop"], object] | None = None) -> None:
+        """Train to the end, or until asked to stop.
+
+        Args:
+            checkpoints: where states are saved; None on ranks that do not save.
+            on_step: called after each step, before its state is saved.
+
+        Raises:
+            CancelledError: asked to stop by SIGTERM; the state is saved.
+            TrainingError: it cannot go on.
+        """
+        with StopSignal() as stop, closing(self.reader.steps(self.progress.step, self.total)) as steps:
+            self._look_if_due(stop)
+            while not self.finished:
+                if not self._step(next(steps), stop):
+                    self._cancel(checkpoints)
+                self._look_if_due(stop)
+                if on_step is not None:
+                    on_step(self)
+                if checkpoints is not None and self._save_is_due():
+                    checkpoints.save(self.state())
+
+    def state(self) -> Saved:
+        """Return what a saved state holds; its tensors are the live ones."""
+        progress = self.progress
+        told = {"samples": progress.samples, "tokens": progress.tokens, "guard": asdict(self.guard)}
+        return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
+
+    def resume(self, saved: Saved | None) -> None:
+        """Go on from a saved state, the same on every rank; only the first rank's is looked at.
+
+        Args:
+            saved: the first rank's newest state; None, here or there: start from the weights as they are.
+        """
+        told = [None if saved is None else {"step": saved.step, "rows": saved.rows, **saved.progress}]
+        if self._ranks.count > 1:
+            broadcast_object_list(told)
+        if saved is not None and self._ranks.first:
+            self.optimizer.load(saved.tensors)
+        self.optimizer.copy_from_first(self._ranks)
+        if told[0] is not None:
+            self.guard = Guard(**{**told[0].pop("guard"), "limit": self.guard.limit})
+            self.progress = Progress(**told[0])
+
+    def _step(self, micro_batches: Sequence[MicroBatch], stop: StopSignal) -> bool:
+        """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile."""
+        begin = time.perf_counter()
+        supervised = [self.task.supervise(micro) for micro in micro_batches]
+        denominators = self._ranks.sum_named(total_denominators(supervised))
+        totals: dict[str, Tensor] = {}
+        for part in supervised:
+            if stop.asked:
+                break
+            result = self.task.loss(part, denominators)
+            result.loss.backward()  # type: ignore[no-untyped-call]
+            add(totals, {"loss": result.loss, **result.sums})
+        if self._ranks.any(stop.asked):
+            self.optimizer.forget()
+            return False
+        norm = self.optimizer.sum_gradients(self._ranks)
+        self._apply(norm, self._ranks.sum_named(totals), [name for m in micro_batches for name in m.batch.sample_ids])
+        self._advance(begin)
+        return True
+
+    def _apply(self, norm: Tensor, sums: dict[str, Tensor], sample_ids: Sequence[str]) -> None:
+        """Let the gradients move the weights, unless they are not finite, and write the step's row."""
+        step = self.progress.step
+        loss, size = float(sums.pop("loss")), float(norm)
+        row: dict[str, Any] = {"split": "train", "step": step + 1}
+        if self.guard.allows(loss, size, step, sample_ids):
+            rate = learning_rate(step, self.total, self.task.spec.learning_rate, self.task.spec.warmup_ratio)
+            self.optimizer.step(rate, norm)
+            row |= {"loss": loss, "learning_rate": rate, "gradient_norm": size}
+            row |= {"spike": True} if self.guard.is_spike(size) else {}
+            row |= self.task.algorithm.metrics(sums)
+        else:
+            self.optimizer.forget()
+            row |= {"skipped": True}
+        self.progress.rows.append(row)
+
+    def _advance(self, begin: float) -> None:
+        """Count the step that began at a time."""
+        tokens = self._stream.tokens(self.progress.step)
+        self.progress.step += 1
+        self.progress.samples += self.task.spec.global_batch
+        self.progress.tokens += tokens
+        self.clock.training += time.perf_counter() - begin
+        self.clock.tokens += tokens
+
+    def _look_if_due(self, stop: StopSignal) -> None:
+        """Look at the held-out slice, at the first step, at the last and at the pace between, once each."""
+        step = self.progress.step
+        due = step % self._look_every == 0 or step == self.total
+        if self.validation is None or not due or any(row["step"] == step for row in self.progress.looks()):
+            return
+        metrics = self.validation.look(stop)
+        if metrics is not None:
+            self.progress.rows.append({"split": "validation", "step": step, **metrics})
+
+    def _save_is_due(self) -> bool:
+        return self.progress.step % self.task.spec.checkpoint_every == 0 or self.finished
+
+    def _out_of_patience(self) -> bool:
+        losses = [row["loss"] for row in self.progress.looks()]
+        patience = self.task.spec.patience
+        return patience is not None and len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
+
+    def _cancel(self, checkpoints: Checkpoints | None) -> None:
+        if checkpoints is not None:
+            checkpoints.save(self.state())
+            checkpoints.finish()
+        self._ranks.wait()
+        raise CancelledError(f"training was asked to stop; step {self.progress.step} is saved, run again to go on")

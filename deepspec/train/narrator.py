@@ -1,0 +1,55 @@
+"""What a run tells while it goes: progress at most once a second, the curve at most once a minute."""
+
+import time
+
+from deepspec.artifacts import Report
+from deepspec.train.figure import learning_curve
+from deepspec.train.loop import Loop
+
+PROGRESS_SECONDS = 1.0
+FIGURE_SECONDS = 60.0
+FIGURE = "learning-curve"
+
+
+class Narrator:
+    """Reports on a loop; only the first rank has one that is heard."""
+
+    def __init__(self, report: Report) -> None:
+        """Nothing has been told yet."""
+        self._report = report
+        self._told = 0.0
+        self._drawn = time.monotonic()
+        self._skipped = 0
+
+    def __call__(self, loop: Loop) -> None:
+        """Tell about the step that was just taken."""
+        now = time.monotonic()
+        row = loop.progress.rows[-1]
+        if loop.guard.skipped > self._skipped:
+            self._skipped = loop.guard.skipped
+            self._report.log(f"step {loop.progress.step} was skipped: loss or gradients were not finite")
+        if "spike" in row:
+            self._report.log(
+                f"step {row['step']}: gradient norm {row['gradient_norm']:.3g} jumps out of the recent ones"
+            )
+        if now - self._told >= PROGRESS_SECONDS or loop.finished:
+            self._told = now
+            self._report.progress(loop.progress.step, loop.total, "steps", note(loop))
+        if now - self._drawn >= FIGURE_SECONDS:
+            self._drawn = now
+            self.draw(loop)
+
+    def draw(self, loop: Loop) -> bytes:
+        """Show the learning curve, and return it."""
+        png = learning_curve(loop.progress.rows)
+        self._report.figure(FIGURE, png)
+        return png
+
+
+def note(loop: Loop) -> str:
+    """Return loss, held-out accepted length, throughput and data wait in one line."""
+    losses = [row["loss"] for row in loop.progress.rows if row["split"] == "train" and "loss" in row]
+    looks = loop.progress.looks()
+    parts = [f"loss {losses[-1]:.3f}"] if losses else []
+    parts += [f"τ {looks[-1]['tau']:.3f}"] if looks else []
+    return "  ".join([*parts, f"{loop.clock.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"])

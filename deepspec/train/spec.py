@@ -1,0 +1,87 @@
+"""What changes the result of training."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from deepspec.artifacts import Spec
+from deepspec.formats.recipe import DraftRecipe, Objective
+
+_PACE = frozenset({"checkpoint_every", "keep_checkpoints"})
+"""Fields that say how often to save, not what to compute: they do not enter the address."""
+
+
+class TrainSpec(Spec):
+    """Fit a draft model to the cached states of a target.
+
+    Layers, sizes and identity of the target come from the cache.
+    """
+
+    draft: DraftRecipe = DraftRecipe()
+    """Algorithm and shape of the draft."""
+    objective: Objective = Objective()
+    """What it is trained for."""
+    source: Literal["cache", "online", "rolling"] = "cache"
+    """Where hidden states come from: stored; from the target, sample by sample; or from it, part by part."""
+
+    epochs: float = Field(default=10.0, gt=0)
+    """Passes over the training split."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; where given, `epochs` is not read."""
+    global_batch: int = Field(default=512, gt=0)
+    """Samples per optimizer step, over all ranks and micro-batches."""
+    learning_rate: float = Field(default=6e-4, gt=0)
+    """Peak of the schedule."""
+    warmup_ratio: float = Field(default=0.04, ge=0, lt=1)
+    """Share of the steps that climb linearly to the peak; a cosine to 0 follows."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the forward and backward pass; master weights and optimizer state are fp32 in both."""
+    seed: int = Field(default=0, ge=0)
+
+    mask_token_id: int | None = Field(default=None, ge=0)
+    """Token that stands for "not drafted yet" (dspark, dflash); None: one that the tokenizer never produces."""
+
+    validate_every: int | None = Field(default=None, gt=0)
+    """Steps between looks at the validation split; None: twenty looks a run."""
+    validation_samples: int = Field(default=64, ge=0)
+    """Held-out samples of each look, at most; 0: none is taken."""
+    patience: int | None = Field(default=None, gt=0)
+    """Looks without a better validation loss after which training stops; None: never."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the draft: those of the last step, or of the best validation loss."""
+    skip_limit: int = Field(default=10, ge=0)
+    """Steps in a row that may be skipped because loss or gradients are not finite."""
+    window: int = Field(default=8, gt=0)
+    """Cache parts among which samples are shuffled."""
+
+    start: Literal["random", "target"] = "random"
+    """Weights of a fresh draft: random, or the target's last blocks, where those have the form of the draft's: better
+    on small budgets."""
+    bigram_samples: int = Field(default=512, ge=0)
+    """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
+    continue_from: str | None = None
+    """Address of a finished draft whose weights and optimizer state to start from, on a new schedule."""
+    warm_start: str | None = None
+    """Address of a draft, or digest of a public checkpoint (see `Placement.locations`), whose weights to start from."""
+
+    checkpoint_every: int = Field(default=50, gt=0)
+    """Steps between saved states."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Saved states kept; the one before the last is used where the last is damaged."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes up the address: everything but the pace of saving."""
+        return {name: value for name, value in super().identity().items() if name not in _PACE}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.continue_from and self.warm_start:
+            raise ValueError("continue_from and warm_start are both given; continue_from already brings the weights")
+        if self.validation_samples == 0 and (self.patience or self.keep == "best"):
+            raise ValueError("patience and keep=best judge by the validation split; set validation_samples above 0")
+        return self

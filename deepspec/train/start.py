@@ -1,0 +1,104 @@
+"""Where training starts: a fresh draft around the target's frozen embedding and head."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deepspec.artifacts import Placement
+from deepspec.errors import SpecError, TargetError
+from deepspec.families import read
+from deepspec.formats.draft_config import new_draft_config
+from deepspec.formats.target_blocks import start_from_target
+from deepspec.formats.target_cache import CacheFacts
+from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+from deepspec.models.initial import initialize
+from deepspec.train.spec import TrainSpec
+
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
+"""How the names of the two weights end in every family; a tied model stores the first only."""
+
+
+def target_folder(facts: CacheFacts, placement: Placement) -> Path:
+    """Return where the cache's target lies on this machine.
+
+    Raises:
+        TargetError: the placement does not say.
+    """
+    digest = facts.target.digest
+    if digest not in placement.locations:
+        raise TargetError(
+            f"the cache was made by target {digest}, which has no location here; give --target its folder"
+        )
+    return Path(placement.locations[digest])
+
+
+def fresh_draft(
+    spec: TrainSpec, facts: CacheFacts, folder: Path, log: Callable[[str], None]
+) -> BlockDraft | EagleDraft:
+    """Return an untrained draft in fp32 on the CPU: the same weights on every rank and machine.
+
+    Args:
+        spec: shape, seed and kind of start.
+        facts: of the cache: layers, sizes, mask token.
+        folder: the target's.
+        log: told where the draft cannot start from the target.
+
+    Raises:
+        TargetError: the target's folder cannot be read, or is not of the cache's sizes.
+        SpecError: no mask token can be chosen.
+    """
+    config = draft_config(spec, facts, folder)
+    model = build_draft(config)
+    embedding, head = read_ends(folder)
+    if embedding.shape != model.embed_tokens.weight.shape:
+        wanted = tuple(model.embed_tokens.weight.shape)
+        raise TargetError(f"target {folder}: its embedding is {tuple(embedding.shape)}, its config says {wanted}")
+    with torch.no_grad():
+        model.embed_tokens.weight.copy_(embedding)
+        model.lm_head.weight.copy_(head)
+    initialize(model, spec.seed)
+    if spec.start == "target" and not start_from_target(model, folder):
+        log("the target's blocks have another form than the draft's: it starts from random weights")
+    return model
+
+
+def draft_config(spec: TrainSpec, facts: CacheFacts, folder: Path) -> DraftConfig:
+    """Return the config of the draft to be trained on a cache."""
+    shape = read(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    sizes = (shape.num_layers, shape.block.hidden_size, shape.vocab_size)
+    if sizes != (facts.num_layers, facts.hidden_size, facts.vocab_size):
+        wanted = (facts.num_layers, facts.hidden_size, facts.vocab_size)
+        raise TargetError(f"target {folder}: layers, hidden size, vocabulary are {sizes}, the cache's {wanted}")
+    return new_draft_config(shape, spec.draft, facts.layers, _mask_token(spec, facts), spec.objective)
+
+
+def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return a target's token embedding and head, `(V, D)` each, and read nothing else of it.
+
+    Raises:
+        TargetError: no safetensors file holds an embedding.
+    """
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  # not a dict
+                    found |= {end: file.get_tensor(name) for end in (EMBEDDING, HEAD) if name.endswith(end)}
+        except SafetensorError as error:
+            raise TargetError(f"target {path}: {error}; fetch the file again") from error
+    if EMBEDDING not in found:
+        raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
+    return found[EMBEDDING], found.get(HEAD, found[EMBEDDING])
+
+
+def _mask_token(spec: TrainSpec, facts: CacheFacts) -> int | None:
+    if spec.draft.algorithm == "eagle3":
+        return None
+    chosen = facts.mask_token_id if spec.mask_token_id is None else spec.mask_token_id
+    if chosen is None:
+        raise SpecError(f"the target has no mask token of its own: {facts.mask_token_advice}; set train.mask_token_id")
+    return chosen

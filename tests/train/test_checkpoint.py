@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+
+from deepspec.errors import StoreError
+from deepspec.store import Store
+from deepspec.train.checkpoint import Checkpoints, Saved
+
+
+def state(step):
+    tensors = {"master.w": torch.full((4,), float(step)), "step": torch.tensor(float(step))}
+    return Saved(step=step, tensors=tensors, rows=[{"step": step, "loss": 0.5}], progress={"samples": step * 8})
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Return a function that opens the same checkpoints anew, as another attempt does, and what they said."""
+    said = []
+
+    def opened(keep=2):
+        return Checkpoints(Store(tmp_path / "store"), "run", tmp_path / "saving", keep, said.append)
+
+    opened.said = said
+    opened.folder = tmp_path / "store" / "run"
+    return opened
+
+
+def save(checkpoints, *steps):
+    for step in steps:
+        checkpoints.save(state(step))
+    checkpoints.close()
+
+
+def test_the_newest_state_comes_back_whole(place):
+    save(place(), 10, 20)
+    found = place().newest()
+    assert (found.step, found.rows, found.progress) == (20, [{"step": 20, "loss": 0.5}], {"samples": 160})
+    assert torch.equal(found.tensors["master.w"], torch.full((4,), 20.0))
+    assert json.loads((place.folder / "latest.json").read_text()) == {"step": 20}
+
+
+def test_nothing_saved_is_none(place):
+    assert place().newest() is None
+
+
+def test_a_state_is_copied_when_it_is_saved(place):
+    live = state(10)
+    checkpoints = place()
+    checkpoints.save(live)
+    live.tensors["master.w"].fill_(-1)
+    live.rows.append({"step": 11})
+    checkpoints.close()
+    found = place().newest()
+    assert found.tensors["master.w"][0] == 10
+    assert len(found.rows) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone", "mark"])
+def test_a_damaged_state_is_passed_over_for_the_one_before_and_said(place, damage):
+    save(place(), 10, 20)
+    (data,) = place.folder.glob("*/step-00000020.safetensors")
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-7])
+    elif damage == "flip":
+        data.write_bytes(data.read_bytes()[:-1] + b"\1")
+    elif damage == "gone":
+        data.unlink()
+    else:
+        mark = place.folder / "step-00000020.json"
+        mark.write_text(mark.read_text()[:40])
+    assert place().newest().step == 10
+    assert len(place.said) == 1
+    assert "step 20" in place.said[0]
+    assert "the one before" in place.said[0]
+
+
+def test_only_the_last_ones_are_kept(place):
+    save(place(keep=2), 10, 20, 30, 40)
+    names = {path.name for path in place.folder.rglob("*") if path.is_file()}
+    assert names == {
+        "latest.json",
+        *(f"step-000000{step}.{kind}" for step in (30, 40) for kind in ("json", "jsonl", "safetensors")),
+    }
+
+
+def test_data_without_a_mark_is_no_state_and_goes_with_the_next_save(place):
+    save(place(), 10)
+    orphan = place.folder / "attempt-dead" / "step-00000020.safetensors"
+    orphan.parent.mkdir()
+    orphan.write_bytes(b"half")
+    checkpoints = place()
+    assert checkpoints.newest().step == 10
+    save(checkpoints, 30)
+    assert not orphan.exists()
+
+
+def test_a_save_that_fails_is_said_and_training_goes_on(place, monkeypatch):
+    checkpoints = place()
+    checkpoints.save(state(10))
+    checkpoints.finish()
+
+    def full(path, key):
+        raise StoreError("cannot write: no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put_file", lambda self, path, key: full(path, key))
+        checkpoints.save(state(20))
+        checkpoints.finish()
+    assert checkpoints.failed == 1
+    assert "no space left" in place.said[0]
+    save(checkpoints, 30)
+    assert place().newest().step == 30
+
+
+def test_a_kill_between_data_and_mark_leaves_the_state_before(place, monkeypatch):
+    checkpoints = place()
+    checkpoints.save(state(10))
+    checkpoints.finish()
+    monkeypatch.setattr(Store, "write_bytes", lambda *_: (_ for _ in ()).throw(StoreError("killed")))
+    save(checkpoints, 20)
+    assert place().newest().step == 10

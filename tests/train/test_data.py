@@ -1,0 +1,96 @@
+import threading
+
+import pytest
+import torch
+
+from deepspec.errors import CorruptArtifactError, TrainingError
+from deepspec.train.data import ReadAhead, Stream, key_of, read_micro_batches
+from tests.train.toy import ToySamples
+
+
+def numbers(stream, step):
+    return [draw.number for draw in stream.draws(step)]
+
+
+def test_an_epoch_holds_every_sample_once_and_steps_run_on_into_the_next():
+    stream = Stream(ToySamples(5), global_batch=3, seed=0)
+    drawn = [draw for step in range(5) for draw in stream.draws(step)]  # 15 draws: three epochs of 5
+    assert [draw.epoch for draw in drawn] == [0] * 5 + [1] * 5 + [2] * 5
+    for epoch in range(3):
+        assert sorted(draw.number for draw in drawn if draw.epoch == epoch) == [0, 1, 2, 3, 4]
+
+
+def test_a_step_is_the_same_whatever_was_asked_before():
+    one, other = (Stream(ToySamples(7), global_batch=4, seed=3) for _ in range(2))
+    for step in range(6):
+        one.draws(step)
+    assert one.draws(5) == other.draws(5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_ranks_share_a_step_without_loss_or_doubling(ranks):
+    stream = Stream(ToySamples(12), global_batch=8, seed=0)
+    shared = [draw for rank in range(ranks) for draw in stream.share(2, rank, ranks)]
+    assert sorted(shared, key=lambda d: d.key) == sorted(stream.draws(2), key=lambda d: d.key)
+
+
+def test_batches_join_samples_of_like_length():
+    samples = ToySamples(7)  # lengths 5 … 11
+    stream = Stream(samples, global_batch=7, seed=0)
+    batches = read_micro_batches(samples, stream.share(0, 0, 1), 3)
+    assert [micro.batch.lengths.tolist() for micro in batches] == [[11, 10, 9], [8, 7, 6], [5]]
+
+
+def test_tokens_of_a_step_are_counted_over_all_ranks():
+    assert Stream(ToySamples(7), global_batch=7, seed=0).tokens(0) == 5 + 6 + 7 + 8 + 9 + 10 + 11
+
+
+def test_the_key_depends_on_seed_epoch_and_sample_and_fits_a_generator():
+    keys = {key_of(0, 0, "a"), key_of(1, 0, "a"), key_of(0, 1, "a"), key_of(0, 0, "b")}
+    assert len(keys) == 4
+    assert key_of(0, 0, "a") == 2395482867014657407  # frozen: a resumed run must draw what the first one drew
+    assert all(0 <= key < 1 << 63 for key in keys)
+    torch.Generator().manual_seed(max(keys))
+
+
+def test_reading_ahead_keeps_the_order():
+    assert list(ReadAhead(lambda step: [step * 10]).steps(3, 8)) == [[30], [40], [50], [60], [70]]
+    assert list(ReadAhead(lambda step: [step]).steps(0, 1)) == [[0]]
+    assert list(ReadAhead(lambda step: [step]).steps(4, 4)) == []
+
+
+def test_an_error_of_the_reader_reaches_the_loop_at_its_step():
+    def load(step):
+        if step == 2:
+            raise TrainingError("sample b is damaged")
+        return [step]
+
+    taken = []
+    with pytest.raises(TrainingError, match="sample b"):
+        taken.extend(item for item in ReadAhead(load).steps(0, 9))
+    steps = ReadAhead(load).steps(0, 9)
+    assert [next(steps), next(steps)] == [[0], [1]]
+    with pytest.raises(TrainingError):
+        next(steps)
+
+
+def test_no_thread_is_left_when_the_loop_ends_early():
+    steps = ReadAhead(lambda step: [step]).steps(0, 100)
+    next(steps)
+    steps.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader") and thread.is_alive()]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(CorruptArtifactError("part-3 is cut off"), CorruptArtifactError), (OSError("disk"), TrainingError)],
+)
+def test_an_unreadable_sample_is_named(error, kind):
+    samples = ToySamples(3)
+
+    def record(number):
+        raise error
+
+    samples.record = record
+    with pytest.raises(kind, match=r"sample sample-\d.*(part-3|disk)"):
+        read_micro_batches(samples, Stream(samples, 2, 0).draws(0), 2)

@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from deepspec.errors import CancelledError, TrainingError
+from deepspec.store import Store
+from deepspec.train.checkpoint import Checkpoints
+from deepspec.train.loop import total_steps
+from deepspec.train.spec import TrainSpec
+from tests.train.toy import ToySamples, toy_loop, weights
+
+SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
+
+
+def trained(spec=SPEC, **options):
+    loop = toy_loop(spec, **options)
+    loop.run(None)
+    return loop
+
+
+def checkpoints(folder):
+    return Checkpoints(Store(folder), "run", folder / "saving", 2, print)
+
+
+def losses(loop):
+    return [row["loss"] for row in loop.progress.rows if row["split"] == "train"]
+
+
+def test_steps_come_from_the_spec_or_from_epochs_rounded_up():
+    assert total_steps(TrainSpec(steps=7), samples=1000) == 7
+    assert total_steps(TrainSpec(epochs=2, global_batch=8), samples=13) == 4  # 26 samples in batches of 8
+    assert total_steps(TrainSpec(epochs=0.1, global_batch=512), samples=100) == 1
+
+
+def test_training_lowers_both_losses():
+    loop = trained(SPEC.but(steps=30, learning_rate=0.1))
+    looks = loop.progress.looks()
+    assert losses(loop)[-1] < 0.5 * losses(loop)[0]
+    assert looks[-1]["loss"] < 0.5 * looks[0]["loss"]
+
+
+def test_the_rows_tell_each_step_and_each_look_once():
+    rows = trained().progress.rows
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 13))
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [0, 4, 8, 12]
+    assert set(rows[1]) == {"split", "step", "loss", "learning_rate", "gradient_norm", "error", "tau"}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
+def test_the_cut_into_micro_batches_does_not_change_the_result(micro_batch):
+    whole, cut = trained(micro_batch=6), trained(micro_batch=micro_batch)
+    torch.testing.assert_close(losses(cut), losses(whole), rtol=1e-5, atol=0)
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_the_supervised_tokens_of_its_global_batch():
+    """Not the mean of the means of its micro-batches, which weighs short samples more."""
+    rows = trained(micro_batch=1).progress.rows
+    assert all(row["loss"] == pytest.approx(row["error"], rel=1e-6) for row in rows)
+
+
+@pytest.mark.parametrize(("precision", "stop_after"), [("fp32", 1), ("fp32", 5), ("fp32", 11), ("bf16", 8)])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, precision, stop_after):
+    spec = SPEC.but(precision=precision)
+    whole = trained(spec)
+    first, states = toy_loop(spec), checkpoints(tmp_path)
+    with pytest.raises(CancelledError, match=f"step {stop_after} is saved"):
+        first.run(states, lambda loop: loop.progress.step == stop_after and os.kill(os.getpid(), signal.SIGTERM))
+    second, states = toy_loop(spec), checkpoints(tmp_path)
+    second.resume(states.newest())
+    assert second.progress.step == stop_after
+    second.run(states)
+    assert json.dumps(second.progress.rows) == json.dumps(whole.progress.rows)
+    for name, value in weights(whole).items():
+        assert torch.equal(second.optimizer.state()[name], value), name
+
+
+def test_a_crash_redoes_the_steps_since_the_last_saved_state(tmp_path):
+    whole = trained()
+    first, states = toy_loop(SPEC), checkpoints(tmp_path)
+
+    def crash(loop):
+        if loop.progress.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(states, crash)
+    states.close()
+    second = toy_loop(SPEC)
+    second.resume(checkpoints(tmp_path).newest())
+    assert second.progress.step == 5
+    second.run(None)
+    assert torch.equal(second.optimizer.master, whole.optimizer.master)
+    assert second.progress.rows == whole.progress.rows
+
+
+def test_the_pace_of_saving_changes_no_address():
+    assert SPEC.but(checkpoint_every=1, keep_checkpoints=7).identity() == SPEC.identity()
+    assert SPEC.but(learning_rate=0.1).identity() != SPEC.identity()
+
+
+def test_the_signal_is_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    trained()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def poisoned(numbers):
+    """Return samples some of which hold states that are not numbers."""
+    samples = ToySamples()
+    for number in numbers:
+        samples.records[number].hidden[0, 0] = torch.nan
+    return samples
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_the_weights_stay():
+    loop = trained(SPEC.but(steps=2, global_batch=12, skip_limit=2), samples=poisoned([3]))
+    untrained = toy_loop(SPEC)
+    assert [row.get("skipped") for row in loop.progress.rows if row["split"] == "train"] == [True, True]
+    assert torch.equal(loop.optimizer.master, untrained.optimizer.master)
+    assert loop.guard.skipped == 2
+    json.dumps(loop.progress.rows, allow_nan=False)
+
+
+def test_one_bad_sample_costs_only_its_own_steps():
+    loop = trained(SPEC.but(global_batch=3), samples=poisoned([3]))  # 12 steps of 3: each sample comes three times
+    assert loop.guard.skipped == 3
+    assert torch.isfinite(loop.optimizer.master).all()
+
+
+def test_a_run_that_only_skips_is_stopped_with_a_diagnosis():
+    with pytest.raises(TrainingError, match=r"3 steps in a row .* sample-"):
+        trained(SPEC.but(global_batch=12, skip_limit=2), samples=poisoned([3]))
+
+
+def test_training_stops_early_where_the_held_out_loss_no_longer_falls():
+    loop = trained(SPEC.but(steps=40, validate_every=1, patience=3, learning_rate=1e-12))
+    assert loop.progress.step < 40
+    stale = [row["loss"] for row in loop.progress.looks()]
+    assert min(stale[:-3]) <= min(stale[-3:])
+
+
+def test_resuming_a_finished_run_takes_no_step(tmp_path):
+    first, states = toy_loop(SPEC), checkpoints(tmp_path)
+    first.run(states)
+    states.close()
+    second = toy_loop(SPEC)
+    second.resume(checkpoints(tmp_path).newest())
+    second.run(None, lambda loop: pytest.fail("it took a step"))
+    assert torch.equal(second.optimizer.master, first.optimizer.master)
+
+
+def test_no_held_out_samples_no_looks():
+    assert trained(SPEC.but(validation_samples=0)).progress.looks() == []

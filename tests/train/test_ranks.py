@@ -1,0 +1,99 @@
+"""Several real processes: equal results, blows of every kind, and nobody left behind."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from deepspec.artifacts import open_artifact
+from deepspec.errors import EXIT_CANCELLED
+from tests.cache.made import Silent
+from tests.train.conftest import SMALL
+from tests.train.launched import Launched
+
+SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)
+REST = 0.05
+"""Seconds between steps, so that a blow lands near the step that it is meant for."""
+
+
+def rows(site, ref):
+    lines = open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(site):
+    """The draft of one rank, undisturbed."""
+    return site.train(SPEC, "alone")[0]
+
+
+@pytest.fixture(scope="module")
+def two(site):
+    """The draft of two ranks, undisturbed."""
+    return Launched(site, "two", SPEC, ranks=2).published()
+
+
+def assert_close(site, one, other):
+    for row, like in zip(rows(site, one), rows(site, other), strict=True):
+        assert (row.pop("split"), row["step"]) == (like.pop("split"), like["step"])
+        assert row == pytest.approx(like, rel=1e-5), row["step"]
+
+
+def test_two_ranks_give_the_losses_of_one(site, alone, two):
+    assert_close(site, two, alone)
+
+
+@pytest.mark.soak
+def test_four_ranks_give_the_losses_of_one(site, alone):
+    assert_close(site, Launched(site, "four", SPEC, ranks=4).published(), alone)
+
+
+FAULTS = {
+    "kill -9 of the only rank": (1, "rank 0", signal.SIGKILL),
+    "kill -9 of the first of two ranks": (2, "rank 0", signal.SIGKILL),
+    "kill -9 of the second of two ranks": (2, "rank 1", signal.SIGKILL),
+    "kill -9 of all ranks": (2, "all ranks", signal.SIGKILL),
+    "kill -9 of the launcher": (2, "launcher", signal.SIGKILL),
+}
+QUICK = [("kill -9 of the only rank", 7), ("kill -9 of the second of two ranks", 8)]
+ALL = [(fault, step) for fault in FAULTS for step in (1, 2, 4, 5, 6, 10, 13, 15, 18, 19)]
+
+
+@pytest.mark.parametrize(("fault", "step"), QUICK + [pytest.param(*case, marks=pytest.mark.soak) for case in ALL])
+def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, alone, two, fault, step):
+    ranks, whom, number = FAULTS[fault]
+    name = f"struck-{fault.replace(' ', '-')}-{step}"
+    struck = Launched(site, name, SPEC, ranks, rest=REST)
+    struck.wait_for_step(step)
+    struck.strike(whom, number)
+    assert struck.end() != 0
+    assert not struck.survivors()
+    ref, said = run_again(site, name, ranks)
+    assert site.checksums(ref) == site.checksums(alone if ranks == 1 else two)
+    assert step < 4 or "going on after step" in said
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.soak), 2])
+def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(site, alone, ranks):
+    struck = Launched(site, f"term-{ranks}", SPEC, ranks, rest=REST)
+    struck.wait_for_step(8)
+    begin = time.monotonic()
+    struck.strike("all ranks", signal.SIGTERM)
+    code = struck.end()
+    assert time.monotonic() - begin < 10
+    assert code == EXIT_CANCELLED or (ranks > 1 and code == 1)  # torchrun has one code for every failure
+    assert "is saved, run again to go on" in struck.log()
+    assert not struck.survivors()
+    ref, said = run_again(site, f"term-{ranks}", 3 - ranks)
+    assert_close(site, ref, alone)
+    assert "going on after step" in said
+
+
+def run_again(site, name, ranks):
+    """Return what the same work publishes at the next attempt, and what it says."""
+    if ranks == 1:
+        report = Silent()
+        return site.train(SPEC, name, report)[0], "\n".join(report.lines)
+    again = Launched(site, name, SPEC, ranks)
+    return again.published(), again.log()

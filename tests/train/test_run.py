@@ -1,0 +1,160 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepspec.artifacts import open_artifact
+from deepspec.errors import CancelledError, CheckpointError, TargetError
+from deepspec.formats.draft import load_draft
+from deepspec.train import narrator
+from tests.cache.made import Silent
+from tests.train.conftest import SMALL
+
+FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
+
+
+def test_a_run_publishes_a_draft_that_loads_and_tells_what_it_is(site):
+    ref, counts = site.train(SMALL, "whole")
+    artifact = open_artifact(site.store, ref, site.placement.scratch)
+    assert artifact.names() == FILES
+    model = load_draft(artifact.path("config.json").parent)
+    assert model.config.algorithm == "dspark"
+    assert list(model.config.target_layer_ids) == counts["layers"] == [-1, 1, 3]
+    assert counts["steps"] == 8
+    assert counts["samples"] == 32
+    assert counts["untrained"]["step"] == 0
+    assert counts["held_out"]["step"] == 8
+    assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+    assert counts["held_out"]["tau"] >= 1.0
+    assert artifact.path("learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    rows = [json.loads(line) for line in artifact.read_bytes("metrics.jsonl").splitlines()]
+    assert sum(row["split"] == "train" for row in rows) == 8
+
+
+def test_the_embedding_and_the_head_are_the_targets_and_stay_so(site):
+    ref, _ = site.train(SMALL.but(steps=1), "frozen")
+    model = load_draft(open_artifact(site.store, ref, site.placement.scratch).path("config.json").parent)
+    target = load_file(site.root / "target" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(model.embed_tokens.weight, target)
+    assert torch.equal(model.lm_head.weight, target)
+
+
+def test_a_draft_that_starts_from_the_target_starts_elsewhere_and_learns(site):
+    _, at_random = site.train(SMALL, "at-random")
+    _, counts = site.train(SMALL.but(start="target"), "from-target")
+    assert counts["untrained"]["loss"] != at_random["untrained"]["loss"]
+    assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+
+
+def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones(site):
+    stored, _ = site.train(SMALL, "stored")
+    rolling, _ = site.train(SMALL.but(source="rolling"), "rolling")
+    assert site.checksums(rolling) == site.checksums(stored)
+    _, counts = site.train(SMALL.but(source="online"), "online")
+    told = site.open(stored).counts
+    assert counts["held_out"]["loss"] == pytest.approx(told["held_out"]["loss"], rel=0.02)  # not rounded to bf16
+
+
+@pytest.mark.parametrize("algorithm", ["dflash", "eagle3"])
+def test_every_algorithm_trains(site, algorithm):
+    spec = SMALL.but(
+        draft={"algorithm": algorithm, "block_size": 3}, steps=3, objective={"num_anchors": 4, "ttt_length": 2}
+    )
+    _, counts = site.train(spec, algorithm)
+    assert counts["algorithm"] == algorithm
+    assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+
+
+def test_equal_runs_publish_equal_bytes(site):
+    spec = SMALL.but(precision="bf16", steps=4)
+    one, _ = site.train(spec, "one")
+    other, _ = site.train(spec, "other")
+    assert one.content == other.content
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, seed, monkeypatch):
+    monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
+    spec = SMALL.but(seed=seed)
+    undisturbed, _ = site.train(spec, f"undisturbed-{seed}")
+    report = Terminating(after=4 + seed)
+    with pytest.raises(CancelledError):
+        site.train(spec, f"terminated-{seed}", report)
+    again = Silent()
+    ref, counts = site.train(spec, f"terminated-{seed}", again)
+    assert any(f"going on after step {4 + seed} of 8" in line for line in again.lines)
+    assert site.checksums(ref) == site.checksums(undisturbed)
+    assert counts["steps"] == 8
+
+
+def test_a_finished_run_can_be_continued_on_a_new_schedule(site):
+    _, first = site.train(SMALL, "first-leg")
+    report = Silent()
+    _, second = site.train(SMALL.but(continue_from="first-leg", seed=5), "second-leg", report)
+    assert "8 steps old, with its optimizer state on a new schedule of 8 steps" in report.lines[0]
+    assert second["untrained"]["loss"] == pytest.approx(first["held_out"]["loss"], rel=0.2)  # other anchors
+    assert second["held_out"]["loss"] < first["held_out"]["loss"]
+
+
+def test_a_warm_start_takes_the_weights_of_a_draft_or_of_a_checkpoint_folder(site, tmp_path):
+    ref, first = site.train(SMALL, "teacher")
+    artifact = open_artifact(site.store, ref, site.placement.scratch)
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes(artifact.read_bytes(file))
+    _, from_draft = site.train(SMALL.but(warm_start="teacher"), "pupil-of-draft")
+    locations = {**site.placement.locations, "0123abcd": str(tmp_path)}
+    _, from_folder = site.train(SMALL.but(warm_start="0123abcd"), "pupil-of-folder", locations=locations)
+    assert from_draft["untrained"] == from_folder["untrained"]
+    assert from_draft["untrained"]["loss"] == pytest.approx(first["held_out"]["loss"])
+
+
+def test_what_to_begin_with_must_be_there_and_fit(site):
+    with pytest.raises(CheckpointError, match="there is no draft nobody to begin with"):
+        site.train(SMALL.but(continue_from="nobody"), "orphan")
+    site.train(SMALL, "narrow")
+    with pytest.raises(CheckpointError, match="another draft shape"):
+        site.train(SMALL.but(continue_from="narrow", draft={"num_layers": 2}), "wide")
+
+
+def test_the_best_weights_become_the_draft_where_the_spec_says_so(site):
+    spec = SMALL.but(keep="best", learning_rate=0.05, steps=40, validate_every=2)  # 20 samples, learnt by heart
+    ref, counts = site.train(spec, "best")
+    rows = [json.loads(line) for line in _metrics(site, ref)]
+    losses = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
+    best = min(losses, key=losses.get)
+    assert best != 40
+    assert counts["held_out"]["step"] == best
+    stopped, _ = site.train(spec.but(keep="last"), "last")
+    assert site.checksums(ref)["model.safetensors"] != site.checksums(stopped)["model.safetensors"]
+
+
+def _metrics(site, ref):
+    return open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
+
+
+class Terminating(Silent):
+    """Sends SIGTERM to this very process when it hears of a step."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def progress(self, done, total, unit, note=""):
+        if done == self.after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_target_without_a_location_is_an_input_error(site):
+    with pytest.raises(TargetError, match="has no location here"):
+        site.train(SMALL, "nowhere", locations={})
+
+
+def test_another_target_in_its_place_is_refused(site, tmp_path):
+    digest = next(iter(site.placement.locations))
+    config = json.loads((site.root / "target" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))
+    with pytest.raises(TargetError, match=r"are \(9, 32, 264\), the cache's \(6, 32, 264\)"):
+        site.train(SMALL, "other-target", locations={digest: str(tmp_path)})

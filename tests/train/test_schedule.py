@@ -1,0 +1,23 @@
+import math
+
+import pytest
+
+from deepspec.train.schedule import learning_rate
+
+
+def test_warmup_climbs_linearly_then_a_cosine_falls_to_zero():
+    rates = [learning_rate(step, 10, peak=8.0, warmup_ratio=0.4) for step in range(10)]
+    assert rates[:5] == [2.0, 4.0, 6.0, 8.0, 8.0]  # the cosine begins at the peak
+    assert rates[7] == pytest.approx(4.0)  # half way down: 8 · (1 + cos(π/2)) / 2
+    assert rates[9] == pytest.approx(4.0 * (1 + math.cos(5 * math.pi / 6)))
+
+
+def test_the_peak_is_never_exceeded():
+    for total in (1, 2, 7, 135, 1000):
+        assert max(learning_rate(step, total, 1.0, 0.04) for step in range(total)) == 1.0
+
+
+def test_the_number_of_warmup_steps_is_rounded_down():
+    assert learning_rate(0, 49, 1.0, 0.04) == 1.0  # int(1.96) = 1 step: already the peak
+    assert learning_rate(1, 49, 1.0, 0.04) == 1.0
+    assert learning_rate(0, 10, 1.0, 0.04) == 1.0  # no warm-up step at all

@@ -1,0 +1,115 @@
+"""A tiny task in memory: learn a linear map from captured states to last states, at positions drawn by key."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepspec.algorithms import LossResult
+from deepspec.formats.records import Batch, Record
+from deepspec.train.loop import Loop
+from deepspec.train.ranks import Ranks
+from deepspec.train.spec import TrainSpec
+from deepspec.train.task import Task
+from deepspec.train.validation import Validation
+
+CAPTURED, HIDDEN = 6, 4
+
+
+class ToySamples:
+    """Random records of different lengths; the states follow a hidden linear map."""
+
+    def __init__(self, count: int = 12, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._map = torch.randn(CAPTURED, HIDDEN, generator=torch.Generator().manual_seed(99))
+        self.records = [self._record(n, generator) for n in range(count)]
+
+    def _record(self, number: int, generator: torch.Generator) -> Record:
+        length = 5 + number % 7
+        hidden = torch.randn(length, CAPTURED, generator=generator)
+        return Record(
+            sample_id=f"sample-{number}",
+            input_ids=torch.arange(length),
+            loss_mask=torch.arange(length) > 1,
+            hidden=hidden,
+            last_hidden=hidden @ self._map,
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def order(self, epoch: int) -> Sequence[int]:
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(epoch % 1000)).tolist()
+
+    def sample_id(self, number: int) -> str:
+        return self.records[number].sample_id
+
+    def length(self, number: int) -> int:
+        return len(self.records[number].input_ids)
+
+    def record(self, number: int) -> Record:
+        return self.records[number]
+
+
+@dataclass(frozen=True)
+class ToySupervision:
+    weights: Tensor
+    denominators: dict[str, Tensor]
+
+
+class ToyAlgorithm:
+    """Squared error at about half of the supervised positions, chosen by each sample's key."""
+
+    def supervise(self, config: Any, objective: Any, batch: Batch, keys: Sequence[int]) -> ToySupervision:
+        weights = torch.zeros(batch.loss_mask.shape)
+        for row, (key, length) in enumerate(zip(keys, batch.lengths.tolist(), strict=True)):
+            chosen = torch.rand(length, generator=torch.Generator().manual_seed(key)) < 0.5
+            chosen[length - 1] = True
+            weights[row, :length] = (chosen & batch.loss_mask[row, :length]).float()
+        return ToySupervision(weights, {"weight": weights.sum()})
+
+    def loss(
+        self, model: Any, batch: Batch, supervision: ToySupervision, denominators: Mapping[str, Tensor]
+    ) -> LossResult:
+        error = (model(batch.hidden) - batch.last_hidden).float().pow(2).mean(-1) * supervision.weights
+        loss = error.sum() / denominators["weight"]
+        return LossResult(loss=loss, sums={"error": error.sum().detach(), "weight": supervision.weights.sum()})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"error": float(sums["error"] / sums["weight"]), "tau": 1.0}
+
+
+class ToyModel(nn.Module):
+    """Two layers, the second without bias, and a frozen weight that no step may touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(algorithm="toy")
+        self.first = nn.Linear(CAPTURED, 8)
+        self.second = nn.Linear(8, HIDDEN, bias=False)
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        generator = torch.Generator().manual_seed(5)
+        for parameter in (self.first.weight, self.first.bias, self.second.weight):
+            nn.init.normal_(parameter, 0, 0.3, generator=generator)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(hidden)))
+
+
+def toy_loop(spec: TrainSpec, micro_batch: int = 2, ranks: Ranks | None = None, samples: Any = None) -> Loop:
+    """Return a loop over 12 training and 5 held-out samples."""
+    ranks = ranks or Ranks("cpu")
+    model = ToyModel()
+    task = Task(spec=spec, config=model.config, model=model, algorithm=ToyAlgorithm(), device=torch.device("cpu"))
+    loop = Loop(task, samples or ToySamples(), ranks, micro_batch)
+    if spec.validation_samples:
+        loop.validation = Validation(task, ToySamples(5, seed=1), ranks, micro_batch)
+    return loop
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    """Return copies of the master weights by name."""
+    return {name: value.clone() for name, value in loop.optimizer.state().items()}
