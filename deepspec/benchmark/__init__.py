@@ -1,0 +1,1 @@
+"""Benchmark: the wall clock of speculative against plain decoding, on this hardware."""

@@ -1,0 +1,54 @@
+"""What changes the speed."""
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import Field
+
+from deepspec.artifacts import Spec, TargetId
+from deepspec.formats.benchmarks import Benchmark
+
+
+def hardware() -> str:
+    """Return a fingerprint of this machine and its engine: times of another one mean nothing here."""
+    return f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs, torch {version('torch')}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a device, not a file of ours
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+class BenchmarkOptions(Spec):
+    """What a user sets of the measurement."""
+
+    batches: tuple[int, ...] = (1, 8)
+    """Sequences decoded together."""
+    samples: int = Field(default=4, gt=0)
+    """Questions decoded at each batch size, taken in turn from all benchmarks; a larger batch asks them repeatedly."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """Of each question; stop tokens do not end it, so that all sides decode equally much."""
+    temperature: float = Field(default=0.0, ge=0)
+    slots: int | None = Field(default=None, gt=0)
+    """Tokens proposed per round; None: the draft's block size."""
+    loads: tuple[int, ...] = (1, 4, 16, 64, 256)
+    """Numbers of requests for which the throughput to expect is told, by replay; none: it is not."""
+    repeats: int = Field(default=2, gt=0)
+    """Interleaved pairs of plain and speculative runs; the median counts."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+
+
+class BenchmarkSpec(BenchmarkOptions):
+    """Time speculative against plain decoding of the same target, in the same process."""
+
+    target: TargetId
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    hardware: str = Field(default_factory=hardware)
+    """Fingerprint of the machine that is measured."""

@@ -1,0 +1,157 @@
+"""Is the draft as sure as it should be? Calibration of its confidence by position.
+
+The confidence of position k is the product of the slots' confidences through k: the chance that the first k drafted
+tokens are all accepted. It is compared with whether they were.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from deepspec.decoding.results import Decoded
+
+Floats = NDArray[np.float64]
+
+BINS = 20
+SEARCHED = np.exp(np.linspace(np.log(0.1), np.log(10.0), 161))
+"""Temperatures tried for each position: 0.1 to 10, 1 among them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """One bar of a reliability diagram."""
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    observed: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """How well the confidence of one position matches what happens there."""
+
+    position: int
+    """From 1."""
+    count: int
+    """Rounds that proposed so far."""
+    ece: float
+    """Expected calibration error, over bins of width 0.05."""
+    auroc: float
+    """Chance that an accepted round is trusted more than a rejected one; NaN where there is only one kind."""
+    brier: float
+    predicted: float
+    observed: float
+    bins: tuple[Bin, ...]
+    """Those that are not empty."""
+
+
+def traces(samples: Sequence[Decoded]) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Return confidence logits `(N, K)`, proposed `(N,)` and accepted `(N,)` of all rounds that tell confidences."""
+    rounds = [each for sample in samples for each in sample.rounds if each.confidence]
+    slots = len(rounds[0].confidence) if rounds else 0
+    logits = np.array([each.confidence for each in rounds], dtype=np.float64).reshape(len(rounds), slots)
+    proposed = np.array([each.proposed for each in rounds], dtype=np.int64)
+    return logits, proposed, np.array([each.accepted for each in rounds], dtype=np.int64)
+
+
+def calibration(samples: Sequence[Decoded], temperatures: Sequence[float] = ()) -> list[Calibration]:
+    """Return the calibration of each position; empty where the draft tells no confidence.
+
+    Args:
+        samples: decoded ones.
+        temperatures: one per slot, dividing its logit; none: 1.
+    """
+    logits, proposed, accepted = traces(samples)
+    chances = survival(logits, temperatures)
+    rows = []
+    for k in range(chances.shape[1]):
+        seen = proposed > k
+        rows.append(measure(k + 1, chances[seen, k], (accepted[seen] > k).astype(np.float64)))
+    return rows
+
+
+def fit_temperatures(samples: Sequence[Decoded]) -> tuple[float, ...]:
+    """Return one temperature per position, fitted in order with the earlier ones fixed; empty without confidences.
+
+    Each minimises the expected calibration error of the product of confidences through its position; of equally good
+    ones, the nearest to 1. DSpark, arXiv 2607.05147. Fit on prompts that are not evaluated.
+    """
+    logits, proposed, accepted = traces(samples)
+    before = np.ones(len(logits))
+    fitted: list[float] = []
+    for k in range(logits.shape[1]):
+        seen = proposed > k
+        best = _best_temperature(logits[seen, k], before[seen], (accepted[seen] > k).astype(np.float64))
+        fitted.append(best)
+        before = before * _chance(logits[:, k] / best)
+    return tuple(fitted)
+
+
+def _best_temperature(logits: Floats, before: Floats, happened: Floats) -> float:
+    """Return the temperature of one position, given the chance that all positions before it are accepted."""
+
+    def badness(temperature: float) -> tuple[float, float]:
+        ece = measure(0, before * _chance(logits / temperature), happened).ece
+        return round(ece, 6), abs(float(np.log(temperature)))
+
+    return float(min(SEARCHED, key=badness)) if len(logits) else 1.0
+
+
+def survival(logits: Floats, temperatures: Sequence[float] = ()) -> Floats:
+    """Return the chance that all slots through each one are accepted, `(N, K)`."""
+    scale = np.ones(logits.shape[1])
+    scale[: len(temperatures)] = list(temperatures)[: logits.shape[1]]
+    return np.asarray(np.cumprod(_chance(logits / scale), axis=1), dtype=np.float64)
+
+
+def measure(position: int, chance: Floats, happened: Floats) -> Calibration:
+    """Return the calibration of predicted chances `(N,)` against what happened, `(N,)` of 0 and 1."""
+    bins = _bins(chance, happened)
+    total = max(len(chance), 1)
+    return Calibration(
+        position=position,
+        count=len(chance),
+        ece=sum(each.count * abs(each.predicted - each.observed) for each in bins) / total,
+        auroc=auroc(chance, happened),
+        brier=_mean((chance - happened) ** 2),
+        predicted=_mean(chance),
+        observed=_mean(happened),
+        bins=tuple(bins),
+    )
+
+
+def _bins(chance: Floats, happened: Floats) -> list[Bin]:
+    place = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
+    return [
+        Bin(
+            low=each / BINS,
+            high=(each + 1) / BINS,
+            count=int((place == each).sum()),
+            predicted=float(chance[place == each].mean()),
+            observed=float(happened[place == each].mean()),
+        )
+        for each in np.unique(place)
+    ]
+
+
+def auroc(chance: Floats, happened: Floats) -> float:
+    """Return the area under the ROC curve by ranks (Mann-Whitney), ties counted half; NaN where all is of one kind."""
+    positive = happened == 1
+    yes, no = int(positive.sum()), int((~positive).sum())
+    if not yes or not no:
+        return float("nan")
+    ranks = rankdata(chance)
+    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def _chance(logits: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float64)
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")

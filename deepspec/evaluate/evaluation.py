@@ -1,0 +1,202 @@
+"""One evaluation: its shards, what decodes them, and what is written at the end."""
+
+from functools import cached_property
+from typing import Any
+
+from deepspec import families
+from deepspec.artifacts import Artifact, PartMark, Placement, Report
+from deepspec.decoding.decode import Decoder
+from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
+from deepspec.decoding.results import Settings
+from deepspec.errors import CorruptArtifactError
+from deepspec.evaluate.figure import acceptance_by_position, reliability
+from deepspec.evaluate.lossless import check_lossless
+from deepspec.evaluate.questions import ask
+from deepspec.evaluate.report import acceptance_rows, html, markdown
+from deepspec.evaluate.scoring import Subject, Traces, score
+from deepspec.evaluate.shards import Shard, shards, spread
+from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.evaluate.untrained import untrained_draft
+from deepspec.formats.draft import load_config
+from deepspec.formats.questions import Question
+from deepspec.formats.rows import read_rows, write_rows
+from deepspec.formats.scores import SCORES, LosslessCheck, Scores, trace_row
+from deepspec.publish import Out
+
+
+class Evaluation:
+    """One evaluation: its shards, what decodes them, and where they are kept.
+
+    Args:
+        spec: what to measure.
+        draft: the draft's artifact.
+        out: where to write.
+        placement: device, batch and locations.
+        report: who listens.
+    """
+
+    def __init__(self, spec: EvaluateSpec, draft: Artifact, out: Out, placement: Placement, report: Report) -> None:
+        """List the shards; nothing is loaded yet."""
+        self._spec, self._draft, self._out = spec, draft, out
+        self._placement, self._report = placement, report
+        self._folder = draft_folder(draft, out.scratch)
+        self.config = load_config(self._folder)
+        self.shards = shards(spec, draft, placement, confident=self.config.confidence_head)
+        self._done = 0
+
+    @cached_property
+    def pair(self) -> Pair:
+        """Return target and draft, loaded once.
+
+        Raises:
+            TargetError: the target has no location on this machine, or cannot be loaded.
+            CheckpointError: the draft cannot be loaded, or does not fit.
+        """
+        folder = target_folder(self._spec.target, self._placement)
+        if self._draft.counts["target"] != self._spec.target.model_dump():
+            self._report.log(
+                "the draft was trained for another version of this target; what it is worth now is measured"
+            )
+        self._report.log(f"loading the target from {folder}")
+        spec, device = self._spec, self._placement.device
+        return load_pair(folder, self._folder, dtype=spec.dtype, device=device, slots=spec.slots)
+
+    def decode(self, number: int) -> None:
+        """Decode a shard and commit its traces, unless that is done already."""
+        shard = self.shards[number]
+        if self._out.part(number, 0) is None:
+            dialogues = ask(
+                shard.questions,
+                self.pair.target,
+                self._decoder(shard),
+                room=self._room(),
+                thinking=self._spec.thinking,
+                tell=lambda: self._tell(shard),
+            )
+            labels = {"role": shard.role, "benchmark": shard.name, "temperature": shard.temperature}
+            rows = [trace_row(turn, **labels) for each in dialogues for turn in each.turns]
+            path = self._out.scratch / _trace_name(number)
+            write_rows(path, rows)
+            too_long = sum(each.too_long for each in dialogues)
+            counts = {"questions": len(dialogues), "turns": len(rows), "too_long": too_long}
+            self._out.commit_part(number, 0, {_trace_name(number): path}, counts)
+        self._done = sum(len(each.questions) for each in self.shards[: number + 1])
+
+    def finish(self) -> dict[str, Any]:
+        """Score all traces, write the files, and return the counts."""
+        found = self._traces()
+        config = self.config
+        slots = self._spec.slots or config.block_size
+        subject = Subject(algorithm=config.algorithm, draft=self._draft.manifest.address, slots=slots)
+        scores = score(self._spec, subject, found, self._lossless(found))
+        self._write(scores)
+        return _counts(scores)
+
+    def _decoder(self, shard: Shard) -> Decoder:
+        spec = self._spec
+        settings = Settings(
+            max_new_tokens=spec.max_new_tokens,
+            temperature=shard.temperature,
+            seed=spec.seed,
+            confidence_threshold=0.0 if shard.role == "calibration" else spec.confidence_threshold,
+            threshold_mode=spec.threshold_mode,
+        )
+        pair = self.pair
+        draft = untrained_draft(pair.draft, pair.target, spec.seed) if shard.role == "untrained" else None
+        return pair.speculative(settings, self._placement.batch, draft)
+
+    def _room(self) -> int:
+        """Return the most tokens that a prompt may have."""
+        positions = families.read(self.pair.target.model.config.to_dict()).max_positions
+        return positions - self._spec.max_new_tokens - self.pair.slots - 1
+
+    def _traces(self) -> Traces:
+        found = Traces()
+        for number, shard in enumerate(self.shards):
+            mark = self._out.part(number, 0)
+            if mark is None:
+                raise CorruptArtifactError(
+                    f"{self._out.prefix}: traces of shard {number} are gone; run the stage again"
+                )
+            rows = self._rows(mark) if mark.counts["turns"] else []
+            key = (shard.role, shard.name, shard.temperature)
+            found.add(key, rows, mark.counts["questions"], mark.counts["too_long"])
+        return found
+
+    def _rows(self, mark: PartMark) -> list[dict[str, Any]]:
+        name, entry = next(iter(mark.files.items()))
+        path = self._out.scratch / name
+        self._out.store.get_file(f"{self._out.prefix}/{entry.key}", path)
+        return [row for _, row in read_rows(path)]
+
+    def _lossless(self, found: Traces) -> LosslessCheck | None:
+        """Compare first turns decoded at temperature 0, taken in turn from all benchmarks, with the target alone."""
+        if not self._spec.lossless_samples:
+            return None
+        role = "benchmark" if 0.0 in self._spec.temperatures else "lossless"
+        decoded = {each.sample_id: each for each in found.of(role, 0.0)}
+        by_name: dict[str, list[Question]] = {}
+        for shard in self.shards:
+            if (shard.role, shard.temperature) == (role, 0.0):
+                by_name.setdefault(shard.name, []).extend(shard.questions)
+        chosen = [each for each in spread(by_name, self._spec.lossless_samples) if f"{each.question_id}#0" in decoded]
+        self._report.log(f"checking {len(chosen)} samples against the target alone")
+        pairs = ((self._prompt(each), decoded[f"{each.question_id}#0"]) for each in chosen)
+        return check_lossless(self.pair.target, pairs)
+
+    def _prompt(self, question: Question) -> list[int]:
+        first = [{"role": "user", "content": question.turns[0]}]
+        return self.pair.target.template.prompt_ids(first, thinking=self._spec.thinking)
+
+    def _tell(self, shard: Shard) -> None:
+        self._done += 1
+        total = sum(len(each.questions) for each in self.shards)
+        self._report.progress(
+            min(self._done, total), total, "questions", f"{shard.name}, temperature {shard.temperature}"
+        )
+
+    def _write(self, scores: Scores) -> None:
+        text = markdown(scores)
+        self._out.file(SCORES).write_text(scores.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        self._out.file("report.md").write_text(text + "\n", encoding="utf-8")
+        self._report.table("acceptance", acceptance_rows(scores))
+        self._report.markdown("scores", text)
+        self._out.file("report.html").write_text(html(scores, figures(scores, "svg")), encoding="utf-8")
+        for name, png in figures(scores).items():
+            self._out.file(f"{name}.png").write_bytes(png)
+            self._report.figure(name, png)
+
+
+def figures(scores: Scores, form: str = "png") -> dict[str, bytes]:
+    """Return the plots of an evaluation, name -> PNG or SVG."""
+    curves = {f"temperature {temperature}": found for temperature, found in scores.overall.items()}
+    if scores.untrained is not None:
+        curves["untrained"] = scores.untrained
+    plots = {"acceptance": acceptance_by_position(curves, form)}
+    if scores.calibration:
+        plots["reliability"] = reliability(scores.calibration[0], form)
+    return plots
+
+
+def _trace_name(number: int) -> str:
+    return f"traces-{number:05d}.jsonl.zst"
+
+
+def _counts(scores: Scores) -> dict[str, Any]:
+    """Return what the manifest tells: enough for a summary without opening the scores."""
+    lengths = {temperature: found.accepted_length.value for temperature, found in scores.overall.items()}
+    check = scores.lossless
+    return {
+        "algorithm": scores.algorithm,
+        "target": scores.target,
+        "accepted_length": lengths,
+        "accepted_length_by_benchmark": {
+            f"{each.benchmark}@{each.temperature}": each.acceptance and each.acceptance.accepted_length.value
+            for each in scores.benchmarks
+        },
+        "accepted_length_untrained": scores.untrained and scores.untrained.accepted_length.value,
+        "samples": sum(found.samples for found in scores.overall.values()),
+        "lossless": check.passed if check else None,
+        "lossless_samples": check.samples if check else 0,
+        "lossless_ties": check.ties if check else 0,
+    }

@@ -1,0 +1,33 @@
+"""Evaluate: decode benchmarks with target and draft, and score what was accepted.
+
+scores.json                       typed numbers with intervals (deepspec/formats/scores.py)
+traces-00000.jsonl.zst, …         every decoded sample with its rounds, one file a shard
+acceptance.png, reliability.png   plots
+report.md                         the same for people
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.evaluate.evaluation import Evaluation
+from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.publish import Out
+
+
+def run(
+    spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> dict[str, Any]:
+    """Decode what is not decoded yet, and score everything.
+
+    Returns:
+        counts for the manifest: accepted lengths and the lossless check among them.
+    """
+    if placement.threads is not None:
+        torch.set_num_threads(placement.threads)
+    evaluation = Evaluation(spec, inputs["draft"], out, placement, report)
+    for shard in range(len(evaluation.shards)):
+        evaluation.decode(shard)
+    return evaluation.finish()

@@ -1,0 +1,94 @@
+"""All traces of an evaluation together, and the scores computed from them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepspec.decoding.results import Decoded
+from deepspec.evaluate.calibration import fit_temperatures, traces
+from deepspec.evaluate.score import acceptance, calibration_score, slices
+from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.formats.benchmarks import Benchmark
+from deepspec.formats.scores import BenchmarkScore, CalibrationScore, LosslessCheck, Scores, decoded_of
+
+Key = tuple[str, str, float]
+"""Role, name, temperature."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traces:
+    """Decoded samples by what they are for."""
+
+    samples: dict[Key, list[Decoded]] = field(default_factory=dict)
+    questions: dict[Key, int] = field(default_factory=dict)
+    too_long: dict[Key, int] = field(default_factory=dict)
+
+    def add(self, key: Key, rows: Iterable[Mapping[str, Any]], questions: int, too_long: int) -> None:
+        """Add the rows of one trace file."""
+        self.samples.setdefault(key, []).extend(decoded_of(row) for row in rows)
+        self.questions[key] = self.questions.get(key, 0) + questions
+        self.too_long[key] = self.too_long.get(key, 0) + too_long
+
+    def of(self, role: str, temperature: float) -> list[Decoded]:
+        """Return the samples of a role at a temperature, in the order of their ids."""
+        found = [
+            each
+            for (has_role, _, has_temperature), samples in self.samples.items()
+            if (has_role, has_temperature) == (role, temperature)
+            for each in samples
+        ]
+        return sorted(found, key=lambda each: each.sample_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What is evaluated."""
+
+    algorithm: str
+    draft: str
+    slots: int
+
+
+def score(spec: EvaluateSpec, subject: Subject, found: Traces, lossless: LosslessCheck | None) -> Scores:
+    """Return the scores of all traces."""
+    slots, seed = subject.slots, spec.seed
+    overall = {str(t): acceptance(found.of("benchmark", t), slots, seed) for t in spec.temperatures}
+    return Scores(
+        algorithm=subject.algorithm,
+        draft=subject.draft,
+        target=spec.target.digest,
+        slots=slots,
+        overall={t: each for t, each in overall.items() if each is not None},
+        benchmarks=tuple(
+            _benchmark(spec, subject, each, temperature, found)
+            for temperature in spec.temperatures
+            for each in spec.benchmarks
+        ),
+        slices=tuple(s for t in spec.temperatures for s in slices(found.of("benchmark", t), t, slots, seed)),
+        untrained=acceptance(found.of("untrained", spec.temperatures[0]), slots, seed),
+        lossless=lossless,
+        calibration=tuple(each for t in spec.temperatures if (each := _calibration(t, found)) is not None),
+    )
+
+
+def _benchmark(
+    spec: EvaluateSpec, subject: Subject, benchmark: Benchmark, temperature: float, found: Traces
+) -> BenchmarkScore:
+    key = ("benchmark", benchmark.name, temperature)
+    samples = found.samples.get(key, [])
+    return BenchmarkScore(
+        benchmark=benchmark.name,
+        digest=benchmark.digest,
+        temperature=temperature,
+        questions=found.questions.get(key, 0),
+        asked_for=spec.samples,
+        too_long=found.too_long.get(key, 0),
+        stopped=sum(each.finish_reason == "stop" for each in samples),
+        acceptance=acceptance(samples, subject.slots, spec.seed),
+    )
+
+
+def _calibration(temperature: float, found: Traces) -> CalibrationScore | None:
+    held_out = found.of("calibration", temperature)
+    rounds = len(traces(held_out)[0])
+    return calibration_score(found.of("benchmark", temperature), temperature, fit_temperatures(held_out), rounds)

@@ -1,0 +1,99 @@
+"""The units of an evaluation: some questions at one temperature, for one purpose. Each leaves one file of traces."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.errors import NotPublishedError, SourceError
+from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.formats.benchmarks import HUB, Benchmark
+from deepspec.formats.conversations import published_prompts, user_texts
+from deepspec.formats.questions import Question, read_questions
+
+Role = Literal["benchmark", "lossless", "untrained", "calibration"]
+"""What traces are for: scores; the lossless check where no benchmark is decoded at temperature 0; comparison with a
+fresh draft; fitting confidence temperatures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """Questions that are decoded together."""
+
+    role: Role
+    name: str
+    """Of the benchmark; of the role where it is no benchmark's."""
+    temperature: float
+    questions: tuple[Question, ...]
+
+
+def shards(spec: EvaluateSpec, draft: Artifact, placement: Placement, *, confident: bool) -> list[Shard]:
+    """Return the shards of an evaluation, always the same for the same spec and draft.
+
+    Args:
+        spec: what is evaluated.
+        draft: the draft's artifact; prompts of the calibration split are found through what it was made from.
+        placement: says where benchmarks lie.
+        confident: whether the draft tells confidences.
+    """
+    asked = {each.name: questions(spec, each, placement) for each in spec.benchmarks}
+    found = [
+        Shard(role="benchmark", name=name, temperature=temperature, questions=tuple(rows[start : start + size]))
+        for temperature in spec.temperatures
+        for name, rows in asked.items()
+        for size in [spec.shard_questions]
+        for start in range(0, len(rows), size)
+    ]
+    if spec.lossless_samples and 0.0 not in spec.temperatures:
+        found.append(_extra("lossless", 0.0, spread(asked, spec.lossless_samples)))
+    if spec.untrained_samples:
+        found.append(_extra("untrained", spec.temperatures[0], spread(asked, spec.untrained_samples)))
+    if spec.calibration_samples and confident:
+        rows = calibration_questions(draft, placement.scratch, spec.calibration_samples)
+        found += [_extra("calibration", temperature, rows) for temperature in spec.temperatures if rows]
+    return found
+
+
+def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) -> list[Question]:
+    """Return the questions of a benchmark that the spec asks.
+
+    Raises:
+        SourceError: the benchmark has no location on this machine, or cannot be read.
+    """
+    location = placement.locations.get(benchmark.digest)
+    if location is None and not benchmark.digest.startswith(HUB):
+        raise SourceError(
+            f"benchmark {benchmark.name} ({benchmark.digest}) has no location on this machine; give --benchmarks-dir"
+        )
+    return read_questions(benchmark, location or "", spec.samples, spec.seed)
+
+
+def spread(asked: Mapping[str, list[Question]], count: int) -> list[Question]:
+    """Return questions taken in turn from all benchmarks."""
+    longest = max((len(rows) for rows in asked.values()), default=0)
+    in_turn = [rows[place] for place in range(longest) for rows in asked.values() if place < len(rows)]
+    return in_turn[:count]
+
+
+def calibration_questions(draft: Artifact, scratch: Path, count: int) -> list[Question]:
+    """Return prompts of the calibration split that the draft descends from; none where those are gone."""
+    try:
+        prompts = _ancestor(draft, ("target_cache", "answers", "prompts"), scratch)
+    except (NotPublishedError, KeyError):
+        return []
+    found: list[Question] = []
+    for row in published_prompts(prompts):
+        if row["split"] == "calibration" and len(found) < count:
+            found.append(Question(question_id=f"calibration/{row['id']}", turns=(user_texts(row)[0],)))
+    return found
+
+
+def _ancestor(artifact: Artifact, kinds: tuple[str, ...], scratch: Path) -> Artifact:
+    for kind in kinds:
+        artifact = open_artifact(artifact.store, artifact.manifest.inputs[kind], scratch)
+    return artifact
+
+
+def _extra(role: Role, temperature: float, rows: list[Question]) -> Shard:
+    return Shard(role=role, name=role, temperature=temperature, questions=tuple(rows))

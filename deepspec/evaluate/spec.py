@@ -1,0 +1,52 @@
+"""What changes the scores."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from deepspec.artifacts import Spec, TargetId
+from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark
+
+
+class EvaluateOptions(Spec):
+    """What a user sets of an evaluation."""
+
+    temperatures: tuple[float, ...] = (0.0, 1.0)
+    """Each benchmark is decoded once at each."""
+    samples: int | None = Field(default=None, gt=0)
+    """Questions per benchmark, a seeded choice; None: all of a file, the published sizes from the hub."""
+    max_new_tokens: int = Field(default=1024, gt=0)
+    """Of one turn; tokens beyond are neither kept nor counted."""
+    thinking: bool = False
+    """Whether a template that can switch thinking leaves it on."""
+    slots: int | None = Field(default=None, gt=0)
+    """Tokens proposed per round; None: the draft's block size."""
+    confidence_threshold: float = Field(default=0.0, ge=0, lt=1)
+    """A proposal is cut before the first slot whose confidence is below this; 0: never."""
+    threshold_mode: Literal["cumulative", "per_slot"] = "cumulative"
+    """Confidence of a slot: the product through it; or its own, as in the public evaluator."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of target and draft; auto: that of the target's checkpoint."""
+    seed: int = Field(default=0, ge=0)
+    """Of the choice of questions, of sampling at a temperature above 0, and of the intervals."""
+    shard_questions: int = Field(default=64, gt=0)
+    """Questions of one shard: what a killed run redoes at most."""
+    lossless_samples: int = Field(default=4, ge=0)
+    """Questions decoded again by the target alone, token for token; 0: none."""
+    untrained_samples: int = Field(default=4, ge=0)
+    """Questions also decoded with a fresh draft of the same shape, to compare with; 0: none."""
+    calibration_samples: int = Field(default=64, ge=0)
+    """Prompts of the calibration split on which confidence temperatures are fitted; 0: none are."""
+
+    def questions(self) -> int:
+        """Return how many questions the nine benchmarks ask, all temperatures together: for estimates."""
+        sizes = [benchmark.size for benchmark in HUB_BENCHMARKS.values()]
+        return sum(min(size, self.samples or size) for size in sizes) * len(self.temperatures)
+
+
+class EvaluateSpec(EvaluateOptions):
+    """Measure how well a draft speaks for its target: quality only, no wall clock."""
+
+    target: TargetId
+    """The target that verifies."""
+    benchmarks: tuple[Benchmark, ...] = Field(min_length=1)

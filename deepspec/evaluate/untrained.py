@@ -1,0 +1,29 @@
+"""What no training gives: a fresh draft of the same shape."""
+
+import torch
+
+from deepspec.decoding.layout import lay_out_for_decoding
+from deepspec.formats.draft import adopt_target
+from deepspec.models import BlockDraft, EagleDraft, build_draft
+from deepspec.target.load import Target
+
+
+def untrained_draft(draft: BlockDraft | EagleDraft, target: Target, seed: int) -> BlockDraft | EagleDraft:
+    """Return a draft of the same shape with random weights; embedding, head and vocabulary are the draft's own.
+
+    Args:
+        draft: the trained one.
+        target: gives embedding and head.
+        seed: of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = build_draft(draft.config)
+    weight = draft.fc.weight
+    fresh = fresh.to(weight.device, weight.dtype)
+    if isinstance(fresh, EagleDraft) and isinstance(draft, EagleDraft) and draft.config.reduced_vocabulary:
+        fresh.d2t.copy_(draft.d2t)
+        fresh.t2d.copy_(draft.t2d)
+    adopt_target(fresh, target.embed_weight, target.head_weight)
+    lay_out_for_decoding(fresh)
+    return fresh.eval().requires_grad_(False)

@@ -1,0 +1,117 @@
+"""What a form of an engine is: whether it can express a draft, how it is written, and how it is read back."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from deepspec.formats.draft import CONFIG, WEIGHTS
+from deepspec.models import DraftConfig
+
+Json = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+BORROWED = ("embed_tokens.weight", "lm_head.weight")
+"""Copies of the target's; forms whose engine takes them from the target leave them out."""
+
+ZERO_RANK = 16
+"""Rank of the Markov head of zeros that lets engines without DeepSpec's DFlash serve one as DSpark."""
+
+AS_DSPARK = (
+    "a DFlash draft of DeepSpec predicts from its first slot on, which this engine's own DFlash does not: "
+    "it is written as DSpark with a Markov head of zeros; serve it as DSpark"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The draft that is exported."""
+
+    draft: DraftConfig
+    config: Json
+    """Its config.json in the public DeepSpec form."""
+    tensors: Mapping[str, Tensor]
+    target: str
+    """Name of the target as engines load it."""
+    target_folder: Path | None
+    """The target on this machine, where it is known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """One engine's form."""
+
+    refuse: Callable[[Source], str | None]
+    """What of the draft it cannot express; None: nothing."""
+    write: Callable[[Source, Path], list[str]]
+    """Writes the folder; returns what its user must know."""
+    read: Callable[[Path], tuple[Json, Tensors]]
+    """Reads the folder by the form's own rules, as config and tensors in the public DeepSpec form. What the form
+    leaves to the target (`BORROWED`, `num_target_layers`) may be missing."""
+
+
+Encode = Callable[[Source], tuple[Json, Tensors, list[str]]]
+Decode = Callable[[Json, Tensors], tuple[Json, Tensors]]
+
+
+def safetensors_form(refuse: Callable[[Source], str | None], encode: Encode, decode: Decode) -> Form:
+    """Return a form that is config.json and model.safetensors, from its two translations."""
+
+    def write(source: Source, folder: Path) -> list[str]:
+        config, tensors, notes = encode(source)
+        write_config(config, folder)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"}
+        )
+        return notes
+
+    def read(folder: Path) -> tuple[Json, Tensors]:
+        return decode(json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS))
+
+    return Form(refuse=refuse, write=write, read=read)
+
+
+def write_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Write config.json."""
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def with_zero_markov(source: Source) -> tuple[Json, Tensors, list[str]]:
+    """Return a draft's config and tensors, with a Markov head of zeros where it has none."""
+    if source.draft.markov_rank:
+        return dict(source.config), dict(source.tensors), []
+    zeros = torch.zeros(source.draft.vocab_size, ZERO_RANK, dtype=source.tensors["fc.weight"].dtype)
+    config = {**source.config, "markov_rank": ZERO_RANK, "markov_head_type": "vanilla"}
+    heads = {"markov_head.markov_w1.weight": zeros, "markov_head.markov_w2.weight": zeros.clone()}
+    return config, {**source.tensors, **heads}, [AS_DSPARK]
+
+
+def without(tensors: Mapping[str, Tensor], *names: str) -> Tensors:
+    """Return the tensors but those named."""
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+
+def unlike_its_block(draft: DraftConfig) -> str | None:
+    """Refuse a block of one family with the embedding scale or softcap of another: engines' classes lack them."""
+    if draft.style == "gemma4" or (draft.embedding_scale == 1.0 and draft.logit_softcap is None):
+        return None
+    what = "an embedding scale" if draft.embedding_scale != 1.0 else "a logit softcap"
+    return f"a {draft.style} block with {what}, which its class for {draft.style} has not"
+
+
+def not_vanilla(draft: DraftConfig) -> str | None:
+    """Refuse Markov heads that only DeepSpec and speculators know."""
+    if draft.markov_rank and draft.markov_head != "vanilla":
+        return f"a {draft.markov_head} Markov head; it knows the vanilla one only"
+    return None
+
+
+def not_style(draft: DraftConfig, *styles: str) -> str | None:
+    """Refuse decoder blocks of other styles."""
+    return None if draft.style in styles else f"a {draft.style} block for {draft.algorithm}; it has {', '.join(styles)}"

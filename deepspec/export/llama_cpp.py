@@ -1,0 +1,257 @@
+"""llama.cpp's form: one GGUF file. DSpark and DFlash are its architecture `dflash`, Eagle3 is `eagle3`.
+
+The token embedding and the head are the target's and stay out: llama.cpp shares them from the target it serves. The
+tokenizer is copied from the target's own GGUF file, so that both always agree.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from torch import Tensor
+
+from deepspec.errors import CheckpointError
+from deepspec.export.form import (
+    BORROWED,
+    Form,
+    Json,
+    Source,
+    Tensors,
+    not_style,
+    not_vanilla,
+    with_zero_markov,
+    without,
+)
+from deepspec.export.gguf_file import GgufFile, read_gguf
+
+FILE = "draft.gguf"
+
+_EAGLE_LAYERS = 3
+
+_MASK = "tokenizer.ggml.mask_token_id"
+
+_NAMES: Mapping[str, str] = {
+    "fc.weight": "fc.weight",
+    "norm.weight": "output_norm.weight",
+    "hidden_norm.weight": "enc.output_norm.weight",
+    "markov_head.markov_w1.weight": "markov_w1.weight",
+    "markov_head.markov_w2.weight": "markov_w2.weight",
+    "confidence_head.proj.weight": "conf_proj.weight",
+    "confidence_head.proj.bias": "conf_proj.bias",
+    "embed_tokens.weight": "token_embd.weight",
+    "lm_head.weight": "output.weight",
+    "d2t": "d2t",
+}
+"""Our name -> GGUF's."""
+
+_BLOCK_NAMES: Mapping[str, str] = {
+    "input_layernorm": "attn_norm",
+    "hidden_norm": "attn_norm_2",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Within `layers.N` and `blk.N`."""
+
+_INTERLEAVED = ("attn_q.weight", "attn_k.weight")
+"""Rows that the architecture `eagle3` wants in the order of interleaved rope."""
+
+
+def _refuse(source: Source) -> str | None:
+    draft = source.draft
+    if draft.block.rope.kind != "default":
+        return f"rope of kind {draft.block.rope.kind}; only plain rope is written"
+    if target_gguf(source.target_folder) is None:
+        return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
+    if draft.algorithm != "eagle3":
+        return not_style(draft, "qwen3") or not_vanilla(draft)
+    if len(draft.target_layer_ids) != _EAGLE_LAYERS:
+        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
+    scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None
+    return not_style(draft, "llama") or ("an embedding scale or logit softcap" if scaled else None)
+
+
+def target_gguf(folder: Path | None) -> Path | None:
+    """Return the target's GGUF file, where its folder holds exactly one."""
+    found = [] if folder is None else sorted(folder.glob("*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+def _write(source: Source, folder: Path) -> list[str]:
+    target = target_gguf(source.target_folder)
+    if target is None:
+        raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
+    eagle = source.draft.algorithm == "eagle3"
+    config, tensors, notes = (dict(source.config), dict(source.tensors), []) if eagle else with_zero_markov(source)
+    if source.draft.confidence_head and not source.draft.confidence_with_markov:
+        tensors = without(tensors, "confidence_head.proj.weight", "confidence_head.proj.bias")
+        notes = [*notes, "without the confidence head: llama.cpp wants one that sees the Markov embedding"]
+    writer = gguf.GGUFWriter(folder / FILE, arch="eagle3" if eagle else "dflash")
+    _write_shape(writer, source, config)
+    (_write_eagle if eagle else _write_block_draft)(writer, source, "confidence_head.proj.weight" in tensors)
+    _copy_tokenizer(writer, target)
+    left_out = ("embed_tokens.weight", "t2d") if source.draft.reduced_vocabulary else (*BORROWED, "t2d")
+    for name, tensor in _translated(without(tensors, *left_out), source):
+        _add(writer, name, tensor)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return [*notes, f"serve with --spec-type draft-{'eagle3' if eagle else 'dspark'}; needs the target's own GGUF file"]
+
+
+def _write_shape(writer: Any, source: Source, config: Json) -> None:
+    draft, block = source.draft, source.draft.block
+    writer.add_name(f"{source.target} {draft.algorithm}")
+    writer.add_vocab_size(draft.vocab_size)
+    writer.add_block_count(draft.num_layers)
+    writer.add_context_length(int(config.get("max_position_embeddings") or 4096))
+    writer.add_embedding_length(block.hidden_size)
+    writer.add_feed_forward_length(block.intermediate_size)
+    writer.add_head_count(block.num_heads)
+    writer.add_head_count_kv(block.num_kv_heads)
+    writer.add_key_length(block.head_dim)
+    writer.add_value_length(block.head_dim)
+    writer.add_rope_dimension_count(block.head_dim)
+    writer.add_rope_freq_base(block.rope.theta)
+    writer.add_layer_norm_rms_eps(block.norm_eps)
+    writer.add_array(f"{writer.arch}.target_layers", [layer + 1 for layer in draft.target_layer_ids])
+
+
+def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
+    draft = source.draft
+    writer.add_uint32("dflash.block_size", draft.block_size)
+    writer.add_bool("dflash.sample_from_anchor", True)
+    writer.add_bool("dflash.has_confidence_head", confident)
+    writer.add_uint32(_MASK, draft.mask_token_id)
+    if draft.embedding_scale != 1.0:
+        writer.add_float32("dflash.embedding_scale", draft.embedding_scale)
+    if draft.logit_softcap is not None:
+        writer.add_float32("dflash.final_logit_softcapping", draft.logit_softcap)
+
+
+def _write_eagle(writer: Any, source: Source, confident: bool) -> None:
+    del confident  # Eagle3 has no such head
+    writer.add_uint32("eagle3.target_hidden_size", source.draft.block.hidden_size)
+    writer.add_bool("eagle3.norm_before_residual", False)
+    writer.add_bool("eagle3.norm_before_fc", False)
+
+
+def _copy_tokenizer(writer: Any, target: Path) -> None:
+    for name, field in read_gguf(target, tensors=False).fields.items():
+        if name.startswith("tokenizer.") and name != _MASK:
+            inner = None if field.inner is None else gguf.GGUFValueType(field.inner)
+            writer.add_key_value(name, field.value, gguf.GGUFValueType(field.kind), inner)
+
+
+def _add(writer: Any, name: str, tensor: Tensor) -> None:
+    """Add a tensor: matrices in bf16 where they are bf16, everything else in fp32 (d2t in int64)."""
+    if tensor.dtype == torch.int64:
+        writer.add_tensor(name, tensor.numpy())
+        return
+    data = tensor.float().numpy()
+    if tensor.dtype == torch.bfloat16 and tensor.ndim > 1:
+        kind = gguf.GGMLQuantizationType.BF16
+        writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
+        return
+    writer.add_tensor(name, data)
+
+
+def _translated(tensors: Tensors, source: Source) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors under GGUF's names, in its order of rows and of ids."""
+    for name, tensor in sorted(tensors.items()):
+        told = _gguf_name(name)
+        value = tensor
+        if name == "d2t":
+            value = tensor + torch.arange(len(tensor))  # GGUF holds the target's ids, we the differences
+        if source.draft.algorithm == "eagle3" and told.endswith(_INTERLEAVED):
+            value = _interleaved(tensor, source.draft.block.head_dim)
+        yield told, value
+
+
+def _gguf_name(name: str) -> str:
+    if name in _NAMES:
+        return _NAMES[name]
+    _, layer, rest = name.split(".", 2)
+    return f"blk.{layer}.{_BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
+
+
+def _our_name(name: str) -> str:
+    if not name.startswith("blk."):
+        return next(ours for ours, told in _NAMES.items() if told == name)
+    _, layer, rest, _ = name.split(".")
+    return f"layers.{layer}.{next(ours for ours, told in _BLOCK_NAMES.items() if told == rest)}.weight"
+
+
+def _interleaved(rows: Tensor, head_dim: int) -> Tensor:
+    """Return rows of halves (i, i + d/2) as rows of pairs (2i, 2i + 1), head by head."""
+    return rows.view(-1, 2, head_dim // 2, rows.shape[-1]).transpose(1, 2).reshape(rows.shape)
+
+
+def _halved(rows: Tensor, head_dim: int) -> Tensor:
+    """Undo `_interleaved`."""
+    return rows.view(-1, head_dim // 2, 2, rows.shape[-1]).transpose(1, 2).reshape(rows.shape)
+
+
+def _read(folder: Path) -> tuple[Json, Tensors]:
+    found = read_gguf(folder / FILE, tensors=True)
+    arch = found.value("general.architecture")
+    tensors = {_our_name(name): tensor for name, tensor in found.tensors.items()}
+    head_dim = found.value(f"{arch}.attention.key_length")
+    if arch == "eagle3":
+        for name in ("layers.0.self_attn.q_proj.weight", "layers.0.self_attn.k_proj.weight"):
+            tensors[name] = _halved(tensors[name], head_dim)
+    if "d2t" in tensors:
+        known = tensors["d2t"]
+        tensors["d2t"] = known - torch.arange(len(known))
+        tensors["t2d"] = torch.zeros(found.value(f"{arch}.vocab_size"), dtype=torch.bool)
+        tensors["t2d"][known] = True
+    return _config(found, arch, tensors), tensors
+
+
+def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
+    def told(key: str) -> Any:
+        return found.value(f"{arch}.{key}")
+
+    config: Json = {
+        "architectures": ["LlamaEagle3Model" if arch == "eagle3" else "Qwen3DSparkModel"],
+        "model_type": "llama" if arch == "eagle3" else "qwen3",
+        "hidden_act": "silu",
+        "vocab_size": told("vocab_size"),
+        "num_hidden_layers": told("block_count"),
+        "max_position_embeddings": told("context_length"),
+        "hidden_size": told("embedding_length"),
+        "intermediate_size": told("feed_forward_length"),
+        "num_attention_heads": told("attention.head_count"),
+        "num_key_value_heads": told("attention.head_count_kv"),
+        "head_dim": told("attention.key_length"),
+        "rms_norm_eps": told("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": told("rope.freq_base")},
+        "target_layer_ids": [layer - 1 for layer in told("target_layers")],
+        "tie_word_embeddings": False,
+    }
+    if "d2t" in tensors:
+        config["draft_vocab_size"] = len(tensors["d2t"])
+    if arch == "eagle3":
+        return config
+    for key in ("embedding_scale", "final_logit_softcapping"):
+        if f"{arch}.{key}" in found.fields:
+            config[key] = told(key)
+    return config | {
+        "block_size": told("block_size"),
+        "mask_token_id": found.value(_MASK),
+        "markov_rank": tensors["markov_head.markov_w1.weight"].shape[1],
+        "enable_confidence_head": told("has_confidence_head"),
+        "confidence_head_with_markov": told("has_confidence_head"),
+    }
+
+
+LLAMA_CPP: Form = Form(refuse=_refuse, write=_write, read=_read)

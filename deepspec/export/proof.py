@@ -1,0 +1,124 @@
+"""Proof of an export: the form is read back by its own rules, and its outputs compared with the draft's."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepspec.errors import ParityError
+from deepspec.export.form import Source
+from deepspec.formats.draft_config import read_draft_config
+from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+
+TOLERANCE = 1e-5
+"""Largest difference of two logits; the same weights in the same kernels usually give none."""
+
+CONTEXT = 12
+"""Positions of the golden batch."""
+
+
+def difference(source: Source, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute difference between the outputs of a draft and of a form that was read back.
+
+    Args:
+        source: the draft.
+        config: of the form, in public keys; what only the target knows may be missing.
+        tensors: of the form, in public names; the target's own may be missing.
+
+    Raises:
+        ParityError: names, shapes or outputs differ.
+        CheckpointError: the form does not describe a draft.
+    """
+    told = read_draft_config({"num_target_layers": source.draft.num_target_layers, "ttt_length": 1, **config})
+    _check_config(told, source.draft)
+    borrowed = {name: source.tensors[name] for name in ("embed_tokens.weight", "lm_head.weight")}
+    found = outputs(load(told, {**borrowed, **tensors}))
+    wanted = outputs(load(source.draft, source.tensors))
+    missing = found.keys() ^ wanted.keys()
+    if missing - {"confidence"}:
+        raise ParityError(f"the form read back gives {sorted(found)}, the draft {sorted(wanted)}; export again")
+    worst = max(float((found[name] - wanted[name]).abs().max()) for name in found.keys() & wanted.keys())
+    if not worst <= TOLERANCE:
+        raise ParityError(f"the form read back differs from the draft by {worst:g}, more than {TOLERANCE:g}")
+    return worst
+
+
+def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
+    """Compare what outputs on given states do not show: captured layers, mask token, sizes, rope."""
+    keys = ("target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale")
+    pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
+    if wanted.algorithm != "eagle3":
+        pairs["block_size"] = (found.block_size, wanted.block_size)
+    pairs |= _pairs(asdict(found.block), asdict(wanted.block))
+    wrong = [f"{key} {have!r}, wanted {want!r}" for key, (have, want) in pairs.items() if not _same(have, want)]
+    if wrong:
+        raise ParityError(f"the form read back says {'; '.join(wrong)}")
+
+
+def _pairs(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    pairs = {key: (found[key], wanted[key]) for key in found if key != "rope"}
+    return pairs | {f"rope.{key}": (value, wanted["rope"][key]) for key, value in found["rope"].items()}
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Return whether two values are equal, floats up to the rounding of fp32."""
+    if isinstance(found, float) and isinstance(wanted, float):
+        return math.isclose(found, wanted, rel_tol=1e-6)
+    return bool(found == wanted)
+
+
+def load(config: DraftConfig, tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
+    """Return a draft with these weights, in fp32 and eval mode.
+
+    Raises:
+        ParityError: names or shapes do not fit.
+    """
+    with torch.device("meta"):
+        model = build_draft(replace(config, source={}))
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ParityError(f"the form read back does not fit its own config: {error}") from error
+    return model.eval()
+
+
+@torch.no_grad()
+def outputs(model: BlockDraft | EagleDraft) -> dict[str, Tensor]:
+    """Return logits (and confidence) of a draft on a fixed batch: seeded states, seeded tokens."""
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    hidden = torch.randn(1, CONTEXT, config.num_captured * config.block.hidden_size, generator=generator)
+    ids = torch.randint(config.vocab_size, (1, CONTEXT), generator=generator)
+    return _eagle(model, hidden, ids) if isinstance(model, EagleDraft) else _block(model, hidden, ids)
+
+
+def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    slots = model.config.block_size
+    context = model.context_keys_values(model.context(hidden), torch.arange(CONTEXT)[None])
+    block = torch.full((1, slots), model.config.mask_token_id or 0)
+    block[:, 0] = ids[:, 0]
+    state = model(block, torch.arange(CONTEXT, CONTEXT + slots)[None], context, None)
+    previous = ids.repeat(1, slots)[:, :slots]
+    logits = model.head(state)
+    embedded = None if model.markov_head is None else model.markov_head.embed(previous)
+    if model.markov_head is not None and embedded is not None:
+        logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, state))
+    found = {"logits": logits}
+    if model.confidence_head is not None:
+        found["confidence"] = model.confidence(state, embedded)
+    return found
+
+
+def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """Two steps: over the context, then one token fed with the output of the first."""
+    positions = torch.arange(CONTEXT)[None]
+    causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()[None, None]
+    output, seen = model(ids, model.fuse(hidden), positions, None, causal)
+    after, _ = model(ids[:, :1], output[:, -1:], positions[:, -1:] + 1, seen, None)
+    found = {"first": model.logits(output), "second": model.logits(after)}
+    known = model.known_ids()
+    return found if known is None else {**found, "ids": known.float()}

@@ -1,0 +1,75 @@
+"""SGLang's forms: DSpark with its fields also nested in `dflash_config`; Eagle3 as LlamaForCausalLMEagle3."""
+
+import torch
+
+from deepspec.export.form import (
+    BORROWED,
+    Form,
+    Json,
+    Source,
+    Tensors,
+    not_style,
+    safetensors_form,
+    unlike_its_block,
+    with_zero_markov,
+    without,
+)
+
+_EAGLE = "LlamaForCausalLMEagle3"
+_EAGLE_LAYERS = 3
+_NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type")
+_CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
+
+
+def _refuse(source: Source) -> str | None:
+    draft = source.draft
+    if draft.algorithm != "eagle3":
+        return not_style(draft, "qwen3") or unlike_its_block(draft)
+    if len(draft.target_layer_ids) != _EAGLE_LAYERS:
+        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
+    return not_style(draft, "llama") or unlike_its_block(draft)
+
+
+def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
+    if source.draft.algorithm == "eagle3":
+        return _encode_eagle(source)
+    config, tensors, notes = with_zero_markov(source)
+    nested = {key: config[key] for key in (*_NESTED, *_CONFIDENCE) if key in config}
+    config["dflash_config"] = {**nested, "projector_type": "dspark", "attention_mode": "gqa"}
+    return config, without(tensors, *BORROWED), notes
+
+
+def _encode_eagle(source: Source) -> tuple[Json, Tensors, list[str]]:
+    draft = source.draft
+    config = {key: value for key, value in source.config.items() if key != "target_layer_ids"}
+    config |= {
+        "architectures": [_EAGLE],
+        "draft_vocab_size": draft.draft_vocab_size,
+        "eagle_config": {
+            "eagle_aux_hidden_state_layer_ids": list(draft.target_layer_ids),
+            "use_aux_hidden_state": True,
+        },
+    }
+    tensors = without(source.tensors, "embed_tokens.weight")
+    if not draft.reduced_vocabulary:
+        tensors["d2t"] = torch.zeros(draft.vocab_size, dtype=torch.int64)
+        tensors["t2d"] = torch.ones(draft.vocab_size, dtype=torch.bool)
+    return config, {_renamed(name, "layers.0.", "midlayer."): tensor for name, tensor in tensors.items()}, []
+
+
+def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    if config["architectures"] != [_EAGLE]:
+        return {**config, **config["dflash_config"]}, tensors
+    public = {key: value for key, value in config.items() if key != "eagle_config"}
+    public["architectures"] = ["LlamaEagle3Model"]
+    public["target_layer_ids"] = config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]
+    named = {_renamed(name, "midlayer.", "layers.0."): tensor for name, tensor in tensors.items()}
+    whole = config["draft_vocab_size"] == config["vocab_size"]
+    return public, without(named, "d2t", "t2d") if whole else named
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    return new + name.removeprefix(old) if name.startswith(old) else name
+
+
+SGLANG: Form = safetensors_form(_refuse, _encode, _decode)

@@ -1,0 +1,65 @@
+"""Two drafts on the same questions."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspec.artifacts import Artifact, Spec, open_artifact
+from deepspec.decoding.results import Decoded, Round
+from deepspec.errors import SourceError
+from deepspec.evaluate.compare import compare
+from deepspec.formats.rows import write_rows
+from deepspec.formats.scores import SCORES, Scores, trace_row
+from deepspec.publish import Out
+from deepspec.store import Store
+
+
+def scores(root: Path, address: str, lengths: dict[str, int]) -> Artifact:
+    """Publish scores of samples that accept the given number of tokens in each of three rounds."""
+    out = Out(Store(root / "store"), "scores", address * 32, {}, root / "scratch")
+    told = Scores(
+        algorithm="dspark",
+        draft=address,
+        target="t",
+        slots=4,
+        overall={},
+        benchmarks=(),
+        slices=(),
+        untrained=None,
+        lossless=None,
+        calibration=(),
+    )
+    out.file(SCORES).write_text(told.model_dump_json())
+    rows = [
+        trace_row(
+            Decoded(
+                sample_id=name,
+                prompt_tokens=1,
+                tokens=(1,) * 9,
+                finish_reason="length",
+                rounds=(Round(room=50, proposed=4, accepted=length, stopped=False),) * 3,
+            ),
+            role="benchmark",
+            benchmark=name.split("/")[0],
+            temperature=0.0,
+        )
+        for name, length in lengths.items()
+    ]
+    write_rows(out.file("traces-00000.jsonl.zst"), rows)
+    return open_artifact(out.store, out.publish(Spec(), 1, {}), root / "scratch")
+
+
+def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path):
+    first = scores(tmp_path, "a", {"sums/0": 0, "sums/1": 3, "talk/0": 2, "only/0": 4})
+    second = scores(tmp_path, "b", {"sums/0": 1, "sums/1": 4, "talk/0": 2})
+    found = {each.benchmark: each for each in compare(first, second)}
+    assert set(found) == {"all", "sums", "talk"}
+    assert (found["sums"].first, found["sums"].second) == pytest.approx((2.5, 3.5))
+    assert (found["sums"].difference.low, found["sums"].verdict) == (pytest.approx(1.0), "better")
+    assert found["talk"].verdict == "no difference seen"
+    assert found["all"].samples == 3
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path):
+    with pytest.raises(SourceError, match="share no question"):
+        compare(scores(tmp_path, "a", {"sums/0": 1}), scores(tmp_path, "b", {"talk/0": 1}))

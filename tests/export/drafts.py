@@ -1,0 +1,82 @@
+"""Tiny drafts of every kind, and a tiny target with a GGUF file that holds only a tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+
+from deepspec.families import read
+from deepspec.formats.draft import choose_vocabulary, save_draft
+from deepspec.formats.draft_config import new_draft_config
+from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.models import EagleDraft, build_draft
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_hidden_layers": 8,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
+LLAMA = {**SIZES, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
+GEMMA = {
+    **SIZES, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "query_pre_attn_scalar": 8,
+    "hidden_activation": "gelu_pytorch_tanh", "rope_parameters": None, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+    "layer_types": ["full_attention"] * 8,
+}  # fmt: skip
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dspark": {"recipe": {}},
+    "dspark_gated": {"recipe": {"markov_head": "gated"}},
+    "dspark_rnn": {"recipe": {"markov_head": "rnn"}},
+    "dspark_blind": {"recipe": {"confidence_with_markov": False}},
+    "dspark_llama": {"recipe": {"shape": "target"}},
+    "dspark_gemma": {"recipe": {}, "target": GEMMA},
+    "dflash": {"recipe": {"algorithm": "dflash"}},
+    "eagle3": {"recipe": {"algorithm": "eagle3"}},
+    "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
+    "eagle3_reduced": {
+        "recipe": {"algorithm": "eagle3", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
+    },
+}  # fmt: skip
+
+
+def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a random draft and return its folder."""
+    told = KINDS[kind]
+    recipe = DraftRecipe(**{"num_layers": 1, "markov_rank": 4, **told["recipe"]})
+    mask = None if recipe.algorithm == "eagle3" else 47
+    layers = told.get("layers", (-1, 1, 3, 5))
+    config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
+    torch.manual_seed(3)
+    model = build_draft(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    if isinstance(model, EagleDraft) and config.reduced_vocabulary:
+        choose_vocabulary(model, torch.rand(48))
+    save_draft(model.to(dtype), folder)
+    return folder
+
+
+def write_target(folder: Path) -> Path:
+    """Write config.json and a GGUF file with a tokenizer of 48 tokens, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    writer = gguf.GGUFWriter(folder / "target.gguf", arch="llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"t{number} é" for number in range(48)])
+    writer.add_token_types([1] * 48)
+    writer.add_eos_token_id(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder

@@ -1,0 +1,162 @@
+"""Every form gives back the draft it was made from, or says what it cannot express."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from deepspec.errors import ParityError
+from deepspec.export.proof import difference, load, outputs
+from deepspec.export.run import FORMS, read_source
+from tests.export.drafts import KINDS, write_draft, write_target
+
+WRITTEN = {
+    "deepspec": set(KINDS),
+    "huggingface": set(KINDS),
+    "vllm": {"dspark", "dspark_blind", "dflash", "eagle3", "eagle3_llama", "eagle3_reduced"},
+    "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma"},
+    "sglang": {"dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "eagle3_llama", "eagle3_reduced"},
+    "llama.cpp": {"dspark", "dspark_blind", "dspark_gemma", "dflash", "eagle3_llama", "eagle3_reduced"},
+}
+
+
+@pytest.fixture
+def source(request, tmp_path):
+    """Return a draft of the kind that a test asks for, with its target."""
+    return read_source(write_draft(tmp_path / "draft", request.param), "ORG/target", write_target(tmp_path / "target"))
+
+
+def written(form, source, folder):
+    """Write a form and return its folder and the notes."""
+    folder.mkdir()
+    return folder, FORMS[form].write(source, folder)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("source", "kind"), [(kind, kind) for kind in KINDS], indirect=["source"])
+def test_a_form_gives_back_the_draft_or_refuses_it_by_name(source, kind, form, tmp_path):
+    reason = FORMS[form].refuse(source)
+    assert (reason is None) == (kind in WRITTEN[form]), reason
+    if reason is None:
+        folder, _ = written(form, source, tmp_path / "form")
+        assert difference(source, *FORMS[form].read(folder)) == 0
+
+
+def config_of(form, source, tmp_path):
+    folder, _ = written(form, source, tmp_path / "form")
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("source", ["eagle3"], indirect=True)
+def test_vllm_eagle3_counts_layers_from_the_embedding_and_says_where_the_norm_is(source, tmp_path):
+    config = config_of("vllm", source, tmp_path)
+    assert config["architectures"] == ["Eagle3Qwen3ForCausalLM"]
+    assert config["eagle_aux_hidden_state_layer_ids"] == [0, 2, 4, 6]  # ours: -1, 1, 3, 5
+    assert config["norm_before_residual"] is False
+    assert config["draft_vocab_size"] == 48
+    assert "target_layer_ids" not in config
+
+
+@pytest.mark.parametrize("source", ["dflash"], indirect=True)
+def test_dflash_is_served_as_dspark_with_a_markov_head_of_zeros(source, tmp_path):
+    folder, notes = written("vllm", source, tmp_path / "form")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    assert config["architectures"] == ["Qwen3DSparkModel"]
+    assert config["markov_head_type"] == "vanilla"
+    assert tensors["markov_head.markov_w1.weight"].shape == (48, config["markov_rank"])
+    assert not tensors["markov_head.markov_w2.weight"].any()
+    assert "serve it as DSpark" in notes[0]
+
+
+@pytest.mark.parametrize("source", ["dspark"], indirect=True)
+def test_speculators_nests_the_block_and_samples_from_the_anchor(source, tmp_path):
+    folder, notes = written("speculators", source, tmp_path / "form")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["aux_hidden_state_layer_ids"] == [0, 2, 4, 6]
+    assert config["sample_from_anchor"] is True
+    assert config["transformer_layer_config"]["model_type"] == "qwen3"
+    assert config["transformer_layer_config"]["num_hidden_layers"] == 1
+    assert "markov_rank" not in config["transformer_layer_config"]
+    proposal = config["speculators_config"]
+    assert proposal["proposal_methods"][0]["speculative_tokens"] == 7
+    assert proposal["verifier"] == {"name_or_path": "ORG/target", "architectures": ["LlamaForCausalLM"]}
+    assert not {"embed_tokens.weight", "lm_head.weight"} & load_file(folder / "model.safetensors").keys()
+    assert "ignore sample_from_anchor" in notes[0]
+
+
+@pytest.mark.parametrize("source", ["eagle3_llama"], indirect=True)
+def test_sglang_eagle3_has_its_own_names_and_whole_vocabulary_maps(source, tmp_path):
+    folder, _ = written("sglang", source, tmp_path / "form")
+    tensors = load_file(folder / "model.safetensors")
+    assert "midlayer.self_attn.q_proj.weight" in tensors
+    assert tensors["t2d"].all()
+    assert not tensors["d2t"].any()
+    assert "embed_tokens.weight" not in tensors
+
+
+@pytest.mark.parametrize("source", ["dspark_blind"], indirect=True)
+def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source, tmp_path):
+    _, notes = written("llama.cpp", source, tmp_path / "form")
+    assert "without the confidence head" in notes[0]
+
+
+def test_bf16_weights_stay_bf16_in_gguf(tmp_path):
+    folder = write_draft(tmp_path / "draft", "dspark", torch.bfloat16)
+    source = read_source(folder, "t", write_target(tmp_path / "target"))
+    form, _ = written("llama.cpp", source, tmp_path / "form")
+    tensors = FORMS["llama.cpp"].read(form)[1]
+    assert tensors["fc.weight"].dtype == torch.bfloat16
+    torch.testing.assert_close(tensors["fc.weight"], source.tensors["fc.weight"], rtol=0, atol=0)
+
+
+def test_llama_cpp_needs_the_gguf_of_the_target(tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", None)
+    assert "without a GGUF file" in FORMS["llama.cpp"].refuse(source)
+
+
+@pytest.mark.parametrize("source", ["dspark"], indirect=True)
+def test_transformers_loads_the_hugging_face_form(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, _ = written("huggingface", source, tmp_path / "form")
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    wanted = outputs(load(source.draft, source.tensors))
+    torch.testing.assert_close(outputs(model)["logits"], wanted["logits"])
+
+
+@pytest.mark.parametrize("source", ["dspark"], indirect=True)
+@pytest.mark.parametrize("name", ["fc.weight", "markov_head.markov_w2.weight", "confidence_head.proj.bias"])
+def test_a_changed_tensor_fails_the_proof(source, name, tmp_path):
+    folder, _ = written("vllm", source, tmp_path / "form")
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] += 0.01
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ParityError, match="differs from the draft by"):
+        difference(source, *FORMS["vllm"].read(folder))
+
+
+@pytest.mark.parametrize("source", ["dspark"], indirect=True)
+@pytest.mark.parametrize(
+    ("key", "value"), [("target_layer_ids", [0, 2, 4, 6]), ("mask_token_id", 46), ("block_size", 6)]
+)
+def test_a_changed_config_fails_the_proof(source, key, value, tmp_path):
+    folder, _ = written("deepspec", source, tmp_path / "form")
+    config, tensors = FORMS["deepspec"].read(folder)
+    with pytest.raises(ParityError, match=f"says {key}"):
+        difference(source, {**config, key: value}, tensors)
+
+
+@pytest.mark.skipif("DEEPSPEC_GOLDEN" not in os.environ, reason="set DEEPSPEC_GOLDEN to a folder of golden numbers")
+def test_golden_drafts_survive_every_form_that_expresses_them(tmp_path):
+    cases = sorted(Path(os.environ["DEEPSPEC_GOLDEN"]).glob("train/*/draft"))
+    assert cases
+    for case in cases:
+        source = read_source(case, "t", None)
+        for name, form in FORMS.items():
+            if form.refuse(source) is None:
+                folder, _ = written(name, source, tmp_path / f"{case.parent.name}-{name}")
+                assert difference(source, *form.read(folder)) <= 1e-5

@@ -1,0 +1,70 @@
+"""The stage: forms in an artifact, an index that finds them, and folders laid out again."""
+
+import pytest
+
+from deepspec.artifacts import Placement, TargetId, open_artifact
+from deepspec.errors import SpecError, UnknownNameError
+from deepspec.export.run import run
+from deepspec.export.spec import ExportSpec
+from deepspec.formats.draft import load_draft
+from deepspec.formats.exports import read_index, write_form
+from deepspec.publish import Out
+from deepspec.store import Store
+from tests.export.drafts import write_draft, write_target
+from tests.prepare.silence import Silence
+
+TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
+
+
+def publish_draft(store, scratch, kind):
+    """Return a published random draft."""
+    out = Out(store, "draft", f"draft-{kind}", {}, scratch)
+    out.file("x").unlink(missing_ok=True)
+    write_draft(out.folder, kind)
+    ref = out.publish(ExportSpec(), 1, {"target": TARGET.model_dump(), "steps": 9, "tokens": 700, "parameters": 1234})
+    return open_artifact(store, ref, scratch)
+
+
+def publish_exports(tmp_path, kind, **options):
+    store = Store(tmp_path / "store")
+    draft = publish_draft(store, tmp_path / "scratch", kind)
+    out = Out(store, "exports", f"exports-{kind}", {"draft": draft.ref}, tmp_path / "scratch")
+    placement = Placement(locations={TARGET.digest: str(write_target(tmp_path / "target"))})
+    spec = ExportSpec(target="ORG/target", **options)
+    report = Silence()
+    counts = run(spec, {"draft": draft}, out, placement, report)
+    return open_artifact(store, out.publish(spec, 1, counts), tmp_path / "scratch"), counts, report
+
+
+def test_every_form_is_written_or_refused_and_counted(tmp_path):
+    exports, counts, report = publish_exports(tmp_path, "dspark_rnn")
+    assert counts["forms"] == ["deepspec", "sglang", "huggingface", "speculators"]
+    assert counts["refused"].keys() == {"vllm", "llama.cpp"}
+    assert "rnn Markov head" in counts["refused"]["vllm"]
+    assert set(counts["difference"].values()) == {0.0}
+    assert [row["form"] for row in dict(report.told)["exports"]] == list(read_index(exports).forms)
+
+
+def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path):
+    exports, counts, _ = publish_exports(tmp_path, "dspark")
+    assert counts["refused"] == {}
+    index = read_index(exports).forms
+    assert index["vllm"].files["model.safetensors"] == "deepspec__model.safetensors"
+    for form in counts["forms"]:
+        names = {path.name for path in write_form(exports, form, tmp_path / "out" / form)}
+        assert names == index[form].files.keys()
+    assert load_draft(tmp_path / "out" / "vllm").config.algorithm == "dspark"
+    write_form(exports, "vllm", tmp_path / "out" / "vllm")  # laid out again over what is there
+
+
+def test_a_refused_or_unknown_form_cannot_be_laid_out(tmp_path):
+    exports, _, _ = publish_exports(tmp_path, "dspark_gated", forms=("deepspec", "vllm"))
+    with pytest.raises(SpecError, match="not exported for vllm: a gated Markov head"):
+        write_form(exports, "vllm", tmp_path / "out")
+    with pytest.raises(UnknownNameError, match="known: deepspec, vllm"):
+        write_form(exports, "sglang", tmp_path / "out")
+
+
+def test_the_same_draft_gives_the_same_bytes(tmp_path):
+    first, second = (publish_exports(tmp_path / name, "dspark")[0] for name in ("a", "b"))
+    assert first.manifest.content == second.manifest.content

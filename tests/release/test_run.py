@@ -1,0 +1,133 @@
+"""The release: a card that says what is true, folders that load, and no number without its origin."""
+
+import json
+
+import pytest
+import yaml
+
+from deepspec.artifacts import Placement, open_artifact
+from deepspec.errors import CorruptArtifactError
+from deepspec.formats.draft import load_draft
+from deepspec.formats.exports import write_form
+from deepspec.formats.scores import Acceptance, BenchmarkScore, Interval, LosslessCheck, Scores
+from deepspec.formats.speed import BatchSpeed, Speed
+from deepspec.publish import Out
+from deepspec.release.run import run
+from deepspec.release.spec import ReleaseSpec
+from tests.export.test_run import publish_exports
+from tests.prepare.silence import Silence
+
+
+def interval(value):
+    return Interval(value=value, low=value - 0.1, high=value + 0.1)
+
+
+def acceptance(length):
+    names = Acceptance.model_fields.keys() - {"samples", "rounds", "tokens", "cumulative", "conditional"}
+    values = dict.fromkeys(names, interval(length))
+    return Acceptance(samples=3, rounds=30, tokens=40, cumulative=(interval(0.4),), conditional=(), **values)
+
+
+def scores_of(draft, /, **changes):
+    score = BenchmarkScore(
+        benchmark="sums", digest="d", temperature=0.0, questions=3, asked_for=3, too_long=0, stopped=1,
+        acceptance=acceptance(1.5),
+    )  # fmt: skip
+    fields = {
+        "algorithm": "dspark", "draft": draft.address, "target": "t", "slots": 7, "overall": {"0.0": acceptance(1.5)},
+        "benchmarks": (score,), "slices": (), "untrained": acceptance(1.0), "calibration": (),
+        "lossless": LosslessCheck(samples=4, equal=3, ties=1, divergences=()),
+    }  # fmt: skip
+    return Scores(**{**fields, **changes})
+
+
+def speed_of(draft, speedup=1.25):
+    batch = BatchSpeed(
+        batch=1, tokens_per_second=20, plain_tokens_per_second=16, speedup=speedup, spread=1, tokens_per_round=1.5,
+        round_cost=1.2, shares={}, plain_shares={}, prefill_seconds=1,
+    )  # fmt: skip
+    return Speed(
+        algorithm="dspark", draft=draft.address, target="t", hardware="two cores", engine="ours", threads=2, slots=7,
+        temperature=0.0, batches=(batch,),
+    )  # fmt: skip
+
+
+def release(tmp_path, kind="dspark", speedup=1.25, **changes):
+    """Publish a release; return it, the counts and the card."""
+    exports, _, _ = publish_exports(tmp_path, kind)
+    store, scratch = exports.store, tmp_path / "scratch"
+    draft = open_artifact(store, exports.manifest.inputs["draft"], scratch)
+    inputs = {"draft": draft, "exports": exports}
+    for name, value in (("scores", scores_of(draft.ref, **changes)), ("speed", speed_of(draft.ref, speedup))):
+        out = Out(store, name, name, {"draft": draft.ref}, scratch)
+        out.file(f"{name}.json").write_text(value.model_dump_json())
+        out.file("acceptance.png").write_bytes(b"png")
+        out.file("report.md").write_text("# Scores\n")
+        inputs[name] = open_artifact(store, out.publish(ReleaseSpec(target="x"), 1, {}), scratch)
+    spec = ReleaseSpec(target="ORG/target", target_license="apache-2.0", dataset="demo", dataset_license="mit")
+    out = Out(store, "release", "release", {name: each.ref for name, each in inputs.items()}, scratch)
+    counts = run(spec, inputs, out, Placement(), Silence())
+    published = open_artifact(store, out.publish(spec, 1, counts), scratch)
+    return published, counts, published.read_bytes("README.md").decode()
+
+
+def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
+    published, counts, card = release(tmp_path)
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["license"] == "apache-2.0"
+    assert head["base_model"] == "ORG/target"
+    assert "| sums | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 |" in card
+    assert "| untrained draft | 0 | 3 | 1.000 |" in card
+    assert "| 1 | 20.0 | 16.0 | 1.25 | 1.20 |" in card
+    assert '"method": "dspark", "model": "./vllm", "num_speculative_tokens": 7' in card
+    assert "--spec-type draft-dspark --spec-draft-n-max 7" in card
+    assert "lossless; 3 of 4 samples are equal" in " ".join(card.split())
+    assert f"draft/{published.manifest.inputs['draft'].address}" in card
+    assert counts["warnings"] == []
+    assert "9 steps on 700 tokens; 1,234 trained parameters" in card
+    assert counts["accepted_length"] == {"0.0": 1.5}
+    assert counts["speedup"] == {"1": 1.25}
+    report = published.read_bytes("report.md").decode()
+    assert report.startswith("# Scores\n\n## Speed on two cores\n")
+    assert report.endswith("![acceptance by position](acceptance.png)\n")
+
+
+def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
+    published, counts, card = release(tmp_path)
+    for form in counts["forms"]:
+        write_form(published, form, tmp_path / "out" / form)
+        assert (tmp_path / "out" / form / "README.md").read_text() == card
+    assert load_draft(tmp_path / "out" / "vllm").config.block_size == 7
+
+
+def test_provenance_names_every_ancestor_and_no_path(tmp_path):
+    published, _, _ = release(tmp_path)
+    told = published.read_bytes("provenance.json").decode()
+    assert {name.split("/")[0] for name in json.loads(told)} == {"draft", "exports", "scores", "speed"}
+    assert str(tmp_path) not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"lossless": LosslessCheck(samples=4, equal=3, ties=0, divergences=())}, "not lossless in evaluation"),
+        ({"speedup": 0.9}, "plain decoding is faster at every batch size"),
+        ({"lossless": None}, "Losslessness was not checked."),
+        ({"untrained": acceptance(1.6)}, "accepted no longer (1.500) than an untrained one (1.600)"),
+    ],
+)
+def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path, changes, warning):
+    _, counts, card = release(tmp_path, **changes)
+    assert any(warning in told for told in counts["warnings"])
+    assert warning in card.split("## How good it is")[0]
+
+
+def test_a_refused_form_is_named_on_the_card(tmp_path):
+    _, counts, card = release(tmp_path, "dspark_gated")
+    assert counts["refused"].keys() == {"vllm", "llama.cpp"}
+    assert "Not written for **vllm**: the draft has a gated Markov head" in card
+
+
+def test_scores_of_another_draft_are_refused(tmp_path):
+    with pytest.raises(CorruptArtifactError, match="scores are of draft other"):
+        release(tmp_path, draft="other")
