@@ -1,0 +1,129 @@
+"""One stage in a process of its own: `python -m infra.child JOB.json`.
+
+It tells its parent what it does as events: lines of stdout that start with the ASCII record separator (RFC 7464) and
+hold one JSON object. Any other line is plain log. Under a launcher of several ranks every rank runs the stage; the
+first one publishes and speaks.
+"""
+
+import base64
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from deepspec.artifacts import ArtifactRef, Placement
+from deepspec.errors import DeepSpecError
+from deepspec.stages import join, materialize, stage_named
+from deepspec.store import Store
+from infra.settings import secret
+
+EVENT = "\x1e"
+"""First character of a line that is an event."""
+
+
+class Job(BaseModel):
+    """What a child is asked to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    spec: dict[str, Any]
+    inputs: dict[str, ArtifactRef]
+    root: str
+    placement: Placement
+
+
+class EventReport:
+    """A report that writes events for the parent."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Tell how far the stage is."""
+        emit(event="progress", done=done, total=total, unit=unit, note=note)
+
+    def log(self, message: str) -> None:
+        """Say one line."""
+        emit(event="log", message=message)
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Show rows."""
+        emit(event="table", key=key, rows=rows)
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Show a picture."""
+        emit(event="figure", key=key, png=base64.b64encode(png).decode())
+
+    def markdown(self, key: str, text: str) -> None:
+        """Show a text."""
+        emit(event="markdown", key=key, text=text)
+
+
+class SilentReport:
+    """A report that nobody hears: ranks after the first."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Say nothing."""
+
+    def log(self, message: str) -> None:
+        """Say nothing."""
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Say nothing."""
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Say nothing."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Say nothing."""
+
+
+def emit(**event: Any) -> None:
+    """Write one event in one piece, so that lines of several writers cannot mix."""
+    os.write(sys.stdout.fileno(), f"{EVENT}{json.dumps(event)}\n".encode())
+
+
+def work(job: Job, rank: int) -> None:
+    """Run a job's stage; the first rank publishes and tells the reference."""
+    stage = stage_named(job.stage)
+    spec = stage.spec.model_validate(job.spec)
+    placement = _with_keys(job.placement)
+    store = Store(job.root)
+    if rank != 0:
+        join(stage, spec, job.inputs, store, placement, SilentReport())
+        return
+    ref = materialize(stage, spec, job.inputs, store, placement, EventReport())
+    emit(event="result", ref=ref.model_dump())
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job in the named file; return the exit code."""
+    job = Job.model_validate_json(Path(arguments[0]).read_bytes())
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        work(job, rank)
+    except DeepSpecError as error:
+        traceback.print_exc()
+        emit_error(error)
+        return error.status
+    return 0
+
+
+def emit_error(error: DeepSpecError) -> None:
+    """Tell the parent which error of the tree ended this process."""
+    emit(event="error", type=type(error).__name__, message=str(error))
+
+
+def _with_keys(placement: Placement) -> Placement:
+    """Fill in the endpoints' keys, here and nowhere else, from the environment."""
+    endpoints = tuple(
+        endpoint.model_copy(update={"api_key": secret(endpoint.api_key_env)}) if endpoint.api_key_env else endpoint
+        for endpoint in placement.endpoints
+    )
+    return placement.model_copy(update={"endpoints": endpoints})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

