@@ -1,0 +1,5 @@
+"""Prefect flows and the command line."""
+
+from infra.settings import quiet_prefect
+
+quiet_prefect()

@@ -1,0 +1,76 @@
+"""Calling stage tasks in order: refresh what the store lost, remember what each step gave and how long it took."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import Task
+from pydantic import BaseModel, ConfigDict
+
+from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.errors import NotPublishedError
+from deepspec.stages import Stage, address, find_fresh, stage_named
+from deepspec.store import Store
+from infra.work import Site
+from tasks.stages import STAGE_TASKS
+
+
+class Step(BaseModel):
+    """One stage of a run that is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    state: str
+    """`Cached`, or `Completed` where the stage did something."""
+    seconds: float
+    ref: ArtifactRef
+
+
+class Chain:
+    """The stages of one run on one site.
+
+    Args:
+        specs: stage name -> its spec.
+        site: where to run.
+    """
+
+    def __init__(self, specs: Mapping[str, Spec], site: Site) -> None:
+        """Start with nothing done."""
+        self._specs = specs
+        self._site = site
+        self._store = Store(site.root)
+        self.steps: list[Step] = []
+
+    def run(self, name: str, *inputs: ArtifactRef) -> ArtifactRef:
+        """Return the artifact of a stage: Prefect's cached reference where the store still holds it fresh."""
+        stage, spec = stage_named(name), self._specs[name]
+        given = {ref.kind: ref for ref in inputs}
+        task: Task[..., ArtifactRef] = STAGE_TASKS[name]
+        stale = find_fresh(stage, spec, given, self._store) is None
+        start = time.monotonic()
+        state: Any = task.with_options(refresh_cache=stale)(spec, given, self._site, return_state=True)
+        ref = state.result()
+        current = find_fresh(stage, spec, given, self._store) or ref
+        self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
+        return current
+
+    def published(self, name: str) -> ArtifactRef:
+        """Return the fresh artifact of a stage with all that it was made from.
+
+        Raises:
+            NotPublishedError: the stage has to run first.
+        """
+        stage = stage_named(name)
+        given = {ref.kind: ref for ref in self.inputs(stage)}
+        found = find_fresh(stage, self._specs[name], given, self._store)
+        if found is None:
+            where = address(stage, self._specs[name], {kind: ref.address for kind, ref in given.items()})
+            missing = f"{self._store.uri(f'{stage.kind}/{where}')} is not published or stale"
+            raise NotPublishedError(f"{missing}; run first: deepspec {name} (or deepspec run for all stages)")
+        return found
+
+    def inputs(self, stage: Stage) -> list[ArtifactRef]:
+        """Return the published inputs of a stage."""
+        makers = {stage_named(name).kind: name for name in STAGE_TASKS}
+        return [self.published(makers[kind]) for kind in stage.inputs]

@@ -1,0 +1,99 @@
+"""Commands that check what is published: compare scores, verify a cache, hold a draft's forms together."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deepspec.artifacts import Artifact, Placement, TargetId, open_artifact
+from deepspec.catalog import find
+from deepspec.errors import SpecError
+from deepspec.store import Store
+from infra.child import SilentReport
+from infra.listeners import rich_table
+from infra.settings import default_root, scratch_dir
+
+app = typer.Typer()
+console = Console()
+
+Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
+TargetFolder = Annotated[Path | None, typer.Option(help="Folder of the target; default: the one that runs have used.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def compare(first: str, second: str, root: Root = None, debug: Debug = False) -> None:
+    """Say whether the SECOND scores are better than the FIRST, on the questions that both were asked."""
+    del debug
+    from deepspec.evaluate.compare import compare as compared  # loads torch
+
+    rows = [found.row() for found in compared(_opened(first, root, "scores"), _opened(second, root, "scores"))]
+    console.print(rich_table("accepted length with bonus", rows))
+
+
+@app.command()
+def verify(
+    cache: str,
+    recompute: Annotated[int, typer.Option(help="Samples to compute again with the target.", min=0)] = 4,
+    target: TargetFolder = None,
+    root: Root = None,
+    debug: Debug = False,
+) -> None:
+    """Check every sample of a target cache against its checksum, and a few against the target itself."""
+    del debug
+    from deepspec.cache.verify import verify as verified  # loads torch
+
+    artifact = _opened(cache, root, "target_cache")
+    found = verified(artifact, _placement(artifact, target), SilentReport(), recompute)
+    for problem in found.damaged:
+        console.print(problem, highlight=False)
+    console.print(f"{artifact.prefix}: {found.samples} samples, {'sound' if found.sound else 'NOT sound'}")
+    raise typer.Exit(0 if found.sound else 1)
+
+
+@app.command()
+def parity(draft: str, text: str, target: TargetFolder = None, root: Root = None, debug: Debug = False) -> None:
+    """Hold a draft's training form against its decoding form, and the target's states step by step, on a TEXT."""
+    del debug
+    import torch
+
+    from deepspec.decoding.pair import draft_folder
+    from deepspec.formats.draft import load_draft
+    from deepspec.parity import check_parity
+    from deepspec.target.load import load_target
+
+    artifact = _opened(draft, root, "draft")
+    loaded = load_target(_folder(artifact, target), torch.float32)
+    folder = draft_folder(artifact, scratch_dir())
+    ids = torch.tensor(loaded.tokenizer(text)["input_ids"])
+    found = check_parity(loaded, load_draft(folder), ids)
+    console.print(rich_table(f"{artifact.prefix}: {'pass' if found.passed else 'FAIL'}", found.rows()))
+    raise typer.Exit(0 if found.passed else 1)
+
+
+def _opened(name: str, root: str | None, kind: str) -> Artifact:
+    store = Store(root or default_root())
+    ref = find(store, name if "/" in name else f"{kind}/{name}")
+    if ref.kind != kind:
+        raise SpecError(f"{name} is of kind {ref.kind}; wanted {kind}, see: deepspec status")
+    return open_artifact(store, ref, scratch_dir())
+
+
+def _placement(artifact: Artifact, target: Path | None) -> Placement:
+    digest = TargetId.model_validate(artifact.counts["target"]).digest
+    return Placement(scratch=scratch_dir(), locations={digest: str(_folder(artifact, target))})
+
+
+def _folder(artifact: Artifact, target: Path | None) -> Path:
+    """Return the target's folder: the one given, or the one that the last run at this place noted."""
+    if target is not None:
+        return target
+    digest = TargetId.model_validate(artifact.counts["target"]).digest
+    noted = scratch_dir() / "targets" / digest
+    if not noted.is_file():
+        raise SpecError(
+            f"{artifact.prefix} was made with target {digest}, which is not known here; give --target FOLDER"
+        )
+    return Path(json.loads(noted.read_text()))

@@ -1,0 +1,158 @@
+"""The command line: `deepspec plan | run | status | …`, one command per stage, tools beside."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deepspec.errors import DeepSpecError
+from deepspec.stages import STAGES
+from flows import check, doctor, shelf, show, tools
+from flows.choices import Choices
+
+app = typer.Typer(
+    name="deepspec",
+    help="Draft models for speculative decoding: from prompts to a release that engines serve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+Target = Annotated[str, typer.Option(help="Preset, hub id ORG/MODEL, folder, or own YAML file.")]
+Algorithm = Annotated[str, typer.Option(help="dspark, dflash or eagle3.")]
+Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo, unless prompts are given.")]
+Size = Annotated[str | None, typer.Option(help="Size preset (laptop); default: the published sizes.")]
+Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]
+Answers = Annotated[Path | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
+BenchmarksDir = Annotated[Path | None, typer.Option(help="Folder of benchmark files with rows {'turns': [...]}.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
+Smoke = Annotated[int | None, typer.Option(help="Run everything on this many samples.", min=8)]
+Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
+Device = Annotated[str, typer.Option(help="Torch device of target and draft.")]
+Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)]
+Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
+EndpointUrls = Annotated[list[str] | None, typer.Option("--endpoint", help="Engine URL up to /v1; repeatable.")]
+Model = Annotated[str | None, typer.Option(help="Name under which the endpoints serve the target.")]
+KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable with the endpoints' key.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
+
+Action = Callable[[Choices], None]
+
+
+def command(action: Action) -> Callable[..., None]:
+    """Return a command with the options that all commands about a run share."""
+
+    def run(
+        target: Target = "smollm2-135m",
+        algorithm: Algorithm = "dspark",
+        dataset: Dataset = None,
+        size: Size = None,
+        prompts: Prompts = None,
+        answers: Answers = None,
+        benchmarks_dir: BenchmarksDir = None,
+        override: Override = None,
+        smoke: Smoke = None,
+        root: Root = None,
+        device: Device = "cpu",
+        threads: Threads = None,
+        processes: Processes = 1,
+        endpoint: EndpointUrls = None,
+        model: Model = None,
+        key_env: KeyEnv = None,
+        debug: Debug = False,
+    ) -> None:
+        del debug  # read before anything is imported, see main
+        action(
+            Choices(
+                target=target,
+                algorithm=algorithm,
+                dataset=dataset,
+                size=size,
+                prompts=tuple(prompts or ()),
+                answers=answers,
+                benchmarks_dir=benchmarks_dir,
+                overrides=tuple(override or ()),
+                smoke=smoke,
+                root=root,
+                device=device,
+                threads=threads,
+                processes=processes,
+                endpoints=tuple(endpoint or ()),
+                model=model,
+                key_env=key_env,
+            )
+        )
+
+    return run
+
+
+def run_all(choices: Choices) -> None:
+    """Build a draft: every stage, fresh ones from the store."""
+    plan, site = choices.plan(), choices.site()
+    show.check_input(plan, site)
+    start = time.monotonic()
+    from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
+
+    with show.listening(console):
+        built = build_draft(plan, site)
+    show.summary(console, built, site, time.monotonic() - start)
+
+
+def run_stage(name: str, choices: Choices) -> None:
+    """Make one stage's artifact from the published inputs."""
+    plan, site = choices.plan(), choices.site()
+    show.check_input(plan, site)
+    from flows.stages import STAGE_FLOWS  # as above
+
+    with show.listening(console):
+        step = STAGE_FLOWS[name](plan, site)
+    console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
+
+
+def show_plan(choices: Choices) -> None:
+    """Show what a run would cost and where its artifacts will be; nothing is spent."""
+    show.plan(console, choices.plan(), choices.site())
+
+
+app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(
+    command(run_all)
+)
+app.command("plan", help="Show what a run will cost, before anything is spent.")(command(show_plan))
+app.command("doctor", help="Check machine, store, target and engine for a run.")(
+    command(partial(doctor.examine, console))
+)
+for _stage in STAGES.values():
+    app.command(_stage.name, help=f"Only this stage: publish {_stage.kind} from the published inputs.")(
+        command(partial(run_stage, _stage.name))
+    )
+app.add_typer(shelf.app)
+app.add_typer(tools.app)
+app.add_typer(check.app)
+
+
+def main() -> None:
+    """Run a command; errors of the tree become one line and an exit code."""
+    debug = "--debug" in sys.argv
+    if not debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    try:
+        app()
+    except DeepSpecError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

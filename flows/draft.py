@@ -1,0 +1,33 @@
+"""The whole pipeline as one flow: `build_draft`."""
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from deepspec.plan.plan import Plan
+from flows.chain import Chain, Step
+from infra.work import Site
+from tasks.resolve import resolve_plan
+
+
+class Built(BaseModel):
+    """What a run gave: one step a stage, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Step, ...]
+
+
+@flow(name="build-draft", flow_run_name="{plan.target.name}-{plan.train.draft.algorithm}", persist_result=False)
+def build_draft(plan: Plan, site: Site) -> Built:
+    """Train, measure, export and release a draft model for one target."""
+    resolved, site = resolve_plan(plan, site)
+    chain = Chain(resolved.specs, site)
+    prompts = chain.run("prepare")
+    answers = chain.run("regenerate", prompts)
+    cache = chain.run("cache", answers)
+    draft = chain.run("train", cache)
+    exports = chain.run("export", draft)
+    scores = chain.run("evaluate", draft)
+    speed = chain.run("benchmark", draft)
+    chain.run("release", draft, exports, scores, speed)
+    return Built(steps=tuple(chain.steps))

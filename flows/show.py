@@ -1,0 +1,105 @@
+"""What the command line shows: a plan with its cost, progress while a run works, a summary at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deepspec.artifacts import ArtifactRef, read_manifest
+from deepspec.errors import NotPublishedError
+from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.plan.plan import Plan
+from deepspec.plan.resolve import check_sources
+from deepspec.store import Store
+from infra.listeners import attached, rich_table
+from infra.work import Site
+
+if TYPE_CHECKING:
+    from flows.chain import Step
+    from flows.draft import Built
+
+
+def check_input(plan: Plan, site: Site) -> None:
+    """Check what can be checked before anything starts: sources, the store, and the limits.
+
+    Raises:
+        DeepSpecError: the first thing that is wrong.
+    """
+    check_sources(plan)
+    store = Store(site.root)
+    store.check_writable()
+    check_limits(plan, store)
+
+
+def plan(console: Console, chosen: Plan, site: Site) -> None:
+    """Show what a run would cost."""
+    store = Store(site.root)
+    console.print(rich_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", plan_rows(chosen, store)))
+    check_limits(chosen, store)
+
+
+@contextmanager
+def listening(console: Console) -> Iterator[None]:
+    """Show progress on the console while the block runs."""
+    with attached(console):
+        yield
+
+
+def summary(console: Console, built: "Built", site: Site, seconds: float) -> None:
+    """Show the stages with states, times and paths, and the scores of the draft."""
+    table = Table(title="stages", title_justify="left")
+    for column in ("stage", "state", "seconds", "artifact"):
+        table.add_column(column, overflow="fold")
+    for step in built.steps:
+        table.add_row(step.stage, step.state, f"{step.seconds:.1f}", step.ref.prefix)
+    console.print(table)
+    store = Store(site.root)
+    console.print(rich_table("draft", headline(store, built)))
+    console.print(f"total {seconds:.0f} s; store {store.root}", highlight=False)
+
+
+def headline(store: Store, built: "Built") -> list[dict[str, str]]:
+    """Return the numbers that one looks for first, from the manifests of draft, scores and speed."""
+    counts = {step.stage: _counts(store, step.ref) for step in built.steps}
+    scores, speed, draft = counts["evaluate"], counts["benchmark"], counts["train"]
+    rows = [
+        (f"accepted length, temperature {float(temperature):g} (with bonus)", _number(value))
+        for temperature, value in scores["accepted_length"].items()
+    ]
+    rows.append(("the same, untrained draft", _number(scores["accepted_length_untrained"])))
+    verdict = "yes" if scores["lossless"] else "NO"
+    rows.append(("lossless at temperature 0", f"{verdict}, {scores['lossless_samples']} samples"))
+    for batch, value in speed["speedup"].items():
+        told = f"{value:.2f}, break-even at accepted length {speed['break_even'][batch]:.2f}"
+        rows.append((f"wall-clock speed-up, batch {batch}", told))
+    rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
+    rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
+    return [{"what": what, "value": value} for what, value in rows]
+
+
+def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
+    wanted = {
+        "train": ("learning curve", "learning_curve.png"),
+        "evaluate": ("acceptance by position", "acceptance.png"),
+        "release": ("report", "report.md"),
+    }
+    found = []
+    for step in built.steps:
+        title, name = wanted.get(step.stage, ("", ""))
+        manifest = read_manifest(store, step.ref.kind, step.ref.address)
+        if manifest is not None and name in manifest.files:
+            found.append((title, step, manifest.files[name].key))
+    return found
+
+
+def _counts(store: Store, ref: ArtifactRef) -> dict[str, Any]:
+    manifest = read_manifest(store, ref.kind, ref.address)
+    if manifest is None:
+        raise NotPublishedError(f"{store.uri(ref.prefix)} was published by this run and is gone; run again")
+    return manifest.counts
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

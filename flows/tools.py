@@ -1,0 +1,76 @@
+"""Commands about one thing: inspect a checkpoint, start a Prefect server with every deployment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deepspec.artifacts import Spec, open_artifact
+from deepspec.catalog import find
+from deepspec.formats.exports import write_form
+from deepspec.plan.plan import Plan
+from deepspec.store import Store
+from infra.listeners import rich_table
+from infra.settings import default_root, scratch_dir
+
+app = typer.Typer()
+console = Console()
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def inspect(checkpoint: str, debug: Debug = False) -> None:
+    """Show what a draft checkpoint is: a folder or a hub id."""
+    del debug
+    from deepspec.formats.draft import describe  # loads torch
+
+    console.print(rich_table(checkpoint, describe(Path(checkpoint))))
+
+
+@app.command()
+def unpack(
+    artifact: Annotated[str, typer.Argument(help="Exports or a release: a ref, kind/address, or a start of it.")],
+    form: Annotated[str, typer.Argument(help="vllm, sglang, llama.cpp, huggingface, speculators or deepspec.")],
+    folder: Annotated[Path, typer.Argument(help="Where to lay the engine's folder out.")],
+    root: Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Lay one engine's folder of a draft out."""
+    del debug
+    store = Store(root or default_root())
+    files = write_form(open_artifact(store, find(store, artifact), scratch_dir()), form, folder)
+    console.print(f"{folder}: {', '.join(path.name for path in files)}", highlight=False)
+
+
+@app.command()
+def fields(section: Annotated[str, typer.Argument(help="A section of the plan, train say.")] = "") -> None:
+    """List what --set can change: every field of a plan, its default, and what it means."""
+    rows = [row for row in field_rows(Plan) if row["field"].startswith(section)]
+    console.print(rich_table("--set FIELD=VALUE", rows))
+
+
+def field_rows(model: type[Spec], prefix: str = "") -> list[dict[str, str]]:
+    """Return field, default and meaning of everything in a spec, nested ones in full."""
+    rows: list[dict[str, str]] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Spec):
+            rows += field_rows(field.annotation, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else str(field.default)
+            meaning = " ".join((field.description or "").split())
+            rows.append({"field": f"{prefix}{name}", "default": default, "meaning": meaning})
+    return rows
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port on loopback.")] = 4200,
+    debug: Debug = False,
+) -> None:
+    """Run a Prefect server on loopback, a worker, and every deployment, until Ctrl-C."""
+    del debug
+    from infra.prefect_up import up as run  # starts nothing that other commands need
+
+    run(port, lambda line: console.print(line, highlight=False))

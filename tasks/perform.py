@@ -1,0 +1,19 @@
+"""What all stage tasks do: run the stage in a guarded child, and tell Prefect and the terminal about it."""
+
+from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.stages import stage_named
+from infra.listeners import Listeners, terminal
+from infra.work import Site, run_stage
+from tasks.report import PrefectReport
+
+Refs = dict[str, ArtifactRef]
+"""Kind -> reference of an input."""
+
+
+def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
+    """Return the stage's artifact, made in a child process unless a fresh one is published."""
+    stage = stage_named(name)
+    report = Listeners([PrefectReport(name), *terminal(name)])
+    ref = run_stage(stage, spec, inputs, site, report)
+    report.log(ref.uri)
+    return ref

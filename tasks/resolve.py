@@ -1,0 +1,41 @@
+"""The first task of every flow: find the target and the sources, and say what the run will cost."""
+
+import json
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.plan.plan import Plan
+from deepspec.plan.resolve import Resolved, resolve
+from deepspec.store import Store
+from infra.listeners import terminal
+from infra.targets import ready_target
+from infra.work import Site
+from tasks.report import PrefectReport
+
+
+@task(name="plan", task_run_name="plan", tags=["deepspec"], cache_policy=NO_CACHE, persist_result=False)
+def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
+    """Return the specs of all stages, and the site that knows where everything lies.
+
+    Raises:
+        InputError: a source or the target is not there, or the plan does not fit the store or its limits.
+    """
+    for report in terminal("plan"):
+        report.log(f"target {plan.target.name}")
+    files = ready_target(plan.target, plan.target.name)
+    resolved = resolve(plan, files, site.placement.scratch / "hashes.json")
+    store = Store(site.root)
+    check_limits(plan, store, resolved.sizes)
+    note_target(resolved, site)
+    PrefectReport("plan").table("estimate", plan_rows(plan, store, resolved.sizes))
+    return resolved, site.at(resolved)
+
+
+def note_target(resolved: Resolved, site: Site) -> None:
+    """Note where the target lies, for tools that check its artifacts later."""
+    digest = next(digest for digest, where in resolved.locations.items() if where == str(resolved.files.folder))
+    noted = site.placement.scratch / "targets" / digest
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    noted.write_text(json.dumps(str(resolved.files.folder)))

@@ -1,0 +1,90 @@
+"""Bad input: one line that says what, where and what to do; exit code 2; no traceback; nothing half-published."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepspec.store import Store
+from flows import cli
+from infra.engines import free_port
+from tests.e2e.conftest import Deepspec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+GOOD = json.dumps({"messages": [{"role": "user", "content": "What is two plus two?"}]})
+
+BEFORE_ANYTHING = {
+    "unknown preset": (["--target", "smolm"], r"unknown target .*'smolm'; known: .*smollm2-135m"),
+    "unknown field": (["--set", "train.stps=3"], r"train\.stps: unknown; see the fields with: deepspec fields"),
+    "wrong value": (["--set", "train.steps=many"], r"train\.steps: .*integer"),
+    "missing prompts": (["--prompts", "none.jsonl"], r"none\.jsonl: no such file"),
+    "missing answers": (["--answers", "none.jsonl"], r"none\.jsonl: no such file"),
+    "missing benchmarks": (["--benchmarks-dir", "nowhere"], r"nowhere: no such folder"),
+    "no place for the store": (["--root", "/dev/null/store"], r"cannot write /dev/null/store/.*check that the root"),
+    "above a limit": (["--set", "limits.disk_gb=0.0001"], r"needs about .* above limits\.disk_gb"),
+    "endpoint without a model": (["--endpoint", "http://127.0.0.1:1/v1"], r"--endpoint needs --model"),
+}
+
+IN_PREPARE = {
+    "not JSON": (f"{GOOD}\nnot json\n", r"rows\.jsonl:2: "),
+    "wrong role": ('{"messages": [{"role": "robot", "content": "x"}]}\n', r"rows\.jsonl:1: .*robot"),
+}
+"""Two that a stage finds; tests/prepare and tests/formats have the others."""
+
+
+def check(done: subprocess.CompletedProcess[str], message: str, root: Path) -> None:
+    """Hold a failed command to the promise."""
+    text = " ".join(done.stderr.split())
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert text.count("error:") == 1
+    assert re.search(message, text), text
+    published = [key for key in Store(root).list("") if key.endswith("/manifest.json")] if root.is_dir() else []
+    assert published == []
+
+
+@pytest.mark.parametrize("case", BEFORE_ANYTHING)
+def test_what_can_be_seen_before_anything_starts(tmp_path, case, monkeypatch, capsys):
+    options, message = BEFORE_ANYTHING[case]
+    root = ["--root", str(tmp_path / "store")] if "--root" not in options else []
+    monkeypatch.setattr(sys, "argv", ["deepspec", "run", *root, *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    check(subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err), message, tmp_path / "store")
+
+
+@pytest.mark.parametrize("case", IN_PREPARE)
+def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path, api, data, case):
+    content, message = IN_PREPARE[case]
+    (tmp_path / "rows.jsonl").write_text(content)
+    deepspec = Deepspec(data=data, root=tmp_path / "store", api=api, extra=("--benchmarks-dir", "demo"))
+    check(deepspec.run("prepare", "--prompts", str(tmp_path / "rows.jsonl")), message, tmp_path / "store")
+
+
+def test_an_engine_that_is_not_there_is_named(undisturbed, api, data, tmp_path):
+    shutil.copytree(undisturbed[0].root / "prompts", tmp_path / "store" / "prompts")
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    deepspec = Deepspec(data=data, root=tmp_path / "store", api=api)
+    done = deepspec.run("regenerate", "--endpoint", url, "--model", "target")
+    assert done.returncode == 2
+    assert url.removeprefix("http://") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "store").glob("answers/*/manifest.json"))
+
+
+def test_a_target_without_a_chat_template_says_what_to_do(api, data, tmp_path, undisturbed):
+    folder = tmp_path / "plain"
+    source = next(path for path in (data / "models").iterdir() if path.is_dir())
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.gguf", "chat_template.jinja", "*.log"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    deepspec = Deepspec(data=data, root=tmp_path / "store", api=api, extra=("--dataset", "demo"))
+    done = deepspec.run("prepare", "--target", str(folder))
+    check(done, "has no chat template; give one in an own preset", tmp_path / "store")

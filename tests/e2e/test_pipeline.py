@@ -1,0 +1,147 @@
+"""The main job: one command from prompts to a release; typed again it takes seconds; killed anywhere it goes on."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deepspec.artifacts import Artifact, Manifest
+from deepspec.catalog import catalog
+from deepspec.formats.rows import read_rows, write_rows
+from deepspec.publish import Out
+from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.stages import STAGES
+from tests.e2e.conftest import Deepspec, kill_when, none_left, query
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def answers_of(deepspec: Deepspec) -> dict[str, str]:
+    """Return id -> answer text of the published answers; an id that is there twice fails."""
+    manifest = deepspec.manifest("answers")
+    found: dict[str, str] = {}
+    for name, entry in manifest.files.items():
+        if not name.endswith(".jsonl.zst"):
+            continue
+        for _, row in read_rows(deepspec.root / f"{manifest.kind}/{manifest.address}/{entry.key}"):
+            assert row["id"] not in found
+            found[row["id"]] = json.dumps(row["messages"], sort_keys=True)
+    return found
+
+
+def copied(deepspec: Deepspec, folder: Path, *kinds: str) -> Deepspec:
+    """Return a command line with a store that holds copies of some kinds."""
+    for kind in kinds:
+        shutil.copytree(deepspec.root / kind, folder / "store" / kind)
+    return replace(deepspec, root=folder / "store")
+
+
+def test_a_run_publishes_every_stage(undisturbed):
+    deepspec, printed = undisturbed
+    for stage in STAGES.values():
+        assert deepspec.manifest(stage.kind).files
+        assert stage.name in printed
+    assert "accepted length" in printed
+    assert "speed-up" in printed
+    assert none_left(deepspec) == []
+
+
+def test_the_server_shows_tasks_and_artifacts(undisturbed, api):
+    tasks = query(api, "task_runs", {"limit": 200})
+    assert set(STAGES) <= {str(task["name"]) for task in tasks if task["state_name"] == "Completed"}
+    artifacts = query(api, "artifacts", {"limit": 200})
+    assert {"progress", "table", "image", "markdown"} <= {str(artifact["type"]) for artifact in artifacts}
+
+
+def test_typed_again_every_stage_is_cached(undisturbed, api):
+    deepspec, _ = undisturbed
+    before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
+    start = time.monotonic()
+    done = deepspec.run("run")
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    new = [task for task in query(api, "task_runs", {"limit": 200}) if task["id"] not in before]
+    assert {str(task["name"]) for task in new if task["state_name"] == "Cached"} == set(STAGES)
+    assert seconds < 25
+
+
+def test_a_deleted_artifact_is_made_again_and_nothing_else(undisturbed, api, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
+    draft = deepspec.checksums("draft")
+    shutil.rmtree(deepspec.root / "draft")
+    before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
+    done = deepspec.run("run")
+    assert done.returncode == 0, done.stderr
+    assert deepspec.checksums("draft") == draft
+    new = [task for task in query(api, "task_runs", {"limit": 200}) if task["id"] not in before]
+    assert {str(task["name"]) for task in new if task["state_name"] == "Completed"} == {"plan", "train"}
+
+
+def with_another_answer(deepspec: Deepspec, source: Deepspec, scratch: Path) -> Manifest:
+    """Publish the answers of another store at the same address, with one answer changed, and return their manifest."""
+    old = source.manifest("answers")
+    artifact = Artifact(source.store, old, scratch)
+    out = Out(deepspec.store, "answers", old.address, old.inputs, scratch)
+    for name in artifact.names():
+        shutil.copyfile(artifact.path(name), out.file(name))
+    name = next(name for name in artifact.names() if name.endswith(".jsonl.zst"))
+    rows = [row for _, row in read_rows(out.file(name))]
+    rows[0]["messages"][-1]["content"] += " And one more thing."
+    rows[0].pop("token_ids", None)
+    write_rows(out.file(name), rows)
+    out.publish(RegenerateSpec.model_validate(old.spec), old.version, old.counts)
+    return deepspec.manifest("answers")
+
+
+def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(undisturbed, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, "prompts", "target_cache", "draft")
+    old = {kind: deepspec.manifest(kind) for kind in ("target_cache", "draft")}
+    answers = with_another_answer(deepspec, undisturbed[0], tmp_path / "scratch")
+    assert answers.address == undisturbed[0].manifest("answers").address
+    assert {entry.kind: entry.state for entry in catalog(deepspec.store)}["target_cache"] == "stale"
+    for stage in ("cache", "train"):
+        done = deepspec.run(stage)
+        assert done.returncode == 0, done.stderr
+        assert "is stale" in " ".join(done.stdout.split())
+    assert deepspec.manifest("target_cache").inputs["answers"].content == answers.content
+    assert deepspec.manifest("draft").content != old["draft"].content
+
+
+def test_killed_while_regenerating_every_committed_answer_survives(undisturbed, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, "prompts")
+    process = deepspec.start("regenerate")
+    marks = deepspec.root / "answers"
+    kill_when(process, lambda: len(list(marks.glob("*/parts/*/*.json"))) >= 2)
+    assert none_left(deepspec) == []
+    kept = {
+        str(row["id"]): json.dumps(row["messages"], sort_keys=True)
+        for part in marks.glob("*/attempt-*/*.jsonl.zst")
+        for _, row in read_rows(part)
+    }
+    assert len(kept) >= 16
+    done = deepspec.run("regenerate")
+    assert done.returncode == 0, done.stderr
+    answers = answers_of(deepspec)
+    assert {sample: answers[sample] for sample in kept} == kept
+    assert len(answers) == deepspec.manifest("prompts").counts["kept"]
+
+
+@pytest.mark.parametrize("stage", ["cache", "train"])
+def test_killed_and_resumed_payloads_equal_those_of_an_undisturbed_run(undisturbed, tmp_path, stage):
+    kinds = {"cache": ("prompts", "answers"), "train": ("prompts", "answers", "target_cache")}[stage]
+    kind = STAGES[stage].kind
+    deepspec = copied(undisturbed[0], tmp_path, *kinds)
+    process = deepspec.start(stage)
+    ready = {
+        "cache": lambda: any((deepspec.root / kind).glob("*/parts/*/*.json")),
+        "train": lambda: any((deepspec.data / "scratch" / "draft").rglob("*latest*")),
+    }[stage]
+    kill_when(process, ready)
+    assert none_left(deepspec) == []
+    assert not list((deepspec.root / kind).glob("*/manifest.json"))
+    done = deepspec.run(stage)
+    assert done.returncode == 0, done.stderr
+    assert deepspec.checksums(kind) == undisturbed[0].checksums(kind)

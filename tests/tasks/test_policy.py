@@ -1,0 +1,51 @@
+"""The cache key of a stage task is the artifact's address, and only what can pass is retried."""
+
+import asyncio
+
+import pytest
+from prefect.states import Failed
+
+from deepspec.artifacts import ArtifactRef
+from deepspec.errors import ChildError, EngineError, StoreError
+from deepspec.stages import STAGES, address
+from deepspec.train.spec import TrainSpec
+from tasks.policy import ArtifactAddress, can_pass
+from tasks.stages import STAGE_TASKS
+
+CACHE = ArtifactRef(kind="target_cache", address="c" * 32, content="1", uri="here")
+
+
+def key(spec: TrainSpec, ref: ArtifactRef) -> str:
+    policy = ArtifactAddress(stage="train")
+    return policy.compute_key(None, {"spec": spec, "inputs": {"target_cache": ref}, "site": object()}, {})
+
+
+def test_the_key_is_the_address():
+    assert (
+        key(TrainSpec(), CACHE) == f"stages/train/{address(STAGES['train'], TrainSpec(), {'target_cache': 'c' * 32})}"
+    )
+
+
+def test_the_key_follows_spec_and_inputs_and_nothing_else():
+    assert key(TrainSpec(), CACHE) == key(TrainSpec(), CACHE.model_copy(update={"content": "2", "uri": "there"}))
+    assert key(TrainSpec(), CACHE) != key(TrainSpec(learning_rate=1e-3), CACHE)
+    assert key(TrainSpec(), CACHE) != key(TrainSpec(), CACHE.model_copy(update={"address": "d" * 32}))
+
+
+def test_every_stage_has_a_task_of_its_name():
+    assert {name: task.name for name, task in STAGE_TASKS.items()} == {name: name for name in STAGES}
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (StoreError("reset"), True),
+        (ConnectionResetError("reset"), True),
+        (ChildError("python", 137, "killed"), True),
+        (ChildError("python", 1, "a bug"), False),
+        (EngineError("serves another model"), False),
+        (ZeroDivisionError(), False),
+    ],
+)
+def test_only_errors_that_can_pass_are_retried(error, passes):
+    assert asyncio.run(can_pass(None, None, Failed(data=error))) is passes
