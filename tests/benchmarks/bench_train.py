@@ -1,0 +1,130 @@
+"""The training loop against the bare work in it: forward, loss, backward and AdamW.
+
+Pairs are measured in turns in one run, so that whatever else the machine does hits both alike.
+
+    python -m pytest -m bench tests/benchmarks/bench_train.py -s
+"""
+
+import copy
+import dataclasses
+import os
+import statistics
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepspec.formats.target_cache import TargetCache
+from deepspec.store import Store
+from deepspec.train.checkpoint import Checkpoints
+from deepspec.train.data import MicroBatch
+from deepspec.train.loop import Loop
+from deepspec.train.ranks import Ranks
+from deepspec.train.run import make_loop
+from deepspec.train.spec import TrainSpec
+from deepspec.train.stop import StopSignal
+from deepspec.train.task import total_denominators
+from tests.target import tiny
+from tests.train.conftest import Site, make_site
+from tests.train.launched import Launched
+
+pytestmark = pytest.mark.bench
+
+SPEC = TrainSpec(
+    draft={"num_layers": 2, "markov_rank": 64},
+    objective={"num_anchors": 16},
+    steps=40,
+    global_batch=16,
+    precision="fp32",
+    validation_samples=0,
+    checkpoint_every=1000,
+)
+"""A draft that is small for any use: the loop's own work is dear beside the model's."""
+WIDTH = 128
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    """A site with a target wider than the one of the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny, "HIDDEN", WIDTH)
+        return make_site(tmp_path_factory.mktemp("bench"))
+
+
+def loop_for(site: Site) -> Loop:
+    cache = TargetCache(site.cache, site.placement.scratch)
+    return make_loop(SPEC, cache, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": 8}), print)
+
+
+class Bare:
+    """What cannot be left out of a step, with batches in memory and torch's own AdamW."""
+
+    def __init__(self, loop: Loop) -> None:
+        model = copy.deepcopy(loop.task.model)  # without the hooks that the loop's optimizer put on it
+        self.task = dataclasses.replace(loop.task, model=model)
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.adam = torch.optim.AdamW(self.trainable, lr=6e-4, fused=True)
+
+    def step(self, batches: list[MicroBatch]) -> None:
+        parts = [self.task.supervise(micro) for micro in batches]
+        denominators = total_denominators(parts)
+        for part in parts:
+            self.task.loss(part, denominators).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trainable, 1.0)
+        self.adam.step()
+        self.adam.zero_grad()
+
+
+def seconds(turn, clock=time.perf_counter) -> float:
+    begin = clock()
+    turn()
+    return clock() - begin
+
+
+def test_a_step_costs_what_its_parts_cost(site):
+    """In processor time of the loop's thread, which other load on the machine does not stretch."""
+    loop, source = loop_for(site), loop_for(site)
+    bare = Bare(loop)
+    mine, theirs = [], []
+    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
+        for step in range(SPEC.steps):
+            batches = source.reader.load(step)
+            mine.append(seconds(lambda: loop._step(next(steps), stop), time.thread_time))
+            theirs.append(seconds(lambda batches=batches: bare.step(batches), time.thread_time))
+    ratio = statistics.median(mine) / statistics.median(theirs)
+    waited = loop.data_wait_share
+    print(
+        f"\nstep {statistics.median(mine) * 1e3:.1f} ms, bare {statistics.median(theirs) * 1e3:.1f} ms: × {ratio:.3f}"
+    )
+    print(f"data wait {waited:.1%} of the time")
+    assert ratio < 1.05
+    assert waited < 0.05
+
+
+def test_saving_holds_training_up_for_less_than_a_step(site, tmp_path: Path):
+    loop = loop_for(site)
+    states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", 2, print)
+    stalls, steps_taken = [], []
+    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
+        for _ in range(SPEC.steps // 4):
+            stalls.append(seconds(lambda: states.save(loop.state())))
+            steps_taken += [seconds(lambda: loop._step(next(steps), stop)) for _ in range(4)]
+    states.close()
+    stall, step = statistics.median(stalls), statistics.median(steps_taken)
+    print(f"\nsaving holds up for {stall * 1e3:.2f} ms, a step takes {step * 1e3:.1f} ms")
+    assert stall < step
+
+
+def test_two_ranks_are_faster_than_one(site):
+    load = os.getloadavg()[0]
+    spec = SPEC.but(steps=60)
+    rates = []
+    for ranks in (1, 2):
+        artifact = site.open(Launched(site, f"bench-{ranks}", spec, ranks).published())
+        rates.append(artifact.counts["tokens_per_second"])
+    print(f"\n1 rank {rates[0]:.0f} tokens/s, 2 ranks {rates[1]:.0f} tokens/s: × {rates[1] / rates[0]:.2f}")
+    if load > 0.5:
+        pytest.skip(f"two free cores are needed to judge that; the load was {load:.1f}")
+    assert rates[1] > 1.5 * rates[0]
