@@ -1,11 +1,11 @@
-"""What a command line says about a run, as a plan and a site."""
+"""What a person says about a run: on the command line, in the form of the UI, or as a deployment's parameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from deepspec.artifacts import Endpoint, Placement
+from pydantic import Field
+
+from deepspec.artifacts import Endpoint, Placement, Spec
 from deepspec.errors import SpecError
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
@@ -15,30 +15,29 @@ from infra.work import Site
 SMOKE_STEPS = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choices:
-    """The options that all commands about a run share; `None` leaves a value to the presets and defaults."""
+class Choices(Spec):
+    """What to make. None and empty leave a value to the presets and the defaults."""
 
     target: str = "smollm2-135m"
-    algorithm: str = "dspark"
+    """Preset, hub id ORG/MODEL, folder, or own YAML file."""
+    algorithm: Literal["dspark", "dflash", "eagle3"] = "dspark"
     dataset: str | None = None
+    """Dataset preset; None: demo, unless prompts or answers are given."""
     size: str | None = None
+    """Size preset (laptop); None: the published sizes."""
     prompts: tuple[str, ...] = ()
-    answers: Path | None = None
-    benchmarks_dir: Path | None = None
+    """JSONL or parquet files, URLs, or hub dataset ids."""
+    answers: str | None = None
+    """File of answers that the target gave before: nothing is asked."""
+    benchmarks_dir: str | None = None
+    """Folder of benchmark files with rows {"turns": […]}."""
     overrides: tuple[str, ...] = ()
-    smoke: int | None = None
-    root: str | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    processes: int = 1
-    endpoints: tuple[str, ...] = ()
-    model: str | None = None
-    key_env: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    """section.field=value each; `deepspec fields` lists every field."""
+    smoke: int | None = Field(default=None, ge=8)
+    """Run everything on this many samples."""
 
     def plan(self) -> Plan:
-        """Return the plan: presets, then options, then `--set`.
+        """Return the plan: presets, then what is said here, then the overrides.
 
         Raises:
             SpecError: names or values that make no sense.
@@ -53,31 +52,41 @@ class Choices:
         parts += [self._told(), *([_smoke(self.smoke)] if self.smoke else [])]
         return presets.build_plan(parts, self.overrides)
 
-    def site(self) -> Site:
-        """Return where the run happens."""
-        placement = Placement(
-            device=self.device,
-            threads=self.threads,
-            processes=self.processes,
-            endpoints=self._endpoints(),
-            scratch=scratch_dir(),
-        )
-        return Site(root=self.root or default_root(), placement=placement)
-
     def _told(self) -> dict[str, Any]:
         dataset: dict[str, Any] = {}
         if self.prompts:
             dataset |= {"name": "own", "prompts": list(self.prompts)}
         if self.answers:
-            dataset |= {"name": "own", "answers": str(self.answers), "prompts": []}
+            dataset |= {"name": "own", "answers": self.answers, "prompts": []}
         if self.benchmarks_dir:
-            dataset["benchmarks_dir"] = str(self.benchmarks_dir)
+            dataset["benchmarks_dir"] = self.benchmarks_dir
         return {"dataset": dataset, "train": {"draft": {"algorithm": self.algorithm}}}
 
-    def _endpoints(self) -> tuple[Endpoint, ...]:
-        if self.endpoints and not self.model:
-            raise SpecError("--endpoint needs --model, the name under which the engines serve the target")
-        return tuple(Endpoint(url=url, model=str(self.model), api_key_env=self.key_env) for url in self.endpoints)
+
+def named_endpoints(urls: list[str], model: str | None, key_env: str | None) -> tuple[Endpoint, ...]:
+    """Return engines that serve one model.
+
+    Raises:
+        SpecError: there are some, and the model's name is missing.
+    """
+    if urls and not model:
+        raise SpecError("--endpoint needs --model, the name under which the engines serve the target")
+    return tuple(Endpoint(url=url, model=str(model), api_key_env=key_env) for url in urls)
+
+
+def choose_site(
+    root: str | None = None,
+    endpoints: tuple[Endpoint, ...] = (),
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    processes: int = 1,
+) -> Site:
+    """Return where a run happens."""
+    placement = Placement(
+        device=device, threads=threads, processes=processes, endpoints=endpoints, scratch=scratch_dir()
+    )
+    return Site(root=root or default_root(), placement=placement)
 
 
 def _smoke(samples: int) -> dict[str, Any]:

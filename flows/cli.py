@@ -5,8 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,7 +13,8 @@ from rich.console import Console
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
 from flows import check, doctor, shelf, show, tools
-from flows.choices import Choices
+from flows.choices import Choices, choose_site, named_endpoints
+from infra.work import Site
 
 app = typer.Typer(
     name="deepspec",
@@ -26,12 +26,14 @@ app = typer.Typer(
 console = Console()
 
 Target = Annotated[str, typer.Option(help="Preset, hub id ORG/MODEL, folder, or own YAML file.")]
-Algorithm = Annotated[str, typer.Option(help="dspark, dflash or eagle3.")]
+Algorithm = Annotated[
+    Literal["dspark", "dflash", "eagle3"], typer.Option(help="What the draft proposes, and how it is trained.")
+]
 Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo, unless prompts are given.")]
 Size = Annotated[str | None, typer.Option(help="Size preset (laptop); default: the published sizes.")]
 Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]
-Answers = Annotated[Path | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
-BenchmarksDir = Annotated[Path | None, typer.Option(help="Folder of benchmark files with rows {'turns': [...]}.")]
+Answers = Annotated[str | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
+BenchmarksDir = Annotated[str | None, typer.Option(help="Folder of benchmark files with rows {'turns': [...]}.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
 Smoke = Annotated[int | None, typer.Option(help="Run everything on this many samples.", min=8)]
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
@@ -43,7 +45,7 @@ Model = Annotated[str | None, typer.Option(help="Name under which the endpoints 
 KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable with the endpoints' key.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
 
-Action = Callable[[Choices], None]
+Action = Callable[[Choices, Site], None]
 
 
 def command(action: Action) -> Callable[..., None]:
@@ -69,56 +71,49 @@ def command(action: Action) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         del debug  # read before anything is imported, see main
-        action(
-            Choices(
-                target=target,
-                algorithm=algorithm,
-                dataset=dataset,
-                size=size,
-                prompts=tuple(prompts or ()),
-                answers=answers,
-                benchmarks_dir=benchmarks_dir,
-                overrides=tuple(override or ()),
-                smoke=smoke,
-                root=root,
-                device=device,
-                threads=threads,
-                processes=processes,
-                endpoints=tuple(endpoint or ()),
-                model=model,
-                key_env=key_env,
-            )
+        choices = Choices.model_validate(
+            {
+                "target": target,
+                "algorithm": algorithm,
+                "dataset": dataset,
+                "size": size,
+                "prompts": prompts or (),
+                "answers": answers,
+                "benchmarks_dir": benchmarks_dir,
+                "overrides": override or (),
+                "smoke": smoke,
+            }
         )
+        endpoints = named_endpoints(endpoint or [], model, key_env)
+        action(choices, choose_site(root, endpoints, device=device, threads=threads, processes=processes))
 
     return run
 
 
-def run_all(choices: Choices) -> None:
+def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
-    plan, site = choices.plan(), choices.site()
-    show.check_input(plan, site)
+    show.check_input(choices.plan(), site)
     start = time.monotonic()
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
 
     with show.listening(console):
-        built = build_draft(plan, site)
+        built = build_draft(choices, site)
     show.summary(console, built, site, time.monotonic() - start)
 
 
-def run_stage(name: str, choices: Choices) -> None:
+def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
-    plan, site = choices.plan(), choices.site()
-    show.check_input(plan, site)
+    show.check_input(choices.plan(), site)
     from flows.stages import STAGE_FLOWS  # as above
 
     with show.listening(console):
-        step = STAGE_FLOWS[name](plan, site)
+        step = STAGE_FLOWS[name](choices, site)
     console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
 
 
-def show_plan(choices: Choices) -> None:
+def show_plan(choices: Choices, site: Site) -> None:
     """Show what a run would cost and where its artifacts will be; nothing is spent."""
-    show.plan(console, choices.plan(), choices.site())
+    show.plan(console, choices.plan(), site)
 
 
 app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(

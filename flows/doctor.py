@@ -24,13 +24,13 @@ from infra.work import Site
 TIMEOUT_SECONDS = 5.0
 
 
-def examine(console: Console, choices: Choices) -> None:
+def examine(console: Console, choices: Choices, site: Site) -> None:
     """Show a line per check.
 
     Raises:
         InputError: a check failed; all of them are shown first.
     """
-    plan, site = choices.plan(), choices.site()
+    plan = choices.plan()
     checks: dict[str, Callable[[], str]] = {
         "machine": lambda: _machine(site),
         "store": lambda: _store(Store(site.root)),

@@ -3,8 +3,8 @@
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from deepspec.plan.plan import Plan
 from flows.chain import Chain, Step
+from flows.choices import Choices
 from infra.work import Site
 from tasks.resolve import resolve_plan
 
@@ -17,10 +17,10 @@ class Built(BaseModel):
     steps: tuple[Step, ...]
 
 
-@flow(name="build-draft", flow_run_name="{plan.target.name}-{plan.train.draft.algorithm}", persist_result=False)
-def build_draft(plan: Plan, site: Site) -> Built:
+@flow(name="build-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
+def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
-    resolved, site = resolve_plan(plan, site)
+    resolved, site = resolve_plan(choices.plan(), site)
     chain = Chain(resolved.specs, site)
     prompts = chain.run("prepare")
     answers = chain.run("regenerate", prompts)

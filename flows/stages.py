@@ -2,59 +2,59 @@
 
 from prefect import flow
 
-from deepspec.plan.plan import Plan
 from deepspec.stages import stage_named
 from flows.chain import Chain, Step
+from flows.choices import Choices
 from infra.work import Site
 from tasks.resolve import resolve_plan
 
 
 @flow(name="prepare", persist_result=False)
-def prepare(plan: Plan, site: Site) -> Step:
+def prepare(choices: Choices, site: Site) -> Step:
     """Publish the prompts."""
-    return _only("prepare", plan, site)
+    return _only("prepare", choices, site)
 
 
 @flow(name="regenerate", persist_result=False)
-def regenerate(plan: Plan, site: Site) -> Step:
+def regenerate(choices: Choices, site: Site) -> Step:
     """Publish the target's answers to the published prompts."""
-    return _only("regenerate", plan, site)
+    return _only("regenerate", choices, site)
 
 
 @flow(name="cache", persist_result=False)
-def cache(plan: Plan, site: Site) -> Step:
+def cache(choices: Choices, site: Site) -> Step:
     """Publish the target's hidden states over the published answers."""
-    return _only("cache", plan, site)
+    return _only("cache", choices, site)
 
 
 @flow(name="train", persist_result=False)
-def train(plan: Plan, site: Site) -> Step:
+def train(choices: Choices, site: Site) -> Step:
     """Publish a draft fitted to the published cache."""
-    return _only("train", plan, site)
+    return _only("train", choices, site)
 
 
 @flow(name="export", persist_result=False)
-def export(plan: Plan, site: Site) -> Step:
+def export(choices: Choices, site: Site) -> Step:
     """Publish the published draft in the forms of the engines."""
-    return _only("export", plan, site)
+    return _only("export", choices, site)
 
 
 @flow(name="evaluate", persist_result=False)
-def evaluate(plan: Plan, site: Site) -> Step:
+def evaluate(choices: Choices, site: Site) -> Step:
     """Publish the scores of the published draft."""
-    return _only("evaluate", plan, site)
+    return _only("evaluate", choices, site)
 
 
 @flow(name="benchmark", persist_result=False)
-def benchmark(plan: Plan, site: Site) -> Step:
+def benchmark(choices: Choices, site: Site) -> Step:
     """Publish the speed of the published draft on this machine."""
-    return _only("benchmark", plan, site)
+    return _only("benchmark", choices, site)
 
 
 @flow(name="release", persist_result=False)
-def release(plan: Plan, site: Site) -> Step:
+def release(choices: Choices, site: Site) -> Step:
     """Publish the release of the published draft."""
-    return _only("release", plan, site)
+    return _only("release", choices, site)
 
 
 STAGE_FLOWS = {
@@ -70,8 +70,8 @@ STAGE_FLOWS = {
 """Stage name -> its flow."""
 
 
-def _only(name: str, plan: Plan, site: Site) -> Step:
-    resolved, site = resolve_plan(plan, site)
+def _only(name: str, choices: Choices, site: Site) -> Step:
+    resolved, site = resolve_plan(choices.plan(), site)
     chain = Chain(resolved.specs, site)
     chain.run(name, *chain.inputs(stage_named(name)))
     return chain.steps[-1]

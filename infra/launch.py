@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
 """Below the 30 s that a Prefect worker waits between its TERM and its KILL."""
 LAST_LINES = 20
+WATCH_SECONDS = 2.0
+"""How often a running command is asked whether it has to stop."""
 STOP_MARGIN_SECONDS = 15.0
 """What the guard may need beyond the grace period, until everything is dead and reaped."""
 
@@ -31,7 +34,7 @@ def run_guarded(
     env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
-    cwd: Path | None = None,
+    stop: Callable[[], Exception | None] | None = None,
 ) -> None:
     """Run a command to its end; its output goes to `log_path` and line by line to `on_line`.
 
@@ -41,19 +44,21 @@ def run_guarded(
         env: variables on top of this process's environment.
         on_line: called with each line of output, without its end.
         grace_seconds: time between TERM and KILL when the parent is stopped.
-        cwd: working folder of the command.
+        stop: asked every few seconds; what it returns ends the command, with its grace period, and is raised.
 
     Raises:
         ChildError: the exit code was not 0; carries the code (128 + number for a signal) and the last lines.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with _guard(command, log_path, env, cwd, grace_seconds, subprocess.PIPE) as guard:
+    with _guard(command, log_path, env, grace_seconds, subprocess.PIPE) as guard, _watched(guard, stop) as reasons:
         for raw in guard.stdout or ():
             line = raw.rstrip("\n")
             last.append(line)
             if on_line is not None:
                 on_line(line)
         code = guard.wait()
+    if reasons:
+        raise reasons[0]
     if code != 0:
         raise ChildError(shlex.join(command), code, "\n".join(last))
 
@@ -86,13 +91,12 @@ def start_guarded(
     log_path: Path,
     env: Mapping[str, str] | None = None,
     grace_seconds: float = GRACE_SECONDS,
-    cwd: Path | None = None,
 ) -> Iterator[Child]:
     """Start a command that runs until the block is left, then end it with everything that it started.
 
     The arguments are those of `run_guarded`; the output goes to `log_path` only.
     """
-    with _guard(command, log_path, env, cwd, grace_seconds, subprocess.DEVNULL) as guard:
+    with _guard(command, log_path, env, grace_seconds, subprocess.DEVNULL) as guard:
         yield Child(command, log_path, guard)
 
 
@@ -101,7 +105,6 @@ def _guard(
     command: Sequence[str],
     log_path: Path,
     env: Mapping[str, str] | None,
-    cwd: Path | None,
     grace_seconds: float,
     stdout: int,
 ) -> Iterator[subprocess.Popen[str]]:
@@ -112,7 +115,6 @@ def _guard(
         stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
         stdout=stdout,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-        cwd=cwd,
         text=True,
         errors="replace",
     ) as guard:
@@ -120,6 +122,31 @@ def _guard(
             yield guard
         finally:
             _stop(guard, grace_seconds)
+
+
+@contextmanager
+def _watched(guard: subprocess.Popen[str], stop: Callable[[], Exception | None] | None) -> Iterator[list[Exception]]:
+    """Yield what is to be raised once `stop` has ended the guard's job: nothing, or one exception."""
+    reasons: list[Exception] = []
+    ended = threading.Event()
+
+    def watch(asked: Callable[[], Exception | None]) -> None:
+        while not ended.wait(WATCH_SECONDS):
+            reason = asked()
+            if reason is not None and guard.stdin is not None:
+                reasons.append(reason)
+                guard.stdin.close()  # the guard takes it for the end of this process: TERM, grace, KILL
+                return
+
+    thread = threading.Thread(target=watch, args=(stop,), daemon=True) if stop is not None else None
+    try:
+        if thread is not None:
+            thread.start()
+        yield reasons
+    finally:
+        ended.set()
+        if thread is not None:
+            thread.join()
 
 
 def _stop(guard: subprocess.Popen[str], grace_seconds: float) -> None:

@@ -4,9 +4,13 @@
 |---|---|---|
 | `DEEPSPEC_ROOT` | where artifacts are published, a folder or `s3://bucket/prefix` | `deepspec-data/store` |
 | `DEEPSPEC_DATA_DIR` | local folder for models, scratch and logs | `deepspec-data` |
+| `DEEPSPEC_NODES` | machines that train together | 1 |
+| `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
+| `JOB_COMPLETION_INDEX` | number of this machine, as Kubernetes sets it in an Indexed Job | 0 |
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.errors import SpecError
@@ -36,6 +40,28 @@ def models_dir() -> Path:
 def scratch_dir() -> Path:
     """Return where ledgers, checkpoints in flight and fetched files are kept."""
     return data_dir() / "scratch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nodes:
+    """The machines that train together, and which of them this one is."""
+
+    count: int
+    number: int
+    first: str
+
+
+def nodes() -> Nodes:
+    """Return the machines that train together.
+
+    Raises:
+        SpecError: there are several, and where the first one is reached is not said.
+    """
+    count = int(os.environ.get("DEEPSPEC_NODES", "1"))
+    first = os.environ.get("DEEPSPEC_FIRST_NODE", "")
+    if count > 1 and not first:
+        raise SpecError(f"DEEPSPEC_NODES is {count} and DEEPSPEC_FIRST_NODE is not set; set it to host:port of node 0")
+    return Nodes(count=count, number=int(os.environ.get("JOB_COMPLETION_INDEX", "0")), first=first)
 
 
 def secret(name: str) -> str:

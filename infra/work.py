@@ -4,25 +4,26 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, Placement, Report, Spec
-from deepspec.errors import ChildError, DeepSpecError, EngineError
+from deepspec.errors import BudgetError, ChildError, DeepSpecError, EngineError, StoreError
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import Stage, address, find_fresh
 from deepspec.store import Store
+from infra.caps import Caps
 from infra.child import EVENT, Job
 from infra.engines import EngineOptions, start_engines
 from infra.launch import run_guarded
-from infra.settings import torch_env
+from infra.settings import default_root, nodes, scratch_dir, torch_env
 
 PROMPT_ROOM = 2048
 """Tokens of context that the embedded engine has for a prompt, beside the answer."""
@@ -33,11 +34,21 @@ class Site(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    root: str
+    root: str = Field(default_factory=default_root)
     """Local folder or `s3://bucket/prefix` that artifacts are published under."""
-    placement: Placement
+    placement: Placement = Field(default_factory=lambda: Placement(scratch=scratch_dir()))
     gguf: str | None = None
     """GGUF file of the target, which the embedded engine serves where no endpoints are given."""
+    limit: str | None = None
+    """Name of a Prefect concurrency limit; one of its slots is held by every stage while it computes."""
+    caps: Caps = Caps()
+    """What the run may use up; set by the flow from its plan."""
+
+    @field_validator("placement", mode="before")
+    @classmethod
+    def _has_scratch(cls, placement: Any) -> Any:
+        """Let a placement given as JSON, in a deployment say, leave the scratch folder to the machine it runs on."""
+        return {"scratch": scratch_dir(), **placement} if isinstance(placement, dict) else placement
 
     def at(self, resolved: Resolved) -> "Site":
         """Return the site with the places of everything that a plan names."""
@@ -58,8 +69,9 @@ class Events:
 
     def line(self, line: str) -> None:
         """Take one line of output."""
-        if line.startswith(EVENT):
-            self._event(json.loads(line.removeprefix(EVENT)))
+        _, is_event, told = line.partition(EVENT)  # launchers put the name of a rank in front
+        if is_event:
+            self._event(json.loads(told))
 
     def _event(self, event: dict[str, Any]) -> None:
         match event.pop("event"):
@@ -89,10 +101,10 @@ def run_stage(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Si
     found = find_fresh(stage, spec, inputs, store)
     if found is not None:
         return found
+    site.caps.check(store)
     where = address(stage, spec, {kind: ref.address for kind, ref in inputs.items()})
     path = site.placement.scratch / "jobs" / f"{stage.name}-{where}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.with_name(f"{path.name}.log")
     try:
         with _engines(stage, spec, site, path) as placement:
             job = Job(
@@ -102,10 +114,26 @@ def run_stage(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Si
                 root=site.root,
                 placement=placement,
             )
-            return run_job(job, path, report)
+            return run_job(job, path, report, stop=lambda: _reached(site.caps.at(f"{stage.kind}/{where}"), store))
     finally:
-        if log.exists():
-            store.put_file(log, f"logs/{log.name}")
+        report.markdown("log", f"Everything that it printed: `{keep_logs(path, store)}`")
+
+
+def keep_logs(path: Path, store: Store) -> str:
+    """Publish what a job and its ranks and engines printed; return where."""
+    logs = [path.with_name(f"{path.name}.log"), *sorted(path.parent.glob(f"{path.name}-*/**/*.log"))]
+    for log in logs:
+        if log.exists() and log.stat().st_size:
+            store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    return store.uri(f"logs/{path.name}")
+
+
+def _reached(caps: Caps, store: Store) -> BudgetError | None:
+    """Return the error of a cap that is reached; a store that cannot be asked now is asked again later."""
+    try:
+        return caps.reached(store)
+    except StoreError:
+        return None
 
 
 @contextmanager
@@ -130,26 +158,31 @@ def _engines(stage: Stage, spec: Spec, site: Site, path: Path) -> Iterator[Place
         yield placement.model_copy(update={"endpoints": endpoints})
 
 
-def run_job(job: Job, path: Path, report: Report) -> ArtifactRef:
-    """Run a job under the guard; `path` without suffix names its job file and its log."""
+def run_job(
+    job: Job, path: Path, report: Report, stop: Callable[[], DeepSpecError | None] = lambda: None
+) -> ArtifactRef:
+    """Run a job under the guard; `path` without suffix names its job file and its log.
+
+    Raises:
+        DeepSpecError: the error that the child raised, what `stop` returned, or ChildError where it died without one.
+    """
     job_file, log = path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.log")
     job_file.write_text(job.model_dump_json())
-    command = [*_launcher(job), "-m", "infra.child", str(job_file)]
     events = Events(report)
+    env = torch_env(job.placement.threads)
     try:
-        run_guarded(command, log_path=log, env=torch_env(job.placement.threads), on_line=events.line)
+        run_guarded(_command(job, job_file), log_path=log, env=env, on_line=events.line, stop=stop)
     except ChildError as failure:
         raise events.error or failure from failure
     finally:
         job_file.unlink()
     if events.ref is None:
-        raise ChildError(" ".join(command), 0, "it ended without telling which artifact it published")
+        raise ChildError(f"the child of stage {job.stage}", 0, f"it told no artifact; see {log}")
     return events.ref
 
 
-def _launcher(job: Job) -> list[str]:
-    """Return the interpreter, behind torch's launcher where a stage runs on several ranks."""
-    if job.stage != "train" or job.placement.processes == 1:
-        return [sys.executable]
-    ranks = f"--nproc-per-node={job.placement.processes}"
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", ranks]
+def _command(job: Job, job_file: Path) -> list[str]:
+    """Return the command of a job: the child itself, or the launcher of several ranks of it."""
+    if job.stage == "train" and job.placement.processes * nodes().count > 1:
+        return [sys.executable, "-m", "infra.ranks", str(job_file), str(job_file.with_name(f"{job_file.stem}-ranks"))]
+    return [sys.executable, "-m", "infra.child", str(job_file)]

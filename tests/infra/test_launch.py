@@ -98,11 +98,25 @@ def test_passes_the_output_on_line_by_line_and_keeps_it_in_the_log(tmp_path):
     assert log.read_text() == "one\ntwo é\n"
 
 
-def test_runs_in_the_given_folder_with_the_given_variables(tmp_path):
+def test_runs_with_the_given_variables(tmp_path):
     lines: list[str] = []
-    command = [sys.executable, "-c", "import os; print(os.getcwd(), os.environ['COLOUR'])"]
-    run_guarded(command, log_path=tmp_path / "log", env={"COLOUR": "blue"}, cwd=tmp_path, on_line=lines.append)
-    assert lines == [f"{tmp_path} blue"]
+    command = [sys.executable, "-c", "import os; print(os.environ['COLOUR'])"]
+    run_guarded(command, log_path=tmp_path / "log", env={"COLOUR": "blue"}, on_line=lines.append)
+    assert lines == ["blue"]
+
+
+def test_a_command_that_has_to_stop_has_its_grace_period_and_the_reason_is_raised(tmp_path):
+    saves = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+    reason = KeyError("too expensive")
+    lines: list[str] = []
+    with pytest.raises(KeyError, match="too expensive"):
+        run_guarded(
+            [sys.executable, "-c", f"{saves}print('up')\ntime.sleep(300)"],
+            log_path=tmp_path / "log",
+            on_line=lines.append,
+            stop=lambda: reason if lines else None,
+        )
+    assert lines == ["up", "saved"]
 
 
 def test_an_exit_code_is_passed_on_with_the_last_lines(tmp_path):

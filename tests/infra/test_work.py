@@ -2,17 +2,20 @@
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from deepspec import errors
 from deepspec.artifacts import Placement
-from deepspec.errors import ChildError, SourceError
+from deepspec.errors import BudgetError, ChildError, SourceError
+from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import resolve
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.stages import STAGES
 from deepspec.store import Store
+from infra.caps import caps_of
 from infra.child import EVENT
 from infra.listeners import Listeners, rich_table
 from infra.work import Events, Site, run_stage
@@ -57,9 +60,43 @@ def test_a_stage_is_made_once_and_then_found(tmp_path):
     heard = Heard()
     ref = run_stage(STAGES["prepare"], spec, {}, site, heard)
     assert any(what == "progress" for what, _ in heard.told)
-    assert Store(site.root).list("logs"), "the child's log is kept in the store"
     assert run_stage(STAGES["prepare"], spec, {}, site, Heard()) == ref
-    assert len(Store(site.root).list("logs")) == 1, "the second call started nothing"
+    assert len([what for what in heard.told if what[0] == "markdown"]) == 1
+
+
+def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp_path):
+    spec, site = prompts(tmp_path, "not json")
+    heard = Heard()
+    with pytest.raises(SourceError):
+        run_stage(STAGES["prepare"], spec, {}, site, heard)
+    (log,) = Store(site.root).list("logs")
+    assert "Traceback" in Store(site.root).read_bytes(log).decode()
+    assert log.rpartition("/")[0] in str(heard.told[-1])
+
+
+def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
+    spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
+    late = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(hours=1))})
+    with pytest.raises(BudgetError, match=r"limits\.hours .*goes on from there"):
+        run_stage(STAGES["prepare"], spec, {}, late, Heard())
+    early = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(minutes=59))})
+    assert run_stage(STAGES["prepare"], spec, {}, early, Heard()).kind == "prompts"
+
+
+def test_money_pays_for_hours_of_the_machine():
+    """Eight H100 at 2.50 USD are 20 USD an hour: 10 USD pay for half an hour."""
+    until = caps_of(Limits(money=10, hardware="h100x8"), spent=timedelta(0)).until
+    assert until is not None
+    assert until - datetime.now(UTC) == pytest.approx(timedelta(minutes=30), abs=timedelta(seconds=5))
+
+
+def test_what_a_run_holds_in_the_store_is_capped(tmp_path):
+    store = Store(tmp_path)
+    store.write_bytes("draft/one/a", b"x" * 1001)
+    caps = caps_of(Limits(disk_gb=1e-6), spent=timedelta(0))
+    caps.at("prompts/none").check(store)
+    with pytest.raises(BudgetError, match=r"limits\.disk_gb"):
+        caps.at("draft/one").check(store)
 
 
 def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):

@@ -8,7 +8,7 @@ from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, questio
 from deepspec.plan.estimate import size
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
-from flows.choices import Choices
+from flows.choices import Choices, named_endpoints
 
 
 def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo"):
@@ -133,13 +133,15 @@ def test_smoke_makes_everything_small_and_an_override_still_wins():
 
 def test_endpoints_need_the_name_of_the_model():
     with pytest.raises(SpecError, match="--endpoint needs --model"):
-        Choices(endpoints=("http://127.0.0.1:1/v1",)).site()
+        named_endpoints(["http://127.0.0.1:1/v1"], None, None)
 
 
 def test_questions_are_counted_in_the_folder(tmp_path):
     for name, rows in (("a", 3), ("b", 9)):
         (tmp_path / f"{name}.jsonl").write_text('{"turns": ["x"]}\n' * rows)
-    plan = Choices(benchmarks_dir=tmp_path, overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")).plan()
+    plan = Choices(
+        benchmarks_dir=str(tmp_path), overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")
+    ).plan()
     assert question_count(plan) == (3 + 5) * 2
 
 

@@ -1,0 +1,61 @@
+"""Several ranks of one job, on one machine or on many: `python -m infra.ranks JOB.json LOG_FOLDER`.
+
+torch's launcher starts them and lets them find each other. The first local rank speaks to the parent; every other one
+writes files of its own below LOG_FOLDER. When a rank fails, the others are ended, and this process says what it printed
+last and ends with its exit code (128 + number for a signal): a parent can tell one that ran out of memory from a bug.
+"""
+
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from deepspec.errors import SIGNALLED
+from infra.child import Job
+from infra.launch import LAST_LINES
+from infra.settings import Nodes, nodes
+
+
+def launch_config(job: Job, machines: Nodes, logs: DefaultLogsSpecs) -> LaunchConfig:
+    """Return what torch's launcher is asked to do; all machines of a job ask the same but for their number."""
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=job.placement.processes,
+        run_id=f"deepspec-{job.stage}",
+        rdzv_backend="static" if machines.count > 1 else "c10d",
+        rdzv_endpoint=machines.first if machines.count > 1 else "localhost:0",
+        rdzv_configs={"rank": machines.number, "timeout": 900},
+        local_addr="localhost" if machines.count == 1 else None,
+        max_restarts=0,
+        logs_specs=logs,
+    )
+
+
+def run(job_file: Path, folder: Path) -> int:
+    """Run a job's ranks to their end and return the exit code."""
+    job = Job.model_validate_json(job_file.read_bytes())
+    logs = DefaultLogsSpecs(log_dir=str(folder), redirects=dict.fromkeys(range(1, job.placement.processes), Std.ALL))
+    try:
+        elastic_launch(launch_config(job, nodes(), logs), sys.executable)("-m", "infra.child", str(job_file))
+    except ChildFailedError as failure:
+        rank, first = failure.get_first_failure()
+        _say(folder, rank, first.local_rank, first.exitcode)
+        return first.exitcode if first.exitcode > 0 else SIGNALLED - first.exitcode
+    except SignalException as stopped:
+        return int(SIGNALLED + stopped.sigval)
+    return 0
+
+
+def _say(folder: Path, rank: int, local_rank: int, code: int) -> None:
+    """Say which rank failed and what it printed last; among it the event that names its error, where there is one."""
+    logs = sorted(folder.glob(f"*/attempt_*/{local_rank}/std*.log"))
+    lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
+    sys.stdout.write("\n".join([*lines[-LAST_LINES + 1 :], f"rank {rank} ended with exit code {code}", ""]))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1]), Path(sys.argv[2])))
