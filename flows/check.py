@@ -1,4 +1,4 @@
-"""Commands that check what is published: compare scores, verify a cache, hold a draft's forms together."""
+"""Commands that check what is published: compare scores, hold a draft's forms together."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,6 @@ from deepspec.artifacts import Artifact, Placement, TargetId, open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError
 from deepspec.store import Store
-from infra.child import SilentReport
 from infra.listeners import rich_table
 from infra.settings import default_root, scratch_dir
 
@@ -29,28 +28,8 @@ def compare(first: str, second: str, root: Root = None, debug: Debug = False) ->
     del debug
     from deepspec.evaluate.compare import compare as compared  # loads torch
 
-    rows = [found.row() for found in compared(_opened(first, root, "scores"), _opened(second, root, "scores"))]
+    rows = [found.row() for found in compared(opened(first, root, "scores"), opened(second, root, "scores"))]
     console.print(rich_table("accepted length with bonus", rows))
-
-
-@app.command()
-def verify(
-    cache: str,
-    recompute: Annotated[int, typer.Option(help="Samples to compute again with the target.", min=0)] = 4,
-    target: TargetFolder = None,
-    root: Root = None,
-    debug: Debug = False,
-) -> None:
-    """Check every sample of a target cache against its checksum, and a few against the target itself."""
-    del debug
-    from deepspec.cache.verify import verify as verified  # loads torch
-
-    artifact = _opened(cache, root, "target_cache")
-    found = verified(artifact, _placement(artifact, target), SilentReport(), recompute)
-    for problem in found.damaged:
-        console.print(problem, highlight=False)
-    console.print(f"{artifact.prefix}: {found.samples} samples, {'sound' if found.sound else 'NOT sound'}")
-    raise typer.Exit(0 if found.sound else 1)
 
 
 @app.command()
@@ -64,8 +43,8 @@ def parity(draft: str, text: str, target: TargetFolder = None, root: Root = None
     from deepspec.parity import check_parity
     from deepspec.target.load import load_target
 
-    artifact = _opened(draft, root, "draft")
-    loaded = load_target(_folder(artifact, target), torch.float32)
+    artifact = opened(draft, root, "draft")
+    loaded = load_target(target_folder(artifact, target), torch.float32)
     folder = draft_folder(artifact, scratch_dir())
     ids = torch.tensor(loaded.tokenizer(text)["input_ids"])
     found = check_parity(loaded, load_draft(folder), ids)
@@ -73,7 +52,8 @@ def parity(draft: str, text: str, target: TargetFolder = None, root: Root = None
     raise typer.Exit(0 if found.passed else 1)
 
 
-def _opened(name: str, root: str | None, kind: str) -> Artifact:
+def opened(name: str, root: str | None, kind: str) -> Artifact:
+    """Return a published artifact of a kind by what the user calls it."""
     store = Store(root or default_root())
     ref = find(store, name if "/" in name else f"{kind}/{name}")
     if ref.kind != kind:
@@ -81,12 +61,14 @@ def _opened(name: str, root: str | None, kind: str) -> Artifact:
     return open_artifact(store, ref, scratch_dir())
 
 
-def _placement(artifact: Artifact, target: Path | None) -> Placement:
+def placement_of(artifact: Artifact, target: Path | None, needed: bool = True) -> Placement:
+    """Return a placement that knows where the artifact's target lies, where that is needed."""
     digest = TargetId.model_validate(artifact.counts["target"]).digest
-    return Placement(scratch=scratch_dir(), locations={digest: str(_folder(artifact, target))})
+    locations = {digest: str(target_folder(artifact, target))} if needed else {}
+    return Placement(scratch=scratch_dir(), locations=locations)
 
 
-def _folder(artifact: Artifact, target: Path | None) -> Path:
+def target_folder(artifact: Artifact, target: Path | None) -> Path:
     """Return the target's folder: the one given, or the one that the last run at this place noted."""
     if target is not None:
         return target

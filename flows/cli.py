@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
-from flows import check, doctor, shelf, show, tools
+from flows import caches, check, doctor, shelf, show, tools
 from flows.choices import Choices, choose_site, named_endpoints
 from infra.work import Site
 
@@ -52,6 +52,7 @@ def command(action: Action) -> Callable[..., None]:
     """Return a command with the options that all commands about a run share."""
 
     def run(
+        context: typer.Context,
         target: Target = "smollm2-135m",
         algorithm: Algorithm = "dspark",
         dataset: Dataset = None,
@@ -71,6 +72,8 @@ def command(action: Action) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         del debug  # read before anything is imported, see main
+        if context.invoked_subcommand is not None:
+            return
         choices = Choices.model_validate(
             {
                 "target": target,
@@ -124,9 +127,13 @@ app.command("doctor", help="Check machine, store, target and engine for a run.")
     command(partial(doctor.examine, console))
 )
 for _stage in STAGES.values():
-    app.command(_stage.name, help=f"Only this stage: publish {_stage.kind} from the published inputs.")(
-        command(partial(run_stage, _stage.name))
-    )
+    _help = f"Only this stage: publish {_stage.kind} from the published inputs."
+    _run = command(partial(run_stage, _stage.name))
+    if _stage.name == "cache":  # a command with commands below it
+        caches.app.callback(invoke_without_command=True, help=f"{_help} Below it: verify, stat, import.")(_run)
+        app.add_typer(caches.app, name=_stage.name)
+    else:
+        app.command(_stage.name, help=_help)(_run)
 app.add_typer(shelf.app)
 app.add_typer(tools.app)
 app.add_typer(check.app)

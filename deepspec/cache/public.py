@@ -3,27 +3,52 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
-from deepspec.artifacts import Report, Spec, TargetId, canonical_json, check_name, checksum
+from deepspec.artifacts import (
+    ArtifactRef,
+    PartMark,
+    Report,
+    Spec,
+    TargetId,
+    address_of,
+    canonical_json,
+    check_name,
+    checksum,
+    read_manifest,
+    reference,
+)
 from deepspec.cache.spec import MIB
-from deepspec.errors import SourceError, TargetError
+from deepspec.cache.totals import savings, totals
+from deepspec.errors import SourceError, TargetError, UnknownNameError
 from deepspec.formats.records import Record
-from deepspec.formats.target_cache import INDEX, PartWriter, SplitCounts, concatenate, part_name, write_index
-from deepspec.publish import Out
-from deepspec.target.load import Target
+from deepspec.formats.target_cache import (
+    CODECS,
+    INDEX,
+    TOKENS_ONLY,
+    PartWriter,
+    concatenate,
+    part_name,
+    write_index,
+)
+from deepspec.publish import Out, is_complete
+from deepspec.store import Store
+from deepspec.target.identity import identify
+from deepspec.target.load import Target, load_target
 from deepspec.target.mask_token import mask_token_facts
-from deepspec.target.samples import check_finite, published_bytes
+from deepspec.target.samples import check_finite, raw_record_bytes
 
 _ROW = struct.Struct("<QIIQQQQQ")
 _VERSION = 2
+_IMPORT_VERSION = 1
 _DTYPES: Mapping[str, Any] = {"token_dtype": "int32", "mask_dtype": "uint8", "hidden_dtype": "bfloat16"}
 
 
@@ -31,7 +56,7 @@ class ImportSpec(Spec):
     """What an imported cache depends on."""
 
     source: str
-    """Hash over all files of the public cache."""
+    """Which public cache, see `PublicCache.source`."""
     target: TargetId
     """Whose states they are, as the user says: the public form does not tell."""
     codec: Literal["bf16", "bf16-zstd", "fp8"] = "bf16-zstd"
@@ -107,10 +132,29 @@ class PublicCache:
         )
 
     def source(self) -> str:
-        """Return the hash over all files: which cache it is."""
-        files = sorted(path for path in self._folder.iterdir() if path.is_file())
-        told = [[path.name, checksum(path)] for path in files]
-        return hashlib.sha256(canonical_json(told)).hexdigest()
+        """Return which cache it is: a hash over manifest and index, and over size, start and end of each shard.
+
+        Hashing every byte of many terabytes would take as long as the import.
+        """
+        small = [[name, checksum(self._folder / name)] for name in ("manifest.json", "samples.idx")]
+        shards = [[number, len(data), _ends(data)] for number, data in sorted(self._shards.items())]
+        return hashlib.sha256(canonical_json([small, shards])).hexdigest()
+
+    def parts(self, part_bytes: int) -> list[list[int]]:
+        """Return the numbers of the samples in parts of at most so many bytes of states, in order."""
+        parts: list[list[int]] = []
+        room = 0
+        for number, row in enumerate(self._rows):
+            size = self._state_bytes(row)
+            if not parts or size > room:
+                parts.append([])
+                room = part_bytes
+            parts[-1].append(number)
+            room -= size
+        return parts
+
+    def _state_bytes(self, row: _Row) -> int:
+        return row.length * self.hidden_size * 2 * (len(self.layers) + 1)
 
     def _piece(self, row: _Row, start: int, size: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         data = self._shards[row.shard][start : start + size]
@@ -119,14 +163,14 @@ class PublicCache:
         return np.array(data)
 
 
-def import_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Out, report: Report) -> dict[str, Any]:
-    """Write a public cache in our form; return what the manifest counts. All samples are of the split `train`.
+def publish_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Out, report: Report) -> ArtifactRef:
+    """Publish a public cache in our form, part by part; one that was interrupted goes on. All samples are `train`.
 
     Args:
         spec: codec and sizes.
         cache: what to import.
         target: whose states they are.
-        out: where to write.
+        out: where to write, see `import_out`.
         report: who listens.
 
     Raises:
@@ -137,22 +181,69 @@ def import_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Out
         raise TargetError(
             f"the cache holds states of size {cache.hidden_size}, target {target.folder} has {target.hidden_size}"
         )
-    columns = []
-    raw = 0
-    for number, records in enumerate(_parts(cache, spec.part_bytes)):
-        path = out.file(part_name(0, number))
-        writer = PartWriter(path, 0, number, spec.codec)
-        for record in records:
-            check_finite(record, cache.layers)
-            writer.add(record, "train")
-            raw += _size(record)
-        writer.close()
-        columns.append(writer.columns)
-        report.progress(sum(len(part["length"]) for part in columns), len(cache), "samples")
-    joined = concatenate(columns)
-    write_index(out.file(INDEX), joined)
-    tokens, supervised = sum(joined["length"]), sum(joined["supervised"])
-    split = SplitCounts(samples=len(cache), tokens=tokens, supervised=supervised)
+    published = read_manifest(out.store, out.kind, out.address)
+    if published is not None and is_complete(out.store, published):
+        return reference(out.store, published)
+    facts = _facts(spec, cache, target)
+    marks = []
+    for number, samples in enumerate(cache.parts(spec.part_bytes)):
+        mark = out.part(0, number) or _import_part(cache, samples, number, out, facts)
+        marks.append(mark)
+        report.progress(samples[-1] + 1, len(cache), "samples")
+    columns = concatenate([mark.extra["columns"] for mark in marks])
+    write_index(out.file(INDEX), columns)
+    counts = {**facts, **totals(marks, columns)}
+    report.table("target-cache", savings(counts))
+    return out.publish(spec, _IMPORT_VERSION, counts)
+
+
+def import_folder(folder: Path, target: Path, codec: str, store: Store, scratch: Path, report: Report) -> ArtifactRef:
+    """Publish the public cache that lies in a folder.
+
+    Args:
+        folder: the public cache.
+        target: folder of the model whose states it holds.
+        codec: how states are stored from now on.
+        store: where to publish.
+        scratch: local folder for parts on their way.
+        report: who listens.
+
+    Raises:
+        SpecError: there is no such codec.
+        SourceError: the cache cannot be read.
+        TargetError: the target cannot be read, or has another hidden size.
+    """
+    if codec not in CODECS or codec == TOKENS_ONLY:
+        raise UnknownNameError("codec", codec, set(CODECS) - {TOKENS_ONLY})
+    cache = PublicCache(folder)
+    spec = ImportSpec.model_validate({"source": cache.source(), "target": identify(target), "codec": codec})
+    return publish_public(spec, cache, load_target(target), import_out(spec, store, scratch), report)
+
+
+def import_out(spec: ImportSpec, store: Store, scratch: Path) -> Out:
+    """Return where an import is published."""
+    return Out(store, "target_cache", address_of("target_cache", _IMPORT_VERSION, spec, {}), {}, scratch)
+
+
+def _import_part(
+    cache: PublicCache, samples: Sequence[int], number: int, out: Out, facts: Mapping[str, Any]
+) -> PartMark:
+    path = out.scratch / f"{out.attempt}-{part_name(0, number)}"
+    writer = PartWriter(path, 0, number, facts["codec"])
+    raw, tokens = 0, 0
+    for sample in samples:
+        record = cache.record(sample)
+        check_finite(record, cache.layers)
+        writer.add(record, "train")
+        raw += raw_record_bytes(record)
+        tokens += len(record.input_ids)
+    writer.close()
+    counts = {"rows": {"rendered_tokens": tokens}, "raw_bytes": raw, "stored_bytes": path.stat().st_size}
+    extra = {"facts": dict(facts), "columns": writer.columns}
+    return out.commit_part(0, number, {part_name(0, number): path}, counts, extra)
+
+
+def _facts(spec: ImportSpec, cache: PublicCache, target: Target) -> dict[str, Any]:
     return {
         "target": spec.target.model_dump(),
         "layers": list(cache.layers),
@@ -162,14 +253,6 @@ def import_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Out
         **mask_token_facts(target.tokenizer, target.vocab_size),
         "dtype": "auto",  # the public form does not say
         "codec": spec.codec,
-        "splits": {"train": split.model_dump()},
-        "samples": len(cache),
-        "tokens": tokens,
-        "supervised": supervised,
-        "parts": len(columns),
-        "published_bytes": published_bytes(tokens, len(cache.layers), cache.hidden_size),
-        "raw_bytes": raw,
-        "stored_bytes": sum(out.file(part_name(0, number)).stat().st_size for number in range(len(columns))),
     }
 
 
@@ -196,18 +279,7 @@ def _bf16(data: "np.ndarray[Any, np.dtype[np.uint8]]", length: int) -> Tensor:
     return torch.from_numpy(data).view(torch.bfloat16).view(length, -1)
 
 
-def _parts(records: PublicCache, part_bytes: int) -> Iterator[list[Record]]:
-    waiting: list[Record] = []
-    room = part_bytes
-    for record in records:
-        if waiting and _size(record) > room:
-            yield waiting
-            waiting, room = [], part_bytes
-        waiting.append(record)
-        room -= _size(record)
-    if waiting:
-        yield waiting
-
-
-def _size(record: Record) -> int:
-    return 2 * (record.hidden.numel() + record.last_hidden.numel())
+def _ends(data: "np.ndarray[Any, np.dtype[np.uint8]]") -> str:
+    digest = xxhash.xxh3_128(np.ascontiguousarray(data[:MIB]).data)
+    digest.update(np.ascontiguousarray(data[-MIB:]).data)
+    return digest.hexdigest()

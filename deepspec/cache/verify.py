@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from deepspec.artifacts import Artifact, Placement, Report
-from deepspec.errors import DeepSpecError
+from deepspec.errors import CorruptArtifactError, DeepSpecError
 from deepspec.formats.records import Record
-from deepspec.formats.target_cache import TOKENS_ONLY, stored_last
+from deepspec.formats.target_cache import (
+    INDEX,
+    LOCAL_LIMIT,
+    TOKENS_ONLY,
+    BoundedFolder,
+    TargetCache,
+    stored_last,
+    stored_parts,
+)
 from deepspec.target.live import open_cache
 
 TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
@@ -24,7 +32,9 @@ class Verification:
     samples: int = 0
     """Samples whose bytes were checked."""
     damaged: list[str] = field(default_factory=list)
-    """One line for each sample or part that cannot be read."""
+    """One line for each sample or file that cannot be read."""
+    files: set[str] = field(default_factory=set)
+    """Files in which the damage is."""
     recomputed: dict[str, float] = field(default_factory=dict)
     """Sample id -> largest error against the target, as a share of the norm."""
     wrong: list[str] = field(default_factory=list)
@@ -46,26 +56,30 @@ def verify(artifact: Artifact, placement: Placement, report: Report, recompute: 
         recompute: samples to compute again with the target, chosen by the seed; 0 needs no target.
         seed: of the choice.
     """
-    stored = open_cache(artifact, placement, "online" if artifact.counts["codec"] == TOKENS_ONLY else "cache")
     found = Verification()
-    intact: list[int] = []
-    for number in range(len(stored)):
-        try:
-            stored.record(number)
-            intact.append(number)
-        except DeepSpecError as error:
-            found.damaged.append(str(error))
-        found.samples += 1
-        report.progress(found.samples, len(stored), "samples")
-    if recompute and intact and artifact.counts["codec"] != TOKENS_ONLY:
-        online = open_cache(artifact, placement, "online")
-        for number in random.Random(seed).sample(intact, min(recompute, len(intact))):
-            record = stored.record(number)
-            off = difference(record, online.record(number), len(stored.facts.layers))
-            found.recomputed[record.sample_id] = off
-            if not off <= TOLERANCE[stored.facts.codec]:
-                found.wrong.append(record.sample_id)
+    parts = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", LOCAL_LIMIT))
+    try:
+        stored = TargetCache(artifact, placement.scratch, parts=parts)
+    except CorruptArtifactError as error:
+        found.damaged.append(str(error))
+        found.files.add(INDEX)
+        return found
+    intact = _read_all(stored, found, report)
+    if recompute and intact and stored.facts.codec != TOKENS_ONLY:
+        chosen = random.Random(seed).sample(intact, min(recompute, len(intact)))
+        _recompute(stored, open_cache(artifact, placement, "online"), chosen, found)
     return found
+
+
+def drop_damaged(artifact: Artifact, found: Verification) -> None:
+    """Delete the damaged files, so that the stage makes them again, and nothing else.
+
+    Args:
+        artifact: the published cache; incomplete from here on.
+        found: what its check found.
+    """
+    for name in sorted(found.files):
+        artifact.store.delete(f"{artifact.prefix}/{artifact.entry(name).key}")
 
 
 def difference(stored: Record, computed: Record, layers: int) -> float:
@@ -74,6 +88,31 @@ def difference(stored: Record, computed: Record, layers: int) -> float:
     kept = stored_last(stored.loss_mask)
     pairs.append((stored.last_hidden[kept], computed.last_hidden[kept]))
     return max(_relative(one, other) for one, other in pairs)
+
+
+def _read_all(stored: TargetCache, found: Verification, report: Report) -> list[int]:
+    """Read every sample; return the numbers of those that are intact."""
+    intact: list[int] = []
+    stored.expect(range(len(stored)))
+    for number in range(len(stored)):
+        try:
+            stored.record(number)
+            intact.append(number)
+        except DeepSpecError as error:
+            found.damaged.append(str(error))
+            found.files.add(stored.index.part_of(number))
+        found.samples += 1
+        report.progress(found.samples, len(stored), "samples")
+    return intact
+
+
+def _recompute(stored: TargetCache, online: TargetCache, numbers: list[int], found: Verification) -> None:
+    for number in numbers:
+        record = stored.record(number)
+        off = difference(record, online.record(number), len(stored.facts.layers))
+        found.recomputed[record.sample_id] = off
+        if not off <= TOLERANCE[stored.facts.codec]:
+            found.wrong.append(record.sample_id)
 
 
 def _relative(stored: Tensor, computed: Tensor) -> float:

@@ -39,7 +39,7 @@ COLUMNS: Mapping[str, str] = {
 }
 """Column of the index -> type. One row a sample: see docs/formats/target_cache.md."""
 
-ADVICE = "delete the artifact (deepspec gc --artifact) and run again to rebuild it"
+ADVICE = "see what else is damaged, and have it made again, with: deepspec cache verify --repair"
 """What to do about damaged bytes."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, SpecError
@@ -40,6 +41,7 @@ __all__ = [
     "CacheFacts",
     "Index",
     "MadeParts",
+    "OnCorrupt",
     "Part",
     "PartReader",
     "PartSource",
@@ -55,6 +57,9 @@ __all__ = [
     "write_index",
 ]
 
+OnCorrupt = Literal["stop", "quarantine"]
+"""What to do about a sample whose bytes do not match its checksum."""
+
 LOCAL_LIMIT = 64 << 30
 """Default bound of the folder of fetched parts, in bytes."""
 
@@ -66,8 +71,8 @@ class TargetCache:
         artifact: the published cache.
         scratch: local folder for parts fetched from a remote store.
         limit: bytes that fetched parts may take there; kept also after a crash. It should hold a window of parts.
-        on_corrupt: whether a sample whose bytes do not match its checksum ends the reading, or is left out of
-            `stream` and listed in `quarantined`.
+        on_corrupt: whether a sample whose bytes do not match its checksum ends the reading, or is listed in
+            `quarantined` and read as one that supervises nothing.
         parts: where parts come from, if not from the store.
 
     Raises:
@@ -80,14 +85,14 @@ class TargetCache:
         scratch: Path,
         *,
         limit: int = LOCAL_LIMIT,
-        on_corrupt: Literal["stop", "quarantine"] = "stop",
+        on_corrupt: OnCorrupt = "stop",
         parts: PartSource | None = None,
     ) -> None:
         """Read facts and index; no part is touched yet."""
         self.facts = CacheFacts.model_validate(artifact.counts)
         self.index = Index(artifact.path(INDEX))
-        self.quarantined: list[str] = []
-        """Samples left out because their bytes are damaged."""
+        self.quarantined: dict[str, str] = {}
+        """Samples whose bytes are damaged -> what is wrong with them."""
         if parts is None and self.facts.codec == TOKENS_ONLY:
             raise SpecError("the cache holds tokens only; set train.source=online or rolling, or another cache.codec")
         self._on_corrupt = on_corrupt
@@ -113,20 +118,22 @@ class TargetCache:
         """
         samples = self.numbers(split)
         order = epoch_order(samples, self.index.parts[samples], seed=seed, epoch=epoch, window=window)
-        self._expect(order)
+        self.expect(order)
         return order
 
     def record(self, number: int) -> Record:
         """Return one sample; its bytes are checked when it is first read. Parts that come next are fetched meanwhile.
 
         Raises:
-            CorruptArtifactError: they do not match; names part and sample.
+            CorruptArtifactError: they do not match, and `on_corrupt` is "stop"; names part and sample.
         """
-        name = self.index.part_of(number)
-        part = self._parts.get(name)
-        for coming in self._after.pop(name, ()):
-            self._parts.prefetch(coming)
-        return part.record(self.index.row(number))
+        try:
+            return self._record(number)
+        except CorruptArtifactError as error:
+            if self._on_corrupt == "stop":
+                raise
+            self.quarantined[self.index.sample_id(number)] = str(error)
+            return self._unsupervised(number)
 
     def stream(self, numbers: Sequence[int] | Numbers) -> Iterator[Record]:
         """Yield the samples of these numbers in order.
@@ -136,22 +143,35 @@ class TargetCache:
         Raises:
             CorruptArtifactError: a sample is damaged and `on_corrupt` is "stop".
         """
-        self._expect(numbers)
+        self.expect(numbers)
         for number in numbers:
-            try:
-                yield self.record(int(number))
-            except CorruptArtifactError:
-                if self._on_corrupt == "stop":
-                    raise
-                self.quarantined.append(self.index.sample_id(int(number)))
+            yield self.record(int(number))
 
-    def _expect(self, numbers: Sequence[int] | Numbers) -> None:
-        """Note which parts come after which when samples are read in this order."""
+    def expect(self, numbers: Sequence[int] | Numbers) -> None:
+        """Note in which order samples will be read, so that parts can come before they are needed."""
         parts = self.index.parts[np.asarray(numbers, dtype=np.int64)]
         _, first = np.unique(parts, return_index=True)
         names = [self.index.part_of(int(numbers[place])) for place in sorted(first.tolist())]
         for place, name in enumerate(names):
             self._after[name] = names[place + 1 : place + 1 + FETCHERS]
+
+    def _record(self, number: int) -> Record:
+        name = self.index.part_of(number)
+        part = self._parts.get(name)
+        for coming in self._after.pop(name, ()):
+            self._parts.prefetch(coming)
+        return part.record(self.index.row(number))
+
+    def _unsupervised(self, number: int) -> Record:
+        """Return a sample of the same length in which nothing is known and nothing is learned."""
+        length, width = int(self.index.lengths[number]), self.facts.hidden_size
+        return Record(
+            sample_id=self.index.sample_id(number),
+            input_ids=torch.zeros(length, dtype=torch.int64),
+            loss_mask=torch.zeros(length, dtype=torch.bool),
+            hidden=torch.zeros(length, len(self.facts.layers) * width, dtype=torch.bfloat16),
+            last_hidden=torch.zeros(length, width, dtype=torch.bfloat16),
+        )
 
 
 def stored_parts(artifact: Artifact, folder: BoundedFolder) -> PartSource:

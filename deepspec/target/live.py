@@ -27,6 +27,7 @@ from deepspec.formats.target_cache import (
     CacheFacts,
     Index,
     MadeParts,
+    OnCorrupt,
     Part,
     PartReader,
     PartSource,
@@ -43,7 +44,11 @@ Source = Literal["cache", "online", "rolling"]
 
 
 def open_cache(
-    artifact: Artifact, placement: Placement, source: Source = "cache", limit: int = LOCAL_LIMIT
+    artifact: Artifact,
+    placement: Placement,
+    source: Source = "cache",
+    limit: int = LOCAL_LIMIT,
+    on_corrupt: OnCorrupt = "stop",
 ) -> TargetCache:
     """Return a target cache whose states come from the store, or from the target itself.
 
@@ -52,24 +57,26 @@ def open_cache(
         placement: scratch, device, and where the target lies.
         source: where states come from.
         limit: bytes of parts fetched or computed ahead; kept also after a crash.
+        on_corrupt: see `TargetCache`.
 
     Raises:
         SpecError: the cache holds tokens only, and source is "cache".
         TargetError: the target is not where the placement says, or is another one.
     """
     if source == "cache":
-        return TargetCache(artifact, placement.scratch, limit=limit)
+        return TargetCache(artifact, placement.scratch, limit=limit, on_corrupt=on_corrupt)
     facts = CacheFacts.model_validate(artifact.counts)
     target = load_placed(facts.target, placement, facts.dtype)
     stored = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", limit))
     if source == "online":
-        return TargetCache(artifact, placement.scratch, parts=OnlineParts(stored, target, facts))
+        parts = OnlineParts(stored, target, facts)
+        return TargetCache(artifact, placement.scratch, parts=parts, on_corrupt=on_corrupt)
     if "batch_tokens" not in artifact.manifest.spec:
         raise SpecError("an imported cache has no forward passes to repeat; set train.source=cache or online")
     index = Index(artifact.path(INDEX))
     maker = _Maker(stored, target, facts, index, artifact.manifest.spec["batch_tokens"])
     folder = BoundedFolder(placement.scratch / "rolling", limit)
-    return TargetCache(artifact, placement.scratch, parts=maker.parts(folder))
+    return TargetCache(artifact, placement.scratch, parts=maker.parts(folder), on_corrupt=on_corrupt)
 
 
 class OnlineParts:

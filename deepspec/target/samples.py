@@ -15,6 +15,7 @@ from torch import Tensor
 from deepspec.errors import CaptureError, RowError
 from deepspec.formats.records import Record
 from deepspec.formats.rows import read_rows
+from deepspec.formats.target_cache import stored_last
 from deepspec.target.template import TRUNCATED, ChatTemplate, Sample
 
 BF16 = 2
@@ -109,6 +110,12 @@ def cut_parts(items: Sequence[Item], layers: int, width: int, part_bytes: int) -
 def raw_bytes(item: Item, layers: int, width: int) -> int:
     """Return the bytes of a sample in the cache before the codec."""
     return (item.length * layers + item.last_rows) * width * BF16 + item.length * TOKEN
+
+
+def raw_record_bytes(record: Record) -> int:
+    """Return the same of a sample whose states are there."""
+    values = record.hidden.numel() + int(stored_last(record.loss_mask).sum()) * record.last_hidden.shape[1]
+    return values * BF16 + len(record.input_ids) * TOKEN
 
 
 def published_bytes(tokens: int, layers: int, width: int) -> int:

@@ -24,14 +24,14 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def write(folder: Path, attended: str = "010101", **changes: Any) -> Path:
-    """Write one sample of three tokens: ids 7 8 9, mask 0 1 1, two layers and the last state of width 2."""
+def write(folder: Path, attended: str = "010101", width: int = 2, **changes: Any) -> Path:
+    """Write one sample of three tokens: ids 7 8 9, mask 0 1 1, two layers and the last state."""
     ids, mask = "07000000 08000000 09000000", "000101"
-    layers = "803f 0040 4040 8040" * 3  # 1, 2 | 3, 4 at each position
-    last = "003f 803e" * 3  # 0.5, 0.25
+    layers = "803f 0040 4040 8040" * 3 * (width // 2)  # of width 2: 1, 2 | 3, 4 at each position
+    last = "003f 803e" * 3 * (width // 2)  # 0.5, 0.25
     (folder / "shard-00000.bin").write_bytes(bytes.fromhex(f"{ids}{attended}{mask}{layers}{last}"))
-    (folder / "samples.idx").write_bytes(struct.pack("<QIIQQQQQ", 5, 0, 3, 0, 12, 15, 18, 42))
-    (folder / "manifest.json").write_text(json.dumps({**MANIFEST, **changes}))
+    (folder / "samples.idx").write_bytes(struct.pack("<QIIQQQQQ", 5, 0, 3, 0, 12, 15, 18, 18 + 12 * width))
+    (folder / "manifest.json").write_text(json.dumps({**MANIFEST, "hidden_size": width, **changes}))
     return folder
 
 

@@ -109,27 +109,33 @@ def test_a_flipped_token_or_mask_is_found(target: Path, store: Store, tmp_path: 
         opened(ref, store, tmp_path).record(0)
 
 
-def test_quarantine_leaves_the_sample_out_and_lists_it(target: Path, store: Store, tmp_path: Path):
+def test_a_quarantined_sample_is_listed_and_supervises_nothing(target: Path, store: Store, tmp_path: Path):
     ref = made(target, store, tmp_path)
     index = opened(ref, store, tmp_path).index
     flip(payload(store, ref, index.part_of(3)), index.row(3)["offset"])
     cache = opened(ref, store, tmp_path, on_corrupt="quarantine")
-    assert [record.sample_id for record in cache.stream([2, 3, 4])] == [index.sample_id(2), index.sample_id(4)]
-    assert cache.quarantined == [index.sample_id(3)]
+    before, damaged, after = cache.stream([2, 3, 4])
+    assert [record.sample_id for record in (before, damaged, after)] == [index.sample_id(n) for n in (2, 3, 4)]
+    assert len(damaged.input_ids) == index.lengths[3]
+    assert not any(bool(values.any()) for values in (damaged.loss_mask, damaged.hidden, damaged.last_hidden))
+    assert before.loss_mask.any()
+    assert after.loss_mask.any()
+    assert list(cache.quarantined) == [index.sample_id(3)]
+    assert "does not match its checksum" in cache.quarantined[index.sample_id(3)]
 
 
 def test_a_truncated_part_is_refused(target: Path, store: Store, tmp_path: Path):
     ref = made(target, store, tmp_path)
     path = payload(store, ref, opened(ref, store, tmp_path).index.part_of(0))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptArtifactError, match=r"bytes, its manifest says .*run again to rebuild"):
+    with pytest.raises(CorruptArtifactError, match=r"bytes, its manifest says .*deepspec cache verify --repair"):
         opened(ref, store, tmp_path).record(0)
 
 
 def test_a_deleted_part_is_named(target: Path, store: Store, tmp_path: Path):
     ref = made(target, store, tmp_path)
     payload(store, ref, opened(ref, store, tmp_path).index.part_of(0)).unlink()
-    with pytest.raises(CorruptArtifactError, match=r"safetensors is gone; .*rebuild"):
+    with pytest.raises(CorruptArtifactError, match=r"safetensors is gone; .*cache verify --repair"):
         opened(ref, store, tmp_path).record(0)
 
 

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
-from deepspec.cache.public import ImportSpec, PublicCache, import_public
+from deepspec.cache.public import ImportSpec, PublicCache, import_out, publish_public
 from deepspec.formats.records import collate
 from deepspec.formats.target_cache import TargetCache, stored_last
-from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import identify
 from deepspec.target.load import load_target
@@ -63,8 +62,7 @@ def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Pa
     public, target = PublicCache(folder / "cache_dir"), load_target(place)
     spec = ImportSpec(source=public.source(), target=identify(place), part_bytes=100_000)
     store = Store(tmp_path / "root")
-    out = Out(store, "target_cache", "imported", {}, tmp_path)
-    ref = out.publish(spec, 1, import_public(spec, public, target, out, Silent()))
+    ref = publish_public(spec, public, target, import_out(spec, store, tmp_path), Silent())
     cache = TargetCache(open_artifact(store, ref, tmp_path), tmp_path)
     assert cache.facts.layers == tuple(manifest["target_layer_ids"])
     assert cache.numbers("train").tolist() == list(range(len(public)))
