@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
-from flows import caches, check, doctor, shelf, show, tools
+from flows import caches, check, cli_reevaluate, doctor, shelf, show, tools
 from flows.choices import Choices, choose_site, named_endpoints
 from infra.work import Site
 
@@ -137,6 +137,7 @@ for _stage in STAGES.values():
 app.add_typer(shelf.app)
 app.add_typer(tools.app)
 app.add_typer(check.app)
+app.add_typer(cli_reevaluate.app)
 
 
 def main() -> None:

@@ -1,52 +1,22 @@
-"""Is one draft better than another? The same questions, pair by pair."""
+"""Is one draft better than another? The same questions, pair by pair; and is a draft worse than it was?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from deepspec.artifacts import Artifact
-from deepspec.decoding.measure import Estimate, estimates, paired_difference, tally
+from deepspec.decoding.measure import estimates, paired_difference, tally
 from deepspec.decoding.results import Decoded
 from deepspec.errors import SourceError
 from deepspec.formats.conversations import published_rows
-from deepspec.formats.scores import SCORES, decoded_of, read_scores
+from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, interval, read_scores
+
+ALL = "all"
+"""Stands for every benchmark together."""
 
 Key = tuple[str, float]
-"""Benchmark ("all": every one together) and temperature."""
+"""Benchmark, or `ALL`, and temperature."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """Two drafts on the questions that both were asked."""
-
-    benchmark: str
-    temperature: float
-    samples: int
-    first: float
-    second: float
-    """Accepted lengths with bonus."""
-    difference: Estimate
-    """Second less first, with the interval of paired samples."""
-
-    @property
-    def verdict(self) -> str:
-        """Return what the interval allows to say of the second draft."""
-        if self.difference.low > 0:
-            return "better"
-        return "worse" if self.difference.high < 0 else "no difference seen"
-
-    def row(self) -> dict[str, Any]:
-        """Return one row of the table that people read."""
-        return {
-            "benchmark": self.benchmark,
-            "temperature": self.temperature,
-            "samples": self.samples,
-            "first": f"{self.first:.3f}",
-            "second": f"{self.second:.3f}",
-            "difference": f"{self.difference.value:+.3f}",
-            "95 % interval": f"{self.difference.low:+.3f} to {self.difference.high:+.3f}",
-            "the second is": self.verdict,
-        }
+Asked = Mapping[Key, Mapping[str, Decoded]]
+"""Key -> sample id -> what was decoded."""
 
 
 def compare(first: Artifact, second: Artifact) -> list[Difference]:
@@ -60,39 +30,67 @@ def compare(first: Artifact, second: Artifact) -> list[Difference]:
         SourceError: they share no question.
     """
     slots = max(read_scores(each.path(SCORES)).slots for each in (first, second))
-    one, other = _samples(first), _samples(second)
-    found = [
-        _difference(key, pairs, slots) for key, samples in sorted(one.items()) if (pairs := _pairs(samples, other, key))
-    ]
+    found = differences(published(first), published(second), slots)
     if not found:
         raise SourceError(f"{first.prefix} and {second.prefix} share no question; evaluate both on the same benchmarks")
     return found
 
 
-def _samples(scores: Artifact) -> dict[Key, dict[str, Decoded]]:
+def published(scores: Artifact) -> Asked:
+    """Return what published scores were computed from."""
+    rows = (row for row in published_rows(scores) if row["role"] == "benchmark")
+    return grouped((row["benchmark"], row["temperature"], decoded_of(row)) for row in rows)
+
+
+def grouped(samples: Iterable[tuple[str, float, Decoded]]) -> Asked:
+    """Return decoded samples by benchmark and by all together; those without a round tell nothing."""
     found: dict[Key, dict[str, Decoded]] = {}
-    for row in published_rows(scores):
-        if row["role"] == "benchmark" and row["rounds"]:
-            decoded = decoded_of(row)
-            for name in (row["benchmark"], "all"):
-                found.setdefault((name, row["temperature"]), {})[decoded.sample_id] = decoded
+    for benchmark, temperature, decoded in samples:
+        if decoded.rounds:
+            for name in (benchmark, ALL):
+                found.setdefault((name, temperature), {})[decoded.sample_id] = decoded
     return found
 
 
-def _pairs(
-    samples: Mapping[str, Decoded], other: Mapping[Key, Mapping[str, Decoded]], key: Key
-) -> list[tuple[Decoded, Decoded]]:
-    theirs = other.get(key, {})
-    return [(samples[name], theirs[name]) for name in sorted(samples) if name in theirs]
+def differences(first: Asked, second: Asked, slots: int) -> list[Difference]:
+    """Return the differences on the questions that both were asked."""
+    shared = {key: sorted(samples.keys() & second.get(key, {}).keys()) for key, samples in sorted(first.items())}
+    return [
+        _difference(key, [first[key][name] for name in names], [second[key][name] for name in names], slots)
+        for key, names in shared.items()
+        if names
+    ]
 
 
-def _difference(key: Key, pairs: list[tuple[Decoded, Decoded]], slots: int) -> Difference:
-    first, second = (tally([pair[side] for pair in pairs], slots) for side in (0, 1))
+def regressions(
+    found: Sequence[Difference], before: LosslessCheck | None, now: LosslessCheck | None
+) -> tuple[str, ...]:
+    """Return in what way a draft has become worse; empty where nothing says so.
+
+    The alarm is all benchmarks together, one interval a temperature: of many benchmarks one is soon worse by chance.
+
+    Args:
+        found: today's accepted lengths against the baseline's.
+        before: the baseline's lossless check.
+        now: today's.
+    """
+    told = [
+        f"accepted length at temperature {each.temperature:g} fell from {each.first:.3f} to {each.second:.3f}"
+        for each in found
+        if each.benchmark == ALL and each.verdict == "worse"
+    ]
+    if before is not None and before.passed and now is not None and not now.passed:
+        told.append("decoding at temperature 0 is no longer lossless")
+    return tuple(told)
+
+
+def _difference(key: Key, first: Sequence[Decoded], second: Sequence[Decoded], slots: int) -> Difference:
+    one, other = tally(first, slots), tally(second, slots)
     return Difference(
         benchmark=key[0],
         temperature=key[1],
-        samples=len(pairs),
-        first=estimates(first)["accepted_length"].value,
-        second=estimates(second)["accepted_length"].value,
-        difference=paired_difference(first, second),
+        samples=len(first),
+        first=estimates(one)["accepted_length"].value,
+        second=estimates(other)["accepted_length"].value,
+        difference=interval(paired_difference(one, other)),
     )

@@ -4,11 +4,12 @@ from functools import cached_property
 from typing import Any
 
 from deepspec import families
-from deepspec.artifacts import Artifact, PartMark, Placement, Report
+from deepspec.artifacts import Artifact, PartMark, Placement, Report, read_manifest
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.results import Settings
-from deepspec.errors import CorruptArtifactError
+from deepspec.errors import CorruptArtifactError, NotPublishedError
+from deepspec.evaluate.compare import differences, grouped, published, regressions
 from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask
@@ -20,7 +21,7 @@ from deepspec.evaluate.untrained import untrained_draft
 from deepspec.formats.draft import load_config
 from deepspec.formats.questions import Question
 from deepspec.formats.rows import read_rows, write_rows
-from deepspec.formats.scores import SCORES, LosslessCheck, Scores, trace_row
+from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
 from deepspec.publish import Out
 
 
@@ -89,8 +90,26 @@ class Evaluation:
         slots = self._spec.slots or config.block_size
         subject = Subject(algorithm=config.algorithm, draft=self._draft.manifest.address, slots=slots)
         scores = score(self._spec, subject, found, self._lossless(found))
+        if self._spec.baseline is not None:
+            scores = scores.model_copy(update={"comparison": self._comparison(self._spec.baseline, scores, found)})
         self._write(scores)
         return _counts(scores)
+
+    def _comparison(self, baseline: str, scores: Scores, found: Traces) -> Comparison:
+        """Hold the scores against published ones.
+
+        Raises:
+            NotPublishedError: those are gone.
+        """
+        store = self._draft.store
+        manifest = read_manifest(store, "scores", baseline)
+        if manifest is None:
+            raise NotPublishedError(f"the baseline {store.uri(f'scores/{baseline}')} is gone; compare with another one")
+        first = Artifact(store, manifest, self._placement.scratch)
+        told = read_scores(first.path(SCORES))
+        between = differences(published(first), grouped(found.benchmarks()), max(told.slots, scores.slots))
+        worse = regressions(between, told.lossless, scores.lossless)
+        return Comparison(baseline=baseline, differences=tuple(between), regressions=worse)
 
     def _decoder(self, shard: Shard) -> Decoder:
         spec = self._spec
@@ -160,6 +179,8 @@ class Evaluation:
         self._out.file(SCORES).write_text(scores.model_dump_json(indent=1) + "\n", encoding="utf-8")
         self._out.file("report.md").write_text(text + "\n", encoding="utf-8")
         self._report.table("acceptance", acceptance_rows(scores))
+        if scores.comparison is not None:
+            self._report.table("comparison", [each.row() for each in scores.comparison.differences])
         self._report.markdown("scores", text)
         self._out.file("report.html").write_text(html(scores, figures(scores, "svg")), encoding="utf-8")
         for name, png in figures(scores).items():
@@ -199,4 +220,5 @@ def _counts(scores: Scores) -> dict[str, Any]:
         "lossless": check.passed if check else None,
         "lossless_samples": check.samples if check else 0,
         "lossless_ties": check.ties if check else 0,
+        "regressions": None if scores.comparison is None else list(scores.comparison.regressions),
     }

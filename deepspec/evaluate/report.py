@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from deepspec.evaluate.score import acceptance_row
-from deepspec.formats.scores import CalibrationScore, LosslessCheck, Scores
+from deepspec.formats.scores import CalibrationScore, Comparison, LosslessCheck, Scores
 
 
 def acceptance_rows(scores: Scores) -> list[dict[str, Any]]:
@@ -28,6 +28,7 @@ def markdown(scores: Scores) -> str:
         "intervals are 95 %, by bootstrap over samples.",
         table(acceptance_rows(scores)),
         _lossless(scores.lossless),
+        _comparison(scores.comparison),
         *(_calibration(each) for each in scores.calibration),
     ]
     short = [
@@ -50,6 +51,8 @@ def html(scores: Scores, figures: Mapping[str, bytes]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=loader, autoescape=select_autoescape(("html", "j2"))).get_template("report.html.j2")
     tables = {"Acceptance": acceptance_rows(scores), "By length": slice_rows(scores)}
+    if scores.comparison is not None:
+        tables["Against the baseline"] = [each.row() for each in scores.comparison.differences]
     tables |= {f"Confidence at temperature {each.temperature}": calibration_rows(each) for each in scores.calibration}
     return page.render(
         title=f"Scores of a {scores.algorithm} draft",
@@ -86,6 +89,14 @@ def _lossless(check: LosslessCheck | None) -> str:
         f"Temperature 0 against the target's own generation: {verdict}; {check.equal} of {check.samples} samples equal"
     )
     return f"{told}, {check.ties} part at a near-tie of the target's logits."
+
+
+def _comparison(found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    verdict = f"**Worse: {'; '.join(found.regressions)}.**" if found.regressions else "Nothing says that it is worse."
+    rows = table([each.row() for each in found.differences])
+    return f"## Against the baseline `{found.baseline}`\n\n{verdict}\n\n{rows}"
 
 
 def _calibration(score: CalibrationScore) -> str:

@@ -1,6 +1,6 @@
 """All traces of an evaluation together, and the scores computed from them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,12 @@ class Traces:
             for each in samples
         ]
         return sorted(found, key=lambda each: each.sample_id)
+
+    def benchmarks(self) -> Iterator[tuple[str, float, Decoded]]:
+        """Yield benchmark, temperature and sample of all that is scored."""
+        for (role, name, temperature), samples in self.samples.items():
+            if role == "benchmark":
+                yield from ((name, temperature, each) for each in samples)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

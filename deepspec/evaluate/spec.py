@@ -50,3 +50,7 @@ class EvaluateSpec(EvaluateOptions):
     target: TargetId
     """The target that verifies."""
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
+    as_of: str | None = None
+    """Moment, ISO 8601, at which it is done anew: earlier results do not serve. None: any result does."""
+    baseline: str | None = None
+    """Address of published scores that the new ones are compared with, question by question."""

@@ -143,6 +143,52 @@ class CalibrationScore(_Model):
     after: tuple[PositionCalibration, ...]
 
 
+class Difference(_Model):
+    """Two drafts, or one at two times, on the questions that both were asked."""
+
+    benchmark: str
+    """`all`: every one together."""
+    temperature: float
+    samples: int
+    first: float
+    second: float
+    """Accepted lengths with bonus."""
+    difference: Interval
+    """Second less first, with the interval of paired samples."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "no difference seen"]:
+        """Return what the interval allows to say of the second."""
+        if (self.difference.low or 0) > 0:
+            return "better"
+        return "worse" if (self.difference.high or 0) < 0 else "no difference seen"
+
+    def row(self) -> dict[str, Any]:
+        """Return one row of the table that people read."""
+        value, low, high = self.difference.value or 0, self.difference.low or 0, self.difference.high or 0
+        return {
+            "benchmark": self.benchmark,
+            "temperature": self.temperature,
+            "samples": self.samples,
+            "first": f"{self.first:.3f}",
+            "second": f"{self.second:.3f}",
+            "difference": f"{value:+.3f}",
+            "95 % interval": f"{low:+.3f} to {high:+.3f}",
+            "the second is": self.verdict,
+        }
+
+
+class Comparison(_Model):
+    """Scores against earlier ones of the same questions."""
+
+    baseline: str
+    """Address of the earlier scores."""
+    differences: tuple[Difference, ...]
+    """First: the baseline, second: these scores."""
+    regressions: tuple[str, ...]
+    """In what way these are worse; empty where nothing says so."""
+
+
 class Scores(_Model):
     """scores.json."""
 
@@ -162,6 +208,8 @@ class Scores(_Model):
     """A fresh draft of the same shape, at the first temperature: what no training gives."""
     lossless: LosslessCheck | None
     calibration: tuple[CalibrationScore, ...]
+    comparison: Comparison | None = None
+    """With the baseline that the evaluation was asked to hold itself against."""
 
 
 def interval(estimate: Estimate) -> Interval:

@@ -34,6 +34,8 @@ class Resolved:
 
     specs: Mapping[str, Spec]
     """Stage name -> spec."""
+    target: TargetId
+    """Which target it is."""
     locations: Mapping[str, str]
     """Digest -> where it lies on this machine, for `Placement.locations`."""
     sizes: Sizes
@@ -75,6 +77,7 @@ def resolve(plan: Plan, files: TargetFiles, memo: Path) -> Resolved:
     tests = _benchmarks(plan)
     return Resolved(
         specs=_specs(plan, identity, found, tests),
+        target=identity,
         locations={**found.locations, **tests.locations, **_answers(plan), identity.digest: str(files.folder)},
         sizes=_sizes(shape, files.folder),
         files=files,

@@ -7,9 +7,9 @@ import pytest
 from deepspec.artifacts import Artifact, Spec, open_artifact
 from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import SourceError
-from deepspec.evaluate.compare import compare
+from deepspec.evaluate.compare import ALL, compare, regressions
 from deepspec.formats.rows import write_rows
-from deepspec.formats.scores import SCORES, Scores, trace_row
+from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
 from deepspec.publish import Out
 from deepspec.store import Store
 
@@ -58,6 +58,42 @@ def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path):
     assert (found["sums"].difference.low, found["sums"].verdict) == (pytest.approx(1.0), "better")
     assert found["talk"].verdict == "no difference seen"
     assert found["all"].samples == 3
+
+
+def between(benchmark: str, low: float, high: float, temperature: float = 0.0) -> Difference:
+    return Difference(
+        benchmark=benchmark,
+        temperature=temperature,
+        samples=9,
+        first=2.0,
+        second=2.0 + (low + high) / 2,
+        difference=Interval(value=(low + high) / 2, low=low, high=high),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "worse"),
+    [
+        ([between(ALL, -0.5, -0.1)], ("accepted length at temperature 0 fell from 2.000 to 1.700",)),
+        ([between(ALL, -0.5, 0.1)], ()),  # a drop within the interval is none
+        ([between(ALL, 0.1, 0.5)], ()),
+        ([between("sums", -0.5, -0.1), between(ALL, -0.2, 0.1)], ()),  # one of many is soon worse by chance
+        (
+            [between(ALL, -0.1, 0.1), between(ALL, -0.4, -0.2, 1.0)],
+            ("accepted length at temperature 1 fell from 2.000 to 1.700",),
+        ),
+        ([], ()),
+    ],
+)
+def test_a_draft_is_worse_where_the_interval_of_all_is_below_zero(found: list[Difference], worse: tuple[str, ...]):
+    assert regressions(found, None, None) == worse
+
+
+def test_losing_losslessness_is_worse():
+    good = LosslessCheck(samples=2, equal=1, ties=1, divergences=())
+    bad = LosslessCheck(samples=2, equal=1, ties=0, divergences=())
+    assert regressions([], good, bad) == ("decoding at temperature 0 is no longer lossless",)
+    assert regressions([], bad, bad) == regressions([], good, good) == regressions([], good, None) == ()
 
 
 def test_nothing_in_common_is_an_error(tmp_path: Path):

@@ -1,0 +1,33 @@
+"""A released draft measured anew against its target as it is now: meant for a schedule."""
+
+from datetime import UTC, datetime
+
+from prefect import flow, runtime
+
+from deepspec.catalog import find
+from deepspec.evaluate.again import evaluated_again
+from deepspec.store import Store
+from flows.chain import Chain, Step
+from flows.choices import Choices
+from infra.work import Site
+from tasks.alert import announce
+from tasks.resolve import resolve_plan
+
+
+@flow(name="reevaluate", flow_run_name="{choices.target}-{release}", persist_result=False)
+def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> Step:
+    """Publish scores of a release against today's target, and emit `deepspec.eval.regressed` where they are worse.
+
+    Args:
+        choices: the target, resolved anew, and where benchmarks lie.
+        site: where to run.
+        release: a release, or scores: a ref, `kind/address`, or the start of an address.
+        as_of: moment that the scores speak of; default: when the run was scheduled, so that a retry goes on with it.
+    """
+    resolved, site = resolve_plan(choices.plan(), site)
+    store = Store(site.root)
+    moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    spec, draft = evaluated_again(store, find(store, release), resolved.target, moment)
+    chain = Chain({"evaluate": spec}, site)
+    announce(chain.run("evaluate", draft), site)
+    return chain.steps[-1]
