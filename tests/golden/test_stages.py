@@ -1,0 +1,143 @@
+"""The whole chain as a library, without Prefect, and a golden record of what each stage makes of the same input.
+
+An artifact is found by its address, and the address knows nothing of the code. So when a stage's output changes for
+the same spec, its `version` in deepspec/stages.py must be raised, and the record written anew:
+
+    python -m tests.golden.test_stages
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deepspec.artifacts import Artifact, ArtifactRef, Placement, canonical_json, open_artifact
+from deepspec.formats.rows import read_rows
+from deepspec.formats.target_cache import TargetCache
+from deepspec.plan.presets import build_plan
+from deepspec.plan.resolve import resolve
+from deepspec.stages import STAGES, materialize
+from deepspec.store import Store
+from deepspec.target.source import TargetFiles
+from tests.prepare.silence import Silence
+from tests.target import tiny
+
+RECORD = Path(__file__).with_name("stages.json")
+QUESTIONS = ["2+2?", "what is 3+4?"]
+
+
+def plan_parts(folder: Path) -> dict[str, Any]:
+    """Return a plan that a tiny target does in seconds."""
+    return {
+        "target": {"name": "tiny", "model": str(folder / "target")},
+        "dataset": {"answers": str(folder / "answers.jsonl"), "benchmarks_dir": str(folder / "benchmarks")},
+        "prepare": {"near_duplicates": None},
+        "cache": {"layers": [0, 2], "codec": "bf16", "dtype": "float32"},
+        "train": {
+            "draft": {"num_layers": 1, "block_size": 3, "markov_rank": 4},
+            "objective": {"num_anchors": 4},
+            "steps": 3,
+            "global_batch": 2,
+            "precision": "fp32",
+            "bigram_samples": 0,
+            "mask_token_id": tiny.MASK,
+            "validation_samples": 2,
+        },
+        "evaluate": {
+            "temperatures": [0.0], "max_new_tokens": 8, "calibration_samples": 2, "untrained_samples": 0,
+            "dtype": "float32",
+        },
+        "benchmark": {
+            "batches": [1], "samples": 1, "max_new_tokens": 4, "repeats": 1, "loads": [], "dtype": "float32",
+        },
+    }  # fmt: skip
+
+
+def write_inputs(folder: Path) -> None:
+    """Write target, answers and questions."""
+    tiny.write_target(folder / "target")
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"{n} and {n * n}."}]}
+        for n in range(60)
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "benchmarks").mkdir()
+    lines = "".join(json.dumps({"turns": [text]}) + "\n" for text in QUESTIONS)
+    (folder / "benchmarks" / "sums.jsonl").write_text(lines)
+
+
+def run_chain(folder: Path) -> dict[str, Artifact]:
+    """Run every stage of the table in its order; return the artifacts by stage."""
+    torch.set_num_threads(1)
+    write_inputs(folder)
+    target = TargetFiles(folder=folder / "target", gguf=None)
+    resolved = resolve(build_plan([plan_parts(folder)]), target, folder / "hashes.json")
+    store, scratch = Store(folder / "store"), folder / "scratch"
+    placement = Placement(scratch=scratch, threads=1, locations=resolved.locations)
+    refs: dict[str, ArtifactRef] = {}
+    for name, stage in STAGES.items():
+        ref = materialize(stage, resolved.specs[name], refs, store, placement, Silence())
+        assert materialize(stage, resolved.specs[name], refs, store, placement, Silence()) == ref
+        refs[stage.kind] = ref
+    return {name: open_artifact(store, refs[stage.kind], scratch) for name, stage in STAGES.items()}
+
+
+def told(artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """Return what each stage made, as short as it can be held against another machine's: numbers are rounded."""
+    cache = TargetCache(artifacts["cache"], artifacts["cache"].store.local_path("scratch") or Path())
+    records = [cache.record(number) for number in cache.numbers("train")]
+    states = torch.cat([record.hidden.float() for record in records])
+    metrics = artifacts["train"].read_bytes("metrics.jsonl").decode().splitlines()
+    scores = artifacts["evaluate"].read_json("scores.json")
+    return {
+        "prepare": digest(_rows(artifacts["prepare"])),
+        "regenerate": digest(_rows(artifacts["regenerate"])),
+        "cache": {
+            "tokens": digest([[r.sample_id, r.input_ids.tolist(), r.loss_mask.tolist()] for r in records]),
+            "mean size of states": round(float(states.abs().mean()), 3),
+        },
+        "train": [round(row["loss"], 3) for row in map(json.loads, metrics) if row["split"] == "train"],
+        "export": sorted(artifacts["export"].names()),
+        "evaluate": {
+            "rounds": scores["overall"]["0.0"]["rounds"],
+            "accepted length": round(scores["overall"]["0.0"]["accepted_length"]["value"], 3),
+        },
+        "benchmark": sorted(artifacts["benchmark"].read_json("speed.json")),
+        "release": sorted(artifacts["release"].names()),
+    }
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def _rows(artifact: Artifact) -> list[Any]:
+    names = [name for name in artifact.names() if name.endswith(".jsonl.zst")]
+    return [row for name in names for _, row in read_rows(artifact.path(name))]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return told(run_chain(tmp_path_factory.mktemp("chain")))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str):
+    record = json.loads(RECORD.read_text())[stage]
+    assert record == {"version": STAGES[stage].version, "made": found[stage]}, (
+        f"{stage} makes something else of the same input: raise its version in deepspec/stages.py, so that no old "
+        "artifact is taken for the new one, and write the record anew (see the top of this file)"
+    )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        made = told(run_chain(Path(temporary)))
+    record = {name: {"version": stage.version, "made": made[name]} for name, stage in STAGES.items()}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    sys.stdout.write(f"{RECORD.name}: {len(record)} stages\n")
