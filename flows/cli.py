@@ -98,8 +98,9 @@ def run_all(choices: Choices, site: Site) -> None:
     show.check_input(choices.plan(), site)
     start = time.monotonic()
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
+    from infra.prefect_api import prefect_api
 
-    with show.listening(console):
+    with show.listening(console), prefect_api(say):
         built = build_draft(choices, site)
     show.summary(console, built, site, time.monotonic() - start)
 
@@ -108,10 +109,16 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
     show.check_input(choices.plan(), site)
     from flows.stages import STAGE_FLOWS  # as above
+    from infra.prefect_api import prefect_api
 
-    with show.listening(console):
+    with show.listening(console), prefect_api(say):
         step = STAGE_FLOWS[name](choices, site)
     console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
+
+
+def say(line: str) -> None:
+    """Print one line for people."""
+    console.print(line, highlight=False)
 
 
 def show_plan(choices: Choices, site: Site) -> None:

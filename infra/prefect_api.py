@@ -1,0 +1,27 @@
+"""The Prefect API that a command talks to: the configured one, or a server of its own that ends with it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.engines import free_port
+from infra.prefect_up import server
+from infra.settings import data_dir
+
+
+@contextmanager
+def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
+    """Make a Prefect API available while the block runs.
+
+    Prefect's own embedded server outlives a parent that is killed; this one is under the guard.
+
+    Args:
+        say: told where to watch, where a server is started.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with server(free_port(), data_dir() / "logs") as url, temporary_settings({PREFECT_API_URL: url}):
+        say(f"watch this run: {url.removesuffix('/api')}")
+        yield

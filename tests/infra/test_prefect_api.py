@@ -1,0 +1,50 @@
+"""A command's own Prefect server ends with the command, whatever ends the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.prefect_api import prefect_api
+
+COMMAND = """
+import time
+from infra.prefect_api import prefect_api
+with prefect_api(lambda line: print(line, flush=True)):
+    time.sleep(600)
+"""
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_killed_command(tmp_path: Path):
+    env = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+    env |= {"DEEPSPEC_DATA_DIR": str(tmp_path), "PREFECT_HOME": str(tmp_path)}
+    command = subprocess.Popen([sys.executable, "-c", COMMAND], env=env, stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    url = command.stdout.readline().split()[-1]
+    assert answers(url)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    end = time.monotonic() + 60
+    while answers(url) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not answers(url)
+
+
+def test_a_configured_server_is_used():
+    said: list[str] = []
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), prefect_api(said.append):
+        assert said == []
