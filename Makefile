@@ -1,6 +1,7 @@
 # Every target does its own set-up: a fresh clone needs Python 3.11 (with venv), git and make.
 
 PYTHON ?= python3.11
+WORKERS ?= 2
 BIN := .venv/bin
 MARK := .venv/.installed
 export OMP_WAIT_POLICY := PASSIVE
@@ -31,7 +32,7 @@ check: $(MARK)  ## format, lint, types
 	$(BIN)/mypy
 
 test: $(MARK)  ## everything but soak and benchmarks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 soak: $(MARK)  ## all kills and faults, many seeds
 	$(BIN)/python -m pytest -m soak --timeout 2700

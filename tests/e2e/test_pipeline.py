@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,13 +58,10 @@ def test_the_server_shows_tasks_and_artifacts(undisturbed, api):
 def test_typed_again_every_stage_is_cached(undisturbed, api):
     deepspec, _ = undisturbed
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
-    start = time.monotonic()
     done = deepspec.run("run")
-    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     new = [task for task in query(api, "task_runs", {"limit": 200}) if task["id"] not in before]
     assert {str(task["name"]) for task in new if task["state_name"] == "Cached"} == set(STAGES)
-    assert seconds < 25
 
 
 def test_a_deleted_artifact_is_made_again_and_nothing_else(undisturbed, api, tmp_path):
