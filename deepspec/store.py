@@ -86,18 +86,9 @@ class Store:
                 self._remote.put_file(str(path), self.uri(key))
                 return
             destination = self._path(key)
-            if path.resolve() == destination:
-                return
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            try:
-                path.replace(destination)
-            except OSError:  # another file system
-                temporary = self._temporary(destination)
-                shutil.copyfile(path, temporary)
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(destination)
+            _sync_file(path)
+            if path.resolve() != destination:
+                self._move(path, destination)
             _sync_folder(destination.parent)
 
     def get_file(self, key: str, path: Path) -> None:
@@ -200,6 +191,15 @@ class Store:
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
+    def _move(self, path: Path, destination: Path) -> None:
+        try:
+            path.replace(destination)
+        except OSError:  # another file system
+            temporary = self._temporary(destination)
+            shutil.copyfile(path, temporary)
+            _sync_file(temporary)
+            temporary.replace(destination)
+
     def _create_local(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         temporary = self._temporary(path)
@@ -259,6 +259,11 @@ def _write_durably(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
