@@ -1,17 +1,18 @@
-"""What lies in a store: published, partial and stale artifacts, named references, and what can be deleted."""
+"""What lies in a store: published, partial and stale artifacts, named references and what they were made from."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
-from deepspec.artifacts import MANIFEST, ArtifactRef, Manifest, PartMark, read_manifest, reference
-from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
+from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, reference
+from deepspec.errors import NotPublishedError, SpecError
 from deepspec.publish import is_complete
 from deepspec.stages import STAGES
 from deepspec.store import Store
+
+_EARLIER = ("continue_from", "warm_start")
+"""Fields of a spec that name an earlier artifact of the same kind."""
 
 State = Literal["published", "incomplete", "partial", "stale"]
 
@@ -44,24 +45,6 @@ def addresses(store: Store) -> list[tuple[str, str]]:
     kinds = {stage.kind for stage in STAGES.values()}
     steps = (key.split("/") for kind in sorted(kinds) for key in store.list(kind))
     return sorted({(step[0], step[1]) for step in steps if len(step) > 2})
-
-
-def dead_keys(store: Store, kind: str, address: str) -> list[str]:
-    """Return the keys of an artifact that neither its manifest nor the mark of a part names.
-
-    They were left by attempts that were killed, or are still being written: delete them only when nothing runs.
-    """
-    prefix = f"{kind}/{address}"
-    keys = store.list(prefix)
-    marks = [key for key in keys if key.startswith(f"{prefix}/parts/") and key.endswith(".json")]
-    manifest = read_manifest(store, kind, address)
-    if manifest is not None:
-        marks = []  # everything that counts is in the manifest; marks go with the rest
-    living = {f"{prefix}/{MANIFEST}", *marks}
-    living |= {f"{prefix}/{entry.key}" for entry in (manifest.files.values() if manifest else ())}
-    for key in marks:
-        living |= {f"{prefix}/{entry.key}" for entry in _read_mark(store, key).files.values()}
-    return [key for key in keys if key not in living]
 
 
 def set_ref(store: Store, name: str, ref: ArtifactRef) -> None:
@@ -117,13 +100,14 @@ def find(store: Store, name: str) -> ArtifactRef:
 def lineage(store: Store, roots: Iterable[ArtifactRef]) -> dict[str, Manifest]:
     """Return the manifests of artifacts and of everything that they were made from, by `kind/address`."""
     found: dict[str, Manifest] = {}
-    waiting = list(roots)
+    waiting = [(root.kind, root.address) for root in roots]
     while waiting:
-        ref = waiting.pop()
-        manifest = None if ref.prefix in found else read_manifest(store, ref.kind, ref.address)
+        kind, address = waiting.pop()
+        manifest = None if f"{kind}/{address}" in found else read_manifest(store, kind, address)
         if manifest is not None:
-            found[ref.prefix] = manifest
-            waiting.extend(manifest.inputs.values())
+            found[f"{kind}/{address}"] = manifest
+            waiting += [(ref.kind, ref.address) for ref in manifest.inputs.values()]
+            waiting += [(kind, manifest.spec[key]) for key in _EARLIER if manifest.spec.get(key)]
     return found
 
 
@@ -145,13 +129,6 @@ def _state(store: Store, manifest: Manifest | None, prefix: str) -> tuple[State,
         if present is not None and present.content != ref.content:
             return "stale", f"made from another content of {name}; run again to rebuild"
     return "published", ""
-
-
-def _read_mark(store: Store, key: str) -> PartMark:
-    try:
-        return PartMark.model_validate_json(store.read_bytes(key))
-    except ValidationError as error:
-        raise CorruptArtifactError(f"{store.uri(key)} is not a part's mark: {error}; delete it") from error
 
 
 def _ref_key(name: str) -> str:

@@ -9,12 +9,34 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import fsspec
 
 from deepspec.errors import NotPublishedError, SpecError, StoreError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What lies under a key."""
+
+    size: int
+    modified: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """A multipart upload that was never finished: storage that costs, and that no list of keys shows."""
+
+    key: str
+    """In the bucket."""
+    id: str
+    started: float
+    """Seconds since 1970."""
 
 
 class Store:
@@ -120,25 +142,35 @@ class Store:
 
     def list(self, prefix: str) -> list[str]:
         """Return the keys below a folder key, sorted."""
-        with self._reading(prefix):
-            if self.local:
-                base = self._path(prefix)
-                found = (path for path in base.rglob("*") if path.is_file()) if base.is_dir() else ()
-                return sorted(path.relative_to(self.root).as_posix() for path in found)
-        return sorted(self.sizes(prefix))
+        return sorted(self.entries(prefix))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Return the keys below a folder key with their sizes in bytes."""
+        return {key: found.size for key, found in self.entries(prefix).items()}
+
+    def entries(self, prefix: str) -> dict[str, Stored]:
+        """Return the keys below a folder key with their sizes and times."""
         with self._reading(prefix):
-            if self.local:
-                return {key: self._path(key).stat().st_size for key in self.list(prefix)}
-            self._remote.invalidate_cache()
-            try:
-                found = self._remote.find(self.uri(prefix), detail=True)
-            except FileNotFoundError:
-                return {}
-            start = len(self.root.split("://", 1)[1]) + 1
-            return {str(name)[start:]: int(info["size"]) for name, info in found.items()}
+            return self._local_entries(prefix) if self.local else self._remote_entries(prefix)
+
+    def unfinished_uploads(self) -> tuple[Upload, ...]:
+        """Return the multipart uploads below the root that were begun and neither finished nor given up."""
+        if self.local:
+            return ()
+        with self._reading(""):
+            bucket, prefix = self._bucket()
+            found = self._remote.list_multipart_uploads(bucket)
+        return tuple(
+            Upload(key=item["Key"], id=item["UploadId"], started=item["Initiated"].timestamp())
+            for item in found
+            if item["Key"].startswith(prefix)
+        )
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Give an unfinished upload up; its parts are deleted."""
+        with self._writing(upload.key):
+            call = {"Bucket": self._bucket()[0], "Key": upload.key, "UploadId": upload.id}
+            self._remote.call_s3("abort_multipart_upload", **call)
 
     def delete(self, key: str) -> None:
         """Remove a key; a key that is not there is no error."""
@@ -170,6 +202,33 @@ class Store:
         key = f"probe-{secrets.token_hex(8)}"
         self.write_bytes(key, b"deepspec")
         self.delete(key)
+
+    def _local_entries(self, prefix: str) -> dict[str, Stored]:
+        found: dict[str, Stored] = {}
+        for path in self._path(prefix).rglob("*"):
+            with suppress(FileNotFoundError):  # gone since it was listed
+                stat = path.stat()
+                if S_ISREG(stat.st_mode):
+                    key = path.relative_to(self.root).as_posix()
+                    found[key] = Stored(size=stat.st_size, modified=stat.st_mtime)
+        return found
+
+    def _remote_entries(self, prefix: str) -> dict[str, Stored]:
+        self._remote.invalidate_cache()
+        try:
+            found = self._remote.find(self.uri(prefix), detail=True)
+        except FileNotFoundError:
+            return {}
+        start = len(self.root.split("://", 1)[1]) + 1
+        return {
+            str(name)[start:]: Stored(size=int(info["size"]), modified=info["LastModified"].timestamp())
+            for name, info in found.items()
+        }
+
+    def _bucket(self) -> tuple[str, str]:
+        """Return the bucket, and how keys below the root begin in it."""
+        bucket, _, prefix = self.root.split("://", 1)[1].partition("/")
+        return bucket, f"{prefix}/" if prefix else ""
 
     @property
     def _remote(self) -> Any:

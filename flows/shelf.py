@@ -1,14 +1,16 @@
 """Commands about what a store holds: status, ref, gc."""
 
+import time
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepspec.catalog import Entry, addresses, catalog, dead_keys, find, lineage, refs, set_ref
+from deepspec.catalog import Entry, catalog, find, refs, set_ref
+from deepspec.garbage import Garbage, delete_garbage, find_garbage
 from deepspec.plan.estimate import size
-from deepspec.publish import drop_artifact
 from deepspec.store import Store
 from infra.settings import default_root
 
@@ -50,39 +52,34 @@ def set_reference(name: str, artifact: str, root: Root = None, debug: Debug = Fa
 def gc(
     artifact: Annotated[str | None, typer.Option(help="Delete this artifact, whatever refers to it.")] = None,
     unreferenced: Annotated[bool, typer.Option(help="Also delete artifacts that no ref's lineage needs.")] = False,
+    older_than: Annotated[float, typer.Option(help="Hours; what was written later is kept.", min=0)] = 24.0,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it the list is only shown.")] = False,
     root: Root = None,
     debug: Debug = False,
 ) -> None:
-    """Delete what killed attempts left behind. Shows only, unless --yes; run it when nothing else is running."""
+    """Delete what killed attempts left behind, unfinished uploads too. Shows only, unless --yes."""
     del debug
     store = Store(root or default_root())
-    whole = _whole(store, artifact, unreferenced)
-    dead = (
-        [] if artifact else [key for pair in addresses(store) if pair not in whole for key in dead_keys(store, *pair)]
-    )
-    for pair in whole:
-        console.print(f"artifact {'/'.join(pair)}: {size(sum(store.sizes('/'.join(pair)).values()))}", highlight=False)
-    for key in dead:
-        console.print(f"left behind {key}", highlight=False)
-    if not yes:
-        console.print(f"{len(whole)} artifacts and {len(dead)} files would be deleted; add --yes to do it")
-        return
-    for pair in whole:
-        drop_artifact(store, *pair)
-    for key in dead:
-        store.delete(key)
-    console.print(f"deleted {len(whole)} artifacts and {len(dead)} files")
-
-
-def _whole(store: Store, artifact: str | None, unreferenced: bool) -> list[tuple[str, str]]:
-    if artifact:
+    if artifact is None:
+        found = find_garbage(store, time.time() - older_than * 3600, unreferenced=unreferenced)
+    else:
         ref = find(store, artifact)
-        return [(ref.kind, ref.address)]
-    if not unreferenced:
-        return []
-    needed = lineage(store, refs(store).values())
-    return [pair for pair in addresses(store) if "/".join(pair) not in needed]
+        found = Garbage(artifacts=((ref.kind, ref.address),), keys={})
+    for line in _garbage_lines(store, found):
+        console.print(line, highlight=False)
+    if yes:
+        delete_garbage(store, found)
+    numbers = f"{len(found.artifacts)} artifacts, {len(found.keys)} files and {len(found.uploads)} unfinished uploads"
+    console.print(f"deleted {numbers}" if yes else f"{numbers} would be deleted; add --yes to do it")
+
+
+def _garbage_lines(store: Store, found: Garbage) -> Iterator[str]:
+    for pair in found.artifacts:
+        yield f"artifact {'/'.join(pair)}: {size(sum(store.sizes('/'.join(pair)).values()))}"
+    for key, stored in found.keys.items():
+        yield f"left behind {key}: {size(stored)}"
+    for upload in found.uploads:
+        yield f"unfinished upload of {upload.key}"
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:

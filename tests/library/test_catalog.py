@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import ArtifactRef, Spec
-from deepspec.catalog import catalog, dead_keys, find, get_ref, lineage, refs, set_ref
+from deepspec.catalog import catalog, find, get_ref, lineage, refs, set_ref
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.publish import Out, drop_artifact
 from deepspec.store import Store
@@ -69,17 +69,6 @@ def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store):
         find(store, "11")
     with pytest.raises(NotPublishedError, match="nothing published"):
         find(store, "draft/2")
-
-
-def test_only_what_no_mark_names_is_dead(store, tmp_path):
-    ref = publish(store, "draft", "1")
-    killed = Out(store, "draft", "1" * 32, {}, tmp_path / "scratch")
-    killed.file("half").write_text("half")
-    assert dead_keys(store, "draft", "1" * 32) == [f"{ref.prefix}/{killed.attempt}/half"]
-    partial = Out(store, "answers", "2" * 32, {}, tmp_path / "scratch")
-    (tmp_path / "p").write_text("part")
-    partial.commit_part(0, 0, {"p": tmp_path / "p"}, {})
-    assert dead_keys(store, "answers", "2" * 32) == []
 
 
 def test_lineage_is_everything_that_it_was_made_from(store):

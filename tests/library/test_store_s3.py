@@ -15,6 +15,7 @@ import pytest
 
 from deepspec.artifacts import Spec, open_artifact
 from deepspec.errors import NotPublishedError
+from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.store import Store
 from infra.engines import free_port
@@ -100,3 +101,14 @@ def test_an_artifact_with_parts_is_published_found_and_read(store, tmp_path):
     assert artifact.read_bytes("plain.txt") == b"plain"
     assert drop_artifact(store, "answers", "a" * 32) == 4
     assert not is_fresh(store, "answers", "a" * 32, {})
+
+
+def test_unfinished_uploads_are_found_by_age_and_given_up(store):
+    client, prefix = boto3.client("s3"), store.root.split("/", 3)[3]
+    for key in (f"{prefix}/draft/big", "elsewhere/big"):
+        client.create_multipart_upload(Bucket="deepspec", Key=key)
+    assert find_garbage(store, before=1e9).uploads == ()  # the server dates all of them 2010
+    found = find_garbage(store, before=time.time() + 3600)
+    assert [upload.key for upload in found.uploads] == [f"{prefix}/draft/big"]
+    delete_garbage(store, found)
+    assert store.unfinished_uploads() == ()
