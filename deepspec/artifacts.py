@@ -14,10 +14,10 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from deepspec.errors import CorruptArtifactError, NotPublishedError
@@ -165,6 +165,9 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
     counts: dict[str, Any]
     provenance: dict[str, Any]
+
+
+_Mark = TypeVar("_Mark", Manifest, PartMark)
 
 
 class Report(Protocol):
@@ -320,16 +323,49 @@ def read_manifest(store: Store, kind: str, address: str) -> Manifest | None:
     except NotPublishedError:
         return None
     try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
+        manifest = _unsealed(Manifest, data)
+    except ValueError as error:
         raise CorruptArtifactError(f"{store.uri(key)} is not a manifest: {error}; delete it to rebuild") from error
     if (manifest.kind, manifest.address) != (kind, address) or manifest.content != content_of(manifest.files):
         raise CorruptArtifactError(f"{store.uri(key)} does not describe itself; delete it to rebuild the artifact")
-    for name, entry in manifest.files.items():
-        check_name(name, store.uri(key))
-        for step in entry.key.split("/"):
-            check_name(step, store.uri(key))
+    _check_files(manifest.files, store.uri(key))
     return manifest
+
+
+def read_mark(store: Store, key: str) -> PartMark:
+    """Return the commit mark of a part.
+
+    Raises:
+        NotPublishedError: there is none.
+        CorruptArtifactError: it cannot be read, or names files outside its artifact.
+    """
+    try:
+        mark = _unsealed(PartMark, store.read_bytes(key))
+    except ValueError as error:
+        message = f"{store.uri(key)} is not a part's mark: {error}; delete it to redo that part"
+        raise CorruptArtifactError(message) from error
+    _check_files(mark.files, store.uri(key))
+    return mark
+
+
+def sealed(mark: Manifest | PartMark) -> bytes:
+    """Return a commit mark as JSON, with the sha256 of everything else in it."""
+    told = mark.model_dump(mode="json")
+    return json.dumps({**told, "sha256": _digest(told)}, indent=1).encode()
+
+
+def _unsealed(kind: type[_Mark], data: bytes) -> _Mark:
+    """Return the mark that these bytes are, checked against their seal; ValueError where they are not one."""
+    told = json.loads(data)
+    if not isinstance(told, dict) or told.pop("sha256", None) != _digest(told):
+        raise ValueError("its sha256 does not match its content")
+    return kind.model_validate(told)
+
+
+def _check_files(files: Mapping[str, FileEntry], where: str) -> None:
+    for name, entry in files.items():
+        for step in (name, *entry.key.split("/")):
+            check_name(step, where)
 
 
 def check_name(name: str, where: str) -> None:

@@ -7,11 +7,9 @@ younger may belong to a run.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from deepspec.artifacts import MANIFEST, Manifest, PartMark, inputs_digest, read_manifest
+from deepspec.artifacts import MANIFEST, Manifest, inputs_digest, read_manifest, read_mark
 from deepspec.catalog import addresses, lineage, refs
-from deepspec.errors import CorruptArtifactError, SpecError
+from deepspec.errors import SpecError
 from deepspec.publish import drop_artifact
 from deepspec.store import Store, Stored, Upload
 
@@ -73,7 +71,7 @@ def dead_keys(store: Store, kind: str, address: str) -> list[str]:
     manifest = read_manifest(store, kind, address)
     if manifest is None:
         marks = [key for key in keys if key.startswith(f"{prefix}/parts/") and key.endswith(".json")]
-        living = {f"{prefix}/{entry.key}" for key in marks for entry in _read_mark(store, key).files.values()}
+        living = {f"{prefix}/{entry.key}" for key in marks for entry in read_mark(store, key).files.values()}
         kept = tuple(f"{prefix}/{folder}/" for folder in ("parts", "claims", "checkpoints"))
     else:
         living = {f"{prefix}/{MANIFEST}", *(f"{prefix}/{entry.key}" for entry in manifest.files.values())}
@@ -103,10 +101,3 @@ def _newest(entries: Mapping[str, Stored]) -> float:
 
 def _old(keys: Iterable[str], entries: Mapping[str, Stored], before: float) -> dict[str, int]:
     return {key: entries[key].size for key in keys if key in entries and entries[key].modified < before}
-
-
-def _read_mark(store: Store, key: str) -> PartMark:
-    try:
-        return PartMark.model_validate_json(store.read_bytes(key))
-    except ValidationError as error:
-        raise CorruptArtifactError(f"{store.uri(key)} is not a part's mark: {error}; delete it") from error

@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from deepspec.artifacts import (
     MANIFEST,
     ArtifactRef,
@@ -28,9 +26,11 @@ from deepspec.artifacts import (
     inputs_digest,
     new_attempt,
     read_manifest,
+    read_mark,
     reference,
+    sealed,
 )
-from deepspec.errors import CorruptArtifactError, NotPublishedError
+from deepspec.errors import NotPublishedError
 from deepspec.store import Store
 
 RESULT_PACKAGES = ("deepspec", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "zstandard")
@@ -95,7 +95,7 @@ class Out:
         entries = {name: self._put(name, path) for name, path in files.items()}
         mark = PartMark(shard=shard, part=part, files=entries, counts=dict(counts), extra=dict(extra or {}))
         key = f"{self._parts}/{_part_name(shard, part)}.json"
-        if self.store.create(key, mark.model_dump_json(indent=1).encode()):
+        if self.store.create(key, sealed(mark)):
             return mark
         return self._read_mark(key) or mark
 
@@ -127,7 +127,7 @@ class Out:
 
     def _commit(self, manifest: Manifest) -> Manifest:
         key = f"{self.prefix}/{MANIFEST}"
-        data = manifest.model_dump_json(indent=1).encode()
+        data = sealed(manifest)
         if self.store.create(key, data):
             return manifest
         present = read_manifest(self.store, self.kind, self.address)
@@ -144,16 +144,9 @@ class Out:
 
     def _read_mark(self, key: str) -> PartMark | None:
         try:
-            mark = PartMark.model_validate_json(self.store.read_bytes(key))
+            mark = read_mark(self.store, key)
         except NotPublishedError:
             return None
-        except ValidationError as error:
-            message = f"{self.store.uri(key)} is not a part's mark: {error}; delete it to redo that part"
-            raise CorruptArtifactError(message) from error
-        for name, entry in mark.files.items():
-            check_name(name, self.store.uri(key))
-            for step in entry.key.split("/"):
-                check_name(step, self.store.uri(key))
         if all(self._holds(entry) for entry in mark.files.values()):
             return mark
         self.store.delete(key)  # the mark outlived its data: the part is made again

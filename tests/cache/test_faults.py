@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deepspec.artifacts import read_mark, sealed
 from deepspec.errors import CorruptArtifactError
 from deepspec.publish import Out
 from deepspec.store import Store
@@ -75,6 +76,8 @@ def test_a_part_mark_that_names_another_folder_is_refused(target: Path, store: S
     build(spec, target, answers, store, tmp_path)
     out: Out = out_for(store, tmp_path, answers)
     (key,) = [key for key in store.list("target_cache") if "/parts/" in key]
-    store.write_bytes(key, store.read_bytes(key).replace(b"attempt-", b"../../x-"))
+    mark = read_mark(store, key)
+    files = {name: entry.model_copy(update={"key": f"../../{entry.key}"}) for name, entry in mark.files.items()}
+    store.write_bytes(key, sealed(mark.model_copy(update={"files": files})))
     with pytest.raises(CorruptArtifactError, match="only plain names are accepted"):
         out.parts()
