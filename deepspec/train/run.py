@@ -54,7 +54,7 @@ def run(
     try:
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
-        cache = open_cache(inputs["target_cache"], placement, spec.source)
+        cache = open_cache(inputs["target_cache"], placement, spec.source, on_corrupt=spec.on_corrupt)
         loop = make_loop(spec, cache, ranks, placement, report.log)
         if ranks.first:
             with _saves(spec, out, report) as saves:
@@ -65,6 +65,8 @@ def run(
         else:
             loop.resume(None)
             loop.run(None, None)
+        for damage in cache.quarantined.values():
+            report.log(f"left out: {damage}")
         ranks.wait()
         return _counts(loop, cache)
     finally:
@@ -171,6 +173,7 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "steps": loop.progress.step,
         "samples": loop.progress.samples,
         "tokens": loop.progress.tokens,
+        "quarantined": len(cache.quarantined),
         "skipped_steps": loop.guard.skipped,
         "spikes": loop.guard.spikes,
         "loss": losses[-1] if losses else None,

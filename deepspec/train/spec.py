@@ -23,6 +23,8 @@ class TrainSpec(Spec):
     """What it is trained for."""
     source: Literal["cache", "online", "rolling"] = "cache"
     """Where hidden states come from: stored; from the target, sample by sample; or from it, part by part."""
+    on_corrupt: Literal["stop", "quarantine"] = "stop"
+    """A stored sample that does not match its checksum: stop, or list it and let it supervise nothing."""
 
     epochs: float = Field(default=10.0, gt=0)
     """Passes over the training split."""
