@@ -1,4 +1,4 @@
-"""Work behind the forward pass: encoding, writing and uploading, in order, in one thread."""
+"""Work behind the forward pass, in order, in a thread: encoding and writing in one, uploading in another."""
 
 from collections import deque
 from collections.abc import Callable

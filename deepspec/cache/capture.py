@@ -35,7 +35,10 @@ MAX_SHARDS = 500
 """A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""
 
 _WAITING_BATCHES = 4
-"""Captured batches held in memory while the writer is busy."""
+"""Captured batches held in memory while the encoder is busy."""
+
+_WAITING_PARTS = 2
+"""Finished parts held in scratch while the store is slow."""
 
 
 def answer_files(answers: Artifact) -> list[str]:
@@ -103,14 +106,15 @@ class Capture:
         items, rows = read_items(paths, self.target.template, self._spec)
         parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
         done = 0
-        with Background(_WAITING_BATCHES) as background:
+        with Background(_WAITING_PARTS) as upload, Background(_WAITING_BATCHES) as encode:
             for number, part in enumerate(parts):
                 if self._out.part(shard, number) is None:
                     job = _PartJob(self, shard, number, part)
                     extra = {"parts": len(parts), "facts": self.facts}
-                    self._capture(job, background, done, len(items))
-                    background.run(job.commit, rows if number == 0 else Counter(), extra)
-                    background.run(alive)
+                    self._capture(job, encode, done, len(items))
+                    encode.run(job.close)
+                    encode.run(upload.run, job.commit, rows if number == 0 else Counter(), extra)
+                    encode.run(upload.run, alive)
                 done += len(part)
                 self._report.progress(done, len(items), "samples", f"shard {shard + 1} of {total}")
 
@@ -126,13 +130,14 @@ class Capture:
             "vocab_size": target.vocab_size,
             **mask_token_facts(target.tokenizer, target.vocab_size),
             "dtype": str(target.dtype).removeprefix("torch."),
+            "quantization": target.quantization,
             "codec": self._spec.codec,
         }
 
-    def _capture(self, job: "_PartJob", background: Background, done: int, total: int) -> None:
+    def _capture(self, job: "_PartJob", encode: Background, done: int, total: int) -> None:
         for batch in batches(job.items, self._spec.batch_tokens):
             hidden, last = self._states(batch)
-            background.run(job.add, batch, hidden.cpu(), last.cpu())
+            encode.run(job.add, batch, hidden.cpu(), last.cpu())
             done += len(batch)
             self._report.progress(done, total, "samples")
 
@@ -166,9 +171,11 @@ class _PartJob:
             check_finite(record, self._capture.layers)
             self._writer.add(record, item.split)
 
-    def commit(self, rows: Mapping[str, int], extra: Mapping[str, Any]) -> None:
+    def close(self) -> None:
         with _full_disk_named(self._path):
             self._writer.close()
+
+    def commit(self, rows: Mapping[str, int], extra: Mapping[str, Any]) -> None:
         layers, width = len(self._capture.layers), self._capture.target.hidden_size
         counts = {
             "rows": dict(rows),

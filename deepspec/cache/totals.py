@@ -65,7 +65,7 @@ def statistics(artifact: Artifact, lengths: Sequence[int]) -> list[dict[str, Any
         "tokens of a sample: least, quartiles, most": ", ".join(map(str, quartiles.tolist())),
         "layers": f"{counts['layers']} of {counts['num_layers']}, and the last",
         "hidden size": counts["hidden_size"],
-        "precision of the target": counts["dtype"],
+        "precision of the target": ", ".join(filter(None, (counts["dtype"], counts.get("quantization")))),
         "codec": counts["codec"],
         "parts": counts["parts"],
         "bytes": f"{counts['stored_bytes']:,}",

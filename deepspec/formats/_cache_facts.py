@@ -38,6 +38,8 @@ class CacheFacts(BaseModel):
     """Where it has none: which token to choose, and how."""
     dtype: str
     """Precision in which the target ran."""
+    quantization: str | None = None
+    """How its weights were quantised (gptq, fp8, …); None: they were not."""
     codec: str
     splits: Mapping[str, SplitCounts]
     stored_bytes: int

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ class Target:
     def dtype(self) -> torch.dtype:
         """Return the dtype of the computation."""
         return self.embed_weight.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """Return how the weights are quantised, as the checkpoint says; None where they are not."""
+        config = vars(self.model.config).get("quantization_config")
+        if config is None:
+            return None
+        method = (config if isinstance(config, Mapping) else config.to_dict())["quant_method"]
+        return str(method.value if isinstance(method, Enum) else method)
 
     def capture(self, input_ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return `(B, T, A * D)` outputs of the layers and `(B, T, D)` states after the final norm.

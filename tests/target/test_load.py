@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model
 
 from deepspec.errors import TargetError
 from deepspec.target.capture import check_layers, default_layers
@@ -43,6 +44,26 @@ def test_padding_on_the_right_changes_no_value(target: Target):
     together, last_together = target.capture(batch, [1, 3])
     torch.testing.assert_close(together[5, :12], alone[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(last_together[5, :12], last_alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_path: Path):
+    """Here layers 2 and 3 lie on disk and come when they are needed, through the same hooks as between devices."""
+    ids = torch.arange(20)[None]
+    alone = target.capture(ids, [-1, 1, 3])
+    spread = load_target(target.folder)
+    places = {f"model.layers.{n}": "disk" if n in (2, 3) else "cpu" for n in range(LAYERS)}
+    rest = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    dispatch_model(spread.model, {**rest, **places}, main_device="cpu", offload_dir=str(tmp_path))
+    assert spread.decoder.layers[2].mlp.up_proj.weight.is_meta  # type: ignore[index, union-attr]
+    for one, other in zip(alone, spread.capture(ids, [-1, 1, 3]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_quantisation_is_what_the_checkpoint_says(target: Target):
+    assert target.quantization is None
+    quantised = load_target(target.folder)
+    quantised.model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    assert quantised.quantization == "gptq"
 
 
 def test_no_hook_stays_behind(target: Target):
