@@ -1,14 +1,16 @@
 """Where the parts of a cache come from: the store's own files, or files made in a bounded folder when needed."""
 
+import fcntl
 import mmap
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +22,12 @@ from deepspec.formats.records import Record
 
 FETCHERS = 4
 """Parts fetched at the same time, and asked for ahead of their use."""
+
+_LOCK, _COMING = ".lock", ".coming"
+"""Name of the file that a bounded folder is locked by, and how the names of claims in it end."""
+
+_PATIENCE = 0.02
+"""Seconds between looks at a bounded folder that is full of what others are making."""
 
 _MAPPED = 4096
 """Parts mapped at once; a process may map some 65 thousand regions."""
@@ -49,7 +57,8 @@ class PartSource(Protocol):
 class BoundedFolder:
     """A local folder of files that can be made again, which never holds more than its limit.
 
-    The folder is the state: the time of last use is the file's own, and a crash or a second process changes nothing.
+    The folder is the state, shared by all threads and processes that use it: the time of last use is a file's own, and
+    who makes a file holds a lock on `NAME.coming`, which the kernel frees when its process dies.
 
     Args:
         folder: made when needed.
@@ -59,8 +68,6 @@ class BoundedFolder:
     def __init__(self, folder: Path, limit: int) -> None:
         """Remember folder and limit."""
         self._folder, self._limit = folder, limit
-        self._coming: dict[str, int] = {}
-        self._changed = threading.Condition()
 
     def file(self, name: str, size: int, make: Callable[[Path], None]) -> Path:
         """Return a file, made now if it is not there; others go first, those longest unused.
@@ -78,17 +85,14 @@ class BoundedFolder:
             return path
         if size > self._limit:
             raise BudgetError(f"a part of {size} bytes does not fit {self._folder}, limited to {self._limit}; raise it")
-        with self._changed:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            while self._evict(self._limit - size - sum(self._coming.values())) and self._coming:
-                self._changed.wait()
-            self._coming[name] = size
-        try:
-            make(path)
-        finally:
-            with self._changed:
-                del self._coming[name]
-                self._changed.notify_all()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        claim = self._claim(path, size)
+        if claim is not None:
+            with claim:
+                try:
+                    make(path)
+                finally:
+                    Path(claim.name).unlink()
         return path
 
     def touch(self, path: Path) -> bool:
@@ -99,21 +103,63 @@ class BoundedFolder:
             return False
         return True
 
-    def _evict(self, allowed: int) -> bool:
-        """Delete files until the rest takes no more than allowed; return whether it still takes more."""
+    def _claim(self, path: Path, size: int) -> IO[str] | None:
+        """Make room for a file and return the lock on its making; None where another has made it meanwhile."""
+        while True:
+            with self._turn():
+                if self.touch(path):
+                    return None
+                coming = self._coming()
+                if path.name not in coming and self._make_room(size, coming):
+                    claim = path.with_name(f"{path.name}{_COMING}").open("w")
+                    fcntl.flock(claim, fcntl.LOCK_EX)
+                    claim.write(str(size))
+                    claim.flush()
+                    return claim
+            time.sleep(_PATIENCE)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let one at a time look at the folder and decide."""
+        with (self._folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _coming(self) -> dict[str, int]:
+        """Return what is being made: name -> bytes. Claims whose process is gone are removed."""
+        found: dict[str, int] = {}
+        for path in self._folder.glob(f"*{_COMING}"):
+            with suppress(FileNotFoundError), path.open() as claim:
+                if _is_held(claim):
+                    found[path.name.removesuffix(_COMING)] = int(claim.read())
+                else:
+                    path.unlink()
+        return found
+
+    def _make_room(self, size: int, coming: Mapping[str, int]) -> bool:
+        """Delete files, longest unused first, until one of a size fits beside the rest; return whether it does."""
+        allowed = self._limit - size - sum(coming.values())
         present = []
         for path in self._folder.iterdir():
-            with suppress(FileNotFoundError):
-                if path.name.split(".")[0] not in self._coming:
+            if path.name != _LOCK and path.name.split(".")[0] not in coming:
+                with suppress(FileNotFoundError):
                     stat = path.stat()
                     present.append((stat.st_mtime_ns, stat.st_size, path))
         used = sum(size for _, size, _ in present)
-        for _, size, path in sorted(present):
+        for _, freed, path in sorted(present):
             if used <= allowed:
                 break
             path.unlink(missing_ok=True)
-            used -= size
-        return used > allowed
+            used -= freed
+        return used <= allowed
+
+
+def _is_held(claim: IO[str]) -> bool:
+    try:
+        fcntl.flock(claim, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 class LocalParts:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,13 @@ def build(spec: CacheSpec, target: Path, answers: Artifact, store: Store, scratc
 
 def opened(ref: ArtifactRef, store: Store, scratch: Path, **options: Any) -> TargetCache:
     return TargetCache(open_artifact(store, ref, scratch), scratch, **options)
+
+
+def held(folder: Path) -> int:
+    """The bytes in a folder that another thread fills and empties: of one moment, so taken again if files changed."""
+    while True:
+        before = set(folder.iterdir())
+        with suppress(FileNotFoundError):
+            size = sum(path.stat().st_size for path in before)
+            if set(folder.iterdir()) == before:
+                return size

@@ -1,6 +1,5 @@
 """Training without stored states: the same samples in the same order, computed when they are needed."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from deepspec.errors import SpecError, TargetError
 from deepspec.formats.records import Record
 from deepspec.store import Store
 from deepspec.target.live import Source, open_cache
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import build, held, placement_for, publish_answers, rows, spec_for
 from tests.target.tiny import write_target
 
 
@@ -47,16 +46,6 @@ def test_rolling_gives_the_very_bytes_of_a_cache(caches: dict[str, Artifact], ta
     for one, other in zip(rolling, stored, strict=True):
         assert torch.equal(one.hidden, other.hidden)
         assert torch.equal(one.last_hidden, other.last_hidden)
-
-
-def held(folder: Path) -> int:
-    """The bytes in a folder that another thread fills and empties: of one moment, so taken again if files changed."""
-    while True:
-        before = set(folder.iterdir())
-        with suppress(FileNotFoundError):
-            size = sum(path.stat().st_size for path in before)
-            if set(folder.iterdir()) == before:
-                return size
 
 
 def test_rolling_keeps_its_bound(caches: dict[str, Artifact], target: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Reading a cache: orders, resuming, damage, and object storage through a bounded folder."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import BudgetError, CorruptArtifactError
-from deepspec.formats.target_cache import INDEX, TargetCache, epoch_order
+from deepspec.formats.target_cache import INDEX, BoundedFolder, TargetCache, epoch_order
 from deepspec.store import Store
-from tests.cache.made import build, opened, publish_answers, rows, spec_for
+from tests.cache.made import build, held, opened, publish_answers, rows, spec_for
 
 
 def made(target: Path, store: Store, scratch: Path, **options: Any) -> ArtifactRef:
@@ -168,6 +169,33 @@ def test_the_folder_of_fetched_parts_keeps_its_limit(target: Path, s3: Store, tm
     cache = opened(ref, s3, tmp_path / "reader", limit=limit)
     for _ in cache.stream(cache.order("train", seed=0, epoch=0, window=1)):
         assert sum(path.stat().st_size for path in folder.iterdir()) <= limit
+
+
+def test_two_readers_share_a_folder_and_its_limit(target: Path, s3: Store, tmp_path: Path):
+    """Two instances lock each other out as two processes do: the locks belong to open files."""
+    ref = made(target, s3, tmp_path)
+    limit = 2 * max(e.size for n, e in open_artifact(s3, ref, tmp_path).manifest.files.items() if n != INDEX)
+    folder = tmp_path / "reader" / "fetched" / "parts"
+    found: dict[int, list[str]] = {}
+
+    def read(seed: int) -> None:
+        cache = opened(ref, s3, tmp_path / "reader", limit=limit)
+        order = cache.order("train", seed=seed, epoch=0, window=1)
+        found[seed] = sorted(record.sample_id for record in cache.stream(order))
+
+    readers = [threading.Thread(target=read, args=(seed,)) for seed in (1, 2)]
+    for reader in readers:
+        reader.start()
+    while any(reader.is_alive() for reader in readers):
+        assert not folder.exists() or held(folder) <= limit
+    assert len(found[1]) == 20
+    assert found[1] == found[2]
+
+
+def test_a_claim_whose_process_died_holds_nothing_up(tmp_path: Path):
+    (tmp_path / "part.coming").write_text("900")
+    BoundedFolder(tmp_path, 1000).file("part", 500, lambda path: path.write_bytes(bytes(500)))  # type: ignore[arg-type, func-returns-value]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "part"]
 
 
 def test_a_limit_below_one_part_is_an_error(target: Path, s3: Store, tmp_path: Path):
