@@ -11,13 +11,15 @@ consumer records the content of each input and is stale when it no longer matche
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 
 from deepspec.errors import CorruptArtifactError, NotPublishedError
@@ -81,9 +83,29 @@ class Endpoint(BaseModel):
     model: str
     """Name under which the engine serves the target."""
     api_key_env: str | None = None
-    """Name of the environment variable or secret that holds the key; the key itself never travels."""
+    """Name of the environment variable that holds the key; the key itself never travels."""
+    api_key_block: str | None = None
+    """Name of the orchestrator's secret that holds the key, instead of a variable."""
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """The key, filled in by the process that uses it; never written anywhere."""
+
+    @property
+    def key_variable(self) -> str | None:
+        """Return the name of the environment variable in which the process that asks finds the key."""
+        if self.api_key_block is None:
+            return self.api_key_env
+        return f"DEEPSPEC_KEY_{re.sub('[^A-Z0-9]', '_', self.api_key_block.upper())}"
+
+    @model_validator(mode="after")
+    def _says_no_secret(self) -> Self:
+        url = urlsplit(self.url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("an endpoint's URL is not one; wanted http://HOST:PORT/v1 or https://…")
+        if url.username or url.password:
+            raise ValueError("an endpoint's URL holds a user or password; give keys by name (--key-env, --key-block)")
+        if self.api_key_env and self.api_key_block:
+            raise ValueError("an endpoint's key has two names; give --key-env or --key-block")
+        return self
 
 
 class Placement(BaseModel):

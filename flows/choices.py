@@ -1,6 +1,6 @@
 """What a person says about a run: on the command line, in the form of the UI, or as a deployment's parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,6 +9,7 @@ from deepspec.artifacts import Endpoint, Placement, Spec
 from deepspec.errors import SpecError
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
+from infra.engines import ManagedEngines, kind_named
 from infra.settings import default_root, scratch_dir
 from infra.work import Site
 
@@ -63,30 +64,53 @@ class Choices(Spec):
         return {"dataset": dataset, "train": {"draft": {"algorithm": self.algorithm}}}
 
 
-def named_endpoints(urls: list[str], model: str | None, key_env: str | None) -> tuple[Endpoint, ...]:
-    """Return engines that serve one model.
+def named_endpoints(
+    urls: list[str], model: str | None, key_env: str | None = None, key_block: str | None = None
+) -> tuple[Endpoint, ...]:
+    """Return engines that serve one model, with the name of the key that opens them.
 
     Raises:
-        SpecError: there are some, and the model's name is missing.
+        SpecError: there are some, and the model's name is missing; or a URL is none, or holds a password.
     """
     if urls and not model:
         raise SpecError("--endpoint needs --model, the name under which the engines serve the target")
-    return tuple(Endpoint(url=url, model=str(model), api_key_env=key_env) for url in urls)
+    told = {"model": model, "api_key_env": key_env, "api_key_block": key_block}
+    return tuple(presets.validated(Endpoint, {"url": url, **told}, "--endpoint") for url in urls)
+
+
+def managed_engines(kind: str | None, count: int = 1, gpus: Sequence[str] = (), arguments: str = "") -> ManagedEngines:
+    """Return engines that the run starts itself.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    if kind is not None:
+        kind_named(kind)
+    told = {"count": count, "gpus": gpus, "arguments": arguments}
+    return presets.validated(ManagedEngines, told if kind is None else {"kind": kind, **told}, "--engine")
 
 
 def choose_site(
     root: str | None = None,
     endpoints: tuple[Endpoint, ...] = (),
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    processes: int = 1,
+    engines: ManagedEngines = ManagedEngines(),  # noqa: B008 - frozen
+    **placed: Any,
 ) -> Site:
-    """Return where a run happens."""
-    placement = Placement(
-        device=device, threads=threads, processes=processes, endpoints=endpoints, scratch=scratch_dir()
-    )
-    return Site(root=root or default_root(), placement=placement)
+    """Return where a run happens.
+
+    Args:
+        root: the store; None: the default.
+        endpoints: engines that run.
+        engines: those to start where none run.
+        placed: further fields of `Placement`.
+
+    Raises:
+        SpecError: engines are to be started, though some run.
+    """
+    if endpoints and engines != ManagedEngines():
+        raise SpecError("--engine starts engines and --endpoint names running ones; give one of the two")
+    placement = Placement(endpoints=endpoints, scratch=scratch_dir(), **placed)
+    return Site(root=root or default_root(), placement=placement, engines=engines)
 
 
 def _smoke(samples: int) -> dict[str, Any]:

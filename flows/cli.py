@@ -13,7 +13,8 @@ from rich.console import Console
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
 from flows import caches, check, cli_reevaluate, doctor, shelf, show, tools
-from flows.choices import Choices, choose_site, named_endpoints
+from flows.choices import Choices, choose_site, managed_engines, named_endpoints
+from infra.engines import ENGINES
 from infra.work import Site
 
 app = typer.Typer(
@@ -43,6 +44,12 @@ Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
 EndpointUrls = Annotated[list[str] | None, typer.Option("--endpoint", help="Engine URL up to /v1; repeatable.")]
 Model = Annotated[str | None, typer.Option(help="Name under which the endpoints serve the target.")]
 KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable with the endpoints' key.")]
+KeyBlock = Annotated[str | None, typer.Option(help="NAME of the Prefect Secret block with the endpoints' key.")]
+EngineName = Annotated[str | None, typer.Option(help=f"Engine that the run starts itself: {', '.join(ENGINES)}.")]
+Engines = Annotated[int, typer.Option(help="Engines to start.", min=1)]
+Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="One engine on GPU 0, or on 0,1; repeatable.")]
+EngineArgs = Annotated[str, typer.Option(help="More words for each engine's command.")]
+KeepErrors = Annotated[bool, typer.Option("--keep-errors", help="Publish rows that failed, instead of stopping.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
 
 Action = Callable[[Choices, Site], None]
@@ -69,6 +76,12 @@ def command(action: Action) -> Callable[..., None]:
         endpoint: EndpointUrls = None,
         model: Model = None,
         key_env: KeyEnv = None,
+        key_block: KeyBlock = None,
+        engine: EngineName = None,
+        engines: Engines = 1,
+        gpu: Gpus = None,
+        engine_args: EngineArgs = "",
+        keep_errors: KeepErrors = False,
         debug: Debug = False,
     ) -> None:
         del debug  # read before anything is imported, see main
@@ -87,8 +100,16 @@ def command(action: Action) -> Callable[..., None]:
                 "smoke": smoke,
             }
         )
-        endpoints = named_endpoints(endpoint or [], model, key_env)
-        action(choices, choose_site(root, endpoints, device=device, threads=threads, processes=processes))
+        site = choose_site(
+            root,
+            named_endpoints(endpoint or [], model, key_env, key_block),
+            managed_engines(engine, engines, gpu or (), engine_args),
+            device=device,
+            threads=threads,
+            processes=processes,
+            keep_errors=keep_errors,
+        )
+        action(choices, site)
 
     return run
 

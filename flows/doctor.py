@@ -80,9 +80,13 @@ def _engine(plan: Plan, site: Site) -> str:
         return "none needed: answers are given"
     if site.placement.endpoints:
         return "; ".join(_endpoint(endpoint) for endpoint in site.placement.endpoints)
+    kind = site.engines.kind
+    if kind != "xllamacpp":
+        return f"{kind}, {len(site.engines.gpus) or site.engines.count} of them; the run starts and stops them"
     if not plan.target.is_gguf:
         raise EngineError(
-            f"{plan.target.name} has no GGUF file for the embedded engine; give --endpoint URL --model NAME"
+            f"{plan.target.name} has no GGUF file for the embedded engine; give --engine vllm (or sglang), "
+            "or --endpoint URL --model NAME"
         )
     if importlib.util.find_spec("xllamacpp") is None:
         raise EngineError(
@@ -92,7 +96,8 @@ def _engine(plan: Plan, site: Site) -> str:
 
 
 def _endpoint(endpoint: Endpoint) -> str:
-    headers = {"Authorization": f"Bearer {secret(endpoint.api_key_env)}"} if endpoint.api_key_env else {}
+    key = _key(endpoint)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.get(f"{endpoint.url}/models", headers=headers, timeout=TIMEOUT_SECONDS)
         names = [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
@@ -101,3 +106,11 @@ def _endpoint(endpoint: Endpoint) -> str:
     if endpoint.model not in names:
         raise TargetError(f"{endpoint.url} serves {', '.join(names)}, not {endpoint.model!r}; correct --model")
     return f"{endpoint.url} serves {endpoint.model}"
+
+
+def _key(endpoint: Endpoint) -> str | None:
+    if endpoint.api_key_block is None:
+        return secret(endpoint.api_key_env) if endpoint.api_key_env else None
+    from tasks.keys import block_key  # Prefect takes a second to import
+
+    return block_key(endpoint)

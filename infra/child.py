@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from deepspec.artifacts import ArtifactRef, Placement
 from deepspec.errors import DeepSpecError
@@ -89,7 +89,7 @@ def work(job: Job, rank: int) -> None:
     """Run a job's stage; the first rank publishes and tells the reference."""
     stage = stage_named(job.stage)
     spec = stage.spec.model_validate(job.spec)
-    placement = _with_keys(job.placement)
+    placement = with_keys(job.placement)
     store = Store(job.root)
     if rank != 0:
         join(stage, spec, job.inputs, store, placement, SilentReport())
@@ -116,10 +116,16 @@ def emit_error(error: DeepSpecError) -> None:
     emit(event="error", type=type(error).__name__, message=str(error))
 
 
-def _with_keys(placement: Placement) -> Placement:
-    """Fill in the endpoints' keys, here and nowhere else, from the environment."""
+def with_keys(placement: Placement) -> Placement:
+    """Return the placement with the endpoints' keys, filled in here and nowhere else, from the environment.
+
+    Raises:
+        SpecError: a variable is not set.
+    """
     endpoints = tuple(
-        endpoint.model_copy(update={"api_key": secret(endpoint.api_key_env)}) if endpoint.api_key_env else endpoint
+        endpoint.model_copy(update={"api_key": SecretStr(secret(endpoint.key_variable))})
+        if endpoint.key_variable
+        else endpoint
         for endpoint in placement.endpoints
     )
     return placement.model_copy(update={"endpoints": endpoints})

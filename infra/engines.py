@@ -4,6 +4,8 @@ An engine serves the target through an OpenAI-compatible API on loopback. `start
 every engine says that it is healthy; leaving the block, or losing the process in any way, ends them (`infra.launch`).
 """
 
+import os
+import shlex
 import shutil
 import socket
 import sys
@@ -12,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field
 
 from deepspec.artifacts import Endpoint
-from deepspec.errors import ChildError, EngineError, SpecError, UnknownNameError
+from deepspec.errors import ChildError, EngineError, UnknownNameError
 from infra.launch import Child, start_guarded
 
 POLL_SECONDS = 0.2
@@ -28,9 +32,11 @@ class EngineKind:
     """How one engine is started."""
 
     command: str
-    """Words with places to fill: python, model, name, port, slots, context, all_context, threads."""
-    serves: str
-    """What `model` must be: a GGUF "file", or a Hugging Face "folder"."""
+    """Words with places to fill: python, model, name, port, slots, context, all_context, threads, gpus."""
+    serves: Literal["file", "folder"]
+    """What it reads: a GGUF file, or a Hugging Face folder."""
+    slots: int
+    """Requests decoded together, unless told otherwise."""
     start_seconds: float
     """How long it may take until it is healthy."""
 
@@ -40,99 +46,127 @@ ENGINES: Mapping[str, EngineKind] = {
         command="{python} -m infra.llama_engine --model {model} --name {name} --port {port} --slots {slots} "
         "--context {context} --threads {threads}",
         serves="file",
+        slots=8,
         start_seconds=300,
     ),
     "llama.cpp": EngineKind(
         command="llama-server --model {model} --alias {name} --host 127.0.0.1 --port {port} --parallel {slots} "
         "--ctx-size {all_context} --threads {threads} --jinja",
         serves="file",
+        slots=8,
         start_seconds=300,
     ),
     "vllm": EngineKind(
         command="vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port} --max-num-seqs {slots} "
-        "--max-model-len {context}",
+        "--max-model-len {context} --tensor-parallel-size {gpus}",
         serves="folder",
+        slots=256,
         start_seconds=1800,
     ),
     "sglang": EngineKind(
         command="{python} -m sglang.launch_server --model-path {model} --served-model-name {name} --host 127.0.0.1 "
-        "--port {port} --max-running-requests {slots} --context-length {context}",
+        "--port {port} --max-running-requests {slots} --context-length {context} --tp-size {gpus}",
         serves="folder",
+        slots=256,
         start_seconds=1800,
     ),
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """Which engines to start."""
+class ManagedEngines(BaseModel):
+    """Which engines a run starts where it is given no endpoints."""
 
-    model: Path
-    """GGUF file or model folder of the target."""
-    name: str
-    """Name under which the target is served."""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     kind: str = "xllamacpp"
     """A row of `ENGINES`."""
-    count: int = 1
-    """Engines to start; with `gpus`, one per GPU instead."""
-    gpus: tuple[int, ...] = ()
-    slots: int = 8
-    """Requests decoded together by one engine."""
+    count: int = Field(default=1, gt=0)
+    """Engines to start; with `gpus`, one for each of its entries instead."""
+    gpus: tuple[str, ...] = ()
+    """GPUs of each engine, as CUDA numbers them: "0", or "0,1" for one engine that spans two."""
+    slots: int | None = Field(default=None, gt=0)
+    """Requests decoded together by one engine; None: what the table says."""
+    context: int | None = Field(default=None, gt=0)
+    """Tokens of one request, prompt and answer together; None: enough for a prompt of 2048."""
+    arguments: str = ""
+    """More words for each engine's command, quoted as for a shell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """What the engines serve."""
+
+    name: str
+    """Name under which the target is served."""
+    gguf: Path | None = None
+    """The target as a GGUF file."""
+    folder: Path | None = None
+    """The target as a Hugging Face folder."""
     context: int = 2048
-    """Tokens of one request, prompt and answer together."""
-    threads: int = 1
-    """CPU threads of one engine; use 1 where anything else runs beside it."""
+    """Tokens of one request, unless the engines are told otherwise."""
+    threads: int | None = None
+    """CPU threads of one engine; None: an even share of the cores."""
 
 
 @contextmanager
-def start_engines(options: EngineOptions, log_folder: Path) -> Iterator[tuple[Endpoint, ...]]:
+def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> Iterator[tuple[Endpoint, ...]]:
     """Start the engines, yield their endpoints when all are healthy, and end them with the block.
 
     Args:
-        options: which engines to start.
+        engines: which engines to start.
+        served: what they serve.
         log_folder: each engine's output goes to `engine-<n>.log` here.
 
     Raises:
         EngineError: an engine is not installed, ended, or was not healthy in time; the message has its last lines.
     """
-    kind = _kind(options)
-    gpus: tuple[int | None, ...] = options.gpus or (None,) * options.count
+    gpus: tuple[str | None, ...] = engines.gpus or (None,) * engines.count
     with ExitStack() as stack:
         started: list[tuple[int, Child]] = []
         for number, gpu in enumerate(gpus):
             port = free_port()
             log = log_folder / f"engine-{number}.log"
-            child = start_guarded(command(options, port), log_path=log, env=_variables(options.threads, gpu))
-            started.append((port, stack.enter_context(child)))
-        end = time.monotonic() + kind.start_seconds
-        yield tuple(_healthy(port, child, options, end) for port, child in started)
+            words = command(engines, served, port, gpu)
+            guarded = start_guarded(words, log_path=log, env=_variables(_threads(engines, served), gpu))
+            started.append((port, stack.enter_context(guarded)))
+        end = time.monotonic() + kind_named(engines.kind).start_seconds
+        for port, child in started:
+            _wait_healthy(engines.kind, port, child, end)
+        yield tuple(Endpoint(url=f"http://{LOOPBACK}:{port}/v1", model=served.name) for port, _ in started)
 
 
-def command(options: EngineOptions, port: int) -> list[str]:
+def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None = None) -> list[str]:
     """Return the command line of one engine.
 
     Raises:
-        EngineError: its program is not installed, or the model is not of the form that it serves.
+        EngineError: its program is not installed, or the target is not there in the form that it serves.
     """
-    kind = _kind(options)
-    is_right = options.model.is_file() if kind.serves == "file" else options.model.is_dir()
-    if not is_right:
-        form = "a GGUF file" if kind.serves == "file" else "a model folder"
-        raise EngineError(f"engine {options.kind} serves {form}, but {options.model} is not one; choose another engine")
+    kind = kind_named(engines.kind)
+    slots, context = engines.slots or kind.slots, engines.context or served.context
     places = {
         "python": sys.executable,
-        "model": str(options.model),
-        "name": options.name,
+        "model": str(_model(engines.kind, served)),
+        "name": served.name,
         "port": str(port),
-        "slots": str(options.slots),
-        "context": str(options.context),
-        "all_context": str(options.slots * options.context),
-        "threads": str(options.threads),
+        "slots": str(slots),
+        "context": str(context),
+        "all_context": str(slots * context),
+        "threads": str(_threads(engines, served)),
+        "gpus": str(len(gpus.split(",")) if gpus else 1),
     }
-    words = [word.format_map(places) for word in kind.command.split()]
-    if shutil.which(words[0]) is None:
-        raise EngineError(f"engine {options.kind}: {words[0]!r} is not on PATH; install it, or choose another engine")
-    return words
+    program, *words = [word.format_map(places) for word in kind.command.split()]
+    return [_program(engines.kind, program), *words, *shlex.split(engines.arguments)]
+
+
+def kind_named(name: str) -> EngineKind:
+    """Return a row of `ENGINES`.
+
+    Raises:
+        UnknownNameError: there is no such row.
+    """
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ENGINES)
+    return ENGINES[name]
 
 
 def free_port() -> int:
@@ -142,30 +176,46 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _kind(options: EngineOptions) -> EngineKind:
-    if options.kind not in ENGINES:
-        raise UnknownNameError("engine", options.kind, ENGINES)
-    if not options.gpus and options.count < 1:
-        raise SpecError(f"{options.count} engines asked for; wanted at least 1")
-    return ENGINES[options.kind]
+def _model(kind: str, served: Served) -> Path:
+    model = served.gguf if kind_named(kind).serves == "file" else served.folder
+    if model is None or not model.exists():
+        form = "GGUF file" if kind_named(kind).serves == "file" else "model folder"
+        others = ", ".join(name for name, row in ENGINES.items() if row.serves != kind_named(kind).serves)
+        raise EngineError(
+            f"engine {kind} serves a {form}, and the target has none ({model}); take another one with --engine "
+            f"({others}), or start one yourself and give --endpoint URL --model NAME"
+        )
+    return model
 
 
-def _variables(threads: int, gpu: int | None) -> dict[str, str]:
+def _program(kind: str, name: str) -> str:
+    """Return the path of an engine's program: on PATH, or installed beside the interpreter that runs this."""
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    if found is None:
+        raise EngineError(f"engine {kind}: {name!r} is not on PATH; install it, or choose another engine with --engine")
+    return found
+
+
+def _threads(engines: ManagedEngines, served: Served) -> int:
+    return served.threads or max(1, (os.cpu_count() or 1) // engines.count)
+
+
+def _variables(threads: int, gpus: str | None) -> dict[str, str]:
     threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    return threading if gpu is None else {**threading, "CUDA_VISIBLE_DEVICES": str(gpu)}
+    return threading if gpus is None else {**threading, "CUDA_VISIBLE_DEVICES": gpus}
 
 
-def _healthy(port: int, child: Child, options: EngineOptions, end: float) -> Endpoint:
-    """Wait until an engine serves, and return where."""
-    while time.monotonic() < end:
-        try:
-            child.check()
-        except ChildError as error:
-            raise EngineError(f"engine {options.kind} did not start: {error}") from error
-        try:
-            if httpx.get(f"http://{LOOPBACK}:{port}/health", timeout=5).is_success:
-                return Endpoint(url=f"http://{LOOPBACK}:{port}/v1", model=options.name)
-        except httpx.TransportError:  # not listening yet
-            pass
-        time.sleep(POLL_SECONDS)
-    raise EngineError(f"engine {options.kind} was not healthy in time; see its log {child.log_path}")
+def _wait_healthy(kind: str, port: int, child: Child, end: float) -> None:
+    with httpx.Client(trust_env=False, timeout=5) as client:  # no proxy stands between a run and its own engine
+        while time.monotonic() < end:
+            try:
+                child.check()
+            except ChildError as error:
+                raise EngineError(f"engine {kind} did not start: {error}") from error
+            try:
+                if client.get(f"http://{LOOPBACK}:{port}/health").is_success:
+                    return
+            except httpx.TransportError:  # not listening yet
+                pass
+            time.sleep(POLL_SECONDS)
+    raise EngineError(f"engine {kind} was not healthy in time; see its log {child.log_path}")

@@ -2,31 +2,31 @@
 
 import base64
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, Placement, Report, Spec
-from deepspec.errors import BudgetError, ChildError, DeepSpecError, EngineError, StoreError
+from deepspec.errors import BudgetError, ChildError, DeepSpecError, StoreError
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import Stage, address, find_fresh
 from deepspec.store import Store
 from infra.caps import Caps
 from infra.child import EVENT, Job
-from infra.engines import EngineOptions, start_engines
+from infra.engines import ManagedEngines, Served, start_engines
 from infra.launch import run_guarded
 from infra.settings import default_root, nodes, scratch_dir, torch_env
 
 PROMPT_ROOM = 2048
-"""Tokens of context that the embedded engine has for a prompt, beside the answer."""
+"""Tokens of context that our own engines have for a prompt, beside the answer."""
 
 
 class Site(BaseModel):
@@ -37,8 +37,12 @@ class Site(BaseModel):
     root: str = Field(default_factory=default_root)
     """Local folder or `s3://bucket/prefix` that artifacts are published under."""
     placement: Placement = Field(default_factory=lambda: Placement(scratch=scratch_dir()))
-    gguf: str | None = None
-    """GGUF file of the target, which the embedded engine serves where no endpoints are given."""
+    engines: ManagedEngines = ManagedEngines()
+    """What the run starts to answer prompts, where the placement gives no endpoints."""
+    gguf: Path | None = None
+    """The target as a GGUF file, for engines that serve one; known once the plan is resolved."""
+    folder: Path | None = None
+    """The target as a Hugging Face folder; the same."""
     limit: str | None = None
     """Name of a Prefect concurrency limit; one of its slots is held by every stage while it computes."""
     caps: Caps = Caps()
@@ -54,8 +58,8 @@ class Site(BaseModel):
         """Return the site with the places of everything that a plan names."""
         located = {**self.placement.locations, **resolved.locations}
         placement = self.placement.model_copy(update={"locations": located})
-        gguf = str(resolved.files.gguf) if resolved.files.gguf else None
-        return self.model_copy(update={"placement": placement, "gguf": gguf})
+        files = resolved.files
+        return self.model_copy(update={"placement": placement, "gguf": files.gguf, "folder": files.folder})
 
 
 class Events:
@@ -91,8 +95,23 @@ class Events:
                 self.error = errors.rebuilt(event["type"], event["message"])
 
 
-def run_stage(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Site, report: Report) -> ArtifactRef:
+def run_stage(
+    stage: Stage,
+    spec: Spec,
+    inputs: dict[str, ArtifactRef],
+    site: Site,
+    report: Report,
+    keys: Mapping[str, str] = MappingProxyType({}),
+) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published.
+
+    Args:
+        stage: the row of the table.
+        spec: what changes the result.
+        inputs: kind -> reference.
+        site: where to run.
+        report: who listens.
+        keys: variable -> key of an endpoint: given to the child in its environment, written nowhere.
 
     Raises:
         DeepSpecError: the error that the child raised, or ChildError where it died without one.
@@ -106,7 +125,7 @@ def run_stage(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Si
     path = site.placement.scratch / "jobs" / f"{stage.name}-{where}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _engines(stage, spec, site, path) as placement:
+        with _engines(spec, site, path) as placement:
             job = Job(
                 stage=stage.name,
                 spec=spec.model_dump(mode="json"),
@@ -114,7 +133,8 @@ def run_stage(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Si
                 root=site.root,
                 placement=placement,
             )
-            return run_job(job, path, report, stop=lambda: _reached(site.caps.at(f"{stage.kind}/{where}"), store))
+            caps = site.caps.at(f"{stage.kind}/{where}")
+            return run_job(job, path, report, keys, stop=lambda: _reached(caps, store))
     finally:
         report.markdown("log", f"Everything that it printed: `{keep_logs(path, store)}`")
 
@@ -137,29 +157,29 @@ def _reached(caps: Caps, store: Store) -> BudgetError | None:
 
 
 @contextmanager
-def _engines(stage: Stage, spec: Spec, site: Site, path: Path) -> Iterator[Placement]:
-    """Yield the placement with engines: those given, or the embedded one for as long as the block runs."""
+def _engines(spec: Spec, site: Site, path: Path) -> Iterator[Placement]:
+    """Yield the placement with engines: those given, or our own for as long as the block runs."""
     placement = site.placement
     if not isinstance(spec, RegenerateSpec) or spec.answers is not None or placement.endpoints:
         yield placement
         return
-    if site.gguf is None:
-        raise EngineError(
-            f"{stage.name}: no engine: the embedded one serves GGUF files and this target has none; "
-            "start an engine that serves it and give --endpoint URL --model NAME"
-        )
-    options = EngineOptions(
-        model=Path(site.gguf),
+    served = Served(
         name="target",
+        gguf=site.gguf,
+        folder=site.folder,
         context=spec.sampling.max_tokens + PROMPT_ROOM,
-        threads=placement.threads or os.cpu_count() or 1,
+        threads=placement.threads,
     )
-    with start_engines(options, path.with_name(f"{path.name}-engines")) as endpoints:
+    with start_engines(site.engines, served, path.with_name(f"{path.name}-engines")) as endpoints:
         yield placement.model_copy(update={"endpoints": endpoints})
 
 
 def run_job(
-    job: Job, path: Path, report: Report, stop: Callable[[], DeepSpecError | None] = lambda: None
+    job: Job,
+    path: Path,
+    report: Report,
+    keys: Mapping[str, str] = MappingProxyType({}),
+    stop: Callable[[], DeepSpecError | None] = lambda: None,
 ) -> ArtifactRef:
     """Run a job under the guard; `path` without suffix names its job file and its log.
 
@@ -169,7 +189,7 @@ def run_job(
     job_file, log = path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.log")
     job_file.write_text(job.model_dump_json())
     events = Events(report)
-    env = torch_env(job.placement.threads)
+    env = {**torch_env(job.placement.threads), **keys}
     try:
         run_guarded(_command(job, job_file), log_path=log, env=env, on_line=events.line, stop=stop)
     except ChildError as failure:

@@ -4,6 +4,7 @@ from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.stages import stage_named
 from infra.listeners import Listeners, terminal
 from infra.work import Site, run_stage
+from tasks.keys import keys_of
 from tasks.report import PrefectReport
 
 Refs = dict[str, ArtifactRef]
@@ -14,6 +15,6 @@ def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published."""
     stage = stage_named(name)
     report = Listeners([PrefectReport(name), *terminal(name)])
-    ref = run_stage(stage, spec, inputs, site, report)
+    ref = run_stage(stage, spec, inputs, site, report, keys_of(site))
     report.log(ref.uri)
     return ref

@@ -57,7 +57,7 @@ def target(name: str) -> dict[str, Any]:
 
 def hardware(name: str) -> Hardware:
     """Return rates and prices of a machine."""
-    return _validated(Hardware, load("hardware", name), f"hardware {name}")
+    return validated(Hardware, load("hardware", name), f"hardware {name}")
 
 
 def build_plan(parts: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> Plan:
@@ -71,7 +71,7 @@ def build_plan(parts: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()
         _merge(merged, part)
     for text in overrides:
         _merge(merged, _override(text))
-    return _validated(Plan, merged, "plan")
+    return validated(Plan, merged, "plan")
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -102,12 +102,17 @@ def _copied(value: Any) -> Any:
     return {key: _copied(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def _validated(model: type[_Model], value: Any, what: str) -> _Model:
+def validated(model: type[_Model], value: Any, what: str) -> _Model:
+    """Return a value as a model.
+
+    Raises:
+        SpecError: it is none; the message names the field, never the value that it had.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
         problems = "; ".join(_problem(dict(item), what) for item in error.errors())
-        raise SpecError(problems) from error
+        raise SpecError(problems) from None  # the validation error shows values, which may hold a secret
 
 
 def _problem(error: Mapping[str, Any], what: str) -> str:

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +23,11 @@ it did not answer in time (either of the two)."""
 
 REFUSED = frozenset({400, 413, 422})
 """HTTP statuses that say that the request itself is wrong: asking again gives the same."""
+FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
+"""Reasons with which the target itself ends an answer. Others, `abort` of an engine that shuts down say, leave a piece
+of an answer, which must not be trained on as a whole one."""
+FILTERED = "content_filter"
+"""Finish reason of an answer that a service withholds: asking again gives the same."""
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 5.0
 LONGEST_REASON = 300
@@ -68,16 +76,16 @@ class Answer:
     endpoint: str = ""
 
 
-def _ids_beside_logprobs(choice: Mapping[str, Any]) -> list[int] | None:
+def _ids_beside_logprobs(choice: Mapping[str, Any]) -> Any:
     content = (choice.get("logprobs") or {}).get("content")
-    return None if content is None else [token["id"] for token in content]
+    return None if content is None else [token.get("id") for token in content]
 
 
-def _ids_of_choice(choice: Mapping[str, Any]) -> list[int] | None:
+def _ids_of_choice(choice: Mapping[str, Any]) -> Any:
     return choice.get("token_ids")
 
 
-def _no_ids(_: Mapping[str, Any]) -> list[int] | None:
+def _no_ids(_: Mapping[str, Any]) -> Any:
     return None
 
 
@@ -89,8 +97,8 @@ class Dialect:
     """Our name of a sampling parameter -> the engine's."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields sent with every request, so that token ids come back."""
-    token_ids: Callable[[Mapping[str, Any]], list[int] | None] = _no_ids
-    """Finds the generated token ids in a choice."""
+    token_ids: Callable[[Mapping[str, Any]], Any] = _no_ids
+    """Finds the generated token ids in a choice, where there are any."""
 
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -100,7 +108,7 @@ DIALECTS: Mapping[str, Dialect] = {
         token_ids=_ids_beside_logprobs,
     ),
     "vllm": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice),
-    "sglang": Dialect(),
+    "sglang": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice),
 }
 """`owned_by` of a served model -> how its engine speaks."""
 
@@ -194,29 +202,30 @@ class Engine:
         """Return the answer in a decoded response.
 
         Raises:
-            AskError: it holds none: no choice, no message, neither content nor tool calls nor reasoning.
+            AskError: it holds none: no choice, no message, neither content nor tool calls nor reasoning; or the
+                target did not end it.
         """
         try:
             choice = response["choices"][0]
             message = choice["message"]
+            _check_storable(message)
             content, calls = message.get("content"), _tool_calls(message.get("tool_calls") or [])
             reasoning = message.get("reasoning_content") or message.get("reasoning")
             if content is None and not calls and reasoning is None:
                 raise AskError("the answer's content is null", "engine")
             usage = response.get("usage") or {}
             completion_tokens = int(usage.get("completion_tokens") or 0)
-            token_ids = self.dialect.token_ids(choice)
             return Answer(
                 content=_text(content),
-                finish_reason=str(choice.get("finish_reason")),
+                finish_reason=_finish_reason(choice.get("finish_reason")),
                 reasoning=reasoning,
                 tool_calls=calls,
-                token_ids=token_ids if token_ids and len(token_ids) == completion_tokens else None,
+                token_ids=_all_ids(self.dialect.token_ids(choice), completion_tokens),
                 prompt_tokens=int(usage.get("prompt_tokens") or 0),
                 completion_tokens=completion_tokens,
                 endpoint=self.label,
             )
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise AskError(f"not a chat answer: {type(error).__name__} {error}", "engine") from None
 
     async def _call(self, call: Any, seconds: float) -> bytes:
@@ -240,12 +249,12 @@ class Engine:
         reason = self._clean(error.message)
         if error.status_code in REFUSED:
             return AskError(reason, "row")
-        return AskError(reason, "busy" if error.status_code == 429 else "engine", _retry_after(error))
+        return AskError(reason, "busy" if error.status_code == 429 else "engine", retry_after(error))
 
     def _object(self, raw: bytes) -> dict[str, Any]:
         try:
             value = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AskError(f"the answer is not JSON: {error}", "engine") from None
         if not isinstance(value, dict):
             raise AskError(f"the answer is {type(value).__name__}, wanted a JSON object", "engine")
@@ -253,6 +262,31 @@ class Engine:
 
     def _clean(self, text: str) -> str:
         return (text.replace(self._key, "***") if self._key else text)[:LONGEST_REASON]
+
+
+def _check_storable(message: Any) -> None:
+    """Refuse what cannot be written as JSON text: half of a surrogate pair, or a number that is none.
+
+    Raises:
+        AskError: the target said so, and will again.
+    """
+    try:
+        json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # UnicodeEncodeError is one
+        raise AskError(f"the answer is no Unicode text: {error}", "row") from None
+
+
+def _finish_reason(reason: Any) -> str:
+    if reason in FINISHED:
+        return str(reason)
+    raise AskError(f"the answer was ended by {reason!r}", "row" if reason == FILTERED else "engine")
+
+
+def _all_ids(ids: Any, wanted: int) -> list[int] | None:
+    """Return token ids where they are all that were counted."""
+    if not isinstance(ids, list) or len(ids) != wanted or not all(isinstance(token, int) for token in ids):
+        return None
+    return ids or None
 
 
 def _tool_calls(calls: Any) -> list[dict[str, Any]]:
@@ -269,8 +303,12 @@ def _text(content: Any) -> str:
     return content
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
+def retry_after(error: openai.APIStatusError) -> float | None:
+    """Return the seconds that an endpoint asks to be left alone: it says how many, or until when."""
+    told = error.response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(error.response.headers["retry-after"]))
-    except (KeyError, ValueError):  # not sent, or a date
-        return None
+        seconds = float(told)
+    except ValueError:
+        date = parsedate_tz(told)
+        seconds = mktime_tz(date) - time.time() if date else math.nan
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -5,12 +5,14 @@ batches. After a kill it holds every row but the few in flight; a line that was 
 disk left behind it, is cut off, and those rows are asked again.
 """
 
+import fcntl
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
+from deepspec.errors import AnswersError, StoreError
 from deepspec.formats.conversations import AnswerRow
 from deepspec.formats.rows import dump_row
 
@@ -24,7 +26,7 @@ class Ledger:
         """Open or create the file and read which rows it holds."""
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
-        self._file = path.open("a+b")
+        self._file = path.open("ab+", buffering=0)  # nothing is left in a buffer when the disk is full
         self._load()
         self._synced_at = time.monotonic()
 
@@ -42,14 +44,19 @@ class Ledger:
         Args:
             row: the answer.
             can_pass: it failed with an error that can pass: a ledger opened later asks it again.
+
+        Raises:
+            StoreError: the disk is full or failed; a ledger opened later has all rows before this one.
         """
         line = dump_row({"can_pass": can_pass, "row": row})
+        try:
+            self._write(line)  # survives a kill; sync survives a power cut
+            if time.monotonic() - self._synced_at > SYNC_SECONDS:
+                self.sync()
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written ({error}); free some space and run again") from error
         self._places[row["id"]] = (self._end, len(line))
         self._end += len(line)
-        self._file.write(line)
-        self._file.flush()  # survives a kill; sync survives a power cut
-        if time.monotonic() - self._synced_at > SYNC_SECONDS:
-            self.sync()
 
     def sync(self) -> None:
         """Make what was noted survive a power cut."""
@@ -73,15 +80,37 @@ class Ledger:
 
     def _load(self) -> None:
         self._end = 0
-        self._file.seek(0)
-        for line in self._file:
-            entry = _parse(line)
-            if entry is None:
-                break
-            if not entry["can_pass"]:
-                self._places[entry["row"]["id"]] = (self._end, len(line))
-            self._end += len(line)
+        with self.path.open("rb") as file:
+            for line in file:
+                entry = _parse(line)
+                if entry is None:
+                    break
+                if not entry["can_pass"]:
+                    self._places[entry["row"]["id"]] = (self._end, len(line))
+                self._end += len(line)
         self._file.truncate(self._end)
+
+    def _write(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            left = left[self._file.write(left) :]
+
+
+def lock_folder(folder: Path) -> BinaryIO:
+    """Return an open file: until it is closed, by whatever end of the process, no other process gets one.
+
+    Raises:
+        AnswersError: another process works in the folder.
+    """
+    file = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise AnswersError(
+            f"another process regenerates the same answers and writes to {folder}; wait for its end, or stop it"
+        ) from None
+    return file
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

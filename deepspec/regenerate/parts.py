@@ -18,7 +18,7 @@ from deepspec.errors import AnswersError
 from deepspec.formats.conversations import AnswerRow, PromptRow, published_prompts
 from deepspec.formats.rows import RowWriter
 from deepspec.publish import Out
-from deepspec.regenerate.ledger import Ledger
+from deepspec.regenerate.ledger import Ledger, lock_folder
 from deepspec.regenerate.spec import RegenerateSpec
 
 SHARD = 0
@@ -69,17 +69,24 @@ class Book:
     """
 
     def __init__(self, spec: RegenerateSpec, prompts: Artifact, out: Out, drift: Drift) -> None:
-        """Read the ids once: how many there are, and which come twice."""
+        """Read the ids once: how many there are, and which come twice.
+
+        Raises:
+            AnswersError: another process works on the same answers.
+        """
         self._spec = spec
         self._prompts = prompts
         self._out = out
         self._drift = drift
         self._folder = out.scratch / "ledger"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self._folder)
         self._open: dict[int, Part] = {}
         self.total, self._twice = _survey(prompts)
         self.done = 0
         """Rows that are finished, in committed parts, ledgers, or as duplicates."""
+        self.answered = 0
+        """Rows that this run finished."""
         self.failed = 0
         """Rows left to the next run."""
 
@@ -110,6 +117,7 @@ class Book:
         """Note what became of a row."""
         part.finish(row, can_pass)
         self.done += 1
+        self.answered += 1
 
     def take_complete(self, keep_errors: bool) -> list[Part]:
         """Return the parts that can be committed now; those that wait for another run are closed and left."""
@@ -148,6 +156,7 @@ class Book:
         """Close the ledgers of parts that are not complete; the next run goes on with them."""
         for part in self._open.values():
             part.ledger.close()
+        self._lock.close()
 
     def summary(self) -> dict[str, Any]:
         """Return the counts of all committed parts together.

@@ -97,9 +97,10 @@ class Preflight:
         """
         engine.dialect = DIALECTS.get(await self._owner(engine), OTHER)
         try:
-            await engine.ask(_question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
+            first = await engine.ask(_question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
             await self._check_prompts(engine)
-            ignored = await self._ignored(engine)
+            ignored = ["max_tokens"] if first.completion_tokens > 1 else []
+            ignored += await self._ignored(engine)
         except AskError as error:
             if error.can_pass:
                 raise

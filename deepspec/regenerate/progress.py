@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from deepspec.artifacts import Report
@@ -10,9 +11,9 @@ from deepspec.regenerate.parts import Book
 
 WINDOW_SECONDS = 30.0
 """Time over which rates are taken."""
-TABLE_SECONDS = 10.0
-"""Time between two looks at the endpoints."""
-TABLE = "regenerate-endpoints"
+TABLE_SECONDS = 60.0
+"""Time between two looks at the endpoints, unless one of them goes down or comes back."""
+TABLE = "endpoints"
 
 
 class Progress:
@@ -25,25 +26,37 @@ class Progress:
         self._report = report
         self._marks: deque[tuple[float, int, int]] = deque()
         self._tabled_at = time.monotonic()
+        self._down: set[str] = set()
 
     def tick(self) -> None:
         """Tell the rates of the last half minute; now and then also the endpoints."""
         now = time.monotonic()
         tokens = sum(lane.tokens for lane in self._dispatcher.lanes)
-        self._marks.append((now, self._book.done, tokens))
+        self._marks.append((now, self._book.answered, tokens))
         while now - self._marks[0][0] > WINDOW_SECONDS:
             self._marks.popleft()
-        since, done, tokens_then = self._marks[0]
+        since, answered, tokens_then = self._marks[0]
         seconds = max(now - since, 1e-9)
-        note = self._note((self._book.done - done) / seconds, (tokens - tokens_then) / seconds)
+        note = self._note((self._book.answered - answered) / seconds, (tokens - tokens_then) / seconds)
         self._report.progress(self._book.done, self._book.total, "rows", note)
-        if now - self._tabled_at > TABLE_SECONDS:
+        if self._tell_changes() or now - self._tabled_at > TABLE_SECONDS:
             self._tabled_at = now
             self.table()
 
     def table(self) -> None:
         """Show each endpoint's health and share."""
         self._report.table(TABLE, [endpoint_row(lane) for lane in self._dispatcher.lanes])
+
+    def _tell_changes(self) -> bool:
+        """Say which endpoints went down or came back since the last look; return whether any did."""
+        down = {lane.engine.label: lane.last_failure for lane in self._dispatcher.lanes if lane.tripped}
+        for label in sorted(down.keys() - self._down):
+            self._report.log(f"{label} is down ({down[label]}); the others answer until it is back")
+        for label in sorted(self._down - down.keys()):
+            self._report.log(f"{label} is back")
+        changed = down.keys() != self._down
+        self._down = set(down)
+        return changed
 
     def _note(self, rows: float, tokens: float) -> str:
         up = sum(lane.is_open for lane in self._dispatcher.lanes)
@@ -63,6 +76,18 @@ def endpoint_row(lane: Lane) -> dict[str, Any]:
         "failures": sum(lane.failures.values()),
         "last failure": lane.last_failure,
     }
+
+
+def accounts(counts: Mapping[str, Any]) -> str:
+    """Return the sums of a finished run in one line."""
+    shares = ", ".join(f"{name} {rows}" for name, rows in counts["endpoints"].items())
+    reasons = "; ".join(f"{rows} × {reason}" for reason, rows in counts["reasons"].items())
+    return (
+        f"{counts['input']} prompts = {counts['success']} success + {counts['error']} error + {counts['skipped']} "
+        f"skipped; {counts['completion_tokens']} tokens generated, {counts['truncated']} rows cut by max_tokens"
+        + (f"; answered by {shares}" if shares else "")
+        + (f"; {reasons}" if reasons else "")
+    )
 
 
 def _duration(seconds: float) -> str:

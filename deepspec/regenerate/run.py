@@ -17,7 +17,7 @@ from deepspec.regenerate.dispatcher import Dispatcher
 from deepspec.regenerate.engine import AskError, Engine
 from deepspec.regenerate.parts import Book, Part
 from deepspec.regenerate.preflight import Preflight
-from deepspec.regenerate.progress import Progress
+from deepspec.regenerate.progress import Progress, accounts
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import RegenerateSpec
 
@@ -52,7 +52,9 @@ def run(
             f"{book.failed} of {book.total} rows failed with errors that can pass, and wait in {out.scratch}; "
             "run again to ask them again, or publish them as errors with --keep-errors"
         )
-    return book.summary()
+    counts = book.summary()
+    report.log(accounts(counts))
+    return counts
 
 
 class _Asking:

@@ -86,7 +86,7 @@ def test_four_uneven_endpoints_are_saturated(tmp_path):
     heard = timed(bench)
     with engines(SLOTS, SECONDS) as urls:
         bench.answers(prompts(rows), *urls)
-        shares = {row["endpoint"]: row["answers"] for row in heard.tables["regenerate-endpoints"]}
+        shares = {row["endpoint"]: row["answers"] for row in heard.tables["endpoints"]}
         naive = asyncio.run(round_robin(urls, rows // 10))
     share = rows / heard.seconds / CAPACITY
     print(f"\nfour endpoints, capacity {CAPACITY:.0f} requests/s: {share:.3f} of it, answers by endpoint {shares}")

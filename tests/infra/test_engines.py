@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deepspec.errors import EngineError, SpecError, UnknownNameError
+from deepspec.errors import EngineError, UnknownNameError
 from infra import engines
-from infra.engines import ENGINES, EngineKind, EngineOptions, command, start_engines
+from infra.engines import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
 
 SERVER = """
 import http.server, os, sys
@@ -27,24 +27,23 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 @pytest.fixture
-def model(tmp_path) -> Path:
+def tiny(tmp_path) -> Served:
     path = tmp_path / "model.gguf"
     path.touch()
-    return path
+    return Served(name="tiny", gguf=path, folder=tmp_path)
 
 
 def use(monkeypatch, tmp_path, text: str, start_seconds: float = 20) -> None:
     """Put an engine named "fake" into the table."""
     script = tmp_path / "server.py"
     script.write_text(text)
-    kind = EngineKind(command=f"{{python}} {script} {{port}}", serves="file", start_seconds=start_seconds)
+    kind = EngineKind(command=f"{{python}} {script} {{port}}", serves="file", slots=8, start_seconds=start_seconds)
     monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "fake": kind})
 
 
-def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp_path, model):
+def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp_path, tiny):
     use(monkeypatch, tmp_path, SERVER)
-    options = EngineOptions(kind="fake", model=model, name="tiny", count=2)
-    with start_engines(options, tmp_path / "logs") as endpoints:
+    with start_engines(ManagedEngines(kind="fake", count=2), tiny, tmp_path / "logs") as endpoints:
         assert len({endpoint.url for endpoint in endpoints}) == 2
         assert {endpoint.model for endpoint in endpoints} == {"tiny"}
         roots = [endpoint.url.removesuffix("/v1") for endpoint in endpoints]
@@ -55,52 +54,54 @@ def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp
             httpx.get(f"{root}/health")
 
 
-def test_each_gpu_gets_an_engine_of_its_own(monkeypatch, tmp_path, model):
+def test_each_engine_gets_gpus_of_its_own(monkeypatch, tmp_path, tiny):
     use(monkeypatch, tmp_path, SERVER)
-    options = EngineOptions(kind="fake", model=model, name="tiny", gpus=(2, 5))
-    with start_engines(options, tmp_path) as endpoints:
+    with start_engines(ManagedEngines(kind="fake", gpus=("2", "4,5")), tiny, tmp_path) as endpoints:
         seen = [httpx.get(endpoint.url.removesuffix("/v1") + "/health").text for endpoint in endpoints]
-    assert seen == ["2", "5"]
+    assert seen == ["2", "4,5"]
 
 
-def test_an_engine_that_ends_at_once_tells_its_last_words(monkeypatch, tmp_path, model):
+def test_an_engine_that_ends_at_once_tells_its_last_words(monkeypatch, tmp_path, tiny):
     use(monkeypatch, tmp_path, "raise SystemExit('unknown model architecture')")
-    options = EngineOptions(kind="fake", model=model, name="tiny")
-    with pytest.raises(EngineError, match="unknown model architecture"), start_engines(options, tmp_path):
+    fake = ManagedEngines(kind="fake")
+    with pytest.raises(EngineError, match="unknown model architecture"), start_engines(fake, tiny, tmp_path):
         pass
 
 
-def test_an_engine_that_is_never_healthy_is_an_error(monkeypatch, tmp_path, model):
+def test_an_engine_that_is_never_healthy_is_an_error(monkeypatch, tmp_path, tiny):
     use(monkeypatch, tmp_path, "import time; time.sleep(60)", start_seconds=0.5)
-    options = EngineOptions(kind="fake", model=model, name="tiny")
-    with pytest.raises(EngineError, match="not healthy in time"), start_engines(options, tmp_path):
+    fake = ManagedEngines(kind="fake")
+    with pytest.raises(EngineError, match="not healthy in time"), start_engines(fake, tiny, tmp_path):
         pass
 
 
-def test_bad_options_are_refused_by_name(model, tmp_path):
-    with (
-        pytest.raises(UnknownNameError, match="xllamacpp"),
-        start_engines(EngineOptions(kind="ollama", model=model, name="t"), tmp_path),
-    ):
-        pass
-    with (
-        pytest.raises(SpecError, match="at least 1"),
-        start_engines(EngineOptions(model=model, name="t", count=0), tmp_path),
-    ):
-        pass
-    with pytest.raises(EngineError, match="serves a GGUF file"):
-        command(EngineOptions(model=tmp_path, name="t"), 1)
-    with pytest.raises(EngineError, match="serves a model folder"):
-        command(EngineOptions(kind="vllm", model=model, name="t"), 1)
+def test_an_engine_that_cannot_serve_is_refused_by_name(tmp_path):
+    with pytest.raises(UnknownNameError, match="xllamacpp"):
+        command(ManagedEngines(kind="ollama"), Served(name="t"), 1)
+    with pytest.raises(EngineError, match=r"serves a GGUF file, and the target has none .*--engine \(vllm, sglang\)"):
+        command(ManagedEngines(), Served(name="t", folder=tmp_path), 1)
+    with pytest.raises(EngineError, match=r"serves a model folder.*--engine \(xllamacpp, llama.cpp\)"):
+        command(ManagedEngines(kind="vllm"), Served(name="t", gguf=tmp_path), 1)
 
 
-def test_the_commands_name_model_port_and_sizes(model, monkeypatch):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: name)
-    for kind, row in ENGINES.items():
-        folder = model.parent if row.serves == "folder" else model
-        words = command(EngineOptions(kind=kind, model=folder, name="tiny", slots=4, context=512), 4711)
-        assert {str(folder), "tiny", "4711", "4"} <= set(words)
-        assert ("2048" if kind == "llama.cpp" else "512") in words  # llama.cpp divides its context between the slots
+def test_an_engine_that_is_not_installed_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(engines.shutil, "which", lambda *where, **more: None)
+    with pytest.raises(EngineError, match=r"engine vllm: 'vllm' is not on PATH; install it"):
+        command(ManagedEngines(kind="vllm"), tiny, 1)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_command_names_model_port_and_sizes(tiny, monkeypatch, kind):
+    monkeypatch.setattr(engines.shutil, "which", lambda name, path=None: name)
+    told = ManagedEngines(kind=kind, slots=4, context=512, arguments="--more 'two words'")
+    words = command(told, tiny, 4711, "0,1")
+    served = tiny.folder if ENGINES[kind].serves == "folder" else tiny.gguf
+    assert {str(served), "tiny", "4711", "4"} <= set(words)
+    assert ("2048" if kind == "llama.cpp" else "512") in words  # llama.cpp divides its context between the slots
+    assert words[-2:] == ["--more", "two words"]
+    sizes = {"vllm": "--tensor-parallel-size", "sglang": "--tp-size"}
+    if kind in sizes:
+        assert words[words.index(sizes[kind]) + 1] == "2"
 
 
 @pytest.mark.slow
@@ -109,9 +110,9 @@ def test_the_embedded_engine_answers_and_dies_with_its_run(tmp_path):
     run = f"""
 import sys, time
 from pathlib import Path
-from infra.engines import EngineOptions, start_engines
-options = EngineOptions(model=Path({str(gguf())!r}), name="smollm2", slots=1, context=256)
-with start_engines(options, Path(sys.argv[1])) as endpoints:
+from infra.engines import ManagedEngines, Served, start_engines
+served = Served(name="smollm2", gguf=Path({str(gguf())!r}), context=256, threads=1)
+with start_engines(ManagedEngines(slots=1), served, Path(sys.argv[1])) as endpoints:
     print(endpoints[0].url, flush=True)
     time.sleep(300)
 """

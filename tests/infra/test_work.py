@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from deepspec import errors
-from deepspec.artifacts import Placement
-from deepspec.errors import BudgetError, ChildError, SourceError
+from deepspec.artifacts import ArtifactRef, Endpoint, Placement, TargetId
+from deepspec.errors import BudgetError, ChildError, EngineError, SourceError
 from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import resolve
 from deepspec.prepare.spec import PrepareSpec
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
 from deepspec.store import Store
+from infra import work
 from infra.caps import caps_of
-from infra.child import EVENT
+from infra.child import EVENT, Job, with_keys
+from infra.engines import ManagedEngines
 from infra.listeners import Listeners, rich_table
-from infra.work import Events, Site, run_stage
+from infra.work import Events, Site, run_job, run_stage
 
 
 class Heard:
@@ -111,6 +114,36 @@ def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildError, match="exit code 1"):
         run_stage(STAGES["prepare"], spec, {}, site, Heard())
+
+
+@pytest.mark.parametrize(
+    ("engines", "started"),
+    [(ManagedEngines(kind="vllm", gpus=("0", "1")), "vllm"), (ManagedEngines(), "xllamacpp")],
+)
+def test_our_own_engines_are_those_that_the_site_names(tmp_path, engines, started):
+    """The target is there as neither file nor folder, so the engine that would be started says so."""
+    target = TargetId(config="c", weights="w", tokenizer="t", template="p")
+    site = site_of(tmp_path, {}).model_copy(update={"engines": engines})
+    prompts = ArtifactRef(kind="prompts", address="0" * 32, content="1", uri="here")
+    with pytest.raises(EngineError, match=f"engine {started} serves a"):
+        run_stage(STAGES["regenerate"], RegenerateSpec(target=target), {"prompts": prompts}, site, Heard())
+
+
+def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(
+        work, "run_guarded", lambda command, **more: told.update(more, job=Path(command[-1]).read_text())
+    )
+    endpoint = Endpoint(url="http://127.0.0.1:1/v1", model="m", api_key_block="our-engines")
+    placement = Placement(scratch=tmp_path, endpoints=(endpoint,))
+    job = Job(stage="regenerate", spec={}, inputs={}, root=str(tmp_path), placement=placement)
+    with pytest.raises(ChildError, match="told no artifact"):
+        run_job(job, tmp_path / "job", Heard(), {"DEEPSPEC_KEY_OUR_ENGINES": "sk-4711"})
+    assert told["env"]["DEEPSPEC_KEY_OUR_ENGINES"] == "sk-4711"
+    assert "sk-4711" not in told["job"]
+    monkeypatch.setenv("DEEPSPEC_KEY_OUR_ENGINES", "sk-4711")
+    (asked,) = with_keys(placement).endpoints
+    assert asked.api_key.get_secret_value() == "sk-4711"
 
 
 def test_lines_that_are_no_events_are_only_log():

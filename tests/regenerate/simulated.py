@@ -122,13 +122,12 @@ class Simulated:
         return await FAULTS[name](self, request, body)
 
     def _completion(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        message = self.answer(body) if self.answer else {"role": "assistant", "content": self._text(body)}
+        message = dict(self.answer(body) if self.answer else {"role": "assistant", "content": self._text(body)})
         words = len((message.get("content") or "").split())
-        choice: dict[str, Any] = {
-            "index": 0,
-            "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
-            "message": message,
-        }
+        finish_reason = "tool_calls" if message.get("tool_calls") else "stop"
+        if body["max_tokens"] == 1 and "max_tokens" not in self.ignores:  # as preflight asks
+            message["content"], words, finish_reason = "answer", 0, "length"
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "message": message}
         if body.get("return_token_ids"):
             choice["token_ids"] = list(range(words + 1))
         if body.get("logprobs"):
@@ -185,6 +184,12 @@ FAULTS: Mapping[str, Any] = {
     "no choices": _text_fault(b'{"choices": [], "usage": {}}'),
     "null": _text_fault(b'{"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": null}}]}'),
     "list": _text_fault(b"[1, 2]"),
+    "abort": _text_fault(
+        b'{"choices": [{"finish_reason": "abort", "message": {"role": "assistant", "content": "half an ans"}}]}'
+    ),
+    "half a character": _text_fault(
+        b'{"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": "smile \\ud83d"}}]}'
+    ),
     "html": _text_fault(b"<html>bad gateway</html>"),
     "500": _status_fault(500, "out of memory"),
     "429": _status_fault(429, "too many", {"Retry-After": "0.3"}),

@@ -29,7 +29,10 @@ def statuses(rows):
     return {row["id"]: row["status"] for row in rows}
 
 
-@pytest.mark.parametrize("fault", ["500", "429", "404", "cut", "not json", "no choices", "null", "list", "html"])
+PASSING = ["500", "429", "404", "cut", "not json", "no choices", "null", "list", "html", "abort"]
+
+
+@pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_no_row(bench, fault):
     with serve(Simulated(fault=first(3, fault)), Simulated()) as (sick, well):
         rows = bench.answers(prompts(40), sick.engine.url, well.engine.url)
@@ -73,6 +76,8 @@ def test_an_endpoint_that_is_killed_and_comes_back_works_again(bench):
     assert set(statuses(rows).values()) == {"success"}
     assert len(statuses(rows)) == 300
     assert mortal.engine.rows > answered.rows + 10  # it got questions after it came back
+    assert [line for line in bench.heard.logs if f"{mortal.engine.port}/v1 is down (" in line]
+    assert f"127.0.0.1:{mortal.engine.port}/v1 is back" in bench.heard.logs
 
 
 def test_a_refused_prompt_is_recorded_once_with_its_reason(bench):
@@ -82,6 +87,14 @@ def test_a_refused_prompt_is_recorded_once_with_its_reason(bench):
     assert "too long" in rows[17]["error"]
     assert rows[17]["messages"] == prompt("id-17", "row 17")["messages"]
     assert len([body for body in engine.engine.row_bodies if "17" in body["messages"][0]["content"]]) == 1
+
+
+def test_an_answer_that_is_no_text_costs_its_own_row_only(bench):
+    """Half of a surrogate pair, as engines send it that cut an answer inside an emoji: no file can hold it."""
+    with serve(Simulated(fault=only("17", "half a character"))) as (engine,):
+        rows = bench.answers(prompts(30), engine.engine.url)
+    assert statuses(rows) == {f"id-{n}": "error" if n == 17 else "success" for n in range(30)}
+    assert "no Unicode text" in rows[17]["error"]
 
 
 def test_errors_that_can_pass_hold_back_their_part_and_are_asked_again(bench, monkeypatch):

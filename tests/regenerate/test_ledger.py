@@ -1,8 +1,11 @@
 """The ledger holds what was finished, whatever tore its end."""
 
+import resource
+
 import pytest
 
-from deepspec.regenerate.ledger import Ledger
+from deepspec.errors import AnswersError, StoreError
+from deepspec.regenerate.ledger import Ledger, lock_folder
 
 
 def row(sample_id: str, text: str = "fine"):
@@ -64,3 +67,30 @@ def test_an_error_that_can_pass_is_asked_again_by_the_next_run(path):
     assert "a" in ledger
     ledger.close()
     assert "a" not in Ledger(path)
+
+
+def test_a_full_disk_is_an_error_that_loses_no_row_before_it(path):
+    """The limit on the size of files stands for the disk: the write fails half-way through a row."""
+    write(path, row("a"))
+    ledger = Ledger(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, hard))
+    try:
+        with pytest.raises(StoreError, match=r"part.jsonl: cannot be written .*free some space and run again"):
+            ledger.append(row("b", "x" * 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        ledger.close()
+    again = Ledger(path)
+    assert "a" in again
+    assert "b" not in again
+    again.append(row("b"))
+    assert again.read("b") == row("b")
+
+
+def test_a_folder_of_ledgers_has_one_writer(tmp_path):
+    held = lock_folder(tmp_path)
+    with pytest.raises(AnswersError, match="another process regenerates the same answers"):
+        lock_folder(tmp_path)
+    held.close()
+    lock_folder(tmp_path).close()

@@ -10,7 +10,7 @@ import pytest
 
 from deepspec.formats.conversations import parse_conversation, published_answers
 from deepspec.formats.rows import read_rows
-from infra.engines import EngineOptions, start_engines
+from infra.engines import ManagedEngines, Served, start_engines
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
 DATA = os.environ.get("DEEPSPEC_DATA")
@@ -48,7 +48,8 @@ def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tm
 
     bench.heard.progress = kill_half_way
     bench.spec = bench.spec.but(rows_per_part=100, sampling=bench.spec.sampling.but(max_tokens=12))
-    with start_engines(EngineOptions(model=gguf, name="tiny", count=2, slots=4), tmp_path / "logs") as endpoints:
+    engines, served = ManagedEngines(count=2, slots=4), Served(name="tiny", gguf=gguf, threads=1)
+    with start_engines(engines, served, tmp_path / "logs") as endpoints:
         artifact = bench.regenerate(bench.publish(rows), bench.placement(*(endpoint.url for endpoint in endpoints)))
     assert killed.is_set()
     assert [row["id"] for row in published_answers(artifact)] == [row["id"] for row in rows]

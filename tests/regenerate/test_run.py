@@ -42,7 +42,7 @@ def test_progress_ends_with_all_rows_and_a_table_of_the_endpoints(bench):
     with serve(Simulated(), Simulated()) as (one, other):
         bench.answers(prompts(25), one.engine.url, other.engine.url)
     assert bench.heard.done[-1] == (25, 25)
-    table = bench.heard.tables["regenerate-endpoints"]
+    table = bench.heard.tables["endpoints"]
     assert [row["state"] for row in table] == ["up", "up"]
     assert sum(row["answers"] for row in table) == 25
 

@@ -1,0 +1,49 @@
+"""What the options about engines, keys and errors become: a placement and engines to start."""
+
+import pytest
+
+from deepspec.errors import SpecError, UnknownNameError
+from flows.choices import choose_site, managed_engines, named_endpoints
+from infra.engines import ManagedEngines
+
+URLS = ["http://127.0.0.1:8000/v1", "https://engine.example/v1"]
+
+
+def test_endpoints_share_a_model_and_the_name_of_a_key():
+    placement = choose_site(None, named_endpoints(URLS, "tiny", key_env="TINY_KEY"), keep_errors=True).placement
+    assert [(one.url, one.model, one.key_variable) for one in placement.endpoints] == [
+        (url, "tiny", "TINY_KEY") for url in URLS
+    ]
+    assert placement.keep_errors
+
+
+def test_a_key_in_a_secret_block_reaches_the_child_under_a_name_of_its_own():
+    (endpoint,) = named_endpoints(URLS[:1], "tiny", key_block="our-engines")
+    assert endpoint.key_variable == "DEEPSPEC_KEY_OUR_ENGINES"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"urls": URLS, "model": None}, "--endpoint needs --model"),
+        ({"urls": ["localhost:8000"], "model": "m"}, "URL is not one; wanted http://HOST:PORT/v1"),
+        ({"urls": ["http://me:hunter2@host/v1"], "model": "m"}, "holds a user or password; give keys by name"),
+        ({"urls": URLS, "model": "m", "key_env": "A", "key_block": "b"}, "has two names"),
+    ],
+)
+def test_what_makes_no_sense_is_said_without_the_values(told, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        named_endpoints(**told)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_engines_are_started_where_none_are_named():
+    engines = managed_engines("vllm", gpus=["0,1", "2,3"], arguments="--dtype bfloat16")
+    assert engines == ManagedEngines(kind="vllm", gpus=("0,1", "2,3"), arguments="--dtype bfloat16")
+    assert choose_site(engines=engines).engines == engines
+    assert managed_engines(None) == choose_site().engines == ManagedEngines()
+    with pytest.raises(UnknownNameError, match=r"unknown engine 'ollama'; known: llama\.cpp, sglang"):
+        managed_engines("ollama")
+    with pytest.raises(SpecError, match="--engine starts engines and --endpoint names running ones"):
+        choose_site(None, named_endpoints(URLS, "tiny"), engines)
