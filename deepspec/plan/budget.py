@@ -6,8 +6,11 @@ from typing import Any
 
 from deepspec.errors import BudgetError
 from deepspec.plan import presets
-from deepspec.plan.estimate import Estimate, Sizes, Workload, estimate, rows, size
+from deepspec.plan.cache_bytes import CODEC_RATIO, Captured
+from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
+from deepspec.plan.measured import Measured
 from deepspec.plan.plan import Plan
+from deepspec.plan.ranges import Range
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
 from deepspec.store import Store
@@ -19,39 +22,60 @@ SPARE = 1.05
 """Share of the estimate that must be free: file systems want some air."""
 
 
-def plan_estimate(plan: Plan, sizes: Sizes | None = None) -> Estimate | None:
+def plan_estimate(plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None) -> Estimate | None:
     """Return what a plan costs, or None where nothing is known of the target's sizes.
 
     Args:
         plan: what to do.
         sizes: of the target, read from its config; None: those of the preset.
+        measured: counts of the published answers; None: there are none yet.
     """
     known = sizes or plan.target.sizes
     if known is None:
         return None
-    return estimate(known, workload(plan), presets.hardware(plan.limits.hardware))
+    return estimate(known, workload(plan, known, measured), presets.hardware(plan.limits.hardware))
 
 
-def workload(plan: Plan) -> Workload:
-    """Return the counts of a plan."""
-    samples = sample_count(plan)
+def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Workload:
+    """Return the counts of a plan: guessed, or those of its answers where they exist."""
     train, draft = plan.train, plan.train.draft
-    per_pass = max(1, samples // train.global_batch)
-    passes = train.steps / per_pass if train.steps else train.epochs
+    what = _guessed(plan, sizes) if measured is None else _counted(plan, sizes, measured)
+    per_pass = max(1, what.samples // train.global_batch)
     return Workload(
-        samples=samples,
-        prompt_tokens=plan.dataset.prompt_tokens,
-        answer_tokens=min(plan.dataset.answer_tokens, plan.regenerate.sampling.max_tokens),
-        captured_layers=len(plan.cache.layers or range(5)),
+        captured=what,
         codec=plan.cache.codec,
-        part_bytes=plan.cache.part_bytes,
-        passes=passes,
+        ratios={**CODEC_RATIO, **(measured.ratios if measured else {})},
+        source=train.source,
+        passes=train.steps / per_pass if train.steps else train.epochs,
         draft_layers=draft.num_layers or (1 if draft.algorithm == "eagle3" else 5),
         anchors=train.objective.num_anchors,
         block=draft.block_size,
         questions=question_count(plan),
         question_tokens=plan.evaluate.max_new_tokens,
     )
+
+
+def _guessed(plan: Plan, sizes: Sizes) -> Captured:
+    samples = sample_count(plan)
+    answered = samples * min(plan.dataset.answer_tokens, plan.regenerate.sampling.max_tokens)
+    supervised = Range.around(answered, GUESS)
+    return Captured(
+        samples=samples,
+        tokens=Range.around(answered + samples * plan.dataset.prompt_tokens, GUESS),
+        supervised=supervised,
+        last_rows=supervised.plus(Range.around(samples)),  # and the position before each answer
+        **_form(plan, sizes),
+    )
+
+
+def _counted(plan: Plan, sizes: Sizes, measured: Measured) -> Captured:
+    counts = measured.model_dump(include={"samples", "tokens", "supervised", "last_rows"})
+    return Captured(**counts, **_form(plan, sizes))
+
+
+def _form(plan: Plan, sizes: Sizes) -> dict[str, int]:
+    layers = len(plan.cache.layers or range(5))
+    return {"layers": layers, "hidden": sizes.hidden, "part_bytes": plan.cache.part_bytes}
 
 
 def sample_count(plan: Plan) -> int:
@@ -71,10 +95,14 @@ def question_count(plan: Plan) -> int:
     return sum(min(size, plan.evaluate.samples or size) for size in sizes) * len(plan.evaluate.temperatures)
 
 
-def plan_rows(plan: Plan, store: Store, sizes: Sizes | None = None) -> list[dict[str, Any]]:
+def plan_rows(
+    plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None
+) -> list[dict[str, Any]]:
     """Return the cost of a plan and the space found, as a table for people."""
-    cost = plan_estimate(plan, sizes)
-    samples = {"what": "samples", "estimate": f"{sample_count(plan):,}", "low": "", "high": ""}
+    cost = plan_estimate(plan, sizes, measured)
+    count = sample_count(plan) if measured is None else measured.samples
+    what = "samples" if measured is None else f"samples, counted in {measured.rows:,} answers"
+    samples = {"what": what, "estimate": f"{count:,}", "low": "", "high": ""}
     found = store.free_bytes()
     free = {
         "what": "free in the store",

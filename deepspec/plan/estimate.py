@@ -10,18 +10,23 @@ from typing import Any
 from pydantic import Field
 
 from deepspec.artifacts import Spec
+from deepspec.plan.cache_bytes import CODEC_RATIO, CacheSize, Captured, cache_size, published_bytes
+from deepspec.plan.ranges import NOTHING, Range
 
 GUESS = 0.30
 """Half-width of the interval around a guessed token count, as a share of it."""
 
-CODEC_RATIO: Mapping[str, float] = {"bf16": 1.0, "bf16-zstd": 0.70, "fp8": 0.43, "none": 0.0}
-"""Bytes of hidden states against raw bf16, as measured on real states."""
+DEFAULT_CODEC, TOKENS_ONLY = "bf16-zstd", "none"
+"""Codec of a cache where the plan stores none, for comparison; and the one that stores no states."""
 
-TOKEN_BYTES = 5
-"""Token id (int32) and loss mask (one byte), stored for every position."""
+ANSWER_TOKEN_BYTES = 4
+"""Of prompts and answers in the store, compressed, for each token."""
 
-PUBLISHED_TOKEN_BYTES = 6
-"""The same in the published layout, which stores an attention mask too."""
+SCRATCH = 64 << 30
+"""Bytes of parts that training keeps at hand on its own disk, fetched or computed."""
+
+SOURCES = ("cache", "online", "rolling")
+"""Where training can take hidden states from, see `TrainSpec.source`."""
 
 
 class Sizes(Spec):
@@ -58,16 +63,13 @@ class Hardware(Spec):
 class Workload(Spec):
     """The counts that decide the cost."""
 
-    samples: int = Field(gt=0)
-    prompt_tokens: float = Field(ge=0)
-    """Mean per sample."""
-    answer_tokens: float = Field(gt=0)
-    """Mean per sample; the supervised ones."""
-    exact: bool = False
-    """Whether the counts are measured, not guessed."""
-    captured_layers: int = Field(gt=0)
+    captured: Captured
+    """What the cache holds."""
     codec: str = "bf16-zstd"
-    part_bytes: int = Field(gt=0)
+    ratios: Mapping[str, Range] = CODEC_RATIO
+    """Codec -> bytes of states against raw bf16."""
+    source: str = "cache"
+    """Where training takes hidden states from."""
     passes: float = Field(gt=0)
     """How often training reads each sample."""
     draft_layers: int = Field(gt=0)
@@ -79,24 +81,19 @@ class Workload(Spec):
     """Upper bound of an answer's length in evaluation."""
 
 
-class Range(Spec):
-    """An estimate with its interval; the three agree where it is exact."""
+class SourceCost(Spec):
+    """What cache and training take with one source of hidden states."""
 
-    low: float
-    mid: float
-    high: float
-
-    def scaled(self, factor: float) -> "Range":
-        """Return all three times a factor."""
-        return Range(low=self.low * factor, mid=self.mid * factor, high=self.high * factor)
-
-    def plus(self, other: "Range") -> "Range":
-        """Return the sum, ends added to ends."""
-        return Range(low=self.low + other.low, mid=self.mid + other.mid, high=self.high + other.high)
-
-    def longer(self, other: "Range") -> "Range":
-        """Return the larger of both at each end."""
-        return Range(low=max(self.low, other.low), mid=max(self.mid, other.mid), high=max(self.high, other.high))
+    stored: Range
+    """Bytes in the store."""
+    local: Range
+    """Bytes on the training machine's own disk."""
+    cache_hours: Range
+    train_hours: Range
+    puts: Range
+    gets: Range
+    money: Range
+    """Device hours of both stages, one month of storage, requests and egress, in US dollars."""
 
 
 class Estimate(Spec):
@@ -105,8 +102,11 @@ class Estimate(Spec):
     tokens: Range
     cache_bytes: Mapping[str, Range]
     """Per codec, and `published` for the layout of the public caches (all positions, raw bf16)."""
+    sources: Mapping[str, SourceCost]
+    """Source of hidden states -> what it takes, with the plan's codec."""
     store_bytes: Range
-    """Everything published, with the chosen codec."""
+    """Everything published."""
+    files: Range
     hours: Mapping[str, Range]
     """Per stage, on the given hardware."""
     puts: Range
@@ -123,18 +123,32 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
         work: counts of the run.
         hardware: machine and prices.
     """
-    answers = _range(work.samples * work.answer_tokens, work.exact)
-    tokens = _range(work.samples * (work.answer_tokens + work.prompt_tokens), work.exact)
-    cache = _cache_bytes(sizes, work, tokens, answers)
-    chosen = cache[work.codec]
+    found = {codec: cache_size(work.captured, ratio) for codec, ratio in work.ratios.items()}
+    sources = {name: _source(name, found, sizes, work, hardware) for name in SOURCES}
+    chosen = sources[work.source]
     draft_bytes = 2.0 * (2 * sizes.vocabulary * sizes.hidden + draft_parameters(sizes, work))
-    store_bytes = chosen.plus(tokens.scaled(4)).plus(_exact(4 * draft_bytes))
-    hours = _moving(_hours(sizes, work, hardware, tokens, answers), chosen, work.passes, hardware)
-    parts = chosen.scaled(1 / work.part_bytes)
-    puts, gets = parts.scaled(2), parts.scaled(work.passes)
-    money = _money(hardware, hours, store_bytes, (puts, gets))
+    rest = work.captured.tokens.scaled(ANSWER_TOKEN_BYTES).plus(Range.around(4 * draft_bytes))
+    engine = _engine_hours(sizes, work, hardware)
+    hours = {
+        "regenerate": engine["regenerate"],
+        "cache": chosen.cache_hours,
+        "train": chosen.train_hours,
+        "evaluate": engine["evaluate"],
+    }
+    money = chosen.money.plus(_month(rest, hardware))
+    for value in engine.values():
+        money = money.plus(value.scaled(hardware.device_hour * hardware.devices))
+    codec = work.codec if work.source == "cache" else TOKENS_ONLY
     return Estimate(
-        tokens=tokens, cache_bytes=cache, store_bytes=store_bytes, hours=hours, puts=puts, gets=gets, money=money
+        tokens=work.captured.tokens,
+        cache_bytes={"published": published_bytes(work.captured), **{name: size.bytes for name, size in found.items()}},
+        sources=sources,
+        store_bytes=chosen.stored.plus(rest),
+        files=found[codec].parts.scaled(2).plus(Range.around(2)),  # each part has a mark; index and manifest
+        hours=hours,
+        puts=chosen.puts,
+        gets=chosen.gets,
+        money=money,
     )
 
 
@@ -142,17 +156,23 @@ def draft_parameters(sizes: Sizes, work: Workload) -> float:
     """Return the trainable parameters of the draft: its blocks and the projection that fuses the captured layers."""
     attention = sizes.hidden * sizes.head_dim * (2 * sizes.heads + 2 * sizes.kv_heads)
     block = attention + 3 * sizes.hidden * sizes.intermediate
-    return float(work.draft_layers * block + work.captured_layers * sizes.hidden**2)
+    return float(work.draft_layers * block + work.captured.layers * sizes.hidden**2)
 
 
 def rows(result: Estimate) -> list[dict[str, Any]]:
     """Return the estimate as a table for people."""
     table = [_row("tokens", result.tokens, _count)]
     table += [_row(f"target cache, {name}", value, size) for name, value in result.cache_bytes.items()]
+    table += [_row("files of the target cache", result.files, _count)]
     table.append(_row("store, all artifacts", result.store_bytes, size))
     table += [_row(f"{stage} hours", value, _hours_text) for stage, value in result.hours.items()]
     table += [_row("PUT requests", result.puts, _count), _row("GET requests", result.gets, _count)]
-    table.append(_row("money (USD)", result.money, lambda value: f"{value:,.2f}"))
+    table.append(_row("money (USD)", result.money, _money_text))
+    for name, cost in result.sources.items():
+        table.append(_row(f"source {name}: stored", cost.stored, size))
+        table.append(_row(f"source {name}: local disk", cost.local, size))
+        table.append(_row(f"source {name}: hours", cost.cache_hours.plus(cost.train_hours), _hours_text))
+        table.append(_row(f"source {name}: USD", cost.money, _money_text))
     return table
 
 
@@ -165,59 +185,63 @@ def size(value: float) -> str:
     return f"{value:.3g} PB"
 
 
-def _cache_bytes(sizes: Sizes, work: Workload, tokens: Range, answers: Range) -> dict[str, Range]:
-    layer = 2.0 * sizes.hidden
-    states = tokens.scaled(work.captured_layers * layer).plus(answers.scaled(layer))
-    flat = tokens.scaled(TOKEN_BYTES)
-    result = {codec: states.scaled(ratio).plus(flat) for codec, ratio in CODEC_RATIO.items()}
-    published = tokens.scaled((work.captured_layers + 1) * layer + PUBLISHED_TOKEN_BYTES)
-    return {"published": published, **result}
+def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workload, hardware: Hardware) -> SourceCost:
+    """Return what one source takes. Without stored states the target runs in every pass, on the same devices."""
+    rate = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
+    forward = work.captured.tokens.scaled(2.0 * sizes.parameters * rate)
+    compute = _train_flops(sizes, work).scaled(work.passes * rate)
+    tokens_only = found[TOKENS_ONLY]
+    if name != "cache":
+        raw = found["bf16"].bytes
+        local = raw.capped(SCRATCH) if name == "rolling" else NOTHING
+        hours = (NOTHING, compute.plus(forward.scaled(work.passes)))
+        return _priced(tokens_only, local, hours, 1, hardware)
+    codec = DEFAULT_CODEC if work.codec == TOKENS_ONLY else work.codec
+    stored = found[codec]
+    once = stored.bytes.scaled(1 / (hardware.store_gb_per_second * 1e9 * 3600))
+    reads = work.passes if stored.bytes.mid > SCRATCH else 1  # what fits its disk is fetched once
+    hours = (forward.longer(once), compute.longer(once.scaled(work.passes)))
+    return _priced(stored, stored.bytes.capped(SCRATCH), hours, reads, hardware)
 
 
-def _hours(sizes: Sizes, work: Workload, hardware: Hardware, tokens: Range, answers: Range) -> dict[str, Range]:
-    train = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
-    engine = 1 / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
-    forward = 2.0 * sizes.parameters
-    questions = _range(work.questions * work.question_tokens * 0.5, exact=False)
-    return {
-        "regenerate": answers.scaled(forward * engine),
-        "cache": tokens.scaled(forward * train),
-        "train": _train_flops(sizes, work, tokens, answers).scaled(work.passes * train),
-        "evaluate": questions.scaled(forward * engine),
-    }
+def _priced(
+    stored: CacheSize, local: Range, hours: tuple[Range, Range], reads: float, hardware: Hardware
+) -> SourceCost:
+    gets = stored.gets.scaled(reads)
+    money = _month(stored.bytes, hardware).plus(stored.bytes.scaled(reads * hardware.egress_gb / 1e9))
+    money = money.plus(stored.puts.scaled(hardware.put_per_1000 / 1000)).plus(gets.scaled(hardware.get_per_1000 / 1000))
+    for value in hours:
+        money = money.plus(value.scaled(hardware.device_hour * hardware.devices))
+    return SourceCost(
+        stored=stored.bytes,
+        local=local,
+        cache_hours=hours[0],
+        train_hours=hours[1],
+        puts=stored.puts,
+        gets=gets,
+        money=money,
+    )
 
 
-def _moving(hours: Mapping[str, Range], cache: Range, passes: float, hardware: Hardware) -> dict[str, Range]:
-    """Return the hours of stages that also move the cache: computing or moving, whichever takes longer."""
-    once = cache.scaled(1 / (hardware.store_gb_per_second * 1e9 * 3600))
-    return {**hours, "cache": hours["cache"].longer(once), "train": hours["train"].longer(once.scaled(passes))}
+def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str, Range]:
+    engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
+    questions = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
+    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": questions.scaled(engine)}
 
 
-def _train_flops(sizes: Sizes, work: Workload, tokens: Range, answers: Range) -> Range:
+def _month(stored: Range, hardware: Hardware) -> Range:
+    return stored.scaled(hardware.storage_gb_month / 1e9)
+
+
+def _train_flops(sizes: Sizes, work: Workload) -> Range:
     """Return the operations of one pass over the data: forward and backward are three times the forward."""
-    positions = min(work.anchors * work.block, work.answer_tokens * work.block) * work.samples
+    what = work.captured
+    positions = min(work.anchors, what.supervised.mid / what.samples) * work.block * what.samples
     blocks = 6 * draft_parameters(sizes, work) * positions
     draft_head = 4 * sizes.vocabulary * sizes.hidden * positions  # frozen: no gradient of its weight
-    context = tokens.scaled(6 * work.captured_layers * sizes.hidden**2)
-    target_head = answers.scaled(2 * sizes.vocabulary * sizes.hidden)
-    return _exact(blocks + draft_head).plus(context).plus(target_head)
-
-
-def _money(hardware: Hardware, hours: Mapping[str, Range], store_bytes: Range, requests: tuple[Range, Range]) -> Range:
-    puts, gets = requests
-    total = store_bytes.scaled((hardware.storage_gb_month + hardware.egress_gb) / 1e9)
-    for value in hours.values():
-        total = total.plus(value.scaled(hardware.device_hour * hardware.devices))
-    return total.plus(puts.scaled(hardware.put_per_1000 / 1000)).plus(gets.scaled(hardware.get_per_1000 / 1000))
-
-
-def _range(value: float, exact: bool) -> Range:
-    spread = 0.0 if exact else GUESS
-    return Range(low=value * (1 - spread), mid=value, high=value * (1 + spread))
-
-
-def _exact(value: float) -> Range:
-    return _range(value, exact=True)
+    context = what.tokens.scaled(6 * what.layers * sizes.hidden**2)
+    target_head = what.supervised.scaled(2 * sizes.vocabulary * sizes.hidden)
+    return Range.around(blocks + draft_head).plus(context).plus(target_head)
 
 
 def _row(what: str, value: Range, text: Any) -> dict[str, Any]:
@@ -226,6 +250,10 @@ def _row(what: str, value: Range, text: Any) -> dict[str, Any]:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _money_text(value: float) -> str:
+    return f"{value:,.2f}"
 
 
 def _hours_text(value: float) -> str:
