@@ -13,6 +13,7 @@ from deepspec.plan.budget import check_limits, plan_rows
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
+from flows.counted import counted
 from infra.listeners import attached, rich_table
 from infra.work import Site
 
@@ -36,8 +37,10 @@ def check_input(plan: Plan, site: Site) -> None:
 def plan(console: Console, chosen: Plan, site: Site) -> None:
     """Show what a run would cost."""
     store = Store(site.root)
-    console.print(rich_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", plan_rows(chosen, store)))
-    check_limits(chosen, store)
+    sizes, measured = counted(chosen, site)
+    rows = plan_rows(chosen, store, sizes, measured)
+    console.print(rich_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", rows))
+    check_limits(chosen, store, sizes, measured)
 
 
 @contextmanager

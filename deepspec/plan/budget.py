@@ -116,13 +116,13 @@ def plan_rows(
     return [samples, *rows(cost), free]
 
 
-def check_limits(plan: Plan, store: Store, sizes: Sizes | None = None) -> None:
+def check_limits(plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None) -> None:
     """Stop where the estimate passes a limit of the plan or the free space of the store.
 
     Raises:
         BudgetError: what was estimated, what there is, and which settings make it smaller.
     """
-    cost = plan_estimate(plan, sizes)
+    cost = plan_estimate(plan, sizes, measured)
     if cost is None:
         return
     limits = plan.limits

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from deepspec.artifacts import Placement, TargetId
 from deepspec.errors import TargetError
@@ -126,12 +126,14 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
             folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, **spread
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TargetError(f"target {folder}: transformers cannot load it: {reason}; check the folder") from error
+        told = f"transformers cannot load it: {_reason(error)}; check the folder"
+        raise TargetError(f"target {folder}: {told}") from error
     model = model.eval().requires_grad_(False)
     if not spread:
         model = model.to(device)
-    return Target(folder=Path(folder), model=model, tokenizer=tokenizer, stop_ids=_stop_ids(model, tokenizer))
+    return Target(
+        folder=Path(folder), model=model, tokenizer=tokenizer, stop_ids=_stop_ids(model.generation_config, tokenizer)
+    )
 
 
 def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> Target:
@@ -153,9 +155,27 @@ def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> 
     return load_target(folder, dtype, placement.device)
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def load_template(folder: Path) -> ChatTemplate:
+    """Return how a target reads a conversation, without loading its weights.
+
+    Raises:
+        TargetError: it has no chat template, or its tokenizer cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        generation = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise TargetError(f"target {folder}: {_reason(error)}; check the folder") from error
+    return ChatTemplate(tokenizer, _stop_ids(generation, tokenizer), str(folder))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _stop_ids(generation: Any, tokenizer: Any) -> frozenset[int]:
     """Return the generation config's end tokens, or the tokenizer's where that names none."""
-    configured = model.generation_config.eos_token_id
+    configured = generation.eos_token_id
     found = configured if configured is not None else tokenizer.eos_token_id
     if found is None:
         raise TargetError("the target names no end token; set eos_token_id in its generation_config.json")

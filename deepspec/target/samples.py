@@ -6,6 +6,7 @@ Whoever captures them, into a cache or while training, works on the same samples
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,13 +66,16 @@ def shard_files(names: Sequence[str], shard: int, shards: int) -> list[str]:
     return list(names[len(names) * shard // shards : len(names) * (shard + 1) // shards])
 
 
-def read_items(paths: Sequence[Path], template: ChatTemplate, wanted: Wanted) -> tuple[list[Item], Counter[str]]:
+def read_items(
+    paths: Sequence[Path], template: ChatTemplate, wanted: Wanted, limit: int | None = None
+) -> tuple[list[Item], Counter[str]]:
     """Return the samples in some files of answers, in order, and what became of every row.
 
     Args:
         paths: the files.
         template: of the target.
         wanted: which splits, lengths and supervision.
+        limit: rows read of each file; None: all.
 
     Raises:
         SourceError: a row supervises nothing, or everything.
@@ -79,7 +83,7 @@ def read_items(paths: Sequence[Path], template: ChatTemplate, wanted: Wanted) ->
     counts: Counter[str] = Counter()
     items: list[Item] = []
     for path in paths:
-        for _, row in read_rows(path):
+        for _, row in islice(read_rows(path), limit):
             counts["rows"] += 1
             items.extend(_items(row, template, wanted, counts))
     counts["samples"] = len(items)

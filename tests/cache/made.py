@@ -61,7 +61,7 @@ def publish_answers(
     out = Out(store, "answers", address, {}, scratch)
     for number, part in enumerate(files):
         write_rows(out.file(f"part-{number:05d}.jsonl.zst"), part)
-    ref = out.publish(Spec(), 1, {})
+    ref = out.publish(Spec(), 1, {"input": sum(map(len, files))})
     return open_artifact(store, ref, scratch)
 
 

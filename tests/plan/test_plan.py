@@ -1,11 +1,14 @@
 """Presets, overrides, estimates and refusals."""
 
 import pytest
+import yaml
 
 from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
+from deepspec.plan.cache_bytes import Captured, cache_size
 from deepspec.plan.estimate import size
+from deepspec.plan.ranges import Range
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
 from flows.choices import Choices, named_endpoints
@@ -155,3 +158,41 @@ def test_moving_the_cache_can_take_longer_than_computing():
     cost = plan_estimate(plan_of("qwen3-4b", "limits.hardware=h100x8", dataset="open-perfectblend"))
     assert cost.hours["cache"].mid == pytest.approx(cost.cache_bytes["bf16-zstd"].mid / 2e9 / 3600)
     assert cost.hours["train"].mid == pytest.approx(10 * cost.hours["cache"].mid, rel=1e-3)
+
+
+def test_without_stored_states_the_target_runs_in_every_pass():
+    """2 FLOPs a parameter and token, ten passes, on 8 devices of 320 TFLOP/s; nothing but tokens is stored."""
+    cost = plan_estimate(plan_of("qwen3-4b", "limits.hardware=h100x8", dataset="open-perfectblend"))
+    cache, online, rolling = (cost.sources[name] for name in ("cache", "online", "rolling"))
+    forward = 2 * 4_022_468_096 * 1.2402e9 / (8 * 320e12) / 3600
+    computing = online.train_hours.mid - 10 * forward
+    assert 0 < computing < cache.train_hours.mid
+    assert online.stored.mid == rolling.stored.mid < cache.stored.mid / 1000
+    assert (online.local.mid, rolling.local.mid) == (0, 64 << 30)
+    device_hours = (cache.cache_hours.mid + cache.train_hours.mid) * 8 * 2.5
+    requests = cache.puts.mid * 0.005e-3 + cache.gets.mid * 0.0004e-3
+    assert cache.money.mid == pytest.approx(device_hours + cache.stored.mid * 0.023e-9 + requests)
+
+
+def test_the_chosen_source_decides_what_the_plan_costs():
+    plan = plan_of("qwen3-4b", "limits.hardware=h100x8", "train.source=online", dataset="open-perfectblend")
+    cost = plan_estimate(plan)
+    assert cost.hours["train"] == cost.sources["online"].train_hours
+    assert cost.store_bytes.mid < 0.01 * cost.cache_bytes["bf16-zstd"].mid
+
+
+def test_prices_come_from_a_file_of_the_users(tmp_path):
+    prices = presets.load("hardware", "h100x8") | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.0}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(prices))
+    plan = plan_of("qwen3-4b", f"limits.hardware={tmp_path / 'mine.yaml'}", dataset="open-perfectblend")
+    assert plan_estimate(plan).sources["cache"].money.mid == pytest.approx(25.5e3, rel=0.01)  # a dollar a GB
+
+
+def test_a_large_part_is_written_and_read_in_pieces():
+    """30 parts of 180 MB after the codec: four pieces each, begin and end of the upload, a mark, a sign of life."""
+    what = {"samples": 1, "supervised": Range.around(1), "last_rows": Range.around(0), "layers": 1, "hidden": 1000}
+    tokens = Range.around(29 * (256 << 20) / 2005)
+    size = cache_size(Captured(**what, tokens=tokens, part_bytes=256 << 20), Range.around(0.7))
+    assert size.parts.mid == pytest.approx(30)
+    assert size.puts.mid == pytest.approx(30 * (4 + 2 + 2))
+    assert size.gets.mid == pytest.approx(30 * 5)
