@@ -32,7 +32,7 @@ check: $(MARK)  ## format, lint, types
 	$(BIN)/mypy
 
 test: $(MARK)  ## everything but soak and benchmarks
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(MARK)  ## all kills and faults, many seeds
 	$(BIN)/python -m pytest -m soak --timeout 2700

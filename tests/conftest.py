@@ -1,16 +1,22 @@
 """How tests are shared out: a file stays with one worker, so that what it builds is built once."""
 
-from pathlib import Path
-
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
-LONGEST = Path(__file__).parent / "e2e"
+E2E = "tests/e2e/"
 """Tests that share one server and one run of the whole pipeline: one worker begins with them."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+class ByFile(LoadFileScheduling):
+    """Files go to workers whole, those of `E2E` all to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return E2E if nodeid.startswith(E2E) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST not in item.path.parents)
-    for item in items:
-        group = LONGEST if LONGEST in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    items.sort(key=lambda item: not item.nodeid.startswith(E2E))
