@@ -1,11 +1,11 @@
 """What lies in a store: published, partial and stale artifacts, named references and what they were made from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, reference
+from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, read_mark, reference
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.publish import is_complete
 from deepspec.stages import STAGES
@@ -15,6 +15,8 @@ _EARLIER = ("continue_from", "warm_start")
 """Fields of a spec that name an earlier artifact of the same kind."""
 
 State = Literal["published", "incomplete", "partial", "stale"]
+ROW_STATUSES = ("success", "error", "skipped")
+"""What can become of a row of answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,14 +123,30 @@ def _entry(store: Store, kind: str, address: str) -> Entry:
 def _state(store: Store, manifest: Manifest | None, prefix: str) -> tuple[State, str]:
     if manifest is None:
         parts = [key for key in store.list(f"{prefix}/parts") if key.endswith(".json")]
-        return "partial", f"{len(parts)} parts committed; run again to go on"
+        rows = _rows(store, parts) if prefix.startswith("answers/") else ""
+        return "partial", f"{len(parts)} parts committed{rows}; run again to go on"
     if not is_complete(store, manifest):
         return "incomplete", "files are gone; run again to rebuild"
+    if manifest.kind == "answers" and not accounted(manifest.counts):
+        return "incomplete", "success + error + skipped is not input; delete it (deepspec gc --artifact) and run again"
     for name, ref in manifest.inputs.items():
         present = read_manifest(store, ref.kind, ref.address)
         if present is not None and present.content != ref.content:
             return "stale", f"made from another content of {name}; run again to rebuild"
     return "published", ""
+
+
+def accounted(counts: Mapping[str, Any]) -> bool:
+    """Return whether every row of some answers has a status; answers that count no rows have none to miss."""
+    return bool(sum(counts.get(status, 0) for status in ROW_STATUSES) == counts.get("input", 0))
+
+
+def _rows(store: Store, marks: list[str]) -> str:
+    """Return what became of the rows in the committed parts of some answers."""
+    told = [counts for counts in (read_mark(store, key).counts for key in marks) if accounted(counts)]
+    sums = " + ".join(f"{sum(counts[status] for counts in told)} {status}" for status in ROW_STATUSES)
+    wrong = f", {len(marks) - len(told)} parts whose rows do not add up" if len(told) < len(marks) else ""
+    return f": {sums} = {sum(counts['input'] for counts in told)} rows{wrong}"
 
 
 def _ref_key(name: str) -> str:

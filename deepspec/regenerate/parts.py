@@ -6,7 +6,7 @@ At every commit `success + error + skipped == input`: duplicates of an id are co
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ SHARD = 0
 """One process drives all parts, so they are one shard."""
 DUPLICATE = "the id came before"
 
-Drift = Callable[[AnswerRow], bool | None]
-"""Whether re-tokenising a row's text gives another number of tokens than the engine counted; None: cannot be told."""
+Drift = Callable[[AnswerRow], Collection[str]]
+"""Names of the counts in which a row differs from what the engine counted, see `TargetReader.drift`."""
 
 
 class Part:
@@ -65,7 +65,7 @@ class Book:
         spec: what is regenerated.
         prompts: the prompts.
         out: where parts are committed and ledgers are kept.
-        drift: tells rows whose re-tokenised text has another length.
+        drift: tells rows whose tokens are not as many as the engine counted.
     """
 
     def __init__(self, spec: RegenerateSpec, prompts: Artifact, out: Out, drift: Drift) -> None:
@@ -209,7 +209,7 @@ class Tally:
         self._numbers["thinking"] += row["thinking"]
         self._numbers["truncated"] += "length" in row["finish_reasons"]
         self._numbers["with_token_ids"] += "token_ids" in row
-        self._numbers["drifted"] += bool("token_ids" not in row and self._drift(row))
+        self._numbers.update(self._drift(row))
         self._numbers.update(row.get("usage", {}))
         self._endpoints.update(row["endpoint"].split(", ") if "endpoint" in row else ())
 
@@ -223,7 +223,7 @@ class Tally:
     def counts(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
         names = ("input", "success", "error", "skipped", "turns", "prompt_tokens", "completion_tokens")
-        more = ("thinking", "truncated", "with_token_ids", "drifted")
+        more = ("thinking", "truncated", "with_token_ids", "drifted", "prompt_drifted")
         return {
             **{name: self._numbers[name] for name in (*names, *more)},
             "finish_reasons": dict(self._finish_reasons),
@@ -234,7 +234,7 @@ class Tally:
 
 def total_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sums of the counts of parts, nested counts by name."""
-    total: dict[str, Any] = Tally(lambda _: None).counts()
+    total: dict[str, Any] = Tally(lambda _: ()).counts()
     for counts in parts:
         for name, value in counts.items():
             if isinstance(value, dict):

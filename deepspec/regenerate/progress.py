@@ -80,14 +80,16 @@ def endpoint_row(lane: Lane) -> dict[str, Any]:
 
 def accounts(counts: Mapping[str, Any]) -> str:
     """Return the sums of a finished run in one line."""
-    shares = ", ".join(f"{name} {rows}" for name, rows in counts["endpoints"].items())
-    reasons = "; ".join(f"{rows} × {reason}" for reason, rows in counts["reasons"].items())
-    return (
-        f"{counts['input']} prompts = {counts['success']} success + {counts['error']} error + {counts['skipped']} "
-        f"skipped; {counts['completion_tokens']} tokens generated, {counts['truncated']} rows cut by max_tokens"
-        + (f"; answered by {shares}" if shares else "")
-        + (f"; {reasons}" if reasons else "")
-    )
+    told = [
+        f"{counts['input']} prompts = "
+        + " + ".join(f"{counts[status]} {status}" for status in ("success", "error", "skipped")),
+        f"{counts['completion_tokens']} tokens generated, {counts['truncated']} rows cut by max_tokens",
+        ", ".join(f"{rows} by {name}" for name, rows in counts["endpoints"].items()),
+        *(f"{rows} × {reason}" for reason, rows in counts["reasons"].items()),
+    ]
+    if counts["prompt_drifted"]:
+        told.append(f"{counts['prompt_drifted']} rows whose prompt the engine renders unlike the target's own template")
+    return "; ".join(filter(None, told))
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast  # the one tokenizer class that comes without torch
 
 from deepspec.artifacts import Placement, TargetId
@@ -47,15 +48,34 @@ class TargetReader:
             return None
         return len(self._template.prompt_ids(messages, thinking=thinking, tools=tools))
 
-    def drifted(self, row: AnswerRow) -> bool | None:
-        """Return whether re-tokenising a row's answers gives another number of tokens than the engine counted.
+    def drift(self, row: AnswerRow) -> frozenset[str]:
+        """Return in what a row's number of tokens differs from what the engine counted: nothing, or some of
 
-        None where that cannot be told: no tokenizer, no count, or more than plain text was generated.
+        - `prompt_drifted`: its prompts, as the target's template renders them: the engine's renders them otherwise;
+        - `drifted`: its answers, re-tokenised; told of plain text without token ids only.
         """
+        if self._template is None or "usage" not in row:
+            return frozenset()
+        told = {"prompt_drifted": self._prompt_drifted(row), "drifted": self._answers_drifted(row)}
+        return frozenset(name for name, differs in told.items() if differs)
+
+    def _prompt_drifted(self, row: AnswerRow) -> bool:
+        counted = row["usage"]["prompt_tokens"]
+        if not counted:  # the engine does not count
+            return False
+        prompts = [row["messages"][:index] for index in row["generated"]]
+        tools = row.get("tools") or None
+        try:
+            tokens = [self.prompt_tokens(prompt, thinking=row["thinking"], tools=tools) for prompt in prompts]
+        except TemplateError:  # the target's template refuses what the engine's took
+            return True
+        return bool(sum(number or 0 for number in tokens) != counted)
+
+    def _answers_drifted(self, row: AnswerRow) -> bool:
         messages = [row["messages"][index] for index in row["generated"]]
         plain = "reasoning" not in row and not any("tool_calls" in message for message in messages)
-        if self._tokenizer is None or not plain or "usage" not in row:
-            return None
+        if self._tokenizer is None or not plain or "token_ids" in row:
+            return False
         texts = [message["content"] for message in messages]
         tokens = sum(len(self._tokenizer.encode(text, add_special_tokens=False)) for text in texts)
         stops = sum(reason != "length" for reason in row["finish_reasons"])

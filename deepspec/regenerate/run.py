@@ -39,7 +39,7 @@ def run(
         CancelledError: the process was asked to stop; the same call goes on.
     """
     reader = TargetReader.of(spec.target, placement)
-    book = Book(spec, inputs["prompts"], out, reader.drifted)
+    book = Book(spec, inputs["prompts"], out, reader.drift)
     try:
         if spec.answers is not None:
             adopt_answers(book, spec.answers, placement, out.scratch, report)

@@ -1,7 +1,11 @@
 """The main job: one command from prompts to a release; typed again it takes seconds; killed anywhere it goes on."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from deepspec.publish import Out
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
 from tests.e2e.conftest import Deepspec, kill_when, none_left, query
+from tests.regenerate.simulated import Simulated, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -141,3 +146,30 @@ def test_killed_and_resumed_payloads_equal_those_of_an_undisturbed_run(undisturb
     done = deepspec.run(stage)
     assert done.returncode == 0, done.stderr
     assert deepspec.checksums(kind) == undisturbed[0].checksums(kind)
+
+
+KEY = "sk-very-secret-4711"
+SAVE = "import os; from prefect.blocks.system import Secret; Secret(value=os.environ['GIVEN']).save('our-engines')"
+
+
+def leaks(texts: Iterable[str], folders: Iterable[Path]) -> list[str]:
+    """Return the texts and files that hold a key, compressed rows included."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    rows = [repr(list(read_rows(path))) for path in files if path.suffix == ".zst"]
+    found = [text for text in [*texts, *rows] if KEY in text]
+    return found + [str(path) for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_key_is_used_and_leaves_no_trace_in_store_scratch_logs_or_server(undisturbed, api, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, "prompts")
+    given = {**deepspec.environment(), "GIVEN": KEY}
+    subprocess.run([sys.executable, "-c", SAVE], env=given, check=True, capture_output=True)
+    engine = Simulated(key=KEY, counts_prompts=False)
+    with serve(engine) as (server,):
+        at = ("--endpoint", server.engine.url, "--model", "tiny", "--key-block", "our-engines")
+        done = deepspec.run("regenerate", *at)
+    assert done.returncode == 0, done.stderr
+    assert deepspec.manifest("answers").counts["success"] == 40
+    shown = [repr(query(api, what, {"limit": 200})) for what in ("artifacts", "logs", "flow_runs", "task_runs")]
+    folders = [tmp_path, deepspec.data / "scratch", Path(os.environ["PREFECT_HOME"])]
+    assert leaks([done.stdout, done.stderr, *shown], folders) == []

@@ -43,6 +43,20 @@ def test_published_partial_stale_and_incomplete(store, tmp_path):
     assert states(store)["target_cache"] == "incomplete"
 
 
+def test_the_rows_of_answers_are_accounted_for(store, tmp_path):
+    out = Out(store, "answers", "e" * 32, {}, tmp_path)
+    for part, (success, error, skipped) in enumerate([(8, 1, 1), (9, 1, 0), (7, 1, 1)]):
+        (tmp_path / "p").write_text(f"part {part}")
+        counts = {"input": 10, "success": success, "error": error, "skipped": skipped}
+        out.commit_part(0, part, {f"p{part}": tmp_path / "p"}, counts)
+    (entry,) = catalog(store)
+    told = "3 parts committed: 17 success + 2 error + 1 skipped = 20 rows, 1 parts whose rows do not add up"
+    assert entry.note == f"{told}; run again to go on"
+    out.publish(Spec(), 1, {"input": 30, "success": 24, "error": 3, "skipped": 2})
+    (entry,) = catalog(store)
+    assert (entry.state, entry.note[:38]) == ("incomplete", "success + error + skipped is not input")
+
+
 def test_baseline_moves_what_it_was_to_previous(store):
     one, two = publish(store, "release", "1"), publish(store, "release", "2")
     set_ref(store, "baseline", one)

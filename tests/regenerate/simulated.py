@@ -51,6 +51,7 @@ class Simulated:
     """Request -> message, instead of the usual text."""
     template_tokens: int = 5
     """Added to the words of a prompt."""
+    counts_prompts: bool = True
     keep_bodies: bool = True
     key: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +134,8 @@ class Simulated:
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"id": number, "token": "x"} for number in range(words + 1)]}
         prompt = sum(len(message["content"].split()) for message in body["messages"]) + self.template_tokens
-        return {"choices": [choice], "usage": {"prompt_tokens": prompt, "completion_tokens": words + 1}}
+        counted = prompt if self.counts_prompts else 0
+        return {"choices": [choice], "usage": {"prompt_tokens": counted, "completion_tokens": words + 1}}
 
     def _text(self, body: Mapping[str, Any]) -> str:
         heeded = {name: value for name, value in body.items() if name not in self.ignores}

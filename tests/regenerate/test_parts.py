@@ -26,7 +26,7 @@ def failed(sample_id, reason):
     return answer(sample_id, status="error", finish_reasons=[], generated=[], error=reason)
 
 
-def counts(*rows, drift=lambda row: None):
+def counts(*rows, drift=lambda row: ()):
     tally = Tally(drift)
     for row in rows:
         tally.add(row)
@@ -39,7 +39,7 @@ def test_counts_of_four_rows():
         answer("b", finish_reasons=["length"], thinking=True, endpoint="one, other"),
         failed("c", "prompt of 9000 tokens is too long"),
         failed("d", "prompt of 12000 tokens is too long"),
-        drift=lambda row: True,
+        drift=lambda row: () if row["id"] == "a" else ("drifted", "prompt_drifted"),
     )
     assert told == {
         "input": 4,
@@ -53,6 +53,7 @@ def test_counts_of_four_rows():
         "truncated": 1,
         "with_token_ids": 1,
         "drifted": 1,
+        "prompt_drifted": 1,
         "finish_reasons": {"stop": 1, "length": 1},
         "reasons": {"prompt of # tokens is too long": 2},
         "endpoints": {"one": 2, "other": 1},
@@ -69,7 +70,7 @@ def test_counts_add_up_over_parts():
 def test_a_part_whose_rows_do_not_add_up_is_not_committed(bench):
     ref = bench.publish(prompts(10))
     out = bench.out(ref)
-    book = Book(bench.spec, open_artifact(bench.store, ref, bench.folder), out, lambda row: None)
+    book = Book(bench.spec, open_artifact(bench.store, ref, bench.folder), out, lambda row: ())
     for part, row in book.todo():
         book.finish(part, answer(row["id"]))
     (part,) = book.take_complete(keep_errors=False)
