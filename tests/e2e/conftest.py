@@ -49,7 +49,7 @@ class Deepspec:
     """The command line with a store of its own and the session's server and models."""
 
     data: Path
-    root: Path
+    root: Path | str
     api: str
     extra: tuple[str, ...] = field(default=())
 
@@ -74,7 +74,7 @@ class Deepspec:
         )  # fmt: skip
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        log = (self.root.parent / "killed.log").open("ab")
+        log = (self.data / "killed.log").open("ab")
         return subprocess.Popen(
             self.command(*words), cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True
         )
