@@ -27,6 +27,9 @@ from deepspec.store import Store
 
 MANIFEST = "manifest.json"
 
+PARTS_LIMIT = 64 << 30
+"""Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
+
 
 _COMPUTED = object()
 
@@ -127,6 +130,8 @@ class Placement(BaseModel):
     """Engines that serve the target."""
     scratch: Path = Path(".deepspec/scratch")
     """Local folder for ledgers, checkpoints in flight and fetched files."""
+    parts_limit: int = Field(default=PARTS_LIMIT, gt=0)
+    """Bytes of cache parts, fetched or computed, that scratch holds at most."""
     locations: Mapping[str, str] = Field(default_factory=dict)
     """Digest of a target, source or benchmark -> where it lies on this machine."""
     keep_errors: bool = False

@@ -99,6 +99,19 @@ def find(store: Store, name: str) -> ArtifactRef:
     return reference(store, manifest)
 
 
+def find_kind(store: Store, name: str, kind: str) -> ArtifactRef:
+    """Return the artifact of a kind that a named ref, `kind/address`, or the start of an address names.
+
+    Raises:
+        NotPublishedError: nothing published has that name.
+        SpecError: several have, or it is of another kind.
+    """
+    ref = find(store, name if "/" in name or name in refs(store) else f"{kind}/{name}")
+    if ref.kind != kind:
+        raise SpecError(f"{name} is of kind {ref.kind}; wanted {kind}, see: deepspec status")
+    return ref
+
+
 def lineage(store: Store, roots: Iterable[ArtifactRef]) -> dict[str, Manifest]:
     """Return the manifests of artifacts and of everything that they were made from, by `kind/address`."""
     found: dict[str, Manifest] = {}

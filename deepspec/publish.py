@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,10 @@ from deepspec.store import Store
 
 RESULT_PACKAGES = ("deepspec", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "zstandard")
 """Packages whose version can change bytes; written into every manifest."""
+
+
+_READERS = 16
+"""Marks of parts read at the same time: there may be a hundred thousand, each a request."""
 
 
 class Out:
@@ -102,7 +107,10 @@ class Out:
     def parts(self) -> list[PartMark]:
         """Return the committed parts in (shard, part) order."""
         keys = [key for key in self.store.list(self._parts) if key.endswith(".json")]
-        marks = [mark for key in keys if (mark := self._read_mark(key)) is not None]
+        if self._present is None:
+            self._present = self.store.sizes(self.prefix)
+        with ThreadPoolExecutor(_READERS) as pool:
+            marks = [mark for mark in pool.map(self._read_mark, keys) if mark is not None]
         return sorted(marks, key=lambda mark: (mark.shard, mark.part))
 
     def publish(self, spec: Spec, version: int, counts: Mapping[str, Any]) -> ArtifactRef:

@@ -8,6 +8,7 @@ from prefect import Task
 from pydantic import BaseModel, ConfigDict
 
 from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.catalog import find_kind
 from deepspec.errors import NotPublishedError
 from deepspec.stages import Stage, address, find_fresh, stage_named
 from deepspec.store import Store
@@ -33,11 +34,13 @@ class Chain:
     Args:
         specs: stage name -> its spec.
         site: where to run.
+        cache: name of a published target cache that stands in for that of the stage.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], site: Site) -> None:
+    def __init__(self, specs: Mapping[str, Spec], site: Site, cache: str | None = None) -> None:
         """Start with nothing done."""
         self._specs = specs
+        self._cache = cache
         self._site = site
         self._store = Store(site.root)
         self.steps: list[Step] = []
@@ -55,12 +58,20 @@ class Chain:
         self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
         return current
 
+    def cache(self) -> ArtifactRef:
+        """Return the target cache: the one named, or the stage's, made from what comes before it."""
+        if self._cache is not None:
+            return find_kind(self._store, self._cache, "target_cache")
+        return self.run("cache", self.run("regenerate", self.run("prepare")))
+
     def published(self, name: str) -> ArtifactRef:
         """Return the fresh artifact of a stage with all that it was made from.
 
         Raises:
             NotPublishedError: the stage has to run first.
         """
+        if name == "cache" and self._cache is not None:
+            return self.cache()
         stage = stage_named(name)
         given = {ref.kind: ref for ref in self.inputs(stage)}
         found = find_fresh(stage, self._specs[name], given, self._store)

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from deepspec.artifacts import Artifact, Placement, TargetId, open_artifact
-from deepspec.catalog import find
+from deepspec.catalog import find_kind
 from deepspec.errors import SpecError
 from deepspec.store import Store
 from infra.listeners import rich_table
-from infra.settings import default_root, scratch_dir
+from infra.settings import default_root, parts_limit, scratch_dir
 
 app = typer.Typer()
 console = Console()
@@ -55,17 +55,14 @@ def parity(draft: str, text: str, target: TargetFolder = None, root: Root = None
 def opened(name: str, root: str | None, kind: str) -> Artifact:
     """Return a published artifact of a kind by what the user calls it."""
     store = Store(root or default_root())
-    ref = find(store, name if "/" in name else f"{kind}/{name}")
-    if ref.kind != kind:
-        raise SpecError(f"{name} is of kind {ref.kind}; wanted {kind}, see: deepspec status")
-    return open_artifact(store, ref, scratch_dir())
+    return open_artifact(store, find_kind(store, name, kind), scratch_dir())
 
 
 def placement_of(artifact: Artifact, target: Path | None, needed: bool = True) -> Placement:
     """Return a placement that knows where the artifact's target lies, where that is needed."""
     digest = TargetId.model_validate(artifact.counts["target"]).digest
     locations = {digest: str(target_folder(artifact, target))} if needed else {}
-    return Placement(scratch=scratch_dir(), locations=locations)
+    return Placement(scratch=scratch_dir(), parts_limit=parts_limit(), locations=locations)
 
 
 def target_folder(artifact: Artifact, target: Path | None) -> Path:

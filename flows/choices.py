@@ -10,7 +10,7 @@ from deepspec.errors import SpecError
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from infra.engines import ManagedEngines, kind_named
-from infra.settings import default_root, scratch_dir
+from infra.settings import default_root, parts_limit, scratch_dir
 from infra.work import Site
 
 SMOKE_STEPS = 4
@@ -109,7 +109,7 @@ def choose_site(
     """
     if endpoints and engines != ManagedEngines():
         raise SpecError("--engine starts engines and --endpoint names running ones; give one of the two")
-    placement = Placement(endpoints=endpoints, scratch=scratch_dir(), **placed)
+    placement = Placement(endpoints=endpoints, scratch=scratch_dir(), parts_limit=parts_limit(), **placed)
     return Site(root=root or default_root(), placement=placement, engines=engines)
 
 

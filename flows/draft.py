@@ -20,12 +20,10 @@ class Built(BaseModel):
 @flow(name="build-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
 def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
-    resolved, site = resolve_plan(choices.plan(), site)
-    chain = Chain(resolved.specs, site)
-    prompts = chain.run("prepare")
-    answers = chain.run("regenerate", prompts)
-    cache = chain.run("cache", answers)
-    draft = chain.run("train", cache)
+    plan = choices.plan()
+    resolved, site = resolve_plan(plan, site)
+    chain = Chain(resolved.specs, site, plan.dataset.cache)
+    draft = chain.run("train", chain.cache())
     exports = chain.run("export", draft)
     scores = chain.run("evaluate", draft)
     speed = chain.run("benchmark", draft)

@@ -71,7 +71,8 @@ STAGE_FLOWS = {
 
 
 def _only(name: str, choices: Choices, site: Site) -> Step:
-    resolved, site = resolve_plan(choices.plan(), site)
-    chain = Chain(resolved.specs, site)
+    plan = choices.plan()
+    resolved, site = resolve_plan(plan, site)
+    chain = Chain(resolved.specs, site, plan.dataset.cache)
     chain.run(name, *chain.inputs(stage_named(name)))
     return chain.steps[-1]

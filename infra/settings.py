@@ -4,6 +4,7 @@
 |---|---|---|
 | `DEEPSPEC_ROOT` | where artifacts are published, a folder or `s3://bucket/prefix` | `deepspec-data/store` |
 | `DEEPSPEC_DATA_DIR` | local folder for models, scratch and logs | `deepspec-data` |
+| `DEEPSPEC_PARTS_GB` | gigabytes of cache parts that scratch holds at most | 64 GiB |
 | `DEEPSPEC_NODES` | machines that train together | 1 |
 | `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
 | `JOB_COMPLETION_INDEX` | number of this machine, as Kubernetes sets it in an Indexed Job | 0 |
@@ -13,6 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspec.artifacts import PARTS_LIMIT
 from deepspec.errors import SpecError
 
 _PREFECT_QUIET = {
@@ -40,6 +42,24 @@ def models_dir() -> Path:
 def scratch_dir() -> Path:
     """Return where ledgers, checkpoints in flight and fetched files are kept."""
     return data_dir() / "scratch"
+
+
+def parts_limit() -> int:
+    """Return the bytes of cache parts that scratch holds at most.
+
+    Raises:
+        SpecError: what is set is no number above 0.
+    """
+    told = os.environ.get("DEEPSPEC_PARTS_GB")
+    if told is None:
+        return PARTS_LIMIT
+    try:
+        limit = int(float(told) * 1e9)
+    except ValueError:
+        limit = 0
+    if limit <= 0:
+        raise SpecError(f"DEEPSPEC_PARTS_GB is {told!r}; wanted a number of gigabytes above 0")
+    return limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

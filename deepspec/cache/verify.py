@@ -11,7 +11,6 @@ from deepspec.errors import CorruptArtifactError, DeepSpecError
 from deepspec.formats.records import Record
 from deepspec.formats.target_cache import (
     INDEX,
-    LOCAL_LIMIT,
     TOKENS_ONLY,
     BoundedFolder,
     TargetCache,
@@ -57,7 +56,7 @@ def verify(artifact: Artifact, placement: Placement, report: Report, recompute: 
         seed: of the choice.
     """
     found = Verification()
-    parts = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", LOCAL_LIMIT))
+    parts = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", placement.parts_limit))
     try:
         stored = TargetCache(artifact, placement.scratch, parts=parts)
     except CorruptArtifactError as error:

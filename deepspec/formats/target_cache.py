@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from deepspec.artifacts import Artifact
+from deepspec.artifacts import PARTS_LIMIT, Artifact
 from deepspec.errors import CorruptArtifactError, SpecError
 from deepspec.formats._cache_facts import CacheFacts, SplitCounts
 from deepspec.formats._codec import CODECS, TOKENS_ONLY, Bytes
@@ -34,7 +34,6 @@ __all__ = [
     "COLUMNS",
     "HEADER",
     "INDEX",
-    "LOCAL_LIMIT",
     "TOKENS_ONLY",
     "BoundedFolder",
     "Bytes",
@@ -60,9 +59,6 @@ __all__ = [
 OnCorrupt = Literal["stop", "quarantine"]
 """What to do about a sample whose bytes do not match its checksum."""
 
-LOCAL_LIMIT = 64 << 30
-"""Default bound of the folder of fetched parts, in bytes."""
-
 
 class TargetCache:
     """A published target cache, opened for reading. Safe to use from several threads.
@@ -84,7 +80,7 @@ class TargetCache:
         artifact: Artifact,
         scratch: Path,
         *,
-        limit: int = LOCAL_LIMIT,
+        limit: int = PARTS_LIMIT,
         on_corrupt: OnCorrupt = "stop",
         parts: PartSource | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from deepspec.artifacts import Spec
+from deepspec.artifacts import PARTS_LIMIT, Spec
 from deepspec.plan.cache_bytes import CODEC_RATIO, CacheSize, Captured, cache_size, published_bytes
 from deepspec.plan.ranges import NOTHING, Range
 
@@ -21,9 +21,6 @@ DEFAULT_CODEC, TOKENS_ONLY = "bf16-zstd", "none"
 
 ANSWER_TOKEN_BYTES = 4
 """Of prompts and answers in the store, compressed, for each token."""
-
-SCRATCH = 64 << 30
-"""Bytes of parts that training keeps at hand on its own disk, fetched or computed."""
 
 SOURCES = ("cache", "online", "rolling")
 """Where training can take hidden states from, see `TrainSpec.source`."""
@@ -193,15 +190,15 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
     tokens_only = found[TOKENS_ONLY]
     if name != "cache":
         raw = found["bf16"].bytes
-        local = raw.capped(SCRATCH) if name == "rolling" else NOTHING
+        local = raw.capped(PARTS_LIMIT) if name == "rolling" else NOTHING
         hours = (NOTHING, compute.plus(forward.scaled(work.passes)))
         return _priced(tokens_only, local, hours, 1, hardware)
     codec = DEFAULT_CODEC if work.codec == TOKENS_ONLY else work.codec
     stored = found[codec]
     once = stored.bytes.scaled(1 / (hardware.store_gb_per_second * 1e9 * 3600))
-    reads = work.passes if stored.bytes.mid > SCRATCH else 1  # what fits its disk is fetched once
+    reads = work.passes if stored.bytes.mid > PARTS_LIMIT else 1  # what fits its disk is fetched once
     hours = (forward.longer(once), compute.longer(once.scaled(work.passes)))
-    return _priced(stored, stored.bytes.capped(SCRATCH), hours, reads, hardware)
+    return _priced(stored, stored.bytes.capped(PARTS_LIMIT), hours, reads, hardware)
 
 
 def _priced(

@@ -36,6 +36,9 @@ class DatasetPlan(Spec):
     """Files (JSONL, parquet), URLs or Hugging Face dataset ids."""
     answers: str | None = None
     """File of answers that the target gave before; nothing is asked then."""
+    cache: str | None = None
+    """Published target cache to train on, an imported one say: a ref, kind/address, or the start of an address. None
+    is made then, and no prompt is read."""
     benchmarks_dir: str | None = None
     """Folder of `NAME.jsonl` files with `{"turns": […]}` rows; None: the benchmarks come from the Hugging Face hub."""
     benchmarks: tuple[str, ...] | None = None

@@ -21,7 +21,6 @@ from deepspec.formats.records import Record
 from deepspec.formats.target_cache import (
     HEADER,
     INDEX,
-    LOCAL_LIMIT,
     BoundedFolder,
     Bytes,
     CacheFacts,
@@ -47,16 +46,14 @@ def open_cache(
     artifact: Artifact,
     placement: Placement,
     source: Source = "cache",
-    limit: int = LOCAL_LIMIT,
     on_corrupt: OnCorrupt = "stop",
 ) -> TargetCache:
     """Return a target cache whose states come from the store, or from the target itself.
 
     Args:
         artifact: the published cache.
-        placement: scratch, device, and where the target lies.
+        placement: scratch and its limit, device, and where the target lies.
         source: where states come from.
-        limit: bytes of parts fetched or computed ahead; kept also after a crash.
         on_corrupt: see `TargetCache`.
 
     Raises:
@@ -64,10 +61,10 @@ def open_cache(
         TargetError: the target is not where the placement says, or is another one.
     """
     if source == "cache":
-        return TargetCache(artifact, placement.scratch, limit=limit, on_corrupt=on_corrupt)
+        return TargetCache(artifact, placement.scratch, limit=placement.parts_limit, on_corrupt=on_corrupt)
     facts = CacheFacts.model_validate(artifact.counts)
     target = load_placed(facts.target, placement, facts.dtype)
-    stored = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", limit))
+    stored = stored_parts(artifact, BoundedFolder(placement.scratch / "fetched" / "parts", placement.parts_limit))
     if source == "online":
         parts = OnlineParts(stored, target, facts)
         return TargetCache(artifact, placement.scratch, parts=parts, on_corrupt=on_corrupt)
@@ -75,7 +72,7 @@ def open_cache(
         raise SpecError("an imported cache has no forward passes to repeat; set train.source=cache or online")
     index = Index(artifact.path(INDEX))
     maker = _Maker(stored, target, facts, index, artifact.manifest.spec["batch_tokens"])
-    folder = BoundedFolder(placement.scratch / "rolling", limit)
+    folder = BoundedFolder(placement.scratch / "rolling", placement.parts_limit)
     return TargetCache(artifact, placement.scratch, parts=maker.parts(folder), on_corrupt=on_corrupt)
 
 

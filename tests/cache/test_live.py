@@ -50,7 +50,7 @@ def test_rolling_gives_the_very_bytes_of_a_cache(caches: dict[str, Artifact], ta
 
 def test_rolling_keeps_its_bound(caches: dict[str, Artifact], target: Path, tmp_path: Path):
     limit = 150_000
-    cache = open_cache(caches["none"], placement_for(target, tmp_path), "rolling", limit)
+    cache = open_cache(caches["none"], placement_for(target, tmp_path, parts_limit=limit), "rolling")
     largest = 0
     for _ in cache.stream(cache.order("train", seed=0, epoch=0, window=1)):
         largest = max(largest, held(tmp_path / "rolling"))
