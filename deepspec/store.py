@@ -223,6 +223,7 @@ class Store:
         return {
             str(name)[start:]: Stored(size=int(info["size"]), modified=info["LastModified"].timestamp())
             for name, info in found.items()
+            if info["type"] == "file"  # a folder whose first key came while it was listed is found as a folder
         }
 
     def _bucket(self) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.cache.made import Silent
 from tests.e2e.conftest import Deepspec, kill_when, none_left
 
+FEW = ("--set", "prepare.max_samples=24", "--set", "train.steps=6", "--set", "dataset.benchmarks=[arithmetic]")
+
 
 def part_marks(store: Store) -> list[str]:
     return [key for key in store.list("target_cache") if "/parts/" in key]
@@ -27,7 +29,7 @@ def copy_of(store: Store, folder: Path, *kinds: str) -> Store:
 
 @pytest.mark.soak
 def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp_path: Path):  # noqa: F811
-    deepspec = Deepspec(data=data, root=s3.root, api=api)
+    deepspec = Deepspec(data=data, root=s3.root, api=api, extra=FEW)
     kill_when(deepspec.start("run"), lambda: bool(part_marks(s3)), seconds=500)
     assert none_left(deepspec) == []
     assert not [key for key in s3.list("target_cache") if key.endswith("manifest.json")]
@@ -46,7 +48,8 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     assert (found.sound, found.samples) == (True, cache.counts["samples"])
 
     shutil.rmtree(data / "scratch" / "fetched", ignore_errors=True)
-    undisturbed = Deepspec(data=data, root=Path(copy_of(s3, tmp_path / "local", "prompts", "answers").root), api=api)
+    local = copy_of(s3, tmp_path / "local", "prompts", "answers")
+    undisturbed = Deepspec(data=data, root=Path(local.root), api=api, extra=FEW)
     done = undisturbed.run("cache")
     assert done.returncode == 0, done.stderr
     assert undisturbed.manifest("target_cache").content == cache.content
