@@ -30,7 +30,11 @@ def copy_of(store: Store, folder: Path, *kinds: str) -> Store:
 @pytest.mark.soak
 def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp_path: Path):  # noqa: F811
     deepspec = Deepspec(data=data, root=s3.root, api=api, extra=FEW)
-    kill_when(deepspec.start("run"), lambda: bool(part_marks(s3)), seconds=500)
+    with deepspec.start("run") as process:
+        try:
+            kill_when(process, lambda: bool(part_marks(s3)), seconds=500)
+        finally:
+            process.kill()
     assert none_left(deepspec) == []
     assert not [key for key in s3.list("target_cache") if key.endswith("manifest.json")]
     kept = {key for key in s3.list("target_cache") if key.endswith(".safetensors")}
