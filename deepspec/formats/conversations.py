@@ -64,6 +64,8 @@ class AnswerRow(Conversation):
     finish_reasons: list[str]
     """One per generated turn, as the engine gave it: "stop", "length", "tool_calls" …"""
     thinking: bool
+    chat_template_kwargs: NotRequired[dict[str, Any]]
+    """More switches with which the chat template was rendered."""
     generated: list[int]
     """Indices of the messages that the target generated: only these are supervised."""
     reasoning: NotRequired[dict[str, str]]

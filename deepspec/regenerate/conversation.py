@@ -50,7 +50,10 @@ async def regenerate_row(row: PromptRow, ask: Ask, sampling: Sampling) -> Answer
         return without_answer(row, "skipped", str(skip), thinking)
     if not answers:
         return without_answer(row, "skipped", "no assistant turn to answer", thinking)
-    return _success(row, messages, answers, thinking)
+    answered = _success(row, messages, answers, thinking)
+    if sampling.chat_template_kwargs:
+        answered["chat_template_kwargs"] = sampling.chat_template_kwargs
+    return answered
 
 
 def without_answer(row: PromptRow, status: Status, reason: str, thinking: bool) -> AnswerRow:

@@ -125,7 +125,7 @@ def body(question: Question, sampling: Sampling, dialect: Dialect) -> dict[str, 
         "messages": question.messages,
         "seed": question.seed,
         **{dialect.names.get(name, name): value for name, value in settings.items() if value is not None},
-        "chat_template_kwargs": {"enable_thinking": question.thinking},
+        "chat_template_kwargs": {"enable_thinking": question.thinking, **(sampling.chat_template_kwargs or {})},
         **dialect.extra,
     }
     if question.tools:

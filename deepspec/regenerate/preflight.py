@@ -127,7 +127,8 @@ class Preflight:
     async def _check_prompts(self, engine: Engine) -> None:
         for messages in CONVERSATIONS:
             for thinking in (False, True):
-                wanted = self._reader.prompt_tokens(messages, thinking=thinking)
+                switches = self._sampling.chat_template_kwargs
+                wanted = self._reader.prompt_tokens(messages, thinking=thinking, switches=switches)
                 if wanted is None:
                     return
                 answer = await engine.ask(_question(messages, thinking=thinking), self._sampling.but(max_tokens=1))

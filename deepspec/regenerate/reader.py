@@ -40,13 +40,14 @@ class TargetReader:
         except (OSError, ValueError) as error:
             raise TargetError(f"target {folder}: its tokenizer cannot be read: {error}; check the folder") from error
 
-    def prompt_tokens(
-        self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Any] | None = None
-    ) -> int | None:
-        """Return how many tokens a prompt has as the target is given it; None where there is no tokenizer."""
-        if self._template is None:
-            return None
-        return len(self._template.prompt_ids(messages, thinking=thinking, tools=tools))
+    def prompt_tokens(self, messages: Sequence[Message], **told: Any) -> int | None:
+        """Return how many tokens a prompt has as the target is given it; None where there is no tokenizer.
+
+        Args:
+            messages: the turns so far.
+            told: what the chat template is told besides, as `ChatTemplate.prompt_ids` has it.
+        """
+        return None if self._template is None else len(self._template.prompt_ids(messages, **told))
 
     def drift(self, row: AnswerRow) -> frozenset[str]:
         """Return in what a row's number of tokens differs from what the engine counted: nothing, or some of
@@ -64,9 +65,9 @@ class TargetReader:
         if not counted:  # the engine does not count
             return False
         prompts = [row["messages"][:index] for index in row["generated"]]
-        tools = row.get("tools") or None
+        told = {"tools": row.get("tools") or None, "switches": row.get("chat_template_kwargs")}
         try:
-            tokens = [self.prompt_tokens(prompt, thinking=row["thinking"], tools=tools) for prompt in prompts]
+            tokens = [self.prompt_tokens(prompt, thinking=row["thinking"], **told) for prompt in prompts]
         except TemplateError:  # the target's template refuses what the engine's took
             return True
         return bool(sum(number or 0 for number in tokens) != counted)

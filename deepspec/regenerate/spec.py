@@ -1,8 +1,8 @@
 """What changes the answers: the target, how it samples, and how rows are cut into parts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deepspec.artifacts import Spec, TargetId
 
@@ -31,8 +31,18 @@ class Sampling(Spec):
     thinking: Literal["off", "on"] | Share = "off"
     """Whether the target thinks before it answers, where its template knows a switch; a number is the share of rows
     that do."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """More switches of the target's chat template (`{"reasoning_effort": "low"}`, say), recorded in every row so that
+    it is trained on as it was asked."""
     seed: int = 0
     """Every turn of every sample gets a seed of its own, derived from this one."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _leave_thinking(cls, switches: dict[str, Any] | None) -> dict[str, Any] | None:
+        if switches and "enable_thinking" in switches:
+            raise ValueError("enable_thinking differs from row to row; set sampling.thinking instead")
+        return switches or None
 
     @property
     def thinking_share(self) -> float:

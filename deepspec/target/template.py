@@ -66,7 +66,12 @@ class ChatTemplate:
         self._name = name
 
     def prompt_ids(
-        self, messages: Sequence[Message], *, thinking: bool = False, tools: Sequence[Message] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        thinking: bool = False,
+        tools: Sequence[Message] | None = None,
+        switches: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the token ids that the target is given to answer a conversation.
 
@@ -74,8 +79,9 @@ class ChatTemplate:
             messages: the turns so far; nothing is added to them.
             thinking: whether a template that can switch thinking leaves it on.
             tools: tool descriptions, as the conversation has them.
+            switches: what else the template is told.
         """
-        return self._ids(messages, thinking, tools, answer_next=True)
+        return self._ids(messages, {**(switches or {}), "enable_thinking": thinking}, tools, answer_next=True)
 
     @cached_property
     def stop_id(self) -> int:
@@ -85,7 +91,11 @@ class ChatTemplate:
             TargetError: it ends answers with no token at which the target stops.
         """
         probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        stops = [token for token in self._ids(probe, False, None, answer_next=False) if token in self._stop_ids]
+        stops = [
+            token
+            for token in self._ids(probe, {"enable_thinking": False}, None, answer_next=False)
+            if token in self._stop_ids
+        ]
         if not stops:
             known = ", ".join(self._tokenizer.convert_ids_to_tokens(sorted(self._stop_ids)))
             raise TargetError(
@@ -124,21 +134,27 @@ class ChatTemplate:
 
     def _row_ids(self, row: Mapping[str, Any], messages: Sequence[Message], *, answer_next: bool) -> list[int]:
         try:
-            return self._ids(messages, row["thinking"], row.get("tools"), answer_next=answer_next)
+            switches = {**(row.get("chat_template_kwargs") or {}), "enable_thinking": row["thinking"]}
+            return self._ids(messages, switches, row.get("tools"), answer_next=answer_next)
         except TemplateError as error:
             reason = f"sample {row['id']}: the chat template of {self._name} refuses it: {error}"
             raise RowError("template_refuses", f"{reason}; drop the row in prepare") from error
 
     def _ids(
-        self, messages: Sequence[Message], thinking: bool, tools: Sequence[Message] | None, *, answer_next: bool
+        self,
+        messages: Sequence[Message],
+        switches: Mapping[str, Any],
+        tools: Sequence[Message] | None,
+        *,
+        answer_next: bool,
     ) -> list[int]:
         ids: list[int] = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tools=None if tools is None else [dict(tool) for tool in tools],
             add_generation_prompt=answer_next,
-            enable_thinking=thinking,
             tokenize=True,
             return_dict=False,
+            **switches,
         )
         return ids
 

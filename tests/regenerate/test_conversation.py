@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from deepspec.regenerate.conversation import is_thinking, regenerate_row, turn_seed
-from deepspec.regenerate.engine import Answer
+from deepspec.regenerate.engine import OTHER, Answer, body
 from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompt
 
@@ -93,6 +93,15 @@ def test_reasoning_is_kept_apart_and_not_sent_back():
     assert answered["reasoning"] == {"1": "hm"}
     assert answered["thinking"] is True
     assert second.messages[1] == {"role": "assistant", "content": "1"}
+
+
+def test_the_switches_of_the_template_are_sent_and_recorded():
+    answered, (question,) = regenerate(prompt("a", "One?"), said("1"), chat_template_kwargs={"effort": "low"})
+    assert answered["chat_template_kwargs"] == {"effort": "low"}
+    sent = body(question, Sampling(chat_template_kwargs={"effort": "low"}), OTHER)
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False, "effort": "low"}
+    with pytest.raises(ValueError, match=r"set sampling\.thinking instead"):
+        Sampling(chat_template_kwargs={"enable_thinking": True})
 
 
 def test_recorded_results_follow_where_the_calls_match():

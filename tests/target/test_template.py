@@ -51,6 +51,18 @@ def test_truncated_answer_gets_no_stop_token():
     assert whole.endswith("1 2 3")
 
 
+def test_the_switches_that_a_row_was_asked_with_are_its_context():
+    text = "{{ effort }}" + CHATML
+    row = {**answered("a", "2+2?", "4"), "chat_template_kwargs": {"effort": "low"}}
+    (sample,) = template(text).render(row).samples
+    assert shown(sample, text) == (
+        "low<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>",
+        "4<|im_end|>",
+    )
+    asked = template(text).prompt_ids(row["messages"][:1], switches={"effort": "low"})
+    assert asked == sample.input_ids[: len(asked)]
+
+
 def test_empty_answer_supervises_its_stop_token():
     (sample,) = template().render(answered("a", "x", "")).samples
     assert shown(sample)[1] == "<|im_end|>"
