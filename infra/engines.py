@@ -2,6 +2,7 @@
 
 An engine serves the target through an OpenAI-compatible API on loopback. `start_engines` yields endpoints once
 every engine says that it is healthy; leaving the block, or losing the process in any way, ends them (`infra.launch`).
+An engine that ends by itself in between is started again on its port: whoever asks it sees it come back.
 """
 
 import os
@@ -9,10 +10,12 @@ import shlex
 import shutil
 import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +27,9 @@ from deepspec.errors import ChildError, EngineError, UnknownNameError
 from infra.launch import Child, start_guarded
 
 POLL_SECONDS = 0.2
+WATCH_SECONDS = 1.0
+MOST_RESTARTS = 3
+"""Times that one engine is started again before it is left dead."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -108,6 +114,44 @@ class Served:
     """CPU threads of one engine; None: an even share of the cores."""
 
 
+class _Engine:
+    """One engine on its port.
+
+    Args:
+        words: its command.
+        port: where it serves.
+        log: its output.
+        env: further variables.
+    """
+
+    def __init__(self, words: Sequence[str], port: int, log: Path, env: Mapping[str, str]) -> None:
+        self.port = port
+        self._start = partial(start_guarded, words, log_path=log, env=env)
+        self._running = ExitStack()
+        self._child = self._running.enter_context(self._start())
+        self._restarts = 0
+
+    def check(self) -> Child:
+        """Return the process while it runs; ChildError where it has ended."""
+        self._child.check()
+        return self._child
+
+    def revive(self) -> None:
+        """Start the engine again where it has ended, a few times."""
+        if self._restarts == MOST_RESTARTS:
+            return
+        try:
+            self.check()
+        except ChildError:
+            self._restarts += 1
+            self.stop()
+            self._child = self._running.enter_context(self._start())
+
+    def stop(self) -> None:
+        """End the process."""
+        self._running.close()
+
+
 @contextmanager
 def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> Iterator[tuple[Endpoint, ...]]:
     """Start the engines, yield their endpoints when all are healthy, and end them with the block.
@@ -122,17 +166,36 @@ def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> 
     """
     gpus: tuple[str | None, ...] = engines.gpus or (None,) * engines.count
     with ExitStack() as stack:
-        started: list[tuple[int, Child]] = []
+        started: list[_Engine] = []
         for number, gpu in enumerate(gpus):
             port = free_port()
-            log = log_folder / f"engine-{number}.log"
-            words = command(engines, served, port, gpu)
-            guarded = start_guarded(words, log_path=log, env=_variables(_threads(engines, served), gpu))
-            started.append((port, stack.enter_context(guarded)))
+            words, env = command(engines, served, port, gpu), _variables(_threads(engines, served), gpu)
+            started.append(_Engine(words, port, log_folder / f"engine-{number}.log", env))
+            stack.callback(started[-1].stop)
         end = time.monotonic() + kind_named(engines.kind).start_seconds
-        for port, child in started:
-            _wait_healthy(engines.kind, port, child, end)
-        yield tuple(Endpoint(url=f"http://{LOOPBACK}:{port}/v1", model=served.name) for port, _ in started)
+        for engine in started:
+            _wait_healthy(engines.kind, engine, end)
+        stack.enter_context(_watched(started))
+        yield tuple(Endpoint(url=f"http://{LOOPBACK}:{engine.port}/v1", model=served.name) for engine in started)
+
+
+@contextmanager
+def _watched(started: Sequence[_Engine]) -> Iterator[None]:
+    """Look after the engines while the block runs."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            for engine in started:
+                engine.revive()
+
+    watcher = threading.Thread(target=watch, name="engines")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None = None) -> list[str]:
@@ -205,15 +268,15 @@ def _variables(threads: int, gpus: str | None) -> dict[str, str]:
     return threading if gpus is None else {**threading, "CUDA_VISIBLE_DEVICES": gpus}
 
 
-def _wait_healthy(kind: str, port: int, child: Child, end: float) -> None:
+def _wait_healthy(kind: str, engine: _Engine, end: float) -> None:
     with httpx.Client(trust_env=False, timeout=5) as client:  # no proxy stands between a run and its own engine
         while time.monotonic() < end:
             try:
-                child.check()
+                child = engine.check()
             except ChildError as error:
                 raise EngineError(f"engine {kind} did not start: {error}") from error
             try:
-                if client.get(f"http://{LOOPBACK}:{port}/health").is_success:
+                if client.get(f"http://{LOOPBACK}:{engine.port}/health").is_success:
                     return
             except httpx.TransportError:  # not listening yet
                 pass

@@ -19,6 +19,8 @@ SERVER = """
 import http.server, os, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/die":
+            os._exit(3)
         self.send_response(200 if self.path == "/health" else 404)
         self.end_headers()
         self.wfile.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none").encode())
@@ -59,6 +61,34 @@ def test_each_engine_gets_gpus_of_its_own(monkeypatch, tmp_path, tiny):
     with start_engines(ManagedEngines(kind="fake", gpus=("2", "4,5")), tiny, tmp_path) as endpoints:
         seen = [httpx.get(endpoint.url.removesuffix("/v1") + "/health").text for endpoint in endpoints]
     assert seen == ["2", "4,5"]
+
+
+def test_an_engine_that_ends_is_started_again_and_not_for_ever(monkeypatch, tmp_path, tiny):
+    use(monkeypatch, tmp_path, SERVER)
+    monkeypatch.setattr(engines, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(engines, "MOST_RESTARTS", 1)
+    with start_engines(ManagedEngines(kind="fake"), tiny, tmp_path / "logs") as (endpoint,):
+        root = endpoint.url.removesuffix("/v1")
+        kill_over_http(root)
+        assert answers(root, 20)
+        kill_over_http(root)
+        assert not answers(root, 1)
+
+
+def kill_over_http(root: str) -> None:
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{root}/die")
+
+
+def answers(root: str, seconds: float) -> bool:
+    """Return whether an engine answers within some time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return httpx.get(f"{root}/health").is_success
+        except httpx.TransportError:
+            time.sleep(0.05)
+    return False
 
 
 def test_an_engine_that_ends_at_once_tells_its_last_words(monkeypatch, tmp_path, tiny):

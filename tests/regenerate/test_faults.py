@@ -168,9 +168,11 @@ def test_a_duplicate_id_is_asked_once_and_counted_as_skipped(bench):
 def test_strange_texts_arrive_and_return_unchanged(bench):
     texts = ["row \u2028 line separator", "row 🙂 emoji", "row " + "x" * 1_000_000, "row \x00 null \x85 next line"]
     rows = [prompt(f"id-{number}", text) for number, text in enumerate(texts)]
+    rows[0]["messages"].insert(0, {"role": "system", "content": ""})
     with serve(Simulated(answer=upper)) as (engine,):
         answered = bench.answers(rows, engine.engine.url)
-    assert [row["messages"][1]["content"] for row in answered] == [text.upper() for text in texts]
+    assert [row["messages"][-1]["content"] for row in answered] == [text.upper() for text in texts]
+    assert answered[0]["messages"][0] == {"role": "system", "content": ""}
 
 
 def test_an_empty_answer_is_an_answer(bench):
