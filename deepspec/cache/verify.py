@@ -1,27 +1,19 @@
 """Check a published cache: every byte against its checksum, and some samples against the target itself."""
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from deepspec.artifacts import Artifact, Placement, Report
 from deepspec.errors import CorruptArtifactError, DeepSpecError
-from deepspec.formats.records import Record
 from deepspec.formats.target_cache import (
     INDEX,
     TOKENS_ONLY,
     BoundedFolder,
     TargetCache,
-    stored_last,
     stored_parts,
 )
+from deepspec.target.agree import TOLERANCE, difference
 from deepspec.target.live import open_cache
-
-TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
-"""Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise
-(0.004 in bf16); fp8 rounds by 0.026; states of another layer or sample are off by about 1."""
 
 
 @dataclass(slots=True)
@@ -81,14 +73,6 @@ def drop_damaged(artifact: Artifact, found: Verification) -> None:
         artifact.store.delete(f"{artifact.prefix}/{artifact.entry(name).key}")
 
 
-def difference(stored: Record, computed: Record, layers: int) -> float:
-    """Return the largest relative error over the captured layers and the last hidden state."""
-    pairs = list(zip(stored.hidden.chunk(layers, dim=1), computed.hidden.chunk(layers, dim=1), strict=True))
-    kept = stored_last(stored.loss_mask)
-    pairs.append((stored.last_hidden[kept], computed.last_hidden[kept]))
-    return max(_relative(one, other) for one, other in pairs)
-
-
 def _read_all(stored: TargetCache, found: Verification, report: Report) -> list[int]:
     """Read every sample; return the numbers of those that are intact."""
     intact: list[int] = []
@@ -112,7 +96,3 @@ def _recompute(stored: TargetCache, online: TargetCache, numbers: list[int], fou
         found.recomputed[record.sample_id] = off
         if not off <= TOLERANCE[stored.facts.codec]:
             found.wrong.append(record.sample_id)
-
-
-def _relative(stored: Tensor, computed: Tensor) -> float:
-    return float((stored.float() - computed.float()).norm() / computed.float().norm().clamp_min(1e-12))

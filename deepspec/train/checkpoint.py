@@ -10,7 +10,7 @@ See docs/formats/checkpoints.md.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +54,31 @@ class Saved:
     progress: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saves:
+    """Where the states of one run are saved."""
+
+    last: "Checkpoints"
+    """Those to go on from."""
+    best: "Checkpoints | None" = None
+    """That of the lowest held-out loss, where the spec keeps it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retention:
+    """Which states are kept."""
+
+    last: int
+    """The newest ones: the one before the last is used where the last is damaged."""
+    every: int | None = None
+    """Beside them, those of every so many steps; None: no others."""
+
+    def kept(self, steps: Iterable[int]) -> set[int]:
+        """Return the steps whose states stay."""
+        newest = sorted(steps, reverse=True)
+        return {step for n, step in enumerate(newest) if n < self.last or (self.every and step % self.every == 0)}
+
+
 class Checkpoints:
     """The saved states of one run under a prefix of a store.
 
@@ -61,11 +86,11 @@ class Checkpoints:
         store: local scratch, or the remote store so that another machine can go on.
         prefix: of the keys; the same for every attempt at the same work.
         scratch: local folder for files before they are stored.
-        keep: states kept.
+        keep: which states are kept.
         log: told of everything that does not go as planned.
     """
 
-    def __init__(self, store: Store, prefix: str, scratch: Path, keep: int, log: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, prefix: str, scratch: Path, keep: Retention, log: Callable[[str], None]) -> None:
         """Name the place; nothing is read yet."""
         self._store = store
         self._prefix = prefix
@@ -79,13 +104,12 @@ class Checkpoints:
         """Saves that failed; the state before them is still there."""
 
     def save(self, state: Saved) -> None:
-        """Save a state beside the training: tensors are copied now and written by a thread.
+        """Save a state beside the training, in a thread: its tensors must be copies.
 
         A save that fails is logged and counted; training goes on with the one before.
         """
         self.finish()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.tensors.items()}
-        self._pending = self._pool.submit(self._write, replace(state, tensors=copies, rows=list(state.rows)))
+        self._pending = self._pool.submit(self._write, replace(state, rows=list(state.rows)))
 
     def finish(self) -> None:
         """Return when the save in flight, if any, is done."""
@@ -158,13 +182,14 @@ class Checkpoints:
         return local
 
     def _retire(self) -> None:
-        """Delete all but the newest states, marks first, and data that no mark names."""
-        steps = sorted(self._steps(), reverse=True)
-        for step in steps[self._keep :]:
+        """Delete the states that are not kept, marks first, and data that no mark names."""
+        steps = self._steps()
+        kept = self._keep.kept(steps)
+        for step in set(steps) - kept:
             self._store.delete(self._mark_key(step))
-        kept = {_name(step) for step in steps[: self._keep]}
+        names = {_name(step) for step in kept}
         for key in self._store.list(self._prefix):
-            if key.endswith((".safetensors", ".jsonl")) and Path(key).stem not in kept:
+            if key.endswith((".safetensors", ".jsonl")) and Path(key).stem not in names:
                 self._store.delete(key)
 
     def _steps(self) -> list[int]:

@@ -11,11 +11,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from deepspec.errors import CancelledError
-from deepspec.train.checkpoint import Checkpoints, Saved
+from deepspec.train.checkpoint import Checkpoints, Saved, Saves
 from deepspec.train.data import MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
 from deepspec.train.guard import Guard
 from deepspec.train.optimizer import MasterAdamW
@@ -88,11 +87,15 @@ class Loop:
         self.progress = Progress()
         self.clock = Clock()
         self.guard = Guard(spec.skip_limit)
-        self.optimizer = MasterAdamW(task.model, spec, task.dtype)
-        self._ranks = ranks
+        self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
+        self.micro_batch = micro_batch
+        """Samples per forward pass."""
+        self.ranks = ranks
         self._stream = Stream(samples, spec.global_batch, spec.seed)
         self.reader = ReadAhead(
-            lambda step: read_micro_batches(samples, self._stream.share(step, ranks.rank, ranks.count), micro_batch)
+            lambda step: read_micro_batches(
+                samples, self._stream.share(step, ranks.rank, ranks.count), self.micro_batch
+            )
         )
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
 
@@ -107,16 +110,11 @@ class Loop:
         """Return whether no step is left, or the held-out loss has not improved for too long."""
         return self.progress.step >= self.total or self._out_of_patience()
 
-    def has_improved(self) -> bool:
-        """Return whether the step just taken was looked at, and had the lowest held-out loss so far."""
-        best = self.progress.best_look()
-        return best is not None and best["step"] == self.progress.step
-
-    def run(self, checkpoints: Checkpoints | None, on_step: Callable[["Loop"], object] | None = None) -> None:
+    def run(self, saves: Saves | None, on_step: Callable[["Loop"], object] | None = None) -> None:
         """Train to the end, or until asked to stop.
 
         Args:
-            checkpoints: where states are saved; None on ranks that do not save.
+            saves: where states are saved; None on ranks that do not save.
             on_step: called after each step, before its state is saved.
 
         Raises:
@@ -127,40 +125,45 @@ class Loop:
             self._look_if_due(stop)
             while not self.finished:
                 if not self._step(next(steps), stop):
-                    self._cancel(checkpoints)
+                    self._cancel(saves)
                 self._look_if_due(stop)
                 if on_step is not None:
                     on_step(self)
-                if checkpoints is not None and self._save_is_due():
-                    checkpoints.save(self.state())
+                self._save_if_due(saves)
 
     def state(self) -> Saved:
-        """Return what a saved state holds; its tensors are the live ones."""
+        """Return what a saved state holds; all ranks ask at the same time, the first one's has the tensors."""
         progress = self.progress
-        told = {"samples": progress.samples, "tokens": progress.tokens, "guard": asdict(self.guard)}
+        told = {
+            "samples": progress.samples,
+            "tokens": progress.tokens,
+            "guard": asdict(self.guard),
+            "cut": {"ranks": self.ranks.count, "micro_batch": self.micro_batch},
+        }
         return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 
     def resume(self, saved: Saved | None) -> None:
         """Go on from a saved state, the same on every rank; only the first rank's is looked at.
 
         Args:
-            saved: the first rank's newest state; None, here or there: start from the weights as they are.
+            saved: the first rank's newest state, or weights to begin with; None, here or there: the model's own.
         """
-        told = [None if saved is None else {"step": saved.step, "rows": saved.rows, **saved.progress}]
-        if self._ranks.count > 1:
-            broadcast_object_list(told)
-        if saved is not None and self._ranks.first:
-            self.optimizer.load(saved.tensors)
-        self.optimizer.copy_from_first(self._ranks)
-        if told[0] is not None:
-            self.guard = Guard(**{**told[0].pop("guard"), "limit": self.guard.limit})
-            self.progress = Progress(**told[0])
+        told = self.ranks.told(None if saved is None else (saved.step, saved.rows, saved.progress, list(saved.tensors)))
+        if told is None:
+            return
+        step, rows, progress, names = told
+        self.optimizer.load(None if saved is None else saved.tensors, moments="step" in names)
+        known = {"cut": {}, "guard": asdict(self.guard), **progress}
+        if known["cut"].get("ranks") == self.ranks.count:  # cut alike, sums round alike
+            self.micro_batch = known["cut"]["micro_batch"]
+        self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
+        self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
 
     def _step(self, micro_batches: Sequence[MicroBatch], stop: StopSignal) -> bool:
         """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile."""
         begin = time.perf_counter()
         supervised = [self.task.supervise(micro) for micro in micro_batches]
-        denominators = self._ranks.sum_named(total_denominators(supervised))
+        denominators = self.ranks.sum_named(total_denominators(supervised))
         totals: dict[str, Tensor] = {}
         for part in supervised:
             if stop.asked:
@@ -168,11 +171,11 @@ class Loop:
             result = self.task.loss(part, denominators)
             result.loss.backward()  # type: ignore[no-untyped-call]
             add(totals, {"loss": result.loss, **result.sums})
-        if self._ranks.any(stop.asked):
+        if self.ranks.any(stop.asked):
             self.optimizer.forget()
             return False
-        norm = self.optimizer.sum_gradients(self._ranks)
-        self._apply(norm, self._ranks.sum_named(totals), [name for m in micro_batches for name in m.batch.sample_ids])
+        norm = self.optimizer.sum_gradients()
+        self._apply(norm, self.ranks.sum_named(totals), [name for m in micro_batches for name in m.batch.sample_ids])
         self._advance(begin)
         return True
 
@@ -211,17 +214,34 @@ class Loop:
         if metrics is not None:
             self.progress.rows.append({"split": "validation", "step": step, **metrics})
 
-    def _save_is_due(self) -> bool:
-        return self.progress.step % self.task.spec.checkpoint_every == 0 or self.finished
+    def _save_if_due(self, saves: Saves | None) -> None:
+        """Save the state where it is the best so far, and where it is time to."""
+        spec = self.task.spec
+        if spec.keep == "best" and self._has_improved():
+            self._save(None if saves is None else saves.best)
+            if saves is not None and saves.best is not None:
+                saves.best.finish()  # before a state to go on from says that this look is done
+        if self.progress.step % spec.checkpoint_every == 0 or self.finished:
+            self._save(None if saves is None else saves.last)
+
+    def _save(self, checkpoints: Checkpoints | None) -> None:
+        state = self.state()
+        if checkpoints is not None:
+            checkpoints.save(state)
+
+    def _has_improved(self) -> bool:
+        """Return whether the step just taken was looked at, and had the lowest held-out loss so far."""
+        best = self.progress.best_look()
+        return best is not None and best["step"] == self.progress.step
 
     def _out_of_patience(self) -> bool:
         losses = [row["loss"] for row in self.progress.looks()]
         patience = self.task.spec.patience
         return patience is not None and len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
 
-    def _cancel(self, checkpoints: Checkpoints | None) -> None:
-        if checkpoints is not None:
-            checkpoints.save(self.state())
-            checkpoints.finish()
-        self._ranks.wait()
+    def _cancel(self, saves: Saves | None) -> None:
+        self._save(None if saves is None else saves.last)
+        if saves is not None:
+            saves.last.finish()
+        self.ranks.wait()
         raise CancelledError(f"training was asked to stop; step {self.progress.step} is saved, run again to go on")

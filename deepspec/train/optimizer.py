@@ -1,8 +1,9 @@
-"""AdamW on fp32 master weights, with one flat buffer each for weights, gradients and moments.
+"""AdamW on fp32 master weights, cut over the ranks: each keeps the masters and moments of its own share.
 
-The model computes in its own precision. Gradients of all micro-batches are added in fp32, then summed over ranks: so
-how a global batch was cut changes the order of additions and nothing else. One flat buffer makes the sum over ranks
-one message, the norm one reduction, and the saved state independent of the number of ranks.
+The model computes in its own precision. Gradients of all micro-batches are added in fp32 in one flat buffer, then
+summed over ranks, each rank receiving its share: so how a global batch was cut changes the order of additions and
+nothing else. Each rank steps its share and hands the new weights to the others. With one rank the share is everything.
+Why not fully_shard: docs/adr/0011-shares-of-one-flat-buffer.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,17 +22,24 @@ BUFFERS = ("master", "exp_avg", "exp_avg_sq")
 class MasterAdamW:
     """The trainable parameters of a model, and how they step.
 
-    The model's parameters become views of one buffer; its gradients are collected as `backward` makes them.
+    The model's parameters become views of one buffer; its gradients are collected as `backward` makes them. Every rank
+    makes one, and calls each method that speaks of ranks at the same time.
     """
 
-    def __init__(self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype) -> None:
-        """Take over the parameters of `model` that require gradients, and cast the model to `dtype`."""
+    def __init__(self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype, ranks: Ranks) -> None:
+        """Take over the first rank's values of what `model` trains, and cast the model to `dtype`."""
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.master = nn.Parameter(torch.cat([p.detach().float().flatten() for p in self._parameters.values()]))
+        self._ranks = ranks
+        self.size = sum(parameter.numel() for parameter in self._parameters.values())
+        """Trainable parameters."""
+        flat = ranks.copy_from_first_(self._flat({name: p.detach() for name, p in self._parameters.items()}))
+        self.master = nn.Parameter(flat if ranks.count == 1 else ranks.share(flat).clone())
+        """This rank's share of the fp32 weights."""
         model.to(dtype)
-        self._working = self.master.detach().to(dtype)  # the master itself in fp32
-        self.gradient = torch.zeros_like(self.master)
-        self.master.grad = self.gradient
+        self._working = flat.to(dtype)  # with one rank in fp32 the master itself
+        self.gradient = torch.zeros_like(flat)
+        """Of all parameters, until it is summed; then this rank's share of it counts."""
+        self.master.grad = ranks.share(self.gradient)
         self._clip = spec.clip
         self._adam = torch.optim.AdamW(
             [self.master], spec.learning_rate, spec.betas, spec.epsilon, spec.weight_decay, fused=True
@@ -50,19 +58,15 @@ class MasterAdamW:
             parameter.data = working[name]
             parameter.register_post_accumulate_grad_hook(_collector(gradient[name]))  # type: ignore[no-untyped-call]
 
-    @property
-    def size(self) -> int:
-        """Return the number of trainable parameters."""
-        return self.master.numel()
-
-    def sum_gradients(self, ranks: Ranks) -> Tensor:
+    def sum_gradients(self) -> Tensor:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""
-        norm: Tensor = torch.linalg.vector_norm(ranks.sum_(self.gradient))
-        return norm
+        own = self._ranks.sum_shares(self.gradient)
+        norm: Tensor = torch.linalg.vector_norm(own)
+        return norm if self._ranks.count == 1 else self._ranks.sum_(norm.square()).sqrt()
 
     def step(self, learning_rate: float, norm: Tensor) -> None:
         """Take one step with the gradients, clipped, and forget them."""
-        self.gradient.mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
+        self._ranks.share(self.gradient).mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         self.forget()
@@ -73,52 +77,66 @@ class MasterAdamW:
         self.gradient.zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights, moments and step count by parameter name, as fp32 views of the live buffers."""
-        buffers = self._buffers()
-        named = {f"{kind}.{name}": v for kind in BUFFERS for name, v in self._views(buffers[kind]).items()}
-        return {**named, "step": self._adam.state[self.master]["step"]}
+        """Return a copy of weights, moments and step count by parameter name, fp32 on the CPU.
 
-    def load(self, state: Mapping[str, Tensor], moments: bool = True) -> None:
+        Only the first rank gets it, the others nothing: it is the same however many ranks there are.
+        """
+        found: dict[str, Tensor] = {}
+        for kind, own in self._shares().items():
+            joined = self._ranks.collect(own)
+            if joined is not None:
+                found |= {f"{kind}.{name}": view for name, view in self._views(joined).items()}
+        return {**found, "step": self._adam.state[self.master]["step"].cpu().clone()} if found else {}
+
+    def load(self, state: Mapping[str, Tensor] | None, *, moments: bool = True) -> None:
         """Take over a saved state.
 
         Args:
-            state: what `state` returned, in this process or another, for any number of ranks.
-            moments: whether to take the moments and the step count, too.
+            state: what `state` returned, in this process or another, of any number of ranks; None where the first
+                rank has it and this one is another.
+            moments: whether to take the moments and the step count, too; the same on every rank.
 
         Raises:
-            CheckpointError: names or shapes are not those of this model.
+            CheckpointError: names or shapes are not those of this model; nothing is changed.
         """
-        own = self.state()
-        wanted = own if moments else {name: value for name, value in own.items() if name.startswith("master.")}
-        for name, value in wanted.items():
-            if name not in state or state[name].shape != value.shape:
-                found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-                raise CheckpointError(f"saved state: {name} {found}; wanted {tuple(value.shape)}: another draft shape?")
+        kinds = BUFFERS if moments else BUFFERS[:1]
+        if state is not None:
+            self._check(state, kinds)
         with torch.no_grad():
-            for name, value in wanted.items():
-                value.copy_(state[name])
+            for kind in kinds:
+                named = None if state is None else {name: state[f"{kind}.{name}"] for name in self._parameters}
+                self._ranks.hand_out(None if named is None else self._flat(named), self._shares()[kind])
+            if moments:
+                step = self._adam.state[self.master]["step"]
+                self._ranks.copy_from_first_(step if state is None else step.copy_(state["step"]))
         self._refresh()
 
-    def copy_from_first(self, ranks: Ranks) -> None:
-        """Take over the first rank's weights, moments and step count."""
-        for buffer in self._buffers().values():
-            ranks.copy_from_first_(buffer)
-        ranks.copy_from_first_(self._adam.state[self.master]["step"])
-        self._refresh()
+    def _check(self, state: Mapping[str, Tensor], kinds: tuple[str, ...]) -> None:
+        wanted = {f"{kind}.{name}": p.shape for kind in kinds for name, p in self._parameters.items()}
+        for name, shape in wanted.items():
+            if name not in state or state[name].shape != shape:
+                found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+                raise CheckpointError(f"saved state: {name} {found}; wanted {tuple(shape)}: another draft shape?")
 
-    def _buffers(self) -> dict[str, Tensor]:
+    def _shares(self) -> dict[str, Tensor]:
         moments = self._adam.state[self.master]
         return {"master": self.master.detach(), "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
 
+    def _flat(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Return tensors by parameter name in one fp32 buffer, padded so that it can be shared out."""
+        flat = torch.cat([named[name].float().flatten() for name in self._parameters])
+        return nn.functional.pad(flat, (0, self._ranks.padded(self.size) - self.size))
+
     def _views(self, buffer: Tensor) -> dict[str, Tensor]:
         sizes = [parameter.numel() for parameter in self._parameters.values()]
-        pieces = zip(self._parameters.items(), torch.split(buffer, sizes), strict=True)
+        pieces = zip(self._parameters.items(), torch.split(buffer[: self.size], sizes), strict=True)
         return {name: piece.view(parameter.shape) for (name, parameter), piece in pieces}
 
     def _refresh(self) -> None:
+        """Let the model compute with the masters of all ranks."""
         if self._working.data_ptr() != self.master.data_ptr():
             with torch.no_grad():
-                self._working.copy_(self.master)
+                self._ranks.join_shares(self.master.detach().to(self._working.dtype), self._working)
 
 
 def _collector(gradient: Tensor) -> Callable[[Tensor], None]:

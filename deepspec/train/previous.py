@@ -1,5 +1,6 @@
 """Weights of an earlier draft, and its optimizer state, that training may begin with."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -9,6 +10,7 @@ from deepspec.artifacts import Artifact, Placement, read_manifest
 from deepspec.errors import CheckpointError
 from deepspec.formats.draft import load_draft
 from deepspec.publish import Out
+from deepspec.train.checkpoint import Saved
 from deepspec.train.loop import Loop
 
 STATE = "training_state.safetensors"
@@ -16,24 +18,25 @@ STATE = "training_state.safetensors"
 DRAFT_FILES = ("config.json", "model.safetensors")
 
 
-def begin_with_previous(loop: Loop, out: Out, placement: Placement) -> str | None:
-    """Give a fresh loop the weights that its spec names, and return what was done; None: the spec names none.
+def previous(loop: Loop, out: Out, placement: Placement, log: Callable[[str], None]) -> Saved | None:
+    """Return the state that a loop's spec begins with, and log what is taken; None: the spec names none.
 
     Raises:
         CheckpointError: the earlier draft is not there, or has another shape.
     """
     spec = loop.task.spec
     if spec.continue_from is not None:
-        state = load_file(_published(spec.continue_from, out, placement).path(STATE))
-        loop.optimizer.load(state)
-        return (
-            f"continuing draft {spec.continue_from}, {int(state['step'])} steps old, with its optimizer state on a new "
-            f"schedule of {loop.total} steps: the learning rate climbs and falls again"
+        tensors = load_file(_published(spec.continue_from, out, placement).path(STATE))
+        log(
+            f"warning: continuing draft {spec.continue_from}, {int(tensors['step'])} steps old, with its optimizer "
+            f"state on a new schedule of {loop.total} steps: the learning rate climbs and falls again"
         )
-    if spec.warm_start is not None:
-        loop.optimizer.load(_weights(spec.warm_start, out, placement), moments=False)
-        return f"starting from the weights of draft {spec.warm_start}; its optimizer state is not taken"
-    return None
+    elif spec.warm_start is not None:
+        tensors = _weights(spec.warm_start, out, placement)
+        log(f"starting from the weights of draft {spec.warm_start}; its optimizer state is not taken")
+    else:
+        return None
+    return Saved(step=0, tensors=tensors, rows=[], progress={})
 
 
 def _published(address: str, out: Out, placement: Placement) -> Artifact:

@@ -1,10 +1,15 @@
-"""The processes that train together: who this one is, and sums over all of them."""
+"""The processes that train together: who this one is, and what passes between them.
+
+Flat buffers are cut into equal shares, one a rank, so that each rank keeps the masters and moments of its own only.
+"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 
@@ -36,6 +41,14 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def least(self, number: int) -> int:
+        """Return the smallest of the ranks' numbers."""
+        if self.count == 1:
+            return number
+        told = torch.tensor(number, device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MIN)
+        return int(told)
+
     def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the sums over ranks of small tensors, in one message; every rank gives the same names and shapes."""
         if self.count == 1:
@@ -47,11 +60,70 @@ class Ranks:
             name: part.view(values[name].shape).to(values[name].dtype) for name, part in zip(names, parts, strict=True)
         }
 
+    def padded(self, size: int) -> int:
+        """Return the size of a flat buffer that can be cut into equal shares."""
+        return -(-size // self.count) * self.count
+
+    def share(self, flat: Tensor) -> Tensor:
+        """Return this rank's share of a flat buffer, a view."""
+        size = len(flat) // self.count
+        return flat[self.rank * size : (self.rank + 1) * size]
+
+    def sum_shares(self, flat: Tensor) -> Tensor:
+        """Return this rank's share of a flat buffer summed over ranks; the rest of the buffer loses its meaning."""
+        own = self.share(flat)
+        if self.count == 1:
+            return own
+        summed = torch.empty_like(own)
+        dist.reduce_scatter_single(summed, flat)
+        return own.copy_(summed)
+
+    def join_shares(self, own: Tensor, flat: Tensor) -> None:
+        """Fill a flat buffer with the shares of all ranks."""
+        if self.count == 1:
+            flat.copy_(own)
+        else:
+            dist.all_gather_single(flat, own)
+
+    def collect(self, own: Tensor) -> Tensor | None:
+        """Return all shares joined, a copy on the CPU, on the first rank; None on the others.
+
+        One share travels at a time: the first rank's device holds no more than two.
+        """
+        if not self.first:
+            dist.send(own.contiguous(), 0)
+            return None
+        joined = torch.empty(len(own) * self.count, dtype=own.dtype)
+        self.share(joined).copy_(own)
+        passing = torch.empty_like(own)
+        for rank in range(1, self.count):
+            dist.recv(passing, rank)
+            joined[rank * len(own) : (rank + 1) * len(own)].copy_(passing)
+        return joined
+
+    def hand_out(self, flat: Tensor | None, own: Tensor) -> None:
+        """Fill every rank's share from the flat buffer that the first rank gives; the others give None."""
+        if flat is None:
+            received = torch.empty_like(own)
+            dist.recv(received, 0)
+            own.copy_(received)
+            return
+        for rank in range(1, self.count):
+            dist.send(flat[rank * len(own) : (rank + 1) * len(own)].to(own.device), rank)
+        own.copy_(self.share(flat))
+
     def copy_from_first_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by the first rank's, and return it."""
         if self.count > 1:
             dist.broadcast(tensor, src=0)
         return tensor
+
+    def told(self, value: Any) -> Any:
+        """Return the first rank's value."""
+        told = [value]
+        if self.count > 1:
+            broadcast_object_list(told)
+        return told[0]
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on some rank."""

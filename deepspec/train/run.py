@@ -5,8 +5,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +20,12 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target.live import open_cache
 from deepspec.train.bigrams import start_markov_head
-from deepspec.train.checkpoint import Checkpoints, Saved
+from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves
 from deepspec.train.data import CacheSplit
+from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.narrator import Narrator
-from deepspec.train.previous import STATE, begin_with_previous
+from deepspec.train.previous import STATE, previous
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.start import fresh_draft, target_folder
@@ -34,6 +34,8 @@ from deepspec.train.validation import Validation
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
+GATE_POOL = 64
+"""Samples of which the shortest are computed again by the target."""
 MICRO_BATCH = 8
 """Samples of a forward pass where the placement does not say."""
 
@@ -55,22 +57,37 @@ def run(
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
         cache = open_cache(inputs["target_cache"], placement, spec.source, on_corrupt=spec.on_corrupt)
+        if ranks.first:
+            _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
         if ranks.first:
             with _saves(spec, out, report) as saves:
                 loop.resume(_start(loop, saves, out, placement, report))
-                loop.run(saves.last, _listener(saves, Narrator(report)))
-                _keep(loop, saves)
+                loop.run(saves, Narrator(report))
+                _keep_best(loop, saves)
             _write(loop, out, report)
         else:
             loop.resume(None)
-            loop.run(None, None)
+            loop.run(None)
+            _keep_best(loop, None)
+            loop.optimizer.state()
         for damage in cache.quarantined.values():
             report.log(f"left out: {damage}")
         ranks.wait()
         return _counts(loop, cache)
     finally:
         ranks.leave()
+
+
+def _check_cache(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement, report: Report) -> None:
+    """Let the target say a few stored samples again; the shortest of the first epoch's beginning cost least."""
+    if spec.source != "cache" or not spec.parity_samples:
+        return
+    begin = CacheSplit(cache, "train", spec.seed, spec.window).order(0)[:GATE_POOL]
+    shortest = sorted(begin, key=lambda number: int(cache.index.lengths[number]))[: spec.parity_samples]
+    off = check_states(artifact, cache, shortest, placement)
+    if off is not None:
+        report.log(f"the cache agrees with its target: {len(shortest)} samples computed again, off by {off:.1g}")
 
 
 def make_loop(
@@ -97,59 +114,34 @@ def make_loop(
     return loop
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Saves:
-    """Where states are saved."""
-
-    last: Checkpoints
-    """Those to go on from."""
-    best: Checkpoints | None
-    """That of the lowest held-out loss, where the spec keeps it."""
-
-
 @contextmanager
-def _saves(spec: TrainSpec, out: Out, report: Report) -> Iterator[_Saves]:
+def _saves(spec: TrainSpec, out: Out, report: Report) -> Iterator[Saves]:
     """Open the saved states: in local scratch, or in a remote store, so that another machine can go on."""
     store, prefix = (Store(out.scratch), "checkpoints")
     if not out.store.local:
         store, prefix = out.store, f"{out.prefix}/checkpoints/{out.scratch.name}"
     work = out.scratch / "saving"
-    last = Checkpoints(store, f"{prefix}/last", work / "last", spec.keep_checkpoints, report.log)
-    best = Checkpoints(store, f"{prefix}/best", work / "best", 1, report.log) if spec.keep == "best" else None
-    with closing(last), closing(best) if best is not None else nullcontext():
-        yield _Saves(last=last, best=best)
+    keep = Retention(last=spec.keep_checkpoints, every=spec.keep_every)
+    last = Checkpoints(store, f"{prefix}/last", work / "last", keep, report.log)
+    best = Checkpoints(store, f"{prefix}/best", work / "best", Retention(last=1), report.log)
+    with closing(last), closing(best):
+        yield Saves(last=last, best=best if spec.keep == "best" else None)
 
 
-def _start(loop: Loop, saves: _Saves, out: Out, placement: Placement, report: Report) -> Saved | None:
-    """Return the state to go on from, or give the loop the weights that its spec begins with."""
+def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Report) -> Saved | None:
+    """Return the state to go on from, or the one that the spec begins with."""
     saved = saves.last.newest()
-    told = (
-        begin_with_previous(loop, out, placement)
-        if saved is None
-        else f"going on after step {saved.step} of {loop.total}"
-    )
-    if told is not None:
-        report.log(told)
+    if saved is None:
+        return previous(loop, out, placement, report.log)
+    report.log(f"going on after step {saved.step} of {loop.total}")
     return saved
 
 
-def _listener(saves: _Saves, narrator: Narrator) -> Callable[[Loop], None]:
-    """Return what is called after each step, before its state is saved to go on from."""
-
-    def on_step(loop: Loop) -> None:
-        if saves.best is not None and loop.has_improved():
-            saves.best.save(loop.state())
-            saves.best.finish()
-        narrator(loop)
-
-    return on_step
-
-
-def _keep(loop: Loop, saves: _Saves) -> None:
-    """Give the loop the weights that become the draft."""
-    best = None if saves.best is None else saves.best.newest()
-    if best is not None:
-        loop.optimizer.load(best.tensors)
+def _keep_best(loop: Loop, saves: Saves | None) -> None:
+    """Give the loop the weights that become the draft, on every rank; the first one's `saves` have them."""
+    best = None if saves is None or saves.best is None else saves.best.newest()
+    if loop.ranks.told(best is not None):
+        loop.optimizer.load(None if best is None else best.tensors)
 
 
 def _write(loop: Loop, out: Out, report: Report) -> None:

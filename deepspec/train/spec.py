@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from deepspec.artifacts import Spec
 from deepspec.formats.recipe import DraftRecipe, Objective
 
-_PACE = frozenset({"checkpoint_every", "keep_checkpoints"})
-"""Fields that say how often to save, not what to compute: they do not enter the address."""
+_PACE = frozenset({"checkpoint_every", "keep_checkpoints", "keep_every", "parity_samples"})
+"""Fields that say how often to save and what to check, not what to compute: they do not enter the address."""
 
 
 class TrainSpec(Spec):
@@ -75,9 +75,13 @@ class TrainSpec(Spec):
     """Steps between saved states."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """Saved states kept; the one before the last is used where the last is damaged."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Beside them, the states of every so many steps are kept until the draft is published; None: no others."""
+    parity_samples: int = Field(default=2, ge=0)
+    """Cached samples whose states the target computes again before the first step; they must agree. 0: none."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes up the address: everything but the pace of saving."""
+        """Return what makes up the address: everything but the pace of saving and checks."""
         return {name: value for name, value in super().identity().items() if name not in _PACE}
 
     @model_validator(mode="after")

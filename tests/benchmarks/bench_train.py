@@ -18,7 +18,7 @@ import torch
 
 from deepspec.formats.target_cache import TargetCache
 from deepspec.store import Store
-from deepspec.train.checkpoint import Checkpoints
+from deepspec.train.checkpoint import Checkpoints, Retention
 from deepspec.train.data import MicroBatch
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
@@ -105,7 +105,7 @@ def test_a_step_costs_what_its_parts_cost(site):
 
 def test_saving_holds_training_up_for_less_than_a_step(site, tmp_path: Path):
     loop = loop_for(site)
-    states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", 2, print)
+    states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=2), print)
     stalls, steps_taken = [], []
     with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
         for _ in range(SPEC.steps // 4):

@@ -21,6 +21,7 @@ SMALL = TrainSpec(
     precision="fp32",
     validate_every=4,
     checkpoint_every=3,
+    parity_samples=0,
 )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from deepspec.errors import CancelledError, TrainingError
 from deepspec.store import Store
-from deepspec.train.checkpoint import Checkpoints
+from deepspec.train.checkpoint import Checkpoints, Retention, Saves
 from deepspec.train.loop import total_steps
 from deepspec.train.spec import TrainSpec
 from tests.train.toy import ToySamples, toy_loop, weights
@@ -22,7 +22,7 @@ def trained(spec=SPEC, **options):
 
 
 def checkpoints(folder):
-    return Checkpoints(Store(folder), "run", folder / "saving", 2, print)
+    return Checkpoints(Store(folder), "run", folder / "saving", Retention(last=2), print)
 
 
 def losses(loop):
@@ -68,11 +68,13 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, prec
     whole = trained(spec)
     first, states = toy_loop(spec), checkpoints(tmp_path)
     with pytest.raises(CancelledError, match=f"step {stop_after} is saved"):
-        first.run(states, lambda loop: loop.progress.step == stop_after and os.kill(os.getpid(), signal.SIGTERM))
+        first.run(
+            Saves(last=states), lambda loop: loop.progress.step == stop_after and os.kill(os.getpid(), signal.SIGTERM)
+        )
     second, states = toy_loop(spec), checkpoints(tmp_path)
     second.resume(states.newest())
     assert second.progress.step == stop_after
-    second.run(states)
+    second.run(Saves(last=states))
     assert json.dumps(second.progress.rows) == json.dumps(whole.progress.rows)
     for name, value in weights(whole).items():
         assert torch.equal(second.optimizer.state()[name], value), name
@@ -87,7 +89,7 @@ def test_a_crash_redoes_the_steps_since_the_last_saved_state(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        first.run(states, crash)
+        first.run(Saves(last=states), crash)
     states.close()
     second = toy_loop(SPEC)
     second.resume(checkpoints(tmp_path).newest())
@@ -145,7 +147,7 @@ def test_training_stops_early_where_the_held_out_loss_no_longer_falls():
 
 def test_resuming_a_finished_run_takes_no_step(tmp_path):
     first, states = toy_loop(SPEC), checkpoints(tmp_path)
-    first.run(states)
+    first.run(Saves(last=states))
     states.close()
     second = toy_loop(SPEC)
     second.resume(checkpoints(tmp_path).newest())

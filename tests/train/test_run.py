@@ -95,6 +95,7 @@ def test_a_finished_run_can_be_continued_on_a_new_schedule(site):
     report = Silent()
     _, second = site.train(SMALL.but(continue_from="first-leg", seed=5), "second-leg", report)
     assert "8 steps old, with its optimizer state on a new schedule of 8 steps" in report.lines[0]
+    assert report.lines[0].startswith("warning")
     assert second["untrained"]["loss"] == pytest.approx(first["held_out"]["loss"], rel=0.2)  # other anchors
     assert second["held_out"]["loss"] < first["held_out"]["loss"]
 

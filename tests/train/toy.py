@@ -112,4 +112,4 @@ def toy_loop(spec: TrainSpec, micro_batch: int = 2, ranks: Ranks | None = None, 
 
 def weights(loop: Loop) -> dict[str, Tensor]:
     """Return copies of the master weights by name."""
-    return {name: value.clone() for name, value in loop.optimizer.state().items()}
+    return loop.optimizer.state()

@@ -1,0 +1,24 @@
+"""How far stored states are from those that the target computes now."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from deepspec.formats.records import Record
+from deepspec.formats.target_cache import TOKENS_ONLY, stored_last
+
+TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
+"""Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise
+(0.004 in bf16); fp8 rounds by 0.026; states of another layer or sample are off by about 1."""
+
+
+def difference(stored: Record, computed: Record, layers: int) -> float:
+    """Return the largest relative error over the captured layers and the last hidden state."""
+    pairs = list(zip(stored.hidden.chunk(layers, dim=1), computed.hidden.chunk(layers, dim=1), strict=True))
+    kept = stored_last(stored.loss_mask)
+    pairs.append((stored.last_hidden[kept], computed.last_hidden[kept]))
+    return max(_relative(one, other) for one, other in pairs)
+
+
+def _relative(stored: Tensor, computed: Tensor) -> float:
+    return float((stored.float() - computed.float()).norm() / computed.float().norm().clamp_min(1e-12))

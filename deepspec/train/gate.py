@@ -1,0 +1,47 @@
+"""The gate before the first step: what the cache stores must be what the target says now.
+
+A cache of other states, of other layers, or shifted by a position has the right shapes and trains without an error;
+the draft is then accepted a tenth as often. So a few samples are computed again before anything is learnt from them.
+"""
+
+from collections.abc import Sequence
+
+from deepspec.artifacts import Artifact, Placement
+from deepspec.errors import ParityError
+from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
+from deepspec.target.agree import TOLERANCE, difference
+from deepspec.target.live import open_cache
+
+
+def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int], placement: Placement) -> float | None:
+    """Compare stored samples with what the target computes now, and return the largest relative difference.
+
+    Args:
+        artifact: the published cache.
+        stored: the same, open.
+        numbers: of the samples that are compared.
+        placement: knows the target.
+
+    Returns:
+        None where nothing is stored that could be compared.
+
+    Raises:
+        ParityError: they differ by more than rounding explains; names the sample.
+        TargetError: the target is not there, or is another one than the cache's.
+    """
+    facts = stored.facts
+    if facts.codec == TOKENS_ONLY or not numbers:
+        return None
+    online = open_cache(artifact, placement, "online")
+    worst = 0.0
+    for number in numbers:
+        kept = stored.record(number)
+        off = difference(kept, online.record(number), len(facts.layers))
+        if not off <= TOLERANCE[facts.codec]:
+            raise ParityError(
+                f"{artifact.prefix}: the stored states of sample {kept.sample_id} differ from the target's own by "
+                f"{off:.2g} of their norm, allowed {TOLERANCE[facts.codec]:g} ({facts.codec}): the cache is stale, "
+                "shifted or of other layers. Nothing was trained; see deepspec verify, and build the cache anew"
+            )
+        worst = max(worst, off)
+    return worst
