@@ -17,6 +17,7 @@ from deepspec.errors import CancelledError
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
 from deepspec.train.data import MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
 from deepspec.train.guard import Guard
+from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW
 from deepspec.train.ranks import Ranks
 from deepspec.train.schedule import learning_rate
@@ -48,20 +49,6 @@ class Progress:
         return min((row for row in self.looks() if row["step"] > 0), key=lambda row: row["loss"], default=None)
 
 
-@dataclass(slots=True)
-class Clock:
-    """Where the time of this process went, in seconds."""
-
-    training: float = 0.0
-    tokens: int = 0
-    """Tokens trained on by all ranks in that time."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Return the throughput of all ranks together."""
-        return self.tokens / self.training if self.training else 0.0
-
-
 def total_steps(spec: TrainSpec, samples: int) -> int:
     """Return the optimizer steps of a run over so many training samples; at least one."""
     return spec.steps or max(1, math.ceil(spec.epochs * samples / spec.global_batch))
@@ -85,7 +72,8 @@ class Loop:
         self.validation: Validation | None = None
         """The held-out slice."""
         self.progress = Progress()
-        self.clock = Clock()
+        peak = device_peak(task.device)
+        self.meter = Meter(peak and peak * ranks.count)
         self.guard = Guard(spec.skip_limit)
         self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
         self.micro_batch = micro_batch
@@ -103,7 +91,7 @@ class Loop:
     def data_wait_share(self) -> float:
         """Return the share of the time in which the loop waited for records."""
         waited = self.reader.waited
-        return waited / (waited + self.clock.training) if waited else 0.0
+        return waited / (waited + self.meter.training) if waited else 0.0
 
     @property
     def finished(self) -> bool:
@@ -175,14 +163,15 @@ class Loop:
             self.optimizer.forget()
             return False
         norm = self.optimizer.sum_gradients()
-        self._apply(norm, self.ranks.sum_named(totals), [name for m in micro_batches for name in m.batch.sample_ids])
-        self._advance(begin)
+        sums = self.ranks.sum_named(totals)
+        self._apply(norm, sums, [name for micro in micro_batches for name in micro.batch.sample_ids])
+        self._advance(begin, sums)
         return True
 
     def _apply(self, norm: Tensor, sums: dict[str, Tensor], sample_ids: Sequence[str]) -> None:
         """Let the gradients move the weights, unless they are not finite, and write the step's row."""
         step = self.progress.step
-        loss, size = float(sums.pop("loss")), float(norm)
+        loss, size = float(sums["loss"]), float(norm)
         row: dict[str, Any] = {"split": "train", "step": step + 1}
         if self.guard.allows(loss, size, step, sample_ids):
             rate = learning_rate(step, self.total, self.task.spec.learning_rate, self.task.spec.warmup_ratio)
@@ -195,14 +184,17 @@ class Loop:
             row |= {"skipped": True}
         self.progress.rows.append(row)
 
-    def _advance(self, begin: float) -> None:
+    def _advance(self, begin: float, sums: dict[str, Tensor]) -> None:
         """Count the step that began at a time."""
-        tokens = self._stream.tokens(self.progress.step)
+        tokens, samples = self._stream.tokens(self.progress.step), self.task.spec.global_batch
         self.progress.step += 1
-        self.progress.samples += self.task.spec.global_batch
+        self.progress.samples += samples
         self.progress.tokens += tokens
-        self.clock.training += time.perf_counter() - begin
-        self.clock.tokens += tokens
+        self.meter.training += time.perf_counter() - begin
+        self.meter.tokens += tokens
+        self.meter.samples += samples
+        if self.meter.peak:
+            self.meter.flops += step_flops(self.task.model, tokens, sums)
 
     def _look_if_due(self, stop: StopSignal) -> None:
         """Look at the held-out slice, at the first step, at the last and at the pace between, once each."""

@@ -5,6 +5,7 @@ import time
 from deepspec.artifacts import Report
 from deepspec.train.figure import learning_curve
 from deepspec.train.loop import Loop
+from deepspec.train.meter import peak_memory
 
 PROGRESS_SECONDS = 1.0
 FIGURE_SECONDS = 60.0
@@ -47,9 +48,12 @@ class Narrator:
 
 
 def note(loop: Loop) -> str:
-    """Return loss, held-out accepted length, throughput and data wait in one line."""
+    """Return loss, held-out accepted length, throughput, data wait and memory in one line."""
     losses = [row["loss"] for row in loop.progress.rows if row["split"] == "train" and "loss" in row]
     looks = loop.progress.looks()
     parts = [f"loss {losses[-1]:.3f}"] if losses else []
     parts += [f"τ {looks[-1]['tau']:.3f}"] if looks else []
-    return "  ".join([*parts, f"{loop.clock.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"])
+    share = loop.meter.utilization
+    parts += [f"{loop.meter.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"]
+    parts += [f"memory {peak_memory(loop.task.device) / 1e9:.1f} GB"]
+    return "  ".join(parts if share is None else [*parts, f"MFU {share:.0%}"])

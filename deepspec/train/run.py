@@ -24,20 +24,21 @@ from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves
 from deepspec.train.data import CacheSplit
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
+from deepspec.train.memory import fitting_micro_batch
+from deepspec.train.meter import peak_memory
 from deepspec.train.narrator import Narrator
 from deepspec.train.previous import STATE, previous
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.start import fresh_draft, target_folder
 from deepspec.train.task import Task
+from deepspec.train.trackers import Trackers
 from deepspec.train.validation import Validation
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
 GATE_POOL = 64
 """Samples of which the shortest are computed again by the target."""
-MICRO_BATCH = 8
-"""Samples of a forward pass where the placement does not say."""
 
 
 def run(
@@ -61,9 +62,12 @@ def run(
             _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
         if ranks.first:
-            with _saves(spec, out, report) as saves:
+            trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
+            with trackers, _saves(spec, out, placement, report) as saves:
                 loop.resume(_start(loop, saves, out, placement, report))
-                loop.run(saves, Narrator(report))
+                trackers.begin(loop)
+                narrator = Narrator(report)
+                loop.run(saves, lambda loop: (narrator(loop), trackers(loop)))
                 _keep_best(loop, saves)
             _write(loop, out, report)
         else:
@@ -107,18 +111,25 @@ def make_loop(
     task = Task(
         spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[spec.draft.algorithm], device=ranks.device
     )
-    size = placement.micro_batch or MICRO_BATCH
-    loop = Loop(task, train, ranks, size)
+    loop = Loop(task, train, ranks, placement.micro_batch or 1)
+    if placement.micro_batch is None:
+        share = -(-spec.global_batch // ranks.count)
+        loop.micro_batch = ranks.least(fitting_micro_batch(task, train, share, log if ranks.first else _silent))
+        loop.optimizer.forget()
     if spec.validation_samples and len(held_out):
-        loop.validation = Validation(task, held_out, ranks, size)
+        loop.validation = Validation(task, held_out, ranks, loop.micro_batch)
     return loop
 
 
+def _silent(_message: str) -> None:
+    """Say nothing: the first rank speaks."""
+
+
 @contextmanager
-def _saves(spec: TrainSpec, out: Out, report: Report) -> Iterator[Saves]:
-    """Open the saved states: in local scratch, or in a remote store, so that another machine can go on."""
+def _saves(spec: TrainSpec, out: Out, placement: Placement, report: Report) -> Iterator[Saves]:
+    """Open the saved states: in local scratch, or in a shared store, so that another machine can go on."""
     store, prefix = (Store(out.scratch), "checkpoints")
-    if not out.store.local:
+    if not out.store.local or placement.nodes > 1:
         store, prefix = out.store, f"{out.prefix}/checkpoints/{out.scratch.name}"
     work = out.scratch / "saving"
     keep = Retention(last=spec.keep_checkpoints, every=spec.keep_every)
@@ -171,9 +182,12 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "loss": losses[-1] if losses else None,
         "untrained": looks[0] if looks else None,
         "held_out": _look_kept(loop),
-        "seconds": round(loop.clock.training, 1),
-        "tokens_per_second": round(loop.clock.tokens_per_second, 1),
+        "seconds": round(loop.meter.training, 1),
+        "tokens_per_second": round(loop.meter.tokens_per_second, 1),
+        "samples_per_second": round(loop.meter.samples_per_second, 3),
         "data_wait_share": round(loop.data_wait_share, 4),
+        "memory_bytes": peak_memory(loop.task.device),
+        "mfu": loop.meter.utilization,
     }
 
 

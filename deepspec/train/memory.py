@@ -1,0 +1,103 @@
+"""How many samples fit into one forward pass: measured on the longest sample before the first step.
+
+A run that dies of memory dies at its longest sample, hours after its start. So that sample goes through the model
+first, alone and twice, and what the second one added says how many fit.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from deepspec.formats.records import Record, collate
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.train.data import MicroBatch, Samples, read_record
+from deepspec.train.task import Task, total_denominators
+
+SHARE = 0.8
+"""Of the free memory that a forward and backward pass may take."""
+MOST_ON_CPU = 8
+"""Samples beyond which a pass on a CPU gets no faster."""
+MOST = 256
+STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def fitting_micro_batch(task: Task, samples: Samples, share: int, log: Callable[[str], None]) -> int:
+    """Return how many samples a forward pass takes, a power of two or all; gradients of the trial stay in the model.
+
+    Where not even one fits, activations are computed again in the backward pass instead of kept.
+
+    Args:
+        task: what is trained.
+        samples: the training split.
+        share: samples of one step that this rank has.
+        log: told what was found.
+    """
+    cpu = task.device.type == "cpu"
+    most = min(share, MOST_ON_CPU if cpu else MOST)
+    if cpu and (most == 1 or not REFS.exists()):  # only Linux tells what a pass takes
+        return most
+    number = max(samples.order(0), key=samples.length)
+    record, room = read_record(samples, number), SHARE * free_bytes(task.device)
+    before, one = _held(task, [record])
+    if one - before > room:
+        recompute_activations(task.model)
+        log(
+            f"the longest sample, {len(record.input_ids)} tokens, takes {_mb(one - before)} of {_mb(int(room))}: "
+            "activations are computed again in the backward pass"
+        )
+        _, one = _held(task, [record])
+    _, two = _held(task, [record, record])
+    fits = 1 + max(0, int((room - (one - before)) // max(two - one, 1)))
+    size = min(most, 1 << (fits.bit_length() - 1))
+    log(f"micro-batch {size}: the longest sample takes {_mb(one - before)}, one more {_mb(two - one)}")
+    return size
+
+
+def recompute_activations(model: BlockDraft | EagleDraft) -> None:
+    """Let each block forget what it computed until the backward pass asks: less memory, a third more work.
+
+    The result is the same to the bit. An Eagle3 draft forgets whole steps, since its block is taken apart.
+    """
+    for part in model.layers if isinstance(model, BlockDraft) else (model,):
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that this process could still take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if limit.exists() and (most := limit.read_text().strip()) != "max":
+        available = min(available, int(most) - int(used.read_text()))
+    return available
+
+
+def _held(task: Task, records: list[Record]) -> tuple[int, int]:
+    """Return the bytes held before a forward and backward pass, and the most in it."""
+    cuda = task.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(task.device)
+        torch.cuda.reset_peak_memory_stats(task.device)
+        before = torch.cuda.memory_allocated(task.device)
+    else:
+        REFS.write_text("5")  # the high-water mark begins anew
+        before = _status("VmRSS")
+    supervised = task.supervise(MicroBatch(batch=collate(records), keys=tuple(range(len(records)))))
+    task.loss(supervised, total_denominators([supervised])).loss.backward()  # type: ignore[no-untyped-call]
+    return before, torch.cuda.max_memory_allocated(task.device) if cuda else _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -1,0 +1,99 @@
+"""Where the time of a run goes, how much work it does in it, and what it holds in memory."""
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepspec.models import BlockDraft, EagleDraft
+
+PEAK_FLOPS: Mapping[str, float] = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "A10": 125e12,
+}
+"""Part of a CUDA device's name -> its dense bf16 peak, as the vendor gives it; the first that fits counts."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """What this run did since it was started or resumed."""
+
+    peak: float | None = None
+    """Operations per second that the devices of all ranks can do; None where it is not known."""
+    training: float = 0.0
+    """Seconds in steps."""
+    tokens: int = 0
+    """Tokens trained on by all ranks."""
+    samples: int = 0
+    flops: float = 0.0
+    """Operations of the matrix products of all ranks."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the throughput of all ranks together."""
+        return self.tokens / self.training if self.training else 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Return the samples of all ranks together, per second."""
+        return self.samples / self.training if self.training else 0.0
+
+    @property
+    def utilization(self) -> float | None:
+        """Return the share of the devices' peak that matrix products take (MFU); None where the peak is not known."""
+        return self.flops / self.training / self.peak if self.peak and self.training else None
+
+
+def device_peak(device: torch.device) -> float | None:
+    """Return the dense bf16 peak of a device; None where it is not known."""
+    return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_flops(name: str) -> float | None:
+    """Return the dense bf16 peak of a CUDA device by its name, or None."""
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name.replace("-", " ").split()), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held: on its CUDA device, else in the machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def step_flops(model: BlockDraft | EagleDraft, tokens: int, sums: Mapping[str, Tensor]) -> float:
+    """Return the operations of a step's matrix products, forward and backward; attention itself is left out.
+
+    Args:
+        model: the draft.
+        tokens: of the step's samples.
+        sums: of its losses, over all ranks; rows are the supervised slots.
+    """
+    rows = float(sums["supervised"].sum())
+    eagle = isinstance(model, EagleDraft)
+    slots = tokens * len(sums["supervised"]) if eagle else rows
+    applied = {"context": tokens, "both": tokens + slots, "slots": slots, "rows": rows}
+    trained = sum(parameter.numel() * applied[_where(name, eagle=eagle)] for name, parameter in _matrices(model))
+    targets = rows / len(sums["supervised"])  # slots that predict one position share its distribution
+    return 2 * (3 * trained + model.lm_head.weight.numel() * (2 * rows + targets))
+
+
+def _matrices(model: BlockDraft | EagleDraft) -> list[tuple[str, Tensor]]:
+    return [(name, p) for name, p in model.trainable() if p.dim() == 2 and "markov_w1" not in name]
+
+
+def _where(name: str, *, eagle: bool) -> str:
+    """Return which positions a matrix is applied to."""
+    if name.startswith("fc."):
+        return "context"
+    if "markov" in name or "confidence" in name:
+        return "rows"
+    return "both" if not eagle and (".k_proj" in name or ".v_proj" in name) else "slots"
