@@ -121,11 +121,7 @@ class Placement(BaseModel):
     threads: int | None = Field(default=None, gt=0)
     """Torch threads per process; None leaves the library's choice."""
     processes: int = Field(default=1, gt=0)
-    """Training processes of this machine, or capture workers."""
-    nodes: int = Field(default=1, gt=0)
-    """Machines that train together; each is started with the same plan and the same shared store."""
-    rendezvous: str | None = None
-    """`host:port` where the machines find each other; None where there is one."""
+    """Training processes, or capture workers."""
     trackers: tuple[str, ...] = ()
     """Experiment trackers that training tells, as accelerate calls them: tensorboard, wandb, mlflow, …."""
     micro_batch: int | None = Field(default=None, gt=0)

@@ -3,6 +3,7 @@
 Flat buffers are cut into equal shares, one a rank, so that each rank keeps the masters and moments of its own only.
 """
 
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,11 @@ class Ranks:
         self.count: int = self._state.num_processes
         self.rank: int = self._state.process_index
         self.device = torch.device(device) if self.count == 1 else self._state.device
+        hosts = [socket.gethostname()] * self.count
+        if self.count > 1:
+            dist.all_gather_object(hosts, hosts[0])
+        self.machines = len(set(hosts))
+        """Machines that the processes run on."""
 
     @property
     def first(self) -> bool:

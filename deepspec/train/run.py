@@ -62,25 +62,40 @@ def run(
             _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
         if ranks.first:
-            trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
-            with trackers, _saves(spec, out, placement, report) as saves:
-                loop.resume(_start(loop, saves, out, placement, report))
-                trackers.begin(loop)
-                narrator = Narrator(report)
-                loop.run(saves, lambda loop: (narrator(loop), trackers(loop)))
-                _keep_best(loop, saves)
-            _write(loop, out, report)
+            _lead(loop, out, placement, report)
         else:
-            loop.resume(None)
-            loop.run(None)
-            _keep_best(loop, None)
-            loop.optimizer.state()
+            _follow(loop)
         for damage in cache.quarantined.values():
             report.log(f"left out: {damage}")
         ranks.wait()
         return _counts(loop, cache)
     finally:
         ranks.leave()
+
+
+def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> None:
+    """Train as the rank that saves, writes and speaks."""
+    narrator = Narrator(report)
+    trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
+
+    def tell(loop: Loop) -> None:
+        narrator(loop)
+        trackers(loop)
+
+    with trackers, _saves(loop.task.spec, out, loop.ranks, report) as saves:
+        loop.resume(_start(loop, saves, out, placement, report))
+        trackers.begin(loop)
+        loop.run(saves, tell)
+        _keep_best(loop, saves)
+    _write(loop, out, report)
+
+
+def _follow(loop: Loop) -> None:
+    """Train as any other rank: whatever the first one does with all of them is done here, too."""
+    loop.resume(None)
+    loop.run(None)
+    _keep_best(loop, None)
+    loop.optimizer.state()
 
 
 def _check_cache(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement, report: Report) -> None:
@@ -126,10 +141,10 @@ def _silent(_message: str) -> None:
 
 
 @contextmanager
-def _saves(spec: TrainSpec, out: Out, placement: Placement, report: Report) -> Iterator[Saves]:
+def _saves(spec: TrainSpec, out: Out, ranks: Ranks, report: Report) -> Iterator[Saves]:
     """Open the saved states: in local scratch, or in a shared store, so that another machine can go on."""
     store, prefix = (Store(out.scratch), "checkpoints")
-    if not out.store.local or placement.nodes > 1:
+    if not out.store.local or ranks.machines > 1:
         store, prefix = out.store, f"{out.prefix}/checkpoints/{out.scratch.name}"
     work = out.scratch / "saving"
     keep = Retention(last=spec.keep_checkpoints, every=spec.keep_every)

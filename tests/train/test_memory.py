@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from deepspec.formats.target_cache import TargetCache
+from deepspec.train import memory
+from deepspec.train.data import CacheSplit, Draw, read_micro_batches
+from deepspec.train.memory import fitting_micro_batch, recompute_activations
+from deepspec.train.ranks import Ranks
+from deepspec.train.run import make_loop
+from deepspec.train.task import total_denominators
+from tests.train.conftest import SMALL
+
+
+def task_for(site, algorithm="dspark"):
+    cache = TargetCache(site.cache, site.placement.scratch)
+    shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
+    spec = SMALL.but(draft=shape, objective={"num_anchors": 8, "ttt_length": 2})
+    loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
+    return loop, CacheSplit(cache, "train", 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("one", "each", "free", "fits"),
+    [
+        (100, 50, 1000, 8),  # 800 may be taken: 100 + 14 · 50, so 15 fit; a pass on a CPU takes 8 at most
+        (300, 200, 1000, 2),  # 300 + 2 · 200: three fit, of which two are taken
+        (700, 200, 1000, 1),
+    ],
+)
+def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free, fits):
+    loop, samples = task_for(site)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "_held", lambda task, records: (50, 50 + one + each * (len(records) - 1)))
+    assert fitting_micro_batch(loop.task, samples, 64, print) == fits
+
+
+def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
+    loop, samples = task_for(site)
+    held = iter([(0, 900), (0, 500), (0, 700)])
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "_held", lambda task, records: next(held))
+    said = []
+    assert fitting_micro_batch(loop.task, samples, 64, said.append) == 2
+    assert "computed again" in said[0]
+
+
+def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
+    spec = SMALL.but(global_batch=4)
+    cache = TargetCache(site.cache, site.placement.scratch)
+    said = []
+    chosen = make_loop(spec, cache, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": None}), said.append)
+    assert chosen.micro_batch == 4
+    assert not chosen.optimizer.gradient.any()
+    assert any("the longest sample takes" in line for line in said)
+
+
+def bytes_kept(loop, micro):
+    """Go forward and backward; return the bytes of the tensors that were kept in between."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    supervised = loop.task.supervise(micro)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loop.task.loss(supervised, total_denominators([supervised])).loss
+    loss.backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
+def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
+    loop, samples = task_for(site, algorithm)
+    draws = [Draw(number=number, epoch=0, key=number) for number in samples.order(0)[:3]]
+    (micro,) = read_micro_batches(samples, draws, 3)
+    kept = bytes_kept(loop, micro)
+    gradient = loop.optimizer.gradient.clone()
+    loop.optimizer.forget()
+    recompute_activations(loop.task.model)
+    less = bytes_kept(loop, micro)
+    assert torch.equal(loop.optimizer.gradient, gradient)
+    assert less < 0.8 * kept
