@@ -3,12 +3,14 @@
 Everything here is a pure function of (seed, step): neither the number of ranks nor an interruption changes it.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import xxhash
@@ -117,10 +119,27 @@ class Stream:
         start = step * self._batch
         return [self._draw(place) for place in range(start, start + self._batch)]
 
-    def share(self, step: int, rank: int, ranks: int) -> list[Draw]:
-        """Return one rank's samples of a step, longest first, so that ranks have like work and batches like lengths."""
+    def cut(self, step: int, ranks: int, most: int) -> list[list[Draw]]:
+        """Return the micro-batches of one step, longest samples first: like lengths together, as many for each rank.
+
+        So little is padded that packing several samples into a row would gain nothing (docs/log.md).
+
+        Args:
+            step: from 0.
+            ranks: that share the step.
+            most: samples of a micro-batch.
+        """
         longest_first = sorted(self.draws(step), key=lambda draw: (-self._samples.length(draw.number), draw.key))
-        return longest_first[rank::ranks]
+        count = min(self._batch, ranks * math.ceil(self._batch / (ranks * most)))
+        edges = [number * self._batch // count for number in range(count + 1)]
+        return [longest_first[start:stop] for start, stop in pairwise(edges)]
+
+    def share(self, step: int, rank: int, ranks: int, most: int) -> list[list[Draw]]:
+        """Return one rank's micro-batches of a step: every round of like ones is dealt out the other way round."""
+        pieces = self.cut(step, ranks, most)
+        rounds = [pieces[start : start + ranks] for start in range(0, len(pieces), ranks)]
+        places = [rank if number % 2 == 0 else ranks - 1 - rank for number in range(len(rounds))]
+        return [dealt[place] for dealt, place in zip(rounds, places, strict=True) if place < len(dealt)]
 
     def tokens(self, step: int) -> int:
         """Return the tokens of the global batch of one step."""
@@ -143,14 +162,13 @@ class MicroBatch:
     keys: tuple[int, ...]
 
 
-def read_micro_batches(samples: Samples, draws: Sequence[Draw], size: int) -> list[MicroBatch]:
-    """Return the records of some draws, in batches of at most `size`.
+def read_micro_batches(samples: Samples, pieces: Sequence[Sequence[Draw]]) -> list[MicroBatch]:
+    """Return the records of some draws, a batch for each piece.
 
     Raises:
         TrainingError: a sample cannot be used; the message names it.
         StoreError: a sample cannot be read; the message names it.
     """
-    pieces = [draws[start : start + size] for start in range(0, len(draws), size)]
     return [
         MicroBatch(
             batch=collate([read_record(samples, draw.number) for draw in piece]),

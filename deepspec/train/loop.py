@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepspec.errors import CancelledError
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
-from deepspec.train.data import MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
+from deepspec.train.data import Draw, MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW
@@ -80,11 +80,7 @@ class Loop:
         """Samples per forward pass."""
         self.ranks = ranks
         self._stream = Stream(samples, spec.global_batch, spec.seed)
-        self.reader = ReadAhead(
-            lambda step: read_micro_batches(
-                samples, self._stream.share(step, ranks.rank, ranks.count), self.micro_batch
-            )
-        )
+        self.reader = ReadAhead(lambda step: read_micro_batches(samples, self._share(step)))
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
 
     @property
@@ -146,6 +142,9 @@ class Loop:
             self.micro_batch = known["cut"]["micro_batch"]
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
         self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
+
+    def _share(self, step: int) -> list[list[Draw]]:
+        return self._stream.share(step, self.ranks.rank, self.ranks.count, self.micro_batch)
 
     def _step(self, micro_batches: Sequence[MicroBatch], stop: StopSignal) -> bool:
         """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile."""

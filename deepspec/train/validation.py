@@ -51,7 +51,7 @@ class Validation:
 
     def _supervised(self) -> Iterator[Supervised]:
         for piece in self._pieces:
-            for micro in read_micro_batches(self._samples, piece, len(piece)):
+            for micro in read_micro_batches(self._samples, [piece]):
                 yield self._task.supervise(micro)
 
     def _sum(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepspec.artifacts import ArtifactRef
@@ -19,9 +20,14 @@ GRACE_SECONDS = 10
 
 
 class Launched:
-    """A training run of one rank, or of several under torchrun, under the guard that the stages run under."""
+    """A training run of one rank, or of several under torchrun, under the guard that the stages run under.
 
-    def __init__(self, site: Site, name: str, spec: TrainSpec, ranks: int = 1, rest: float = 0.0) -> None:
+    With `meeting`, torchrun's options, it is one launcher of several that meet.
+    """
+
+    def __init__(
+        self, site: Site, name: str, spec: TrainSpec, ranks: int = 1, rest: float = 0.0, meeting: Sequence[str] = ()
+    ) -> None:
         self.job = site.root / f"job-{name}-{time.monotonic_ns()}.json"
         told = {
             "name": name,
@@ -33,7 +39,8 @@ class Launched:
             "rest": rest,
         }
         self.job.write_text(json.dumps(told))
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        options = meeting or ["--standalone", f"--nproc-per-node={ranks}"]
+        launcher = ["-m", "torch.distributed.run", *options] if meeting or ranks > 1 else []
         guard = [sys.executable, "-I", "-S", str(GUARD), str(GRACE_SECONDS), str(self.job.with_suffix(".log"))]
         self.guard = subprocess.Popen(
             [*guard, sys.executable, *launcher, "-m", "tests.train.worker", str(self.job)],
@@ -68,7 +75,8 @@ class Launched:
         return ArtifactRef.model_validate_json(line)
 
     def log(self) -> str:
-        return self.job.with_suffix(".log").read_text()
+        path = self.job.with_suffix(".log")
+        return path.read_text() if path.exists() else ""
 
     def pids(self, whom: str) -> list[int]:
         """Return the processes of this job that play a part."""

@@ -1,3 +1,4 @@
+import random
 import threading
 
 import pytest
@@ -28,17 +29,38 @@ def test_a_step_is_the_same_whatever_was_asked_before():
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_the_ranks_share_a_step_without_loss_or_doubling(ranks):
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_the_ranks_share_a_step_without_loss_or_doubling(ranks, most):
     stream = Stream(ToySamples(12), global_batch=8, seed=0)
-    shared = [draw for rank in range(ranks) for draw in stream.share(2, rank, ranks)]
-    assert sorted(shared, key=lambda d: d.key) == sorted(stream.draws(2), key=lambda d: d.key)
+    shares = [stream.share(2, rank, ranks, most) for rank in range(ranks)]
+    dealt = [draw for share in shares for piece in share for draw in piece]
+    assert sorted(dealt, key=lambda d: d.key) == sorted(stream.draws(2), key=lambda d: d.key)
+    assert max(len(piece) for share in shares for piece in share) <= most
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_batches_join_samples_of_like_length():
+def lengths(samples, pieces):
+    return [[samples.length(draw.number) for draw in piece] for piece in pieces]
+
+
+def test_batches_join_samples_of_like_length_however_many_ranks_there_are():
     samples = ToySamples(7)  # lengths 5 … 11
     stream = Stream(samples, global_batch=7, seed=0)
-    batches = read_micro_batches(samples, stream.share(0, 0, 1), 3)
-    assert [micro.batch.lengths.tolist() for micro in batches] == [[11, 10, 9], [8, 7, 6], [5]]
+    assert lengths(samples, stream.share(0, 0, 1, 3)) == [[11, 10], [9, 8], [7, 6, 5]]
+    assert lengths(samples, stream.share(0, 0, 2, 2)) == [[11], [6, 5]]  # dealt there and back: 22 tokens
+    assert lengths(samples, stream.share(0, 1, 2, 2)) == [[10, 9], [8, 7]]
+
+
+def test_little_is_padded_where_lengths_differ_widely():
+    """Lengths as of chats, 32 to 4096 tokens: dealt sample by sample to 8 ranks, a quarter would be padding."""
+    rng = random.Random(0)
+    told = [min(4096, max(32, int(rng.lognormvariate(6.4, 0.9)))) for _ in range(512)]
+    samples = ToySamples(1)
+    samples.records, samples.length = told, lambda number: told[number]
+    samples.sample_id = str
+    pieces = Stream(samples, global_batch=512, seed=0).cut(0, 8, 8)
+    padded = sum(len(piece) * samples.length(piece[0].number) for piece in pieces)
+    assert sum(told) / padded > 0.96
 
 
 def test_tokens_of_a_step_are_counted_over_all_ranks():
@@ -93,4 +115,4 @@ def test_an_unreadable_sample_is_named(error, kind):
 
     samples.record = record
     with pytest.raises(kind, match=r"sample sample-\d.*(part-3|disk)"):
-        read_micro_batches(samples, Stream(samples, 2, 0).draws(0), 2)
+        read_micro_batches(samples, [Stream(samples, 2, 0).draws(0)])

@@ -74,7 +74,7 @@ def bytes_kept(loop, micro):
 def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
     loop, samples = task_for(site, algorithm)
     draws = [Draw(number=number, epoch=0, key=number) for number in samples.order(0)[:3]]
-    (micro,) = read_micro_batches(samples, draws, 3)
+    (micro,) = read_micro_batches(samples, [draws])
     kept = bytes_kept(loop, micro)
     gradient = loop.optimizer.gradient.clone()
     loop.optimizer.forget()
