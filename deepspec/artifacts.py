@@ -130,6 +130,8 @@ class Placement(BaseModel):
     """Sequences decoded together in evaluation."""
     endpoints: tuple[Endpoint, ...] = ()
     """Engines that serve the target."""
+    drafting: tuple[Endpoint, ...] = ()
+    """Engines that serve the target with the draft."""
     scratch: Path = Path(".deepspec/scratch")
     """Local folder for ledgers, checkpoints in flight and fetched files."""
     parts_limit: int = Field(default=PARTS_LIMIT, gt=0)

@@ -61,7 +61,7 @@ _ROWS = (
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",)),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",)),
-    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft",)),
+    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores")),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed")),
 )
 

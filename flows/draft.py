@@ -26,6 +26,6 @@ def build_draft(choices: Choices, site: Site) -> Built:
     draft = chain.run("train", chain.cache())
     exports = chain.run("export", draft)
     scores = chain.run("evaluate", draft)
-    speed = chain.run("benchmark", draft)
+    speed = chain.run("benchmark", draft, exports, scores)
     chain.run("release", draft, exports, scores, speed)
     return Built(steps=tuple(chain.steps))

@@ -77,16 +77,29 @@ def headline(store: Store, built: "Built") -> list[dict[str, str]]:
     for batch, value in speed["speedup"].items():
         told = f"{value:.2f}, break-even at accepted length {speed['break_even'][batch]:.2f}"
         rows.append((f"wall-clock speed-up, batch {batch}", told))
+    rows += _served(speed["engine"])
     rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
     rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
     return [{"what": what, "value": value} for what, value in rows]
+
+
+def _served(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what the engine that served target and draft told, loudly where it is not what was measured here."""
+    if engine is None:
+        return [("served by an engine", "not tried; see the log of benchmark")]
+    told = f"{engine['tokens per round']} tokens per round, here {engine['here']}"
+    verdict = "agree" if engine["agrees"] else "[bold red]DISAGREE: what it serves is not what was evaluated[/]"
+    return [
+        (f"served by {engine['engine']}", f"{told}: {verdict}"),
+        ("its speed-up with the draft", f"{engine['speed-up']} ({engine['tokens/s']} tokens/s)"),
+    ]
 
 
 def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
     wanted = {
         "train": ("learning curve", "learning_curve.png"),
         "evaluate": ("acceptance by position", "acceptance.png"),
-        "release": ("report", "report.md"),
+        "release": ("report", "report.html"),
     }
     found = []
     for step in built.steps:

@@ -31,6 +31,8 @@ WATCH_SECONDS = 1.0
 MOST_RESTARTS = 3
 """Times that one engine is started again before it is left dead."""
 LOOPBACK = "127.0.0.1"
+PROMPT_ROOM = 2048
+"""Tokens of context that our own engines have for a prompt, beside the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deepspec import errors
-from deepspec.artifacts import ArtifactRef, Placement, Report, Spec
+from deepspec.artifacts import ArtifactRef, Placement, Report, Spec, open_artifact
+from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.errors import BudgetError, ChildError, DeepSpecError, StoreError
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
@@ -21,12 +22,10 @@ from deepspec.stages import Stage, address, find_fresh
 from deepspec.store import Store
 from infra.caps import Caps
 from infra.child import EVENT, Job
-from infra.engines import ManagedEngines, Served, start_engines
+from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
 from infra.launch import run_guarded
+from infra.serving import serving_draft
 from infra.settings import default_root, nodes, scratch_dir, torch_env
-
-PROMPT_ROOM = 2048
-"""Tokens of context that our own engines have for a prompt, beside the answer."""
 
 
 class Site(BaseModel):
@@ -125,7 +124,7 @@ def run_stage(
     path = site.placement.scratch / "jobs" / f"{stage.name}-{where}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _engines(spec, site, path) as placement:
+        with _engines(spec, inputs, site, path, report) as placement:
             job = Job(
                 stage=stage.name,
                 spec=spec.model_dump(mode="json"),
@@ -157,9 +156,16 @@ def _reached(caps: Caps, store: Store) -> BudgetError | None:
 
 
 @contextmanager
-def _engines(spec: Spec, site: Site, path: Path) -> Iterator[Placement]:
+def _engines(
+    spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site, path: Path, report: Report
+) -> Iterator[Placement]:
     """Yield the placement with engines: those given, or our own for as long as the block runs."""
-    placement = site.placement
+    placement, folder = site.placement, path.with_name(f"{path.name}-engines")
+    if isinstance(spec, BenchmarkSpec) and spec.engine_samples:
+        opened = {kind: open_artifact(Store(site.root), ref, placement.scratch) for kind, ref in inputs.items()}
+        with serving_draft(opened, placement, site.gguf, folder, report) as serving:
+            yield serving
+        return
     if not isinstance(spec, RegenerateSpec) or spec.answers is not None or placement.endpoints:
         yield placement
         return
@@ -170,7 +176,7 @@ def _engines(spec: Spec, site: Site, path: Path) -> Iterator[Placement]:
         context=spec.sampling.max_tokens + PROMPT_ROOM,
         threads=placement.threads,
     )
-    with start_engines(site.engines, served, path.with_name(f"{path.name}-engines")) as endpoints:
+    with start_engines(site.engines, served, folder) as endpoints:
         yield placement.model_copy(update={"endpoints": endpoints})
 
 

@@ -1,69 +1,109 @@
 """What a draft is worth under load: the target's step rate, profiled here, and recorded rounds, replayed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from deepspec.decoding.confidence import calibrated
 from deepspec.decoding.measure import Floats, tally
 from deepspec.decoding.results import Decoded
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.schedule import StepRate, replay
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.formats.speed import LoadSpeed
+from deepspec.formats.speed import BatchSpeed, LoadSpeed
 from deepspec.target.load import Target
 
-TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Tokens in a pass whose time is measured."""
+ENOUGH_SECONDS = 0.5
+"""Passes of the target are not profiled beyond one that takes so long: from there on time grows with tokens."""
 WIDTH = 8
-"""Tokens of one row in such a pass, at most."""
+"""Tokens of one row in a pass, at most."""
 CONTEXT = 64
 """Tokens that each row has read before."""
 REPEATS = 3
 
 
-def profile(target: Target) -> StepRate:
-    """Return how long a pass of the target takes by the tokens in it."""
-    rows = TargetRows(target, ())
-    return StepRate(tokens=TOKENS, seconds=tuple(_seconds(rows, target.device, tokens) for tokens in TOKENS))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """Rounds that verified whole proposals."""
+
+    survival: Floats
+    """`(N, K)` chance that all tokens through each one are accepted."""
+    accepted: NDArray[np.int64]
+    """`(N,)`."""
 
 
-def by_load(samples: Sequence[Decoded], slots: int, rate: StepRate, loads: Sequence[int], seed: int) -> list[LoadSpeed]:
-    """Return the throughput of the target by number of requests: plain, proposals verified whole, and scheduled.
+def recorded(samples: Sequence[Decoded], slots: int, temperatures: Sequence[float]) -> Recorded | None:
+    """Return the whole rounds of some samples; None where there is none.
 
     Args:
-        samples: decoded ones, whose rounds are replayed.
+        samples: decoded ones.
         slots: K.
-        rate: of the target on this machine.
-        loads: numbers of requests.
-        seed: of the draw of rounds.
+        temperatures: of the draft's confidence, by position; a draft without one survives as is usual.
     """
     rounds = [each for sample in samples for each in sample.rounds if each.proposed == slots]
     if not rounds:
-        return []
+        return None
     accepted = np.array([each.accepted for each in rounds])
-    replays = replay(_survival(samples, slots), accepted, rate, loads, seed)
-    return [
-        LoadSpeed(
-            requests=each.requests,
-            plain_tokens_per_second=each.plain,
-            fixed_tokens_per_second=each.fixed,
-            scheduled_tokens_per_second=each.scheduled,
-        )
-        for each in replays
-    ]
-
-
-def _survival(samples: Sequence[Decoded], slots: int) -> Floats:
-    """Return the chance of survival of each whole round's tokens: the draft's own confidence, else what is usual."""
-    rounds = [each for sample in samples for each in sample.rounds if each.proposed == slots]
     if rounds[0].confidence:
-        logits = np.array([each.confidence for each in rounds], dtype=np.float64)
-        return np.asarray(np.cumprod(1 / (1 + np.exp(-logits)), axis=1), dtype=np.float64)
+        logits = torch.tensor([each.confidence[:slots] for each in rounds], dtype=torch.float64)
+        chances = calibrated(logits, tuple(temperatures)).sigmoid().cumprod(1)
+        return Recorded(survival=chances.numpy(), accepted=accepted)
     usual = tally(samples, slots).ratios(np.ones((1, len(samples))))["cumulative"][0]
-    return np.asarray(np.tile(np.nan_to_num(usual), (len(rounds), 1)), dtype=np.float64)
+    return Recorded(survival=np.tile(np.nan_to_num(usual), (len(rounds), 1)), accepted=accepted)
+
+
+def profile(target: Target, most: int) -> StepRate:
+    """Return how long a pass of the target takes by the tokens in it, up to `most` tokens."""
+    rows = TargetRows(target, ())
+    found: dict[int, float] = {}
+    tokens = 1
+    while not found or (tokens <= most and max(found.values()) < ENOUGH_SECONDS):
+        found[tokens] = _seconds(rows, target.device, tokens)
+        tokens *= 2
+    return StepRate(tokens=tuple(found), seconds=tuple(found.values()))
+
+
+def beside(batches: Sequence[BatchSpeed]) -> StepRate:
+    """Return how long all of a round but the target's pass takes, by requests, as timed at some batch sizes."""
+    spent = {each.batch: each.round_seconds * (1 - each.shares["verify"]) for each in sorted(batches, key=_batch)}
+    return StepRate(tokens=tuple(spent), seconds=tuple(spent.values()))
+
+
+def by_load(rounds: Recorded, target: StepRate, draft: StepRate, loads: Sequence[int], seed: int) -> list[LoadSpeed]:
+    """Return the throughput to expect by number of requests: plain, proposals verified whole, and scheduled.
+
+    Args:
+        rounds: to replay.
+        target: passes per second by tokens.
+        draft: rounds per second of everything else, by requests.
+        loads: numbers of requests.
+        seed: of the draw of rounds.
+    """
+    return [_one_load(rounds, target, 1 / draft(requests), requests, seed) for requests in loads]
+
+
+def _one_load(rounds: Recorded, target: StepRate, spent: float, requests: int, seed: int) -> LoadSpeed:
+    found = replay(rounds.survival, rounds.accepted, lambda tokens: 1 / (1 / target(tokens) + spent), requests, seed)
+    return LoadSpeed(
+        requests=requests,
+        plain_tokens_per_second=requests * target(requests),
+        fixed_tokens_per_second=found.fixed,
+        scheduled_tokens_per_second=found.scheduled,
+    )
+
+
+def step_seconds(rate: StepRate) -> Mapping[int, float]:
+    """Return tokens -> seconds of a profiled rate."""
+    return dict(zip(rate.tokens, rate.seconds, strict=True))
+
+
+def _batch(speed: BatchSpeed) -> int:
+    return speed.batch
 
 
 @torch.inference_mode()
@@ -71,7 +111,8 @@ def _seconds(rows: TargetRows, device: torch.device, tokens: int) -> float:
     width = min(tokens, WIDTH)
     count = tokens // width
     cache = RowCache(count, CONTEXT + width, device)
-    rows.prefill([[1] * CONTEXT] * count, cache)
+    rows.prefill([[1]] * count, cache)
+    cache.advance(CONTEXT - 1)  # what the context says does not change how long it takes to read
     ids = torch.ones(count, width, dtype=torch.int64, device=device)
     spent = []
     for _ in range(REPEATS + 1):

@@ -1,7 +1,7 @@
-"""Benchmark: wall clock of speculative against plain decoding of the same target, in the same process.
+"""Benchmark: wall clock of speculative against plain decoding of the same target, here and in an engine.
 
-speed.json   typed numbers (deepspec/formats/speed.py)
-speed.png    tokens per second by batch size
+speed.json           typed numbers (deepspec/formats/speed.py)
+speed.png, load.png  plots: tokens per second by batch size, speed-up to expect by number of requests
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,17 @@ import torch
 import transformers
 
 from deepspec.artifacts import Artifact, Placement, Report
-from deepspec.benchmark.figure import speed_by_batch
-from deepspec.benchmark.load import by_load, profile
+from deepspec.benchmark.asked import decoded, prompt_ids, questions
+from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
+from deepspec.benchmark.load import beside, by_load, profile, recorded
+from deepspec.benchmark.served import ask_engine
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
-from deepspec.decoding.results import Decoded, Prompt, Settings
-from deepspec.formats.questions import read_questions
+from deepspec.decoding.results import Prompt, Settings
+from deepspec.decoding.schedule import StepRate
+from deepspec.formats.questions import Question
+from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.speed import SPEED, BatchSpeed, LoadSpeed, Speed
 from deepspec.publish import Out
 
@@ -25,7 +29,7 @@ from deepspec.publish import Out
 def run(
     spec: BenchmarkSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
 ) -> dict[str, Any]:
-    """Time both sides at each batch size.
+    """Time both sides at each batch size, replay the scores' rounds at each load, and ask an engine.
 
     Returns:
         counts for the manifest: the speed-up at each batch size among them.
@@ -39,15 +43,9 @@ def run(
         device=placement.device,
         slots=spec.slots,
     )
-    prompts = _prompts(spec, pair, placement)
-    found: list[BatchSpeed] = []
-    samples: tuple[Decoded, ...] = ()
-    for done, batch in enumerate(spec.batches):
-        report.progress(done, len(spec.batches), "batch sizes", f"batch {batch}")
-        measured, samples = _compare(spec, pair, prompts, batch)
-        found.append(measured)
-    report.progress(len(found), len(spec.batches), "batch sizes")
-    rate = profile(pair.target) if spec.loads else None
+    asked = questions(spec, placement, spec.samples)
+    batches = _batches(spec, pair, asked, report)
+    rate = profile(pair.target, max(spec.loads) * (pair.slots + 1)) if spec.loads else None
     speed = Speed(
         algorithm=pair.draft.config.algorithm,
         draft=inputs["draft"].manifest.address,
@@ -57,70 +55,47 @@ def run(
         threads=torch.get_num_threads(),
         slots=pair.slots,
         temperature=spec.temperature,
-        batches=tuple(found),
-        loads=() if rate is None else tuple(by_load(samples, pair.slots, rate, spec.loads, spec.seed)),
+        batches=batches,
+        loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches),
         step_seconds={} if rate is None else dict(zip(rate.tokens, rate.seconds, strict=True)),
+        served=ask_engine(spec, inputs["scores"], pair, placement, report),
     )
     _write(speed, out, report)
     return _counts(speed)
 
 
-def _prompts(spec: BenchmarkSpec, pair: Pair, placement: Placement) -> list[Prompt]:
-    """Return prompts taken in turn from all benchmarks: `samples` of them."""
-    rows = [
-        read_questions(each, placement.locations.get(each.digest, each.digest), spec.samples, spec.seed)
-        for each in spec.benchmarks
-    ]
-    in_turn = [each[place] for place in range(spec.samples) for each in rows if place < len(each)][: spec.samples]
-    template = pair.target.template
-    return [
-        Prompt(sample_id=each.question_id, ids=template.prompt_ids([{"role": "user", "content": each.turns[0]}]))
-        for each in in_turn
-    ]
-
-
-def _compare(
-    spec: BenchmarkSpec, pair: Pair, prompts: list[Prompt], batch: int
-) -> tuple[BatchSpeed, tuple[Decoded, ...]]:
+def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], report: Report) -> tuple[BatchSpeed, ...]:
     settings = Settings(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=spec.seed, stop=False)
-    asked = [
-        Prompt(sample_id=f"{place}", ids=prompts[place % len(prompts)].ids) for place in range(max(batch, len(prompts)))
-    ]
-    return compare(pair.speculative(settings, batch), pair.plain(settings, batch), asked, batch, spec.repeats)
+    ids = [prompt_ids(pair, each) for each in list(asked.values())[: spec.samples]]
+    found = []
+    for done, batch in enumerate(spec.batches):
+        report.progress(done, len(spec.batches), "batch sizes", f"batch {batch}")
+        prompts = [Prompt(sample_id=f"{n}", ids=ids[n % len(ids)]) for n in range(max(batch, len(ids)))]
+        both = pair.speculative(settings, batch), pair.plain(settings, batch)
+        found.append(compare(*both, prompts, batch, spec.repeats))
+    report.progress(len(found), len(spec.batches), "batch sizes")
+    return tuple(found)
+
+
+def _loads(
+    spec: BenchmarkSpec, scores: Artifact, pair: Pair, rate: StepRate, batches: tuple[BatchSpeed, ...]
+) -> tuple[LoadSpeed, ...]:
+    fitted = {each.temperature: each.confidence_temperatures for each in read_scores(scores.path(SCORES)).calibration}
+    rounds = recorded(decoded(scores, spec.temperature), pair.slots, fitted.get(spec.temperature, ()))
+    return () if rounds is None else tuple(by_load(rounds, rate, beside(batches), spec.loads, spec.seed))
 
 
 def _write(speed: Speed, out: Out, report: Report) -> None:
     out.file(SPEED).write_text(speed.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    png = speed_by_batch(speed)
-    out.file("speed.png").write_bytes(png)
-    report.table("speed", [row(each) for each in speed.batches])
-    report.figure("speed", png)
+    figures = {"speed": speed_by_batch(speed), **({"load": speedup_by_load(speed)} if speed.loads else {})}
+    for name, png in figures.items():
+        out.file(f"{name}.png").write_bytes(png)
+        report.figure(name, png)
+    report.table("speed", [each.row() for each in speed.batches])
     if speed.loads:
-        report.table("speed-by-load", [load_row(each) for each in speed.loads])
-
-
-def row(speed: BatchSpeed) -> dict[str, Any]:
-    """Return one row of the table that people read."""
-    return {
-        "batch": speed.batch,
-        "tokens/s": f"{speed.tokens_per_second:.1f}",
-        "plain tokens/s": f"{speed.plain_tokens_per_second:.1f}",
-        "speed-up": f"{speed.speedup:.2f}",
-        "tokens per round": f"{speed.tokens_per_round:.2f}",
-        "break-even": f"{speed.round_cost:.2f}",
-        **{name: f"{share:.0%}" for name, share in speed.shares.items()},
-    }
-
-
-def load_row(speed: LoadSpeed) -> dict[str, Any]:
-    """Return one row of the table of what to expect under load."""
-    plain = speed.plain_tokens_per_second
-    return {
-        "requests": speed.requests,
-        "plain tokens/s": f"{plain:.1f}",
-        "whole proposals": f"{speed.fixed_tokens_per_second / plain:.2f} x",
-        "scheduled": f"{speed.scheduled_tokens_per_second / plain:.2f} x",
-    }
+        report.table("load", [each.row() for each in speed.loads])
+    if speed.served is not None:
+        report.table("engine", [speed.served.row()])
 
 
 def _counts(speed: Speed) -> dict[str, Any]:
@@ -134,4 +109,5 @@ def _counts(speed: Speed) -> dict[str, Any]:
         "tokens_per_round": {batch: each.tokens_per_round for batch, each in by_batch.items()},
         "break_even": {batch: each.round_cost for batch, each in by_batch.items()},
         "shares": {batch: each.shares for batch, each in by_batch.items()},
+        "engine": speed.served and {**speed.served.row(), "agrees": speed.served.agrees},
     }

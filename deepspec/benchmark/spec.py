@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from pydantic import Field
@@ -13,7 +13,15 @@ from deepspec.formats.benchmarks import Benchmark
 
 def hardware() -> str:
     """Return a fingerprint of this machine and its engine: times of another one mean nothing here."""
-    return f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs, torch {version('torch')}"
+    engines = ", ".join(f"{name} {found}" for name in ("torch", "xllamacpp") if (found := _version(name)))
+    return f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs, {engines}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -28,7 +36,7 @@ def _processor() -> str:
 class BenchmarkOptions(Spec):
     """What a user sets of the measurement."""
 
-    batches: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Sequences decoded together."""
     samples: int = Field(default=4, gt=0)
     """Questions decoded at each batch size, taken in turn from all benchmarks; a larger batch asks them repeatedly."""
@@ -37,8 +45,11 @@ class BenchmarkOptions(Spec):
     temperature: float = Field(default=0.0, ge=0)
     slots: int | None = Field(default=None, gt=0)
     """Tokens proposed per round; None: the draft's block size."""
-    loads: tuple[int, ...] = (1, 4, 16, 64, 256)
-    """Numbers of requests for which the throughput to expect is told, by replay; none: it is not."""
+    loads: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    """Numbers of requests for which the throughput to expect is told, by replay of the scores' rounds; none: it is not.
+    """
+    engine_samples: int = Field(default=16, ge=0)
+    """Questions that are also asked of an engine that serves target and draft, where one is at hand; 0: none."""
     repeats: int = Field(default=2, gt=0)
     """Interleaved pairs of plain and speculative runs; the median counts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -46,7 +57,7 @@ class BenchmarkOptions(Spec):
 
 
 class BenchmarkSpec(BenchmarkOptions):
-    """Time speculative against plain decoding of the same target, in the same process."""
+    """Time speculative against plain decoding of the same target: in one process, and in an engine that serves both."""
 
     target: TargetId
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)

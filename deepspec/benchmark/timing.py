@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.results import Decoded, Prompt
+from deepspec.decoding.results import Prompt
 from deepspec.formats.speed import BatchSpeed
 
 
@@ -24,7 +24,6 @@ class Run:
     """Generated, the first of each sample left out."""
     rounds: int
     """Rounds of single samples."""
-    samples: tuple[Decoded, ...]
     passes: int
     """Rounds of the batch: forward passes of the target."""
 
@@ -56,15 +55,12 @@ def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> Run:
         shares={**shares, "other": 1 - sum(shares.values())},
         tokens=sum(len(each.tokens) - 1 for each in decoded),
         rounds=rounds,
-        samples=tuple(decoded),
         passes=decoder.passes - passes,
     )
 
 
-def compare(
-    speculative: Decoder, plain: Decoder, prompts: Sequence[Prompt], batch: int, repeats: int
-) -> tuple[BatchSpeed, tuple[Decoded, ...]]:
-    """Return medians of interleaved pairs, after one pass of each that is not counted, and what was decoded.
+def compare(speculative: Decoder, plain: Decoder, prompts: Sequence[Prompt], batch: int, repeats: int) -> BatchSpeed:
+    """Return medians of interleaved pairs, after one pass of each that is not counted.
 
     Args:
         speculative: with the draft.
@@ -79,16 +75,16 @@ def compare(
     pairs = [(timed(speculative, prompts), timed(plain, prompts)) for _ in range(repeats)]
     ratios = [alone.seconds_per_token / drafted.seconds_per_token for drafted, alone in pairs]
     first, first_plain = pairs[0]
-    speed = BatchSpeed(
+    return BatchSpeed(
         batch=batch,
         tokens_per_second=median(1 / drafted.seconds_per_token for drafted, _ in pairs),
         plain_tokens_per_second=median(1 / alone.seconds_per_token for _, alone in pairs),
         speedup=median(ratios),
         tokens_per_round=first.tokens / first.rounds,
+        round_seconds=median(drafted.seconds_per_round for drafted, _ in pairs),
         round_cost=median(drafted.seconds_per_round / alone.seconds_per_round for drafted, alone in pairs),
         shares=first.shares,
         plain_shares=first_plain.shares,
         prefill_seconds=first.prefill,
         spread=max(ratios) / min(ratios),
     )
-    return speed, first.samples

@@ -6,7 +6,7 @@ a proposal, what is admitted is a prefix of each, and stopping at the first fall
 after it, hence lossless. DSpark, arXiv 2607.05147.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,52 +58,31 @@ def admit(survival: Floats, rate: Callable[[float], float]) -> NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """Throughput of recorded rounds at one load, in tokens per second; drafting is not in it."""
+    """Throughput of recorded rounds at one load, in tokens per second."""
 
-    requests: int
-    plain: float
     fixed: float
     """Every proposal verified in full."""
     scheduled: float
 
 
 def replay(
-    survival: Floats, accepted: NDArray[np.int64], rate: Callable[[float], float], loads: Sequence[int], seed: int = 0
-) -> list[Replay]:
-    """Return the throughput that the target would have had at some loads, by replay of recorded rounds.
+    survival: Floats, accepted: NDArray[np.int64], rate: Callable[[float], float], requests: int, seed: int = 0
+) -> Replay:
+    """Return the throughput of a number of requests, by replay of recorded rounds.
 
     Args:
         survival: `(N, K)` of N recorded rounds.
         accepted: `(N,)` drafted tokens that were accepted when all were verified.
-        rate: passes per second by tokens in a pass.
-        loads: numbers of requests R; each is replayed over passes of R rounds drawn from the recorded ones.
+        rate: rounds per second by tokens in a pass of the target.
+        requests: R; passes of R rounds are drawn from the recorded ones.
         seed: of the draw.
     """
     generator = np.random.default_rng(seed)
-    return [_replay(survival, accepted, rate, load, generator) for load in loads]
-
-
-def _replay(
-    survival: Floats,
-    accepted: NDArray[np.int64],
-    rate: Callable[[float], float],
-    load: int,
-    generator: np.random.Generator,
-) -> Replay:
-    passes = max(20, 400 // load)
-    whole = load * (1 + survival.shape[1])
-    tokens = {"fixed": 0.0, "scheduled": 0.0}
-    seconds = {"fixed": 0.0, "scheduled": 0.0}
-    for _ in range(passes):
-        drawn = generator.integers(len(survival), size=load)
+    whole = requests * (1 + survival.shape[1])
+    tokens, seconds = np.zeros(2), np.zeros(2)
+    for _ in range(max(20, 400 // requests)):
+        drawn = generator.integers(len(survival), size=requests)
         lengths = admit(survival[drawn], rate)
-        tokens["fixed"] += float((accepted[drawn] + 1).sum())
-        tokens["scheduled"] += float((np.minimum(accepted[drawn], lengths) + 1).sum())
-        seconds["fixed"] += 1 / rate(whole)
-        seconds["scheduled"] += 1 / rate(load + int(lengths.sum()))
-    return Replay(
-        requests=load,
-        plain=load * rate(load),
-        fixed=tokens["fixed"] / seconds["fixed"],
-        scheduled=tokens["scheduled"] / seconds["scheduled"],
-    )
+        tokens += (accepted[drawn] + 1).sum(), (np.minimum(accepted[drawn], lengths) + 1).sum()
+        seconds += 1 / rate(whole), 1 / rate(requests + int(lengths.sum()))
+    return Replay(fixed=float(tokens[0] / seconds[0]), scheduled=float(tokens[1] / seconds[1]))

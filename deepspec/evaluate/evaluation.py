@@ -209,6 +209,7 @@ def _counts(scores: Scores) -> dict[str, Any]:
     check = scores.lossless
     return {
         "algorithm": scores.algorithm,
+        "slots": scores.slots,
         "target": scores.target,
         "accepted_length": lengths,
         "accepted_length_by_benchmark": {

@@ -1,11 +1,12 @@
 """speed.json: what a measurement of the wall clock found, typed and versioned."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepspec.errors import CorruptArtifactError
+from deepspec.formats.scores import Interval
 
 VERSION: Literal[1] = 1
 SPEED = "speed.json"
@@ -29,6 +30,8 @@ class BatchSpeed(_Model):
     """Largest over smallest speed-up of the pairs."""
     tokens_per_round: float
     """Generated tokens per round and sample."""
+    round_seconds: float
+    """Of one round of the whole batch, all that belongs to it."""
     round_cost: float
     """Seconds of a round over seconds of a plain step: the accepted length at which both sides are equally fast."""
     shares: dict[str, float]
@@ -36,9 +39,21 @@ class BatchSpeed(_Model):
     plain_shares: dict[str, float]
     prefill_seconds: float
 
+    def row(self) -> dict[str, Any]:
+        """Return one row of the table that people read."""
+        return {
+            "batch": self.batch,
+            "tokens/s": f"{self.tokens_per_second:.1f}",
+            "plain tokens/s": f"{self.plain_tokens_per_second:.1f}",
+            "speed-up": f"{self.speedup:.2f}",
+            "tokens per round": f"{self.tokens_per_round:.2f}",
+            "break-even": f"{self.round_cost:.2f}",
+            **{name: f"{share:.0%}" for name, share in self.shares.items()},
+        }
+
 
 class LoadSpeed(_Model):
-    """Throughput to expect of the target at one load, by replay of recorded rounds; drafting is not in it."""
+    """Throughput to expect at one load, by replay of recorded rounds: the target's passes and the draft's time."""
 
     requests: int
     plain_tokens_per_second: float
@@ -46,6 +61,67 @@ class LoadSpeed(_Model):
     """Every proposal verified whole."""
     scheduled_tokens_per_second: float
     """As much of each proposal verified as the prefix scheduler admits."""
+
+    @property
+    def speedups(self) -> tuple[float, float]:
+        """Return how much faster than plain decoding whole and scheduled proposals are."""
+        plain = self.plain_tokens_per_second
+        return self.fixed_tokens_per_second / plain, self.scheduled_tokens_per_second / plain
+
+    def row(self) -> dict[str, Any]:
+        """Return one row of the table of what to expect under load."""
+        whole, scheduled = self.speedups
+        return {
+            "requests": self.requests,
+            "plain tokens/s": f"{self.plain_tokens_per_second:.1f}",
+            "whole proposals": f"{whole:.2f} x",
+            "scheduled": f"{scheduled:.2f} x",
+        }
+
+
+class EngineSpeed(_Model):
+    """What an engine that served target and draft told, against what decoding here made of the same prompts."""
+
+    engine: str
+    samples: int
+    tokens_per_round: Interval
+    """The engine's."""
+    ours: Interval
+    agrees: bool
+    """Whether the two intervals overlap."""
+    accept_rate: float
+    """Accepted over drafted tokens."""
+    tokens_per_second: float
+    plain_tokens_per_second: float | None
+
+    @property
+    def warning(self) -> str:
+        """Return what to say where the engine's interval and ours have nothing in common; else nothing."""
+        if self.agrees:
+            return ""
+        return (
+            f"{self.engine} makes {_told(self.tokens_per_round)} tokens per round of prompts on which "
+            f"{_told(self.ours)} were measured here: what it serves is not what was evaluated."
+        )
+
+    @property
+    def speedup(self) -> float | None:
+        """Return how much faster the engine is with the draft."""
+        plain = self.plain_tokens_per_second
+        return None if plain is None else self.tokens_per_second / plain
+
+    def row(self) -> dict[str, Any]:
+        """Return one row of the table that people read."""
+        return {
+            "engine": self.engine,
+            "samples": self.samples,
+            "tokens per round": _told(self.tokens_per_round),
+            "here": _told(self.ours),
+            "accepted of drafted": f"{self.accept_rate:.1%}",
+            "tokens/s": f"{self.tokens_per_second:.1f}",
+            "speed-up": "not measured" if self.speedup is None else f"{self.speedup:.2f}",
+            "verdict": "agree" if self.agrees else "DISAGREE",
+        }
 
 
 class Speed(_Model):
@@ -68,6 +144,8 @@ class Speed(_Model):
     loads: tuple[LoadSpeed, ...] = ()
     step_seconds: dict[int, float] = {}
     """Tokens in a pass of the target -> its seconds, measured here."""
+    served: EngineSpeed | None = None
+    """None: no engine served the draft."""
 
 
 def read_speed(path: Path) -> Speed:
@@ -80,3 +158,7 @@ def read_speed(path: Path) -> Speed:
         return Speed.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
         raise CorruptArtifactError(f"{path} is not a speed.json of version {VERSION}: {error}") from error
+
+
+def _told(found: Interval) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

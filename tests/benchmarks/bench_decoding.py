@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepspec.benchmark.run import row
 from deepspec.benchmark.timing import compare
 from deepspec.decoding.pair import Pair, load_pair
 from deepspec.decoding.results import Prompt, Settings
@@ -64,7 +63,7 @@ def measured(pair: Pair, batch: int) -> BatchSpeed:
     settings = Settings(max_new_tokens=NEW_TOKENS, stop=False)
     ids = [pair.target.template.prompt_ids([{"role": "user", "content": each}]) for each in QUESTIONS]
     prompts = [Prompt(sample_id=str(place), ids=ids[place % 4]) for place in range(max(2, batch))]
-    return compare(pair.speculative(settings, batch), pair.plain(settings, batch), prompts, batch, PAIRS)[0]
+    return compare(pair.speculative(settings, batch), pair.plain(settings, batch), prompts, batch, PAIRS)
 
 
 def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tmp_path: Path):
@@ -74,7 +73,7 @@ def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tm
         f"\n{loaded.draft.config.algorithm}, K = {loaded.slots}, fp32, {torch.get_num_threads()} threads, {PAIRS} pairs"
     )
     for each in (alone, eight):
-        print({**row(each), "spread": f"{each.spread:.2f}"})
+        print({**each.row(), "spread": f"{each.spread:.2f}"})
     gain = eight.tokens_per_second / alone.tokens_per_second
     overhead = max(each.shares["sample"] + each.shares["other"] for each in (alone, eight))
     print(f"batch 8 over batch 1: {gain:.2f} x; overhead beyond forward passes: {overhead:.1%}")

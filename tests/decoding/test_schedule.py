@@ -37,7 +37,15 @@ def test_scheduling_is_worth_most_where_the_target_is_busy():
     survival = np.cumprod(chances, 1)
     accepted = np.cumprod(generator.random((2000, 6)) < chances, 1).sum(1)
     rate = StepRate(tokens=(1, 64), seconds=(1.0, 1.2))
-    one, many = replay(survival, accepted, rate, [1, 64])
+    one, many = (replay(survival, accepted, rate, requests) for requests in (1, 64))
     assert one.scheduled == pytest.approx(one.fixed, rel=0.05)
     assert many.scheduled > 1.2 * many.fixed
-    assert many.scheduled >= many.plain
+    assert many.scheduled >= 64 * rate(64)
+
+
+def test_a_replay_by_hand():
+    survival, accepted = np.array([[1.0, 1.0]]), np.array([1])
+    found = replay(survival, accepted, lambda tokens: {1: 1.0, 2: 0.9, 3: 0.8}[int(tokens)], 1)
+    assert (found.fixed, found.scheduled) == pytest.approx((2 * 0.8, 2 * 0.8))  # survival promises both tokens
+    unsure = replay(np.array([[0.5, 0.1]]), accepted, lambda tokens: {1: 1.0, 2: 0.9, 3: 0.1}[int(tokens)], 1)
+    assert (unsure.fixed, unsure.scheduled) == pytest.approx((2 * 0.1, 2 * 0.9))
