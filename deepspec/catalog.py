@@ -79,6 +79,15 @@ def refs(store: Store) -> dict[str, ArtifactRef]:
     }
 
 
+def scores_before(store: Store, target: str) -> str | None:
+    """Return the address of the scores of the release that `baseline` names, where it is one for this target."""
+    ref = refs(store).get("baseline")
+    manifest = read_manifest(store, "release", ref.address) if ref is not None and ref.kind == "release" else None
+    if manifest is None or manifest.spec["target"] != target:
+        return None
+    return manifest.inputs["scores"].address
+
+
 def find(store: Store, name: str) -> ArtifactRef:
     """Return the artifact that a named ref, `kind/address`, or an unambiguous start of an address names.
 

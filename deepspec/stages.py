@@ -60,9 +60,9 @@ _ROWS = (
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",)),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",)),
-    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",)),
-    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores")),
-    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed")),
+    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2),
+    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=2),
+    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=2),
 )
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}

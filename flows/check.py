@@ -26,7 +26,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 def compare(first: str, second: str, root: Root = None, debug: Debug = False) -> None:
     """Say whether the SECOND scores are better than the FIRST, on the questions that both were asked."""
     del debug
-    from deepspec.evaluate.compare import compare as compared  # loads scipy and pyarrow
+    from deepspec.decoding.compare import compare as compared  # loads scipy and pyarrow
 
     rows = [found.row() for found in compared(opened(first, root, "scores"), opened(second, root, "scores"))]
     console.print(rich_table("accepted length with bonus", rows))

@@ -1,13 +1,16 @@
 """The first task of every flow: find the target and the sources, and say what the run will cost."""
 
 import json
+from dataclasses import replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from deepspec.catalog import scores_before
 from deepspec.plan.budget import check_limits, plan_rows
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved, resolve
+from deepspec.release.spec import ReleaseSpec
 from deepspec.store import Store
 from infra.listeners import terminal
 from infra.targets import ready_target
@@ -30,7 +33,14 @@ def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
     check_limits(plan, store, resolved.sizes)
     note_target(resolved, site)
     PrefectReport("plan").table("estimate", plan_rows(plan, store, resolved.sizes))
-    return resolved, site.at(resolved)
+    return with_previous(resolved, store), site.at(resolved)
+
+
+def with_previous(resolved: Resolved, store: Store) -> Resolved:
+    """Return the plan with its release compared with the one that `baseline` names."""
+    release = ReleaseSpec.model_validate(resolved.specs["release"])
+    release = release.but(previous=scores_before(store, release.target))
+    return replace(resolved, specs={**resolved.specs, "release": release})
 
 
 def note_target(resolved: Resolved, site: Site) -> None:

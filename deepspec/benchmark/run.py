@@ -91,7 +91,7 @@ def _write(speed: Speed, out: Out, report: Report) -> None:
     for name, png in figures.items():
         out.file(f"{name}.png").write_bytes(png)
         report.figure(name, png)
-    report.table("speed", [each.row() for each in speed.batches])
+    report.table("speed", speed.rows())
     if speed.loads:
         report.table("load", [each.row() for each in speed.loads])
     if speed.served is not None:

@@ -64,10 +64,12 @@ class Tally:
         """
         rounds, accepted, proposed = weights @ self.rounds, weights @ self.accepted, weights @ self.proposed
         kept, drafted = accepted.sum(1), proposed.sum(1)
+        own = self.accepted.sum(1) / np.maximum(self.rounds, 1) + 1
         with np.errstate(divide="ignore", invalid="ignore"):
             return {
                 "accepted_length": (kept + rounds) / rounds,
                 "accepted_length_without_bonus": kept / rounds,
+                "accepted_length_per_sample": (weights @ own) / weights.sum(1),
                 "verify_rate": (kept + rounds) / (drafted + rounds),
                 "proposal_length": drafted / rounds,
                 "tokens_per_round": (weights @ self.tokens) / rounds,

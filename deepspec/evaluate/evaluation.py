@@ -5,23 +5,25 @@ from typing import Any
 
 from deepspec import families
 from deepspec.artifacts import Artifact, PartMark, Placement, Report, read_manifest
+from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.results import Settings
 from deepspec.errors import CorruptArtifactError, NotPublishedError
-from deepspec.evaluate.compare import differences, grouped, published, regressions
 from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask
-from deepspec.evaluate.report import acceptance_rows, html, markdown
 from deepspec.evaluate.scoring import Subject, Traces, score
 from deepspec.evaluate.shards import Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
+from deepspec.formats import reports
 from deepspec.formats.draft import load_config
 from deepspec.formats.questions import Question
 from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
+from deepspec.formats.tables import acceptance_rows
+from deepspec.page import html, markdown
 from deepspec.publish import Out
 
 
@@ -119,6 +121,7 @@ class Evaluation:
             seed=spec.seed,
             confidence_threshold=0.0 if shard.role == "calibration" else spec.confidence_threshold,
             threshold_mode=spec.threshold_mode,
+            confidence_temperatures=spec.confidence_temperatures,
         )
         pair = self.pair
         draft = untrained_draft(pair.draft, pair.target, spec.seed) if shard.role == "untrained" else None
@@ -175,27 +178,28 @@ class Evaluation:
         )
 
     def _write(self, scores: Scores) -> None:
-        text = markdown(scores)
+        plots = figures(scores)
+        report = reports.title(scores), reports.warnings(scores), reports.sections(scores, plots)
         self._out.file(SCORES).write_text(scores.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        self._out.file("report.md").write_text(text + "\n", encoding="utf-8")
+        self._out.file("report.md").write_text(text := markdown(*report), encoding="utf-8")
+        self._out.file("report.html").write_text(html(*report), encoding="utf-8")
         self._report.table("acceptance", acceptance_rows(scores))
         if scores.comparison is not None:
             self._report.table("comparison", [each.row() for each in scores.comparison.differences])
         self._report.markdown("scores", text)
-        self._out.file("report.html").write_text(html(scores, figures(scores, "svg")), encoding="utf-8")
-        for name, png in figures(scores).items():
+        for name, png in plots.items():
             self._out.file(f"{name}.png").write_bytes(png)
             self._report.figure(name, png)
 
 
-def figures(scores: Scores, form: str = "png") -> dict[str, bytes]:
-    """Return the plots of an evaluation, name -> PNG or SVG."""
+def figures(scores: Scores) -> dict[str, bytes]:
+    """Return the plots of an evaluation, name -> PNG."""
     curves = {f"temperature {temperature}": found for temperature, found in scores.overall.items()}
     if scores.untrained is not None:
         curves["untrained"] = scores.untrained
-    plots = {"acceptance": acceptance_by_position(curves, form)}
+    plots = {"acceptance": acceptance_by_position(curves)}
     if scores.calibration:
-        plots["reliability"] = reliability(scores.calibration[0], form)
+        plots["reliability"] = reliability(scores.calibration[0])
     return plots
 
 

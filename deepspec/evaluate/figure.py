@@ -1,4 +1,4 @@
-"""Pictures of scores, as PNG or SVG bytes."""
+"""Pictures of scores, as PNG bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from deepspec.formats.scores import Acceptance, CalibrationScore
 
 
-def acceptance_by_position(curves: Mapping[str, Acceptance], form: str = "png") -> bytes:
+def acceptance_by_position(curves: Mapping[str, Acceptance]) -> bytes:
     """Return a plot of cumulative (left) and conditional (right) acceptance by position, one curve a name."""
     figure, (left, right) = _figure(2)
     for axis, name in ((left, "cumulative"), (right, "conditional")):
@@ -20,10 +20,10 @@ def acceptance_by_position(curves: Mapping[str, Acceptance], form: str = "png") 
         axis.grid(alpha=0.3)
     left.set_ylabel("share accepted")
     left.legend(fontsize=8)
-    return _bytes(figure, form)
+    return _png(figure)
 
 
-def reliability(score: CalibrationScore, form: str = "png") -> bytes:
+def reliability(score: CalibrationScore) -> bytes:
     """Return reliability diagrams before (left) and after (right) the fitted temperatures, one curve a position."""
     figure, axes = _figure(2)
     for axis, name, rows in zip(axes, ("before", "after"), (score.before, score.after), strict=True):
@@ -35,7 +35,7 @@ def reliability(score: CalibrationScore, form: str = "png") -> bytes:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share accepted")
     axes[0].legend(title="position", fontsize=8)
-    return _bytes(figure, form)
+    return _png(figure)
 
 
 def _curve(axis: Any, label: str, points: Sequence[Any]) -> None:
@@ -51,7 +51,7 @@ def _figure(columns: int) -> tuple[Figure, Any]:
     return figure, figure.subplots(1, columns)
 
 
-def _bytes(figure: Figure, form: str) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=130)
+    figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()

@@ -3,7 +3,7 @@
 scores.json                       typed numbers with intervals (deepspec/formats/scores.py)
 traces-00000.jsonl.zst, …         every decoded sample with its rounds, one file a shard
 acceptance.png, reliability.png   plots
-report.md                         the same for people
+report.html, report.md            the same for people
 """
 
 from collections.abc import Mapping

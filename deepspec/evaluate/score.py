@@ -3,17 +3,20 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from deepspec.decoding.measure import Estimate, estimates, tally
 from deepspec.decoding.results import Decoded
-from deepspec.evaluate.calibration import Calibration, calibration
+from deepspec.evaluate.calibration import Calibration, calibration, survival, traces
 from deepspec.formats.scores import (
     Acceptance,
     CalibrationScore,
     PositionCalibration,
     Reliability,
     Slice,
+    ThresholdScore,
     interval,
 )
 
@@ -22,6 +25,10 @@ EDGES: Mapping[Literal["output_length", "context_length"], tuple[int, ...]] = {
     "context_length": (0, 128, 512, 2048, 1 << 30),
 }
 """Lengths at which samples are parted into groups."""
+
+
+THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Thresholds of the cumulative confidence whose effect is told."""
 
 
 def acceptance(samples: Sequence[Decoded], slots: int, seed: int) -> Acceptance | None:
@@ -68,27 +75,22 @@ def calibration_score(
         fitted_rounds=fitted_rounds,
         before=tuple(_position(each) for each in before),
         after=tuple(_position(each) for each in calibration(samples, temperatures)),
+        thresholds=tuple(at_threshold(samples, temperatures, each) for each in THRESHOLDS),
     )
 
 
-def acceptance_row(name: str, temperature: float, found: Acceptance | None) -> dict[str, Any]:
-    """Return one row of the table that people read."""
-    row: dict[str, Any] = {"benchmark": name, "temperature": temperature}
-    if found is None:
-        return row
-    row |= {
-        "samples": found.samples,
-        "accepted length (with bonus)": _told(found.accepted_length.value),
-        "95 % interval": f"{_told(found.accepted_length.low)} to {_told(found.accepted_length.high)}",
-        "without bonus": _told(found.accepted_length_without_bonus.value),
-        "verify rate": _told(found.verify_rate.value),
-        "tau_deepspec": _told(found.tau_deepspec.value),
-    }
-    return row | {f"accepted at {k}": _told(each.value) for k, each in enumerate(found.cumulative, 1)}
-
-
-def _told(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def at_threshold(samples: Sequence[Decoded], temperatures: Sequence[float], threshold: float) -> ThresholdScore:
+    """Return what recorded rounds would have given, had their proposals been cut at a threshold."""
+    logits, proposed, accepted = traces(samples)
+    trusted = (survival(logits, temperatures) >= threshold).cumprod(axis=1).sum(axis=1)
+    lengths = np.minimum(trusted, proposed)
+    made = np.minimum(accepted, lengths) + 1
+    return ThresholdScore(
+        threshold=threshold,
+        proposal_length=float(lengths.mean()),
+        accepted_length=float(made.mean()),
+        verify_rate=float(made.sum() / (lengths + 1).sum()),
+    )
 
 
 def _length(sample: Decoded, by: str) -> int:

@@ -41,6 +41,8 @@ class Acceptance(_Model):
     accepted_length: Interval
     """Mean over rounds of accepted drafted tokens + 1, the target's own."""
     accepted_length_without_bonus: Interval
+    accepted_length_per_sample: Interval
+    """Mean over samples of each one's own mean: long answers count no more than short ones."""
     verify_rate: Interval
     """Σ(accepted + 1) / Σ(proposed + 1)."""
     proposal_length: Interval
@@ -131,6 +133,15 @@ class PositionCalibration(_Model):
     bins: tuple[Reliability, ...]
 
 
+class ThresholdScore(_Model):
+    """What cutting proposals at a threshold of the cumulative confidence would give, by replay of recorded rounds."""
+
+    threshold: float
+    proposal_length: float
+    accepted_length: float
+    verify_rate: float
+
+
 class CalibrationScore(_Model):
     """The confidence head, before and after temperatures that were fitted on other prompts."""
 
@@ -141,6 +152,8 @@ class CalibrationScore(_Model):
     fitted_rounds: int
     before: tuple[PositionCalibration, ...]
     after: tuple[PositionCalibration, ...]
+    thresholds: tuple[ThresholdScore, ...]
+    """With the fitted temperatures."""
 
 
 class Difference(_Model):

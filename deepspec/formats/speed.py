@@ -147,6 +147,10 @@ class Speed(_Model):
     served: EngineSpeed | None = None
     """None: no engine served the draft."""
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each batch size."""
+        return [each.row() for each in self.batches]
+
 
 def read_speed(path: Path) -> Speed:
     """Return the measurement in a file.

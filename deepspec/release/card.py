@@ -6,12 +6,18 @@ from typing import Any
 
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportedForm
-from deepspec.formats.scores import Acceptance, Scores
-from deepspec.formats.speed import Speed
+from deepspec.formats.scores import Scores
+from deepspec.formats.tables import acceptance_rows
 from deepspec.release.spec import ReleaseSpec
 
 _HUB_LICENSES = frozenset({"apache-2.0", "mit", "gemma", "cc-by-4.0", "cc-by-sa-4.0", "bsd-3-clause", "llama3.1"})
 """Identifiers that the hub knows; others are written as `other` with their name."""
+
+
+SHOWN = (
+    "benchmark", "temperature", "samples", "accepted length (with bonus)", "95 % interval", "without bonus",
+    "verify rate",
+)  # fmt: skip
 
 
 def title(spec: ReleaseSpec, algorithm: str) -> str:
@@ -34,27 +40,9 @@ def front_matter(spec: ReleaseSpec, algorithm: str) -> dict[str, Any]:
     }
 
 
-def score_rows(scores: Scores) -> list[dict[str, str]]:
-    """Return a row for each benchmark and temperature, for all together, and for the untrained draft."""
-    rows = [(each.benchmark, f"{each.temperature:g}", each.acceptance) for each in scores.benchmarks]
-    rows += [("all", f"{float(temperature):g}", found) for temperature, found in scores.overall.items()]
-    if scores.untrained is not None:
-        rows.append(("untrained draft", f"{float(next(iter(scores.overall), '0')):g}", scores.untrained))
-    return [_score_row(*row) for row in rows]
-
-
-def speed_rows(speed: Speed) -> list[dict[str, str]]:
-    """Return a row for each batch size."""
-    return [
-        {
-            "batch": str(each.batch),
-            "tokens/s": f"{each.tokens_per_second:.1f}",
-            "plain tokens/s": f"{each.plain_tokens_per_second:.1f}",
-            "speed-up": f"{each.speedup:.2f}",
-            "break-even accepted length": f"{each.round_cost:.2f}",
-        }
-        for each in speed.batches
-    ]
+def score_rows(scores: Scores) -> list[dict[str, Any]]:
+    """Return the acceptance of each benchmark, of all together, and of the untrained draft, in few columns."""
+    return [{name: row[name] for name in SHOWN if name in row} for row in acceptance_rows(scores)]
 
 
 def lineage_rows(lineage: Mapping[str, Manifest]) -> list[dict[str, str]]:
@@ -89,28 +77,3 @@ def serving(form: str, algorithm: str, slots: int, target: str, exported: Export
     if form == "huggingface":
         return 'AutoModel.from_pretrained("./huggingface", trust_remote_code=True)  # needs: pip install deepspec'
     return 'deepspec.formats.draft.load_draft(Path("./deepspec"))'
-
-
-def markdown_table(rows: list[dict[str, str]]) -> str:
-    """Return rows that share their keys as a markdown table."""
-    if not rows:
-        return ""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _score_row(benchmark: str, temperature: str, found: Acceptance | None) -> dict[str, str]:
-    length = None if found is None else found.accepted_length
-    return {
-        "benchmark": benchmark,
-        "temperature": temperature,
-        "samples": "0" if found is None else str(found.samples),
-        "accepted length (with bonus)": _number(None if length is None else length.value),
-        "95 % interval": "" if length is None else f"{_number(length.low)} to {_number(length.high)}",
-        "without bonus": _number(None if found is None else found.accepted_length_without_bonus.value),
-        "verify rate": _number(None if found is None else found.verify_rate.value),
-    }
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"

@@ -21,3 +21,5 @@ class ReleaseSpec(ReleaseOptions):
     """Name of the prompts."""
     dataset_license: str = "other"
     """Licence of the prompts."""
+    previous: str | None = None
+    """Address of the scores of the release before this one, which its report is compared with."""

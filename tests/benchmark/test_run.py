@@ -1,24 +1,43 @@
 """The stage as a whole, on a tiny target."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deepspec.artifacts import Artifact, open_artifact
+from deepspec.benchmark.load import beside, by_load, recorded
 from deepspec.benchmark.run import run
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.formats.speed import SPEED, read_speed
+from deepspec.decoding.results import Decoded, Round
+from deepspec.decoding.schedule import StepRate
+from deepspec.evaluate.run import run as evaluate
+from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.formats.speed import SPEED, BatchSpeed, read_speed
 from deepspec.publish import Out
-from tests.evaluate.published import Heard, given
+from tests.evaluate.published import Given, Heard, given
 
 
-def test_both_sides_are_timed_at_each_batch_size(tmp_path: Path):
+def scores(case: Given) -> Artifact:
+    spec = EvaluateSpec(
+        target=case.target, benchmarks=case.benchmarks, temperatures=(0.0,), max_new_tokens=8, lossless_samples=0,
+        untrained_samples=0,
+    )  # fmt: skip
+    inputs = {"draft": case.draft}
+    out = Out(case.store, "scores", "s" * 32, {"draft": case.draft.ref}, case.placement.scratch)
+    ref = out.publish(spec, 1, evaluate(spec, inputs, out, case.placement, Heard()))
+    return open_artifact(case.store, ref, case.placement.scratch)
+
+
+def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_load(tmp_path: Path):
     case = given(tmp_path)
     spec = BenchmarkSpec(
-        target=case.target, benchmarks=case.benchmarks, batches=(1, 3), samples=2, max_new_tokens=6, repeats=1
-    )
+        target=case.target, benchmarks=case.benchmarks, batches=(1, 3), samples=2, max_new_tokens=6, repeats=1,
+        loads=(1, 4),
+    )  # fmt: skip
     out = Out(case.store, "speed", "b" * 32, {"draft": case.draft.ref}, case.placement.scratch)
     heard = Heard()
-    counts = run(spec, {"draft": case.draft}, out, case.placement, heard)
+    counts = run(spec, {"draft": case.draft, "scores": scores(case)}, out, case.placement, heard)
     speed = read_speed(out.file(SPEED))
     assert [each.batch for each in speed.batches] == [1, 3]
     for each in speed.batches:
@@ -26,10 +45,49 @@ def test_both_sides_are_timed_at_each_batch_size(tmp_path: Path):
         assert set(each.shares) == {"draft", "verify", "sample", "other"}
         assert each.tokens_per_round >= 1
     assert counts["speedup"]["3"] == speed.batches[1].speedup
-    assert [each.requests for each in speed.loads] == [1, 4, 16, 64, 256]
-    assert heard.tables["speed-by-load"][0]["requests"] == 1
+    assert [each.requests for each in speed.loads] == [1, 4]
+    assert heard.tables["load"][0]["requests"] == 1
     assert speed.hardware == spec.hardware
+    assert speed.served is None
     assert heard.figures["speed"].startswith(b"\x89PNG")
+    assert heard.figures["load"].startswith(b"\x89PNG")
+
+
+def timed(batch: int, seconds: float, verify: float) -> BatchSpeed:
+    return BatchSpeed(
+        batch=batch, tokens_per_second=1, plain_tokens_per_second=1, speedup=1, spread=1, tokens_per_round=1,
+        round_seconds=seconds, round_cost=1, shares={"verify": verify, "draft": 1 - verify}, plain_shares={},
+        prefill_seconds=0,
+    )  # fmt: skip
+
+
+def test_the_throughput_under_load_counts_the_time_of_drafting():
+    """One token is drafted and always accepted; a pass takes 1 s whatever is in it, drafting 1 s of each round."""
+    sample = Decoded(
+        sample_id="a", prompt_tokens=1, tokens=(1,) * 3, finish_reason="length",
+        rounds=(Round(room=9, proposed=1, accepted=1, stopped=False, confidence=(9.0,)),),
+    )  # fmt: skip
+    rounds = recorded([sample], 1, ())
+    assert rounds is not None
+    free = StepRate(tokens=(1, 1000), seconds=(1.0, 1.0))
+    (found,) = by_load(rounds, free, beside([timed(1, 2.0, 0.5), timed(8, 2.0, 0.5)]), [4], seed=0)
+    assert found.plain_tokens_per_second == pytest.approx(4)
+    assert found.fixed_tokens_per_second == pytest.approx(4 * 2 / 2)
+    assert found.speedups == pytest.approx((1.0, 1.0))
+
+
+def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is_usual():
+    kept = Round(room=9, proposed=2, accepted=1, stopped=False, confidence=(2.0, 0.0))
+    lost = replace(kept, accepted=0)
+    sample = Decoded(sample_id="a", prompt_tokens=1, tokens=(1,) * 4, finish_reason="length", rounds=(kept, lost))
+    told = recorded([sample], 2, (2.0, 1.0))
+    assert told is not None
+    assert told.survival[0] == pytest.approx([0.7311, 0.7311 / 2], abs=1e-4)  # sigmoid(2 / 2), then half of it
+    silent = replace(sample, rounds=tuple(replace(each, confidence=()) for each in sample.rounds))
+    usual = recorded([silent], 2, ())
+    assert usual is not None
+    assert usual.survival.tolist() == [[0.5, 0.0]] * 2
+    assert recorded([silent], 3, ()) is None
 
 
 def test_the_fingerprint_moves_the_address(tmp_path: Path):

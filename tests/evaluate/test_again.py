@@ -69,7 +69,7 @@ def test_the_same_again_is_no_worse_and_less_than_the_baseline_is(case: Given, s
     assert comparison is not None
     assert (comparison.baseline, comparison.regressions) == ("b" * 32, ())
     assert [each.difference.value for each in comparison.differences] == [0.0, 0.0, 0.0]
-    assert "Nothing says that it is worse." in heard.texts["scores"]
+    assert "Nothing says that the draft is worse" in heard.texts["scores"]
 
     better = Out(case.store, "scores", "d" * 32, {"draft": case.draft.ref}, case.placement.scratch)
     better.file(SCORES).write_bytes(first.file(SCORES).read_bytes())
@@ -84,7 +84,7 @@ def test_the_same_again_is_no_worse_and_less_than_the_baseline_is(case: Given, s
     comparison = read_scores(out.file(SCORES)).comparison
     assert comparison is not None
     assert comparison.regressions[0].startswith("accepted length at temperature 0 fell from")
-    assert "**Worse: accepted length at temperature 0 fell" in heard.texts["scores"]
+    assert "**Worse than the baseline: accepted length at temperature 0 fell" in heard.texts["scores"]
     assert heard.tables["comparison"][0]["benchmark"] == "all"
 
 

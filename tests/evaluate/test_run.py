@@ -43,7 +43,7 @@ def test_every_turn_is_scored_and_greedy_output_is_the_targets_own(algorithm: st
     assert heard.figures["acceptance"].startswith(b"\x89PNG")
     assert "untrained draft" in heard.texts["scores"]
     page = out.file("report.html").read_text()
-    assert page.count("<svg") == len(heard.figures)
+    assert page.count("<img") == len(heard.figures)
     assert not re.search(r'(src|href)="https?:', page)
     assert heard.steps[-1][0] == heard.steps[-1][1]
 

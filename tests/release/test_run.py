@@ -25,7 +25,9 @@ def interval(value):
 def acceptance(length):
     names = Acceptance.model_fields.keys() - {"samples", "rounds", "tokens", "cumulative", "conditional"}
     values = dict.fromkeys(names, interval(length))
-    return Acceptance(samples=3, rounds=30, tokens=40, cumulative=(interval(0.4),), conditional=(), **values)
+    return Acceptance(
+        samples=3, rounds=30, tokens=40, cumulative=(interval(0.4),), conditional=(interval(0.4),), **values
+    )
 
 
 def scores_of(draft, /, **changes):
@@ -44,7 +46,7 @@ def scores_of(draft, /, **changes):
 def speed_of(draft, speedup=1.25):
     batch = BatchSpeed(
         batch=1, tokens_per_second=20, plain_tokens_per_second=16, speedup=speedup, spread=1, tokens_per_round=1.5,
-        round_cost=1.2, shares={}, plain_shares={}, prefill_seconds=1,
+        round_seconds=0.1, round_cost=1.2, shares={}, plain_shares={}, prefill_seconds=1,
     )  # fmt: skip
     return Speed(
         algorithm="dspark", draft=draft.address, target="t", hardware="two cores", engine="ours", threads=2, slots=7,
@@ -78,7 +80,7 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
     assert head["base_model"] == "ORG/target"
     assert "| sums | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 |" in card
     assert "| untrained draft | 0 | 3 | 1.000 |" in card
-    assert "| 1 | 20.0 | 16.0 | 1.25 | 1.20 |" in card
+    assert "| 1 | 20.0 | 16.0 | 1.25 | 1.50 | 1.20 |" in card
     assert '"method": "dspark", "model": "./vllm", "num_speculative_tokens": 7' in card
     assert "--spec-type draft-dspark --spec-draft-n-max 7" in card
     assert "lossless; 3 of 4 samples are equal" in " ".join(card.split())
@@ -88,8 +90,8 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
     assert counts["accepted_length"] == {"0.0": 1.5}
     assert counts["speedup"] == {"1": 1.25}
     report = published.read_bytes("report.md").decode()
-    assert report.startswith("# Scores\n\n## Speed on two cores\n")
-    assert report.endswith("![acceptance by position](acceptance.png)\n")
+    assert "## Acceptance" in report
+    assert "## Speed\n\ntwo cores; ours; 2 threads; temperature 0." in report
 
 
 def test_folders_of_the_release_load_and_hold_the_card(tmp_path):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import Artifact, Spec, open_artifact
+from deepspec.decoding.compare import ALL, compare, regressions
 from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import SourceError
-from deepspec.evaluate.compare import ALL, compare, regressions
 from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
 from deepspec.publish import Out
