@@ -37,6 +37,8 @@ class HubBenchmark:
     dataset: str
     subset: str | None = None
     split: str
+    files: str | None = None
+    """JSON files of the repository, a pattern: for one that `datasets` cannot load by itself."""
     size: int
     """Questions taken by default."""
     turns: Callable[[Mapping[str, Any]], list[str]]
@@ -75,7 +77,8 @@ HUB_BENCHMARKS: Mapping[str, HubBenchmark] = {
     ),
     "livecodebench": HubBenchmark(
         dataset="livecodebench/code_generation_lite",
-        split="test",
+        split="train",
+        files="test*.jsonl",
         size=500,
         turns=_worded("Write a Python program that solves this problem:\n{}", "question_content"),
     ),
@@ -85,8 +88,8 @@ HUB_BENCHMARKS: Mapping[str, HubBenchmark] = {
     "alpaca": HubBenchmark(dataset="tatsu-lab/alpaca", split="train", size=500, turns=_alpaca),
     "arena-hard-v2": HubBenchmark(
         dataset="lmarena-ai/arena-hard-auto",
-        subset="arena-hard-v2.0",
         split="train",
+        files="data/arena-hard-v2.0/question.jsonl",
         size=500,
         turns=_worded("{}", "prompt"),
     ),

@@ -1,16 +1,20 @@
 """The questions of a benchmark, read from where it lies."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import load_dataset
 
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError
-from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark
+from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark, HubBenchmark
 from deepspec.formats.rows import read_rows
+
+HUB_FILES = "hf://datasets/{dataset}@{revision}/{files}"
+"""Where files of a dataset's repository lie."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +58,24 @@ def _chosen(questions: Sequence[Question], count: int, seed: int) -> list[Questi
 def _hub_turns(benchmark: Benchmark) -> Iterator[list[str]]:
     source = HUB_BENCHMARKS[benchmark.name]
     revision = benchmark.digest.rpartition("@")[2]
+    where = f"benchmark {benchmark.name}: {source.dataset}@{revision}"
     try:
-        rows = load_dataset(source.dataset, source.subset, split=source.split, revision=revision)
+        yield from (source.turns(row) for row in _hub_rows(source, revision))
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"benchmark {benchmark.name}: cannot load {source.dataset}@{revision}: {error}") from error
-    return (source.turns(row) for row in rows)
+        raise SourceError(f"{where} cannot be loaded: {error}; or give a folder of files (--benchmarks-dir)") from error
+    except KeyError as error:
+        raise SourceError(f"{where} has no column {error}; its rows have changed, give a folder of files") from error
+
+
+def _hub_rows(source: HubBenchmark, revision: str) -> Iterable[Mapping[str, Any]]:
+    if source.files is None:
+        rows: Iterable[Mapping[str, Any]] = load_dataset(
+            source.dataset, source.subset, split=source.split, revision=revision
+        )
+        return rows
+    files = HUB_FILES.format(dataset=source.dataset, revision=revision, files=source.files)
+    found: Iterable[Mapping[str, Any]] = load_dataset("json", data_files=files, split=source.split)
+    return found
 
 
 def _file_turns(benchmark: Benchmark, path: Path) -> Iterator[list[str]]:
