@@ -120,13 +120,28 @@ def check_parity(
         wanted = last.where(stored[:, None].to(last.device), 0)
         found.append(_compare("cached last states", cached.last_hidden.to(last), wanted, STATES[codec]))
     found.append(_compare("stepwise states", _stepwise(target, layers, input_ids), hidden, LOGITS))
-    trained, positions = training_form(draft, input_ids, hidden)
-    decoded = decoding_form(draft, input_ids, hidden, positions)
-    found.append(_compare("decoding form", decoded, trained, LOGITS, positions))
-    for name, form in (forms or {}).items():
-        again = decoding_form(form, input_ids, hidden, positions)
-        found.append(_compare(f"exported form {name}", again, trained, LOGITS, positions))
+    found.append(_as_trained("decoding form", draft, draft, input_ids, hidden))
+    found += [check_form(name, form, draft, input_ids, hidden) for name, form in (forms or {}).items()]
     return Parity(comparisons=tuple(found))
+
+
+@torch.inference_mode()
+def check_form(
+    name: str,
+    form: BlockDraft | EagleDraft,
+    draft: BlockDraft | EagleDraft,
+    input_ids: Tensor,
+    hidden: Tensor,
+) -> Comparison:
+    """Compare a form that was read back, as it decodes, with the draft as it was trained, on captured states."""
+    return _as_trained(f"exported form {name}", form, draft, input_ids, hidden)
+
+
+def _as_trained(
+    name: str, form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor
+) -> Comparison:
+    trained, positions = training_form(draft, input_ids, hidden)
+    return _compare(name, decoding_form(form, input_ids, hidden, positions), trained, LOGITS, positions)
 
 
 def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor) -> tuple[Tensor, list[int]]:

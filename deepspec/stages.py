@@ -59,7 +59,7 @@ _ROWS = (
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",)),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",)),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",)),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2),
     Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=2),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=2),

@@ -45,6 +45,25 @@ def unpack(
 
 
 @app.command()
+def push(
+    release: Annotated[str, typer.Argument(help="A release: a ref, kind/address, or a start of it.")],
+    destination: Annotated[str, typer.Argument(help="hf:ORG/NAME, or a store: a folder or s3://bucket/prefix.")],
+    private: Annotated[bool, typer.Option("--private", help="A repository made now is private.")] = False,
+    root: Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Publish a release on the Hugging Face hub, or copy it into another store."""
+    del debug
+    from deepspec.release.push import push as pushed  # loads the hub's client
+
+    store = Store(root or default_root())
+    where = pushed(
+        open_artifact(store, find(store, release), scratch_dir()), destination, scratch_dir(), private=private
+    )
+    console.print(f"{release} → {where}", highlight=False)
+
+
+@app.command()
 def fields(section: Annotated[str, typer.Argument(help="A section of the plan, train say.")] = "") -> None:
     """List what --set can change: every field of a plan, its default, and what it means."""
     rows = [row for row in field_rows(Plan) if row["field"].startswith(section)]

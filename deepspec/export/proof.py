@@ -20,23 +20,31 @@ CONTEXT = 12
 """Positions of the golden batch."""
 
 
-def difference(source: Source, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> float:
-    """Return the largest absolute difference between the outputs of a draft and of a form that was read back.
+def read_back(source: Source, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
+    """Return the draft that a form describes, with what the form leaves to the target.
 
     Args:
-        source: the draft.
+        source: the draft that was written.
         config: of the form, in public keys; what only the target knows may be missing.
         tensors: of the form, in public names; the target's own may be missing.
 
     Raises:
-        ParityError: names, shapes or outputs differ.
-        CheckpointError: the form does not describe a draft.
+        ParityError: it describes another draft, or its tensors do not fit.
+        CheckpointError: it does not describe a draft.
     """
     told = read_draft_config({"num_target_layers": source.draft.num_target_layers, "ttt_length": 1, **config})
     _check_config(told, source.draft)
     borrowed = {name: source.tensors[name] for name in ("embed_tokens.weight", "lm_head.weight")}
-    found = outputs(load(told, {**borrowed, **tensors}))
-    wanted = outputs(load(source.draft, source.tensors))
+    return load(told, {**borrowed, **tensors})
+
+
+def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) -> float:
+    """Return the largest absolute difference between the outputs of a form that was read back and of the draft.
+
+    Raises:
+        ParityError: they differ by more than rounding.
+    """
+    found, wanted = outputs(form), outputs(draft)
     missing = found.keys() ^ wanted.keys()
     if missing - {"confidence"}:
         raise ParityError(f"the form read back gives {sorted(found)}, the draft {sorted(wanted)}; export again")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ from safetensors.torch import load_file
 from deepspec.artifacts import Artifact, Placement, Report, TargetId, checksum
 from deepspec.decoding.pair import draft_folder
 from deepspec.export.form import Form, Source
+from deepspec.export.gate import Gate
 from deepspec.export.huggingface import DEEPSPEC, HUGGINGFACE
 from deepspec.export.llama_cpp import LLAMA_CPP
-from deepspec.export.proof import difference
+from deepspec.export.proof import difference, load, read_back
 from deepspec.export.sglang import SGLANG
 from deepspec.export.spec import ExportSpec
 from deepspec.export.speculators import SPECULATORS
 from deepspec.export.vllm import VLLM
 from deepspec.formats.draft import WEIGHTS, load_config
 from deepspec.formats.draft_config import write_draft_config
-from deepspec.formats.exports import INDEX, ExportedForm, ExportIndex
+from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.parity import Comparison
 from deepspec.publish import Out
 
 FORMS: Mapping[str, Form] = {
@@ -45,18 +49,25 @@ def run(
     draft = inputs["draft"]
     target = placement.locations.get(TargetId.model_validate(draft.counts["target"]).digest)
     source = read_source(draft_folder(draft, out.scratch), spec.target, None if target is None else Path(target))
-    stored: dict[str, str] = {}
+    model = load(source.draft, source.tensors)
+    gate = None
+    if spec.gate and target is not None:
+        gate = Gate(draft, model, Path(target), placement.device, placement.scratch)
+    writing = Writing(source=source, model=model, gate=gate, out=out)
     forms: dict[str, ExportedForm] = {}
     for done, name in enumerate(spec.forms):
         report.progress(done, len(spec.forms), "forms", name)
-        forms[name] = export(FORMS[name], name, source, out, stored)
-    index = ExportIndex(forms=forms)
+        forms[name] = writing.export(FORMS[name], name)
+    index = ExportIndex(
+        forms=forms, parity=None if gate is None else tuple(_compared(each) for each in gate.comparisons)
+    )
     out.file(INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    report.table("exports", [_row(name, form) for name, form in forms.items()])
+    _tell(index, report)
     return {
         "forms": [name for name, form in forms.items() if form.refused is None],
         "refused": {name: form.refused for name, form in forms.items() if form.refused is not None},
         "difference": {name: form.difference for name, form in forms.items() if form.refused is None},
+        "parity": None if index.parity is None else all(each.passed for each in index.parity),
     }
 
 
@@ -72,37 +83,69 @@ def read_source(folder: Path, target: str, target_folder: Path | None) -> Source
     )
 
 
-def export(form: Form, name: str, source: Source, out: Out, stored: dict[str, str]) -> ExportedForm:
-    """Write one form below `out` and prove it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """Forms on their way into an artifact."""
 
-    Args:
-        form: how it is written and read.
-        name: what it is called.
-        source: the draft.
-        out: where its files go.
-        stored: checksum -> name of what lies there already; grows.
-    """
-    reason = form.refuse(source)
-    if reason is not None:
-        return ExportedForm(refused=reason)
-    folder = out.scratch / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    notes = form.write(source, folder)
-    worst = difference(source, *form.read(folder))
-    files = {path.name: _keep(path, f"{name}__{path.name}", out, stored) for path in sorted(folder.iterdir())}
-    return ExportedForm(files=files, notes=tuple(notes), difference=worst)
+    source: Source
+    model: BlockDraft | EagleDraft
+    """The draft itself, in fp32."""
+    gate: Gate | None
+    """What forms are held against, besides the draft's outputs; None: the target is not here."""
+    out: Out
+    stored: dict[str, str] = field(default_factory=dict)
+    """Checksum -> name of what lies in the artifact already."""
+
+    def export(self, form: Form, name: str) -> ExportedForm:
+        """Write one form and prove it.
+
+        Raises:
+            ParityError: read back, it does not give what the draft gives.
+        """
+        reason = form.refuse(self.source)
+        if reason is not None:
+            return ExportedForm(refused=reason)
+        folder = self.out.scratch / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        notes = form.write(self.source, folder)
+        again = read_back(self.source, *form.read(folder))
+        worst = difference(again, self.model)
+        if self.gate is not None:
+            self.gate.check(name, again)
+        files = {path.name: self._keep(path, f"{name}__{path.name}") for path in sorted(folder.iterdir())}
+        return ExportedForm(files=files, notes=tuple(notes), difference=worst)
+
+    def _keep(self, path: Path, name: str) -> str:
+        """Move a file into the artifact unless its bytes are there already; return the name under which they are."""
+        content = checksum(path)
+        if content in self.stored:
+            path.unlink()
+        else:
+            self.stored[content] = name
+            shutil.move(path, self.out.file(name))
+        return self.stored[content]
 
 
-def _keep(path: Path, name: str, out: Out, stored: dict[str, str]) -> str:
-    """Move a file into the artifact unless its bytes are there already; return the name under which they are."""
-    content = checksum(path)
-    if content in stored:
-        path.unlink()
-    else:
-        stored[content] = name
-        shutil.move(path, out.file(name))
-    return stored[content]
+def _compared(found: Comparison) -> Compared:
+    return Compared(
+        name=found.name,
+        difference=found.difference,
+        tolerance=found.tolerance,
+        passed=found.passed,
+        position=found.position,
+    )
+
+
+def _tell(index: ExportIndex, report: Report) -> None:
+    report.table("exports", [_row(name, form) for name, form in index.forms.items()])
+    if index.parity is None:
+        report.log("the parity gate was not run: it needs the target on this machine, and export.gate")
+        return
+    report.table("parity", [each.row() for each in index.parity])
+    for each in index.parity:
+        if not each.passed:
+            report.log(f"WARNING: {each.name} parts at token {each.position}: {each.difference:.2e}")
 
 
 def _row(name: str, form: ExportedForm) -> dict[str, Any]:

@@ -14,3 +14,5 @@ class ExportSpec(Spec):
     """Which forms are written."""
     target: str = ""
     """Hub id or name of the target as the engines will load it; empty: the one in the draft's config."""
+    gate: bool = True
+    """Whether one text is run through target, cache, draft and every form; needs room for the target in fp32."""

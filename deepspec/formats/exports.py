@@ -31,12 +31,38 @@ class ExportedForm(BaseModel):
     """Largest absolute difference of logits and confidence between the draft and the form read back."""
 
 
+class Compared(BaseModel):
+    """Two forms of one thing on one text, as the parity gate found them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    difference: float
+    """The largest, relative to what is compared."""
+    tolerance: float
+    passed: bool
+    position: int | None
+    """First token at which they part."""
+
+    def row(self) -> dict[str, str]:
+        """Return one row of the table that people read."""
+        verdict = "pass" if self.passed else f"FAIL from token {self.position}"
+        return {
+            "compared": self.name,
+            "difference": f"{self.difference:.1e}",
+            "allowed": f"{self.tolerance:.0e}",
+            "verdict": verdict,
+        }
+
+
 class ExportIndex(BaseModel):
     """exports.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forms: dict[str, ExportedForm]
+    parity: tuple[Compared, ...] | None = None
+    """What the parity gate found; None: it was not run."""
 
 
 def read_index(exports: Artifact) -> ExportIndex:

@@ -38,6 +38,7 @@ def render(spec: ReleaseSpec, found: Released) -> str:
         served=table([speed.served.row()]) if speed.served is not None else "",
         forms=_forms(spec, found),
         refused={name: form.refused for name, form in found.index.forms.items() if form.refused is not None},
+        parity=table([each.row() for each in found.index.parity or ()]),
         lineage=table(card.lineage_rows(found.lineage)),
     )
 

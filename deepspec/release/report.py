@@ -11,6 +11,8 @@ from deepspec.formats.scores import CalibrationScore, Difference, Scores
 from deepspec.formats.speed import Speed
 from deepspec.page import Section
 
+PARITY = "One text through the target, the cache that the draft was trained on, the draft, and every form read back."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Released:
@@ -53,7 +55,11 @@ def _of_scores(scores: Scores) -> list[str]:
 
 def _of_forms(index: ExportIndex) -> list[str]:
     unproved = [name for name, form in index.forms.items() if form.refused is None and form.difference is None]
-    return [f"Not proved by reading back: {', '.join(unproved)}."] if unproved else []
+    told = [f"Not proved by reading back: {', '.join(unproved)}."] if unproved else []
+    if index.parity is None:
+        return [*told, "The parity gate was not run on these forms."]
+    apart = [each.name for each in index.parity if not each.passed]
+    return [*told, f"The parity gate did not pass: {', '.join(apart)}."] if apart else told
 
 
 def _of_speed(speed: Speed) -> list[str]:
@@ -67,7 +73,8 @@ def sections(found: Released) -> list[Section]:
     """Return the parts of the report."""
     rows = [each.row() for each in found.differences]
     before = [Section(title="Against the release before", texts=["That one is the first."], rows=rows)] if rows else []
-    return [*score_sections(found.scores, found.figures), *before, *_speed_sections(found, found.speed)]
+    gate = [Section(title="Parity gate", texts=[PARITY], rows=[each.row() for each in found.index.parity or ()])]
+    return [*score_sections(found.scores, found.figures), *before, *_speed_sections(found, found.speed), *gate]
 
 
 def _speed_sections(found: Released, speed: Speed) -> list[Section]:

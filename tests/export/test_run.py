@@ -1,15 +1,21 @@
 """The stage: forms in an artifact, an index that finds them, and folders laid out again."""
 
+from pathlib import Path
+
 import pytest
 
 from deepspec.artifacts import Placement, TargetId, open_artifact
+from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError, UnknownNameError
-from deepspec.export.run import run
+from deepspec.export.gate import Gate
+from deepspec.export.proof import load
+from deepspec.export.run import read_source, run
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import read_index, write_form
 from deepspec.publish import Out
 from deepspec.store import Store
+from tests.evaluate.published import given
 from tests.export.drafts import write_draft, write_target
 from tests.prepare.silence import Silence
 
@@ -30,7 +36,7 @@ def publish_exports(tmp_path, kind, **options):
     draft = publish_draft(store, tmp_path / "scratch", kind)
     out = Out(store, "exports", f"exports-{kind}", {"draft": draft.ref}, tmp_path / "scratch")
     placement = Placement(locations={TARGET.digest: str(write_target(tmp_path / "target"))})
-    spec = ExportSpec(target="ORG/target", **options)
+    spec = ExportSpec(target="ORG/target", gate=False, **options)
     report = Silence()
     counts = run(spec, {"draft": draft}, out, placement, report)
     return open_artifact(store, out.publish(spec, 1, counts), tmp_path / "scratch"), counts, report
@@ -43,6 +49,31 @@ def test_every_form_is_written_or_refused_and_counted(tmp_path):
     assert "rnn Markov head" in counts["refused"]["vllm"]
     assert set(counts["difference"].values()) == {0.0}
     assert [row["form"] for row in dict(report.told)["exports"]] == list(read_index(exports).forms)
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_path, algorithm):
+    case = given(tmp_path, algorithm=algorithm)
+    out = Out(case.store, "exports", "e" * 32, {"draft": case.draft.ref}, tmp_path / "scratch")
+    report = Silence()
+    counts = run(ExportSpec(), {"draft": case.draft}, out, case.placement, report)
+    exports = open_artifact(case.store, out.publish(ExportSpec(), 1, counts), tmp_path / "scratch")
+    parity = read_index(exports).parity
+    assert parity is not None
+    assert [each.name for each in parity[:2]] == ["stepwise states", "decoding form"]
+    assert {each.name.removeprefix("exported form ") for each in parity[2:]} == set(counts["forms"])
+    assert counts["parity"] is True, dict(report.told)["parity"]
+
+
+def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path):
+    case = given(tmp_path)
+    source = read_source(draft_folder(case.draft, tmp_path / "scratch"), "t", None)
+    folder = Path(case.placement.locations[case.target.digest])
+    gate = Gate(case.draft, load(source.draft, source.tensors), folder, "cpu", tmp_path / "scratch")
+    other = {**source.tensors, "fc.weight": source.tensors["fc.weight"].roll(1, 0)}
+    gate.check("other", load(source.draft, other))
+    assert not gate.comparisons[-1].passed
+    assert gate.comparisons[-1].position is not None
 
 
 def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path):

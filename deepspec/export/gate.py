@@ -1,0 +1,78 @@
+"""The parity gate of an export: one text through target, cache, draft, and every form that was written."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepspec.artifacts import Artifact, open_artifact
+from deepspec.errors import NotPublishedError
+from deepspec.formats.records import Record
+from deepspec.formats.target_cache import TOKENS_ONLY, CacheFacts, TargetCache
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.parity import check_form, check_parity
+from deepspec.target.load import Target, load_target
+
+TEXT = (
+    "A draft proposes several tokens and the target checks them in one pass: what comes out is what the target alone "
+    "would have said, and where both agree it comes sooner. Whether they agree is what this text is for."
+)
+"""Read where no cache is at hand."""
+LENGTH = range(24, 192)
+"""Tokens that a sample of the cache may have to serve as the text."""
+
+
+class Gate:
+    """What all forms of a draft are held against.
+
+    Args:
+        draft: its artifact; the cache that it was trained on gives the text, where it is still published.
+        model: the draft as trained, in fp32.
+        folder: of the target.
+        device: of the target.
+        scratch: for parts of the cache that are fetched.
+    """
+
+    def __init__(
+        self, draft: Artifact, model: BlockDraft | EagleDraft, folder: Path, device: str, scratch: Path
+    ) -> None:
+        """Run the text through target and draft."""
+        target = load_target(folder, torch.float32, device)
+        facts, record = _cached(draft, scratch)
+        self._model = model.to(target.device)
+        self._ids = _text(target, model) if record is None else record.input_ids
+        same = record is not None and facts is not None and facts.dtype == "float32"
+        found = check_parity(
+            target, model, self._ids, cached=record if same else None, codec=facts.codec if facts else "bf16"
+        )
+        with torch.inference_mode():
+            self._hidden = target.capture(self._ids[None], model.config.target_layer_ids)[0][0]
+        self.comparisons = list(found.comparisons)
+
+    def check(self, name: str, form: BlockDraft | EagleDraft) -> None:
+        """Add the comparison of a form that was read back."""
+        self.comparisons.append(check_form(name, form.to(self._hidden.device), self._model, self._ids, self._hidden))
+
+
+def _cached(draft: Artifact, scratch: Path) -> tuple[CacheFacts | None, Record | None]:
+    """Return the first sample of a fitting length in the cache that a draft was trained on."""
+    ref = draft.manifest.inputs.get("target_cache")
+    try:
+        artifact = None if ref is None else open_artifact(draft.store, ref, scratch)
+    except NotPublishedError:
+        artifact = None
+    if artifact is None:
+        return None, None
+    facts = CacheFacts.model_validate(artifact.counts)
+    if facts.codec == TOKENS_ONLY:
+        return facts, None
+    cache = TargetCache(artifact, scratch)
+    fitting = (cache.record(n) for n in range(min(len(cache), 64)))
+    return facts, next((record for record in fitting if len(record.input_ids) in LENGTH), None)
+
+
+def _text(target: Target, model: BlockDraft | EagleDraft) -> Tensor:
+    """Return the fixed text in the target's tokens, repeated until blocks fit into it."""
+    ids: list[int] = target.tokenizer(TEXT)["input_ids"]
+    wanted = max(LENGTH.start, 4 * model.config.block_size)
+    return torch.tensor((ids * (wanted // len(ids) + 1))[: LENGTH.stop])

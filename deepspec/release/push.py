@@ -1,0 +1,80 @@
+"""Bring a release to where its users are: a repository of the Hugging Face hub, or another store."""
+
+import secrets
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from deepspec.artifacts import MANIFEST, Artifact
+from deepspec.errors import SpecError, StoreError
+from deepspec.formats.exports import read_index, write_form
+from deepspec.store import Store
+
+HUB = "hf:"
+"""A destination that begins so is a repository of the hub."""
+
+ROOT_FORM = "deepspec"
+"""Form whose files lie at the root of a repository, where vLLM and our own reader look; the others have folders."""
+
+
+def push(release: Artifact, destination: str, scratch: Path, *, private: bool = False) -> str:
+    """Publish a release and return where it lies.
+
+    Args:
+        release: the artifact.
+        destination: `hf:ORG/NAME`, or the root of a store (a folder, `s3://bucket/prefix`).
+        scratch: for the folder that is uploaded.
+        private: whether a repository that is made now is private.
+
+    Raises:
+        SpecError: it is no release.
+        StoreError: the hub or the store refuses.
+    """
+    if release.manifest.kind != "release":
+        raise SpecError(f"{release.prefix} is of kind {release.manifest.kind}; wanted a release, see: deepspec status")
+    if not destination.startswith(HUB):
+        return copy(release, Store(destination), scratch)
+    folder = scratch / "pushed" / release.manifest.address
+    shutil.rmtree(folder, ignore_errors=True)
+    lay_out(release, folder)
+    return _upload(folder, destination.removeprefix(HUB), private, release.manifest.address)
+
+
+def lay_out(release: Artifact, folder: Path) -> None:
+    """Write a release as a repository: card, reports and the public form at the root, the other forms below."""
+    folder.mkdir(parents=True)
+    index = read_index(release)
+    of_forms = {stored for form in index.forms.values() for stored in form.files.values()}
+    for name in set(release.names()) - of_forms | {"README.md"}:
+        shutil.copyfile(release.path(name), folder / name)
+    for name, form in index.forms.items():
+        if form.refused is None:
+            write_form(release, name, folder if name == ROOT_FORM else folder / name)
+
+
+def copy(release: Artifact, store: Store, scratch: Path) -> str:
+    """Copy a release into another store, its commit mark last; return where it lies."""
+    for name, entry in release.manifest.files.items():
+        moved = scratch / "pushed" / f"{secrets.token_hex(6)}-{name}"  # the store takes the file away
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(release.path(name), moved)
+        store.put_file(moved, f"{release.prefix}/{entry.key}")
+        moved.unlink(missing_ok=True)
+    mark = f"{release.prefix}/{MANIFEST}"
+    store.write_bytes(mark, release.store.read_bytes(mark))
+    return store.uri(release.prefix)
+
+
+def _upload(folder: Path, repository: str, private: bool, address: str) -> str:
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Release {address[:12]}")
+    except HFValidationError as error:
+        raise SpecError(f"{repository!r} is no name of a repository; wanted hf:ORG/NAME") from error
+    except (HfHubHTTPError, OSError) as error:
+        advice = "check the network, and log in with: hf auth login"
+        raise StoreError(f"the hub refuses {repository}: {error}; {advice}") from error
+    return str(url)
