@@ -67,7 +67,7 @@ def read_gguf(path: Path, *, tensors: bool) -> GgufFile:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Cursor(data, path).read(tensors)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, OverflowError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path} is not a whole GGUF file: {error}") from error
 
 

@@ -36,6 +36,10 @@ def written(form, source, folder):
     return folder, FORMS[form].write(source, folder)
 
 
+ROUNDING = 2e-6
+"""What the same weights may differ by: kernels round otherwise where tensors lie otherwise in memory."""
+
+
 def apart(source, config, tensors):
     """Return how far a form that was read back is from its draft."""
     return difference(read_back(source, config, tensors), load(source.draft, source.tensors))
@@ -48,7 +52,7 @@ def test_a_form_gives_back_the_draft_or_refuses_it_by_name(source, kind, form, t
     assert (reason is None) == (kind in WRITTEN[form]), reason
     if reason is None:
         folder, _ = written(form, source, tmp_path / "form")
-        assert apart(source, *FORMS[form].read(folder)) == 0
+        assert apart(source, *FORMS[form].read(folder)) <= ROUNDING
 
 
 def config_of(form, source, tmp_path):

@@ -47,7 +47,7 @@ def test_every_form_is_written_or_refused_and_counted(tmp_path):
     assert counts["forms"] == ["deepspec", "sglang", "huggingface", "speculators"]
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
     assert "rnn Markov head" in counts["refused"]["vllm"]
-    assert set(counts["difference"].values()) == {0.0}
+    assert max(counts["difference"].values()) < 2e-6
     assert [row["form"] for row in dict(report.told)["exports"]] == list(read_index(exports).forms)
 
 

@@ -1,7 +1,8 @@
 """An exported draft proposes in llama.cpp what it proposes here: same slots, same tokens, no shift by one.
 
-The draft knows nothing but bigrams of one answer: its final norm is zero, so the Markov head alone decides. What the
-engine must accept can then be counted by hand.
+The drafts know nothing but bigrams of one answer. What the engine must accept can then be counted by hand. DSpark says
+them by its Markov head (its final norm is zero), DFlash by an MLP with a neuron for each token, Eagle3 by an attention
+whose every position sees itself alone and whose values name the token.
 """
 
 import json
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
@@ -36,7 +38,7 @@ SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],
 }  # fmt: skip
 QUESTION = "Write a Python function `add` that returns the sum of two numbers."
-TOKENS, SLOTS, RANK = 32, 7, 64
+TOKENS, SLOTS, RANK, MASK = 32, 7, 64, 5
 
 
 @pytest.fixture(scope="module")
@@ -89,55 +91,169 @@ def ask(url):
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0, "max_tokens": TOKENS, "logprobs": True,
     }  # fmt: skip
-    request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        answer = json.load(response)
+    answer = _post(f"{url}/v1/chat/completions", body)
     return [each["id"] for each in answer["choices"][0]["logprobs"]["content"]], answer["timings"]
 
 
-def bigram_draft(folder, ids):
-    """Write a draft that follows each token of the answer with the token that came last after it."""
+def tokenized(url):
+    """Return the tokens that the engine reads for the question."""
+    body = {"messages": [{"role": "user", "content": QUESTION}]}
+    prompt = _post(f"{url}/apply-template", body)["prompt"]
+    return _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
+
+
+def _post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)
+
+
+@torch.no_grad()
+def dspark_bigrams(after):
+    """Return a DSpark draft that follows each token of the answer with the token that came last after it."""
     recipe = DraftRecipe(num_layers=1, block_size=SLOTS, markov_rank=RANK, confidence_head=False)
-    model = build_draft(new_draft_config(read(SMOLLM2), recipe, (1, 14, 26), 5, Objective()))
+    model = blank(recipe, (1, 14, 26))
     assert isinstance(model, BlockDraft)
-    after = dict(pairwise(ids))
     assert len(after) <= RANK
+    model.norm.weight.zero_()
+    for weight in (model.markov_head.markov_w1.weight, model.markov_head.markov_w2.weight):
+        weight.zero_()
+    for row, (token, follower) in enumerate(after.items()):
+        model.markov_head.markov_w1.weight[token, row] = 1
+        model.markov_head.markov_w2.weight[follower, row] = 10
+    return model
+
+
+@pytest.fixture(scope="module")
+def embedding(target):
+    """Return the target's token embedding, which is its head, too: `(V, D)`."""
+    reader = gguf.GGUFReader(target / "target.gguf")
+    found = next(each for each in reader.tensors if each.name == "token_embd.weight")
+    return torch.from_numpy(gguf.dequantize(found.data, found.tensor_type).copy()).float()
+
+
+def told_apart(embedding, tokens):
+    """Return rows `(N, D)` that give 1 on the normed embedding of their own token and 0 on those of the others."""
+    normed = torch.nn.functional.rms_norm(embedding[tokens], (embedding.shape[1],), eps=1e-5)
+    return torch.linalg.pinv(normed).T
+
+
+def saying(embedding, token):
+    """Return a state `(D,)` at which the head says the token, by far."""
+    state = embedding[token] / embedding[token].norm()
+    for _ in range(200):
+        scores = embedding @ state
+        scores[token] -= 0.5 * scores[token].abs()
+        rival = int(scores.argmax())
+        if rival == token:
+            break
+        state = state + 0.1 * (embedding[token] - embedding[rival])
+    return state / state.norm()
+
+
+def blank(recipe, layers):
+    """Return a draft of small random weights, its norms 1."""
+    mask = None if recipe.algorithm == "eagle3" else MASK
+    model = build_draft(new_draft_config(read(SMOLLM2), recipe, layers, mask, Objective()))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-        model.norm.weight.zero_()
-        for weight in (model.markov_head.markov_w1.weight, model.markov_head.markov_w2.weight):
-            weight.zero_()
-        for row, (token, follower) in enumerate(after.items()):
-            model.markov_head.markov_w1.weight[token, row] = 1
-            model.markov_head.markov_w2.weight[follower, row] = 10
-    save_draft(model.to(torch.bfloat16), folder)
-    return after
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1) if "norm" in name else parameter.normal_(std=0.02)
+    return model
 
 
-def accepted_by_hand(ids, after):
+@torch.no_grad()
+def dflash_bigrams(embedding, after):
+    """Return a DFlash draft whose first slot says what follows the anchor; the others know nothing."""
+    model = blank(DraftRecipe(algorithm="dflash", num_layers=1, block_size=SLOTS), (1, 14, 26))
+    layer, known = model.layers[0], [*after, MASK]
+    layer.self_attn.o_proj.weight.zero_()
+    for matrix in (layer.mlp.gate_proj, layer.mlp.up_proj):
+        matrix.weight.zero_()
+        matrix.weight[: len(known)] = 10 * told_apart(embedding, known)
+    layer.mlp.down_proj.weight.zero_()
+    for row, follower in enumerate(after.values()):
+        layer.mlp.down_proj.weight[:, row] = 10 * saying(embedding, follower)
+    return model
+
+
+@torch.no_grad()
+def eagle_bigrams(embedding, after, seen):
+    """Return an Eagle3 draft that says what follows each token, one after another."""
+    recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
+    model = blank(recipe, (1, 14, 26))
+    attention, size = model.layers[0].self_attn, embedding.shape[1]
+    known = [*after, *sorted(set(seen) - after.keys())]
+    rows = told_apart(embedding, known)
+    model.fc.weight.zero_()
+    model.layers[0].mlp.down_proj.weight.zero_()
+    for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        matrix.weight.zero_()
+    attention.q_proj.weight[:, :size] = 12 * rows.sum(0)  # the same for every token: a position sees itself best
+    attention.k_proj.weight[:, :size] = 12 * rows.sum(0)
+    attention.v_proj.weight[: len(after), :size] = rows[: len(after)]
+    heads = SMOLLM2["num_attention_heads"] // SMOLLM2["num_key_value_heads"]
+    for row, follower in enumerate(after.values()):
+        group, place = divmod(row, 64)
+        attention.o_proj.weight[:, heads * group * 64 + place] = 10 * saying(embedding, follower)
+    return model
+
+
+def accepted_by_hand(ids, after, most=SLOTS):
     """Return how many drafted tokens are accepted when the answer is `ids`, and how many rounds that takes."""
     place, accepted, rounds = 0, 0, 0
     while place + 1 < len(ids):
         token, here = ids[place], 0
-        while here < SLOTS and place + 1 + here < len(ids) and after.get(token) == ids[place + 1 + here]:
+        while here < most and place + 1 + here < len(ids) and after.get(token) == ids[place + 1 + here]:
             token, here = ids[place + 1 + here], here + 1
         accepted, rounds, place = accepted + here, rounds + 1, place + here + 1
     return accepted, rounds
 
 
-def test_the_engine_accepts_what_can_be_counted_by_hand(target, tmp_path):
+@pytest.fixture(scope="module")
+def answer(target):
+    """Return the greedy answer, and the tokens of the question."""
     with engine(target) as url:
         ids, _ = ask(url)
-    after = bigram_draft(tmp_path / "draft", ids)
-    source = read_source(tmp_path / "draft", "t", target)
-    (tmp_path / "gguf").mkdir()
-    FORMS["llama.cpp"].write(source, tmp_path / "gguf")
-    with engine(target, "--draft", f"{tmp_path}/gguf/draft.gguf", "--draft-tokens", str(SLOTS)) as url:
-        again, timings = ask(url)
+        return ids, tokenized(url)
+
+
+def served(target, folder, model, algorithm):
+    """Return the answer, and what the engine tells of a draft that is exported for it."""
+    save_draft(model.to(torch.bfloat16), folder / "draft")
+    source = read_source(folder / "draft", "t", target)
+    assert FORMS["llama.cpp"].refuse(source) is None
+    (folder / "gguf").mkdir()
+    FORMS["llama.cpp"].write(source, folder / "gguf")
+    options = ("--draft", f"{folder}/gguf/draft.gguf", "--draft-tokens", str(SLOTS), "--draft-type", algorithm)
+    with engine(target, *options) as url:
+        return ask(url)
+
+
+def test_the_engine_accepts_what_can_be_counted_by_hand(target, answer, tmp_path):
+    ids, _ = answer
+    after = dict(pairwise(ids))
+    again, timings = served(target, tmp_path, dspark_bigrams(after), "dspark")
     assert again == ids, "speculation changes no token"
     accepted, rounds = accepted_by_hand(ids, after)
     assert accepted > 2 * rounds, "the bigrams of an answer predict most of it"
     assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS, "up to the round that the limit cuts"
+
+
+def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(target, answer, embedding, tmp_path):
+    ids, _ = answer
+    after = dict(pairwise(ids))
+    again, timings = served(target, tmp_path, dflash_bigrams(embedding, after), "dspark")
+    assert again == ids
+    accepted, rounds = accepted_by_hand(ids, after, most=1)
+    assert accepted > 0.7 * rounds
+    assert abs(timings["draft_n_accepted"] - accepted) <= 2, "one a round, but for a slot that guesses right by chance"
+
+
+def test_the_engine_drafts_with_eagle3_token_by_token(target, answer, embedding, tmp_path):
+    ids, question = answer
+    after = dict(pairwise(ids))
+    again, timings = served(target, tmp_path, eagle_bigrams(embedding, after, question), "eagle3")
+    assert again == ids
+    accepted, rounds = accepted_by_hand(ids, after)
+    assert accepted > 2 * rounds
+    assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS

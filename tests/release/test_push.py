@@ -22,7 +22,7 @@ def test_another_store_holds_the_same_release(tmp_path: Path):
     again = open_artifact(other, published.ref, tmp_path / "scratch")
     assert again.manifest == published.manifest
     assert again.read_bytes("README.md").decode() == card
-    assert published.read_bytes("vllm__config.json") == again.read_bytes("vllm__config.json")
+    assert published.read_bytes("sglang__config.json") == again.read_bytes("sglang__config.json")
     assert not list((tmp_path / "scratch" / "pushed").iterdir())
 
 
