@@ -6,6 +6,7 @@ The header has a fixed size, so that states stream to the file as they come and 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,14 +192,12 @@ class Part:
         except (ValueError, RuntimeError, zstandard.ZstdError) as error:
             raise CorruptArtifactError(f"{self.name}: sample {row['sample_id']}: {error}; {ADVICE}") from error
         split = length * self._captured
-        last_hidden = states.new_zeros(length, self._width)
-        last_hidden[kept] = states[split:]
         return Record(
             sample_id=str(row["sample_id"]),
             input_ids=torch.from_numpy(ids.view(np.int32).astype(np.int64)),
             loss_mask=loss_mask,
             hidden=states[:split].view(length, self._captured * self._width),
-            last_hidden=last_hidden,
+            last_hidden=_spread(states[split:], kept),
         )
 
     def _slice(self, start: int, size: int) -> Bytes:
@@ -206,6 +205,20 @@ class Part:
         if len(data) != size:
             raise CorruptArtifactError(f"{self.name}: the file ends before byte {start + size}; {ADVICE}")
         return data
+
+
+def _spread(rows: Tensor, kept: Tensor) -> Tensor:
+    """Return `(T, D)`: the rows at the places that were kept, zeros elsewhere; copied run by run, every byte once."""
+    spread = rows.new_empty(len(kept), rows.shape[1])
+    edges = [0, *((kept[1:] ^ kept[:-1]).nonzero().flatten() + 1).tolist(), len(kept)]
+    taken = 0
+    for start, end in pairwise(edges):
+        if kept[start]:
+            spread[start:end] = rows[taken : taken + end - start]
+            taken += end - start
+        else:
+            spread[start:end] = 0
+    return spread
 
 
 def concatenate(columns: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:

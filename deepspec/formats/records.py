@@ -6,7 +6,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from deepspec.errors import TrainingError
 
@@ -67,11 +66,21 @@ def collate(records: Sequence[Record]) -> Batch:
     return Batch(
         sample_ids=tuple(record.sample_id for record in records),
         lengths=torch.tensor([len(record.input_ids) for record in records]),
-        input_ids=pad_sequence([record.input_ids for record in records], batch_first=True),
-        loss_mask=pad_sequence([record.loss_mask for record in records], batch_first=True),
-        hidden=pad_sequence([record.hidden for record in records], batch_first=True),
-        last_hidden=pad_sequence([record.last_hidden for record in records], batch_first=True),
+        input_ids=_padded([record.input_ids for record in records]),
+        loss_mask=_padded([record.loss_mask for record in records]),
+        hidden=_padded([record.hidden for record in records]),
+        last_hidden=_padded([record.last_hidden for record in records]),
     )
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Return the rows as one tensor, zeros after each; every byte is written once, which `pad_sequence` does not."""
+    longest = max(len(row) for row in rows)
+    padded = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+        place[len(row) :] = 0
+    return padded
 
 
 def _check(record: Record) -> None:
