@@ -21,7 +21,7 @@ def cases(kind: str, *wanted: str, algorithm: str = "") -> list[Any]:
     """Return the folders of a kind that hold all the wanted files; one skipped parameter where there are none.
 
     Args:
-        kind: folder below the root.
+        kind: folder below the root that holds the cases.
         wanted: files that a case must hold.
         algorithm: "blocks" or "eagle3": only cases whose draft is of this kind.
     """
@@ -33,9 +33,7 @@ def cases(kind: str, *wanted: str, algorithm: str = "") -> list[Any]:
         found = [case for case in found if _algorithm(case) == algorithm]
     if not found:
         return [
-            pytest.param(
-                None, marks=pytest.mark.skip(reason=f"no {kind} case of {algorithm} with {wanted} under {folder}")
-            )
+            pytest.param(None, marks=pytest.mark.skip(reason=f"no case with {', '.join(wanted)} under {folder / kind}"))
         ]
     return [pytest.param(case, id=case.name) for case in found]
 
@@ -43,6 +41,11 @@ def cases(kind: str, *wanted: str, algorithm: str = "") -> list[Any]:
 def _algorithm(case: Path) -> str:
     config = json.loads((case / "draft" / "config.json").read_text())
     return "blocks" if "block_size" in config else "eagle3"
+
+
+def target(told: str) -> Path:
+    """Return the golden target whose folder a file names, with or without the folders above it."""
+    return path("targets", Path(told).name)
 
 
 def path(*parts: str) -> Path:

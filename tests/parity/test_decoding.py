@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,39 +17,46 @@ from deepspec.decoding.target_rows import TargetRows
 from deepspec.evaluate.calibration import auroc, calibration, survival, traces
 from deepspec.formats.draft import load_draft
 from deepspec.target.load import Target, load_target
+from tests.parity.golden import MISSING, root, target
 
-INFORMATIVE = ("bf16", "seeded")
-"""Runs that depend on kernels, or on the order in which a global random generator was called."""
 
-GOLDEN = Path(os.environ.get("DEEPSPEC_GOLDEN", "/nonexistent"))
-RUNS = [
-    path
-    for path in sorted(GOLDEN.glob("eval/*/*.json"))
-    if (path.parent / "draft").is_dir() and "samples" in json.loads(path.read_text())
-    if not any(word in path.stem for word in INFORMATIVE)
-]
-
-if not RUNS:
-    pytest.skip("DEEPSPEC_GOLDEN names no folder with golden eval cases", allow_module_level=True)
+def runs() -> list[Path]:
+    """Return the runs that must be met: at temperature 0 in fp32. Others depend on kernels or on a global generator."""
+    found = root()
+    drafts = [] if found is None else sorted(found.glob("eval/*/draft/config.json"))
+    return [run for draft in drafts for run in sorted(draft.parents[1].glob("*.json")) if _is_reproducible(read(run))]
 
 
 @cache
-def target_of(draft: Path) -> Target:
-    """Return the golden target with the draft's vocabulary, hidden size and kind of model."""
-    keys = ("vocab_size", "hidden_size", "model_type")
-    wanted = [json.loads((draft / "config.json").read_text()).get(key) for key in keys]
-    for folder in sorted(GOLDEN.glob("targets/*")):
-        config = json.loads((folder / "config.json").read_text())
-        if [config.get(key) for key in keys] == wanted:
-            return load_target(folder)
-    pytest.fail(f"no golden target fits {draft}")
+def read(run: Path) -> dict[str, Any]:
+    """Return what a run's file tells."""
+    told: dict[str, Any] = json.loads(run.read_text())
+    return told
+
+
+def _is_reproducible(told: dict[str, Any]) -> bool:
+    return "samples" in told and told["args"]["temperature"] == 0 and told["dtype"] == "torch.float32"
+
+
+RUNS = runs()
+FIRST = {run.parent: run for run in reversed(RUNS)}
+"""One run of each case."""
+
+if not RUNS:
+    pytest.skip(MISSING if root() is None else f"no eval case under {root()}", allow_module_level=True)
+
+
+@cache
+def target_of(run: Path) -> Target:
+    """Return the golden target that a run's arguments name."""
+    return load_target(target(read(run)["args"]["target_name_or_path"]))
 
 
 @cache
 def decoded(run: Path, batch: int) -> list[Decoded]:
     """Decode a run's prompts as it was decoded."""
-    expected = json.loads(run.read_text())
-    target, draft = target_of(run.parent / "draft"), load_draft(run.parent / "draft")
+    expected = read(run)
+    target, draft = target_of(run), load_draft(run.parent / "draft")
     stops = frozenset(expected["samples"][0]["stop_token_ids"])
     proposer = proposer_for(draft, stop_ids=stops)
     settings = Settings(
@@ -64,14 +70,15 @@ def decoded(run: Path, batch: int) -> list[Decoded]:
     return sorted(decoder.decode(prompts), key=lambda sample: int(sample.sample_id))
 
 
-def name(run: Path) -> str:
-    return f"{run.parent.name}-{run.stem}"
+def name(value: object) -> str | None:
+    return f"{value.parent.name}-{value.stem}" if isinstance(value, Path) else None
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("run", RUNS, ids=name)
+@pytest.mark.parametrize(
+    ("run", "batch"), [*((run, 8) for run in RUNS), *((run, 1) for run in FIRST.values())], ids=name
+)
 def test_rounds_are_those_of_the_public_evaluator(run: Path, batch: int):
-    for ours, theirs in zip(decoded(run, batch), json.loads(run.read_text())["samples"], strict=True):
+    for ours, theirs in zip(decoded(run, batch), read(run)["samples"], strict=True):
         assert [*theirs["prompt_ids"], *ours.tokens][: len(theirs["output_ids"])] == theirs["output_ids"]
         assert [each.proposed for each in ours.rounds] == theirs["proposal_lengths"]
         assert [each.accepted for each in ours.rounds] == theirs["accepted_draft_lengths"]
@@ -84,7 +91,7 @@ def test_rounds_are_those_of_the_public_evaluator(run: Path, batch: int):
 
 @pytest.mark.parametrize("run", RUNS, ids=name)
 def test_metrics_counted_their_way_are_theirs(run: Path):
-    expected = json.loads(run.read_text())
+    expected = read(run)
     summary, row = expected["metric_summary"], expected["metrics_row"]
     slots = len(summary["proposals_at_pos"])
     sums = tally(decoded(run, 8), slots, within_limit=False)
@@ -99,9 +106,9 @@ def test_metrics_counted_their_way_are_theirs(run: Path):
     assert np.nan_to_num(ratios["cumulative"]).tolist() == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if "confidence_row" in json.loads(run.read_text())], ids=name)
+@pytest.mark.parametrize("run", [run for run in RUNS if "confidence_row" in read(run)], ids=name)
 def test_calibration_is_theirs(run: Path):
-    row: dict[str, Any] = json.loads(run.read_text())["confidence_row"]
+    row: dict[str, Any] = read(run)["confidence_row"]
     ours = {each.position - 1: each for each in calibration(decoded(run, 8)) if each.count}
     logits, proposed, accepted = traces(decoded(run, 8))
     chances = survival(logits)
@@ -118,7 +125,7 @@ def test_calibration_is_theirs(run: Path):
             assert mine.auroc == pytest.approx(golden["auc"], abs=0.05)
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if run.stem == "greedy"], ids=name)
+@pytest.mark.parametrize("run", [run for run in RUNS if "target_greedy_ids" in read(run)["samples"][0]], ids=name)
 def test_greedy_output_is_the_targets_own(run: Path):
-    for ours, theirs in zip(decoded(run, 8), json.loads(run.read_text())["samples"], strict=True):
+    for ours, theirs in zip(decoded(run, 8), read(run)["samples"], strict=True):
         assert [*theirs["prompt_ids"], *ours.tokens][: len(theirs["output_ids"])] == theirs["target_greedy_ids"]
