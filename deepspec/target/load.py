@@ -122,9 +122,7 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     spread = {"device_map": "auto"} if device == "auto" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, attn_implementation="sdpa", use_safetensors=True, **spread
-        )
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, use_safetensors=True, **spread)
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
