@@ -22,11 +22,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @app.command()
 def inspect(checkpoint: str, debug: Debug = False) -> None:
-    """Show what a draft checkpoint is: a folder or a hub id."""
+    """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched."""
     del debug
     from deepspec.formats.draft import describe  # loads torch
+    from deepspec.formats.draft_files import checkpoint_folder
 
-    console.print(rich_table(checkpoint, describe(Path(checkpoint))))
+    console.print(rich_table(checkpoint, describe(checkpoint_folder(checkpoint, weights=False))))
 
 
 @app.command()

@@ -11,8 +11,8 @@ from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.results import Settings
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
-from deepspec.formats.draft import CONFIG, WEIGHTS, load_draft
-from deepspec.formats.draft_config import check_target
+from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
+from deepspec.formats.draft_config import check_mask_token, check_target
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.target.load import Target, load_target
 
@@ -74,11 +74,12 @@ def load_pair(target_folder: Path, draft_folder: Path, *, dtype: str, device: st
 
     Raises:
         TargetError: the target cannot be loaded.
-        CheckpointError: the draft cannot be loaded, or was made for another target.
+        CheckpointError: the draft cannot be loaded, or was made for another target, or text holds its mask token.
     """
+    check_target(load_config(draft_folder), families.read_folder(target_folder))
     target = load_target(target_folder, dtype, device)
     draft = load_draft(draft_folder, target.dtype, target.device)
-    check_target(draft.config, families.read(target.model.config.to_dict()))
+    check_mask_token(draft.config, target.tokenizer)
     lay_out_for_decoding(target.model)
     lay_out_for_decoding(draft)
     proposer = proposer_for(draft, slots)

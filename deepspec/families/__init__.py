@@ -3,9 +3,11 @@
 The only room that reads such configs. A new family is a row of `FAMILIES` and, where its block differs, a function.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from deepspec.errors import TargetError, UnknownNameError
@@ -13,7 +15,7 @@ from deepspec.families import gemma, llama
 from deepspec.families.rope import Config
 from deepspec.families.shape import BlockShape, TargetShape
 
-__all__ = ["FAMILIES", "BlockShape", "Family", "TargetShape", "family_named", "qwen3_block", "read"]
+__all__ = ["FAMILIES", "BlockShape", "Family", "TargetShape", "family_named", "qwen3_block", "read", "read_folder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,15 @@ def read(config: Config) -> TargetShape:
         text_config=text,
         top_model_type=top,
     )
+
+
+def read_folder(folder: Path) -> TargetShape:
+    """Return what a draft must know of the model in a folder; errors as in `read`, and for a config.json not there."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TargetError(f"target {folder}: config.json cannot be read: {error}; check the folder") from error
+    return read(config)
 
 
 def qwen3_block(block: BlockShape) -> BlockShape:

@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deepspec.errors import CheckpointError
+from deepspec.errors import CheckpointError, InputError
 from deepspec.formats.draft_config import read_draft_config, write_draft_config
+from deepspec.formats.draft_files import CONFIG, WEIGHTS, read_config, read_shapes, read_tensors, weight_files
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "adopt_target",
+    "choose_vocabulary",
+    "describe",
+    "load_config",
+    "load_draft",
+    "save_draft",
+]
 
 
 def load_draft(
@@ -33,10 +41,10 @@ def load_draft(
         TargetError, UnknownNameError: the config's block cannot be read.
     """
     config = load_config(folder)
-    with torch.device("meta"):
-        model = build_draft(config)
-    tensors = _read_tensors(folder / WEIGHTS)
-    _check_tensors(tensors, model.state_dict(), folder / WEIGHTS)
+    model = _on_meta(config)
+    tensors = read_tensors(folder)
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, _shapes(model), folder)
+    _check_values(tensors, folder)
     moved = {name: _cast(tensor, dtype).to(device) for name, tensor in tensors.items()}
     model.load_state_dict(moved, assign=True)
     if isinstance(model, EagleDraft) and config.reduced_vocabulary:
@@ -46,7 +54,7 @@ def load_draft(
 
 def load_config(folder: Path) -> DraftConfig:
     """Return what the draft in a folder is, without its weights; errors as in `load_draft`."""
-    return read_draft_config(_read_json(folder / CONFIG))
+    return read_draft_config(read_config(folder))
 
 
 def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
@@ -97,23 +105,35 @@ def choose_vocabulary(model: EagleDraft, counts: Tensor) -> float:
     return float(counts[known].sum() / counts.sum().clamp(min=1))
 
 
-def describe(path: Path) -> list[dict[str, str]]:
+def describe(folder: Path) -> list[dict[str, str]]:
     """Return rows (`what`, `value`) that say what lies in a folder: a draft in DeepSpec's form, or what else.
+
+    Of the weights only the headers are read: names and shapes are held against the config.
 
     Raises:
         CheckpointError: there is no readable config.json.
     """
-    raw = _read_json(path / CONFIG)
-    rows: list[tuple[str, Any]]
+    raw = read_config(folder)
     try:
-        rows = _draft_rows(read_draft_config(raw))
-    except CheckpointError as error:
+        draft = read_draft_config(raw)
+        rows = [*_draft_rows(draft), *_weight_rows(draft, folder)]
+    except InputError as error:
         rows = [*_foreign_rows(raw), ("why it is no draft in DeepSpec's form", error)]
-    weights = path / WEIGHTS
-    if weights.exists():
-        shapes = _shapes(weights)
-        rows += [("tensors", len(shapes)), ("parameters", f"{sum(shapes.values()):,}")]
     return [{"what": what, "value": str(value)} for what, value in rows]
+
+
+def _weight_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
+    """Return how many parameters a config asks for, and whether the files have them."""
+    model = _on_meta(draft)
+    trained = sum(parameter.numel() for _, parameter in model.trainable())
+    frozen = sum(tensor.numel() for tensor in model.state_dict().values()) - trained
+    rows: list[tuple[str, Any]] = [("parameters", f"{trained:,} trained, {frozen:,} of the target's")]
+    try:
+        _check_shapes(read_shapes(folder), _shapes(model), folder)
+        rows.append(("weights", f"{', '.join(path.name for path in weight_files(folder))}: all there"))
+    except CheckpointError as error:
+        rows.append(("weights", f"NOT usable: {error}"))
+    return rows
 
 
 def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
@@ -148,44 +168,28 @@ def _foreign_rows(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(key, raw[key]) for key in keys if raw.get(key) is not None]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; is its folder a checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}, wanted a JSON object")
-    return value
+def _on_meta(config: DraftConfig) -> BlockDraft | EagleDraft:
+    with torch.device("meta"):
+        return build_draft(config)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; a draft is one {WEIGHTS}, not sharded") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+def _shapes(model: BlockDraft | EagleDraft) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _shapes(path: Path) -> dict[str, int]:
-    return {name: tensor.numel() for name, tensor in _read_tensors(path).items()}
-
-
-def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+def _check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     if missing := wanted.keys() - found.keys():
-        raise CheckpointError(f"{path} lacks {_names(missing)}")
+        raise CheckpointError(f"{folder}: the weights lack {_names(missing)}, which {CONFIG} asks for")
     if surplus := found.keys() - wanted.keys():
-        raise CheckpointError(f"{path} has {_names(surplus)}, which {CONFIG} does not ask for")
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} is {tuple(tensor.shape)}, {CONFIG} asks for {tuple(wanted[name].shape)}"
-            )
+        raise CheckpointError(f"{folder}: the weights have {_names(surplus)}, which {CONFIG} does not ask for")
+    for name, shape in found.items():
+        if shape != wanted[name]:
+            raise CheckpointError(f"{folder}: {name} is {shape}, {CONFIG} asks for {wanted[name]}")
+
+
+def _check_values(found: Mapping[str, Tensor], folder: Path) -> None:
     if broken := {name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()}:
-        raise CheckpointError(f"{path}: {_names(broken)} hold NaN or infinity; the training that made it diverged")
+        raise CheckpointError(f"{folder}: {_names(broken)} hold NaN or infinity; the training that made it diverged")
 
 
 def _check_vocabulary(model: EagleDraft) -> None:

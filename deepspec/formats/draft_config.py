@@ -29,23 +29,23 @@ def read_draft_config(config: Config) -> DraftConfig:
         UnknownNameError: unknown model_type or rope type.
     """
     style, kind = _architecture(config)
-    shape = read(config)
+    shape = _read_shape(config)
     _refuse_what_blocks_lack(config)
     eagle = kind == "Eagle3Model"
-    rank = 0 if eagle else int(config.get("markov_rank") or 0)
+    rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
     draft = DraftConfig(
         algorithm=_algorithm(eagle, rank, confident),
         block=shape.block,
         num_layers=shape.num_layers,
         vocab_size=shape.vocab_size,
-        draft_vocab_size=int(config.get("draft_vocab_size") or shape.vocab_size),
+        draft_vocab_size=_whole(config.get("draft_vocab_size") or shape.vocab_size, "draft_vocab_size"),
         embedding_scale=shape.embedding_scale,
         logit_softcap=shape.logit_softcap,
-        num_target_layers=int(_need(config, "num_target_layers")),
-        target_layer_ids=tuple(int(layer) for layer in _need(config, "target_layer_ids")),
-        block_size=int(_need(config, "ttt_length" if eagle else "block_size")),
-        mask_token_id=None if eagle else int(_need(config, "mask_token_id")),
+        num_target_layers=_need_whole(config, "num_target_layers"),
+        target_layer_ids=_layers(_need(config, "target_layer_ids")),
+        block_size=_need_whole(config, "ttt_length" if eagle else "block_size"),
+        mask_token_id=None if eagle else _need_whole(config, "mask_token_id"),
         markov_rank=rank,
         markov_head=_markov_head(config) if rank else "vanilla",
         confidence_head=confident,
@@ -130,6 +130,26 @@ def check(draft: DraftConfig) -> None:
     Raises:
         CheckpointError: they do not.
     """
+    _check_sizes(draft)
+    _check_layers(draft)
+    if draft.algorithm != "eagle3" and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
+        raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
+    if not 0 < draft.draft_vocab_size <= draft.vocab_size:
+        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
+    if draft.algorithm == "eagle3" and draft.num_layers != 1:
+        raise CheckpointError(f"an eagle3 draft has one layer, this one {draft.num_layers}")
+
+
+def _check_sizes(draft: DraftConfig) -> None:
+    sizes = {"block_size or ttt_length": draft.block_size, "num_hidden_layers": draft.num_layers}
+    for name, size in sizes.items():
+        if size < 1:
+            raise CheckpointError(f"{name} is {size}, wanted at least 1")
+    if draft.markov_rank < 0:
+        raise CheckpointError(f"markov_rank is {draft.markov_rank}, wanted 0 (no Markov head) or more")
+
+
+def _check_layers(draft: DraftConfig) -> None:
     layers, last = draft.target_layer_ids, draft.num_target_layers - 1
     if not layers or len(set(layers)) != len(layers):
         raise CheckpointError(f"target_layer_ids {list(layers)}: wanted one or more different layers")
@@ -140,12 +160,6 @@ def check(draft: DraftConfig) -> None:
             )
         if not -1 <= layer < last:
             raise CheckpointError(f"target_layer_ids {list(layers)}: {layer} is not in −1 … {last - 1}")
-    if draft.algorithm != "eagle3" and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
-        raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
-    if not 0 < draft.draft_vocab_size <= draft.vocab_size:
-        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
-    if draft.algorithm == "eagle3" and draft.num_layers != 1:
-        raise CheckpointError(f"an eagle3 draft has one layer, this one {draft.num_layers}")
 
 
 def check_target(draft: DraftConfig, target: TargetShape) -> None:
@@ -170,23 +184,24 @@ def check_target(draft: DraftConfig, target: TargetShape) -> None:
 
 
 def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
-    """Check that text never holds the draft's mask token.
+    """Check that conversations never hold the draft's mask token.
 
     Args:
         draft: the draft.
         tokenizer: the target's, of transformers.
 
     Raises:
-        CheckpointError: the tokenizer makes the mask token from text.
+        CheckpointError: the tokenizer makes the mask token from text, or its chat template or end of turn needs it.
     """
     token_id = draft.mask_token_id
-    if token_id is None or token_id in tokenizer.added_tokens_decoder:
+    token = None if token_id is None else {index: name for name, index in tokenizer.get_vocab().items()}.get(token_id)
+    if token is None:
         return
-    ordinary = {index: token for token, index in tokenizer.get_vocab().items()}
-    if token_id in ordinary:
-        raise CheckpointError(
-            f"mask_token_id {token_id} is {ordinary[token_id]!r}, which text contains; train with a reserved token"
-        )
+    advice = "train with a reserved token, or one beyond the tokenizer's vocabulary"
+    if token_id not in tokenizer.added_tokens_decoder:
+        raise CheckpointError(f"mask_token_id {token_id} is {token!r}, which text contains; {advice}")
+    if token in (tokenizer.bos_token, tokenizer.eos_token) or token in str(tokenizer.chat_template or ""):
+        raise CheckpointError(f"mask_token_id {token_id} is {token!r}, which every conversation contains; {advice}")
 
 
 def _architecture(config: Config) -> tuple[str, str]:
@@ -217,6 +232,31 @@ def _need(config: Config, key: str) -> Any:
     if config.get(key) is None:
         raise CheckpointError(f"config.json has no {key!r}; is it a draft in DeepSpec's form?")
     return config[key]
+
+
+def _need_whole(config: Config, key: str) -> int:
+    return _whole(_need(config, key), key)
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CheckpointError(f"{key} is {value!r} in config.json, wanted a whole number")
+    return value
+
+
+def _layers(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise CheckpointError(f"target_layer_ids is {value!r} in config.json, wanted a list of whole numbers")
+    return tuple(_whole(layer, "one of target_layer_ids") for layer in value)
+
+
+def _read_shape(config: Config) -> TargetShape:
+    try:
+        return read(config)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise CheckpointError(f"config.json holds a value of a wrong type: {error}") from error
 
 
 def _refuse_what_blocks_lack(config: Config) -> None:

@@ -1,18 +1,23 @@
 """Drafts on disk: written and read again, in every shape; bad ones are refused by name."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.errors import CheckpointError, SpecError
+from deepspec.errors import CheckpointError, CorruptArtifactError, SpecError
 from deepspec.families import read
 from deepspec.formats.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
 from deepspec.formats.draft_config import check_mask_token, check_target, new_draft_config
+from deepspec.formats.draft_files import checkpoint_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
 from tests.parity import golden
+from tests.target.tiny import IM_END, IM_START, tokenizer
 
 SHAPES = [
     *({"algorithm": "dspark", **heads} for heads in HEADS.values()),
@@ -79,7 +84,14 @@ BAD_CONFIGS = [
     ({"layer_types": ["sliding_attention"]}, "draft blocks attend in full"),
     ({"intermediate_size": 25}, "asks for"),
     ({"num_hidden_layers": 1}, "which config.json does not ask for"),
-    ({"num_hidden_layers": 3}, "lacks layers.2"),
+    ({"num_hidden_layers": 3}, "lack layers.2"),
+    ({"block_size": 0}, "block_size or ttt_length is 0, wanted at least 1"),
+    ({"block_size": "7"}, "block_size is '7' in config.json, wanted a whole number"),
+    ({"markov_rank": -4}, "markov_rank is -4"),
+    ({"target_layer_ids": "1, 3"}, "target_layer_ids is '1, 3' in config.json, wanted a list"),
+    ({"target_layer_ids": [1, 2.5]}, "one of target_layer_ids is 2.5"),
+    ({"hidden_size": "wide"}, "a value of a wrong type"),
+    ({"vocab_size": 41}, "asks for"),
 ]
 
 
@@ -116,6 +128,53 @@ def test_truncated_and_missing_files_are_refused(saved):
         load_draft(saved)
 
 
+def shard(folder):
+    """Split the weights into two files and their index, as large checkpoints lie on the hub."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    placed = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(sorted(tensors))}
+    for file in set(placed.values()):
+        save_file({name: tensors[name] for name in tensors if placed[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return tensors
+
+
+def test_weights_in_shards_are_read(saved):
+    tensors = shard(saved)
+    loaded = load_draft(saved).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    (saved / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors does not exist"):
+        load_draft(saved)
+    (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": "../other"}}))
+    with pytest.raises(CorruptArtifactError, match="only plain names"):
+        load_draft(saved)
+
+
+def test_hub_id_is_found_in_the_local_cache(saved, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    home, commit = cache / "models--some--draft", "1" * 40
+    shutil.copytree(saved, home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    assert load_config(checkpoint_folder("some/draft")).algorithm == "dspark"
+    assert checkpoint_folder(str(saved)) == saved
+    for name, message in (("other/draft", "hub cannot be reached"), ("./nowhere", "no such folder")):
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint_folder(name)
+
+
+def test_description_tells_whether_the_weights_are_all_there(saved):
+    rows = {row["what"]: row["value"] for row in describe(saved)}
+    assert rows["weights"] == "model.safetensors: all there"
+    assert rows["Markov head"] == "vanilla, rank 4"
+    _change_config(saved, num_hidden_layers=3)
+    rows = {row["what"]: row["value"] for row in describe(saved)}
+    assert "lack layers.2" in rows["weights"]
+
+
 def test_vocabulary_maps_that_disagree_are_refused(tmp_path):
     model = tiny("eagle3", draft_vocab_size=8)
     choose_vocabulary(model, torch.arange(float(VOCAB)))
@@ -132,24 +191,23 @@ def test_draft_of_another_target_is_refused(saved):
         check_target(config, read({**TARGETS["qwen3"], "vocab_size": 41}))
 
 
-class Tokenizer:
-    """The two things that the check asks of a tokenizer."""
+MASKS = {
+    259: "",  # the tokenizer's own mask token
+    263: "",  # beyond its vocabulary
+    64: "mask_token_id 64 is 'a', which text contains",
+    IM_START: "is '<|im_start|>', which every conversation contains",
+    IM_END: "is '<|im_end|>', which every conversation contains",
+}
 
-    added_tokens_decoder = {MASK: "<|mask|>"}  # noqa: RUF012
 
-    def get_vocab(self):
-        return {"a": 0, "<|mask|>": MASK}
-
-
-@pytest.mark.parametrize(("mask", "fits"), [(MASK, True), (38, True), (0, False)])
-def test_mask_token_that_text_contains_is_refused(saved, mask, fits):
-    _change_config(saved, mask_token_id=mask)
-    config = load_config(saved)
-    if fits:
-        check_mask_token(config, Tokenizer())
-    else:
-        with pytest.raises(CheckpointError, match="mask_token_id 0 is 'a', which text contains"):
-            check_mask_token(config, Tokenizer())
+@pytest.mark.parametrize("mask", MASKS)
+def test_mask_token_that_text_contains_is_refused(mask):
+    config = replace(tiny().config, vocab_size=264, mask_token_id=mask)
+    if not MASKS[mask]:
+        check_mask_token(config, tokenizer())
+        return
+    with pytest.raises(CheckpointError, match=re.escape(MASKS[mask])):
+        check_mask_token(config, tokenizer())
 
 
 def test_embedding_of_another_size_is_refused():
