@@ -93,6 +93,7 @@ class Eagle3:
                 "soft_cross_entropy": soft_BST.sum((0, 2)),
                 "accept": accept_BST.sum((0, 2)),
                 "correct": correct_BST.sum((0, 2)),
+                "known": known_R.sum(),
                 "blocks": chains.sum(),
                 "tau": (chains * (1 + accept_BST.cumprod(1).sum(1))).sum(),
                 "tau_greedy": (chains * (1 + correct_BST.cumprod(1).sum(1))).sum(),
@@ -100,10 +101,14 @@ class Eagle3:
         )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return loss and acceptance per step, and the accepted length to expect (bonus token included)."""
+        """Return loss and acceptance per step, the accepted length to expect (bonus token included), and the coverage.
+
+        That is the share of the supervised tokens that are in the draft's vocabulary.
+        """
         found: dict[str, float] = {}
         for name, count in (("soft_cross_entropy", "steps"), ("accept", "supervised"), ("correct", "supervised")):
             found |= {f"{name}@{step}": ratio(total, sums[count][step]) for step, total in enumerate(sums[name])}
+        found["coverage"] = ratio(sums["known"], sums["supervised"].sum())
         found["tau"] = ratio(sums["tau"], sums["blocks"])
         found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
         return found

@@ -119,7 +119,7 @@ def make_loop(
         raise SourceError("the cache has no sample in its training split; prepare more prompts")
     if ranks.count > spec.global_batch:
         raise SourceError(f"{ranks.count} ranks share a global batch of {spec.global_batch}; take fewer ranks")
-    model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), log)
+    model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), train, log)
     if ranks.first:  # the others are given its weights
         start_markov_head(model, train, spec.bigram_samples)
     model = model.to(ranks.device)

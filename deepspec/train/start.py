@@ -1,22 +1,24 @@
 """Where training starts: a fresh draft around the target's frozen embedding and head."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from deepspec.artifacts import Placement
 from deepspec.errors import SpecError, TargetError
-from deepspec.families import read
-from deepspec.formats.draft_config import new_draft_config
+from deepspec.families import read_folder
+from deepspec.formats.draft import adopt_target
+from deepspec.formats.draft_config import check_mask_token, new_draft_config
 from deepspec.formats.target_blocks import start_from_target
 from deepspec.formats.target_cache import CacheFacts
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
 from deepspec.models.initial import initialize
+from deepspec.train.data import Samples
 from deepspec.train.spec import TrainSpec
+from deepspec.train.vocabulary import learn_vocabulary
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """How the names of the two weights end in every family; a tied model stores the first only."""
@@ -37,7 +39,7 @@ def target_folder(facts: CacheFacts, placement: Placement) -> Path:
 
 
 def fresh_draft(
-    spec: TrainSpec, facts: CacheFacts, folder: Path, log: Callable[[str], None]
+    spec: TrainSpec, facts: CacheFacts, folder: Path, samples: Samples, log: Callable[[str], None]
 ) -> BlockDraft | EagleDraft:
     """Return an untrained draft in fp32 on the CPU: the same weights on every rank and machine.
 
@@ -45,7 +47,8 @@ def fresh_draft(
         spec: shape, seed and kind of start.
         facts: of the cache: layers, sizes, mask token.
         folder: the target's.
-        log: told where the draft cannot start from the target.
+        samples: of the training split: a reduced vocabulary is chosen by their tokens.
+        log: told which vocabulary was chosen, and where the draft cannot start from the target.
 
     Raises:
         TargetError: the target's folder cannot be read, or is not of the cache's sizes.
@@ -57,9 +60,10 @@ def fresh_draft(
     if embedding.shape != model.embed_tokens.weight.shape:
         wanted = tuple(model.embed_tokens.weight.shape)
         raise TargetError(f"target {folder}: its embedding is {tuple(embedding.shape)}, its config says {wanted}")
-    with torch.no_grad():
-        model.embed_tokens.weight.copy_(embedding)
-        model.lm_head.weight.copy_(head)
+    chosen = learn_vocabulary(model, samples, spec.vocabulary_samples)
+    if chosen is not None:
+        log(chosen)
+    adopt_target(model, embedding, head)
     initialize(model, spec.seed)
     if spec.start == "target" and not start_from_target(model, folder):
         log("the target's blocks have another form than the draft's: it starts from random weights")
@@ -67,13 +71,22 @@ def fresh_draft(
 
 
 def draft_config(spec: TrainSpec, facts: CacheFacts, folder: Path) -> DraftConfig:
-    """Return the config of the draft to be trained on a cache."""
-    shape = read(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    """Return the config of the draft to be trained on a cache.
+
+    Raises:
+        TargetError: the target's folder cannot be read, or is not of the cache's sizes.
+        SpecError: no mask token can be chosen.
+        CheckpointError: conversations hold the mask token that was chosen.
+    """
+    shape = read_folder(folder)
     sizes = (shape.num_layers, shape.block.hidden_size, shape.vocab_size)
     if sizes != (facts.num_layers, facts.hidden_size, facts.vocab_size):
         wanted = (facts.num_layers, facts.hidden_size, facts.vocab_size)
         raise TargetError(f"target {folder}: layers, hidden size, vocabulary are {sizes}, the cache's {wanted}")
-    return new_draft_config(shape, spec.draft, facts.layers, _mask_token(spec, facts), spec.objective)
+    config = new_draft_config(shape, spec.draft, facts.layers, _mask_token(spec, facts), spec.objective)
+    if spec.mask_token_id is not None:
+        check_mask_token(config, AutoTokenizer.from_pretrained(folder))
+    return config
 
 
 def read_ends(folder: Path) -> tuple[Tensor, Tensor]:

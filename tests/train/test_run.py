@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from deepspec.artifacts import open_artifact
 from deepspec.errors import CancelledError, CheckpointError, TargetError
 from deepspec.formats.draft import load_draft
+from deepspec.formats.target_cache import TargetCache
 from deepspec.train import narrator
 from tests.cache.made import Silent
 from tests.train.conftest import SMALL
@@ -65,6 +66,24 @@ def test_every_algorithm_trains(site, algorithm):
     )
     _, counts = site.train(spec, algorithm)
     assert counts["algorithm"] == algorithm
+    assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+
+
+def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site):
+    spec = SMALL.but(
+        draft={"algorithm": "eagle3", "draft_vocab_size": 6}, steps=3, objective={"ttt_length": 2}, keep="best"
+    )
+    ref, counts = site.train(spec, "reduced")
+    draft = load_draft(site.open(ref).path("config.json").parent)
+    cache = TargetCache(site.cache, site.placement.scratch)
+    answered = [record.input_ids[record.loss_mask] for record in cache.stream(cache.numbers("train"))]
+    often = torch.cat(answered).bincount(minlength=draft.config.vocab_size)
+    known, unknown = often[draft.t2d], often[~draft.t2d]
+    assert len(known) == 6
+    assert known.min() >= unknown.max()
+    target = load_file(site.root / "target" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(draft.lm_head.weight, target[draft.known_ids()])
+    assert 0.2 < counts["held_out"]["coverage"] < 1
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
 
 
