@@ -10,7 +10,7 @@ gate does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from deepspec.formats.records import Batch, Record, collate
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.target.load import Target
 
-STATES = {"bf16": 0.01, "bf16-zstd": 0.01, "fp8": 0.1}
+STATES = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.1}
 """Codec of a cache -> largest relative difference of a position's states that rounding explains."""
 LOGITS = 2e-3
 """Largest difference of two logits, relative to the largest logit: another kernel rounds differently, in fp32."""
@@ -91,14 +91,24 @@ class Parity:
                 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachedStates:
+    """One sample of a cache."""
+
+    stored: Record
+    """As the cache has it."""
+    fresh: Record
+    """As the target gives it now, in the dtype and the batches of the cache."""
+    codec: str
+
+
 @torch.inference_mode()
 def check_parity(
     target: Target,
     draft: BlockDraft | EagleDraft,
     input_ids: Tensor,
     *,
-    cached: Record | None = None,
-    codec: str = "bf16",
+    cached: CachedStates | None = None,
     forms: Mapping[str, BlockDraft | EagleDraft] | None = None,
 ) -> Parity:
     """Compare all forms on one text.
@@ -108,17 +118,11 @@ def check_parity(
         draft: the draft as trained.
         input_ids: `(T,)` tokens of the text, longer than two blocks.
         cached: what a cache stores of the same text, if there is one.
-        codec: of that cache.
         forms: name -> the draft as read back from an export.
     """
     layers = draft.config.target_layer_ids
-    hidden, last = (states[0] for states in target.capture(input_ids[None], layers))
-    found = []
-    if cached is not None:
-        stored = cached.last_hidden.abs().sum(-1) > 0
-        found.append(_compare("cached states", cached.hidden.to(hidden), hidden, STATES[codec]))
-        wanted = last.where(stored[:, None].to(last.device), 0)
-        found.append(_compare("cached last states", cached.last_hidden.to(last), wanted, STATES[codec]))
+    hidden = target.capture(input_ids[None], layers)[0][0]
+    found = [] if cached is None else _cached_states(cached)
     found.append(_compare("stepwise states", _stepwise(target, layers, input_ids), hidden, LOGITS))
     found.append(_as_trained("decoding form", draft, draft, input_ids, hidden))
     found += [check_form(name, form, draft, input_ids, hidden) for name, form in (forms or {}).items()]
@@ -142,6 +146,21 @@ def _as_trained(
 ) -> Comparison:
     trained, positions = training_form(draft, input_ids, hidden)
     return _compare(name, decoding_form(form, input_ids, hidden, positions), trained, LOGITS, positions)
+
+
+def states_now(target: Target, record: Record, layers: Sequence[int]) -> Record:
+    """Return a record with the states that the target gives now."""
+    hidden, last = target.capture(record.input_ids[None], layers)
+    return replace(record, hidden=hidden[0].to(record.hidden.device), last_hidden=last[0].to(record.hidden.device))
+
+
+def _cached_states(cached: CachedStates) -> list[Comparison]:
+    stored, fresh, tolerance = cached.stored, cached.fresh, STATES[cached.codec]
+    kept = stored.last_hidden.abs().sum(-1, keepdim=True) > 0  # elsewhere a cache has zeros
+    return [
+        _compare("cached states", stored.hidden, fresh.hidden, tolerance),
+        _compare("cached last states", stored.last_hidden, fresh.last_hidden.where(kept, 0), tolerance),
+    ]
 
 
 def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor) -> tuple[Tensor, list[int]]:

@@ -33,22 +33,21 @@ def compare(first: str, second: str, root: Root = None, debug: Debug = False) ->
 
 
 @app.command()
-def parity(draft: str, text: str, target: TargetFolder = None, root: Root = None, debug: Debug = False) -> None:
-    """Hold a draft's training form against its decoding form, and the target's states step by step, on a TEXT."""
+def parity(
+    draft: Annotated[str, typer.Argument(help="A published draft, a checkpoint's folder, or a hub id ORG/MODEL.")],
+    text: Annotated[
+        str | None, typer.Argument(help="Compared on this; default: a sample of the draft's cache.")
+    ] = None,
+    target: TargetFolder = None,
+    root: Root = None,
+    debug: Debug = False,
+) -> None:
+    """Hold all forms of a DRAFT together: states cached and fresh, logits as trained, as decoded, as exported."""
     del debug
-    import torch
+    from flows import forms  # loads torch
 
-    from deepspec.decoding.pair import draft_folder
-    from deepspec.formats.draft import load_draft
-    from deepspec.parity import check_parity
-    from deepspec.target.load import load_target
-
-    artifact = opened(draft, root, "draft")
-    loaded = load_target(target_folder(artifact, target), torch.float32)
-    folder = draft_folder(artifact, scratch_dir())
-    ids = torch.tensor(loaded.tokenizer(text)["input_ids"])
-    found = check_parity(loaded, load_draft(folder), ids)
-    console.print(rich_table(f"{artifact.prefix}: {'pass' if found.passed else 'FAIL'}", found.rows()))
+    found = forms.gather(draft, target, root).check(text)
+    console.print(rich_table(f"{draft}: {'pass' if found.passed else 'FAIL'}", found.rows()))
     raise typer.Exit(0 if found.passed else 1)
 
 

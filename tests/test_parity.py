@@ -9,7 +9,7 @@ import torch
 from deepspec.errors import ParityError
 from deepspec.formats.records import Record
 from deepspec.models import build_draft
-from deepspec.parity import check_parity
+from deepspec.parity import CachedStates, check_parity
 from deepspec.target.load import Target
 from tests.decoding import tiny
 
@@ -23,17 +23,18 @@ DRAFTS: dict[str, dict[str, Any]] = {
 TEXT = torch.tensor(tiny.prompts(10)[-1])
 
 
-def cached(target: Target, layers: tuple[int, ...]) -> Record:
-    """Return what a cache would store of the text."""
+def cached(target: Target, layers: tuple[int, ...], wanted: tuple[int, ...] | None = None) -> CachedStates:
+    """Return what a cache of some layers would store of the text, beside the layers that are wanted."""
+    fresh = record(target, wanted or layers)
+    stored = record(target, layers)
+    stored = replace(stored, hidden=stored.hidden.bfloat16(), last_hidden=stored.last_hidden.bfloat16())
+    return CachedStates(stored=stored, fresh=fresh, codec="bf16")
+
+
+def record(target: Target, layers: tuple[int, ...]) -> Record:
     hidden, last = target.capture(TEXT[None], layers)
     mask = torch.ones_like(TEXT, dtype=torch.bool)
-    return Record(
-        sample_id="a",
-        input_ids=TEXT,
-        loss_mask=mask,
-        hidden=hidden[0].bfloat16(),
-        last_hidden=last[0].bfloat16(),
-    )
+    return Record(sample_id="a", input_ids=TEXT, loss_mask=mask, hidden=hidden[0], last_hidden=last[0])
 
 
 @pytest.mark.parametrize("sliding", [False, True])
@@ -57,7 +58,7 @@ def test_forms_that_agree_pass(name: str, sliding: bool):
 def test_layers_shifted_by_one_fail():
     target = tiny.target()
     draft = tiny.draft(target, "dflash")
-    found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2)))
+    found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2), draft.config.target_layer_ids))
     assert [each.name for each in found.comparisons if not each.passed] == ["cached states"]
     with pytest.raises(ParityError, match=r"cached states differ by .* first at token 0"):
         found.require()
@@ -77,9 +78,7 @@ def test_states_cached_from_the_wrong_place_are_located():
     target = tiny.target()
     draft = tiny.draft(target, "dflash")
     right = cached(target, draft.config.target_layer_ids)
-    hidden = right.hidden.clone()
+    hidden = right.stored.hidden.clone()
     hidden[7:] = hidden[7:].roll(1, 0)
-    record = Record(
-        sample_id="a", input_ids=TEXT, loss_mask=right.loss_mask, hidden=hidden, last_hidden=right.last_hidden
-    )
-    assert check_parity(target, draft, TEXT, cached=record).comparisons[0].position == 7
+    wrong = replace(right, stored=replace(right.stored, hidden=hidden))
+    assert check_parity(target, draft, TEXT, cached=wrong).comparisons[0].position == 7

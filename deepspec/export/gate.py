@@ -10,7 +10,7 @@ from deepspec.errors import NotPublishedError
 from deepspec.formats.records import Record
 from deepspec.formats.target_cache import TOKENS_ONLY, CacheFacts, TargetCache
 from deepspec.models import BlockDraft, EagleDraft
-from deepspec.parity import check_form, check_parity
+from deepspec.parity import CachedStates, check_form, check_parity, states_now
 from deepspec.target.load import Target, load_target
 
 TEXT = (
@@ -41,10 +41,11 @@ class Gate:
         facts, record = _cached(draft, scratch)
         self._model = model.to(target.device)
         self._ids = _text(target, model) if record is None else record.input_ids
-        same = record is not None and facts is not None and facts.dtype == "float32"
-        found = check_parity(
-            target, model, self._ids, cached=record if same else None, codec=facts.codec if facts else "bf16"
-        )
+        cached = None
+        if record is not None and facts is not None and facts.dtype == "float32":
+            now = states_now(target, record, model.config.target_layer_ids)
+            cached = CachedStates(stored=record, fresh=now, codec=facts.codec)
+        found = check_parity(target, model, self._ids, cached=cached)
         with torch.inference_mode():
             self._hidden = target.capture(self._ids[None], model.config.target_layer_ids)[0][0]
         self.comparisons = list(found.comparisons)

@@ -32,7 +32,8 @@ def read_back(source: Source, config: Mapping[str, Any], tensors: Mapping[str, T
         ParityError: it describes another draft, or its tensors do not fit.
         CheckpointError: it does not describe a draft.
     """
-    told = read_draft_config({"num_target_layers": source.draft.num_target_layers, "ttt_length": 1, **config})
+    known = {"num_target_layers": source.draft.num_target_layers, "ttt_length": source.draft.block_size}
+    told = read_draft_config({**known, **config})
     _check_config(told, source.draft)
     borrowed = {name: source.tensors[name] for name in ("embed_tokens.weight", "lm_head.weight")}
     return load(told, {**borrowed, **tensors})
@@ -86,12 +87,17 @@ def load(config: DraftConfig, tensors: Mapping[str, Tensor]) -> BlockDraft | Eag
     """
     with torch.device("meta"):
         model = build_draft(replace(config, source={}))
-    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    weights = {name: _in_memory(tensor) for name, tensor in tensors.items()}
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ParityError(f"the form read back does not fit its own config: {error}") from error
     return model.eval()
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """Return a copy, in fp32 where it is a weight: in a mapped file it lies unaligned, and kernels round otherwise."""
+    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 @torch.no_grad()

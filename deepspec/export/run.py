@@ -21,7 +21,7 @@ from deepspec.export.speculators import SPECULATORS
 from deepspec.export.vllm import VLLM
 from deepspec.formats.draft import WEIGHTS, load_config
 from deepspec.formats.draft_config import write_draft_config
-from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex
+from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.parity import Comparison
 from deepspec.publish import Out
@@ -81,6 +81,26 @@ def read_source(folder: Path, target: str, target_folder: Path | None) -> Source
         target=target or str(draft.source.get("target_model_name_or_path") or "target"),
         target_folder=target_folder,
     )
+
+
+def read_forms(exports: Artifact, folder: Path, work: Path) -> dict[str, BlockDraft | EagleDraft]:
+    """Return a draft as each exported form of it gives it back.
+
+    Args:
+        exports: the published forms.
+        folder: of the draft itself: what a form leaves to the target comes from there.
+        work: where the forms' folders are laid out.
+
+    Raises:
+        ParityError: a form does not fit its own config.
+    """
+    source = read_source(folder, "", None)
+    found: dict[str, BlockDraft | EagleDraft] = {}
+    for name, form in read_index(exports).forms.items():
+        if form.refused is None:
+            write_form(exports, name, work / name)
+            found[name] = read_back(source, *FORMS[name].read(work / name))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,16 @@ class Record:
     last_hidden: Tensor
     """`(T, D)`: last hidden state after the target's final norm; zeros where it is not stored."""
 
+    def cut(self, length: int) -> Self:
+        """Return the first `length` tokens."""
+        return type(self)(
+            sample_id=self.sample_id,
+            input_ids=self.input_ids[:length],
+            loss_mask=self.loss_mask[:length],
+            hidden=self.hidden[:length],
+            last_hidden=self.last_hidden[:length],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:

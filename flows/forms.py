@@ -1,0 +1,109 @@
+"""All forms of one draft, gathered for the parity gate: what is published about it, or what lies in a folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.catalog import catalog
+from deepspec.decoding.pair import draft_folder
+from deepspec.errors import SpecError
+from deepspec.export.run import read_forms
+from deepspec.families import read_folder
+from deepspec.formats.draft import load_config, load_draft
+from deepspec.formats.draft_config import check_mask_token, check_target
+from deepspec.formats.draft_files import checkpoint_folder
+from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.parity import CachedStates, Parity, check_parity
+from deepspec.target.live import open_cache
+from deepspec.target.load import load_target
+from flows.check import opened, placement_of, target_folder
+
+LONGEST = 512
+"""Tokens of a cached sample that are compared: where forms part, they do so early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forms:
+    """A draft in all its forms."""
+
+    folder: Path
+    """Of the draft, in the public form."""
+    target: Path
+    """Folder of the target."""
+    cached: CachedStates | None = None
+    """A sample of the cache that it was trained on."""
+    exported: dict[str, BlockDraft | EagleDraft] = field(default_factory=dict)
+
+    def check(self, text: str | None) -> Parity:
+        """Compare them on a text, or on the cached sample.
+
+        Raises:
+            SpecError: there is neither.
+            CheckpointError: the draft was made for another target.
+        """
+        config = load_config(self.folder)
+        check_target(config, read_folder(self.target))
+        target = load_target(self.target, torch.float32)
+        check_mask_token(config, target.tokenizer)
+        if text is not None:
+            ids = torch.tensor(target.tokenizer(text)["input_ids"])
+        elif self.cached is not None:
+            ids = self.cached.stored.input_ids
+        else:
+            raise SpecError("no cached sample is known for this draft; give a text: deepspec parity DRAFT TEXT")
+        cached = self.cached if text is None else None
+        return check_parity(target, load_draft(self.folder), ids, cached=cached, forms=self.exported)
+
+
+def gather(name: str, target: Path | None, root: str | None) -> Forms:
+    """Return the forms of what a user names: a checkpoint's folder or hub id, which need a target, or an artifact.
+
+    Raises:
+        SpecError: no target is given for a checkpoint.
+        CheckpointError, NotPublishedError: there is no such draft.
+    """
+    if not _is_checkpoint(name):
+        draft = opened(name, root, "draft")
+        return published_forms(draft, placement_of(draft, target), target_folder(draft, target))
+    if target is None:
+        raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
+    return Forms(folder=checkpoint_folder(name), target=target)
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Return whether a name is that of a folder or a hub id, rather than of something published."""
+    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
+
+
+def published_forms(draft: Artifact, placement: Placement, target: Path) -> Forms:
+    """Return a published draft with a sample of its cache and its exports, as far as they are in the store."""
+    folder = draft_folder(draft, placement.scratch)
+    exported: dict[str, BlockDraft | EagleDraft] = {}
+    for exports in _made_from(draft, placement.scratch):
+        exported |= read_forms(exports, folder, placement.scratch / "parity")
+    return Forms(folder=folder, target=target, cached=_cached(draft, placement), exported=exported)
+
+
+def _made_from(draft: Artifact, scratch: Path) -> list[Artifact]:
+    """Return the exports of a draft that still are of its present content."""
+    found = [entry.manifest for entry in catalog(draft.store) if entry.kind == "exports" and entry.state == "published"]
+    refs = [manifest for manifest in found if manifest is not None and manifest.inputs["draft"] == draft.ref]
+    return [Artifact(draft.store, manifest, scratch) for manifest in refs]
+
+
+def _cached(draft: Artifact, placement: Placement) -> CachedStates | None:
+    """Return a held-out sample as the draft's cache stores it and as the target gives it now, the same way."""
+    cache = open_artifact(draft.store, draft.manifest.inputs["target_cache"], placement.scratch)
+    if cache.counts["codec"] == TOKENS_ONLY:
+        return None
+    stored = TargetCache(cache, placement.scratch)
+    numbers = [*stored.numbers("validation").tolist(), *stored.numbers("train").tolist()]
+    fresh = open_cache(cache, placement, "online")
+    return CachedStates(
+        stored=stored.record(numbers[0]).cut(LONGEST),
+        fresh=fresh.record(numbers[0]).cut(LONGEST),
+        codec=stored.facts.codec,
+    )

@@ -1,0 +1,60 @@
+"""`deepspec parity`: everything that is published about a draft is held together; a checkpoint needs a target."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deepspec.decoding.pair import draft_folder
+from deepspec.errors import CheckpointError, SpecError
+from deepspec.export.run import run as export
+from deepspec.export.spec import ExportSpec
+from deepspec.formats.draft import load_draft, save_draft
+from deepspec.publish import Out
+from flows.forms import gather, published_forms
+from tests.cache.made import Silent
+from tests.train.conftest import SMALL, make_site
+
+TEXT = "A text that is longer than two blocks of three tokens."
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return make_site(tmp_path_factory.mktemp("forms"))
+
+
+@pytest.fixture(scope="module")
+def draft(site):
+    """Return a published draft with two exported forms."""
+    draft = site.open(site.train(SMALL.but(steps=1), "draft")[0])
+    spec = ExportSpec(forms=["deepspec", "vllm"])
+    out = Out(site.store, "exports", "forms", {"draft": draft.ref}, site.placement.scratch)
+    out.publish(spec, 1, export(spec, {"draft": draft}, out, site.placement, Silent()))
+    return draft
+
+
+def test_all_forms_that_are_published_are_compared(site, draft):
+    forms = published_forms(draft, site.placement, site.root / "target")
+    found = forms.check(None)
+    names = ["cached states", "cached last states", "stepwise states", "decoding form"]
+    assert [each.name for each in found.comparisons] == [*names, "exported form deepspec", "exported form vllm"]
+    assert found.passed, found.rows()
+    stored = forms.cached.stored
+    shifted = replace(forms, cached=replace(forms.cached, stored=replace(stored, hidden=stored.hidden.roll(1, 0))))
+    assert [each.name for each in shifted.check(None).comparisons if not each.passed] == ["cached states"]
+
+
+def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(site, draft, tmp_path):
+    folder = draft_folder(draft, site.placement.scratch)
+    found = gather(str(folder), site.root / "target", None).check(TEXT)
+    assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
+    assert found.passed, found.rows()
+    with pytest.raises(SpecError, match="give --target FOLDER"):
+        gather(str(folder), None, None)
+    with pytest.raises(SpecError, match="give a text"):
+        gather(str(folder), site.root / "target", None).check(None)
+    model = load_draft(folder)
+    model.config = replace(model.config, num_target_layers=9)
+    save_draft(model, tmp_path)
+    with pytest.raises(CheckpointError, match="num_target_layers 9, the target's is 6"):
+        gather(str(tmp_path), Path(site.root / "target"), None).check(TEXT)
