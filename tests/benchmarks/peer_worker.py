@@ -37,7 +37,7 @@ class Hooks:
     """What is called in place of torch's functions."""
 
     def __init__(self) -> None:
-        self.before = self.start = self.middle = self.peak = 0.0
+        self.before = self.start = self.peak = self.busy = 0.0
         self.clip, self.zero, self.make = (
             torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.zero_grad, torch.optim.AdamW.__init__)  # fmt: skip
 
@@ -45,11 +45,12 @@ class Hooks:
         """Start to measure when the optimizer is made: right before the first step."""
         self.make(optimizer, *arguments, **options)
         forget_peak()
-        self.before, self.start = resident_mib(), time.perf_counter()
+        self.before = resident_mib()
+        self.start, self.busy = time.perf_counter(), time.process_time()
 
     def clipped(self, *arguments, **options):
-        """Note when backward is done."""
-        self.middle, self.peak = time.perf_counter(), self.peak or peak_mib() - self.before
+        """Note the peak of the first forward and backward pass."""
+        self.peak = self.peak or peak_mib() - self.before
         return self.clip(*arguments, **options)
 
     def zeroed(self, optimizer, *arguments, **options) -> None:
@@ -57,14 +58,14 @@ class Hooks:
         self.zero(optimizer, *arguments, **options)
         told = {
             "seconds": time.perf_counter() - self.start,
-            "forward_backward": self.middle - self.start,
+            "cpu": time.process_time() - self.busy,
             "peak_mib": self.peak,
             "state_mib": peak_mib() - self.before,
         }
         print("STEP " + json.dumps(told), flush=True)
         if not sys.stdin.readline():
             sys.exit()
-        self.start = time.perf_counter()
+        self.start, self.busy = time.perf_counter(), time.process_time()
 
 
 def main(script: str, library: str, algorithm: str, dtype: str) -> None:

@@ -75,10 +75,9 @@ def main(algorithm_name: str, dtype_name: str, *flags: str) -> None:
     before, peak, number = resident_mib(), 0.0, 0
     measure = "--measure" in flags or algorithm_name != "dflash"
     while True:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         supervision = algorithm.supervise(model.config, objective, batch, [number])
         algorithm.loss(model, batch, supervision, supervision.denominators, measure=measure).loss.backward()
-        middle = time.perf_counter()
         peak = peak or peak_mib() - before
         if "--large" not in flags:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -87,7 +86,7 @@ def main(algorithm_name: str, dtype_name: str, *flags: str) -> None:
         number += 1
         told = {
             "seconds": time.perf_counter() - start,
-            "forward_backward": middle - start,
+            "cpu": time.process_time() - busy,
             "peak_mib": peak,
             "state_mib": peak_mib() - (0 if "--large" in flags else before),
         }
