@@ -205,7 +205,7 @@ def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
 
 
 def _architecture(config: Config) -> tuple[str, str]:
-    names = config.get("architectures") or []
+    names = _list(config.get("architectures") or [], "architectures")
     known = [prefix + kind for prefix in STYLES.values() for kind in ("DSparkModel", "Eagle3Model")]
     if len(names) != 1 or names[0] not in known:
         raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {', '.join(known)}")
@@ -245,9 +245,13 @@ def _whole(value: Any, key: str) -> int:
 
 
 def _layers(value: Any) -> tuple[int, ...]:
+    return tuple(_whole(layer, "one of target_layer_ids") for layer in _list(value, "target_layer_ids"))
+
+
+def _list(value: Any, key: str) -> list[Any]:
     if not isinstance(value, list):
-        raise CheckpointError(f"target_layer_ids is {value!r} in config.json, wanted a list of whole numbers")
-    return tuple(_whole(layer, "one of target_layer_ids") for layer in value)
+        raise CheckpointError(f"{key} is {value!r} in config.json, wanted a list")
+    return value
 
 
 def _read_shape(config: Config) -> TargetShape:
@@ -263,7 +267,7 @@ def _refuse_what_blocks_lack(config: Config) -> None:
     for key in ("attention_bias", "mlp_bias", "enable_moe_block", "hidden_size_per_layer_input", "use_double_wide_mlp"):
         if config.get(key):
             raise CheckpointError(f"config.json has {key}: {config[key]}; draft blocks have none")
-    types = set(config.get("layer_types") or ["full_attention"])
+    types = {str(kind) for kind in _list(config.get("layer_types") or ["full_attention"], "layer_types")}
     if types != {"full_attention"}:
         raise CheckpointError(f"layer_types {sorted(types)}: draft blocks attend in full")
 

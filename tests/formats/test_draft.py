@@ -92,6 +92,8 @@ BAD_CONFIGS = [
     ({"target_layer_ids": [1, 2.5]}, "one of target_layer_ids is 2.5"),
     ({"hidden_size": "wide"}, "a value of a wrong type"),
     ({"vocab_size": 41}, "asks for"),
+    ({"architectures": 7}, "architectures is 7 in config.json, wanted a list"),
+    ({"layer_types": True}, "layer_types is True in config.json, wanted a list"),
 ]
 
 
