@@ -9,7 +9,6 @@ ignored is reported, since that can be told from a few answers only.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from deepspec.artifacts import Report
 from deepspec.errors import EngineError
@@ -34,7 +33,7 @@ CONVERSATIONS: Sequence[list[Message]] = (
 STORY: list[Message] = [{"role": "user", "content": "Write river river river, again and again."}]
 
 WIDE = Sampling(temperature=2.0, max_tokens=PROBE_TOKENS)
-"""Settings under which two seeds hardly ever give the same answer."""
+"""Settings under which several seeds hardly ever begin alike."""
 GREEDY = Sampling(temperature=0.0, max_tokens=PROBE_TOKENS)
 
 AGREE: Mapping[str, Sampling] = {
@@ -43,7 +42,9 @@ AGREE: Mapping[str, Sampling] = {
     "top_k": WIDE.but(top_k=1),
     "min_p": WIDE.but(min_p=1.0),
 }
-"""Parameter -> settings under which two seeds give the same answer where it is heeded."""
+"""Parameter -> settings under which all seeds begin alike where it is heeded. Later they may part, where several tokens
+share the highest logit: in bf16 that happens."""
+SEEDS = (1, 2, 3)
 
 DIFFER: Mapping[str, Sampling] = {
     "repetition_penalty": GREEDY.but(repetition_penalty=4.0),
@@ -144,8 +145,8 @@ class Preflight:
         ignored = []
         for name, narrow in AGREE.items():
             if self._is_set(name):
-                one, other = await self._answers(engine, (narrow, 1), (narrow, 2))
-                ignored += [name] if one != other else []
+                answers = await self._answers(engine, *((narrow, seed) for seed in SEEDS))
+                ignored += [name] if len({text.split()[0] for text in answers if text.split()}) > 1 else []
         for name, penalised in DIFFER.items():
             if self._is_set(name):
                 one, other = await self._answers(engine, (GREEDY, 1), (penalised, 1))
@@ -155,11 +156,11 @@ class Preflight:
     def _is_set(self, name: str) -> bool:
         return getattr(self._sampling, name) not in (None, getattr(NEUTRAL, name))
 
-    async def _answers(self, engine: Engine, *asked: tuple[Sampling, int]) -> list[Any]:
+    async def _answers(self, engine: Engine, *asked: tuple[Sampling, int]) -> list[str]:
         unsent = {name: None for name, value in self._sampling if value is None}
         questions = ((replace(_question(STORY), seed=seed), sampling.but(**unsent)) for sampling, seed in asked)
         answers = await asyncio.gather(*(engine.ask(question, sampling) for question, sampling in questions))
-        return [(answer.content, answer.reasoning) for answer in answers]
+        return [f"{answer.reasoning or ''}{answer.content}" for answer in answers]
 
 
 def _question(messages: list[Message], *, thinking: bool = False) -> Question:

@@ -143,7 +143,7 @@ class Simulated:
         seed = None if greedy else heeded.get("seed")
         penalties = [heeded.get(name) for name in ("repetition_penalty", "repeat_penalty", "presence_penalty")]
         asked = json.dumps([body["messages"], seed, penalties])
-        return f"answer {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+        return f"{hashlib.sha256(asked.encode()).hexdigest()[:12]} answered"
 
 
 def text_of(body: Mapping[str, Any]) -> str:

@@ -65,6 +65,14 @@ def test_an_ignored_parameter_is_reported(bench, name, value):
     assert [line for line in bench.heard.logs if f"seems to ignore {name};" in line]
 
 
+def test_seeds_that_part_after_the_first_word_are_no_sign_of_an_ignored_parameter(bench):
+    """As vLLM's did at top_k 1, in bf16."""
+    bench.spec = bench.spec.but(sampling=Sampling(max_tokens=16, top_k=20))
+    with serve(Simulated(answer=lambda body: {"role": "assistant", "content": f"I am {body['seed']}"})) as (engine,):
+        bench.answers(prompts(3), engine.engine.url)
+    assert not [line for line in bench.heard.logs if "ignore" in line]
+
+
 def test_an_engine_that_answers_beyond_the_limit_is_reported(bench):
     with serve(Simulated(ignores=frozenset({"max_tokens"}))) as (deaf,):
         bench.answers(prompts(3), deaf.engine.url)

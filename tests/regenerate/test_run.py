@@ -16,7 +16,7 @@ def test_every_prompt_is_answered_once_and_in_order(bench):
     assert one.engine.row_bodies
     assert other.engine.row_bodies
     first = rows[0]
-    assert first["messages"][1]["content"].startswith("answer ")
+    assert first["messages"][1]["content"].endswith(" answered")
     assert first["generated"] == [1]
     assert first["finish_reasons"] == ["stop"]
     assert first["token_ids"] == [[0, 1, 2]]
