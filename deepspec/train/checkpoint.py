@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -142,7 +143,7 @@ class Checkpoints:
         name = _name(state.step)
         rows = "".join(f"{json.dumps(row)}\n" for row in state.rows)
         files = {
-            "safetensors": self._put(name, "safetensors", lambda path: save_file(state.tensors, path)),
+            "safetensors": self._put(name, "safetensors", lambda path: write_tensors(state.tensors, path)),
             "jsonl": self._put(name, "jsonl", lambda path: path.write_text(rows)),
         }
         mark = Mark(step=state.step, files=files, progress=state.progress)
@@ -199,6 +200,18 @@ class Checkpoints:
 
     def _mark_key(self, step: int) -> str:
         return f"{self._prefix}/{_name(step)}.json"
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        StoreError: it cannot be written: the disk is full, say.
+    """
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise StoreError(f"cannot write {path}: {error}") from error
 
 
 def _name(step: int) -> str:

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import Artifact, Placement, Report
@@ -20,7 +19,7 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target.live import open_cache
 from deepspec.train.bigrams import start_markov_head
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves
+from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
 from deepspec.train.data import CacheSplit
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
@@ -176,7 +175,7 @@ def _write(loop: Loop, out: Out, report: Report) -> None:
     save_draft(loop.task.model, out.folder)
     out.file(METRICS).write_text("".join(f"{json.dumps(row)}\n" for row in loop.progress.rows))
     out.file(CURVE).write_bytes(Narrator(report).draw(loop))
-    save_file(loop.optimizer.state(), out.file(STATE))
+    write_tensors(loop.optimizer.state(), out.file(STATE))
 
 
 def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:

@@ -17,6 +17,12 @@ from tests.train.conftest import Site
 
 ROOT = Path(__file__).parents[2]
 GRACE_SECONDS = 10
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONUNBUFFERED": "1",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else a launcher that comes back waits for what was said before
+}
 
 
 class Launched:
@@ -45,7 +51,7 @@ class Launched:
         self.guard = subprocess.Popen(
             [*guard, sys.executable, *launcher, "-m", "tests.train.worker", str(self.job)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

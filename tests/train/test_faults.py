@@ -1,0 +1,93 @@
+"""What goes wrong beside the processes: a full disk, a store that is away, a state cut by hand."""
+
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+
+from deepspec.errors import CancelledError
+from deepspec.store import Store
+from deepspec.train import narrator
+from deepspec.train.checkpoint import Checkpoints, Retention, Saves
+from tests.cache.made import Silent
+from tests.train.conftest import SMALL
+from tests.train.test_loop import SPEC
+from tests.train.toy import toy_loop, weights
+
+
+@contextmanager
+def full_disk(room: int = 500):
+    """Let no file of this process grow beyond some bytes: writing fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp_path, seed):
+    spec, said = SPEC.but(seed=seed), []
+    whole, loop = toy_loop(spec), toy_loop(spec)
+    whole.run(None)
+    states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=3), said.append)
+
+    def during_one_save(loop):
+        if loop.progress.step == 10:
+            with full_disk():
+                states.save(loop.state())
+                states.finish()
+
+    loop.run(Saves(last=states), during_one_save)
+    states.close()
+    assert states.failed == 1
+    assert "checkpoint not saved: cannot write" in said[0]
+    assert "File too large" in said[0]
+    assert {path.stem for path in (tmp_path / "run").glob("step-*")} == {f"step-{n:08d}" for n in (5, 10, 12)}
+    assert all(bool((weights(whole)[name] == value).all()) for name, value in weights(loop).items())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_store_that_is_away_during_every_save_does_not_end_training(tmp_path, seed, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said = []
+    loop = toy_loop(SPEC.but(seed=seed))
+    states = Checkpoints(Store("s3://away/x"), "run", tmp_path / "saving", Retention(last=2), said.append)
+    loop.run(Saves(last=states))
+    states.close()
+    assert loop.progress.step == 12
+    assert states.failed == 3
+    assert all("checkpoint not saved" in line for line in said)
+
+
+class Cutting(Silent):
+    """Cuts the newest saved state short and sends SIGTERM when it hears of a step."""
+
+    def progress(self, done, total, unit, note=""):
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes(site, seed, monkeypatch):
+    monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
+    spec = SMALL.but(seed=10 + seed)
+    undisturbed, _ = site.train(spec, f"uncut-{seed}")
+    with pytest.raises(CancelledError):
+        site.train(spec, f"cut-{seed}", Cutting())
+    scratch = site.out(f"cut-{seed}").scratch
+    (newest,) = scratch.rglob("step-00000007.safetensors")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    again = Silent()
+    ref, _ = site.train(spec, f"cut-{seed}", again)
+    assert "checkpoint of step 7 cannot be used" in again.lines[0]
+    assert "the one before" in again.lines[0]
+    assert again.lines[1] == "going on after step 6 of 8"
+    assert site.checksums(ref) == site.checksums(undisturbed)
