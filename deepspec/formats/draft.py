@@ -128,6 +128,8 @@ def _weight_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
     trained = sum(parameter.numel() for _, parameter in model.trainable())
     frozen = sum(tensor.numel() for tensor in model.state_dict().values()) - trained
     rows: list[tuple[str, Any]] = [("parameters", f"{trained:,} trained, {frozen:,} of the target's")]
+    if not any(folder.glob("*.safetensors")):
+        return [*rows, ("weights", "not here: only the config was looked at")]
     try:
         _check_shapes(read_shapes(folder), _shapes(model), folder)
         rows.append(("weights", f"{', '.join(path.name for path in weight_files(folder))}: all there"))

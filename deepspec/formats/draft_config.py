@@ -281,8 +281,8 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
     }
     if draft.markov_rank:
         keys["markov_head_type"] = draft.markov_head
-    if draft.confidence_head:
-        keys["confidence_head_with_markov"] = draft.confidence_with_markov
+    if draft.confidence_head and (draft.markov_rank or "confidence_head_with_markov" not in draft.source):
+        keys["confidence_head_with_markov"] = draft.confidence_with_markov  # it says nothing without a Markov head
     return keys
 
 

@@ -175,6 +175,8 @@ def test_description_tells_whether_the_weights_are_all_there(saved):
     _change_config(saved, num_hidden_layers=3)
     rows = {row["what"]: row["value"] for row in describe(saved)}
     assert "lack layers.2" in rows["weights"]
+    (saved / "model.safetensors").unlink()
+    assert "not here" in {row["what"]: row["value"] for row in describe(saved)}["weights"]
 
 
 def test_vocabulary_maps_that_disagree_are_refused(tmp_path):
