@@ -43,7 +43,7 @@ def run(
         device=placement.device,
         slots=spec.slots,
     )
-    asked = questions(spec, placement, spec.samples)
+    asked = questions(spec.benchmarks, placement, spec.samples, spec.seed)
     batches = _batches(spec, pair, asked, report)
     rate = profile(pair.target, max(spec.loads) * (pair.slots + 1)) if spec.loads else None
     speed = Speed(
@@ -58,7 +58,7 @@ def run(
         batches=batches,
         loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches),
         step_seconds={} if rate is None else dict(zip(rate.tokens, rate.seconds, strict=True)),
-        served=ask_engine(spec, inputs["scores"], pair, placement, report),
+        served=ask_engine(inputs["scores"], pair.target.template, placement, spec.engine_samples, report),
     )
     _write(speed, out, report)
     return _counts(speed)
@@ -66,7 +66,7 @@ def run(
 
 def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], report: Report) -> tuple[BatchSpeed, ...]:
     settings = Settings(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=spec.seed, stop=False)
-    ids = [prompt_ids(pair, each) for each in list(asked.values())[: spec.samples]]
+    ids = [prompt_ids(pair.target.template, each) for each in list(asked.values())[: spec.samples]]
     found = []
     for done, batch in enumerate(spec.batches):
         report.progress(done, len(spec.batches), "batch sizes", f"batch {batch}")

@@ -1,29 +1,34 @@
 """Target and draft as an engine serves them, against what the evaluation decoded of the same questions."""
 
 from deepspec.artifacts import Artifact, Placement, Report
-from deepspec.benchmark.asked import decoded, prompt_ids, questions
+from deepspec.benchmark.asked import first_turns
 from deepspec.benchmark.engine import check_engine
-from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.decoding.pair import Pair
+from deepspec.errors import SpecError
 from deepspec.formats.speed import EngineSpeed
+from deepspec.target.template import ChatTemplate
 
 
 def ask_engine(
-    spec: BenchmarkSpec, scores: Artifact, pair: Pair, placement: Placement, report: Report
+    scores: Artifact, template: ChatTemplate, placement: Placement, count: int, report: Report
 ) -> EngineSpeed | None:
-    """Ask an engine the first turns that the evaluation decoded at temperature 0; say so where it accepts otherwise."""
-    if not spec.engine_samples or not placement.drafting:
+    """Ask the placement's engine what it accepts; say so where that is not what was measured here.
+
+    Args:
+        scores: of the draft that the engine serves.
+        template: of the target.
+        placement: its engines and the places of benchmarks.
+        count: questions, at most; 0: none is asked.
+        report: hears of a disagreement, and why no engine is asked.
+    """
+    if not count or not placement.drafting:
         return None
-    settings = scores.manifest.spec
-    asked = questions(spec.but(seed=settings["seed"]), placement, settings["samples"])
-    found_here = {each.sample_id.removesuffix("#0"): each for each in decoded(scores, 0.0)}
-    chosen = [each for name, each in asked.items() if name in found_here][: spec.engine_samples]
-    if not chosen or settings["thinking"]:
-        report.log("no engine is asked: the evaluation decoded nothing at temperature 0 without thinking")
+    try:
+        asked = first_turns(scores, placement, template, count)
+    except SpecError as error:
+        report.log(f"no engine is asked: {error}")
         return None
-    pairs = [(prompt_ids(pair, each), found_here[each.question_id]) for each in chosen]
     plain = placement.endpoints[0] if placement.endpoints else None
-    found = check_engine(placement.drafting[0], plain, pairs, settings["max_new_tokens"])
+    found = check_engine(placement.drafting[0], plain, asked, scores.manifest.spec["max_new_tokens"])
     if found.warning:
         report.log(f"WARNING: {found.warning}")
     return found

@@ -51,7 +51,7 @@ def run(
         trained=inputs["draft"].counts,
         lineage=find_lineage(inputs),
         figures=_figures(inputs),
-        differences=_differences(spec, inputs["scores"], placement.scratch),
+        differences=compared(spec, inputs["scores"], placement.scratch),
     )
     text = render(spec, found)
     _copy_files(inputs, out)
@@ -88,8 +88,12 @@ def find_lineage(inputs: Mapping[str, Artifact]) -> dict[str, Manifest]:
     return found
 
 
-def _differences(spec: ReleaseSpec, scores: Artifact, scratch: Path) -> list[Difference]:
-    """Return the scores against those of the release before."""
+def compared(spec: ReleaseSpec, scores: Artifact, scratch: Path) -> list[Difference]:
+    """Return the scores against those of the release before; nothing where there is none.
+
+    Raises:
+        NotPublishedError: those are gone.
+    """
     if spec.previous is None:
         return []
     manifest = read_manifest(scores.store, "scores", spec.previous)

@@ -3,7 +3,7 @@
     python -m pytest -m bench tests/benchmarks/bench_decoding.py -s
 
 The draft is the demo's shape with random weights, which changes what is accepted but not what a round costs. With
-DEEPSPEC_DRAFT naming the folder of a trained draft for this target, that one is timed, and its speed-up told.
+DEEPSPEC_DRAFT naming the folder of a trained draft for this target, its speed-up by proposed tokens is told, too.
 """
 
 import json
@@ -46,28 +46,38 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolve_target(packaged, models, "smollm2-135m").folder
 
 
-def pair(target: Path, folder: Path, **recipe: object) -> Pair:
-    """Return the target with a draft: the one in DEEPSPEC_DRAFT, or a random one of a shape."""
-    given = os.environ.get("DEEPSPEC_DRAFT")
-    if given is None:
-        shape = read(json.loads((target / "config.json").read_text()))
-        draft = build_draft(new_draft_config(shape, DraftRecipe(**recipe), LAYERS, MASK, Objective()))
-        loaded = load_target(target)
-        adopt_target(draft, loaded.embed_weight, loaded.head_weight)
-        folder.mkdir(exist_ok=True)
-        save_draft(draft, folder)
-    return load_pair(target, Path(given) if given else folder, dtype="float32", device="cpu")
+def random_draft(target: Path, folder: Path, **recipe: object) -> Path:
+    """Write a draft of a shape, with random weights."""
+    shape = read(json.loads((target / "config.json").read_text()))
+    draft = build_draft(new_draft_config(shape, DraftRecipe(**recipe), LAYERS, MASK, Objective()))
+    loaded = load_target(target)
+    adopt_target(draft, loaded.embed_weight, loaded.head_weight)
+    folder.mkdir(exist_ok=True)
+    save_draft(draft, folder)
+    return folder
+
+
+def prompts(pair: Pair, count: int) -> list[Prompt]:
+    """Return the questions, again and again."""
+    ids = [pair.target.template.prompt_ids([{"role": "user", "content": each}]) for each in QUESTIONS]
+    return [Prompt(sample_id=str(place), ids=ids[place % len(ids)]) for place in range(count)]
+
+
+def decoded(pair: Pair, batch: int) -> dict[str, tuple[int, ...]]:
+    """Return what each of eight samples becomes at a batch size."""
+    settings = Settings(max_new_tokens=NEW_TOKENS, stop=False)
+    return {each.sample_id: each.tokens for each in pair.speculative(settings, batch).decode(prompts(pair, 8))}
 
 
 def measured(pair: Pair, batch: int) -> BatchSpeed:
     settings = Settings(max_new_tokens=NEW_TOKENS, stop=False)
-    ids = [pair.target.template.prompt_ids([{"role": "user", "content": each}]) for each in QUESTIONS]
-    prompts = [Prompt(sample_id=str(place), ids=ids[place % 4]) for place in range(max(2, batch))]
-    return compare(pair.speculative(settings, batch), pair.plain(settings, batch), prompts, batch, PAIRS)
+    both = pair.speculative(settings, batch), pair.plain(settings, batch)
+    return compare(*both, prompts(pair, max(2, batch)), batch, PAIRS)
 
 
 def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tmp_path: Path):
-    loaded = pair(target, tmp_path / "draft", num_layers=2, markov_rank=128)
+    folder = random_draft(target, tmp_path / "draft", num_layers=2, markov_rank=128)
+    loaded = load_pair(target, folder, dtype="float32", device="cpu")
     alone, eight = measured(loaded, 1), measured(loaded, 8)
     print(
         f"\n{loaded.draft.config.algorithm}, K = {loaded.slots}, fp32, {torch.get_num_threads()} threads, {PAIRS} pairs"
@@ -80,3 +90,17 @@ def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tm
     assert alone.round_cost <= 2.0
     assert gain >= 3.0
     assert overhead <= 0.10
+    assert decoded(loaded, 8) == decoded(loaded, 1)
+
+
+@pytest.mark.skipif("DEEPSPEC_DRAFT" not in os.environ, reason="DEEPSPEC_DRAFT names no trained draft")
+def test_a_trained_draft_pays_at_batch_1(target: Path):
+    """As many tokens are proposed as pay best on this machine: each costs draft and target a row more."""
+    folder, best = Path(os.environ["DEEPSPEC_DRAFT"]), 0.0
+    whole = load_pair(target, folder, dtype="float32", device="cpu")
+    print(f"\n{whole.draft.config.algorithm}, {torch.get_num_threads()} threads, {PAIRS} pairs")
+    for slots in range(1, whole.slots + 1):
+        found = measured(Pair(target=whole.target, draft=whole.draft, slots=slots), 1)
+        best = max(best, found.speedup)
+        print({"proposed": slots, **found.row(), "spread": f"{found.spread:.2f}"})
+    assert best > 1.3

@@ -1,4 +1,7 @@
-"""The speculators library, where it is installed, loads our form of its drafts with every tensor in place."""
+"""The speculators library, where it is installed, loads our form of its drafts with every tensor in place.
+
+It wants other versions than ours: `make soak` gives it an environment of its own, beside ours.
+"""
 
 import pytest
 import torch

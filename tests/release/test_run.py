@@ -6,14 +6,16 @@ import pytest
 import yaml
 
 from deepspec.artifacts import Placement, open_artifact
-from deepspec.errors import CorruptArtifactError
+from deepspec.catalog import scores_before, set_ref
+from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import write_form
 from deepspec.formats.scores import Acceptance, BenchmarkScore, Interval, LosslessCheck, Scores
 from deepspec.formats.speed import BatchSpeed, Speed
 from deepspec.publish import Out
-from deepspec.release.run import run
+from deepspec.release.run import compared, run
 from deepspec.release.spec import ReleaseSpec
+from tests.decoding.test_compare import scores as published_scores
 from tests.export.test_run import publish_exports
 from tests.prepare.silence import Silence
 
@@ -128,6 +130,29 @@ def test_a_refused_form_is_named_on_the_card(tmp_path):
     _, counts, card = release(tmp_path, "dspark_gated")
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
     assert "Not written for **vllm**: the draft has a gated Markov head" in card
+
+
+def test_the_release_before_is_compared_question_by_question(tmp_path):
+    before = published_scores(tmp_path, "a", {"sums/0": 1, "sums/1": 3})
+    now = published_scores(tmp_path, "b", {"sums/0": 2, "sums/1": 4, "new/0": 0})
+    spec = ReleaseSpec(target="ORG/target", previous="a" * 32)
+    found = {each.benchmark: each for each in compared(spec, now, tmp_path)}
+    assert (found["all"].first, found["all"].second, found["all"].verdict) == (3.0, 4.0, "better")
+    assert compared(spec.but(previous=None), now, tmp_path) == []
+    with pytest.raises(NotPublishedError, match="scores of the release before, scores/zzz, are gone"):
+        compared(spec.but(previous="zzz"), now, tmp_path)
+    assert before.store.root == now.store.root
+
+
+def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_path):
+    published, _, _ = release(tmp_path)
+    store = published.store
+    assert scores_before(store, "ORG/target") is None
+    set_ref(store, "baseline", published.ref)
+    assert scores_before(store, "ORG/target") == "scores"
+    assert scores_before(store, "ORG/other") is None
+    set_ref(store, "baseline", published.manifest.inputs["draft"])
+    assert scores_before(store, "ORG/target") is None
 
 
 def test_scores_of_another_draft_are_refused(tmp_path):

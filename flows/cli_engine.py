@@ -1,0 +1,64 @@
+"""The command `deepspec ask-engine`: does the engine that serves a draft accept what was measured here?"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.catalog import find
+from deepspec.errors import SpecError
+from deepspec.formats import benchmarks
+from deepspec.prepare.demo import BENCHMARKS as DEMO
+from deepspec.store import Store
+from flows.choices import named_endpoints
+from infra.listeners import rich_table
+from infra.settings import default_root, scratch_dir
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command("ask-engine")
+def ask(
+    scores: Annotated[str, typer.Argument(help="Scores: a ref, kind/address, or a start of it.")],
+    endpoint: Annotated[str, typer.Option(help="URL up to /v1 of an engine that serves target and draft.")],
+    model: Annotated[str, typer.Option(help="Name under which it serves the target.")],
+    plain: Annotated[str | None, typer.Option(help="URL of an engine that serves the target alone.")] = None,
+    samples: Annotated[int, typer.Option(help="Questions asked.", min=1)] = 16,
+    benchmarks_dir: Annotated[Path | None, typer.Option(help="Where the benchmark files lie.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of the target; default: as runs noted it.")] = None,
+    root: Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Ask an engine the questions of published scores; exit code 1 where it does not accept what was measured here."""
+    del debug
+    from deepspec.benchmark.asked import first_turns  # loads torch
+    from deepspec.benchmark.engine import check_engine
+    from deepspec.target.load import load_template
+
+    store = Store(root or default_root())
+    artifact = open_artifact(store, find(store, scores if "/" in scores else f"scores/{scores}"), scratch_dir())
+    placement = Placement(scratch=scratch_dir(), locations=_locations(benchmarks_dir))
+    asked = first_turns(artifact, placement, load_template(target or _noted(artifact)), samples)
+    drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
+    found = check_engine(drafting, alone[0] if alone else None, asked, artifact.manifest.spec["max_new_tokens"])
+    console.print(rich_table(f"{artifact.prefix}: here and there", [found.row()]))
+    if found.warning:
+        console.print(f"[bold red]warning:[/] {found.warning}", highlight=False)
+    raise typer.Exit(0 if found.agrees else 1)
+
+
+def _locations(folder: Path | None) -> dict[str, str]:
+    """Return digest -> place of the demo's benchmarks and of those in a folder."""
+    found = [benchmarks.resolve(each) for each in (DEMO, folder) if each is not None]
+    return {digest: place for each in found for digest, place in each.locations.items()}
+
+
+def _noted(scores: Artifact) -> Path:
+    noted = scratch_dir() / "targets" / str(scores.counts["target"])
+    if not noted.is_file():
+        raise SpecError(f"the target of {scores.prefix} is not known here; give --target FOLDER")
+    return Path(json.loads(noted.read_text()))
