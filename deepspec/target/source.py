@@ -74,8 +74,8 @@ class TargetFiles:
 
 
 def prepared_folder(source: TargetSource, models: Path, name: str) -> Path:
-    """Return where a source that needs preparing will lie: another package version is another folder."""
-    files = [_stamp(path) for path in parts(source)]
+    """Return where a source that needs preparing will lie: another package version, or a changed file, is another."""
+    files = [_stamp(path, dated=not source.packages) for path in parts(source)]
     told = {"form": _FORM, "source": source.told(), "files": files}
     return models / f"{name}-{hashlib.sha256(canonical_json(told)).hexdigest()[:8]}"
 
@@ -148,5 +148,6 @@ def _in_package(package: str, file: str) -> list[Path]:
     return found
 
 
-def _stamp(path: Path) -> list[str | int]:
-    return [path.name, path.stat().st_size]
+def _stamp(path: Path, *, dated: bool) -> list[str | int]:
+    """Return what tells a file from another; a package's is dated by every installation, so its time says nothing."""
+    return [path.name, path.stat().st_size, *([path.stat().st_mtime_ns] if dated else [])]

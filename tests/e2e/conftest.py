@@ -38,6 +38,8 @@ SIZES = (
     "evaluate.lossless_samples=2",
     "evaluate.untrained_samples=1",
     "benchmark.samples=2",
+    "benchmark.loads=[1]",
+    "benchmark.engine_samples=2",
     "benchmark.max_new_tokens=16",
     "benchmark.repeats=1",
 )

@@ -50,6 +50,10 @@ def test_a_run_publishes_every_stage(undisturbed):
         assert stage.name in printed
     assert "accepted length" in printed
     assert "speed-up" in printed
+    served = deepspec.manifest("speed").counts["engine"]
+    assert served["samples"] == 2
+    assert served["engine"].startswith("llama.cpp")
+    assert deepspec.manifest("exports").counts["parity"] is True
     assert none_left(deepspec) == []
 
 

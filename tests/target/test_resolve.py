@@ -1,5 +1,6 @@
 """Where targets come from."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from deepspec.errors import TargetError
 from deepspec.target import TargetSource, find_target
 from deepspec.target.load import load_target
 from deepspec.target.resolve import resolve_target
+from deepspec.target.source import prepared_folder
 from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, IM_START, write_target
 
 
@@ -80,3 +82,14 @@ def test_a_gguf_file_that_is_none_is_a_one_line_error(tmp_path: Path):
 def test_a_source_names_one_place(fields: dict[str, object]):
     with pytest.raises(ValidationError):
         TargetSource.model_validate(fields)
+
+
+def test_a_gguf_file_that_was_replaced_by_one_of_its_size_is_prepared_anew(tmp_path):
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"old weights")
+    source = TargetSource(model=str(file))
+    before = prepared_folder(source, tmp_path, "m")
+    assert prepared_folder(source, tmp_path, "m") == before
+    file.write_bytes(b"new weights")
+    os.utime(file, ns=(1, 1))
+    assert prepared_folder(source, tmp_path, "m") != before
