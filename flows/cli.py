@@ -41,6 +41,8 @@ Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/p
 Device = Annotated[str, typer.Option(help="Torch device of target and draft.")]
 Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)]
 Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
+MicroBatch = Annotated[int | None, typer.Option(help="Samples of a training pass; default: as memory allows.", min=1)]
+TrackerNames = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, …; repeatable.")]
 EndpointUrls = Annotated[list[str] | None, typer.Option("--endpoint", help="Engine URL up to /v1; repeatable.")]
 Model = Annotated[str | None, typer.Option(help="Name under which the endpoints serve the target.")]
 KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable with the endpoints' key.")]
@@ -73,6 +75,8 @@ def command(action: Action) -> Callable[..., None]:
         device: Device = "cpu",
         threads: Threads = None,
         processes: Processes = 1,
+        micro_batch: MicroBatch = None,
+        tracker: TrackerNames = None,
         endpoint: EndpointUrls = None,
         model: Model = None,
         key_env: KeyEnv = None,
@@ -107,6 +111,8 @@ def command(action: Action) -> Callable[..., None]:
             device=device,
             threads=threads,
             processes=processes,
+            micro_batch=micro_batch,
+            trackers=tuple(tracker or ()),
             keep_errors=keep_errors,
         )
         action(choices, site)
