@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 TILE_ROWS = 4096
-"""Rows of the matrix that are widened at a time."""
+"""Rows of the matrix that are widened, or gathered gradients for, at a time."""
 
 
 class Product:
@@ -48,19 +48,25 @@ class Product:
         return out_MD
 
     def accumulate(self, total_VD: Tensor, grad_MV: Tensor, x_MD: Tensor) -> None:
-        """Add the gradient of W, gᵀ x, to a total."""
-        if self._tiled or self.weight_VD.dtype == total_VD.dtype:
-            total_VD.addmm_(grad_MV.T, x_MD.to(grad_MV.dtype))
-        else:
-            dtype = self.weight_VD.dtype
-            total_VD.add_(grad_MV.to(dtype).T @ x_MD.to(dtype))
+        """Add the gradient of W, gᵀ x, to a total, a tile at a time: BLAS packs what it multiplies."""
+        dtype = total_VD.dtype if self._tiled else self.weight_VD.dtype
+        x_MD = x_MD.to(dtype)
+        for span in self._spans():
+            if dtype == total_VD.dtype:
+                total_VD[span].addmm_(grad_MV[:, span].T, x_MD)
+            else:
+                total_VD[span] += grad_MV[:, span].to(dtype).T @ x_MD
 
     def _tiles(self) -> Iterator[tuple[slice, Tensor]]:
         if self._tile is None:
             raise RuntimeError("this matrix is multiplied directly, without tiles")
+        for span in self._spans():
+            rows = self.weight_VD[span]
+            yield span, self._tile[: len(rows)].copy_(rows)
+
+    def _spans(self) -> Iterator[slice]:
         for start in range(0, len(self.weight_VD), TILE_ROWS):
-            rows = self.weight_VD[start : start + TILE_ROWS]
-            yield slice(start, start + len(rows)), self._tile[: len(rows)].copy_(rows)
+            yield slice(start, min(start + TILE_ROWS, len(self.weight_VD)))
 
 
 @cache
