@@ -107,8 +107,7 @@ class Out:
     def parts(self) -> list[PartMark]:
         """Return the committed parts in (shard, part) order."""
         keys = [key for key in self.store.list(self._parts) if key.endswith(".json")]
-        if self._present is None:
-            self._present = self.store.sizes(self.prefix)
+        self._present = self.store.sizes(self.prefix)
         with ThreadPoolExecutor(_READERS) as pool:
             marks = [mark for mark in pool.map(self._read_mark, keys) if mark is not None]
         return sorted(marks, key=lambda mark: (mark.shard, mark.part))
