@@ -105,7 +105,7 @@ class Store:
         """Publish the bytes of a local file under a key (locally by link or move: nothing is copied twice)."""
         with self._writing(key):
             if not self.local:
-                self._remote.put_file(str(path), self.uri(key))
+                self._upload(path, key)
                 return
             destination = self._path(key)
             _sync_file(path)
@@ -202,6 +202,16 @@ class Store:
         key = f"probe-{secrets.token_hex(8)}"
         self.write_bytes(key, b"deepspec")
         self.delete(key)
+
+    def _upload(self, path: Path, key: str) -> None:
+        """Put a file; a busy server may end an upload, answer too late, and not know it when it is asked again."""
+        try:
+            self._remote.put_file(str(path), self.uri(key))
+        except OSError:
+            with suppress(NotPublishedError):
+                if self.size(key) == path.stat().st_size:
+                    return
+            raise
 
     def _local_entries(self, prefix: str) -> dict[str, Stored]:
         found: dict[str, Stored] = {}

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deepspec.artifacts import Spec, open_artifact
-from deepspec.errors import NotPublishedError
+from deepspec.errors import NotPublishedError, StoreError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.store import Store
@@ -112,3 +112,22 @@ def test_unfinished_uploads_are_found_by_age_and_given_up(store):
     assert [upload.key for upload in found.uploads] == [f"{prefix}/draft/big"]
     delete_garbage(store, found)
     assert store.unfinished_uploads() == ()
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_upload_that_ended_unheard_is_an_upload(store, tmp_path, monkeypatch, arrived):
+    (tmp_path / "f").write_bytes(b"file")
+    put = store._remote.put_file
+
+    def unheard(path: str, uri: str) -> None:
+        if arrived:
+            put(path, uri)
+        raise FileNotFoundError("The specified upload does not exist.")
+
+    monkeypatch.setattr(store._remote, "put_file", unheard)
+    if arrived:
+        store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
+        assert store.read_bytes("draft/x/attempt-1/f") == b"file"
+    else:
+        with pytest.raises(StoreError, match="upload does not exist"):
+            store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
