@@ -1,5 +1,6 @@
 """Builds a cache as a process of its own, telling every step, so that a test can kill it at any of them."""
 
+import os
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,8 +19,11 @@ class Telling(Silent):
         self._pipe.send("step")
 
 
-def main(pipe: Connection, root: str, scratch: Path, target: Path, answers: ArtifactRef) -> None:
+def main(
+    pipe: Connection, root: str, scratch: Path, target: Path, answers: ArtifactRef, environment: dict[str, str]
+) -> None:
     """Capture the answers of that reference and publish the cache."""
+    os.environ.update(environment)
     store = Store(root)
     opened = open_artifact(store, answers, scratch)
     spec, out = spec_for(target, part_bytes=60_000), out_for(store, scratch, opened)

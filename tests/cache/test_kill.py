@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import random
 import signal
 from pathlib import Path
@@ -37,12 +38,14 @@ def marks(store: Store) -> dict[str, bytes]:
     return {key: store.read_bytes(key) for key in keys}
 
 
-def check(target: Path, tmp_path: Path, kills: int, seed: int) -> None:
-    store, scratch, rng = Store(tmp_path / "root"), tmp_path / "scratch", random.Random(seed)
+def check(target: Path, tmp_path: Path, kills: int, seed: int, store: Store | None = None) -> None:
+    store = store or Store(tmp_path / "root")
+    scratch, rng = tmp_path / "scratch", random.Random(seed)
     answers = publish_answers(store, scratch, [rows(30), rows(30, seed=1)])
     spec = spec_for(target, part_bytes=60_000)
     whole = build(spec, target, answers, Store(tmp_path / "undisturbed"), tmp_path / "other")
-    args = (store.root, scratch, target, answers.ref)
+    aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    args = (store.root, scratch, target, answers.ref, aws)
     committed: dict[str, bytes] = {}
     for _ in range(kills):
         assert run_and_kill(rng.randint(1, 20), *args) in (-signal.SIGKILL, 0)
@@ -56,6 +59,11 @@ def check(target: Path, tmp_path: Path, kills: int, seed: int) -> None:
 
 def test_killed_twice(target: Path, tmp_path: Path):
     check(target, tmp_path, kills=2, seed=0)
+
+
+@pytest.mark.soak
+def test_killed_on_object_storage(target: Path, tmp_path: Path, s3: Store):
+    check(target, tmp_path, kills=3, seed=9, store=s3)
 
 
 @pytest.mark.soak

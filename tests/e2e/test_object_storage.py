@@ -38,7 +38,7 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     assert none_left(deepspec) == []
     assert not [key for key in s3.list("target_cache") if key.endswith("manifest.json")]
     kept = {key for key in s3.list("target_cache") if key.endswith(".safetensors")}
-    resumed = deepspec.run("run", timeout=900)
+    resumed = deepspec.run("run", timeout=1800)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     print(resumed.stdout)
     cache = deepspec.manifest("target_cache")
