@@ -1,0 +1,44 @@
+"""Work behind the forward pass stops where it failed: what follows builds on it."""
+
+import threading
+
+import pytest
+
+from deepspec.cache.background import Background
+
+
+class BrokenError(Exception):
+    pass
+
+
+def broken() -> None:
+    raise BrokenError
+
+
+def test_nothing_runs_after_a_call_that_failed():
+    done: list[str] = []
+    with pytest.raises(BrokenError), Background(depth=4) as work:
+        work.run(done.append, "encode")
+        work.run(broken)
+        work.run(done.append, "commit")
+    assert done == ["encode"]
+
+
+def test_nothing_runs_once_the_caller_failed():
+    done: list[str] = []
+    goes_on = threading.Event()
+    with pytest.raises(BrokenError), Background(depth=4) as work:
+        work.run(goes_on.wait)
+        for name in ("encode", "close", "commit"):
+            work.run(done.append, name)
+        threading.Timer(0.1, goes_on.set).start()
+        raise BrokenError
+    assert done == []
+
+
+def test_all_runs_in_order_where_nothing_fails():
+    done: list[int] = []
+    with Background(depth=2) as work:
+        for number in range(20):
+            work.run(done.append, number)
+    assert done == list(range(20))
