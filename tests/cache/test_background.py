@@ -1,6 +1,7 @@
 """Work behind the forward pass stops where it failed: what follows builds on it."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -15,24 +16,33 @@ def broken() -> None:
     raise BrokenError
 
 
-def test_nothing_runs_after_a_call_that_failed():
-    done: list[str] = []
-    with pytest.raises(BrokenError), Background(depth=4) as work:
-        work.run(done.append, "encode")
-        work.run(broken)
-        work.run(done.append, "commit")
-    assert done == ["encode"]
+def run_all(*calls: Callable[[], object]) -> None:
+    with Background(depth=4) as work:
+        for call in calls:
+            work.run(call)
 
 
-def test_nothing_runs_once_the_caller_failed():
-    done: list[str] = []
+def give_up(done: list[str]) -> None:
     goes_on = threading.Event()
-    with pytest.raises(BrokenError), Background(depth=4) as work:
+    with Background(depth=4) as work:
         work.run(goes_on.wait)
         for name in ("encode", "close", "commit"):
             work.run(done.append, name)
         threading.Timer(0.1, goes_on.set).start()
         raise BrokenError
+
+
+def test_nothing_runs_after_a_call_that_failed():
+    done: list[str] = []
+    with pytest.raises(BrokenError):
+        run_all(lambda: done.append("encode"), broken, lambda: done.append("commit"))
+    assert done == ["encode"]
+
+
+def test_nothing_runs_once_the_caller_failed():
+    done: list[str] = []
+    with pytest.raises(BrokenError):
+        give_up(done)
     assert done == []
 
 
