@@ -119,11 +119,22 @@ def test_errors_that_can_pass_are_published_where_that_is_wanted(bench, monkeypa
     assert artifact.counts["reasons"] == {"Error code: # - out of memory": 1}
 
 
+def once(server, rows, do):
+    """Do something as soon as an engine has answered so many rows."""
+
+    def wait():
+        while server.engine.rows < rows:
+            time.sleep(0.005)
+        do()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_a_run_without_any_endpoint_left_ends_and_goes_on_later(bench, monkeypatch):
     monkeypatch.setattr(stage, "PATIENCE_SECONDS", 0.5)
     ref = bench.publish(prompts(200))
     with serve(Simulated(slots=1, seconds=0.01)) as (mortal,):
-        threading.Timer(0.6, mortal.kill).start()
+        once(mortal, 20, mortal.kill)
         with pytest.raises(AnswersError, match="no endpoint was up"):
             bench.regenerate(ref, bench.placement(mortal.engine.url))
         kept = mortal.engine.rows
@@ -136,7 +147,7 @@ def test_a_run_without_any_endpoint_left_ends_and_goes_on_later(bench, monkeypat
 def test_an_endpoint_that_is_down_at_the_start_is_taken_in_later(bench):
     with serve(Simulated(slots=1, seconds=0.02), Simulated()) as (steady, late):
         late.kill()
-        threading.Timer(0.5, late.start).start()
+        once(steady, 10, late.start)
         rows = bench.answers(prompts(120), steady.engine.url, late.engine.url)
     assert set(statuses(rows).values()) == {"success"}
     assert late.engine.rows > 0
