@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve check test soak bench format lock clean
+.PHONY: install demo serve check test soak bench format lock audit clean
 
 install: $(MARK)  ## make .venv from the lock files
 
@@ -44,8 +44,15 @@ format: $(MARK)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(MARK)  ## write the lock from what is installed
+lock: $(MARK)  ## write the locks from what is installed: exact pins, and the same with hashes for the image
 	$(BIN)/python infra/lock.py
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile requirements.lock --generate-hashes --no-deps --no-annotate --no-header --quiet \
+		--python-version 3.11 --output-file requirements.hashed.lock
+
+audit: $(MARK)  ## known vulnerabilities in what the lock pins
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements.hashed.lock --require-hashes --disable-pip --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

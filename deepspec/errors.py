@@ -145,7 +145,7 @@ class ChildError(DeepSpecError):
         """Say which command ended with which code, and what it printed last."""
         super().__init__(f"{command} ended with exit code {exit_code}; its last lines:\n{last_lines}")
         self.exit_code = exit_code
-        self.retryable = exit_code > SIGNALLED
+        self.retryable = exit_code > SIGNALLED and exit_code != EXIT_CANCELLED
         self.last_lines = last_lines
 
 

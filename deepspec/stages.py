@@ -48,19 +48,26 @@ class Stage:
     version: int = 1
     """Raised whenever the output changes for the same spec and inputs."""
 
+    sharded: bool = False
+    """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
+
+    def room(self) -> Any:
+        """Import and return the module with the stage's code."""
+        return import_module(f"deepspec.{self.name}.run")
+
     def run(self) -> Run:
         """Import and return the stage's code."""
-        run: Run = import_module(f"deepspec.{self.name}.run").run
+        run: Run = self.room().run
         return run
 
 
 _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",)),
-    Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",)),
+    Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
-    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2),
+    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2, sharded=True),
     Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=2),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=2),
 )
@@ -141,6 +148,26 @@ def join(
     _run(stage, spec, _attempt(stage, spec, inputs, store, placement), placement, report)
 
 
+class Shards:
+    """The shards of a stage, for workers that share them out; the arguments are those of `materialize`."""
+
+    def __init__(
+        self, stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store, placement: Placement
+    ) -> None:
+        """Open the inputs."""
+        self._room, self._spec, self._placement = stage.room(), spec, placement
+        self._out = _attempt(stage, spec, inputs, store, placement)
+        self._opened = _open(self._out, placement)
+
+    def count(self, report: Report) -> int:
+        """Return how many there are."""
+        return int(self._room.shards(self._spec, self._opened, self._out, self._placement, report))
+
+    def make(self, shard: int, report: Report) -> None:
+        """Make what is missing of one and commit it."""
+        self._room.run_shard(shard, self._spec, self._opened, self._out, self._placement, report)
+
+
 def _attempt(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store, placement: Placement) -> Out:
     used = {kind: inputs[kind] for kind in stage.inputs}
     where = address(stage, spec, {kind: ref.address for kind, ref in used.items()})
@@ -148,5 +175,8 @@ def _attempt(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store:
 
 
 def _run(stage: Stage, spec: Spec, out: Out, placement: Placement, report: Report) -> dict[str, Any]:
-    opened = {kind: open_artifact(out.store, ref, placement.scratch) for kind, ref in out.inputs.items()}
-    return stage.run()(spec, opened, out, placement, report)
+    return stage.run()(spec, _open(out, placement), out, placement, report)
+
+
+def _open(out: Out, placement: Placement) -> dict[str, Artifact]:
+    return {kind: open_artifact(out.store, ref, placement.scratch) for kind, ref in out.inputs.items()}

@@ -10,9 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.catalog import find_kind
 from deepspec.errors import NotPublishedError
+from deepspec.plan.resolve import Resolved
 from deepspec.stages import Stage, address, find_fresh, stage_named
 from deepspec.store import Store
+from flows.choices import Choices
+from infra.caps import caps_of
 from infra.work import Site
+from tasks.resolve import resolve_plan
+from tasks.run import label_run, show_artifact, show_table
+from tasks.shards import make_shards
 from tasks.stages import STAGE_TASKS
 
 
@@ -52,10 +58,13 @@ class Chain:
         task: Task[..., ArtifactRef] = STAGE_TASKS[name]
         stale = find_fresh(stage, spec, given, self._store) is None
         start = time.monotonic()
+        if stale and stage.sharded and self._site.fan_out.workers > 1:
+            make_shards(stage, spec, given, self._site)
         state: Any = task.with_options(refresh_cache=stale)(spec, given, self._site, return_state=True)
         ref = state.result()
         current = find_fresh(stage, spec, given, self._store) or ref
         self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
+        self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
 
     def cache(self) -> ArtifactRef:
@@ -63,6 +72,16 @@ class Chain:
         if self._cache is not None:
             return find_kind(self._store, self._cache, "target_cache")
         return self.run("cache", self.run("regenerate", self.run("prepare")))
+
+    def report(self) -> None:
+        """Show beside the run what it made: a table of the stages, links, pictures and texts."""
+        rows = [
+            {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.uri}
+            for step in self.steps
+        ]
+        show_table("stages", rows, "what each stage of this run gave")
+        for step in self.steps:
+            show_artifact(step.stage, step.ref, self._site)
 
     def published(self, name: str) -> ArtifactRef:
         """Return the fresh artifact of a stage with all that it was made from.
@@ -85,3 +104,17 @@ class Chain:
         """Return the published inputs of a stage."""
         makers = {stage_named(name).kind: name for name in STAGE_TASKS}
         return [self.published(makers[kind]) for kind in stage.inputs]
+
+
+def begin(choices: Choices, site: Site) -> tuple[Resolved, Site]:
+    """Resolve what was chosen; the run is tagged with target, algorithm and plan, and the site knows its caps."""
+    plan = choices.plan()
+    tags = (f"target:{plan.target.name}", f"algorithm:{plan.train.draft.algorithm}", f"plan:{plan.digest}")
+    caps = caps_of(plan.limits, spent=label_run(tags))
+    return resolve_plan(plan, site.model_copy(update={"caps": caps}))
+
+
+def chain_of(choices: Choices, site: Site) -> Chain:
+    """Return the chain of all stages for what was chosen."""
+    resolved, site = begin(choices, site)
+    return Chain(resolved.specs, site, choices.plan().dataset.cache)

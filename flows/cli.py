@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
-from flows import caches, check, cli_engine, cli_reevaluate, doctor, shelf, show, tools
+from flows import caches, check, cli_engine, cli_reevaluate, doctor, serve, shelf, show, tools
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from infra.engines import ENGINES
 from infra.work import Site
@@ -173,6 +173,7 @@ app.add_typer(tools.app)
 app.add_typer(check.app)
 app.add_typer(cli_reevaluate.app)
 app.add_typer(cli_engine.app)
+app.add_typer(serve.app)
 
 
 def main() -> None:

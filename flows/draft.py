@@ -3,10 +3,9 @@
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.chain import Chain, Step
+from flows.chain import Chain, Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
-from tasks.resolve import resolve_plan
 
 
 class Built(BaseModel):
@@ -20,12 +19,23 @@ class Built(BaseModel):
 @flow(name="build-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
 def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
-    plan = choices.plan()
-    resolved, site = resolve_plan(plan, site)
-    chain = Chain(resolved.specs, site, plan.dataset.cache)
+    chain = chain_of(choices, site)
     draft = chain.run("train", chain.cache())
     exports = chain.run("export", draft)
     scores = chain.run("evaluate", draft)
     speed = chain.run("benchmark", draft, exports, scores)
     chain.run("release", draft, exports, scores, speed)
+    return _built(chain)
+
+
+@flow(name="try-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
+def try_draft(choices: Choices, site: Site) -> Built:
+    """Train and measure a draft, and stop there: a row of a sweep."""
+    chain = chain_of(choices, site)
+    chain.run("evaluate", chain.run("train", chain.cache()))
+    return _built(chain)
+
+
+def _built(chain: Chain) -> Built:
+    chain.report()
     return Built(steps=tuple(chain.steps))

@@ -7,11 +7,10 @@ from prefect import flow, runtime
 from deepspec.catalog import find
 from deepspec.evaluate.again import evaluated_again
 from deepspec.store import Store
-from flows.chain import Chain, Step
+from flows.chain import Chain, Step, begin
 from flows.choices import Choices
 from infra.work import Site
 from tasks.alert import announce
-from tasks.resolve import resolve_plan
 
 
 @flow(name="reevaluate", flow_run_name="{choices.target}-{release}", persist_result=False)
@@ -24,10 +23,11 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
         release: a release, or scores: a ref, `kind/address`, or the start of an address.
         as_of: moment that the scores speak of; default: when the run was scheduled, so that a retry goes on with it.
     """
-    resolved, site = resolve_plan(choices.plan(), site)
+    resolved, site = begin(choices, site)
     store = Store(site.root)
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, find(store, release), resolved.target, moment)
     chain = Chain({"evaluate": spec}, site)
     announce(chain.run("evaluate", draft), site)
+    chain.report()
     return chain.steps[-1]

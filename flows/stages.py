@@ -3,10 +3,9 @@
 from prefect import flow
 
 from deepspec.stages import stage_named
-from flows.chain import Chain, Step
+from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
-from tasks.resolve import resolve_plan
 
 
 @flow(name="prepare", persist_result=False)
@@ -71,8 +70,7 @@ STAGE_FLOWS = {
 
 
 def _only(name: str, choices: Choices, site: Site) -> Step:
-    plan = choices.plan()
-    resolved, site = resolve_plan(plan, site)
-    chain = Chain(resolved.specs, site, plan.dataset.cache)
+    chain = chain_of(choices, site)
     chain.run(name, *chain.inputs(stage_named(name)))
+    chain.report()
     return chain.steps[-1]

@@ -1,4 +1,4 @@
-"""Commands about one thing: inspect a checkpoint, start a Prefect server with every deployment."""
+"""Commands about one thing: inspect a checkpoint, lay an engine's folder out, list the fields of a plan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -82,15 +82,3 @@ def field_rows(model: type[Spec], prefix: str = "") -> list[dict[str, str]]:
             meaning = " ".join((field.description or "").split())
             rows.append({"field": f"{prefix}{name}", "default": default, "meaning": meaning})
     return rows
-
-
-@app.command()
-def up(
-    port: Annotated[int, typer.Option(help="Port on loopback.")] = 4200,
-    debug: Debug = False,
-) -> None:
-    """Run a Prefect server on loopback, a worker, and every deployment, until Ctrl-C."""
-    del debug
-    from infra.prefect_up import up as run  # starts nothing that other commands need
-
-    run(port, lambda line: console.print(line, highlight=False))

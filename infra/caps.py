@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from deepspec.errors import BudgetError
+from deepspec.errors import BudgetError, StoreError
 from deepspec.plan import presets
 from deepspec.plan.plan import Limits
 from deepspec.store import Store
@@ -46,6 +46,13 @@ class Caps(BaseModel):
         if held <= self.store_bytes:
             return None
         return BudgetError(f"the run holds {held / 1e9:.3g} GB in {store.root}, above limits.disk_gb; {goes_on}")
+
+    def reached_now(self, store: Store) -> BudgetError | None:
+        """Return the same while something runs: a store that cannot be asked now is asked again later."""
+        try:
+            return self.reached(store)
+        except StoreError:
+            return None
 
     def at(self, *prefixes: str) -> "Caps":
         """Return the caps of a run that also works at some prefixes."""

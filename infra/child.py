@@ -11,13 +11,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from deepspec.artifacts import ArtifactRef, Placement
 from deepspec.errors import DeepSpecError
-from deepspec.stages import join, materialize, stage_named
+from deepspec.stages import Shards, join, materialize, stage_named
 from deepspec.store import Store
 from infra.settings import secret
 
@@ -35,6 +35,9 @@ class Job(BaseModel):
     inputs: dict[str, ArtifactRef]
     root: str
     placement: Placement
+    do: Literal["stage", "count", "shard"] = "stage"
+    """The whole stage, the number of its shards, or one of them."""
+    shard: int = 0
 
 
 class EventReport:
@@ -91,6 +94,13 @@ def work(job: Job, rank: int) -> None:
     spec = stage.spec.model_validate(job.spec)
     placement = with_keys(job.placement)
     store = Store(job.root)
+    if job.do != "stage":
+        shards = Shards(stage, spec, job.inputs, store, placement)
+        if job.do == "count":
+            emit(event="shards", count=shards.count(EventReport()))
+        else:
+            shards.make(job.shard, EventReport())
+        return
     if rank != 0:
         join(stage, spec, job.inputs, store, placement, SilentReport())
         return

@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_PINNED = {"deepspec", "pip", "setuptools", "wheel"}
+NOT_PINNED = {"deepspec", "pip", "setuptools", "uv", "wheel"}
 
 
 def pins(skipped: set[str]) -> list[str]:

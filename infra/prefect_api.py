@@ -1,4 +1,4 @@
-"""The Prefect API that a command talks to: the configured one, or a server of its own that ends with it."""
+"""The Prefect API that a command talks to: the configured one, that of `deepspec up`, or one that ends with it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.engines import free_port
-from infra.prefect_up import server
+from infra.prefect_up import running_api, server
 from infra.settings import data_dir
 
 
@@ -21,6 +21,10 @@ def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
     """
     if PREFECT_API_URL.value():
         yield
+        return
+    if url := running_api():
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
         return
     with server(free_port(), data_dir() / "logs") as url, temporary_settings({PREFECT_API_URL: url}):
         say(f"watch this run: {url.removesuffix('/api')}")

@@ -1,106 +1,191 @@
-"""A Prefect server on loopback with a worker and every deployment, for as long as the command runs."""
+"""A Prefect server on loopback with a worker and every deployment, and whatever else is asked for, as one process.
 
-import subprocess
+Everything runs under the guard below the process of `up`, so ending that one process (Ctrl-C, `down`, kill -9) ends
+all of it and nothing else. `up.json` in the data folder says which process it is.
+"""
+
+import json
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from deepspec.errors import ChildError, SpecError
-from infra.launch import start_guarded
-from infra.settings import data_dir, environment
+from deepspec.plan import presets
+from deepspec.plan.plan import TargetPlan
+from infra.engines import LOOPBACK, ManagedEngines, Served, free_port, start_engines
+from infra.launch import Child, start_guarded
+from infra.prefect_setup import ENVIRONMENTS, set_up, worker_environment
+from infra.settings import data_dir, default_root, server_auth, server_database, use
+from infra.targets import ready_target
 
-HOST = "127.0.0.1"
-POOL = "deepspec-local"
 START_SECONDS = 120.0
-PREFECT_FILE = Path(__file__).resolve().parent.parent / "deployments" / "prefect.yaml"
-_QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+WORKER_GRACE_SECONDS = 28.0
+BUCKET = "deepspec"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What to start."""
+
+    host: str = LOOPBACK
+    port: int = 4200
+    s3: bool = False
+    """An S3 server in memory; artifacts and results go there."""
+    engine: str | None = None
+    """A target preset that an engine serves."""
+
+
+def up(wanted: Wanted, say: Callable[[str], None]) -> None:
+    """Run everything until interrupted or until `down`.
+
+    Raises:
+        SpecError: it runs already, something else has the port, or a server for others has no password.
+    """
+    if running() is not None:
+        raise SpecError(f"it runs already, see {_note()}; stop it with: deepspec down")
+    if wanted.host != LOOPBACK and server_auth() is None:
+        raise SpecError(f"--host {wanted.host} is not loopback: set PREFECT_SERVER_API_AUTH_STRING=user:password first")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logs = data_dir() / "logs"
+    with ExitStack() as stack:
+        stack.callback(_note().unlink, missing_ok=True)
+        _remember(None)
+        if wanted.s3:
+            use(stack.enter_context(s3_server(logs)))
+        api = stack.enter_context(server(wanted.port, logs, wanted.host))
+        pool = set_up(api, "local")
+        stack.enter_context(worker(api, pool, logs))
+        said = {
+            "Prefect UI": api.removesuffix("/api"),
+            "Prefect API": f"{api}   (export PREFECT_API_URL={api})",
+            "store": default_root(),
+            "logs": str(logs),
+        }
+        if wanted.engine:
+            said["engine"] = stack.enter_context(_engine(wanted.engine, logs))
+        for what, where in said.items():
+            say(f"{what:<12} {where}")
+        _remember(api)
+        say("try          prefect deployment run build-draft/local --watch")
+        say("stop         Ctrl-C, or deepspec down")
+        while True:
+            time.sleep(3600)
+
+
+def down() -> bool:
+    """Stop what `up` started, and return whether there was something to stop.
+
+    Raises:
+        ChildError: it did not end in time.
+    """
+    process = running()
+    if process is None:
+        return False
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(2 * START_SECONDS)
+    except psutil.TimeoutExpired as error:
+        raise ChildError(f"deepspec up (process {process.pid})", 0, "it did not end; see its logs") from error
+    return True
+
+
+def running() -> psutil.Process | None:
+    """Return the process of `up` in this data folder; None where there is none, or its number is another's by now."""
+    try:
+        told = json.loads(_note().read_text())
+        process = psutil.Process(told["pid"])
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+    return process if process.create_time() == told["since"] and process.status() != psutil.STATUS_ZOMBIE else None
+
+
+def running_api() -> str | None:
+    """Return the API of the server that `up` runs in this data folder; None until everything is there."""
+    return json.loads(_note().read_text())["api"] if running() is not None else None
 
 
 @contextmanager
-def server(port: int, logs: Path) -> Iterator[str]:
+def server(port: int, logs: Path, host: str = LOOPBACK) -> Iterator[str]:
     """Run a Prefect server and yield its API URL once it is healthy.
-
-    Args:
-        port: on loopback.
-        logs: folder for `server.log`.
 
     Raises:
         SpecError: something else listens on the port.
         ChildError: the server ended.
     """
-    api = f"http://{HOST}:{port}/api"
-    if _healthy(api):
+    api = f"http://{host}:{port}/api"
+    if _answers(f"{api}/health"):
         raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with start_guarded(command, log_path=logs / "server.log", env=_QUIET) as child:
-        end = time.monotonic() + START_SECONDS
-        while not _healthy(api):
-            child.check()
-            if time.monotonic() > end:
-                raise ChildError(" ".join(command), 0, f"not healthy in time; see {child.log_path}")
-            time.sleep(0.3)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    with start_guarded(command, log_path=logs / "server.log", env=server_database()) as child:
+        _wait(child, f"{api}/health")
         yield api
 
 
 @contextmanager
-def worker(api: str, logs: Path) -> Iterator[None]:
-    """Run a process worker of our pool, made where it is missing."""
-    prefect(api, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    with start_guarded(command, log_path=logs / "worker.log", env=_env(api), grace_seconds=28):
+def worker(api: str, pool: str, logs: Path) -> Iterator[None]:
+    """Run a process worker of a pool."""
+    kind = next(place.type for place in ENVIRONMENTS.values() if place.pool == pool)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind]
+    env = worker_environment(api)
+    with start_guarded(command, log_path=logs / "worker.log", env=env, grace_seconds=WORKER_GRACE_SECONDS):
         yield
 
 
-def deploy(api: str) -> None:
-    """Create or update every deployment of `deployments/prefect.yaml`."""
-    prefect(api, "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+@contextmanager
+def s3_server(logs: Path) -> Iterator[Mapping[str, str]]:
+    """Run an S3 server in memory (moto) with a bucket; yield the variables that lead there."""
+    port = free_port()
+    url = f"http://{LOOPBACK}:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
+    with start_guarded(command, log_path=logs / "s3.log") as child:
+        _wait(child, url)
+        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        yield {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "deepspec",
+            "AWS_SECRET_ACCESS_KEY": "deepspec",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "DEEPSPEC_ROOT": f"s3://{BUCKET}/store",
+        }
 
 
-def prefect(api: str, *arguments: str) -> None:
-    """Run one prefect command against a server.
-
-    Raises:
-        ChildError: it failed.
-    """
-    words = list(arguments)
-    command = [sys.executable, "-m", "prefect", *words]
-    done = subprocess.run(
-        command,
-        env=environment(_env(api)),
-        cwd=PREFECT_FILE.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ChildError(" ".join(command), done.returncode, (done.stdout + done.stderr)[-2000:])
+@contextmanager
+def _engine(name: str, logs: Path) -> Iterator[str]:
+    target = TargetPlan.model_validate(presets.target(name)["target"])
+    files = ready_target(target, target.name)
+    served = Served(name=target.name, gguf=files.gguf, folder=files.folder)
+    with start_engines(ManagedEngines(), served, logs) as endpoints:
+        yield f"{endpoints[0].url}   (--endpoint {endpoints[0].url} --model {target.name})"
 
 
-def up(port: int, say: Callable[[str], None]) -> None:
-    """Run server and worker with all deployments until interrupted."""
-    logs = data_dir() / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with server(port, logs) as api, worker(api, logs):
-        deploy(api)
-        say(f"Prefect UI     {api.removesuffix('/api')}")
-        say(f"Prefect API    {api}   (export PREFECT_API_URL={api})")
-        say(f"work pool      {POOL}; logs in {logs}")
-        say("try            prefect deployment run build-draft/local --param plan=... ; stop with Ctrl-C")
-        while True:
-            time.sleep(3600)
+def _note() -> Path:
+    return data_dir() / "up.json"
 
 
-def _env(api: str) -> dict[str, str]:
-    home = str(PREFECT_FILE.parent.parent)
-    return {**_QUIET, "PREFECT_API_URL": api, "DEEPSPEC_HOME": home, "DEEPSPEC_DATA_DIR": str(data_dir())}
+def _remember(api: str | None) -> None:
+    me = psutil.Process()
+    _note().parent.mkdir(parents=True, exist_ok=True)
+    _note().write_text(json.dumps({"pid": me.pid, "since": me.create_time(), "api": api}))
 
 
-def _healthy(api: str) -> bool:
+def _wait(child: Child, url: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not _answers(url):
+        child.check()
+        if time.monotonic() > end:
+            raise ChildError(f"the server of {url}", 0, f"not healthy in time; see {child.log_path}")
+        time.sleep(0.3)
+
+
+def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{api}/health", timeout=2).is_success
+        return httpx.get(url, timeout=2).is_success
     except httpx.TransportError:
         return False

@@ -7,10 +7,12 @@
 | `DEEPSPEC_PARTS_GB` | gigabytes of cache parts that scratch holds at most | 64 GiB |
 | `DEEPSPEC_NODES` | machines that train together | 1 |
 | `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
-| `JOB_COMPLETION_INDEX` | number of this machine, as Kubernetes sets it in an Indexed Job | 0 |
+| `JOB_COMPLETION_INDEX` | number of this machine among them; Kubernetes sets it in an Indexed Job | 0 |
+| `SLURM_NODEID` | the same, as Slurm's srun sets it | 0 |
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +83,8 @@ def nodes() -> Nodes:
     first = os.environ.get("DEEPSPEC_FIRST_NODE", "")
     if count > 1 and not first:
         raise SpecError(f"DEEPSPEC_NODES is {count} and DEEPSPEC_FIRST_NODE is not set; set it to host:port of node 0")
-    return Nodes(count=count, number=int(os.environ.get("JOB_COMPLETION_INDEX", "0")), first=first)
+    number = os.environ.get("JOB_COMPLETION_INDEX") or os.environ.get("SLURM_NODEID") or "0"
+    return Nodes(count=count, number=int(number), first=first)
 
 
 def secret(name: str) -> str:
@@ -94,6 +97,23 @@ def secret(name: str) -> str:
     if not value:
         raise SpecError(f"the environment variable {name}, named as an endpoint's key, is not set; export it first")
     return value
+
+
+def server_auth() -> str | None:
+    """Return `user:password` that a Prefect server asks for, as Prefect itself reads it; None: it asks for nothing."""
+    return os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or os.environ.get("PREFECT_API_AUTH_STRING")
+
+
+def server_database() -> dict[str, str]:
+    """Return the variables of a server that keeps its database in the data folder, unless it was told where."""
+    if "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ or "PREFECT_HOME" in os.environ:
+        return {}
+    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{data_dir() / 'prefect.db'}"}
+
+
+def prefect_api() -> str | None:
+    """Return the Prefect server that this environment names."""
+    return os.environ.get("PREFECT_API_URL")
 
 
 def quiet_prefect() -> None:
@@ -109,6 +129,11 @@ def torch_env(threads: int | None) -> dict[str, str]:
     """
     env = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     return env if threads is None else {**env, "OMP_NUM_THREADS": str(threads)}
+
+
+def use(variables: Mapping[str, str]) -> None:
+    """Set variables for this process and its children: where a server that was just started is reached."""
+    os.environ.update(variables)
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, Placement, Report, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.errors import BudgetError, ChildError, DeepSpecError, StoreError
+from deepspec.errors import ChildError, DeepSpecError
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import Stage, address, find_fresh
@@ -26,6 +26,19 @@ from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
 from infra.launch import run_guarded
 from infra.serving import serving_draft
 from infra.settings import default_root, nodes, scratch_dir, torch_env
+
+
+class FanOut(BaseModel):
+    """How the shards of a stage are shared out; one worker: the stage makes them itself, in one child."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int = Field(default=1, gt=0)
+    """Shards at a time; on Ray, what the cluster has room for."""
+    runner: Literal["threads", "ray", "deployment"] = "threads"
+    """Children here, tasks of a Ray cluster, or runs of a deployment (in a Kubernetes pool, say)."""
+    address: str | None = None
+    """Of the Ray cluster, or name of the deployment, such as shard/kubernetes."""
 
 
 class Site(BaseModel):
@@ -44,6 +57,7 @@ class Site(BaseModel):
     """The target as a Hugging Face folder; the same."""
     limit: str | None = None
     """Name of a Prefect concurrency limit; one of its slots is held by every stage while it computes."""
+    fan_out: FanOut = FanOut()
     caps: Caps = Caps()
     """What the run may use up; set by the flow from its plan."""
 
@@ -68,6 +82,7 @@ class Events:
         """Listen on behalf of a report."""
         self._report = report
         self.ref: ArtifactRef | None = None
+        self.shards: int | None = None
         self.error: DeepSpecError | None = None
 
     def line(self, line: str) -> None:
@@ -90,6 +105,8 @@ class Events:
                 self._report.markdown(**event)
             case "result":
                 self.ref = ArtifactRef.model_validate(event["ref"])
+            case "shards":
+                self.shards = int(event["count"])
             case "error":
                 self.error = errors.rebuilt(event["type"], event["message"])
 
@@ -125,17 +142,20 @@ def run_stage(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _engines(spec, inputs, site, path, report) as placement:
-            job = Job(
-                stage=stage.name,
-                spec=spec.model_dump(mode="json"),
-                inputs={kind: inputs[kind] for kind in stage.inputs},
-                root=site.root,
-                placement=placement,
-            )
-            caps = site.caps.at(f"{stage.kind}/{where}")
-            return run_job(job, path, report, keys, stop=lambda: _reached(caps, store))
+            job, caps = child_job(stage, spec, inputs, site.root, placement), site.caps.at(f"{stage.kind}/{where}")
+            told = run_job(job, path, report, keys, stop=lambda: caps.reached_now(store)).ref
     finally:
         report.markdown("log", f"Everything that it printed: `{keep_logs(path, store)}`")
+    ref = told or find_fresh(stage, spec, inputs, store)  # on machines after the first, another one published
+    if ref is None:
+        raise ChildError(f"the child of stage {stage.name}", 0, "it ended well and published nothing")
+    return ref
+
+
+def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], root: str, placement: Placement) -> Job:
+    """Return what a child is asked to do for a stage."""
+    used = {kind: inputs[kind] for kind in stage.inputs}
+    return Job(stage=stage.name, spec=spec.model_dump(mode="json"), inputs=used, root=root, placement=placement)
 
 
 def keep_logs(path: Path, store: Store) -> str:
@@ -145,14 +165,6 @@ def keep_logs(path: Path, store: Store) -> str:
         if log.exists() and log.stat().st_size:
             store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
     return store.uri(f"logs/{path.name}")
-
-
-def _reached(caps: Caps, store: Store) -> BudgetError | None:
-    """Return the error of a cap that is reached; a store that cannot be asked now is asked again later."""
-    try:
-        return caps.reached(store)
-    except StoreError:
-        return None
 
 
 @contextmanager
@@ -186,8 +198,8 @@ def run_job(
     report: Report,
     keys: Mapping[str, str] = MappingProxyType({}),
     stop: Callable[[], DeepSpecError | None] = lambda: None,
-) -> ArtifactRef:
-    """Run a job under the guard; `path` without suffix names its job file and its log.
+) -> Events:
+    """Run a job under the guard and return what it told; `path` without suffix names its job file and its log.
 
     Raises:
         DeepSpecError: the error that the child raised, what `stop` returned, or ChildError where it died without one.
@@ -202,9 +214,7 @@ def run_job(
         raise events.error or failure from failure
     finally:
         job_file.unlink()
-    if events.ref is None:
-        raise ChildError(f"the child of stage {job.stage}", 0, f"it told no artifact; see {log}")
-    return events.ref
+    return events
 
 
 def _command(job: Job, job_file: Path) -> list[str]:

@@ -1,5 +1,9 @@
 """What all stage tasks do: run the stage in a guarded child, and tell Prefect and the terminal about it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+from prefect.concurrency.sync import concurrency
+
 from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.stages import stage_named
 from infra.listeners import Listeners, terminal
@@ -15,6 +19,14 @@ def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published."""
     stage = stage_named(name)
     report = Listeners([PrefectReport(name), *terminal(name)])
-    ref = run_stage(stage, spec, inputs, site, report, keys_of(site))
+    with slot(site.limit):
+        ref = run_stage(stage, spec, inputs, site, report, keys_of(site))
     report.log(ref.uri)
     return ref
+
+
+def slot(limit: str | None) -> AbstractContextManager[None]:
+    """Return a block that holds a slot of a global concurrency limit; a limit that is not there is an error."""
+    if limit is None:
+        return nullcontext()
+    return concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False)

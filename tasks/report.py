@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ UPDATE_SECONDS = 5.0
 """Least time between two updates of a progress artifact: each is a request to the server."""
 
 LINES = 200
-"""Most lines of one stage that go to the server's log; the whole log is a file in the store."""
+"""Lines of one stage that go to the server's log as they come; the whole log is a file in the store."""
 
 
 class PrefectReport:
@@ -30,17 +31,20 @@ class PrefectReport:
         self._stage = stage
         self._logger = get_run_logger()
         self._progress: UUID | None = None
-        self._updated = 0.0
-        self._lines = 0
+        self._first: tuple[float, float] | None = None
+        self._updated = self._said = 0.0
+        self._lines = self._held = 0
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Show how far the stage is, at most every few seconds."""
+        """Show how far the stage is, how fast, and when it will be done, at most every few seconds."""
         now = time.monotonic()
         percent = 100.0 * done / total if total else 0.0
+        if self._first is None:
+            self._first = (now, done)
         if percent < 100 and now - self._updated < UPDATE_SECONDS:
             return
         self._updated = now
-        text = f"{done:,.0f} of {total:,.0f} {unit} {note}".strip()
+        text = f"{done:,.0f} of {total:,.0f} {unit} {pace(self._first, (now, done), total)} {note}".strip()
         if self._progress is None:
             created = create_progress_artifact(progress=percent, key=f"{self._stage}-progress", description=text)
             self._progress = created if isinstance(created, UUID) else None
@@ -48,24 +52,44 @@ class PrefectReport:
             update_progress_artifact(artifact_id=self._progress, progress=percent, description=text)
 
     def log(self, message: str) -> None:
-        """Log one line, up to a number of them."""
-        self._lines += 1
-        if self._lines <= LINES:
-            self._logger.info(message)
+        """Log one line; after a number of them only one every few seconds, with the count of those held back."""
+        now = time.monotonic()
+        if self._lines >= LINES and now - self._said < UPDATE_SECONDS:
+            self._held += 1
+            return
+        held = f" (and {self._held} lines before it, see the log in the store)" if self._held else ""
+        self._logger.info(f"{message}{held}")
+        self._lines, self._held, self._said = self._lines + 1, 0, now
 
     def table(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Show rows."""
-        create_table_artifact(table=rows, key=self._key(key))
+        create_table_artifact(table=rows, key=artifact_key(self._stage, key))
 
     def figure(self, key: str, png: bytes) -> None:
         """Show a picture, carried in the artifact itself."""
         data = base64.b64encode(png).decode()
-        create_image_artifact(image_url=f"data:image/png;base64,{data}", key=self._key(key))
+        create_image_artifact(image_url=f"data:image/png;base64,{data}", key=artifact_key(self._stage, key))
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text."""
-        create_markdown_artifact(markdown=text, key=self._key(key))
+        create_markdown_artifact(markdown=text, key=artifact_key(self._stage, key))
 
-    def _key(self, key: str) -> str:
-        """Return an artifact key of the letters that Prefect accepts."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{key}".lower()).strip("-")
+
+def pace(first: tuple[float, float], now: tuple[float, float], total: float) -> str:
+    """Return the rate since the first look and the time that is left at it; nothing where there is no rate yet.
+
+    Args:
+        first: seconds on any clock, and what was done then.
+        now: the same, now.
+        total: what there is to do.
+    """
+    seconds, done = now[0] - first[0], now[1] - first[1]
+    if seconds <= 0 or done <= 0:
+        return ""
+    rate = done / seconds
+    return f"· {rate:,.3g}/s · {timedelta(seconds=round((total - now[1]) / rate))} left"
+
+
+def artifact_key(stage: str, key: str) -> str:
+    """Return an artifact key of the letters that Prefect accepts."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{stage}-{key}".lower()).strip("-")

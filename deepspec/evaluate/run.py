@@ -25,9 +25,27 @@ def run(
     Returns:
         counts for the manifest: accepted lengths and the lossless check among them.
     """
-    if placement.threads is not None:
-        torch.set_num_threads(placement.threads)
-    evaluation = Evaluation(spec, inputs["draft"], out, placement, report)
+    evaluation = _evaluation(spec, inputs, out, placement, report)
     for shard in range(len(evaluation.shards)):
         evaluation.decode(shard)
     return evaluation.finish()
+
+
+def shards(spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report) -> int:
+    """Return the number of shards."""
+    return len(_evaluation(spec, inputs, out, placement, report).shards)
+
+
+def run_shard(
+    shard: int, spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> None:
+    """Decode one shard, unless that is done already."""
+    _evaluation(spec, inputs, out, placement, report).decode(shard)
+
+
+def _evaluation(
+    spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> Evaluation:
+    if placement.threads is not None:
+        torch.set_num_threads(placement.threads)
+    return Evaluation(spec, inputs["draft"], out, placement, report)

@@ -1,5 +1,7 @@
 """The plan: everything a user decides about a run. What resolving finds out (hashes, sizes) is in `resolve`."""
 
+import hashlib
+import json
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -77,6 +79,12 @@ class Plan(Spec):
     benchmark: BenchmarkOptions = BenchmarkOptions()
     release: ReleaseOptions = ReleaseOptions()
     limits: Limits = Limits()
+
+    @property
+    def digest(self) -> str:
+        """Return a short name for what the plan makes: its limits are no part of it."""
+        told = json.dumps(self.but(limits=Limits()).identity(), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     @model_validator(mode="after")
     def _block_fits(self) -> Self:

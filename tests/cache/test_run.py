@@ -109,11 +109,11 @@ def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Stor
     spec = spec_for(target)
     whole = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
     inputs, placement = {"answers": answers}, placement_for(target, tmp_path)
-    assert stage.shards(spec, inputs) == 3
+    assert stage.shards(spec, inputs, out_for(store, tmp_path, answers), placement, Silent()) == 3
     for shard in (2, 0, 2, 1):
         stage.run_shard(shard, spec, inputs, out_for(store, tmp_path, answers), placement, Silent())
     out = out_for(store, tmp_path, answers)
-    assert out.publish(spec, 1, stage.finish(spec, inputs, out, Silent())).content == whole.content
+    assert out.publish(spec, 1, stage.finish(inputs, out, Silent())).content == whole.content
 
 
 def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: Store, tmp_path: Path):
@@ -135,7 +135,7 @@ def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path
     spec, out = spec_for(target), out_for(store, tmp_path, answers)
     stage.run_shard(0, spec, inputs, out, placement, Silent())
     with pytest.raises(CaptureError, match=r"shards \[1\] of the target cache are not complete"):
-        stage.finish(spec, inputs, out, Silent())
+        stage.finish(inputs, out, Silent())
 
 
 def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,108 @@
+"""Commands about the Prefect server: start and stop it, deploy to it, list its runs."""
+
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deepspec.errors import ChildError, SpecError
+from infra.settings import data_dir, prefect_api
+
+app = typer.Typer()
+console = Console()
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+LOOPBACK = "127.0.0.1"
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(help="Port of the server.")] = 4200,
+    s3: Annotated[bool, typer.Option("--s3", help="Also an S3 server in memory, as the store.")] = False,
+    engine: Annotated[str | None, typer.Option(help="Also an engine that serves this target preset.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once everything runs; see: deepspec down.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a Prefect server, a worker and every deployment, until Ctrl-C or `deepspec down`."""
+    del debug
+    from infra.prefect_up import Wanted  # loads Prefect
+    from infra.prefect_up import up as run
+
+    if detach:
+        _detached([word for word in sys.argv[1:] if word != "--detach"])
+        return
+    run(Wanted(host=host, port=port, s3=s3, engine=engine), lambda line: console.print(line, highlight=False))
+
+
+@app.command()
+def down(debug: Debug = False) -> None:
+    """Stop what `deepspec up` started, and nothing else."""
+    del debug
+    from infra.prefect_up import down as stop  # loads Prefect
+
+    console.print("stopped" if stop() else f"nothing runs from {data_dir()}")
+
+
+@app.command()
+def deploy(
+    environment: Annotated[str, typer.Argument(help="local, gpu, slurm or kubernetes.")] = "local",
+    debug: Debug = False,
+) -> None:
+    """Make or update pool, limits, result storage, automations and deployments on the server."""
+    del debug
+    from infra.prefect_setup import set_up  # loads Prefect
+
+    pool = set_up(server(), environment)
+    console.print(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
+
+
+@app.command()
+def runs(
+    tag: Annotated[list[str] | None, typer.Option(help="target:NAME, algorithm:NAME, plan:DIGEST; repeatable.")] = None,
+    limit: Annotated[int, typer.Option(help="Newest runs to show.", min=1, max=200)] = 20,
+    debug: Debug = False,
+) -> None:
+    """List the newest runs: what they make, how they stand, how long they took."""
+    del debug
+    from infra.prefect_runs import newest_runs  # loads Prefect
+
+    table = Table(title=f"runs on {server()}", title_justify="left")
+    for column in ("run", "flow", "state", "started", "took", "tags", "id"):
+        table.add_column(column, overflow="fold")
+    for row in newest_runs(server(), tag or [], limit):
+        table.add_row(*row)
+    console.print(table)
+
+
+def server() -> str:
+    """Return the server that the environment names, or the one that `up` runs.
+
+    Raises:
+        SpecError: there is none.
+    """
+    from infra.prefect_up import running_api  # loads Prefect
+
+    found = prefect_api() or running_api()
+    if found is None:
+        raise SpecError("no Prefect server: start one with deepspec up, or set PREFECT_API_URL")
+    return found
+
+
+def _detached(words: list[str]) -> None:
+    from infra.prefect_up import running_api  # loads Prefect
+
+    log = data_dir() / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "flows.cli", *words]
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    while running_api() is None:
+        if started.poll() is not None:
+            raise ChildError("deepspec up", started.returncode, log.read_text())
+        time.sleep(0.5)
+    console.print(log.read_text().strip(), highlight=False)

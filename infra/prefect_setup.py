@@ -1,0 +1,143 @@
+"""What a Prefect server holds for us, as tables: pools, limits, variables, result storage, automations, deployments.
+
+Everything is made or updated by its name, so `set_up` may be called again at any time. A variable that is there is
+left alone: it is the place where people change things.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from deepspec.errors import ChildError, UnknownNameError
+from infra.settings import data_dir, default_root, environment, server_auth
+
+HOME = Path(__file__).resolve().parent.parent
+DEPLOYMENTS = HOME / "deployments"
+BLOCK = "deepspec"
+"""Name of the result storage block, local or remote."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """One kind of place where runs happen: its deployments, and the pool that they go to."""
+
+    file: str
+    pool: str
+    type: str = "process"
+    runs: int
+    """Runs at a time."""
+    template: str | None = None
+    """File of the base job template; None: the one that comes with the type."""
+
+
+ENVIRONMENTS: Mapping[str, Environment] = {
+    "local": Environment(file="prefect.yaml", pool="deepspec-local", runs=8),
+    "gpu": Environment(file="gpu.yaml", pool="deepspec-gpu", runs=1),
+    "slurm": Environment(file="slurm.yaml", pool="deepspec-slurm", runs=64),
+    "kubernetes": Environment(
+        file="kubernetes.yaml",
+        pool="deepspec-kubernetes",
+        type="kubernetes",
+        runs=64,
+        template="infra/kubernetes/base-job-template.yaml",
+    ),
+}
+
+LIMITS: Mapping[str, int] = {"deepspec-machine": 1, "deepspec-gpu": 1}
+"""Global concurrency limits: stages that compute at a time where a deployment's `site.limit` names one."""
+
+VARIABLES: Mapping[str, Any] = {"deepspec_crash_retries": 2, "deepspec_notify": "none"}
+
+
+def set_up(api: str, name: str) -> str:
+    """Make or update everything that an environment needs on a server; return the name of its pool.
+
+    Raises:
+        UnknownNameError: there is no such environment.
+        ChildError: Prefect refused a deployment.
+    """
+    if name not in ENVIRONMENTS:
+        raise UnknownNameError("environment", name, ENVIRONMENTS)
+    place = ENVIRONMENTS[name]
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: server_auth()}):
+        with get_client(sync_client=True) as client:
+            client.create_work_pool(_pool(place), overwrite=True)
+            for limit, slots in LIMITS.items():
+                client.upsert_global_concurrency_limit_by_name(limit, slots)
+            for variable, value in VARIABLES.items():
+                if client.read_variable_by_name(variable) is None:
+                    client.create_variable(VariableCreate(name=variable, value=value))
+        result_storage(default_root()).save(BLOCK, overwrite=True)
+        deploy(api, DEPLOYMENTS / place.file)
+        with get_client(sync_client=True) as client:
+            _automate(client, name)
+    return place.pool
+
+
+def result_storage(root: str) -> LocalFileSystem | RemoteFileSystem:
+    """Return where Prefect keeps results (references of a few hundred bytes): beside the artifacts."""
+    if root.startswith("s3://"):
+        return RemoteFileSystem(basepath=f"{root}/prefect-results")
+    return LocalFileSystem(basepath=str(Path(root) / "prefect-results"))
+
+
+def worker_environment(api: str) -> dict[str, str]:
+    """Return the variables of a worker and of its runs."""
+    kind = result_storage(default_root()).get_block_type_slug()
+    return {
+        "PREFECT_API_URL": api,
+        "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"{kind}/{BLOCK}",
+        "DEEPSPEC_HOME": str(HOME),
+        "DEEPSPEC_DATA_DIR": str(data_dir()),
+        "DEEPSPEC_ROOT": default_root(),
+    }
+
+
+def deploy(api: str, file: Path) -> None:
+    """Create or update every deployment of a file.
+
+    Raises:
+        ChildError: Prefect refused one.
+    """
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    env = environment(worker_environment(api))
+    done = subprocess.run(command, env=env, cwd=HOME, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ChildError(" ".join(command), done.returncode, (done.stdout + done.stderr)[-2000:])
+
+
+def _pool(place: Environment) -> WorkPoolCreate:
+    template = {} if place.template is None else yaml.safe_load((HOME / place.template).read_text())
+    return WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=template)
+
+
+def _automate(client: SyncPrefectClient, name: str) -> None:
+    """Create or update the automations; the deployments that they start are those of the environment."""
+    known = {found.name: found.id for found in client.read_automations()}
+    for told in yaml.safe_load((DEPLOYMENTS / "automations.yaml").read_text()):
+        automation = AutomationCore.model_validate(
+            {**told, "actions": [_action(client, a, name) for a in told["actions"]]}
+        )
+        if told["name"] in known:
+            client.update_automation(known[told["name"]], automation)
+        else:
+            client.create_automation(automation)
+
+
+def _action(client: SyncPrefectClient, action: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return an action with the id of the deployment that it names."""
+    if "deployment" not in action:
+        return action
+    rest = {key: value for key, value in action.items() if key != "deployment"}
+    found = client.read_deployment_by_name(f"{action['deployment']}/{name}")
+    return {**rest, "source": "selected", "deployment_id": found.id}

@@ -1,0 +1,48 @@
+"""What a run tells the server about itself: tags that one can search for, and what it made, as artifacts."""
+
+import base64
+from collections.abc import Iterable
+from datetime import timedelta
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
+from deepspec.artifacts import ArtifactRef, open_artifact
+from deepspec.store import Store
+from infra.work import Site
+from tasks.report import artifact_key
+
+
+def label_run(tags: Iterable[str]) -> timedelta:
+    """Add tags to the present flow run; return how long earlier attempts of it have run."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return timedelta(0)
+    run = context.flow_run
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+    return run.total_run_time
+
+
+def show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
+    """Show rows beside the run."""
+    create_table_artifact(table=rows, key=key, description=description)
+
+
+def show_artifact(stage: str, ref: ArtifactRef, site: Site) -> None:
+    """Link a published artifact, and show the pictures and texts in it: those of cached stages, too."""
+    create_link_artifact(ref.uri, link_text=ref.prefix, key=f"{stage}-artifact", description=f"made by {stage}")
+    artifact = open_artifact(Store(site.root), ref, site.placement.scratch)
+    for name in artifact.names():
+        if name.endswith(".png"):
+            data = base64.b64encode(artifact.read_bytes(name)).decode()
+            create_image_artifact(f"data:image/png;base64,{data}", key=artifact_key(stage, name.removesuffix(".png")))
+        elif name.endswith(".md"):
+            text = artifact.read_bytes(name).decode()
+            create_markdown_artifact(text, key=artifact_key(stage, name.removesuffix(".md")))

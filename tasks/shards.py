@@ -1,0 +1,69 @@
+"""One Prefect task per shard of a stage, mapped over workers: threads here, a Ray cluster, or runs of a deployment.
+
+A shard is made in a guarded child like a stage. What it commits is in the store, so a shard that is lost with its
+machine is made again, and shards that are done cost a look. Nothing here decides what is correct: the stage's own task
+runs after all shards and makes what is still missing.
+"""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+from prefect.futures import wait
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from deepspec.artifacts import Spec
+from deepspec.stages import Stage, stage_named
+from infra.shards import count_shards, run_shard
+from infra.work import FanOut, Site
+from tasks.perform import Refs, slot
+from tasks.policy import can_pass
+from tasks.report import PrefectReport
+
+
+@task(
+    name="shard",
+    task_run_name="{name}-{shard}",
+    tags=["deepspec", "shard"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=can_pass,
+)
+def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: Site) -> None:
+    """Make one shard of a stage: in a child here, or as a run of the deployment that the site names."""
+    if site.fan_out.runner == "deployment":
+        here = site.model_copy(update={"fan_out": FanOut()})
+        parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here}
+        told = run_deployment(site.fan_out.address or "", parameters=parameters, flow_run_name=f"{name}-{shard}")
+        told.state.result(raise_on_failure=True)  # type: ignore[union-attr]
+        return
+    stage = stage_named(name)
+    with slot(site.limit):
+        run_shard(stage, shard, stage.spec.model_validate(spec), inputs, site, PrefectReport(f"{name}-{shard}"))
+
+
+def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site) -> None:
+    """Make every shard of a stage, at most `site.fan_out.workers` at a time.
+
+    Raises:
+        Exception: that of the first shard that failed for good, once none is running any more.
+    """
+    total = count_shards(stage, spec, inputs, site, PrefectReport(stage.name))
+    given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site}
+    with _runner(site.fan_out) as runner:
+        futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+
+def _runner(fan_out: FanOut) -> TaskRunner[Any]:
+    if fan_out.runner != "ray":
+        return ThreadPoolTaskRunner(max_workers=fan_out.workers)
+    from prefect_ray import RayTaskRunner  # the extra `ray`
+
+    runner: TaskRunner[Any] = RayTaskRunner(address=fan_out.address or "auto")
+    return runner

@@ -1,0 +1,134 @@
+"""A worker, an S3 server and every deployment beside the session's Prefect server, and a tiny target to run them on."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.prefect_setup import set_up
+from infra.prefect_up import s3_server, worker
+from tests.target.tiny import write_target
+
+SIZES = (
+    "prepare.near_duplicates=null",
+    "train.draft.num_layers=1",
+    "train.objective.num_anchors=8",
+    "train.steps=4",
+    "train.global_batch=2",
+    "train.checkpoint_every=2",
+    "train.validation_samples=2",
+    "evaluate.samples=1",
+    "evaluate.max_new_tokens=8",
+    "evaluate.calibration_samples=2",
+    "evaluate.lossless_samples=1",
+    "evaluate.untrained_samples=1",
+    "benchmark.samples=1",
+    "benchmark.max_new_tokens=8",
+    "benchmark.repeats=1",
+)
+
+
+@dataclass(frozen=True)
+class Operated:
+    """Where runs happen, and how a test talks to the server."""
+
+    api: str
+    data: Path
+
+    def parameters(self, *overrides: str) -> dict[str, Any]:
+        """Return the parameters of a run on the tiny target."""
+        choices = {
+            "target": str(self.data / "target"),
+            "answers": str(self.data / "answers.jsonl"),
+            "benchmarks_dir": str(self.data / "questions"),
+            "overrides": [*SIZES, *overrides],
+        }
+        return {"choices": choices, "site": {"limit": "deepspec-machine", "placement": {"threads": 1}}}
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
+
+    def start(self, deployment: str, *overrides: str) -> str:
+        """Start a run of a deployment and return its id."""
+        found = self.get(f"deployments/name/{deployment}")["id"]
+        state = {"type": "SCHEDULED"}
+        parameters = self.parameters(*overrides)
+        return str(self.post(f"deployments/{found}/create_flow_run", parameters=parameters, state=state)["id"])
+
+    def set_state(self, run: str, **state: str) -> None:
+        assert self.post(f"flow_runs/{run}/set_state", state=state)["status"] == "ACCEPT"
+
+    def state(self, run: str) -> str:
+        return str(self.get(f"flow_runs/{run}")["state_name"])
+
+    def logs(self, run: str) -> str:
+        rows = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200, sort="TIMESTAMP_ASC")
+        return "\n".join(row["message"] for row in rows)
+
+    def processes(self, run: str, word: str = "") -> list[int]:
+        """Return the processes of a run whose command line has a word."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if run.encode() in environment and word.encode() in words and words:
+                found.append(int(entry.name))
+        return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
+    """Return what the condition returns once that is true; fail where it never is."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+def write_inputs(folder: Path) -> None:
+    """Write a tiny random target, answers and questions."""
+    write_target(folder / "target")
+    rng = random.Random(0)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n} {text}"}, {"role": "assistant", "content": text[::-1]}]}
+        for n in range(40)
+        for text in ["".join(rng.choices("abc xyz", k=40))]
+    ]
+    (folder / "answers.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "questions").mkdir()
+    (folder / "questions" / "small.jsonl").write_text('{"turns": ["What is it?"]}\n')
+
+
+@contextmanager
+def operate(api: str, data: Path) -> Iterator[Operated]:
+    """Deploy everything and run a worker, with an S3 server as the store."""
+    write_inputs(data)
+    with ExitStack() as stack:
+        change = stack.enter_context(pytest.MonkeyPatch.context())
+        variables = stack.enter_context(s3_server(data / "logs"))
+        quick = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        for name, value in {**variables, **quick, "DEEPSPEC_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}.items():
+            change.setenv(name, value)
+        pool = set_up(api, "local")
+        stack.enter_context(worker(api, pool, data / "logs"))
+        yield Operated(api, data)
+
+
+def environment(api: str) -> dict[str, str]:
+    """Return the variables of a command that talks to the server."""
+    return {**os.environ, "PREFECT_API_URL": api, "COLUMNS": "250"}
