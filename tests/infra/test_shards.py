@@ -1,0 +1,28 @@
+"""Shards of a stage in children of their own: counted, made in any order, and then found by the stage itself."""
+
+from pathlib import Path
+
+from deepspec.stages import STAGES
+from deepspec.store import Store
+from infra.shards import count_shards, run_shard
+from infra.work import Site, run_stage
+from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
+from tests.infra.test_work import Heard
+from tests.target.tiny import write_target
+
+
+def test_a_stage_finds_the_shards_that_others_made(tmp_path: Path):
+    target = write_target(tmp_path / "target")
+    store, scratch, spec = Store(tmp_path / "store"), tmp_path / "scratch", spec_for(target)
+    answers = publish_answers(store, scratch, [rows(6), rows(7, seed=1)])
+    site = Site(root=store.root, placement=placement_for(target, scratch))
+    stage, inputs, heard = STAGES["cache"], {"answers": answers.ref}, Heard()
+    assert count_shards(stage, spec, inputs, site, heard) == 2
+    run_shard(stage, 1, spec, inputs, site, heard)
+    made = {key for key in store.list("target_cache") if "/parts/" in key}
+    assert made
+    assert all("shard-00001" in key for key in made)
+    ref = run_stage(stage, spec, inputs, site, heard)
+    alone = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "elsewhere")
+    assert ref.content == alone.content
+    assert made <= set(store.list("target_cache")), "what was made was kept, not made again"
