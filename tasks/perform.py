@@ -14,6 +14,9 @@ from tasks.report import PrefectReport
 Refs = dict[str, ArtifactRef]
 """Kind -> reference of an input."""
 
+LEASE_SECONDS = 60
+"""How long a slot is kept for a run whose machine is gone."""
+
 
 def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published."""
@@ -29,4 +32,4 @@ def slot(limit: str | None) -> AbstractContextManager[None]:
     """Return a block that holds a slot of a global concurrency limit; a limit that is not there is an error."""
     if limit is None:
         return nullcontext()
-    return concurrency(limit, occupy=1, strict=True, raise_on_lease_renewal_failure=False)
+    return concurrency(limit, lease_duration=LEASE_SECONDS, strict=True, raise_on_lease_renewal_failure=False)

@@ -75,8 +75,14 @@ class Operated:
         return str(self.get(f"flow_runs/{run}")["state_name"])
 
     def logs(self, run: str) -> str:
-        rows = self.post("logs/filter", logs={"flow_run_id": {"any_": [run]}}, limit=200, sort="TIMESTAMP_ASC")
-        return "\n".join(row["message"] for row in rows)
+        """Return all lines that a run has logged."""
+        lines: list[str] = []
+        while True:
+            which, page = {"flow_run_id": {"any_": [run]}}, {"limit": 200, "offset": len(lines)}
+            rows = self.post("logs/filter", logs=which, sort="TIMESTAMP_ASC", **page)
+            lines += [row["message"] for row in rows]
+            if len(rows) < 200:
+                return "\n".join(lines)
 
     def processes(self, run: str, word: str = "") -> list[int]:
         """Return the processes of a run whose command line has a word."""
