@@ -38,6 +38,8 @@ class Job(BaseModel):
     do: Literal["stage", "count", "shard"] = "stage"
     """The whole stage, the number of its shards, or one of them."""
     shard: int = 0
+    ray: str | None = None
+    """Address of the Ray cluster on which several ranks run; None: they run here."""
 
 
 class EventReport:

@@ -13,7 +13,7 @@ from infra.work import Events, Site, child_job, keep_logs, run_job
 
 def count_shards(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Site, report: Report) -> int:
     """Return how many shards a stage has."""
-    job = child_job(stage, spec, inputs, site.root, site.placement).model_copy(update={"do": "count"})
+    job = child_job(stage, spec, inputs, site).model_copy(update={"do": "count"})
     events = _run(job, site, report, "count")
     if events.shards is None:
         raise ChildError(f"counting the shards of {stage.name}", 0, "it told no number")
@@ -26,7 +26,7 @@ def run_shard(stage: Stage, shard: int, spec: Spec, inputs: dict[str, ArtifactRe
     Raises:
         DeepSpecError: the error that the child raised, or ChildError where it died without one.
     """
-    job = child_job(stage, spec, inputs, site.root, site.placement)
+    job = child_job(stage, spec, inputs, site)
     _run(job.model_copy(update={"do": "shard", "shard": shard}), site, report, f"shard-{shard:05d}")
 
 

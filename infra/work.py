@@ -142,7 +142,8 @@ def run_stage(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _engines(spec, inputs, site, path, report) as placement:
-            job, caps = child_job(stage, spec, inputs, site.root, placement), site.caps.at(f"{stage.kind}/{where}")
+            job = child_job(stage, spec, inputs, site.model_copy(update={"placement": placement}))
+            caps = site.caps.at(f"{stage.kind}/{where}")
             told = run_job(job, path, report, keys, stop=lambda: caps.reached_now(store)).ref
     finally:
         report.markdown("log", f"Everything that it printed: `{keep_logs(path, store)}`")
@@ -152,10 +153,16 @@ def run_stage(
     return ref
 
 
-def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], root: str, placement: Placement) -> Job:
+def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site) -> Job:
     """Return what a child is asked to do for a stage."""
-    used = {kind: inputs[kind] for kind in stage.inputs}
-    return Job(stage=stage.name, spec=spec.model_dump(mode="json"), inputs=used, root=root, placement=placement)
+    return Job(
+        stage=stage.name,
+        spec=spec.model_dump(mode="json"),
+        inputs={kind: inputs[kind] for kind in stage.inputs},
+        root=site.root,
+        placement=site.placement,
+        ray=site.fan_out.address or "auto" if site.fan_out.runner == "ray" else None,
+    )
 
 
 def keep_logs(path: Path, store: Store) -> str:
@@ -219,6 +226,9 @@ def run_job(
 
 def _command(job: Job, job_file: Path) -> list[str]:
     """Return the command of a job: the child itself, or the launcher of several ranks of it."""
-    if job.stage == "train" and job.placement.processes * nodes().count > 1:
+    several = job.stage == "train" and job.placement.processes * nodes().count > 1
+    if several and job.ray is not None:
+        return [sys.executable, "-m", "infra.ray_ranks", str(job_file), job.ray]
+    if several:
         return [sys.executable, "-m", "infra.ranks", str(job_file), str(job_file.with_name(f"{job_file.stem}-ranks"))]
     return [sys.executable, "-m", "infra.child", str(job_file)]

@@ -5,6 +5,8 @@ machine is made again, and shards that are done cost a look. Nothing here decide
 runs after all shards and makes what is still missing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
@@ -20,6 +22,9 @@ from infra.work import FanOut, Site
 from tasks.perform import Refs, slot
 from tasks.policy import can_pass
 from tasks.report import PrefectReport
+
+LOST_MACHINES = 3
+"""How often Ray gives a shard to another machine."""
 
 
 @task(
@@ -53,17 +58,25 @@ def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site) -> None:
     """
     total = count_shards(stage, spec, inputs, site, PrefectReport(stage.name))
     given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site}
-    with _runner(site.fan_out) as runner:
+    with _runner(site) as runner:
         futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]
         wait(futures)
         for future in futures:
             future.result()
 
 
-def _runner(fan_out: FanOut) -> TaskRunner[Any]:
-    if fan_out.runner != "ray":
-        return ThreadPoolTaskRunner(max_workers=fan_out.workers)
+@contextmanager
+def _runner(site: Site) -> Iterator[TaskRunner[Any]]:
+    """Yield where the tasks run."""
+    if site.fan_out.runner != "ray":
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=site.fan_out.workers)
+        with threads:
+            yield threads
+        return
     from prefect_ray import RayTaskRunner  # the extra `ray`
+    from prefect_ray.context import remote_options
 
-    runner: TaskRunner[Any] = RayTaskRunner(address=fan_out.address or "auto")
-    return runner
+    on_gpu, threads_each = int(site.placement.device == "cuda"), site.placement.threads or 1
+    cluster: TaskRunner[Any] = RayTaskRunner(address=site.fan_out.address or "auto")
+    with remote_options(num_cpus=threads_each, num_gpus=on_gpu, max_retries=LOST_MACHINES), cluster:
+        yield cluster
