@@ -57,6 +57,7 @@ def test_a_misspelt_parameter_is_refused_by_the_server(operated):
     assert "targt" in done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     store = Store(default_root())
     assert {key.split("/")[0] for key in store.list("") if key.endswith("manifest.json")} == {
@@ -74,6 +75,7 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert "Completed" in listed.stdout
 
 
+@pytest.mark.soak
 def test_cancelled_resumed_killed_and_recovered(operated: Operated, built):
     """One long training: Cancel from the API, Retry, kill -9 of the engine, which the automation notices."""
     run = operated.start("train/local", "train.steps=100000")
@@ -96,10 +98,14 @@ def test_cancelled_resumed_killed_and_recovered(operated: Operated, built):
     until(lambda: operated.state(run) == "Cancelled" and not operated.processes(run))
 
 
-def test_a_regression_starts_the_alert_flow_and_setting_up_again_doubles_nothing(operated):
-    before = len(query(operated.api, "automations", {}))
+@pytest.mark.soak
+def test_setting_up_again_doubles_nothing(operated):
+    before = [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")]
     set_up(operated.api, "local")
-    assert len(query(operated.api, "automations", {})) == before
+    assert [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")] == before
+
+
+def test_a_regression_starts_the_alert_flow(operated):
     with temporary_settings({PREFECT_API_URL: operated.api}):
         emit_event(
             "deepspec.eval.regressed",
@@ -112,6 +118,7 @@ def test_a_regression_starts_the_alert_flow_and_setting_up_again_doubles_nothing
     assert "gsm8k: 1.31, was 1.38" in str(artifact["data"])
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")
 def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
     picture = ROOT / "runs" / "run-page.png"
