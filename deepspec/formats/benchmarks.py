@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 
 from deepspec.artifacts import Spec, checksum
 from deepspec.errors import SourceError, UnknownNameError
@@ -135,7 +135,7 @@ def _on_hub(names: Sequence[str] | None) -> dict[str, tuple[str, str]]:
         dataset = HUB_BENCHMARKS[name].dataset
         try:
             revision = HfApi().dataset_info(dataset).sha
-        except (HfHubHTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             raise SourceError(
                 f"benchmark {name}: the hub does not tell the revision of {dataset}: {error}; "
                 "check the network, or give a folder of benchmark files (--benchmarks-dir)"

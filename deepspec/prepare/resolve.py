@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 import fsspec
 import xxhash
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from pydantic import ValidationError
 
 from deepspec.artifacts import checksum
@@ -154,7 +154,7 @@ def hub_revision(identity: str, revision: str | None) -> str:
         raise SourceError(
             "no such file, and no such dataset on the Hugging Face hub; check the name", identity
         ) from error
-    except (HfHubHTTPError, OSError):
+    except (HTTPError, OSError):
         commit = _cached_revision(identity, revision)
     if commit is None:
         raise SourceError("the hub names no commit for it", identity)

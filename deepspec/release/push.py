@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from deepspec.artifacts import MANIFEST, Artifact
 from deepspec.errors import SpecError, StoreError
@@ -74,7 +74,7 @@ def _upload(folder: Path, repository: str, private: bool, address: str) -> str:
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Release {address[:12]}")
     except HFValidationError as error:
         raise SpecError(f"{repository!r} is no name of a repository; wanted hf:ORG/NAME") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         advice = "check the network, and log in with: hf auth login"
         raise StoreError(f"the hub refuses {repository}: {error}; {advice}") from error
     return str(url)

@@ -55,9 +55,9 @@ def test_a_dataset_is_its_commit(monkeypatch):
     ]
 
 
-def test_a_hub_out_of_reach_is_said(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize(("name", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:1")])
+def test_a_hub_out_of_reach_is_said(monkeypatch, name, value):
+    monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     with pytest.raises(SourceError, match="cannot be reached; check the network"):
         resolve(["nobody/nothing-of-that-name"])
 
