@@ -97,6 +97,15 @@ class Plan(Spec):
         return self
 
     @model_validator(mode="after")
+    def _nothing_is_stored_in_vain(self) -> Self:
+        if self.train.source != "cache" and self.cache.codec != "none":
+            raise ValueError(
+                f"train.source={self.train.source} computes the states while it trains, and cache.codec="
+                f"{self.cache.codec} would store them, too; set cache.codec=none, or train.source=cache"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_input(self) -> Self:
         if not self.dataset.prompts and self.dataset.answers is None:
             raise ValueError("no prompts: give dataset.prompts (--prompts FILE) or dataset.answers (--answers FILE)")

@@ -175,10 +175,16 @@ def test_without_stored_states_the_target_runs_in_every_pass():
 
 
 def test_the_chosen_source_decides_what_the_plan_costs():
-    plan = plan_of("qwen3-4b", "limits.hardware=h100x8", "train.source=online", dataset="open-perfectblend")
+    online = ("limits.hardware=h100x8", "train.source=online", "cache.codec=none")
+    plan = plan_of("qwen3-4b", *online, dataset="open-perfectblend")
     cost = plan_estimate(plan)
     assert cost.hours["train"] == cost.sources["online"].train_hours
     assert cost.store_bytes.mid < 0.01 * cost.cache_bytes["bf16-zstd"].mid
+
+
+def test_states_that_are_computed_while_training_are_not_stored_too():
+    with pytest.raises(SpecError, match=r"set cache\.codec=none, or train\.source=cache"):
+        plan_of("qwen3-4b", "train.source=rolling", dataset="open-perfectblend")
 
 
 def test_prices_come_from_a_file_of_the_users(tmp_path):
