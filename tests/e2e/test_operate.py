@@ -44,9 +44,11 @@ def test_everything_is_deployed_and_cron_runs_are_scheduled(operated):
     deployed = {f"{found['entrypoint']}": found for found in query(operated.api, "deployments", {})}
     assert {f"flows.stages.{stage}" for stage in STAGES} < set(deployed)
     assert deployed["flows.draft.build_draft"]["enforce_parameter_schema"]
-    schedules = deployed["flows.reevaluate.reevaluate"]["schedules"]
-    assert {found["slug"] for found in schedules} == {"nightly-baseline", "weekly-candidate"}
-    until(lambda: {run["state_type"] for run in query(operated.api, "flow_runs", {})} == {"SCHEDULED"})
+    reevaluate = deployed["flows.reevaluate.reevaluate"]
+    assert {found["slug"] for found in reevaluate["schedules"]} == {"nightly-baseline", "weekly-candidate"}
+    its_runs = {"deployments": {"id": {"any_": [reevaluate["id"]]}}}
+    runs = until(lambda: query(operated.api, "flow_runs", its_runs))
+    assert {run["state_type"] for run in runs} == {"SCHEDULED"}
 
 
 def test_a_misspelt_parameter_is_refused_by_the_server(operated):
