@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.engines import free_port
 from infra.prefect_up import running_api, server
 from infra.settings import data_dir
+
+DRAIN_SECONDS = 5.0
 
 
 @contextmanager
@@ -28,4 +32,8 @@ def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
         return
     with server(free_port(), data_dir() / "logs") as url, temporary_settings({PREFECT_API_URL: url}):
         say(f"watch this run: {url.removesuffix('/api')}")
-        yield
+        try:
+            yield
+        finally:  # what Prefect's threads still hold goes to the server while it is there
+            APILogWorker.drain_all(timeout=DRAIN_SECONDS)
+            EventsWorker.drain_all(timeout=DRAIN_SECONDS)

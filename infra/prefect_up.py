@@ -26,6 +26,8 @@ from infra.settings import data_dir, default_root, server_auth, server_database,
 from infra.targets import ready_target
 
 START_SECONDS = 120.0
+SERVER_GRACE_SECONDS = 5.0
+"""A server waits for its clients to go, which they do not; its database survives a KILL."""
 WORKER_GRACE_SECONDS = 28.0
 BUCKET = "deepspec"
 
@@ -123,7 +125,8 @@ def server(port: int, logs: Path, host: str = LOOPBACK) -> Iterator[str]:
     if _answers(f"{api}/health"):
         raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    with start_guarded(command, log_path=logs / "server.log", env=server_database()) as child:
+    env = server_database()
+    with start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS) as child:
         _wait(child, f"{api}/health")
         yield api
 
