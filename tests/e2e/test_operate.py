@@ -86,7 +86,7 @@ def test_cancelled_resumed_killed_and_recovered(operated: Operated, built):
     operated.set_state(run, type="CANCELLING")
     start = time.monotonic()
     until(lambda: not operated.processes(run), seconds=60)
-    assert time.monotonic() - start < 20 * patience()
+    assert time.monotonic() - start < 20
     until(lambda: operated.state(run) == "Cancelled")
 
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
@@ -136,8 +136,3 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
 
 def alerts(api: str) -> list[str]:
     return [str(run["id"]) for run in query(api, "flow_runs", {}) if run["name"] == "alert-deepspec.draft.abc"]
-
-
-def patience() -> float:
-    """Return how much slower than alone this machine is now: what else runs here must not fail a test."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

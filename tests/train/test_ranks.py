@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -74,11 +75,13 @@ def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, al
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.soak), 2])
-def test_sigterm_saves_the_state_and_any_number_of_ranks_goes_on(site, alone, ranks):
+def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(site, alone, ranks):
     struck = Launched(site, f"term-{ranks}", SPEC, ranks, rest=REST)
     struck.wait_for_step(8)
+    begin = time.time()
     struck.strike("all ranks", signal.SIGTERM)
     code = struck.end()
+    assert max(mark.stat().st_mtime for mark in site.placement.scratch.rglob("latest.json")) - begin < 10
     assert code == EXIT_CANCELLED or (ranks > 1 and code == 1)  # torchrun has one code for every failure
     assert "is saved, run again to go on" in struck.log()
     assert not struck.survivors()
