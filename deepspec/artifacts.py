@@ -11,25 +11,19 @@ consumer records the content of each input and is stale when it no longer matche
 
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Self, TypeVar
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.store import Store
 
 MANIFEST = "manifest.json"
-
-PARTS_LIMIT = 64 << 30
-"""Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
-
 
 _COMPUTED = object()
 
@@ -74,72 +68,6 @@ class TargetId(Spec):
     def digest(self) -> str:
         """Return one short name for all four."""
         return _digest(self.identity())[:16]
-
-
-class Endpoint(BaseModel):
-    """One OpenAI-compatible engine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str
-    """Base URL up to and including `/v1`."""
-    model: str
-    """Name under which the engine serves the target."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key; the key itself never travels."""
-    api_key_block: str | None = None
-    """Name of the orchestrator's secret that holds the key, instead of a variable."""
-    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """The key, filled in by the process that uses it; never written anywhere."""
-
-    @property
-    def key_variable(self) -> str | None:
-        """Return the name of the environment variable in which the process that asks finds the key."""
-        if self.api_key_block is None:
-            return self.api_key_env
-        return f"DEEPSPEC_KEY_{re.sub('[^A-Z0-9]', '_', self.api_key_block.upper())}"
-
-    @model_validator(mode="after")
-    def _says_no_secret(self) -> Self:
-        url = urlsplit(self.url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("an endpoint's URL is not one; wanted http://HOST:PORT/v1 or https://…")
-        if url.username or url.password:
-            raise ValueError("an endpoint's URL holds a user or password; give keys by name (--key-env, --key-block)")
-        if self.api_key_env and self.api_key_block:
-            raise ValueError("an endpoint's key has two names; give --key-env or --key-block")
-        return self
-
-
-class Placement(BaseModel):
-    """Where and how wide a stage runs: what does not change its result, so it is not hashed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str = "cpu"
-    """Torch device of the models."""
-    threads: int | None = Field(default=None, gt=0)
-    """Torch threads per process; None leaves the library's choice."""
-    processes: int = Field(default=1, gt=0)
-    """Training processes, or capture workers."""
-    trackers: tuple[str, ...] = ()
-    """Experiment trackers that training tells, as accelerate calls them: tensorboard, wandb, mlflow, …."""
-    micro_batch: int | None = Field(default=None, gt=0)
-    """Samples per forward pass in training; None lets a memory preflight choose."""
-    batch: int = Field(default=8, gt=0)
-    """Sequences decoded together in evaluation."""
-    endpoints: tuple[Endpoint, ...] = ()
-    """Engines that serve the target."""
-    drafting: tuple[Endpoint, ...] = ()
-    """Engines that serve the target with the draft."""
-    scratch: Path = Path(".deepspec/scratch")
-    """Local folder for ledgers, checkpoints in flight and fetched files."""
-    parts_limit: int = Field(default=PARTS_LIMIT, gt=0)
-    """Bytes of cache parts, fetched or computed, that scratch holds at most."""
-    locations: Mapping[str, str] = Field(default_factory=dict)
-    """Digest of a target, source or benchmark -> where it lies on this machine."""
-    keep_errors: bool = False
-    """Commit answers though some rows failed with errors that could pass."""
 
 
 class ArtifactRef(BaseModel):
@@ -199,25 +127,6 @@ class Manifest(BaseModel):
 
 
 _Mark = TypeVar("_Mark", Manifest, PartMark)
-
-
-class Report(Protocol):
-    """Where a stage tells what it does; the terminal or an orchestrator listens."""
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Tell how far the stage is."""
-
-    def log(self, message: str) -> None:
-        """Say one line."""
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        """Show rows that share their keys."""
-
-    def figure(self, key: str, png: bytes) -> None:
-        """Show a picture."""
-
-    def markdown(self, key: str, text: str) -> None:
-        """Show a text."""
 
 
 class Artifact:

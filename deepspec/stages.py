@@ -8,26 +8,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from deepspec.artifacts import (
-    Artifact,
-    ArtifactRef,
-    Placement,
-    Report,
-    Spec,
-    address_of,
-    open_artifact,
-    read_manifest,
-    reference,
-)
+from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import UnknownNameError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.export.spec import ExportSpec
+from deepspec.placement import Placement
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.publish import Out, is_fresh
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
+from deepspec.report import Report
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
 

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deepspec.artifacts import Artifact, Placement, TargetId, open_artifact
+from deepspec.artifacts import Artifact, TargetId, open_artifact
 from deepspec.catalog import find_kind
 from deepspec.errors import SpecError
+from deepspec.placement import Placement
 from deepspec.store import Store
 from infra.listeners import rich_table
 from infra.settings import default_root, parts_limit, scratch_dir

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from deepspec.artifacts import Endpoint, Placement, Spec
+from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
+from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from infra.engines import ManagedEngines, kind_named

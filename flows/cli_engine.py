@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError
 from deepspec.formats import benchmarks
+from deepspec.placement import Placement
 from deepspec.prepare.demo import BENCHMARKS as DEMO
 from deepspec.store import Store
 from flows.choices import named_endpoints

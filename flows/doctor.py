@@ -9,8 +9,8 @@ from collections.abc import Callable
 import httpx
 from rich.console import Console
 
-from deepspec.artifacts import Endpoint
 from deepspec.errors import DeepSpecError, EngineError, InputError, TargetError
+from deepspec.placement import Endpoint
 from deepspec.plan.estimate import size
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources

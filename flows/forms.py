@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError
@@ -17,6 +17,7 @@ from deepspec.formats.draft_files import checkpoint_folder
 from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.parity import CachedStates, Parity, check_parity
+from deepspec.placement import Placement
 from deepspec.target.live import open_cache
 from deepspec.target.load import load_target
 from flows.check import opened, placement_of, target_folder

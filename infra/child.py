@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from deepspec.artifacts import ArtifactRef, Placement
+from deepspec.artifacts import ArtifactRef
 from deepspec.errors import DeepSpecError
+from deepspec.placement import Placement
 from deepspec.stages import Shards, join, materialize, stage_named
 from deepspec.store import Store
 from infra.settings import secret

@@ -22,8 +22,8 @@ from typing import Literal
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from deepspec.artifacts import Endpoint
 from deepspec.errors import ChildError, EngineError, UnknownNameError
+from deepspec.placement import Endpoint
 from infra.launch import Child, start_guarded
 
 POLL_SECONDS = 0.2

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deepspec.artifacts import Report
+from deepspec.report import Report
 
 _PROGRESS: ContextVar[Progress | None] = ContextVar("progress", default=None)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.formats.exports import read_index, write_form
+from deepspec.placement import Placement
+from deepspec.report import Report
 from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
 
 FORM = "llama.cpp"

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.artifacts import PARTS_LIMIT
 from deepspec.errors import SpecError
+from deepspec.placement import PARTS_LIMIT
 
 _PREFECT_QUIET = {
     "DO_NOT_TRACK": "1",

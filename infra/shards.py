@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepspec.artifacts import ArtifactRef, Report, Spec
+from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.errors import ChildError
+from deepspec.report import Report
 from deepspec.stages import Stage
 from deepspec.store import Store
 from infra.child import Job

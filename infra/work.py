@@ -13,11 +13,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deepspec import errors
-from deepspec.artifacts import ArtifactRef, Placement, Report, Spec, open_artifact
+from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.errors import ChildError, DeepSpecError
+from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.report import Report
 from deepspec.stages import Stage, address, find_fresh
 from deepspec.store import Store
 from infra.caps import Caps

@@ -2,8 +2,8 @@
 
 from prefect.blocks.system import Secret
 
-from deepspec.artifacts import Endpoint
 from deepspec.errors import SpecError
+from deepspec.placement import Endpoint
 from infra.work import Site
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from deepspec.artifacts import Artifact, Placement
+from deepspec.artifacts import Artifact
 from deepspec.decoding.results import Decoded
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.conversations import published_rows
 from deepspec.formats.questions import Question, read_questions
 from deepspec.formats.scores import decoded_of
+from deepspec.placement import Placement
 from deepspec.target.template import ChatTemplate
 
 

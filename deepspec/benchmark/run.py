@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import decoded, prompt_ids, questions
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.benchmark.load import beside, by_load, profile, recorded
@@ -23,7 +23,9 @@ from deepspec.decoding.schedule import StepRate
 from deepspec.formats.questions import Question
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.speed import SPEED, BatchSpeed, LoadSpeed, Speed
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 
 
 def run(

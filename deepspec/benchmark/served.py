@@ -1,10 +1,12 @@
 """Target and draft as an engine serves them, against what the evaluation decoded of the same questions."""
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import first_turns
 from deepspec.benchmark.engine import check_engine
 from deepspec.errors import SpecError
 from deepspec.formats.speed import EngineSpeed
+from deepspec.placement import Placement
+from deepspec.report import Report
 from deepspec.target.template import ChatTemplate
 
 

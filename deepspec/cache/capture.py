@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.cache.background import Background
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import StoreError
 from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 from deepspec.target.capture import check_layers, default_layers
 from deepspec.target.load import Target, load_placed
 from deepspec.target.mask_token import mask_token_facts

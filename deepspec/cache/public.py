@@ -16,7 +16,6 @@ from torch import Tensor
 from deepspec.artifacts import (
     ArtifactRef,
     PartMark,
-    Report,
     Spec,
     TargetId,
     address_of,
@@ -40,6 +39,7 @@ from deepspec.formats.target_cache import (
     write_index,
 )
 from deepspec.publish import Out, is_complete
+from deepspec.report import Report
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from deepspec.target.load import Target, load_target

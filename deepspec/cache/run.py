@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepspec.artifacts import Artifact, PartMark, Placement, Report
+from deepspec.artifacts import Artifact, PartMark
 from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
 from deepspec.cache.spec import CacheSpec
@@ -12,7 +12,9 @@ from deepspec.cache.totals import savings, totals
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError, SourceError
 from deepspec.formats.target_cache import INDEX, concatenate, write_index
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 
 
 def run(

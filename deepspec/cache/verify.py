@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, DeepSpecError
 from deepspec.formats.target_cache import (
     INDEX,
@@ -12,6 +12,8 @@ from deepspec.formats.target_cache import (
     TargetCache,
     stored_parts,
 )
+from deepspec.placement import Placement
+from deepspec.report import Report
 from deepspec.target.agree import TOLERANCE, difference
 from deepspec.target.live import open_cache
 

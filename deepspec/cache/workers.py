@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from deepspec.artifacts import ArtifactRef, Placement, Report, open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import ChildError
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 from deepspec.store import Store
 
 PATIENCE = 2.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec import families
-from deepspec.artifacts import Artifact, Placement, TargetId
+from deepspec.artifacts import Artifact, TargetId
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.layout import lay_out_for_decoding
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
@@ -14,6 +14,7 @@ from deepspec.errors import TargetError
 from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.formats.draft_config import check_mask_token, check_target
 from deepspec.models import BlockDraft, EagleDraft
+from deepspec.placement import Placement
 from deepspec.target.load import Target, load_target
 
 

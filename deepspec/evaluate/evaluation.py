@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import Any
 
 from deepspec import families
-from deepspec.artifacts import Artifact, PartMark, Placement, Report, read_manifest
+from deepspec.artifacts import Artifact, PartMark, read_manifest
 from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
@@ -24,7 +24,9 @@ from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
 from deepspec.formats.tables import acceptance_rows
 from deepspec.page import html, markdown
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 
 
 class Evaluation:

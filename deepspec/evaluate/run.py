@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.evaluate.evaluation import Evaluation
 from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 
 
 def run(

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepspec.artifacts import Artifact, Placement, open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import NotPublishedError, SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import HUB, Benchmark
 from deepspec.formats.conversations import published_prompts, user_texts
 from deepspec.formats.questions import Question, read_questions
+from deepspec.placement import Placement
 
 Role = Literal["benchmark", "lossless", "untrained", "calibration"]
 """What traces are for: scores; the lossless check where no benchmark is decoded at temperature 0; comparison with a

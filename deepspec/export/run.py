@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from deepspec.artifacts import Artifact, Placement, Report, TargetId, checksum
+from deepspec.artifacts import Artifact, TargetId, checksum
 from deepspec.decoding.pair import draft_folder
 from deepspec.export.form import Form, Source
 from deepspec.export.gate import Gate
@@ -24,7 +24,9 @@ from deepspec.formats.draft_config import write_draft_config
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.parity import Comparison
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 
 FORMS: Mapping[str, Form] = {
     "deepspec": DEEPSPEC,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from deepspec.artifacts import PARTS_LIMIT, Artifact
+from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, SpecError
 from deepspec.formats._cache_facts import CacheFacts, SplitCounts
 from deepspec.formats._codec import CODECS, TOKENS_ONLY, Bytes
@@ -28,6 +28,7 @@ from deepspec.formats._index import INDEX, Index, write_index
 from deepspec.formats._order import Numbers, epoch_order
 from deepspec.formats._part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name, stored_last
 from deepspec.formats.records import Record
+from deepspec.placement import PARTS_LIMIT
 
 __all__ = [
     "CODECS",

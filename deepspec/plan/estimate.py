@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from deepspec.artifacts import PARTS_LIMIT, Spec
+from deepspec.artifacts import Spec
+from deepspec.placement import PARTS_LIMIT
 from deepspec.plan.cache_bytes import CODEC_RATIO, CacheSize, Captured, cache_size, published_bytes
 from deepspec.plan.ranges import NOTHING, Range
 

@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from deepspec.artifacts import Report
 from deepspec.errors import RowError
 from deepspec.formats.conversations import Conversation, parse_conversation, prompt_of, sample_id, user_texts
 from deepspec.formats.rows import Row, RowWriter
@@ -21,6 +20,7 @@ from deepspec.prepare.near import SignatureFile, near_duplicates
 from deepspec.prepare.sources import location, source_rows
 from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.prepare.text import Hashes
+from deepspec.report import Report
 
 EXAMPLES = 5
 """Bad rows of each reason that are shown."""

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from deepspec.artifacts import Artifact, Placement, Report, canonical_json
+from deepspec.artifacts import Artifact, canonical_json
 from deepspec.errors import SourceError
 from deepspec.formats.rows import Row, RowWriter, read_rows
+from deepspec.placement import Placement
 from deepspec.prepare.choose import KEPT, Reasons, choose, split_of
 from deepspec.prepare.intake import Intake
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.publish import Out
+from deepspec.report import Report
 
 
 def run(

@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Placement, Report, checksum
+from deepspec.artifacts import checksum
 from deepspec.errors import SourceError
 from deepspec.formats.conversations import AnswerRow, Message, PromptRow, parse_conversation
 from deepspec.formats.rows import read_rows
+from deepspec.placement import Placement
 from deepspec.regenerate.conversation import answer_row, without_answer
 from deepspec.regenerate.parts import Book
+from deepspec.report import Report
 
 MISSING = "the answers file has no answer to this prompt"
 REPORT_EVERY = 1000

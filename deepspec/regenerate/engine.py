@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import openai
 
-from deepspec.artifacts import Endpoint
 from deepspec.errors import DeepSpecError
 from deepspec.formats.conversations import Message
+from deepspec.placement import Endpoint
 from deepspec.regenerate.spec import Sampling
 
 Fault = Literal["row", "engine", "busy", "late"]

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from deepspec.artifacts import Report
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
 from deepspec.regenerate.engine import DIALECTS, OTHER, AskError, Engine, Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
+from deepspec.report import Report
 
 PROBE_TOKENS = 12
 

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.artifacts import Report
 from deepspec.regenerate.dispatcher import Dispatcher, Lane
 from deepspec.regenerate.parts import Book
+from deepspec.report import Report
 
 WINDOW_SECONDS = 30.0
 """Time over which rates are taken."""

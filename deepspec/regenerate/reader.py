@@ -6,9 +6,10 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast  # the one tokenizer class that comes without torch
 
-from deepspec.artifacts import Placement, TargetId
+from deepspec.artifacts import TargetId
 from deepspec.errors import TargetError
 from deepspec.formats.conversations import AnswerRow, Message
+from deepspec.placement import Placement
 from deepspec.target.template import ChatTemplate
 
 

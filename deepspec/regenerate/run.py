@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError
 from deepspec.formats.conversations import PromptRow
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers
 from deepspec.regenerate.conversation import is_thinking, regenerate_row, without_answer
@@ -20,6 +21,7 @@ from deepspec.regenerate.preflight import Preflight
 from deepspec.regenerate.progress import Progress, accounts
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.report import Report
 
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""

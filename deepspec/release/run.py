@@ -14,18 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Manifest, Placement, Report, canonical_json, read_manifest
+from deepspec.artifacts import Artifact, Manifest, canonical_json, read_manifest
 from deepspec.decoding.compare import differences, published
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.exports import INDEX, ExportedForm, ExportIndex, read_index
 from deepspec.formats.scores import SCORES, CalibrationScore, Difference, Scores, read_scores
 from deepspec.formats.speed import SPEED, Speed, read_speed
 from deepspec.page import html, markdown
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.release import card
 from deepspec.release.render import render
 from deepspec.release.report import Released, sections, warnings
 from deepspec.release.spec import ReleaseSpec
+from deepspec.report import Report
 
 CALIBRATION = "calibration.json"
 CARD = "README.md"

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from deepspec.artifacts import Artifact, Placement
+from deepspec.artifacts import Artifact
 from deepspec.errors import SpecError
 from deepspec.formats.records import Record
 from deepspec.formats.target_cache import (
@@ -35,6 +35,7 @@ from deepspec.formats.target_cache import (
     stored_last,
     stored_parts,
 )
+from deepspec.placement import Placement
 from deepspec.target.load import Target, load_placed
 from deepspec.target.samples import Item, batches, check_finite, padded, raw_bytes, to_record
 from deepspec.target.template import Sample

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from deepspec.artifacts import Placement, TargetId
+from deepspec.artifacts import TargetId
 from deepspec.errors import TargetError
+from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.template import ChatTemplate

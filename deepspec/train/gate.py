@@ -6,9 +6,10 @@ the draft is then accepted a tenth as often. So a few samples are computed again
 
 from collections.abc import Sequence
 
-from deepspec.artifacts import Artifact, Placement
+from deepspec.artifacts import Artifact
 from deepspec.errors import ParityError
 from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
+from deepspec.placement import Placement
 from deepspec.target.agree import TOLERANCE, difference
 from deepspec.target.live import open_cache
 

@@ -2,7 +2,7 @@
 
 import time
 
-from deepspec.artifacts import Report
+from deepspec.report import Report
 from deepspec.train.figure import learning_curve
 from deepspec.train.loop import Loop
 from deepspec.train.meter import peak_memory

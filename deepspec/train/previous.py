@@ -6,9 +6,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepspec.artifacts import Artifact, Placement, read_manifest
+from deepspec.artifacts import Artifact, read_manifest
 from deepspec.errors import CheckpointError
 from deepspec.formats.draft import load_draft
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.train.checkpoint import Saved
 from deepspec.train.loop import Loop

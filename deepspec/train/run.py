@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.artifacts import Artifact, Placement, Report
+from deepspec.artifacts import Artifact
 from deepspec.errors import SourceError
 from deepspec.formats.draft import save_draft
 from deepspec.formats.target_cache import TargetCache
+from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.report import Report
 from deepspec.store import Store
 from deepspec.target.live import open_cache
 from deepspec.train.bigrams import start_markov_head

@@ -7,7 +7,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from deepspec.artifacts import Placement
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
 from deepspec.formats.draft import adopt_target
@@ -16,6 +15,7 @@ from deepspec.formats.target_blocks import start_from_target
 from deepspec.formats.target_cache import CacheFacts
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
 from deepspec.models.initial import initialize
+from deepspec.placement import Placement
 from deepspec.train.data import Samples
 from deepspec.train.spec import TrainSpec
 from deepspec.train.vocabulary import learn_vocabulary

@@ -7,11 +7,11 @@ from threading import Thread
 
 import pytest
 
-from deepspec.artifacts import Endpoint
 from deepspec.benchmark.engine import Answer, check_engine, overlap, tokens_per_round
 from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import EngineError
 from deepspec.formats.scores import Interval
+from deepspec.placement import Endpoint
 
 
 class Engine(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deepspec.artifacts import Endpoint
+from deepspec.placement import Endpoint
 from deepspec.regenerate.engine import Engine, Question
 from deepspec.regenerate.spec import Sampling
 from infra.engines import free_port

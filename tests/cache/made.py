@@ -6,11 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, ArtifactRef, Placement, Spec, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, Spec, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.formats.rows import write_rows
 from deepspec.formats.target_cache import TargetCache
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import identify

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import Placement, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.cache.verify import verify
 from deepspec.catalog import find
+from deepspec.placement import Placement
 from deepspec.store import Store
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.cache.made import Silent

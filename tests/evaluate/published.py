@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Placement, Spec, TargetId, open_artifact
+from deepspec.artifacts import Artifact, Spec, TargetId, open_artifact
 from deepspec.families import read
 from deepspec.formats.benchmarks import Benchmark, resolve
 from deepspec.formats.draft import adopt_target, save_draft
 from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models import build_draft
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target.identity import identify

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Placement
 from deepspec.errors import SourceError, TargetError
 from deepspec.evaluate.run import run
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.scores import SCORES, Scores, read_scores
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from tests.evaluate.published import QUESTIONS, Given, Heard, given
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from deepspec.artifacts import Artifact, ArtifactRef, Placement, canonical_json, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, canonical_json, open_artifact
 from deepspec.formats.rows import read_rows
 from deepspec.formats.target_cache import TargetCache
+from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
 from deepspec.stages import STAGES, materialize

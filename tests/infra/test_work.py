@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from deepspec import errors
-from deepspec.artifacts import ArtifactRef, Endpoint, Placement, TargetId
+from deepspec.artifacts import ArtifactRef, TargetId
 from deepspec.errors import BudgetError, ChildError, EngineError, SourceError
+from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import resolve
 from deepspec.prepare.spec import PrepareSpec

@@ -11,7 +11,6 @@ from deepspec.artifacts import (
     MANIFEST,
     ArtifactRef,
     FileEntry,
-    Placement,
     Spec,
     address_of,
     content_of,
@@ -20,6 +19,7 @@ from deepspec.artifacts import (
     sealed,
 )
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
+from deepspec.placement import Placement
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.store import Store
 

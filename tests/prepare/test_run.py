@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepspec.artifacts import Placement
 from deepspec.errors import RowError, SourceError
 from deepspec.formats.rows import read_rows, write_rows
+from deepspec.placement import Placement
 from deepspec.prepare.resolve import HUB, resolve
 from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec, Source, Splits

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Artifact, ArtifactRef, Endpoint, Placement, Spec, TargetId, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
 from deepspec.formats.conversations import published_answers
 from deepspec.formats.rows import write_rows
+from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
 from deepspec.regenerate.run import run
 from deepspec.regenerate.spec import RegenerateSpec, Sampling

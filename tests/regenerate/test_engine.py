@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from deepspec.artifacts import Endpoint
+from deepspec.placement import Endpoint
 from deepspec.regenerate.engine import DIALECTS, OTHER, AskError, Engine, Question, body, label, retry_after
 from deepspec.regenerate.spec import Sampling
 

@@ -1,6 +1,6 @@
 """What the target's tokenizer says about prompts and answers."""
 
-from deepspec.artifacts import Placement
+from deepspec.placement import Placement
 from deepspec.regenerate.reader import TargetReader
 from tests.regenerate.conftest import TARGET
 from tests.regenerate.test_parts import answer

@@ -5,9 +5,9 @@ import traceback
 import pytest
 from pydantic import SecretStr
 
-from deepspec.artifacts import Endpoint, Placement
 from deepspec.errors import EngineError
 from deepspec.formats.rows import read_rows
+from deepspec.placement import Endpoint, Placement
 from tests.regenerate.conftest import prompts
 from tests.regenerate.simulated import Simulated, serve
 

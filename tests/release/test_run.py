@@ -5,13 +5,14 @@ import json
 import pytest
 import yaml
 
-from deepspec.artifacts import Placement, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.catalog import scores_before, set_ref
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import write_form
 from deepspec.formats.scores import Acceptance, BenchmarkScore, Interval, LosslessCheck, Scores
 from deepspec.formats.speed import BatchSpeed, Speed
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.release.run import compared, run
 from deepspec.release.spec import ReleaseSpec

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Placement, Spec
+from deepspec.artifacts import Spec
 from deepspec.formats.scores import SCORES, Comparison, Difference, Interval, Scores
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from infra.work import Site

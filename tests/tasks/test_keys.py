@@ -3,8 +3,8 @@
 import pytest
 from prefect.blocks.system import Secret
 
-from deepspec.artifacts import Endpoint, Placement
 from deepspec.errors import SpecError
+from deepspec.placement import Endpoint, Placement
 from infra.work import Site
 from tasks.keys import keys_of
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Artifact, ArtifactRef, Placement, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.train.run import run

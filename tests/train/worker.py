@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import ArtifactRef, Placement, open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import EXIT_CANCELLED, CancelledError
+from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.train import narrator

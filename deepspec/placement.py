@@ -1,0 +1,78 @@
+"""Where and how wide a stage runs: devices, engines and scratch, which do not change its result."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+PARTS_LIMIT = 64 << 30
+"""Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
+
+
+class Endpoint(BaseModel):
+    """One OpenAI-compatible engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    """Base URL up to and including `/v1`."""
+    model: str
+    """Name under which the engine serves the target."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself never travels."""
+    api_key_block: str | None = None
+    """Name of the orchestrator's secret that holds the key, instead of a variable."""
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """The key, filled in by the process that uses it; never written anywhere."""
+
+    @property
+    def key_variable(self) -> str | None:
+        """Return the name of the environment variable in which the process that asks finds the key."""
+        if self.api_key_block is None:
+            return self.api_key_env
+        return f"DEEPSPEC_KEY_{re.sub('[^A-Z0-9]', '_', self.api_key_block.upper())}"
+
+    @model_validator(mode="after")
+    def _says_no_secret(self) -> Self:
+        url = urlsplit(self.url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("an endpoint's URL is not one; wanted http://HOST:PORT/v1 or https://…")
+        if url.username or url.password:
+            raise ValueError("an endpoint's URL holds a user or password; give keys by name (--key-env, --key-block)")
+        if self.api_key_env and self.api_key_block:
+            raise ValueError("an endpoint's key has two names; give --key-env or --key-block")
+        return self
+
+
+class Placement(BaseModel):
+    """Where and how wide a stage runs: what does not change its result, so it is not hashed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = "cpu"
+    """Torch device of the models."""
+    threads: int | None = Field(default=None, gt=0)
+    """Torch threads per process; None leaves the library's choice."""
+    processes: int = Field(default=1, gt=0)
+    """Training processes, or capture workers."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers that training tells, as accelerate calls them: tensorboard, wandb, mlflow, …."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Samples per forward pass in training; None lets a memory preflight choose."""
+    batch: int = Field(default=8, gt=0)
+    """Sequences decoded together in evaluation."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Engines that serve the target."""
+    drafting: tuple[Endpoint, ...] = ()
+    """Engines that serve the target with the draft."""
+    scratch: Path = Path(".deepspec/scratch")
+    """Local folder for ledgers, checkpoints in flight and fetched files."""
+    parts_limit: int = Field(default=PARTS_LIMIT, gt=0)
+    """Bytes of cache parts, fetched or computed, that scratch holds at most."""
+    locations: Mapping[str, str] = Field(default_factory=dict)
+    """Digest of a target, source or benchmark -> where it lies on this machine."""
+    keep_errors: bool = False
+    """Commit answers though some rows failed with errors that could pass."""

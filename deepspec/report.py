@@ -1,0 +1,22 @@
+"""Where a stage tells what it does: the terminal or an orchestrator listens."""
+
+from typing import Any, Protocol
+
+
+class Report(Protocol):
+    """Where a stage tells what it does; the terminal or an orchestrator listens."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Tell how far the stage is."""
+
+    def log(self, message: str) -> None:
+        """Say one line."""
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Show rows that share their keys."""
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Show a picture."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Show a text."""
