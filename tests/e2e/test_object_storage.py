@@ -39,6 +39,7 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     assert none_left(deepspec) == []
     assert not [key for key in s3.list("target_cache") if key.endswith("manifest.json")]
     kept = {key for key in s3.list("target_cache") if key.endswith(".safetensors")}
+    print(f"\nkilled -9 with {len(part_marks(s3))} parts of {s3.root}/target_cache committed")
     resumed = deepspec.run("run", timeout=1800)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     print(resumed.stdout)
@@ -47,6 +48,7 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     marked = [key for key in part_marks(s3) if f"/{cache.address}/" in key]
     assert len(marked) > 1
     assert files & kept
+    print(f"{len(marked)} parts in the cache, {len(files & kept)} of them from before the kill")
 
     artifact = open_artifact(s3, find(s3, f"target_cache/{cache.address}"), tmp_path)
     found = verify(artifact, Placement(scratch=tmp_path), Silent(), recompute=0)
@@ -58,3 +60,4 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     done = undisturbed.run("cache")
     assert done.returncode == 0, done.stderr
     assert undisturbed.manifest("target_cache").content == cache.content
+    print(f"content {cache.content}, that of an undisturbed run in a local folder")
