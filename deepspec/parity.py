@@ -23,7 +23,7 @@ from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch, Record, collate
+from deepspec.formats.records import Batch, Record, collate, supervises
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.target.load import Target
 
@@ -151,15 +151,16 @@ def _as_trained(
 def states_now(target: Target, record: Record, layers: Sequence[int]) -> Record:
     """Return a record with the states that the target gives now."""
     hidden, last = target.capture(record.input_ids[None], layers)
-    return replace(record, hidden=hidden[0].to(record.hidden.device), last_hidden=last[0].to(record.hidden.device))
+    device = record.hidden.device
+    return replace(record, hidden=hidden[0].to(device), last_hidden=last[0].to(device)[supervises(record.loss_mask)])
 
 
 def _cached_states(cached: CachedStates) -> list[Comparison]:
     stored, fresh, tolerance = cached.stored, cached.fresh, STATES[cached.codec]
-    kept = stored.last_hidden.abs().sum(-1, keepdim=True) > 0  # elsewhere a cache has zeros
+    kept = supervises(stored.loss_mask).nonzero().flatten().tolist()
     return [
         _compare("cached states", stored.hidden, fresh.hidden, tolerance),
-        _compare("cached last states", stored.last_hidden, fresh.last_hidden.where(kept, 0), tolerance),
+        _compare("cached last states", stored.last_hidden, fresh.last_hidden, tolerance, kept),
     ]
 
 

@@ -11,7 +11,7 @@ from deepspec.artifacts import Artifact
 from deepspec.cache.capture import answer_files
 from deepspec.cache.spec import CacheOptions
 from deepspec.errors import SourceError
-from deepspec.formats.target_cache import CODECS, TOKENS_ONLY, stored_last
+from deepspec.formats.target_cache import CODECS, TOKENS_ONLY
 from deepspec.plan.measured import Measured
 from deepspec.plan.ranges import Range
 from deepspec.target.capture import default_layers
@@ -87,7 +87,7 @@ def _ratios(items: Sequence[Item], options: CacheOptions, target: Target) -> dic
         hidden, last = target.capture(padded([item]), layers)
         record = to_record(item, hidden[0], last[0])
         states = record.hidden.view(-1, target.hidden_size)
-        rows = torch.cat([states, record.last_hidden[stored_last(record.loss_mask)]])
+        rows = torch.cat([states, record.last_hidden])
         raw += 2 * rows.numel()
         for codec in coded:
             coded[codec] += sum(len(piece) for piece in CODECS[codec].encode([rows]))

@@ -28,7 +28,7 @@ from deepspec.artifacts import (
 from deepspec.cache.spec import MIB
 from deepspec.cache.totals import savings, totals
 from deepspec.errors import SourceError, TargetError, UnknownNameError
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 from deepspec.formats.target_cache import (
     CODECS,
     INDEX,
@@ -123,12 +123,13 @@ class PublicCache:
         length = int(attended.sum())
         if not attended[:length].all():
             raise SourceError(f"sample {row.sample}: its attention mask has holes; only padding at the end is known")
+        loss_mask = torch.from_numpy(mask.astype(bool))[:length]
         return Record(
             sample_id=str(row.sample),
             input_ids=torch.from_numpy(ids.view(np.int32).astype(np.int64))[:length],
-            loss_mask=torch.from_numpy(mask.astype(bool))[:length],
+            loss_mask=loss_mask,
             hidden=_bf16(hidden, row.length)[:length],
-            last_hidden=_bf16(last, row.length)[:length],
+            last_hidden=_bf16(last, row.length)[:length][supervises(loss_mask)],
         )
 
     def source(self) -> str:

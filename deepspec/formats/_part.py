@@ -6,7 +6,6 @@ The header has a fixed size, so that states stream to the file as they come and 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ import torch
 import xxhash
 import zstandard
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.formats._codec import CODECS, Bytes
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 
 FORMAT = "deepspec.target_cache"
 VERSION = 1
@@ -49,21 +47,6 @@ def part_name(shard: int, part: int) -> str:
     return f"shard-{shard:05d}-part-{part:05d}.safetensors"
 
 
-def stored_last(loss_mask: Tensor) -> Tensor:
-    """Return where the last hidden state is stored: at p where any of loss_mask[p-1..p+1] is set.
-
-    Args:
-        loss_mask: `(T,)` bool.
-
-    Returns:
-        `(T,)` bool.
-    """
-    near = loss_mask.clone()
-    near[1:] |= loss_mask[:-1]
-    near[:-1] |= loss_mask[1:]
-    return near
-
-
 class PartWriter:
     """Writes one part, sample by sample.
 
@@ -89,13 +72,12 @@ class PartWriter:
         self._file.write(bytes(HEADER))
 
     def add(self, record: Record, split: str) -> None:
-        """Append one sample; its last hidden states are kept only where they can supervise."""
+        """Append one sample."""
         self._width = record.last_hidden.shape[1]
         ids = record.input_ids.to(torch.int32).numpy()
         mask = record.loss_mask.to(torch.uint8).numpy()
-        last = record.last_hidden[stored_last(record.loss_mask)]
-        states = [record.hidden.reshape(-1, self._width).to(torch.bfloat16), last.to(torch.bfloat16)]
-        block = self._codec.encode(states)
+        states = (record.hidden.reshape(-1, self._width), record.last_hidden)
+        block = self._codec.encode([piece.to(torch.bfloat16) for piece in states])
         size = sum(len(piece) for piece in block)
         self._file.writelines(piece.data for piece in block)
         row = {
@@ -185,19 +167,18 @@ class Part:
             raise CorruptArtifactError(f"{message}; {ADVICE}")
         self._verified.add(start)
         loss_mask = torch.from_numpy(mask.astype(bool))
-        kept = stored_last(loss_mask)
-        rows = length * self._captured + int(kept.sum())
+        split = length * self._captured
+        rows = split + int(supervises(loss_mask).sum())
         try:
             states = self._codec.decode(block, rows, self._width)
         except (ValueError, RuntimeError, zstandard.ZstdError) as error:
             raise CorruptArtifactError(f"{self.name}: sample {row['sample_id']}: {error}; {ADVICE}") from error
-        split = length * self._captured
         return Record(
             sample_id=str(row["sample_id"]),
             input_ids=torch.from_numpy(ids.view(np.int32).astype(np.int64)),
             loss_mask=loss_mask,
             hidden=states[:split].view(length, self._captured * self._width),
-            last_hidden=_spread(states[split:], kept),
+            last_hidden=states[split:],
         )
 
     def _slice(self, start: int, size: int) -> Bytes:
@@ -205,20 +186,6 @@ class Part:
         if len(data) != size:
             raise CorruptArtifactError(f"{self.name}: the file ends before byte {start + size}; {ADVICE}")
         return data
-
-
-def _spread(rows: Tensor, kept: Tensor) -> Tensor:
-    """Return `(T, D)`: the rows at the places that were kept, zeros elsewhere; copied run by run, every byte once."""
-    spread = rows.new_empty(len(kept), rows.shape[1])
-    edges = [0, *((kept[1:] ^ kept[:-1]).nonzero().flatten() + 1).tolist(), len(kept)]
-    taken = 0
-    for start, end in pairwise(edges):
-        if kept[start]:
-            spread[start:end] = rows[taken : taken + end - start]
-            taken += end - start
-        else:
-            spread[start:end] = 0
-    return spread
 
 
 def concatenate(columns: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -22,16 +23,17 @@ class Record:
     hidden: Tensor
     """`(T, A·D)`: outputs of the captured target layers, concatenated in order."""
     last_hidden: Tensor
-    """`(T, D)`: last hidden state after the target's final norm; zeros where it is not stored."""
+    """`(S, D)`: last hidden states after the target's final norm, at the S positions where they can supervise."""
 
     def cut(self, length: int) -> Self:
         """Return the first `length` tokens."""
+        loss_mask = self.loss_mask[:length]
         return type(self)(
             sample_id=self.sample_id,
             input_ids=self.input_ids[:length],
-            loss_mask=self.loss_mask[:length],
+            loss_mask=loss_mask,
             hidden=self.hidden[:length],
-            last_hidden=self.last_hidden[:length],
+            last_hidden=self.last_hidden[: int(supervises(loss_mask).sum())],
         )
 
 
@@ -49,7 +51,7 @@ class Batch:
     hidden: Tensor
     """`(B, T, A·D)`."""
     last_hidden: Tensor
-    """`(B, T, D)`."""
+    """`(B, T, D)`; 0 also where it cannot supervise."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Return the batch on a device, its states in a dtype."""
@@ -63,6 +65,21 @@ class Batch:
         )
 
 
+def supervises(loss_mask: Tensor) -> Tensor:
+    """Return where the last hidden state can supervise: at p where any of loss_mask[p-1..p+1] is set.
+
+    Args:
+        loss_mask: `(T,)` bool.
+
+    Returns:
+        `(T,)` bool.
+    """
+    near = loss_mask.clone()
+    near[1:] |= loss_mask[:-1]
+    near[:-1] |= loss_mask[1:]
+    return near
+
+
 def collate(records: Sequence[Record]) -> Batch:
     """Return the records as one batch, padded on the right to the longest.
 
@@ -71,15 +88,16 @@ def collate(records: Sequence[Record]) -> Batch:
     """
     if not records:
         raise TrainingError("a batch needs at least one record; the sampler gave none")
-    for record in records:
-        _check(record)
+    kept = [supervises(record.loss_mask) for record in records]
+    for record, where in zip(records, kept, strict=True):
+        _check(record, int(where.sum()))
     return Batch(
         sample_ids=tuple(record.sample_id for record in records),
         lengths=torch.tensor([len(record.input_ids) for record in records]),
         input_ids=_padded([record.input_ids for record in records]),
         loss_mask=_padded([record.loss_mask for record in records]),
         hidden=_padded([record.hidden for record in records]),
-        last_hidden=_padded([record.last_hidden for record in records]),
+        last_hidden=_spread([record.last_hidden for record in records], kept),
     )
 
 
@@ -93,14 +111,31 @@ def _padded(rows: Sequence[Tensor]) -> Tensor:
     return padded
 
 
-def _check(record: Record) -> None:
-    lengths = {
-        "input_ids": len(record.input_ids),
-        "loss_mask": len(record.loss_mask),
-        "hidden": len(record.hidden),
-        "last_hidden": len(record.last_hidden),
+def _spread(rows: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+    """Return the rows at the places that were kept, zeros elsewhere; copied run by run, every byte once."""
+    longest = max(len(where) for where in kept)
+    spread = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
+    for place, states, where in zip(spread, rows, kept, strict=True):
+        edges = [0, *((where[1:] ^ where[:-1]).nonzero().flatten() + 1).tolist(), len(where)]
+        taken = 0
+        for start, end in pairwise(edges):
+            if where[start]:
+                place[start:end] = states[taken : taken + end - start]
+                taken += end - start
+            else:
+                place[start:end] = 0
+        place[len(where) :] = 0
+    return spread
+
+
+def _check(record: Record, supervising: int) -> None:
+    tokens = len(record.loss_mask)
+    found = {
+        "input_ids": (len(record.input_ids), tokens),
+        "hidden": (len(record.hidden), tokens),
+        "last_hidden": (len(record.last_hidden), supervising),
     }
-    if len(set(lengths.values())) > 1:
-        raise TrainingError(
-            f"sample {record.sample_id}: tensors of different lengths {lengths}; rebuild its cache part"
-        )
+    for name, (rows, wanted) in found.items():
+        if rows != wanted:
+            told = f"sample {record.sample_id}: {name} has {rows} rows, its loss mask wants {wanted}"
+            raise TrainingError(f"{told}; rebuild its cache part")

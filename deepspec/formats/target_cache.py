@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, SpecError
@@ -26,7 +27,7 @@ from deepspec.formats._fetch import (
 )
 from deepspec.formats._index import INDEX, Index, write_index
 from deepspec.formats._order import Numbers, epoch_order
-from deepspec.formats._part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name, stored_last
+from deepspec.formats._part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name
 from deepspec.formats.records import Record
 from deepspec.placement import PARTS_LIMIT
 
@@ -52,7 +53,6 @@ __all__ = [
     "epoch_order",
     "map_file",
     "part_name",
-    "stored_last",
     "stored_parts",
     "write_index",
 ]
@@ -61,8 +61,8 @@ OnCorrupt = Literal["stop", "quarantine"]
 """What to do about a sample whose bytes do not match its checksum."""
 
 
-class TargetCache:
-    """A published target cache, opened for reading. Safe to use from several threads.
+class TargetCache(Dataset[Record]):
+    """A published target cache, opened for reading: a dataset for torch. Safe to use from several threads.
 
     Args:
         artifact: the published cache.
@@ -132,6 +132,10 @@ class TargetCache:
             self.quarantined[self.index.sample_id(number)] = str(error)
             return self._unsupervised(number)
 
+    def __getitem__(self, number: int) -> Record:
+        """Return one sample, as torch's DataLoader asks for it."""
+        return self.record(number)
+
     def stream(self, numbers: Sequence[int] | Numbers) -> Iterator[Record]:
         """Yield the samples of these numbers in order.
 
@@ -167,7 +171,7 @@ class TargetCache:
             input_ids=torch.zeros(length, dtype=torch.int64),
             loss_mask=torch.zeros(length, dtype=torch.bool),
             hidden=torch.zeros(length, len(self.facts.layers) * width, dtype=torch.bfloat16),
-            last_hidden=torch.zeros(length, width, dtype=torch.bfloat16),
+            last_hidden=torch.zeros(0, width, dtype=torch.bfloat16),
         )
 
 

@@ -10,7 +10,6 @@ cache's own, so a run is the same run whatever its source.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -32,7 +31,6 @@ from deepspec.formats.target_cache import (
     PartSource,
     PartWriter,
     TargetCache,
-    stored_last,
     stored_parts,
 )
 from deepspec.placement import Placement
@@ -111,7 +109,7 @@ class _OnlinePart:
             hidden, last = self._target.capture(padded([item]), self._facts.layers)
         record = to_record(item, hidden[0], last[0])
         check_finite(record, self._facts.layers)
-        return replace(record, last_hidden=record.last_hidden * stored_last(record.loss_mask)[:, None])
+        return record
 
 
 class _Maker:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from deepspec.errors import CaptureError, RowError
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 from deepspec.formats.rows import read_rows
-from deepspec.formats.target_cache import stored_last
 from deepspec.target.template import TRUNCATED, ChatTemplate, Sample
 
 BF16 = 2
@@ -118,8 +117,7 @@ def raw_bytes(item: Item, layers: int, width: int) -> int:
 
 def raw_record_bytes(record: Record) -> int:
     """Return the same of a sample whose states are there."""
-    values = record.hidden.numel() + int(stored_last(record.loss_mask).sum()) * record.last_hidden.shape[1]
-    return values * BF16 + len(record.input_ids) * TOKEN
+    return (record.hidden.numel() + record.last_hidden.numel()) * BF16 + len(record.input_ids) * TOKEN
 
 
 def published_bytes(tokens: int, layers: int, width: int) -> int:
@@ -160,12 +158,13 @@ def to_record(item: Item, hidden: Tensor, last: Tensor) -> Record:
         hidden: `(T or more, A·D)` outputs of the captured layers.
         last: `(T or more, D)` states after the final norm.
     """
+    loss_mask = torch.tensor(item.sample.loss_mask)
     return Record(
         sample_id=item.sample.sample_id,
         input_ids=torch.tensor(item.sample.input_ids),
-        loss_mask=torch.tensor(item.sample.loss_mask),
+        loss_mask=loss_mask,
         hidden=hidden[: item.length].to("cpu", torch.bfloat16),
-        last_hidden=last[: item.length].to("cpu", torch.bfloat16),
+        last_hidden=last[: item.length].to("cpu", torch.bfloat16)[supervises(loss_mask)],
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepspec.formats.records import supervises
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.models.heads import MarkovHead
 from deepspec.train.data import Samples, read_record
@@ -63,7 +64,8 @@ def read_bigrams(samples: Samples, most: int) -> Bigrams:
         record = read_record(samples, number)
         positions = record.loss_mask[1:].nonzero().squeeze(1)  # the state at p says the token at p + 1
         tokens.append(record.input_ids[positions])
-        states.append(record.last_hidden[positions].float())
+        rows = supervises(record.loss_mask).cumsum(0) - 1
+        states.append(record.last_hidden[rows[positions]].float())
     states_ND = torch.cat(states)
     seen, place, counts = torch.unique(torch.cat(tokens), return_inverse=True, return_counts=True)
     mean_D = states_ND.mean(0)

@@ -26,7 +26,7 @@ from deepspec.artifacts import FileEntry, checksum
 from deepspec.cache.capture import Capture
 from deepspec.errors import TargetError
 from deepspec.formats._fetch import FETCHERS
-from deepspec.formats.records import Record, collate
+from deepspec.formats.records import Record, collate, supervises
 from deepspec.formats.target_cache import (
     CODECS,
     BoundedFolder,
@@ -55,13 +55,14 @@ def make_records(count: int, seed: int = 0) -> list[Record]:
     records = []
     for n in range(count):
         length = int(torch.randint(200, 400, (1,), generator=draw))
+        mask = torch.arange(length) >= length // 2
         records.append(
             Record(
                 sample_id=f"s{n}",
                 input_ids=torch.randint(49152, (length,), generator=draw),
-                loss_mask=torch.arange(length) >= length // 2,
+                loss_mask=mask,
                 hidden=torch.randn(length, LAYERS * WIDTH, generator=draw).bfloat16(),
-                last_hidden=torch.randn(length, WIDTH, generator=draw).bfloat16(),
+                last_hidden=torch.randn(length, WIDTH, generator=draw).bfloat16()[supervises(mask)],
             )
         )
     return records
@@ -119,9 +120,8 @@ def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path):
     columns = write(tmp_path / "part", records).columns
     part = Part(map_file(tmp_path / "part"), "part", WIDTH, LAYERS)
     rows = [{name: values[n] for name, values in columns.items()} for n in range(len(records))]
-    for n, record in enumerate(records):  # the layout of `speculators`: one file a sample, last state as a layer
-        states = torch.cat([record.hidden, record.last_hidden], dim=1).view(-1, LAYERS + 1, WIDTH)
-        save_file({"token_ids": record.input_ids, "hidden_states": states}, tmp_path / f"hs_{n}.safetensors")
+    for n, record in enumerate(records):
+        save_file(_as_speculators(record), tmp_path / f"hs_{n}.safetensors")
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(1)).tolist()
     batches = [order[start : start + 8] for start in range(0, len(order), 8)]
 
@@ -132,7 +132,9 @@ def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path):
     def theirs() -> None:
         for batch in batches:
             found = [load_file(tmp_path / f"hs_{n}.safetensors") for n in batch]
-            collate([_from_file(one, records[n]) for one, n in zip(found, batch, strict=True)])
+            torch.cat([one["token_ids"] for one in found])
+            torch.cat([one["hidden_states"][:, :-1].flatten(1) for one in found])
+            torch.cat([one["hidden_states"][:, -1] for one in found])
 
     def copy() -> None:
         for batch in batches:
@@ -152,15 +154,12 @@ def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path):
     print(f"one file a sample: {others:.2f} GB/s, ratio {times.ratio(1):.2f} (goal 1.5)")
 
 
-def _from_file(tensors: dict[str, torch.Tensor], record: Record) -> Record:
-    states = tensors["hidden_states"]
-    return Record(
-        sample_id=record.sample_id,
-        input_ids=tensors["token_ids"],
-        loss_mask=record.loss_mask,
-        hidden=states[:, :-1].reshape(len(states), -1),
-        last_hidden=states[:, -1],
-    )
+def _as_speculators(record: Record) -> dict[str, torch.Tensor]:
+    """Return what `speculators` stores of a sample: a file for each, the last state of every position as a layer."""
+    last = record.last_hidden.new_zeros(len(record.hidden), WIDTH)
+    last[supervises(record.loss_mask)] = record.last_hidden
+    states = torch.cat([record.hidden, last], dim=1).view(-1, LAYERS + 1, WIDTH)
+    return {"token_ids": record.input_ids, "hidden_states": states}
 
 
 def test_index_of_a_million_samples(tmp_path: Path):

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import BudgetError, CorruptArtifactError
+from deepspec.formats.records import collate
 from deepspec.formats.target_cache import INDEX, BoundedFolder, TargetCache, epoch_order
 from deepspec.store import Store
 from tests.cache.made import build, held, opened, publish_answers, rows, spec_for
@@ -78,6 +80,17 @@ def test_a_stream_goes_on_from_any_sample(target: Path, store: Store, tmp_path: 
     whole = [record.sample_id for record in opened(ref, store, tmp_path).stream(order)]
     rest = [record.sample_id for record in opened(ref, store, tmp_path).stream(order[7:])]
     assert whole[7:] == rest
+
+
+def test_torchs_loader_reads_it_from_any_place_in_its_order(target: Path, store: Store, tmp_path: Path):
+    cache = opened(made(target, store, tmp_path), store, tmp_path)
+    order = cache.order("train", seed=1, epoch=2, window=2)
+    loader = DataLoader(cache, batch_size=3, sampler=order[7:], collate_fn=collate)
+    batches = list(loader)
+    assert [name for batch in batches for name in batch.sample_ids] == [cache.index.sample_id(n) for n in order[7:]]
+    wanted = collate([cache.record(int(number)) for number in order[7:10]])
+    assert torch.equal(batches[0].hidden, wanted.hidden)
+    assert torch.equal(batches[0].last_hidden, wanted.last_hidden)
 
 
 def test_raw_states_are_views_of_the_mapped_file(target: Path, store: Store, tmp_path: Path):

@@ -17,11 +17,26 @@ def test_batch_is_padded_on_the_right():
     assert batch.to("cpu", torch.bfloat16).last_hidden.dtype == torch.bfloat16
 
 
+def test_last_states_stand_where_they_can_supervise():
+    """Of 9 tokens, 3 and 7 are supervised: beside them and there states are stored, elsewhere zeros stand."""
+    given = record("a", 9, [3, 7])
+    batch = collate([given, record("b", 11, [10])])
+    assert batch.last_hidden[0].any(1).nonzero().flatten().tolist() == [2, 3, 4, 6, 7, 8]
+    assert torch.equal(batch.last_hidden[0, [2, 3, 4, 6, 7, 8]], given.last_hidden)
+    assert batch.last_hidden[1].any(1).nonzero().flatten().tolist() == [9, 10]
+
+
+def test_a_cut_record_is_a_record():
+    """Cut before token 7, position 6 supervises nothing any more."""
+    given = record("a", 9, [3, 7])
+    assert torch.equal(collate([given.cut(7)]).last_hidden[0, 2:5], given.last_hidden[:3])
+
+
 def test_record_of_uneven_tensors_is_refused():
     good = record("a", 3, [1])
     bad = Record(sample_id="x", input_ids=good.input_ids[:2], loss_mask=good.loss_mask, hidden=good.hidden,
                  last_hidden=good.last_hidden)  # fmt: skip
-    with pytest.raises(TrainingError, match="sample x: tensors of different lengths"):
+    with pytest.raises(TrainingError, match="sample x: input_ids has 2 rows, its loss mask wants 3"):
         collate([bad])
     with pytest.raises(TrainingError, match="at least one record"):
         collate([])

@@ -11,7 +11,7 @@ import zstandard
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 from deepspec.formats.target_cache import CODECS, COLUMNS, PartWriter, write_index
 
 
@@ -24,7 +24,7 @@ def record(sample_id: str, length: int, answer: int) -> Record:
         input_ids=torch.arange(length) + 10,
         loss_mask=mask,
         hidden=hidden.bfloat16(),
-        last_hidden=torch.tensor([[p * 1.0, 100.0] for p in range(length)]).bfloat16(),
+        last_hidden=torch.tensor([[p * 1.0, 100.0] for p in range(length)]).bfloat16()[supervises(mask)],
     )
 
 

@@ -6,7 +6,7 @@ from deepspec.families import read
 from deepspec.formats.draft import adopt_target
 from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 from deepspec.models import build_draft
 from deepspec.models.initial import initialize
 
@@ -65,7 +65,7 @@ def record(name, length, supervised, seed=0):
         input_ids=torch.randint(0, MASK, (length,), generator=generator),
         loss_mask=mask,
         hidden=torch.randn(length, len(LAYERS) * SIZE, generator=generator),
-        last_hidden=torch.randn(length, SIZE, generator=generator),
+        last_hidden=torch.randn(length, SIZE, generator=generator)[supervises(mask)],
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.draft import load_draft
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Record, collate
+from deepspec.formats.records import Record, collate, supervises
 from deepspec.train.schedule import learning_rate
 from tests.parity import golden
 
@@ -31,12 +31,13 @@ def read_sample(folder, told, index):
     def values(dtype, offset, count):
         return torch.frombuffer(data, dtype=dtype, offset=offset, count=count).clone()
 
+    loss_mask = values(torch.uint8, mask_at, length).bool()
     return Record(
         sample_id=str(index),
         input_ids=values(torch.int32, ids_at, length).long(),
-        loss_mask=values(torch.uint8, mask_at, length).bool(),
+        loss_mask=loss_mask,
         hidden=values(torch.bfloat16, hidden_at, length * size * captured).view(length, -1).float(),
-        last_hidden=values(torch.bfloat16, last_at, length * size).view(length, -1).float(),
+        last_hidden=values(torch.bfloat16, last_at, length * size).view(length, -1).float()[supervises(loss_mask)],
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepspec.cache.background import Background
-from deepspec.formats.target_cache import stored_last
+from deepspec.formats.records import supervises
 from deepspec.target.samples import Item, batches, cut_parts, fit, published_bytes, raw_bytes, shard_files
 from deepspec.target.template import Sample
 
@@ -23,7 +23,7 @@ def lengths(groups: list[list[Item]]) -> list[list[int]]:
 
 def test_last_state_is_stored_beside_what_is_supervised():
     mask = torch.tensor([0, 0, 0, 1, 1, 0, 0, 0, 1], dtype=torch.bool)
-    assert stored_last(mask).int().tolist() == [0, 0, 1, 1, 1, 1, 0, 1, 1]
+    assert supervises(mask).int().tolist() == [0, 0, 1, 1, 1, 1, 0, 1, 1]
     sample = Sample(sample_id="x", input_ids=[0] * 9, loss_mask=mask.tolist())
     assert Item(sample=sample, split="train").last_rows == 6
 

@@ -7,7 +7,7 @@ import torch
 
 from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
-from deepspec.formats.records import Record
+from deepspec.formats.records import Record, supervises
 from deepspec.models import DraftConfig, build_draft
 from deepspec.models.initial import initialize
 from deepspec.train.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
@@ -38,12 +38,13 @@ class Few:
 
 
 def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
+    loss_mask = torch.tensor(mask, dtype=torch.bool)
     return Record(
         sample_id="s",
         input_ids=torch.tensor(tokens),
-        loss_mask=torch.tensor(mask, dtype=torch.bool),
+        loss_mask=loss_mask,
         hidden=torch.zeros(len(tokens), D),
-        last_hidden=last,
+        last_hidden=last[supervises(loss_mask)],
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.algorithms import LossResult
-from deepspec.formats.records import Batch, Record
+from deepspec.formats.records import Batch, Record, supervises
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
@@ -29,13 +29,13 @@ class ToySamples:
 
     def _record(self, number: int, generator: torch.Generator) -> Record:
         length = 5 + number % 7
-        hidden = torch.randn(length, CAPTURED, generator=generator)
+        hidden, mask = torch.randn(length, CAPTURED, generator=generator), torch.arange(length) > 1
         return Record(
             sample_id=f"sample-{number}",
             input_ids=torch.arange(length),
-            loss_mask=torch.arange(length) > 1,
+            loss_mask=mask,
             hidden=hidden,
-            last_hidden=hidden @ self._map,
+            last_hidden=(hidden @ self._map)[supervises(mask)],
         )
 
     def __len__(self) -> int:
