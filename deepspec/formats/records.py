@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,8 +76,8 @@ def supervises(loss_mask: Tensor) -> Tensor:
         `(T,)` bool.
     """
     near = loss_mask.clone()
-    near[1:] |= loss_mask[:-1]
-    near[:-1] |= loss_mask[1:]
+    near[1:].logical_or_(loss_mask[:-1])
+    near[:-1].logical_or_(loss_mask[1:])
     return near
 
 
@@ -107,7 +108,7 @@ def _padded(rows: Sequence[Tensor]) -> Tensor:
     padded = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
-        place[len(row) :] = 0
+        place[len(row) :].zero_()
     return padded
 
 
@@ -116,15 +117,16 @@ def _spread(rows: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
     longest = max(len(where) for where in kept)
     spread = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
     for place, states, where in zip(spread, rows, kept, strict=True):
-        edges = [0, *((where[1:] ^ where[:-1]).nonzero().flatten() + 1).tolist(), len(where)]
+        known = where.cpu().numpy()
+        edges = (np.flatnonzero(known[1:] != known[:-1]) + 1).tolist()
         taken = 0
-        for start, end in pairwise(edges):
-            if where[start]:
+        for start, end in pairwise([0, *edges, len(known)]):
+            if known[start]:
                 place[start:end] = states[taken : taken + end - start]
                 taken += end - start
             else:
-                place[start:end] = 0
-        place[len(where) :] = 0
+                place[start:end].zero_()
+        place[len(known) :].zero_()
     return spread
 
 
