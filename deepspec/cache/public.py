@@ -252,7 +252,7 @@ def _facts(spec: ImportSpec, cache: PublicCache, target: Target) -> dict[str, An
         "hidden_size": target.hidden_size,
         "vocab_size": target.vocab_size,
         **mask_token_facts(target.tokenizer, target.vocab_size),
-        "dtype": "auto",  # the public form does not say
+        "dtype": _DTYPES["hidden_dtype"],  # the public capture runs its target in it
         "codec": spec.codec,
     }
 
