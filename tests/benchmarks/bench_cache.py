@@ -261,7 +261,7 @@ def test_capture_against_the_forward_pass(tmp_path: Path):
     except TargetError as error:
         pytest.skip(str(error))
     store, text = Store(tmp_path / "root"), "The quick brown fox jumps over the lazy dog. "
-    asked = [answered(f"s{n}", text * (1 + n % 3), text * (5 + n)) for n in range(16)]
+    asked = [answered(f"s{n}", text * (1 + n % 3), text * (5 + 2 * n)) for n in range(8)]
     answers = publish_answers(store, tmp_path, [asked])
     spec = spec_for(folder, layers=(1, 7, 14, 20, 26), batch_tokens=2048)
     fresh = iter(range(1000))
