@@ -84,6 +84,8 @@ class SourceCost(Spec):
 
     stored: Range
     """Bytes in the store."""
+    egress: Range
+    """Bytes that training reads from the store, all passes together."""
     local: Range
     """Bytes on the training machine's own disk."""
     cache_hours: Range
@@ -168,6 +170,7 @@ def rows(result: Estimate) -> list[dict[str, Any]]:
     table.append(_row("money (USD)", result.money, _money_text))
     for name, cost in result.sources.items():
         table.append(_row(f"source {name}: stored", cost.stored, size))
+        table.append(_row(f"source {name}: read from the store", cost.egress, size))
         table.append(_row(f"source {name}: local disk", cost.local, size))
         table.append(_row(f"source {name}: hours", cost.cache_hours.plus(cost.train_hours), _hours_text))
         table.append(_row(f"source {name}: USD", cost.money, _money_text))
@@ -205,13 +208,14 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
 def _priced(
     stored: CacheSize, local: Range, hours: tuple[Range, Range], reads: float, hardware: Hardware
 ) -> SourceCost:
-    gets = stored.gets.scaled(reads)
-    money = _month(stored.bytes, hardware).plus(stored.bytes.scaled(reads * hardware.egress_gb / 1e9))
+    gets, egress = stored.gets.scaled(reads), stored.bytes.scaled(reads)
+    money = _month(stored.bytes, hardware).plus(egress.scaled(hardware.egress_gb / 1e9))
     money = money.plus(stored.puts.scaled(hardware.put_per_1000 / 1000)).plus(gets.scaled(hardware.get_per_1000 / 1000))
     for value in hours:
         money = money.plus(value.scaled(hardware.device_hour * hardware.devices))
     return SourceCost(
         stored=stored.bytes,
+        egress=egress,
         local=local,
         cache_hours=hours[0],
         train_hours=hours[1],

@@ -188,10 +188,12 @@ def test_states_that_are_computed_while_training_are_not_stored_too():
 
 
 def test_prices_come_from_a_file_of_the_users(tmp_path):
-    prices = presets.load("hardware", "h100x8") | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.0}
+    prices = presets.load("hardware", "h100x8") | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.1}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(prices))
     plan = plan_of("qwen3-4b", f"limits.hardware={tmp_path / 'mine.yaml'}", dataset="open-perfectblend")
-    assert plan_estimate(plan).sources["cache"].money.mid == pytest.approx(25.5e3, rel=0.01)  # a dollar a GB
+    cost = plan_estimate(plan).sources["cache"]
+    assert cost.egress.mid == pytest.approx(10 * cost.stored.mid)  # ten passes
+    assert cost.money.mid == pytest.approx(25.5e3 + 25.5e3, rel=0.01)  # a dollar a GB stored, a dime a GB read
 
 
 def test_a_large_part_is_written_and_read_in_pieces():
