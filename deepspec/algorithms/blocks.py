@@ -6,7 +6,7 @@ Legend: B samples, T positions, N blocks, K slots, R supervised slots, D hidden 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -108,7 +108,8 @@ class BlockAlgorithm:
         head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
         confident = model.confidence_head is not None and supervision.confidence > 0
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
-        sums = {}
+        measured = _of_known(measured, extra.known)
+        sums = {"known": extra.known.sum()}
         if confident:
             logits_R = model.confidence(rows.hidden, extra.embedded).float()
             term = binary_cross_entropy_with_logits(logits_R, measured.acceptance, rows.weights, reduction="sum")
@@ -121,11 +122,13 @@ class BlockAlgorithm:
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss terms, acceptance per slot, and the accepted length to expect (bonus token included)."""
         found = {"cross_entropy": ratio(sums["cross_entropy"], sums["weight"])}
+        found["coverage"] = ratio(sums["known"], sums["supervised"].sum())
         if "confidence" in sums:
             found["confidence"] = ratio(sums["confidence"], sums["weight"])
             found["confidence_error"] = ratio(sums["confidence_error"], sums["supervised"].sum())
         if "accept" in sums:
             found["total_variation"] = ratio(sums["total_variation"], sums["weight"])
+            found["soft_cross_entropy"] = ratio(sums["soft_cross_entropy"], sums["weight"])
             for name in ("accept", "correct"):
                 found |= {
                     f"{name}@{slot}": ratio(sums[name][slot], count) for slot, count in enumerate(sums["supervised"])
@@ -141,6 +144,7 @@ class BlockAlgorithm:
         return Terms(
             cross_entropy=factor(objective.cross_entropy, self.cross_entropy),
             total_variation=factor(objective.total_variation, self.total_variation),
+            soft_cross_entropy=objective.soft_cross_entropy,
         )
 
 
@@ -179,6 +183,8 @@ class _Extra:
     embedded: Tensor | None
     slots: Tensor
     """`(R,)` flat index into `(B, N, K)`."""
+    known: Tensor
+    """`(R,)` 1 where the predicted token is in the draft's vocabulary, else 0: such rows are not trained on."""
 
 
 def _rows(
@@ -188,17 +194,18 @@ def _rows(
     order = order_by_target(supervision.supervised, supervision.labels - 1)
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
     features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
-    weights = supervision.slot_weights[order.rows % model.config.block_size] / (denominator + EPSILON)
+    labels_R, known_R = model.draft_ids(batch.input_ids[order.samples, supervision.labels.flatten()[order.rows]])
+    weights_R = supervision.slot_weights[order.rows % model.config.block_size] / (denominator + EPSILON)
     rows = Rows(
         hidden=hidden_RD,
-        labels=batch.input_ids[order.samples, supervision.labels.flatten()[order.rows]],
-        weights=weights,
+        labels=labels_R,
+        weights=weights_R * known_R,
         target=batch.last_hidden[order.target_samples, order.target_positions],
         target_index=order.target_index,
         markov=features_Rr,
         markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,
     )
-    return rows, _Extra(embedded=embedded_Rr, slots=order.rows)
+    return rows, _Extra(embedded=embedded_Rr, slots=order.rows, known=known_R.float())
 
 
 def _markov(
@@ -213,6 +220,16 @@ def _markov(
     features_MKr = model.markov_head.sequence(embedded_MKr, hidden_BQD.reshape(len(real_M), size, -1)[real_M])
     within = (real_M.cumsum(0) - 1)[rows_R // size] * size + rows_R % size
     return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
+
+
+def _of_known(measured: RowLosses, known_R: Tensor) -> RowLosses:
+    """Return what was measured, with 0 where the predicted token is unknown: it is rejected whatever is drafted."""
+    return replace(
+        measured,
+        cross_entropy=measured.cross_entropy * known_R,
+        acceptance=measured.acceptance * known_R,
+        correct=measured.correct * known_R,
+    )
 
 
 def _sums(supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, *, measure: bool) -> dict[str, Tensor]:
@@ -230,6 +247,7 @@ def _sums(supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, *
     correct_BNK = scattered(supervised, slots_R, measured.correct)
     return sums | {
         "total_variation": (weights_R * measured.total_variation).sum(),
+        "soft_cross_entropy": (weights_R * measured.soft_cross_entropy).sum(),
         "accept": accept_BNK.sum((0, 1)),
         "correct": correct_BNK.sum((0, 1)),
         "blocks": real.sum(),

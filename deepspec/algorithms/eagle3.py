@@ -148,6 +148,5 @@ def _target_positions(supervised_BST: Tensor) -> Tensor:
 
 def _known(model: EagleDraft, batch: Batch, samples_R: Tensor, positions_R: Tensor) -> Tensor:
     """Return 1 where the predicted token is in the draft's vocabulary, else 0: such rows are not trained on."""
-    if not model.config.reduced_vocabulary:
-        return torch.ones_like(positions_R, dtype=torch.float32)
-    return model.t2d[batch.input_ids[samples_R, positions_R.clamp(max=batch.input_ids.shape[1] - 1)]].float()
+    tokens_R = batch.input_ids[samples_R, positions_R.clamp(max=batch.input_ids.shape[1] - 1)]
+    return model.draft_ids(tokens_R)[1].float()

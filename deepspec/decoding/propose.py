@@ -150,7 +150,7 @@ class BlockRows:
             if head is not None and state is not None:
                 bias, state = head.step(tokens[-1], hidden[:, slot], state)
                 scores = scores + bias
-            token, weights = choose(scores, temperature, None if noise is None else noise[:, slot])
+            token, weights = choose(draft, scores, temperature, None if noise is None else noise[:, slot])
             tokens.append(token)
             drawn.append(weights)
         return Proposal(
@@ -222,7 +222,8 @@ class EagleRows:
         for slot in range(self._proposer.slots):
             if slot > 0:
                 output = self.advance(tokens[-1], output)
-            token, weights = self._choose(output, temperature, None if noise is None else noise[:, slot])
+            logits = self._draft.logits(output)
+            token, weights = choose(self._draft, logits, temperature, None if noise is None else noise[:, slot])
             tokens.append(token)
             drawn.append(weights)
             lengths += going
@@ -244,16 +245,6 @@ class EagleRows:
     def rewind(self) -> None:
         """Forget the positions that `advance` took."""
         self._cache.lengths = self._committed
-
-    def _choose(self, output: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        token, weights = choose(self._draft.logits(output), temperature, noise)
-        known = self._draft.known_ids()
-        if known is None:
-            return token, weights
-        if weights is not None:
-            full = weights.new_zeros(len(weights), self._draft.config.vocab_size)
-            weights = full.index_copy_(1, known, weights)
-        return known[token], weights
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
@@ -279,12 +270,17 @@ class _Layer:
         return KeyValue(*self._cache.update(other.key, other.value, self._layer))
 
 
-def choose(logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return a token per row and the probabilities that it was sampled from, None at temperature 0."""
+def choose(
+    draft: BlockDraft | EagleDraft, logits: Tensor, temperature: float, noise: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0."""
     if noise is None:
-        return logits.argmax(-1), None
+        return draft.target_ids(logits.argmax(-1)), None
     weights = probabilities(logits, temperature)
-    return pick(weights, noise), weights
+    token, known = draft.target_ids(pick(weights, noise)), draft.known_ids()
+    if known is not None:
+        weights = weights.new_zeros(len(weights), draft.config.vocab_size).index_copy_(1, known, weights)
+    return token, weights
 
 
 def _stacked(drawn: Sequence[Tensor | None]) -> Tensor | None:

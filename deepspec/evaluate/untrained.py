@@ -21,7 +21,7 @@ def untrained_draft(draft: BlockDraft | EagleDraft, target: Target, seed: int) -
         fresh = build_draft(draft.config)
     weight = draft.fc.weight
     fresh = fresh.to(weight.device, weight.dtype)
-    if isinstance(fresh, EagleDraft) and isinstance(draft, EagleDraft) and draft.config.reduced_vocabulary:
+    if draft.config.reduced_vocabulary:
         fresh.d2t.copy_(draft.d2t)
         fresh.t2d.copy_(draft.t2d)
     adopt_target(fresh, target.embed_weight, target.head_weight)

@@ -86,9 +86,10 @@ def with_zero_markov(source: Source) -> tuple[Json, Tensors, list[str]]:
     """Return a draft's config and tensors, with a Markov head of zeros where it has none."""
     if source.draft.markov_rank:
         return dict(source.config), dict(source.tensors), []
-    zeros = torch.zeros(source.draft.vocab_size, ZERO_RANK, dtype=source.tensors["fc.weight"].dtype)
     config = {**source.config, "markov_rank": ZERO_RANK, "markov_head_type": "vanilla"}
-    heads = {"markov_head.markov_w1.weight": zeros, "markov_head.markov_w2.weight": zeros.clone()}
+    sizes = {"markov_w1": source.draft.vocab_size, "markov_w2": source.draft.draft_vocab_size}
+    dtype = source.tensors["fc.weight"].dtype
+    heads = {f"markov_head.{name}.weight": torch.zeros(size, ZERO_RANK, dtype=dtype) for name, size in sizes.items()}
     return config, {**source.tensors, **heads}, [AS_DSPARK]
 
 
@@ -109,6 +110,13 @@ def not_vanilla(draft: DraftConfig) -> str | None:
     """Refuse Markov heads that only DeepSpec and speculators know."""
     if draft.markov_rank and draft.markov_head != "vanilla":
         return f"a {draft.markov_head} Markov head; it knows the vanilla one only"
+    return None
+
+
+def not_whole(draft: DraftConfig) -> str | None:
+    """Refuse a reduced vocabulary where the engine maps draft ids for Eagle3 only."""
+    if draft.algorithm != "eagle3" and draft.reduced_vocabulary:
+        return f"a reduced vocabulary for {draft.algorithm}; it knows the target's whole one only"
     return None
 
 

@@ -21,6 +21,7 @@ from deepspec.export.form import (
     Tensors,
     not_style,
     not_vanilla,
+    not_whole,
     with_zero_markov,
     without,
 )
@@ -73,7 +74,7 @@ def _refuse(source: Source) -> str | None:
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if draft.algorithm != "eagle3":
-        return not_style(draft, "qwen3") or not_vanilla(draft)
+        return not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None

@@ -9,6 +9,7 @@ from deepspec.export.form import (
     Source,
     Tensors,
     not_style,
+    not_whole,
     safetensors_form,
     unlike_its_block,
     with_zero_markov,
@@ -24,7 +25,7 @@ _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 def _refuse(source: Source) -> str | None:
     draft = source.draft
     if draft.algorithm != "eagle3":
-        return not_style(draft, "qwen3") or unlike_its_block(draft)
+        return not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
     return not_style(draft, "llama") or unlike_its_block(draft)

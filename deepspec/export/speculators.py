@@ -65,7 +65,8 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     if draft.algorithm == "dspark":
         heads = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
         config |= dict(zip(_HEADS, heads, strict=True))
-    return config, without(source.tensors, *BORROWED), [_note(draft.algorithm)]
+    borrowed = BORROWED[:1] if draft.reduced_vocabulary else BORROWED
+    return config, without(source.tensors, *borrowed), [_note(draft.algorithm)]
 
 
 def _note(algorithm: str) -> str:

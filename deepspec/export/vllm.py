@@ -7,6 +7,7 @@ from deepspec.export.form import (
     Tensors,
     not_style,
     not_vanilla,
+    not_whole,
     safetensors_form,
     unlike_its_block,
     with_zero_markov,
@@ -22,7 +23,8 @@ def _refuse(source: Source) -> str | None:
     draft = source.draft
     if draft.algorithm == "eagle3":
         return not_style(draft, *_EAGLE) or unlike_its_block(draft)
-    return not_style(draft, "qwen3", "gemma4") or unlike_its_block(draft) or not_vanilla(draft)
+    unmapped = not_whole(draft) if draft.style == "gemma4" else None
+    return not_style(draft, "qwen3", "gemma4") or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
 
 def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:

@@ -47,8 +47,7 @@ def load_draft(
     _check_values(tensors, folder)
     moved = {name: _cast(tensor, dtype).to(device) for name, tensor in tensors.items()}
     model.load_state_dict(moved, assign=True)
-    if isinstance(model, EagleDraft) and config.reduced_vocabulary:
-        _check_vocabulary(model)
+    _check_vocabulary(model)
     return model.eval()
 
 
@@ -81,14 +80,14 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
     for name, weight in (("embedding", embedding), ("LM head", head)):
         if tuple(weight.shape) != wanted:
             raise CheckpointError(f"the target's {name} is {tuple(weight.shape)}, the draft wants {wanted}")
-    known = model.known_ids() if isinstance(model, EagleDraft) else None
+    known = model.known_ids()
     dtype, device = model.fc.weight.dtype, model.fc.weight.device
     rows = head.detach() if known is None else head.detach()[known.to(head.device)]
     model.embed_tokens.weight.data = embedding.detach().to(device, dtype)
     model.lm_head.weight.data = rows.to(device, dtype)
 
 
-def choose_vocabulary(model: EagleDraft, counts: Tensor) -> float:
+def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:
     """Let a draft of reduced vocabulary know the most frequent tokens.
 
     Args:
@@ -194,7 +193,7 @@ def _check_values(found: Mapping[str, Tensor], folder: Path) -> None:
         raise CheckpointError(f"{folder}: {_names(broken)} hold NaN or infinity; the training that made it diverged")
 
 
-def _check_vocabulary(model: EagleDraft) -> None:
+def _check_vocabulary(model: BlockDraft | EagleDraft) -> None:
     known = model.known_ids()
     if known is None:
         return

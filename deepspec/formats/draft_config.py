@@ -294,8 +294,6 @@ def _check_recipe(recipe: DraftRecipe) -> None:
     eagle = recipe.algorithm == "eagle3"
     if eagle and recipe.num_layers not in (None, 1):
         raise SpecError(f"num_layers {recipe.num_layers}: an eagle3 draft has one; leave it out")
-    if not eagle and recipe.draft_vocab_size is not None:
-        raise SpecError(f"draft_vocab_size is for eagle3, not for {recipe.algorithm}; leave it out")
 
 
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ class DraftRecipe(Spec):
     confidence_with_markov: bool = True
     """Whether that head also sees the Markov embedding of the previous token."""
     draft_vocab_size: int | None = Field(default=None, gt=0)
-    """Reduced output vocabulary, the most frequent tokens of the answers (eagle3); None: the target's."""
+    """Reduced output vocabulary, the most frequent tokens of the answers; None: the target's."""
 
 
 class Objective(Spec):
@@ -40,6 +40,8 @@ class Objective(Spec):
     """Weight of the cross-entropy with the true token (dspark 0.1, dflash 1)."""
     total_variation: float | None = Field(default=None, ge=0)
     """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, dflash 0)."""
+    soft_cross_entropy: float = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy with the target's distribution (dspark, dflash; eagle3 knows no other loss)."""
     confidence: float = Field(default=1.0, ge=0)
     """Weight of the confidence head's loss, where there is one."""
     slot_decay: float = Field(default=4.0, ge=0)

@@ -18,6 +18,11 @@ from deepspec.models.rope import RotaryEmbedding
 class Draft(nn.Module):
     """What every draft has: the target's frozen embedding and head, the fusion of captured layers, blocks, a norm."""
 
+    d2t: Tensor
+    """`(V,)` int64: target id − draft id."""
+    t2d: Tensor
+    """`(vocab,)` bool: the target's tokens that the draft knows."""
+
     def __init__(self, config: DraftConfig) -> None:
         """Make the parts; the weights are PyTorch's until they are loaded or initialised."""
         super().__init__()
@@ -30,6 +35,9 @@ class Draft(nn.Module):
         self.fc = nn.Linear(config.num_captured * size, size, bias=False)
         self.norm = nn.RMSNorm(size, config.block.norm_eps)
         self.rotary = RotaryEmbedding(config.block.rope, config.block.head_dim)
+        if config.reduced_vocabulary:
+            self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
+            self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the (scaled) embedding of tokens, `(…, D)`."""
@@ -42,6 +50,22 @@ class Draft(nn.Module):
         logits: Tensor = self.lm_head(normed)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def target_ids(self, draft_ids: Tensor) -> Tensor:
+        """Return the target's ids of the draft's ids."""
+        return draft_ids + self.d2t[draft_ids] if self.config.reduced_vocabulary else draft_ids
+
+    def draft_ids(self, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the draft's ids of the target's ids, and which it knows; of one that it does not know, any id."""
+        if not self.config.reduced_vocabulary:
+            return target_ids, torch.ones_like(target_ids, dtype=torch.bool)
+        return (self.t2d.cumsum(0) - 1).clamp(min=0)[target_ids], self.t2d[target_ids]
+
+    def known_ids(self) -> Tensor | None:
+        """Return the target's ids that the head knows, `(V,)` ascending; None: all."""
+        if not self.config.reduced_vocabulary:
+            return None
+        return self.target_ids(torch.arange(self.config.draft_vocab_size, device=self.d2t.device))
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters that training moves, in a fixed order."""
@@ -113,18 +137,10 @@ class BlockDraft(Draft):
 class EagleDraft(Draft):
     """Eagle3: one block, one token a pass, fed with its own output. arXiv 2503.01840."""
 
-    d2t: Tensor
-    """`(V,)` int64: target id − draft id."""
-    t2d: Tensor
-    """`(vocab,)` bool: the target's tokens that the draft knows."""
-
     def __init__(self, config: DraftConfig) -> None:
         """Make the block."""
         super().__init__(config)
         self.layers = nn.ModuleList([Block(config.block, with_state=True)])
-        if config.reduced_vocabulary:
-            self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
-            self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
 
     def fuse(self, hidden_BTE: Tensor) -> Tensor:
         """Return the first state `(B, T, D)` of captured states `(B, T, A·D)`."""
@@ -155,16 +171,6 @@ class EagleDraft(Draft):
         """Return logits `(…, V)` of the block's output."""
         return self.head(self.norm(output))
 
-    def target_ids(self, draft_ids: Tensor) -> Tensor:
-        """Return the target's ids of the draft's ids."""
-        return draft_ids + self.d2t[draft_ids] if self.config.reduced_vocabulary else draft_ids
-
-    def known_ids(self) -> Tensor | None:
-        """Return the target's ids that the head knows, `(V,)` ascending; None: all."""
-        if not self.config.reduced_vocabulary:
-            return None
-        return self.target_ids(torch.arange(self.config.draft_vocab_size, device=self.d2t.device))
-
     def _joined(self, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
         block = self._block()
         return torch.cat((block.input_layernorm(self.embed(ids_BQ)), block.hidden_norm(state_BQD)), dim=-1)
@@ -181,14 +187,15 @@ class EagleDraft(Draft):
 
 
 def _markov_head(config: DraftConfig) -> MarkovHead | None:
-    vocab, rank, size = config.vocab_size, config.markov_rank, config.block.hidden_size
+    rank, size = config.markov_rank, config.block.hidden_size
+    vocabularies = (config.vocab_size, config.draft_vocab_size)
     if not rank:
         return None
     if config.markov_head == "gated":
-        return GatedMarkovHead(vocab, rank, size)
+        return GatedMarkovHead(*vocabularies, rank, size)
     if config.markov_head == "rnn":
-        return RecurrentMarkovHead(vocab, rank, size)
-    return MarkovHead(vocab, rank)
+        return RecurrentMarkovHead(*vocabularies, rank, size)
+    return MarkovHead(*vocabularies, rank)
 
 
 def _confidence_head(config: DraftConfig) -> ConfidenceHead | None:

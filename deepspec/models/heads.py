@@ -14,11 +14,11 @@ class MarkovHead(nn.Module):
     `step` where one slot after another is sampled.
     """
 
-    def __init__(self, vocab_size: int, rank: int) -> None:
-        """Make W1 and W2."""
+    def __init__(self, vocab_size: int, draft_vocab_size: int, rank: int) -> None:
+        """Make W1, of every token that may come before, and W2, of those that may be drafted."""
         super().__init__()
         self.markov_w1 = nn.Embedding(vocab_size, rank)
-        self.markov_w2 = nn.Linear(rank, vocab_size, bias=False)
+        self.markov_w2 = nn.Linear(rank, draft_vocab_size, bias=False)
 
     def embed(self, previous: Tensor) -> Tensor:
         """Return W1[x], `(…, r)`."""
@@ -58,9 +58,9 @@ class MarkovHead(nn.Module):
 class GatedMarkovHead(MarkovHead):
     """Bias W2·(σ(G[h; W1[x]]) ⊙ W1[x])."""
 
-    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
+    def __init__(self, vocab_size: int, draft_vocab_size: int, rank: int, hidden_size: int) -> None:
         """Make W1, W2 and the gate."""
-        super().__init__(vocab_size, rank)
+        super().__init__(vocab_size, draft_vocab_size, rank)
         self.gate_proj = nn.Linear(hidden_size + rank, rank)
 
     def mix(self, embedded_Nr: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,9 +72,9 @@ class GatedMarkovHead(MarkovHead):
 class RecurrentMarkovHead(MarkovHead):
     """(g, c, o) = J[s; W1[x]; h]; s' = σ(g)⊙s + (1 − σ(g))⊙tanh(c); bias W2·tanh(o)."""
 
-    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
+    def __init__(self, vocab_size: int, draft_vocab_size: int, rank: int, hidden_size: int) -> None:
         """Make W1, W2 and the joint projection."""
-        super().__init__(vocab_size, rank)
+        super().__init__(vocab_size, draft_vocab_size, rank)
         self.joint_proj = nn.Linear(2 * rank + hidden_size, 3 * rank)
 
     def mix(self, embedded_Nr: Tensor, hidden_ND: Tensor, state_Nr: Tensor) -> tuple[Tensor, Tensor]:

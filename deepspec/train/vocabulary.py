@@ -19,7 +19,7 @@ def learn_vocabulary(model: BlockDraft | EagleDraft, samples: Samples, most: int
     Returns:
         What was chosen and how much of the answers it covers; None for a draft of full vocabulary.
     """
-    if not isinstance(model, EagleDraft) or not model.config.reduced_vocabulary:
+    if not model.config.reduced_vocabulary:
         return None
     counts = count_tokens(samples, most, model.config.vocab_size)
     coverage = choose_vocabulary(model, counts)

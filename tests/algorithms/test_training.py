@@ -154,8 +154,9 @@ def _with_flex(make):
     return lambda *arguments, flex: make(*arguments, flex=True)
 
 
-def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows():
-    model = tiny("eagle3", draft_vocab_size=8)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm):
+    model = tiny(algorithm, draft_vocab_size=8)
     counts = torch.zeros(VOCAB)
     batch = collate([record("a", 14, range(4, 14))])
     counts[:10] = torch.arange(10.0, 0, -1)
@@ -166,12 +167,29 @@ def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows():
     adopt_target(model, head, head)
     torch.testing.assert_close(model.lm_head.weight.data, head[:8])
     batch.input_ids[:] = 20
-    supervision = ALGORITHMS["eagle3"].supervise(model.config, OBJECTIVE, batch, [0])
-    result = ALGORITHMS["eagle3"].loss(model, batch, supervision, supervision.denominators)
+    supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
+    result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
     assert result.loss.item() == 0
+    assert result.sums["known"] == 0
+    assert result.sums["tau"] == result.sums["blocks"]  # nothing is accepted
     batch.input_ids[:] = 5
-    result = ALGORITHMS["eagle3"].loss(model, batch, supervision, supervision.denominators)
+    result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
     assert result.loss.item() > 0
+    assert result.sums["tau"] > result.sums["blocks"]
+
+
+def test_a_reduced_vocabulary_numbers_labels_as_its_head_does():
+    model, batch = tiny("dflash", draft_vocab_size=8), collate([record("a", 14, range(4, 14))])
+    choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
+    assert model.known_ids().tolist() == list(range(4, VOCAB, 5))
+    batch.input_ids[:] = 14  # the third that it knows
+    supervision = ALGORITHMS["dflash"].supervise(model.config, OBJECTIVE, batch, [0])
+    result = ALGORITHMS["dflash"].loss(model, batch, supervision, supervision.denominators)
+    cross_BNK = (
+        -model.head(backbone(model, batch, supervision)).log_softmax(-1)[..., 2].view(supervision.keep.numel(), 4)
+    )
+    weights = supervision.supervised[0] * supervision.slot_weights
+    torch.testing.assert_close(result.loss, (cross_BNK * weights).sum() / (weights.sum() + 1e-6))
 
 
 def test_rows_of_one_target_lie_side_by_side():

@@ -81,7 +81,7 @@ def _known(model: BlockDraft | EagleDraft, vocab: int) -> Tensor:
     """Fill in the map of a reduced vocabulary (every other token) and return the known ids."""
     count = model.config.draft_vocab_size
     known = torch.arange(count) * (vocab // count)
-    if isinstance(model, EagleDraft) and model.config.reduced_vocabulary:
+    if model.config.reduced_vocabulary:
         model.d2t.copy_(known - torch.arange(count))
         model.t2d[known] = True
     return known

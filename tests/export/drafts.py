@@ -11,7 +11,7 @@ from deepspec.families import read
 from deepspec.formats.draft import choose_vocabulary, save_draft
 from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models import EagleDraft, build_draft
+from deepspec.models import build_draft
 
 SIZES: dict[str, Any] = {
     "vocab_size": 48,
@@ -40,7 +40,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "dspark_blind": {"recipe": {"confidence_with_markov": False}},
     "dspark_llama": {"recipe": {"shape": "target"}},
     "dspark_gemma": {"recipe": {}, "target": GEMMA},
+    "dspark_reduced": {"recipe": {"draft_vocab_size": 20}},
     "dflash": {"recipe": {"algorithm": "dflash"}},
+    "dflash_reduced": {"recipe": {"algorithm": "dflash", "draft_vocab_size": 20}},
     "eagle3": {"recipe": {"algorithm": "eagle3"}},
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
     "eagle3_reduced": {
@@ -60,7 +62,7 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     model = build_draft(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    if isinstance(model, EagleDraft) and config.reduced_vocabulary:
+    if config.reduced_vocabulary:
         choose_vocabulary(model, torch.rand(48))
     save_draft(model.to(dtype), folder)
     return folder

@@ -17,11 +17,14 @@ from tests.export.drafts import KINDS, write_draft, write_target
 WRITTEN = {
     "deepspec": set(KINDS),
     "huggingface": set(KINDS),
-    "vllm": {"dspark", "dspark_blind", "dflash", "eagle3", "eagle3_llama", "eagle3_reduced"},
+    "vllm": {
+        "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "eagle3", "eagle3_llama",
+        "eagle3_reduced",
+    },
     "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma"},
     "sglang": {"dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "eagle3_llama", "eagle3_reduced"},
     "llama.cpp": {"dspark", "dspark_blind", "dspark_gemma", "dflash", "eagle3_llama", "eagle3_reduced"},
-}
+}  # fmt: skip
 
 
 @pytest.fixture
