@@ -35,6 +35,11 @@ class RotaryEmbedding(nn.Module):
         angles_B1Tr = torch.cat((angles_BTr, angles_BTr), dim=-1)[:, None]
         return (angles_B1Tr.cos() * self._factor).to(dtype), (angles_B1Tr.sin() * self._factor).to(dtype)
 
+    @property
+    def frequencies(self) -> Tensor:
+        """Return the angle per position of each pair of sizes, `(r / 2,)` on the CPU, the fastest first."""
+        return self._frequencies[torch.device("cpu")]
+
     def _on(self, device: torch.device) -> Tensor:
         if device not in self._frequencies:
             self._frequencies[device] = self._frequencies[torch.device("cpu")].to(device)

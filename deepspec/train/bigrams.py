@@ -35,17 +35,20 @@ class Bigrams:
     """Mean over all positions: what is said after a token that was not seen."""
 
 
-def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: int) -> None:
+def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: int) -> Bigrams | None:
     """Let a fresh vanilla Markov head say what the target says after each token; other drafts stay as they are.
 
     Args:
         model: fresh, in fp32, with the target's head.
         samples: of the training split.
         most: samples that are read, the first of the first epoch.
+
+    Returns:
+        what it says; None where it stays as it was.
     """
     head = model.markov_head if isinstance(model, BlockDraft) else None
     if most == 0 or len(samples) == 0 or type(head) is not MarkovHead:
-        return
+        return None
     found = read_bigrams(samples, most)
     directions_rD = principal_directions(found, model.config.markov_rank)
     with torch.no_grad():
@@ -55,6 +58,7 @@ def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: in
         balance = (w2_Vr.std() / w1_Vr.std().clamp(min=1e-12)).sqrt()  # the optimizer steps both alike
         head.markov_w1.weight[:, : len(directions_rD)] = w1_Vr * balance
         head.markov_w2.weight[:, : len(directions_rD)] = w2_Vr / balance
+    return found
 
 
 def read_bigrams(samples: Samples, most: int) -> Bigrams:

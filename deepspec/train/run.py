@@ -23,6 +23,7 @@ from deepspec.target.live import open_cache
 from deepspec.train.bigrams import start_markov_head
 from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
 from deepspec.train.data import CacheSplit
+from deepspec.train.fitted import fit_first_block
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch
@@ -122,7 +123,10 @@ def make_loop(
         raise SourceError(f"{ranks.count} ranks share a global batch of {spec.global_batch}; take fewer ranks")
     model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), train, log)
     if ranks.first:  # the others are given its weights
-        start_markov_head(model, train, spec.bigram_samples)
+        bigrams = start_markov_head(model, train, spec.bigram_samples)
+        unfit = fit_first_block(model, train, bigrams) if spec.start == "fitted" else None
+        if unfit is not None:
+            log(f"the draft cannot start from a linear guess: {unfit}")
     model = model.to(ranks.device)
     task = Task(
         spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[spec.draft.algorithm], device=ranks.device

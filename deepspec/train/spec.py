@@ -61,9 +61,9 @@ class TrainSpec(Spec):
     window: int = Field(default=8, gt=0)
     """Cache parts among which samples are shuffled."""
 
-    start: Literal["random", "target"] = "random"
-    """Weights of a fresh draft: random, or the target's last blocks, where those have the form of the draft's: better
-    on small budgets."""
+    start: Literal["random", "target", "fitted"] = "random"
+    """Weights of a fresh draft: random; the target's last blocks, where those have the form of the draft's; or these,
+    the first of them fitted to the states before a slot (dspark, dflash): the best on small budgets."""
     bigram_samples: int = Field(default=512, ge=0)
     """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
     vocabulary_samples: int = Field(default=4096, gt=0)

@@ -65,7 +65,7 @@ def fresh_draft(
         log(chosen)
     adopt_target(model, embedding.clone(), head.clone())  # out of the mapped file, where they lie unaligned
     initialize(model, spec.seed)
-    if spec.start == "target" and not start_from_target(model, folder):
+    if spec.start != "random" and not start_from_target(model, folder):
         log("the target's blocks have another form than the draft's: it starts from random weights")
     return model
 

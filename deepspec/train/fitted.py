@@ -1,0 +1,193 @@
+"""Where a block draft starts: at the best linear guess from the states just before a slot.
+
+What the target says after a token follows, for the most part, from that token and from the target's state one position
+earlier. The Markov head starts with the first (bigrams.py); the second must come through attention, and to learn to
+look one position back takes a draft thousands of samples. So the first block begins with heads that do: all keys point
+one way and the queries of head j another, turned so that rope brings them together j positions back, whatever is
+written there. What these heads carry (V) and make of it (O) is a ridge regression, of as high a rank as they allow, on
+what the Markov head leaves to be said. All other branches start at zero. Measured in docs/log.md.
+
+Legend: N positions, D hidden size, d head size, R directions that the heads carry.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.block import Block
+from deepspec.train.bigrams import Bigrams
+from deepspec.train.data import Samples, read_record
+
+ROWS = 32768
+"""Positions that the regression is fitted to."""
+RIDGE = 0.03
+"""Share by which the variance of each input is overstated."""
+SHARPNESS = 40.0
+"""Largest score of a head before softmax, at the position that it looks at."""
+PAIRS = 6
+"""Pairs of a head's sizes, the fastest that rope turns, by which positions are told apart."""
+LOUDNESS = 30.0
+"""Size of the guess against the embedding, which lies beside it in the residual stream."""
+STEADINESS = 2.0
+"""Size of a constant against the guess: beside it the final norm leaves the guess its length, how sure it is."""
+
+STEADY = 0.95
+"""Share of tokens and of states that must have a direction in common, for heads that look whatever is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """Anchors of some samples, what lies before them and what is to be said behind them."""
+
+    before: tuple[Tensor, ...]
+    """`(N, D)` the context 1, 2, … positions before the anchor."""
+    left: tuple[Tensor, ...]
+    """`(N, D)` the target's last states at slot 0, 1, …, less what the Markov head says of them."""
+
+
+def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: Bigrams | None) -> str | None:
+    """Let a fresh block draft start from the linear guess, and return why it cannot: it stays as it is then.
+
+    Args:
+        model: fresh, in fp32, on the CPU, with the target's head.
+        samples: of the training split.
+        bigrams: what the Markov head starts from; None: it says nothing yet.
+    """
+    shape = model.config.block
+    first = model.layers[0]
+    plain = not (shape.tied_kv or shape.v_norm or shape.sandwich_norms)
+    if not isinstance(model, BlockDraft) or not isinstance(first, Block) or not plain:
+        return "its blocks have another form"
+    reach = min(shape.num_heads // shape.num_kv_heads, model.config.block_size)
+    with torch.no_grad():
+        seen = _read(model, samples, bigrams, reach)
+        embedded_VD = first.input_layernorm(model.embed(torch.arange(model.config.vocab_size)))
+        query_D, key_D = _constant(embedded_VD), _constant(torch.cat([seen.before[0], embedded_VD]))
+        steady = min(
+            float((embedded_VD @ query_D > 0).float().mean()), float((seen.before[0] @ key_D > 0).float().mean())
+        )
+        if steady < STEADY:
+            return f"only {steady:.0%} of the states have a direction in common"
+        _look_back(model, first, query_D, key_D, reach)
+        carried_RD = _carried(seen, shape.num_kv_heads * shape.head_dim, key_D)
+        _quieten(model)
+        _say(model, first, seen, carried_RD)
+    return None
+
+
+def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: int) -> Seen:
+    means_VD = torch.zeros(model.config.vocab_size, model.config.block.hidden_size)
+    if bigrams is not None:
+        means_VD += bigrams.mean_D
+        means_VD[bigrams.tokens] = bigrams.means_SD
+    before: list[list[Tensor]] = [[] for _ in range(reach)]
+    left: list[list[Tensor]] = [[] for _ in range(reach)]
+    count = 0
+    for number in samples.order(0):
+        record = read_record(samples, number)
+        said = record.loss_mask.unfold(0, reach + 1, 1).all(1).nonzero()[:, 0]  # an anchor and all slots behind it
+        anchors_N = said[said >= reach]
+        context_TD = model.context(record.hidden.float())
+        for place in range(reach):
+            before[place].append(context_TD[anchors_N - 1 - place])
+            states_ND = record.last_hidden[anchors_N + place].float()
+            left[place].append(states_ND - means_VD[record.input_ids[anchors_N + place]])
+        count += len(anchors_N)
+        if count >= ROWS:
+            break
+    return Seen(before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left)))
+
+
+def _constant(rows_ND: Tensor) -> Tensor:
+    """Return w with w·x near 1 for every row x: by it a projection says the same whatever it reads."""
+    return _ridge(rows_ND, torch.ones(len(rows_ND), 1))[:, 0]
+
+
+def _ridge(inputs_ND: Tensor, wanted_NM: Tensor) -> Tensor:
+    """Return the `(D, M)` by which inputs come closest to what is wanted."""
+    gram_DD = inputs_ND.T @ inputs_ND
+    gram_DD.diagonal().mul_(1 + RIDGE)
+    solved: Tensor = torch.linalg.solve(gram_DD, inputs_ND.T @ wanted_NM)
+    return solved
+
+
+def _look_back(model: BlockDraft, block: Block, query_D: Tensor, key_D: Tensor, reach: int) -> None:
+    """Let head j of every group look j + 1 positions back, whatever is written there."""
+    attention, shape = block.self_attn, model.config.block
+    frequencies = model.rotary.frequencies
+    gain = (SHARPNESS / (shape.attention_scale * shape.head_dim)) ** 0.5
+    heads = torch.arange(shape.num_heads) % (shape.num_heads // shape.num_kv_heads) % reach
+    turned_Hd = torch.stack([_direction(-(place + 1) * frequencies, shape.head_dim) for place in heads])
+    straight_Gd = _direction(0 * frequencies, shape.head_dim).expand(shape.num_kv_heads, -1)
+    length = gain * shape.head_dim**0.5  # where queries and keys are normed, their weight says it
+    attention.q_proj.weight.copy_(length * turned_Hd.flatten()[:, None] * query_D)
+    attention.k_proj.weight.copy_(length * straight_Gd.flatten()[:, None] * key_D)
+    if shape.qk_norm:
+        for norm in (attention.q_norm, attention.k_norm):
+            norm.get_parameter("weight").fill_(gain)
+
+
+def _direction(angles: Tensor, size: int) -> Tensor:
+    """Return a unit vector whose fastest pairs stand at angles; rope pairs sizes p and p + r/2."""
+    pairs = min(PAIRS, len(angles))
+    found = torch.zeros(size)
+    found[:pairs] = angles[:pairs].cos()
+    found[len(angles) : len(angles) + pairs] = angles[:pairs].sin()
+    unit: Tensor = found / pairs**0.5
+    return unit
+
+
+def _carried(seen: Seen, rank: int, key_D: Tensor) -> Tensor:
+    """Return what the heads carry of a state, `(R, D)`: what says most about the first slot, and a constant."""
+    context_ND, wanted_ND = seen.before[0], seen.left[0]
+    weight_DD = _ridge(context_ND, wanted_ND - wanted_ND.mean(0))
+    said_ND = context_ND @ weight_DD
+    _, directions_DD = torch.linalg.eigh((said_ND.T @ said_ND).double())  # ascending
+    carried_RD = (weight_DD @ directions_DD.flip(1)[:, : rank - 1].float()).T
+    carried_RD /= carried_RD.norm(dim=1).mean()
+    return torch.cat([carried_RD, key_D[None] / key_D.norm()])
+
+
+def _quieten(model: BlockDraft) -> None:
+    """Let all branches begin at nothing."""
+    for name, parameter in model.layers.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.zero_()
+
+
+def _say(model: BlockDraft, block: Block, seen: Seen, carried_RD: Tensor) -> None:
+    """Let the heads' outputs be the guess, beside a constant of steady size, and the final norm its length."""
+    outputs = _readings(seen, carried_RD)
+    guess = (seen.before[0] @ carried_RD.T @ outputs[0].T).pow(2).mean().sqrt()
+    embedding = (model.embed_tokens.weight * model.config.embedding_scale).pow(2).mean().sqrt()
+    scale = LOUDNESS * embedding / guess
+    shape, steady = model.config.block, STEADINESS * LOUDNESS * embedding
+    size, each = shape.head_dim, shape.num_heads // shape.num_kv_heads
+    block.self_attn.v_proj.weight.copy_(carried_RD)
+    weight = block.self_attn.o_proj.weight
+    for place, output_DR in enumerate(outputs):
+        for group, piece_Dd in enumerate(torch.split(output_DR, size, dim=1)):
+            start = (group * each + place) * size
+            weight[:, start : start + size] = scale * piece_Dd
+    quiet = int(model.lm_head.weight.norm(dim=0).argmin())  # the size of a state that the head hears least of
+    last = (shape.num_heads - each + 1) * size - 1  # where the first head of the last group carries the constant
+    weight[quiet] = 0
+    weight[quiet, last] = steady * shape.hidden_size**0.5 / (seen.before[0] @ carried_RD[-1]).mean()
+    length = (steady.square() + (scale * guess).square() + embedding.square()).sqrt()
+    model.norm.weight.fill_(float(length / scale))
+    model.norm.weight[quiet] = 0
+
+
+def _readings(seen: Seen, carried_RD: Tensor) -> list[Tensor]:
+    """Return what is made of the carried at 1, 2, … positions back, `(D, R)` each.
+
+    The farthest slot is fitted first: a nearer one reads farther back what the farther ones read, and makes up for it.
+    """
+    carried = [context_ND @ carried_RD.T for context_ND in seen.before]
+    found: dict[int, Tensor] = {}
+    for slot in reversed(range(len(seen.left))):
+        known_ND = sum((carried[place - slot] @ output.T for place, output in found.items()), torch.zeros(()))
+        found[slot] = _ridge(carried[0], seen.left[slot] - known_ND).T
+    return [found[slot] for slot in range(len(seen.left))]
