@@ -1,6 +1,7 @@
 """Several real processes: equal results, blows of every kind, and nobody left behind."""
 
 import json
+import random
 import signal
 import time
 
@@ -56,11 +57,28 @@ FAULTS = {
     "kill -9 of all ranks": (2, "all ranks", signal.SIGKILL),
     "kill -9 of the launcher": (2, "launcher", signal.SIGKILL),
 }
-QUICK = [("kill -9 of the only rank", 7), ("kill -9 of the second of two ranks", 8)]
-ALL = [(fault, step) for fault in FAULTS for step in (1, 2, 4, 5, 6, 10, 13, 15, 18, 19)]
+STEPS = (1, 2, 4, 5, 6, 10, 13, 15, 18, 19)
 
 
-@pytest.mark.parametrize(("fault", "step"), QUICK + [pytest.param(*case, marks=pytest.mark.soak) for case in ALL])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_run_struck_in_every_way_in_turn_publishes_the_bytes_of_an_undisturbed_run(site, two, seed):
+    drawn, name, step = random.Random(seed), f"struck-{seed}", 0
+    one = f"rank {drawn.randrange(2)}"
+    for whom in drawn.sample([one, "all ranks", "launcher"], 3):
+        step += drawn.randint(1, 5)
+        struck = Launched(site, name, SPEC, ranks=2, rest=REST)
+        struck.wait_for_step(step)
+        struck.strike(whom, signal.SIGKILL)
+        assert struck.end() != 0, whom
+        assert not struck.survivors(), whom
+    ref, said = run_again(site, name, ranks=2)
+    assert site.checksums(ref) == site.checksums(two)
+    assert step < 4 or "going on after step" in said
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("step", STEPS)
 def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, alone, two, fault, step):
     ranks, whom, number = FAULTS[fault]
     name = f"struck-{fault.replace(' ', '-')}-{step}"
