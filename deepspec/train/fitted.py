@@ -41,6 +41,8 @@ STEADY = 0.95
 class Seen:
     """Anchors of some samples, what lies before them and what is to be said behind them."""
 
+    tokens: Tensor
+    """All tokens of the samples, each once, and the mask token."""
     before: tuple[Tensor, ...]
     """`(N, D)` the context 1, 2, … positions before the anchor."""
     left: tuple[Tensor, ...]
@@ -63,10 +65,11 @@ def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: B
     reach = min(shape.num_heads // shape.num_kv_heads, model.config.block_size)
     with torch.no_grad():
         seen = _read(model, samples, bigrams, reach)
-        embedded_VD = first.input_layernorm(model.embed(torch.arange(model.config.vocab_size)))
-        query_D, key_D = _constant(embedded_VD), _constant(torch.cat([seen.before[0], embedded_VD]))
+        embedded_ND = first.input_layernorm(model.embed(seen.tokens))
+        readable_ND = torch.cat([seen.before[0], embedded_ND])
+        query_D, key_D = _constant(embedded_ND), _constant(readable_ND)
         steady = min(
-            float((embedded_VD @ query_D > 0).float().mean()), float((seen.before[0] @ key_D > 0).float().mean())
+            float((rows @ to > 0).float().mean()) for rows, to in ((embedded_ND, query_D), (readable_ND, key_D))
         )
         if steady < STEADY:
             return f"only {steady:.0%} of the states have a direction in common"
@@ -84,7 +87,7 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
         means_VD[bigrams.tokens] = bigrams.means_SD
     before: list[list[Tensor]] = [[] for _ in range(reach)]
     left: list[list[Tensor]] = [[] for _ in range(reach)]
-    count = 0
+    tokens, count = [torch.tensor([model.config.mask_token_id or 0])], 0
     for number in samples.order(0):
         record = read_record(samples, number)
         said = record.loss_mask.unfold(0, reach + 1, 1).all(1).nonzero()[:, 0]  # an anchor and all slots behind it
@@ -94,10 +97,13 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
             before[place].append(context_TD[anchors_N - 1 - place])
             states_ND = record.last_hidden[anchors_N + place].float()
             left[place].append(states_ND - means_VD[record.input_ids[anchors_N + place]])
+        tokens.append(record.input_ids)
         count += len(anchors_N)
         if count >= ROWS:
             break
-    return Seen(before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left)))
+    return Seen(
+        tokens=torch.cat(tokens).unique(), before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left))
+    )
 
 
 def _constant(rows_ND: Tensor) -> Tensor:
@@ -161,7 +167,7 @@ def _say(model: BlockDraft, block: Block, seen: Seen, carried_RD: Tensor) -> Non
     """Let the heads' outputs be the guess, beside a constant of steady size, and the final norm its length."""
     outputs = _readings(seen, carried_RD)
     guess = (seen.before[0] @ carried_RD.T @ outputs[0].T).pow(2).mean().sqrt()
-    embedding = (model.embed_tokens.weight * model.config.embedding_scale).pow(2).mean().sqrt()
+    embedding = model.embed(seen.tokens).pow(2).mean().sqrt()
     scale = LOUDNESS * embedding / guess
     shape, steady = model.config.block, STEADINESS * LOUDNESS * embedding
     size, each = shape.head_dim, shape.num_heads // shape.num_kv_heads
