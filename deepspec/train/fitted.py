@@ -102,7 +102,7 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
         if count >= ROWS:
             break
     return Seen(
-        tokens=torch.cat(tokens).unique(), before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left))
+        tokens=torch.unique(torch.cat(tokens)), before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left))
     )
 
 
