@@ -119,11 +119,11 @@ def _filled(head, value=1.0):
 def test_markov_biases_by_hand():
     """Rank 1, hidden 1, every weight 1, every bias of a projection 1, W1[x] = 1, h = 2."""
     token, hidden = torch.tensor([0]), torch.tensor([[2.0]])
-    bias, _ = _filled(MarkovHead(1, 1)).step(token, hidden, torch.zeros(1, 1))
+    bias, _ = _filled(MarkovHead(1, 1, 1)).step(token, hidden, torch.zeros(1, 1))
     assert bias.item() == 1
-    bias, _ = _filled(GatedMarkovHead(1, 1, 1)).step(token, hidden, torch.zeros(1, 1))
+    bias, _ = _filled(GatedMarkovHead(1, 1, 1, 1)).step(token, hidden, torch.zeros(1, 1))
     assert bias.item() == pytest.approx(1 / (1 + math.exp(-4)))  # σ(2 + 1 + 1) · 1
-    recurrent = _filled(RecurrentMarkovHead(1, 1, 1))
+    recurrent = _filled(RecurrentMarkovHead(1, 1, 1, 1))
     bias, state = recurrent.step(token, hidden, recurrent.start(hidden))
     keep = 1 / (1 + math.exp(-4))
     assert bias.item() == pytest.approx(math.tanh(4))  # joint = 0 + 1 + 2 + 1
