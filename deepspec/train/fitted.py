@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepspec.formats.records import supervises
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.models.block import Block
 from deepspec.train.bigrams import Bigrams
@@ -92,10 +93,10 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
         record = read_record(samples, number)
         said = record.loss_mask.unfold(0, reach + 1, 1).all(1).nonzero()[:, 0]  # an anchor and all slots behind it
         anchors_N = said[said >= reach]
-        context_TD = model.context(record.hidden.float())
+        context_TD, rows = model.context(record.hidden.float()), supervises(record.loss_mask).cumsum(0) - 1
         for place in range(reach):
             before[place].append(context_TD[anchors_N - 1 - place])
-            states_ND = record.last_hidden[anchors_N + place].float()
+            states_ND = record.last_hidden[rows[anchors_N + place]].float()
             left[place].append(states_ND - means_VD[record.input_ids[anchors_N + place]])
         tokens.append(record.input_ids)
         count += len(anchors_N)

@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import backbone
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Record, collate
+from deepspec.formats.records import Record, collate, supervises
 from deepspec.train.fitted import fit_first_block
 from tests.models.drafts import LAYERS, MASK, SIZE, tiny
 from tests.train.test_bigrams import Few
@@ -26,14 +26,14 @@ def linear_target(model, places: int):
     for number in range(20):
         hidden = torch.randn(LENGTH, len(LAYERS) * SIZE, generator=generator) + 4
         context = model.context(hidden).detach()
-        said = (context - context.mean(0)) @ weight
+        said, mask = ((context - context.mean(0)) @ weight).roll(places, 0), torch.arange(LENGTH) > 5
         records.append(
             Record(
                 sample_id=str(number),
                 input_ids=torch.randint(0, MASK, (LENGTH,), generator=generator),
-                loss_mask=torch.arange(LENGTH) > 5,
+                loss_mask=mask,
                 hidden=hidden,
-                last_hidden=said.roll(places, 0),
+                last_hidden=said[supervises(mask)],
             )
         )
     return records
