@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.families.shape import BlockShape
+from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import rotate
 
 Rotation = tuple[Tensor, Tensor]
@@ -61,10 +62,10 @@ class Attention(nn.Module):
         if not shape.tied_kv:
             self.v_proj = nn.Linear(input_size, kv_size, bias=False)
         self.o_proj = nn.Linear(query_size, shape.hidden_size, bias=False)
-        self.q_norm: nn.Module = nn.RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = nn.RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.q_norm: nn.Module = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
         self.v_norm: nn.Module = (
-            nn.RMSNorm(shape.head_dim, shape.norm_eps, elementwise_affine=False) if shape.v_norm else nn.Identity()
+            RMSNorm(shape.head_dim, shape.norm_eps, elementwise_affine=False) if shape.v_norm else nn.Identity()
         )
         self._tied = shape.tied_kv
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from deepspec.families.shape import BlockShape
 from deepspec.models.attention import Attention, Context, Mask, Rotation
+from deepspec.models.lean import RMSNorm, lean
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -32,8 +33,11 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(…, D)`."""
-        out: Tensor = self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(lean(self._gated, self.gate_proj(x), self.up_proj(x)))
         return out
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self._activation(gate) * up
 
 
 class Block(nn.Module):
@@ -51,13 +55,13 @@ class Block(nn.Module):
         size, eps = shape.hidden_size, shape.norm_eps
         self.self_attn = Attention(shape, input_size=2 * size if with_state else size)
         self.mlp = GatedMLP(shape)
-        self.input_layernorm = nn.RMSNorm(size, eps)
-        self.post_attention_layernorm = nn.RMSNorm(size, eps)
+        self.input_layernorm = RMSNorm(size, eps)
+        self.post_attention_layernorm = RMSNorm(size, eps)
         if with_state:
-            self.hidden_norm = nn.RMSNorm(size, eps)
+            self.hidden_norm = RMSNorm(size, eps)
         if shape.sandwich_norms:
-            self.pre_feedforward_layernorm = nn.RMSNorm(size, eps)
-            self.post_feedforward_layernorm = nn.RMSNorm(size, eps)
+            self.pre_feedforward_layernorm = RMSNorm(size, eps)
+            self.post_feedforward_layernorm = RMSNorm(size, eps)
         if shape.layer_scalar:
             self.register_buffer("layer_scalar", Tensor([1.0]))
         self._join = self._sandwiched if shape.sandwich_norms else self._plain

@@ -12,6 +12,7 @@ from deepspec.models.attention import Context, KeyValue, Mask
 from deepspec.models.block import Block
 from deepspec.models.config import DraftConfig
 from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, RecurrentMarkovHead
+from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import RotaryEmbedding
 
 
@@ -33,7 +34,7 @@ class Draft(nn.Module):
         self.embed_tokens.weight.requires_grad_(False)
         self.lm_head.weight.requires_grad_(False)
         self.fc = nn.Linear(config.num_captured * size, size, bias=False)
-        self.norm = nn.RMSNorm(size, config.block.norm_eps)
+        self.norm = RMSNorm(size, config.block.norm_eps)
         self.rotary = RotaryEmbedding(config.block.rope, config.block.head_dim)
         if config.reduced_vocabulary:
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
@@ -79,7 +80,7 @@ class BlockDraft(Draft):
         """Make the blocks and heads that the config names."""
         super().__init__(config)
         shape = config.block
-        self.hidden_norm = nn.RMSNorm(shape.hidden_size, shape.norm_eps)
+        self.hidden_norm = RMSNorm(shape.hidden_size, shape.norm_eps)
         self.layers = nn.ModuleList(Block(shape) for _ in range(config.num_layers))
         self.markov_head = _markov_head(config)
         self.confidence_head = _confidence_head(config)
