@@ -15,7 +15,8 @@ from deepspec.evaluate.run import run as evaluate
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.speed import SPEED, BatchSpeed, read_speed
 from deepspec.publish import Out
-from tests.evaluate.published import Given, Heard, given
+from tests.evaluate.published import Given, given
+from tests.heard import Heard
 
 
 def scores(case: Given) -> Artifact:

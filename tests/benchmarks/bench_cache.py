@@ -41,7 +41,8 @@ from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from deepspec.target.samples import batches, cut_parts, padded, read_items
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
-from tests.cache.made import Silent, out_for, placement_for, publish_answers, spec_for
+from tests.cache.made import out_for, placement_for, publish_answers, spec_for
+from tests.heard import Heard
 from tests.target.tiny import answered
 
 LAYERS, WIDTH = 5, 576  # SmolLM2-135M
@@ -268,7 +269,7 @@ def test_capture_against_the_forward_pass(tmp_path: Path):
 
     def worker() -> Capture:
         out = out_for(store, tmp_path, answers, address=f"c{next(fresh)}")
-        return Capture(spec, answers, out, placement_for(folder, tmp_path), Silent())
+        return Capture(spec, answers, out, placement_for(folder, tmp_path), Heard())
 
     model = worker().target
     items, _ = read_items([answers.path(name) for name in answers.names()], model.template, spec)

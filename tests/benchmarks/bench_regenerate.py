@@ -21,7 +21,8 @@ from deepspec.placement import Endpoint
 from deepspec.regenerate.engine import Engine, Question
 from deepspec.regenerate.spec import Sampling
 from infra.engines import free_port
-from tests.regenerate.conftest import Bench, Heard, prompt, prompts
+from tests.heard import Heard
+from tests.regenerate.conftest import Bench, prompt, prompts
 
 SECONDS = 0.5
 SLOTS = (16, 16, 16, 4)

@@ -7,10 +7,11 @@ from pathlib import Path
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.store import Store
-from tests.cache.made import Silent, out_for, placement_for, spec_for
+from tests.cache.made import out_for, placement_for, spec_for
+from tests.heard import Heard
 
 
-class Telling(Silent):
+class Telling(Heard):
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
         self._pipe = pipe

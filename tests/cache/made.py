@@ -15,30 +15,8 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import identify
+from tests.heard import Heard
 from tests.target.tiny import answered
-
-
-class Silent:
-    """A report that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        assert 0 <= done <= total
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[key] = rows
-
-    def figure(self, key: str, png: bytes) -> None:
-        pass
-
-    def markdown(self, key: str, text: str) -> None:
-        pass
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -82,7 +60,7 @@ def out_for(store: Store, scratch: Path, answers: Artifact, address: str = "c") 
 def build(spec: CacheSpec, target: Path, answers: Artifact, store: Store, scratch: Path) -> ArtifactRef:
     """Run the stage and publish its artifact."""
     out = out_for(store, scratch, answers)
-    counts = run(spec, {"answers": answers}, out, placement_for(target, scratch), Silent())
+    counts = run(spec, {"answers": answers}, out, placement_for(target, scratch), Heard())
     return out.publish(spec, 1, counts)
 
 

@@ -10,7 +10,8 @@ from deepspec.cache import run as stage
 from deepspec.errors import CaptureError, SourceError, TargetError
 from deepspec.store import Store
 from deepspec.target.load import load_target
-from tests.cache.made import Silent, build, opened, out_for, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import build, opened, out_for, placement_for, publish_answers, rows, spec_for
+from tests.heard import Heard
 from tests.target.tiny import answered, write_target
 
 
@@ -87,7 +88,7 @@ def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path
     class StopError(Exception):
         pass
 
-    class Stopping(Silent):
+    class Stopping(Heard):
         def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
             if note and done > 8:
                 raise StopError
@@ -108,11 +109,11 @@ def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Stor
     spec = spec_for(target)
     whole = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
     inputs, placement = {"answers": answers}, placement_for(target, tmp_path)
-    assert stage.shards(spec, inputs, out_for(store, tmp_path, answers), placement, Silent()) == 3
+    assert stage.shards(spec, inputs, out_for(store, tmp_path, answers), placement, Heard()) == 3
     for shard in (2, 0, 2, 1):
-        stage.run_shard(shard, spec, inputs, out_for(store, tmp_path, answers), placement, Silent())
+        stage.run_shard(shard, spec, inputs, out_for(store, tmp_path, answers), placement, Heard())
     out = out_for(store, tmp_path, answers)
-    assert out.publish(spec, 1, stage.finish(inputs, out, Silent())).content == whole.content
+    assert out.publish(spec, 1, stage.finish(inputs, out, Heard())).content == whole.content
 
 
 def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: Store, tmp_path: Path):
@@ -132,9 +133,9 @@ def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path
     answers = publish_answers(store, tmp_path, [rows(6), rows(7, seed=1)])
     inputs, placement = {"answers": answers}, placement_for(target, tmp_path)
     spec, out = spec_for(target), out_for(store, tmp_path, answers)
-    stage.run_shard(0, spec, inputs, out, placement, Silent())
+    stage.run_shard(0, spec, inputs, out, placement, Heard())
     with pytest.raises(CaptureError, match=r"shards \[1\] of the target cache are not complete"):
-        stage.finish(inputs, out, Silent())
+        stage.finish(inputs, out, Heard())
 
 
 def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -149,7 +150,7 @@ def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: P
     monkeypatch.setattr("deepspec.target.load.Target.capture", broken)
     out = out_for(store, tmp_path, answers)
     with pytest.raises(CaptureError, match=r"sample s00\d: the output of target layer 1 holds NaN"):
-        stage.run(spec_for(target), {"answers": answers}, out, placement_for(target, tmp_path), Silent())
+        stage.run(spec_for(target), {"answers": answers}, out, placement_for(target, tmp_path), Heard())
     assert out.parts() == []
 
 
@@ -159,7 +160,7 @@ def test_a_target_that_changed_since_the_plan_is_refused(store: Store, target: P
     other = write_target(tmp_path / "other", seed=1)
     placement = placement_for(target, tmp_path).model_copy(update={"locations": {spec.target.digest: str(other)}})
     with pytest.raises(TargetError, match="has changed since"):
-        stage.run(spec, {"answers": answers}, out_for(store, tmp_path, answers), placement, Silent())
+        stage.run(spec, {"answers": answers}, out_for(store, tmp_path, answers), placement, Heard())
 
 
 def test_answers_without_a_usable_row_are_an_error(target: Path, store: Store, tmp_path: Path):
@@ -170,7 +171,7 @@ def test_answers_without_a_usable_row_are_an_error(target: Path, store: Store, t
 
 def test_savings_are_reported_step_by_step(target: Path, store: Store, tmp_path: Path):
     answers = publish_answers(store, tmp_path, [[answered("a", "12345678", "abcd")]])
-    report = Silent()
+    report = Heard()
     out = out_for(store, tmp_path, answers)
     counts = stage.run(
         spec_for(target, codec="bf16"), {"answers": answers}, out, placement_for(target, tmp_path), report

@@ -17,7 +17,8 @@ from deepspec.cache.claims import EXPIRY, Claims
 from deepspec.cache.run import run
 from deepspec.publish import Out
 from deepspec.store import Store
-from tests.cache.made import Silent, build, out_for, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import build, out_for, placement_for, publish_answers, rows, spec_for
+from tests.heard import Heard
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_two_processes_write_what_one_writes(target: Path, store: Store, answers
     spec = spec_for(target)
     alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
     out = out_for(store, tmp_path, answers)
-    counts = run(spec, {"answers": answers}, out, placement_for(target, tmp_path, processes=2), Silent())
+    counts = run(spec, {"answers": answers}, out, placement_for(target, tmp_path, processes=2), Heard())
     assert out.publish(spec, 1, counts).content == alone.content
 
 

@@ -11,8 +11,8 @@ from deepspec.catalog import find
 from deepspec.placement import Placement
 from deepspec.store import Store
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
-from tests.cache.made import Silent
 from tests.e2e.conftest import Deepspec, kill_when, none_left
+from tests.heard import Heard
 
 FEW = ("--set", "prepare.max_samples=24", "--set", "train.steps=6", "--set", "dataset.benchmarks=[arithmetic]")
 
@@ -51,7 +51,7 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     print(f"{len(marked)} parts in the cache, {len(files & kept)} of them from before the kill")
 
     artifact = open_artifact(s3, find(s3, f"target_cache/{cache.address}"), tmp_path)
-    found = verify(artifact, Placement(scratch=tmp_path), Silent(), recompute=0)
+    found = verify(artifact, Placement(scratch=tmp_path), Heard(), recompute=0)
     assert (found.sound, found.samples) == (True, cache.counts["samples"])
 
     shutil.rmtree(data / "scratch" / "fetched", ignore_errors=True)

@@ -1,7 +1,7 @@
 """A tiny target on disk, a random draft for it as a published artifact, and two benchmark files."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,6 @@ QUESTIONS = {
     "sums": [["2+2?"], ["what is 3+4?"], ["hello there"]],
     "talk": [["tell me", "and again"], ["hi", "why?"]],
 }
-
-
-@dataclass
-class Heard:
-    """A report that remembers."""
-
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    figures: dict[str, bytes] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    steps: list[tuple[float, float]] = field(default_factory=list)
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self.steps.append((done, total))
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[key] = rows
-
-    def figure(self, key: str, png: bytes) -> None:
-        self.figures[key] = png
-
-    def markdown(self, key: str, text: str) -> None:
-        self.texts[key] = text
 
 
 @dataclass(frozen=True)

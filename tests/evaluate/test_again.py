@@ -14,7 +14,8 @@ from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.publish import Out
 from deepspec.release.spec import ReleaseSpec
-from tests.evaluate.published import Given, Heard, given
+from tests.evaluate.published import Given, given
+from tests.heard import Heard
 
 NOW = datetime(2026, 1, 31, 6, tzinfo=UTC)
 

@@ -18,7 +18,7 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from tests.evaluate.published import given
 from tests.export.drafts import write_draft, write_target
-from tests.prepare.silence import Silence
+from tests.heard import Heard
 
 TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
 
@@ -38,7 +38,7 @@ def publish_exports(tmp_path, kind, **options):
     out = Out(store, "exports", f"exports-{kind}", {"draft": draft.ref}, tmp_path / "scratch")
     placement = Placement(locations={TARGET.digest: str(write_target(tmp_path / "target"))})
     spec = ExportSpec(target="ORG/target", gate=False, **options)
-    report = Silence()
+    report = Heard()
     counts = run(spec, {"draft": draft}, out, placement, report)
     return open_artifact(store, out.publish(spec, 1, counts), tmp_path / "scratch"), counts, report
 
@@ -49,21 +49,21 @@ def test_every_form_is_written_or_refused_and_counted(tmp_path):
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
     assert "rnn Markov head" in counts["refused"]["vllm"]
     assert max(counts["difference"].values()) < 2e-6
-    assert [row["form"] for row in dict(report.told)["exports"]] == list(read_index(exports).forms)
+    assert [row["form"] for row in report.tables["exports"]] == list(read_index(exports).forms)
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
 def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_path, algorithm):
     case = given(tmp_path, algorithm=algorithm)
     out = Out(case.store, "exports", "e" * 32, {"draft": case.draft.ref}, tmp_path / "scratch")
-    report = Silence()
+    report = Heard()
     counts = run(ExportSpec(), {"draft": case.draft}, out, case.placement, report)
     exports = open_artifact(case.store, out.publish(ExportSpec(), 1, counts), tmp_path / "scratch")
     parity = read_index(exports).parity
     assert parity is not None
     assert [each.name for each in parity[:2]] == ["stepwise states", "decoding form"]
     assert {each.name.removeprefix("exported form ") for each in parity[2:]} == set(counts["forms"])
-    assert counts["parity"] is True, dict(report.told)["parity"]
+    assert counts["parity"] is True, report.tables["parity"]
 
 
 def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path):

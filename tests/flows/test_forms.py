@@ -12,7 +12,7 @@ from deepspec.export.spec import ExportSpec
 from deepspec.formats.draft import load_draft, save_draft
 from deepspec.publish import Out
 from flows.forms import gather, published_forms
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL, make_site
 
 TEXT = "A text that is longer than two blocks of three tokens."
@@ -29,7 +29,7 @@ def draft(site):
     draft = site.open(site.train(SMALL.but(steps=1), "draft")[0])
     spec = ExportSpec(forms=["deepspec", "vllm"])
     out = Out(site.store, "exports", "forms", {"draft": draft.ref}, site.placement.scratch)
-    out.publish(spec, 1, export(spec, {"draft": draft}, out, site.placement, Silent()))
+    out.publish(spec, 1, export(spec, {"draft": draft}, out, site.placement, Heard()))
     return draft
 
 

@@ -25,7 +25,7 @@ from deepspec.plan.resolve import resolve
 from deepspec.stages import STAGES, materialize
 from deepspec.store import Store
 from deepspec.target.source import TargetFiles
-from tests.prepare.silence import Silence
+from tests.heard import Heard
 from tests.target import tiny
 
 RECORD = Path(__file__).with_name("stages.json")
@@ -82,8 +82,8 @@ def run_chain(folder: Path) -> dict[str, Artifact]:
     placement = Placement(scratch=scratch, threads=1, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
     for name, stage in STAGES.items():
-        ref = materialize(stage, resolved.specs[name], refs, store, placement, Silence())
-        assert materialize(stage, resolved.specs[name], refs, store, placement, Silence()) == ref
+        ref = materialize(stage, resolved.specs[name], refs, store, placement, Heard())
+        assert materialize(stage, resolved.specs[name], refs, store, placement, Heard()) == ref
         refs[stage.kind] = ref
     return {name: open_artifact(store, refs[stage.kind], scratch) for name, stage in STAGES.items()}
 

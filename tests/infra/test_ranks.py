@@ -10,8 +10,8 @@ import pytest
 from deepspec.errors import ChildError
 from infra.child import Job
 from infra.work import run_job
+from tests.heard import Heard
 from tests.infra.test_launch import wait_for
-from tests.infra.test_work import Heard
 from tests.train.conftest import SMALL, Site, site  # noqa: F401 - a fixture
 
 SPEC = SMALL.but(steps=4000, validate_every=4000)
@@ -47,7 +47,7 @@ def test_the_error_is_that_of_the_rank_that_failed(site: Site, tmp_path):  # noq
 
     thread = Thread(target=run)
     thread.start()
-    wait_for(lambda: any(what == "progress" for what, _ in heard.told), seconds=120)
+    wait_for(lambda: heard.steps, seconds=120)
     os.kill(rank_pid(1, tmp_path / "job"), signal.SIGKILL)
     thread.join()
     assert failed[0].exit_code == 137

@@ -7,7 +7,7 @@ from deepspec.store import Store
 from infra.shards import count_shards, run_shard
 from infra.work import Site, run_stage
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
-from tests.infra.test_work import Heard
+from tests.heard import Heard
 from tests.target.tiny import write_target
 
 

@@ -23,29 +23,7 @@ from infra.child import EVENT, Job, with_keys
 from infra.engines import ManagedEngines
 from infra.listeners import Listeners, rich_table
 from infra.work import Events, Site, run_job, run_stage
-
-
-class Heard:
-    """A report that remembers."""
-
-    def __init__(self):
-        self.lines: list[str] = []
-        self.told: list[tuple[str, object]] = []
-
-    def progress(self, done, total, unit, note=""):
-        self.told.append(("progress", (done, total, unit, note)))
-
-    def log(self, message):
-        self.lines.append(message)
-
-    def table(self, key, rows):
-        self.told.append(("table", rows))
-
-    def figure(self, key, png):
-        self.told.append(("figure", png))
-
-    def markdown(self, key, text):
-        self.told.append(("markdown", text))
+from tests.heard import Heard
 
 
 def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:
@@ -63,9 +41,9 @@ def test_a_stage_is_made_once_and_then_found(tmp_path):
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     heard = Heard()
     ref = run_stage(STAGES["prepare"], spec, {}, site, heard)
-    assert any(what == "progress" for what, _ in heard.told)
+    assert heard.steps
     assert run_stage(STAGES["prepare"], spec, {}, site, Heard()) == ref
-    assert len([what for what in heard.told if what[0] == "markdown"]) == 1
+    assert len(heard.texts) == 1
 
 
 def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp_path):
@@ -75,7 +53,7 @@ def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp
         run_stage(STAGES["prepare"], spec, {}, site, heard)
     (log,) = Store(site.root).list("logs")
     assert "Traceback" in Store(site.root).read_bytes(log).decode()
-    assert log.rpartition("/")[0] in str(heard.told[-1])
+    assert log.rpartition("/")[0] in str(heard.texts)
 
 
 def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
@@ -163,9 +141,7 @@ def test_listeners_pass_everything_on():
     both.table("t", [{"a": 1}])
     both.figure("f", b"png")
     both.markdown("m", "text")
-    assert one.lines == other.lines == ["line"]
-    assert one.told == other.told
-    assert [what for what, _ in one.told] == ["progress", "table", "figure", "markdown"]
+    assert one == other == Heard(["line"], {"t": [{"a": 1}]}, {"f": b"png"}, {"m": "text"}, [(1, 2)])
 
 
 def test_rows_become_a_table():

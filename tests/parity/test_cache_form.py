@@ -15,7 +15,8 @@ from deepspec.store import Store
 from deepspec.target import identify
 from deepspec.target.load import load_target
 from deepspec.train.gate import check_states
-from tests.cache.made import Silent, placement_for
+from tests.cache.made import placement_for
+from tests.heard import Heard
 from tests.parity.golden import MISSING, root
 from tests.parity.golden import target as golden_target
 
@@ -64,7 +65,7 @@ def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Pa
     public, target = PublicCache(folder / "cache_dir"), load_target(place)
     spec = ImportSpec(source=public.source(), target=identify(place), part_bytes=100_000)
     store = Store(tmp_path / "root")
-    ref = publish_public(spec, public, target, import_out(spec, store, tmp_path), Silent())
+    ref = publish_public(spec, public, target, import_out(spec, store, tmp_path), Heard())
     artifact = open_artifact(store, ref, tmp_path)
     cache = TargetCache(artifact, tmp_path)
     check_states(artifact, cache, range(len(cache)), placement_for(place, tmp_path))  # training would accept it

@@ -16,7 +16,7 @@ from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec, Source, Splits
 from deepspec.publish import Out
 from deepspec.store import Store
-from tests.prepare.silence import Silence
+from tests.heard import Heard
 
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch")
 
@@ -38,7 +38,7 @@ def prepare(tmp_path, files, benchmarks=None, **options):
 
 def run_spec(tmp_path, spec, locations):
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")
-    counts = run(spec, {}, out, Placement(locations=locations), Silence())
+    counts = run(spec, {}, out, Placement(locations=locations), Heard())
     parts = sorted(out.folder.glob("part-*.jsonl.zst"))
     rows = [row for part in parts for _, row in read_rows(part)]
     return rows, counts, json.loads((out.folder / "dropped.json").read_text())
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     spec = PrepareSpec(sources=resolved.sources, near_duplicates=None)
     tracemalloc.start()
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")
-    counts = run(spec, {}, out, Placement(locations=resolved.locations), Silence())
+    counts = run(spec, {}, out, Placement(locations=resolved.locations), Heard())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert counts["kept"] == 1600

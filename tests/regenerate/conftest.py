@@ -1,7 +1,6 @@
 """Prompts to answer, and a bench that runs the stage as it will be run."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from deepspec.publish import Out
 from deepspec.regenerate.run import run
 from deepspec.regenerate.spec import RegenerateSpec, Sampling
 from deepspec.store import Store
+from tests.heard import Heard
 
 TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
 ROWS_PER_PART = 10
@@ -29,30 +29,6 @@ def prompt(sample_id: str, *texts: str, **more: Any) -> dict[str, Any]:
 
 def prompts(count: int) -> list[dict[str, Any]]:
     return [prompt(f"id-{number}", f"row {number}") for number in range(count)]
-
-
-@dataclass
-class Heard:
-    """A report that keeps what it hears."""
-
-    logs: list[str] = field(default_factory=list)
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    done: list[tuple[float, float]] = field(default_factory=list)
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self.done.append((done, total))
-
-    def log(self, message: str) -> None:
-        self.logs.append(message)
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[key] = rows
-
-    def figure(self, key: str, png: bytes) -> None:
-        pass
-
-    def markdown(self, key: str, text: str) -> None:
-        pass
 
 
 class Bench:

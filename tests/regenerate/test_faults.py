@@ -76,8 +76,8 @@ def test_an_endpoint_that_is_killed_and_comes_back_works_again(bench):
     assert set(statuses(rows).values()) == {"success"}
     assert len(statuses(rows)) == 300
     assert mortal.engine.rows > answered.rows + 10  # it got questions after it came back
-    assert [line for line in bench.heard.logs if f"{mortal.engine.port}/v1 is down (" in line]
-    assert f"127.0.0.1:{mortal.engine.port}/v1 is back" in bench.heard.logs
+    assert [line for line in bench.heard.lines if f"{mortal.engine.port}/v1 is down (" in line]
+    assert f"127.0.0.1:{mortal.engine.port}/v1 is back" in bench.heard.lines
 
 
 def test_a_refused_prompt_is_recorded_once_with_its_reason(bench):
@@ -151,7 +151,7 @@ def test_an_endpoint_that_is_down_at_the_start_is_taken_in_later(bench):
         rows = bench.answers(prompts(120), steady.engine.url, late.engine.url)
     assert set(statuses(rows).values()) == {"success"}
     assert late.engine.rows > 0
-    assert any("does not answer" in line for line in bench.heard.logs)
+    assert any("does not answer" in line for line in bench.heard.lines)
 
 
 def test_nobody_there_is_an_error_that_says_where(bench):

@@ -62,7 +62,7 @@ def test_an_ignored_parameter_is_reported(bench, name, value):
         if "penalty" in name:
             deaf.engine.answer = lambda body: {"role": "assistant", "content": f"answer {body['temperature']}"}
         bench.answers(prompts(3), deaf.engine.url)
-    assert [line for line in bench.heard.logs if f"seems to ignore {name};" in line]
+    assert [line for line in bench.heard.lines if f"seems to ignore {name};" in line]
 
 
 def test_seeds_that_part_after_the_first_word_are_no_sign_of_an_ignored_parameter(bench):
@@ -70,13 +70,13 @@ def test_seeds_that_part_after_the_first_word_are_no_sign_of_an_ignored_paramete
     bench.spec = bench.spec.but(sampling=Sampling(max_tokens=16, top_k=20))
     with serve(Simulated(answer=lambda body: {"role": "assistant", "content": f"I am {body['seed']}"})) as (engine,):
         bench.answers(prompts(3), engine.engine.url)
-    assert not [line for line in bench.heard.logs if "ignore" in line]
+    assert not [line for line in bench.heard.lines if "ignore" in line]
 
 
 def test_an_engine_that_answers_beyond_the_limit_is_reported(bench):
     with serve(Simulated(ignores=frozenset({"max_tokens"}))) as (deaf,):
         bench.answers(prompts(3), deaf.engine.url)
-    assert [line for line in bench.heard.logs if "seems to ignore max_tokens;" in line]
+    assert [line for line in bench.heard.lines if "seems to ignore max_tokens;" in line]
 
 
 def test_an_engine_that_heeds_everything_is_not_reported(bench):
@@ -84,4 +84,4 @@ def test_an_engine_that_heeds_everything_is_not_reported(bench):
     bench.spec = bench.spec.but(sampling=sampling)
     with serve(Simulated()) as (engine,):
         bench.answers(prompts(3), engine.engine.url)
-    assert not [line for line in bench.heard.logs if "ignore" in line]
+    assert not [line for line in bench.heard.lines if "ignore" in line]

@@ -41,7 +41,7 @@ def test_the_manifest_tells_counts_and_sampling(bench):
 def test_progress_ends_with_all_rows_and_a_table_of_the_endpoints(bench):
     with serve(Simulated(), Simulated()) as (one, other):
         bench.answers(prompts(25), one.engine.url, other.engine.url)
-    assert bench.heard.done[-1] == (25, 25)
+    assert bench.heard.steps[-1] == (25, 25)
     table = bench.heard.tables["endpoints"]
     assert [row["state"] for row in table] == ["up", "up"]
     assert sum(row["answers"] for row in table) == 25

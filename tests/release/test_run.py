@@ -18,7 +18,7 @@ from deepspec.release.run import compared, run
 from deepspec.release.spec import ReleaseSpec
 from tests.decoding.test_compare import scores as published_scores
 from tests.export.test_run import publish_exports
-from tests.prepare.silence import Silence
+from tests.heard import Heard
 
 
 def interval(value):
@@ -71,7 +71,7 @@ def release(tmp_path, kind="dspark", speedup=1.25, **changes):
         inputs[name] = open_artifact(store, out.publish(ReleaseSpec(target="x"), 1, {}), scratch)
     spec = ReleaseSpec(target="ORG/target", target_license="apache-2.0", dataset="demo", dataset_license="mit")
     out = Out(store, "release", "release", {name: each.ref for name, each in inputs.items()}, scratch)
-    counts = run(spec, inputs, out, Placement(), Silence())
+    counts = run(spec, inputs, out, Placement(), Heard())
     published = open_artifact(store, out.publish(spec, 1, counts), scratch)
     return published, counts, published.read_bytes("README.md").decode()
 

@@ -10,7 +10,8 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.train.run import run
 from deepspec.train.spec import TrainSpec
-from tests.cache.made import Silent, build, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
+from tests.heard import Heard
 from tests.target.tiny import write_target
 
 SMALL = TrainSpec(
@@ -43,7 +44,7 @@ class Site:
         """Run the stage in this process and publish its draft."""
         out = self.out(name)
         place = self.placement.model_copy(update=placement)
-        counts = run(spec, {"target_cache": self.cache}, out, place, report or Silent())
+        counts = run(spec, {"target_cache": self.cache}, out, place, report or Heard())
         return out.publish(spec, 1, counts), counts
 
     def open(self, ref: ArtifactRef) -> Artifact:

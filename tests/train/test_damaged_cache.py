@@ -6,7 +6,7 @@ import pytest
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.formats.target_cache import TargetCache
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL, Site, make_site
 
 EVERY_SAMPLE_ALONE = SMALL.but(global_batch=1, steps=20, validation_samples=0, bigram_samples=0)
@@ -27,7 +27,7 @@ def damaged(tmp_path: Path) -> Site:
 def test_training_stops_or_leaves_the_sample_out_as_asked(damaged: Site):
     with pytest.raises(CorruptArtifactError, match=r"sample s\d+: .*does not match its checksum.*verify --repair"):
         damaged.train(EVERY_SAMPLE_ALONE, "stops")
-    report = Silent()
+    report = Heard()
     _, counts = damaged.train(EVERY_SAMPLE_ALONE.but(on_corrupt="quarantine"), "goes-on", report)
     assert (counts["steps"], counts["quarantined"], counts["skipped_steps"]) == (20, 1, 0)
     assert [line for line in report.lines if line.startswith("left out: shard-00000-part-00000")]

@@ -11,7 +11,7 @@ from deepspec.errors import CancelledError
 from deepspec.store import Store
 from deepspec.train import narrator
 from deepspec.train.checkpoint import Checkpoints, Retention, Saves
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL
 from tests.train.test_loop import SPEC
 from tests.train.toy import toy_loop, weights
@@ -68,7 +68,7 @@ def test_a_store_that_is_away_during_every_save_does_not_end_training(tmp_path, 
     assert all("checkpoint not saved" in line for line in said)
 
 
-class Cutting(Silent):
+class Cutting(Heard):
     """Cuts the newest saved state short and sends SIGTERM when it hears of a step."""
 
     def progress(self, done, total, unit, note=""):
@@ -86,7 +86,7 @@ def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes
     scratch = site.out(f"cut-{seed}").scratch
     (newest,) = scratch.rglob("step-00000007.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
-    again = Silent()
+    again = Heard()
     ref, _ = site.train(spec, f"cut-{seed}", again)
     assert "checkpoint of step 7 cannot be used" in again.lines[0]
     assert "the one before" in again.lines[0]

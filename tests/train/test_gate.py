@@ -5,7 +5,7 @@ import pytest
 from deepspec.errors import ParityError
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train.gate import check_states
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL
 
 
@@ -16,7 +16,7 @@ def stored(site):
 
 def test_states_that_the_target_says_now_may_be_trained_on(site, stored):
     assert check_states(site.cache, stored, [0, 1, 2], site.placement) < 0.01
-    report = Silent()
+    report = Heard()
     site.train(SMALL.but(steps=1, parity_samples=2), "gated", report)
     assert any("the cache agrees with its target: 2 samples" in line for line in report.lines)
 

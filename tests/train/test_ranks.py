@@ -9,7 +9,7 @@ import pytest
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import EXIT_CANCELLED
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL
 from tests.train.launched import Launched
 
@@ -111,7 +111,7 @@ def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(
 def run_again(site, name, ranks):
     """Return what the same work publishes at the next attempt, and what it says."""
     if ranks == 1:
-        report = Silent()
+        report = Heard()
         return site.train(SPEC, name, report)[0], "\n".join(report.lines)
     again = Launched(site, name, SPEC, ranks)
     return again.published(), again.log()

@@ -11,7 +11,7 @@ from deepspec.errors import CancelledError, CheckpointError, TargetError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import narrator
-from tests.cache.made import Silent
+from tests.heard import Heard
 from tests.train.conftest import SMALL
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
@@ -102,7 +102,7 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site
     report = Terminating(after=4 + seed)
     with pytest.raises(CancelledError):
         site.train(spec, f"terminated-{seed}", report)
-    again = Silent()
+    again = Heard()
     ref, counts = site.train(spec, f"terminated-{seed}", again)
     assert any(f"going on after step {4 + seed} of 8" in line for line in again.lines)
     assert site.checksums(ref) == site.checksums(undisturbed)
@@ -111,7 +111,7 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site
 
 def test_a_finished_run_can_be_continued_on_a_new_schedule(site):
     _, first = site.train(SMALL, "first-leg")
-    report = Silent()
+    report = Heard()
     _, second = site.train(SMALL.but(continue_from="first-leg", seed=5), "second-leg", report)
     assert "8 steps old, with its optimizer state on a new schedule of 8 steps" in report.lines[0]
     assert report.lines[0].startswith("warning")
@@ -155,7 +155,7 @@ def _metrics(site, ref):
     return open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
 
 
-class Terminating(Silent):
+class Terminating(Heard):
     """Sends SIGTERM to this very process when it hears of a step."""
 
     def __init__(self, after: int) -> None:
