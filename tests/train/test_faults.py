@@ -51,7 +51,6 @@ def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp
     assert all(bool((weights(whole)[name] == value).all()) for name, value in weights(loop).items())
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_store_that_is_away_during_every_save_does_not_end_training(tmp_path, seed, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
