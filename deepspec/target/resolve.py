@@ -39,6 +39,8 @@ def resolve_target(source: TargetSource, models: Path, name: str) -> TargetFiles
         return ready
     if source.plain:
         return TargetFiles(folder=_fetch(source))
+    if source.on_hub:  # the fetched folder is that of one commit, so another commit is prepared anew
+        return resolve_target(source.but(model=str(_fetch(source)), revision=None), models, name)
     models.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=models, prefix=f".{name}-"))
     work.chmod(0o755)

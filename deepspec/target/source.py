@@ -58,6 +58,11 @@ class TargetSource(Spec):
         return bool(self.model) and (Path(self.model).expanduser().exists() or self.model.startswith(("/", ".", "~")))
 
     @property
+    def on_hub(self) -> bool:
+        """Return whether `model` is a hub id, so that what it names may change from day to day."""
+        return bool(self.model) and not self.is_local and not self.is_gguf
+
+    @property
     def plain(self) -> bool:
         """Return whether the files serve as they are, with nothing to convert or to add."""
         return not (self.is_gguf or self.chat_template or self.stop_tokens)
@@ -83,13 +88,17 @@ def prepared_folder(source: TargetSource, models: Path, name: str) -> Path:
 def find_target(source: TargetSource, models: Path, name: str) -> TargetFiles | None:
     """Return the target where nothing needs fetching or converting, else None; loads no model library.
 
+    What the hub has today must be asked: a target there is never found.
+
     Args:
         source: where the target comes from.
         models: folder of prepared targets.
         name: name of the target, of the preset say.
     """
+    if source.on_hub:
+        return None
     if source.plain:
-        return TargetFiles(folder=checked_folder(source)) if source.is_local else None
+        return TargetFiles(folder=checked_folder(source))
     folder = prepared_folder(source, models, name)
     mark = folder / MARK
     if not mark.is_file():

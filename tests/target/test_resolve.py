@@ -46,6 +46,19 @@ def test_the_same_source_with_another_template_is_another_folder(folder: Path, t
     assert one.folder != other.folder
 
 
+def test_an_updated_target_of_the_hub_is_seen_under_an_own_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    snapshots = [write_target(tmp_path / commit) for commit in ("first", "second")]
+    source, models = TargetSource(model="org/tiny", chat_template="a"), tmp_path / "models"
+    found = []
+    for snapshot in (*snapshots, snapshots[1]):
+        monkeypatch.setattr("deepspec.target.resolve.snapshot_download", lambda *_, now=snapshot, **__: str(now))
+        assert find_target(source, models, "tiny") is None  # the hub must be asked
+        found.append(resolve_target(source, models, "tiny").folder)
+    assert found[0] != found[1] == found[2]
+    assert (found[1] / "model.safetensors").resolve() == snapshots[1] / "model.safetensors"
+    assert (found[1] / "chat_template.jinja").read_text() == "a"
+
+
 def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path):
     with pytest.raises(TargetError, match="stop token '<nope>' is not in the tokenizer's vocabulary"):
         resolve_target(TargetSource(model=str(folder), stop_tokens=("<nope>",)), tmp_path, "tiny")
