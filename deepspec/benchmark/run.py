@@ -42,6 +42,7 @@ def run(
         target_folder(spec.target, placement),
         draft_folder(inputs["draft"], out.scratch),
         dtype=spec.dtype,
+        draft_dtype=spec.draft_dtype,
         device=placement.device,
         slots=spec.slots,
     )
@@ -53,7 +54,7 @@ def run(
         draft=inputs["draft"].manifest.address,
         target=spec.target.digest,
         hardware=spec.hardware,
-        engine=f"deepspec on transformers {transformers.__version__}, torch {torch.__version__}, {spec.dtype}",
+        engine=f"deepspec on transformers {transformers.__version__}, torch {torch.__version__}, {_dtypes(spec)}",
         threads=torch.get_num_threads(),
         slots=pair.slots,
         temperature=spec.temperature,
@@ -113,3 +114,7 @@ def _counts(speed: Speed) -> dict[str, Any]:
         "shares": {batch: each.shares for batch, each in by_batch.items()},
         "engine": speed.served and {**speed.served.row(), "agrees": speed.served.agrees},
     }
+
+
+def _dtypes(spec: BenchmarkSpec) -> str:
+    return spec.dtype if spec.draft_dtype is None else f"{spec.dtype}, draft {spec.draft_dtype}"

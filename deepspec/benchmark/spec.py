@@ -53,6 +53,9 @@ class BenchmarkOptions(Spec):
     repeats: int = Field(default=2, gt=0)
     """Interleaved pairs of plain and speculative runs; the median counts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the target; auto: that of its checkpoint."""
+    draft_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the draft; None: the target's. bfloat16 beside a float32 target halves what a draft reads."""
     seed: int = Field(default=0, ge=0)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from deepspec import families
 from deepspec.artifacts import Artifact, TargetId
 from deepspec.decoding.decode import Decoder
@@ -63,14 +65,23 @@ def draft_folder(draft: Artifact, scratch: Path) -> Path:
     return folder
 
 
-def load_pair(target_folder: Path, draft_folder: Path, *, dtype: str, device: str, slots: int | None = None) -> Pair:
+def load_pair(
+    target_folder: Path,
+    draft_folder: Path,
+    *,
+    dtype: str,
+    device: str,
+    draft_dtype: str | None = None,
+    slots: int | None = None,
+) -> Pair:
     """Return target and draft, ready to decode.
 
     Args:
         target_folder: of the target.
         draft_folder: of the draft, in the public form.
-        dtype: of both, a name in `deepspec.target.load.DTYPES`; auto is that of the target's checkpoint.
+        dtype: of the target, a name in `deepspec.target.load.DTYPES`; auto is that of its checkpoint.
         device: torch device of both.
+        draft_dtype: of the draft, a torch dtype's name; None: the target's.
         slots: tokens proposed per round; None: the draft's block size.
 
     Raises:
@@ -79,7 +90,8 @@ def load_pair(target_folder: Path, draft_folder: Path, *, dtype: str, device: st
     """
     check_target(load_config(draft_folder), families.read_folder(target_folder))
     target = load_target(target_folder, dtype, device)
-    draft = load_draft(draft_folder, target.dtype, target.device)
+    chosen = target.dtype if draft_dtype is None else getattr(torch, draft_dtype)
+    draft = load_draft(draft_folder, chosen, target.device)
     check_mask_token(draft.config, target.tokenizer)
     lay_out_for_decoding(target.model)
     lay_out_for_decoding(draft)

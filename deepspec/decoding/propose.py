@@ -199,7 +199,8 @@ class EagleRows:
         self._draft = proposer.draft
         self._cache = cache
         self._committed = cache.lengths
-        self.output = proposer.draft.fc.weight.new_zeros(len(cache.lengths), proposer.draft.fc.weight.shape[0])
+        norm = proposer.draft.norm.weight
+        self.output = norm.new_zeros(len(cache.lengths), len(norm))
         """`(B, D)`: the block's output at each row's last accepted position."""
 
     def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
@@ -275,7 +276,7 @@ def choose(
 ) -> tuple[Tensor, Tensor | None]:
     """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0."""
     if noise is None:
-        return draft.target_ids(logits.argmax(-1)), None
+        return draft.target_ids(logits.float().argmax(-1)), None  # in bf16 it takes four times as long
     weights = probabilities(logits, temperature)
     token, known = draft.target_ids(pick(weights, noise)), draft.known_ids()
     if known is not None:

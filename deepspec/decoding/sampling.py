@@ -116,7 +116,7 @@ def verify(proposal: Proposal, logits: Tensor, temperature: float, noise: Tensor
 
 
 def _verify_greedily(proposal: Proposal, logits: Tensor) -> Verdict:
-    choice = logits.argmax(-1)
+    choice = logits.float().argmax(-1)
     accepted = _prefix(proposal.tokens == choice[:, :-1], proposal.lengths)
     return Verdict(accepted=accepted, token=choice.gather(1, accepted[:, None]).squeeze(1))
 

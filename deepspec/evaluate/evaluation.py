@@ -64,7 +64,9 @@ class Evaluation:
             )
         self._report.log(f"loading the target from {folder}")
         spec, device = self._spec, self._placement.device
-        return load_pair(folder, self._folder, dtype=spec.dtype, device=device, slots=spec.slots)
+        return load_pair(
+            folder, self._folder, dtype=spec.dtype, draft_dtype=spec.draft_dtype, device=device, slots=spec.slots
+        )
 
     def decode(self, number: int) -> None:
         """Decode a shard and commit its traces, unless that is done already."""

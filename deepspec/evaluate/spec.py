@@ -28,7 +28,9 @@ class EvaluateOptions(Spec):
     confidence_temperatures: tuple[float, ...] = ()
     """One per position, dividing its confidence logit where a threshold is set: `calibration.json` of a release."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of target and draft; auto: that of the target's checkpoint."""
+    """Precision of the target; auto: that of its checkpoint."""
+    draft_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the draft; None: the target's."""
     seed: int = Field(default=0, ge=0)
     """Of the choice of questions, of sampling at a temperature above 0, and of the intervals."""
     shard_questions: int = Field(default=64, gt=0)

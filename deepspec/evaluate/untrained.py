@@ -2,7 +2,7 @@
 
 import torch
 
-from deepspec.decoding.layout import lay_out_for_decoding
+from deepspec.decoding.layout import dense, lay_out_for_decoding
 from deepspec.formats.draft import adopt_target
 from deepspec.models import BlockDraft, EagleDraft, build_draft
 from deepspec.target.load import Target
@@ -24,6 +24,6 @@ def untrained_draft(draft: BlockDraft | EagleDraft, target: Target, seed: int) -
     if draft.config.reduced_vocabulary:
         fresh.d2t.copy_(draft.d2t)
         fresh.t2d.copy_(draft.t2d)
-    adopt_target(fresh, target.embed_weight, target.head_weight)
+    adopt_target(fresh, target.embed_weight, dense(target.head_weight))
     lay_out_for_decoding(fresh)
     return fresh.eval().requires_grad_(False)
