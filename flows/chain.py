@@ -40,13 +40,13 @@ class Chain:
     Args:
         specs: stage name -> its spec.
         site: where to run.
-        cache: name of a published target cache that stands in for that of the stage.
+        given: stage name -> name of a published artifact that stands in for that of the stage.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], site: Site, cache: str | None = None) -> None:
+    def __init__(self, specs: Mapping[str, Spec], site: Site, given: Mapping[str, str | None] | None = None) -> None:
         """Start with nothing done."""
         self._specs = specs
-        self._cache = cache
+        self._given = given or {}
         self._site = site
         self._store = Store(site.root)
         self.steps: list[Step] = []
@@ -69,9 +69,11 @@ class Chain:
 
     def cache(self) -> ArtifactRef:
         """Return the target cache: the one named, or the stage's, made from what comes before it."""
-        if self._cache is not None:
-            return find_kind(self._store, self._cache, "target_cache")
-        return self.run("cache", self.run("regenerate", self.run("prepare")))
+        return self._named("cache") or self.run("cache", self.run("regenerate", self.run("prepare")))
+
+    def draft(self) -> ArtifactRef:
+        """Return the draft: the one named, or the stage's, trained on the cache."""
+        return self._named("train") or self.run("train", self.cache())
 
     def report(self) -> None:
         """Show beside the run what it made: a table of the stages, links, pictures and texts."""
@@ -89,8 +91,9 @@ class Chain:
         Raises:
             NotPublishedError: the stage has to run first.
         """
-        if name == "cache" and self._cache is not None:
-            return self.cache()
+        named = self._named(name)
+        if named is not None:
+            return named
         stage = stage_named(name)
         given = {ref.kind: ref for ref in self.inputs(stage)}
         found = find_fresh(stage, self._specs[name], given, self._store)
@@ -105,6 +108,11 @@ class Chain:
         makers = {stage_named(name).kind: name for name in STAGE_TASKS}
         return [self.published(makers[kind]) for kind in stage.inputs]
 
+    def _named(self, name: str) -> ArtifactRef | None:
+        """Return the artifact that the user named for a stage, if any."""
+        given = self._given.get(name)
+        return None if given is None else find_kind(self._store, given, stage_named(name).kind)
+
 
 def begin(choices: Choices, site: Site) -> tuple[Resolved, Site]:
     """Resolve what was chosen; the run is tagged with target, algorithm and plan, and the site knows its caps."""
@@ -117,4 +125,5 @@ def begin(choices: Choices, site: Site) -> tuple[Resolved, Site]:
 def chain_of(choices: Choices, site: Site) -> Chain:
     """Return the chain of all stages for what was chosen."""
     resolved, site = begin(choices, site)
-    return Chain(resolved.specs, site, choices.plan().dataset.cache)
+    plan = choices.plan()
+    return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft})

@@ -24,7 +24,7 @@ class Choices(Spec):
     """Preset, hub id ORG/MODEL, folder, or own YAML file."""
     algorithm: Literal["dspark", "dflash", "eagle3"] = "dspark"
     dataset: str | None = None
-    """Dataset preset; None: demo, unless prompts or answers are given."""
+    """Dataset preset; None: demo, unless prompts, answers or a draft are given."""
     size: str | None = None
     """Size preset (laptop); None: the published sizes."""
     prompts: tuple[str, ...] = ()
@@ -33,6 +33,8 @@ class Choices(Spec):
     """File of answers that the target gave before: nothing is asked."""
     benchmarks_dir: str | None = None
     """Folder of benchmark files with rows {"turns": […]}."""
+    draft: str | None = None
+    """Published draft that stands in for a trained one: nothing is asked, cached or trained."""
     overrides: tuple[str, ...] = ()
     """section.field=value each; `deepspec fields` lists every field."""
     smoke: int | None = Field(default=None, ge=8)
@@ -44,7 +46,7 @@ class Choices(Spec):
         Raises:
             SpecError: names or values that make no sense.
         """
-        dataset = self.dataset or (None if self.prompts or self.answers else "demo")
+        dataset = self.dataset or (None if self.prompts or self.answers or self.draft else "demo")
         parts: list[Mapping[str, Any]] = [presets.target(self.target)]
         if dataset:
             parts.append(presets.load("datasets", dataset))
@@ -62,7 +64,7 @@ class Choices(Spec):
             dataset |= {"name": "own", "answers": self.answers, "prompts": []}
         if self.benchmarks_dir:
             dataset["benchmarks_dir"] = self.benchmarks_dir
-        return {"dataset": dataset, "train": {"draft": {"algorithm": self.algorithm}}}
+        return {"dataset": dataset, "draft": self.draft, "train": {"draft": {"algorithm": self.algorithm}}}
 
 
 def named_endpoints(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
-from flows import caches, check, cli_engine, cli_reevaluate, doctor, serve, shelf, show, tools
+from flows import brought, caches, check, cli_engine, cli_reevaluate, doctor, serve, shelf, show, tools
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from infra.engines import ENGINES
 from infra.work import Site
@@ -34,6 +34,7 @@ Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo
 Size = Annotated[str | None, typer.Option(help="Size preset (laptop); default: the published sizes.")]
 Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]
 Answers = Annotated[str | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
+Draft = Annotated[str | None, typer.Option(help="Checkpoint's folder, hub id, or published draft: nothing is trained.")]
 BenchmarksDir = Annotated[str | None, typer.Option(help="Folder of benchmark files with rows {'turns': [...]}.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
 Smoke = Annotated[int | None, typer.Option(help="Run everything on this many samples.", min=8)]
@@ -68,6 +69,7 @@ def command(action: Action) -> Callable[..., None]:
         size: Size = None,
         prompts: Prompts = None,
         answers: Answers = None,
+        draft: Draft = None,
         benchmarks_dir: BenchmarksDir = None,
         override: Override = None,
         smoke: Smoke = None,
@@ -99,6 +101,7 @@ def command(action: Action) -> Callable[..., None]:
                 "size": size,
                 "prompts": prompts or (),
                 "answers": answers,
+                "draft": draft,
                 "benchmarks_dir": benchmarks_dir,
                 "overrides": override or (),
                 "smoke": smoke,
@@ -124,6 +127,7 @@ def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
     show.check_input(choices.plan(), site)
     start = time.monotonic()
+    choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
     from infra.prefect_api import prefect_api
 
@@ -135,6 +139,7 @@ def run_all(choices: Choices, site: Site) -> None:
 def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
     show.check_input(choices.plan(), site)
+    choices = brought.adopted(choices, site)
     from flows.stages import STAGE_FLOWS  # as above
     from infra.prefect_api import prefect_api
 

@@ -41,6 +41,8 @@ def counted(plan: Plan, site: Site) -> tuple[Sizes | None, Measured | None]:
 
 def _answers(resolved: Resolved, store: Store) -> ArtifactRef | None:
     given: dict[str, ArtifactRef] = {}
+    if "prepare" not in resolved.specs:
+        return None
     for name in ("prepare", "regenerate"):
         stage = stage_named(name)
         found = find_fresh(stage, resolved.specs[name], given, store)

@@ -20,7 +20,7 @@ class Built(BaseModel):
 def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
     chain = chain_of(choices, site)
-    draft = chain.run("train", chain.cache())
+    draft = chain.draft()
     exports = chain.run("export", draft)
     scores = chain.run("evaluate", draft)
     speed = chain.run("benchmark", draft, exports, scores)
@@ -32,7 +32,7 @@ def build_draft(choices: Choices, site: Site) -> Built:
 def try_draft(choices: Choices, site: Site) -> Built:
     """Train and measure a draft, and stop there: a row of a sweep."""
     chain = chain_of(choices, site)
-    chain.run("evaluate", chain.run("train", chain.cache()))
+    chain.run("evaluate", chain.draft())
     return _built(chain)
 
 

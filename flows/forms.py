@@ -20,6 +20,7 @@ from deepspec.parity import CachedStates, Parity, check_parity
 from deepspec.placement import Placement
 from deepspec.target.live import open_cache
 from deepspec.target.load import load_target
+from flows.brought import is_checkpoint
 from flows.check import opened, placement_of, target_folder
 
 LONGEST = 512
@@ -66,17 +67,12 @@ def gather(name: str, target: Path | None, root: str | None) -> Forms:
         SpecError: no target is given for a checkpoint.
         CheckpointError, NotPublishedError: there is no such draft.
     """
-    if not _is_checkpoint(name):
+    if not is_checkpoint(name):
         draft = opened(name, root, "draft")
         return published_forms(draft, placement_of(draft, target), target_folder(draft, target))
     if target is None:
         raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
     return Forms(folder=checkpoint_folder(name), target=target)
-
-
-def _is_checkpoint(name: str) -> bool:
-    """Return whether a name is that of a folder or a hub id, rather than of something published."""
-    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
 
 
 def published_forms(draft: Artifact, placement: Placement, target: Path) -> Forms:
@@ -97,6 +93,8 @@ def _made_from(draft: Artifact, scratch: Path) -> list[Artifact]:
 
 def _cached(draft: Artifact, placement: Placement) -> CachedStates | None:
     """Return a held-out sample as the draft's cache stores it and as the target gives it now, the same way."""
+    if "target_cache" not in draft.manifest.inputs:  # trained elsewhere
+        return None
     cache = open_artifact(draft.store, draft.manifest.inputs["target_cache"], placement.scratch)
     if cache.counts["codec"] == TOKENS_ONLY:
         return None

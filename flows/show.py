@@ -66,7 +66,7 @@ def summary(console: Console, built: "Built", site: Site, seconds: float) -> Non
 def headline(store: Store, built: "Built") -> list[dict[str, str]]:
     """Return the numbers that one looks for first, from the manifests of draft, scores and speed."""
     counts = {step.stage: _counts(store, step.ref) for step in built.steps}
-    scores, speed, draft = counts["evaluate"], counts["benchmark"], counts["train"]
+    scores, speed, draft = counts["evaluate"], counts["benchmark"], counts.get("train")
     rows = [
         (f"accepted length, temperature {float(temperature):g} (with bonus)", _number(value))
         for temperature, value in scores["accepted_length"].items()
@@ -78,7 +78,8 @@ def headline(store: Store, built: "Built") -> list[dict[str, str]]:
         told = f"{value:.2f}, break-even at accepted length {speed['break_even'][batch]:.2f}"
         rows.append((f"wall-clock speed-up, batch {batch}", told))
     rows += _served(speed["engine"])
-    rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
+    if draft is not None:
+        rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
     rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
     return [{"what": what, "value": value} for what, value in rows]
 

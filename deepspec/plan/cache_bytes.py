@@ -34,7 +34,7 @@ PIECE = 50 << 20
 class Captured(Spec):
     """What there is to capture."""
 
-    samples: int = Field(gt=0)
+    samples: int = Field(ge=0)
     tokens: Range
     """Up to the last supervised one of each sample."""
     supervised: Range

@@ -238,7 +238,7 @@ def _month(stored: Range, hardware: Hardware) -> Range:
 def _train_flops(sizes: Sizes, work: Workload) -> Range:
     """Return the operations of one pass over the data: forward and backward are three times the forward."""
     what = work.captured
-    positions = min(work.anchors, what.supervised.mid / what.samples) * work.block * what.samples
+    positions = min(work.anchors, what.supervised.mid / max(1, what.samples)) * work.block * what.samples
     blocks = 6 * draft_parameters(sizes, work) * positions
     draft_head = 4 * sizes.vocabulary * sizes.hidden * positions  # frozen: no gradient of its weight
     context = what.tokens.scaled(6 * what.layers * sizes.hidden**2)

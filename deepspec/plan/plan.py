@@ -70,6 +70,9 @@ class Plan(Spec):
 
     target: TargetPlan
     dataset: DatasetPlan = DatasetPlan()
+    draft: str | None = None
+    """Published draft to export, measure and release: a ref, kind/address, or the start of an address. None is trained
+    then."""
     prepare: PrepareOptions = PrepareOptions()
     regenerate: RegenerateOptions = RegenerateOptions()
     cache: CacheOptions = CacheOptions()
@@ -107,6 +110,6 @@ class Plan(Spec):
 
     @model_validator(mode="after")
     def _has_input(self) -> Self:
-        if not self.dataset.prompts and self.dataset.answers is None:
+        if not self.dataset.prompts and self.dataset.answers is None and self.draft is None:
             raise ValueError("no prompts: give dataset.prompts (--prompts FILE) or dataset.answers (--answers FILE)")
         return self

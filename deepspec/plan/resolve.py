@@ -33,7 +33,7 @@ class Resolved:
     """A plan in which everything is named by its hash."""
 
     specs: Mapping[str, Spec]
-    """Stage name -> spec."""
+    """Stage name -> spec; without prompts, which a draft made elsewhere does not need, none for prepare."""
     target: TargetId
     """Which target it is."""
     locations: Mapping[str, str]
@@ -111,8 +111,10 @@ def _answers(plan: Plan) -> dict[str, str]:
 def _specs(plan: Plan, target: TargetId, found: sources.Resolved, tests: benchmarks.Resolved) -> dict[str, Spec]:
     name = plan.target.name if plan.target.is_local or not plan.target.model else plan.target.model
     answers = next(iter(_answers(plan)), None)
+    told = {"sources": found.sources, "benchmarks": found.benchmarks}
+    first = {"prepare": _extended(PrepareSpec, plan.prepare, **told)} if found.sources else {}
     return {
-        "prepare": _extended(PrepareSpec, plan.prepare, sources=found.sources, benchmarks=found.benchmarks),
+        **first,
         "regenerate": _extended(RegenerateSpec, plan.regenerate, target=target, answers=answers),
         "cache": _extended(CacheSpec, plan.cache, target=target),
         "train": plan.train,

@@ -1,0 +1,35 @@
+"""A draft that a user brings: `--draft` with the folder or hub id of a checkpoint."""
+
+from pathlib import Path
+
+from deepspec.artifacts import read_manifest
+from deepspec.store import Store
+from deepspec.target.identity import identify
+from flows.choices import Choices
+from infra.settings import scratch_dir
+from infra.targets import ready_target
+from infra.work import Site
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a name is that of a folder or a hub id, rather than of something published."""
+    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
+
+
+def adopted(choices: Choices, site: Site) -> Choices:
+    """Return the choices with the checkpoint that they name published as a draft; others as they are.
+
+    Raises:
+        CheckpointError: it cannot be read, is not sound, or was made for another target.
+    """
+    if choices.draft is None or not is_checkpoint(choices.draft):
+        return choices
+    source = choices.plan().target
+    folder = ready_target(source, source.name).folder
+    from deepspec.train.adopt import adopt  # loads torch
+
+    store = Store(site.root)
+    ref = adopt(choices.draft, folder, identify(folder, scratch_dir() / "hashes.json"), store, scratch_dir())
+    manifest = read_manifest(store, ref.kind, ref.address)
+    algorithm = choices.algorithm if manifest is None else manifest.counts["algorithm"]
+    return choices.but(draft=ref.prefix, algorithm=algorithm)
