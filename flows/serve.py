@@ -51,13 +51,16 @@ def down(debug: Debug = False) -> None:
 @app.command()
 def deploy(
     environment: Annotated[str, typer.Argument(help="local, gpu, slurm or kubernetes.")] = "local",
+    secret: Annotated[
+        list[str] | None, typer.Option(help="VARIABLE=BLOCK: runs have what that Secret block holds; repeatable.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Make or update pool, limits, result storage, automations and deployments on the server."""
     del debug
     from infra.prefect_setup import set_up  # loads Prefect
 
-    pool = set_up(server(), environment)
+    pool = set_up(server(), environment, dict(_pair(told) for told in secret or ()))
     console.print(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
 
 
@@ -91,6 +94,13 @@ def server() -> str:
     if found is None:
         raise SpecError("no Prefect server: start one with deepspec up, or set PREFECT_API_URL")
     return found
+
+
+def _pair(told: str) -> tuple[str, str]:
+    variable, equals, block = told.partition("=")
+    if not (variable and equals and block):
+        raise SpecError(f"--secret {told!r}: wanted VARIABLE=BLOCK, such as AWS_SECRET_ACCESS_KEY=s3-secret")
+    return variable, block
 
 
 def _detached(words: list[str]) -> None:

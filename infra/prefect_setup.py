@@ -15,10 +15,12 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.workers.process import ProcessWorker
 
-from deepspec.errors import ChildError, UnknownNameError
+from deepspec.errors import ChildError, SpecError, UnknownNameError
 from infra.settings import data_dir, default_root, environment, server_auth
 
 HOME = Path(__file__).resolve().parent.parent
@@ -59,11 +61,17 @@ LIMITS: Mapping[str, int] = {"deepspec-machine": 1, "deepspec-gpu": 1}
 VARIABLES: Mapping[str, Any] = {"deepspec_crash_retries": 2, "deepspec_notify": "none"}
 
 
-def set_up(api: str, name: str) -> str:
+def set_up(api: str, name: str, secrets: Mapping[str, str] | None = None) -> str:
     """Make or update everything that an environment needs on a server; return the name of its pool.
+
+    Args:
+        api: of the server.
+        name: of the environment.
+        secrets: variable of a run -> Secret block that holds it, read by the worker when a run starts.
 
     Raises:
         UnknownNameError: there is no such environment.
+        SpecError: there is no such block.
         ChildError: Prefect refused a deployment.
     """
     if name not in ENVIRONMENTS:
@@ -71,7 +79,7 @@ def set_up(api: str, name: str) -> str:
     place = ENVIRONMENTS[name]
     with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: server_auth()}):
         with get_client(sync_client=True) as client:
-            client.create_work_pool(_pool(place), overwrite=True)
+            client.create_work_pool(pool_of(client, place, secrets or {}), overwrite=True)
             for limit, slots in LIMITS.items():
                 client.upsert_global_concurrency_limit_by_name(limit, slots)
             for variable, value in VARIABLES.items():
@@ -82,6 +90,22 @@ def set_up(api: str, name: str) -> str:
         with get_client(sync_client=True) as client:
             _automate(client, name)
     return place.pool
+
+
+def pool_of(client: SyncPrefectClient, place: Environment, secrets: Mapping[str, str]) -> WorkPoolCreate:
+    """Return the work pool of an environment; of secrets it tells the names of their blocks.
+
+    A deployment file cannot do so: `prefect deploy` puts the value itself into the deployment.
+
+    Raises:
+        SpecError: there is no such block.
+    """
+    template = ProcessWorker.get_default_base_job_template()
+    if place.template is not None:
+        template = yaml.safe_load((HOME / place.template).read_text())
+    references = {variable: _reference(client, block) for variable, block in secrets.items()}
+    template["variables"]["properties"]["env"]["default"] = references
+    return WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=template)
 
 
 def result_storage(root: str) -> LocalFileSystem | RemoteFileSystem:
@@ -116,9 +140,12 @@ def deploy(api: str, file: Path) -> None:
         raise ChildError(" ".join(command), done.returncode, (done.stdout + done.stderr)[-2000:])
 
 
-def _pool(place: Environment) -> WorkPoolCreate:
-    template = {} if place.template is None else yaml.safe_load((HOME / place.template).read_text())
-    return WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=template)
+def _reference(client: SyncPrefectClient, block: str) -> str:
+    try:
+        client.read_block_document_by_name(block, "secret", include_secrets=False)
+    except ObjectNotFound:
+        raise SpecError(f"no Secret block {block!r} on this Prefect server; make it first, in its UI") from None
+    return f"{{{{ prefect.blocks.secret.{block} }}}}"
 
 
 def _automate(client: SyncPrefectClient, name: str) -> None:

@@ -1,0 +1,79 @@
+"""Keys of the store that lie in Secret blocks: a pool names them, its worker gives them to each run."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.process import ProcessJobConfiguration
+
+from deepspec.errors import SpecError
+from deepspec.store import Store
+from infra.engines import free_port
+from infra.prefect_setup import ENVIRONMENTS, pool_of, set_up
+from infra.prefect_up import s3_server, server, worker
+from tests.e2e.operated import SIZES, write_inputs
+
+BLOCKS = {"AWS_ACCESS_KEY_ID": "s3-id", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
+
+
+def save(api: str, values: Mapping[str, str]) -> None:
+    with temporary_settings({PREFECT_API_URL: api}):
+        for variable, block in BLOCKS.items():
+            Secret(value=values[variable]).save(block, overwrite=True)  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["local", "kubernetes"])
+def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment: str):
+    values = {variable: f"value of {block}" for variable, block in BLOCKS.items()}
+    save(api, values)
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        template = pool_of(client, ENVIRONMENTS[environment], BLOCKS).base_job_template
+        assert "{{ prefect.blocks.secret.s3-secret }}" in json.dumps(template)
+        assert "value of" not in json.dumps(template)
+        run = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, {"env": {"OTHER": "stays"}}))
+        assert {name: run.env[name] for name in (*BLOCKS, "OTHER")} == {**values, "OTHER": "stays"}
+        with pytest.raises(SpecError, match="no Secret block 'nowhere' on this Prefect server"):
+            pool_of(client, ENVIRONMENTS[environment], {"AWS_SECRET_ACCESS_KEY": "nowhere"})
+
+
+@pytest.mark.soak
+def test_a_worker_without_keys_runs_on_a_store_that_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_inputs(tmp_path)
+    logs = tmp_path / "logs"
+    with s3_server(logs) as variables, server(free_port(), logs) as url:
+        told = {**variables, "DEEPSPEC_DATA_DIR": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        for name in BLOCKS:
+            monkeypatch.delenv(name)
+        save(url, variables)
+        pool = set_up(url, "local", BLOCKS)
+        with worker(url, pool, logs):
+            ran = run_prepare(url, tmp_path)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        for name in BLOCKS:
+            monkeypatch.setenv(name, variables[name])
+        assert [key for key in Store(variables["DEEPSPEC_ROOT"]).list("prompts") if key.endswith("manifest.json")]
+
+
+def run_prepare(api: str, data: Path) -> subprocess.CompletedProcess[str]:
+    """Start one stage as a person would, and wait for it."""
+    choices = {
+        "target": str(data / "target"),
+        "answers": str(data / "answers.jsonl"),
+        "benchmarks_dir": str(data / "questions"),
+        "overrides": list(SIZES),
+    }
+    parameters = json.dumps({"choices": choices, "site": {"placement": {"threads": 1}}})
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "prepare/local", "--params", parameters, "--watch"]
+    env = {**os.environ, "PREFECT_API_URL": api}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
