@@ -48,6 +48,7 @@ def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment:
 @pytest.mark.soak
 def test_a_worker_without_keys_runs_on_a_store_that_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_inputs(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     logs = tmp_path / "logs"
     with s3_server(logs) as variables, server(free_port(), logs) as url:
         told = {**variables, "DEEPSPEC_DATA_DIR": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
