@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.catalog import find_kind
 from deepspec.errors import NotPublishedError
+from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved
 from deepspec.stages import Stage, address, find_fresh, stage_named
 from deepspec.store import Store
@@ -41,12 +42,20 @@ class Chain:
         specs: stage name -> its spec.
         site: where to run.
         given: stage name -> name of a published artifact that stands in for that of the stage.
+        plan: what the specs were resolved from, where shards may run on other machines.
     """
 
-    def __init__(self, specs: Mapping[str, Spec], site: Site, given: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, Spec],
+        site: Site,
+        given: Mapping[str, str | None] | None = None,
+        plan: Plan | None = None,
+    ) -> None:
         """Start with nothing done."""
         self._specs = specs
         self._given = given or {}
+        self._plan = plan
         self._site = site
         self._store = Store(site.root)
         self.steps: list[Step] = []
@@ -59,11 +68,12 @@ class Chain:
         stale = find_fresh(stage, spec, given, self._store) is None
         start = time.monotonic()
         if stale and stage.sharded and self._site.fan_out.workers > 1:
-            make_shards(stage, spec, given, self._site)
+            make_shards(stage, spec, given, self._site, self._plan)
         state: Any = task.with_options(refresh_cache=stale)(spec, given, self._site, return_state=True)
         ref = state.result()
         current = find_fresh(stage, spec, given, self._store) or ref
         self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
+        show_artifact(name, current, self._site)
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
 
@@ -76,14 +86,12 @@ class Chain:
         return self._named("train") or self.run("train", self.cache())
 
     def report(self) -> None:
-        """Show beside the run what it made: a table of the stages, links, pictures and texts."""
+        """Show beside the run what its stages gave, as one table."""
         rows = [
             {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.uri}
             for step in self.steps
         ]
         show_table("stages", rows, "what each stage of this run gave")
-        for step in self.steps:
-            show_artifact(step.stage, step.ref, self._site)
 
     def published(self, name: str) -> ArtifactRef:
         """Return the fresh artifact of a stage with all that it was made from.
@@ -126,4 +134,4 @@ def chain_of(choices: Choices, site: Site) -> Chain:
     """Return the chain of all stages for what was chosen."""
     resolved, site = begin(choices, site)
     plan = choices.plan()
-    return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft})
+    return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan)

@@ -38,8 +38,9 @@ def reevaluate(
     site = choose_site(root, device=device, threads=threads)
     show.check_input(choices.plan(), site)
     from flows.reevaluate import reevaluate as run  # Prefect takes a second to import
+    from infra.prefect_api import prefect_api
 
-    with show.listening(console):
+    with show.listening(console), prefect_api(lambda line: console.print(line, highlight=False)):
         step = run(choices, site, release, moment)
     raise typer.Exit(_tell(read_scores(open_artifact(Store(site.root), step.ref, site.placement.scratch).path(SCORES))))
 

@@ -19,9 +19,10 @@ def recover(flow_run_id: UUID) -> bool:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(flow_run_id)
         crashed = run.state is not None and run.state.is_crashed()
-        again = crashed and run.deployment_id is not None and run.run_count <= most
+        crashes = sum(state.is_crashed() for state in client.read_flow_run_states(flow_run_id))
+        again = crashed and run.deployment_id is not None and crashes <= most
         if again:
             client.set_flow_run_state(flow_run_id, AwaitingRetry())
     found = "crashed" if crashed else "not crashed any more"
-    get_run_logger().info(f"{run.name}: {found}, started {run.run_count} times; {'again' if again else 'left alone'}")
+    get_run_logger().info(f"{run.name}: {found}, crashes so far {crashes}; {'again' if again else 'left alone'}")
     return again

@@ -27,7 +27,7 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     store = Store(site.root)
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, find(store, release), resolved.target, moment)
-    chain = Chain({"evaluate": spec}, site)
+    chain = Chain({"evaluate": spec}, site, plan=choices.plan())
     announce(chain.run("evaluate", draft), site)
     chain.report()
     return chain.steps[-1]

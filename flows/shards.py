@@ -5,11 +5,19 @@ from typing import Any
 from prefect import flow
 
 from deepspec.artifacts import ArtifactRef
+from deepspec.plan.plan import Plan
 from infra.work import Site
 from tasks.shards import make_shard
 
 
 @flow(name="shard", flow_run_name="{name}-{shard}", persist_result=False)
-def make_one_shard(name: str, shard: int, spec: dict[str, Any], inputs: dict[str, ArtifactRef], site: Site) -> None:
+def make_one_shard(
+    name: str,
+    shard: int,
+    spec: dict[str, Any],
+    inputs: dict[str, ArtifactRef],
+    site: Site,
+    plan: Plan | None = None,
+) -> None:
     """Make one shard of a stage and commit its parts to the store."""
-    make_shard(name, shard, spec, inputs, site)
+    make_shard(name, shard, spec, inputs, site, plan)

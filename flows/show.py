@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 
 def check_input(plan: Plan, site: Site) -> None:
-    """Check what can be checked before anything starts: sources, the store, and the limits.
+    """Check what can be checked before anything starts: sources, keys, the store, and the limits.
 
     Raises:
         DeepSpecError: the first thing that is wrong.
     """
     check_sources(plan)
+    site.check_keys()
     store = Store(site.root)
     store.check_writable()
     check_limits(plan, store)

@@ -21,6 +21,8 @@ GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
 """Below the 30 s that a Prefect worker waits between its TERM and its KILL."""
 LAST_LINES = 20
+LAST_BYTES = 16384
+"""What is read of a log to find its last lines."""
 WATCH_SECONDS = 2.0
 """How often a running command is asked whether it has to stop."""
 STOP_MARGIN_SECONDS = 15.0
@@ -80,8 +82,18 @@ class Child:
         """
         code = self._guard.poll()
         if code is not None:
-            lines = self.log_path.read_text(errors="replace").splitlines()[-LAST_LINES:]
-            raise ChildError(shlex.join(self._command), code, "\n".join(lines))
+            raise ChildError(shlex.join(self._command), code, last_lines(self.log_path))
+
+    def runs(self) -> bool:
+        """Return whether the child has not ended yet."""
+        return self._guard.poll() is None
+
+
+def last_lines(log_path: Path) -> str:
+    """Return the end of a log, however long that is."""
+    with log_path.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
+        return "\n".join(log.read().decode(errors="replace").splitlines()[-LAST_LINES:])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.engines import free_port
+from infra.prefect_setup import client_settings
 from infra.prefect_up import running_api, server
 from infra.settings import data_dir
 
@@ -27,10 +28,10 @@ def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     if url := running_api():
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings(client_settings(url)):
             yield
         return
-    with server(free_port(), data_dir() / "logs") as url, temporary_settings({PREFECT_API_URL: url}):
+    with server(free_port(), data_dir() / "logs") as url, temporary_settings(client_settings(url)):
         say(f"watch this run: {url.removesuffix('/api')}")
         try:
             yield

@@ -6,9 +6,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, FlowRunFilterExpectedStartTime, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
-from infra.settings import server_auth
+from infra.prefect_setup import client_settings
 
 
 def newest_runs(api: str, tags: list[str], limit: int) -> list[tuple[str, ...]]:
@@ -20,8 +20,7 @@ def newest_runs(api: str, tags: list[str], limit: int) -> list[tuple[str, ...]]:
         expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
         tags=FlowRunFilterTags(all_=tags) if tags else None,
     )
-    settings = {PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: server_auth()}
-    with temporary_settings(settings), get_client(sync_client=True) as client:
+    with temporary_settings(client_settings(api)), get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
         flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=FlowFilter())}
     return [(run.name, flows.get(run.flow_id, ""), *_told(run)) for run in found]

@@ -77,7 +77,7 @@ def set_up(api: str, name: str, secrets: Mapping[str, str] | None = None) -> str
     if name not in ENVIRONMENTS:
         raise UnknownNameError("environment", name, ENVIRONMENTS)
     place = ENVIRONMENTS[name]
-    with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: server_auth()}):
+    with temporary_settings(client_settings(api)):
         with get_client(sync_client=True) as client:
             client.create_work_pool(pool_of(client, place, secrets or {}), overwrite=True)
             for limit, slots in LIMITS.items():
@@ -108,6 +108,11 @@ def pool_of(client: SyncPrefectClient, place: Environment, secrets: Mapping[str,
     return WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=template)
 
 
+def client_settings(api: str) -> dict[Any, Any]:
+    """Return the settings under which this process talks to a server."""
+    return {PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: server_auth()}
+
+
 def result_storage(root: str) -> LocalFileSystem | RemoteFileSystem:
     """Return where Prefect keeps results (references of a few hundred bytes): beside the artifacts."""
     if root.startswith("s3://"):
@@ -117,8 +122,9 @@ def result_storage(root: str) -> LocalFileSystem | RemoteFileSystem:
 
 def worker_environment(api: str) -> dict[str, str]:
     """Return the variables of a worker and of its runs."""
-    kind = result_storage(default_root()).get_block_type_slug()
+    kind, auth = result_storage(default_root()).get_block_type_slug(), server_auth()
     return {
+        **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
         "PREFECT_API_URL": api,
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"{kind}/{BLOCK}",
         "DEEPSPEC_HOME": str(HOME),

@@ -29,7 +29,10 @@ START_SECONDS = 120.0
 SERVER_GRACE_SECONDS = 5.0
 """A server waits for its clients to go, which they do not; its database survives a KILL."""
 WORKER_GRACE_SECONDS = 28.0
+WATCH_SECONDS = 2.0
+"""How often `up` looks whether worker and server still run."""
 BUCKET = "deepspec"
+ANY_HOST = "0.0.0.0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +48,11 @@ class Wanted:
 
 
 def up(wanted: Wanted, say: Callable[[str], None]) -> None:
-    """Run everything until interrupted or until `down`.
+    """Run everything until interrupted or until `down`; a worker that is lost is started again.
 
     Raises:
         SpecError: it runs already, something else has the port, or a server for others has no password.
+        ChildError: the server ended.
     """
     if running() is not None:
         raise SpecError(f"it runs already, see {_note()}; stop it with: deepspec down")
@@ -59,26 +63,45 @@ def up(wanted: Wanted, say: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         stack.callback(_note().unlink, missing_ok=True)
         _remember(None)
-        if wanted.s3:
-            use(stack.enter_context(s3_server(logs)))
-        api = stack.enter_context(server(wanted.port, logs, wanted.host))
+        objects = stack.enter_context(s3_server(logs)) if wanted.s3 else {}
+        use(objects)
+        api, serving = stack.enter_context(_server(wanted.port, logs, wanted.host))
         pool = set_up(api, "local")
-        stack.enter_context(worker(api, pool, logs))
-        said = {
-            "Prefect UI": api.removesuffix("/api"),
-            "Prefect API": f"{api}   (export PREFECT_API_URL={api})",
-            "store": default_root(),
-            "logs": str(logs),
-        }
-        if wanted.engine:
-            said["engine"] = stack.enter_context(_engine(wanted.engine, logs))
-        for what, where in said.items():
-            say(f"{what:<12} {where}")
+        engine = stack.enter_context(_engine(wanted.engine, logs)) if wanted.engine else None
+        for line in _told(api, objects, engine):
+            say(line)
         _remember(api)
-        say("try          prefect deployment run build-draft/local --watch")
-        say("stop         Ctrl-C, or deepspec down")
         while True:
-            time.sleep(3600)
+            _work(api, pool, serving)
+            say(f"the worker has ended, see {logs / 'worker.log'}; another one starts")
+
+
+def _told(api: str, objects: Mapping[str, str], engine: str | None) -> list[str]:
+    """Return what people need to know of what runs."""
+    rows = [
+        ("Prefect UI", api.removesuffix("/api")),
+        ("Prefect API", f"{api}   (export PREFECT_API_URL={api})"),
+        ("password", "export PREFECT_API_AUTH_STRING=… as the server has it" if server_auth() else ""),
+        ("store", default_root()),
+        ("", f"(export {' '.join(f'{name}={value}' for name, value in objects.items())})" if objects else ""),
+        ("logs", str(data_dir() / "logs")),
+        ("engine", engine or ""),
+        ("try", "prefect deployment run build-draft/local --watch"),
+        ("stop", "Ctrl-C, or deepspec down"),
+    ]
+    return [f"{what:<12} {told}" for what, told in rows if told]
+
+
+def _work(api: str, pool: str, serving: Child) -> None:
+    """Run a worker until it ends.
+
+    Raises:
+        ChildError: the server ended.
+    """
+    with worker(api, pool, data_dir() / "logs") as child:
+        while child.runs():
+            time.sleep(WATCH_SECONDS)
+            serving.check()
 
 
 def down() -> bool:
@@ -114,31 +137,37 @@ def running_api() -> str | None:
 
 
 @contextmanager
-def server(port: int, logs: Path, host: str = LOOPBACK) -> Iterator[str]:
-    """Run a Prefect server and yield its API URL once it is healthy.
+def server(port: int, logs: Path) -> Iterator[str]:
+    """Run a Prefect server on loopback and yield its API URL once it is healthy.
 
     Raises:
         SpecError: something else listens on the port.
         ChildError: the server ended.
     """
-    api = f"http://{host}:{port}/api"
-    if _answers(f"{api}/health"):
-        raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    env = server_database()
-    with start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS) as child:
-        _wait(child, f"{api}/health")
+    with _server(port, logs, LOOPBACK) as (api, _):
         yield api
 
 
 @contextmanager
-def worker(api: str, pool: str, logs: Path) -> Iterator[None]:
-    """Run a process worker of a pool."""
+def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
+    api = f"http://{LOOPBACK if host == ANY_HOST else host}:{port}/api"
+    if _answers(f"{api}/health"):
+        raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    env = {**server_database(), "PREFECT_SERVER_UI_API_URL": "/api"}  # whatever address a browser finds the UI at
+    with start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS) as child:
+        _wait(child, f"{api}/health")
+        yield api, child
+
+
+@contextmanager
+def worker(api: str, pool: str, logs: Path) -> Iterator[Child]:
+    """Run a worker of a pool."""
     kind = next(place.type for place in ENVIRONMENTS.values() if place.pool == pool)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind]
     env = worker_environment(api)
-    with start_guarded(command, log_path=logs / "worker.log", env=env, grace_seconds=WORKER_GRACE_SECONDS):
-        yield
+    with start_guarded(command, log_path=logs / "worker.log", env=env, grace_seconds=WORKER_GRACE_SECONDS) as child:
+        yield child
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from infra.child import EVENT, Job
 from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
 from infra.launch import run_guarded
 from infra.serving import serving_draft
-from infra.settings import default_root, nodes, scratch_dir, torch_env
+from infra.settings import default_root, nodes, scratch_dir, secret, torch_env
 
 
 class FanOut(BaseModel):
@@ -68,6 +68,16 @@ class Site(BaseModel):
     def _has_scratch(cls, placement: Any) -> Any:
         """Let a placement given as JSON, in a deployment say, leave the scratch folder to the machine it runs on."""
         return {"scratch": scratch_dir(), **placement} if isinstance(placement, dict) else placement
+
+    def check_keys(self) -> None:
+        """Return where every key that an endpoint names as a variable is set.
+
+        Raises:
+            SpecError: one is not; the message names it, never a value.
+        """
+        for endpoint in self.placement.endpoints:
+            if endpoint.api_key_env:
+                secret(endpoint.api_key_env)
 
     def at(self, resolved: Resolved) -> "Site":
         """Return the site with the places of everything that a plan names."""

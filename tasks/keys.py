@@ -8,7 +8,12 @@ from infra.work import Site
 
 
 def keys_of(site: Site) -> dict[str, str]:
-    """Return the keys that a site names as Secret blocks: variable in which the child finds one -> key."""
+    """Return the keys that a site names as Secret blocks: variable in which the child finds one -> key.
+
+    Raises:
+        SpecError: a key is neither there nor in the environment.
+    """
+    site.check_keys()
     return {
         str(endpoint.key_variable): block_key(endpoint)
         for endpoint in site.placement.endpoints

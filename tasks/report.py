@@ -7,13 +7,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 UPDATE_SECONDS = 5.0
@@ -30,7 +26,7 @@ class PrefectReport:
         """Report on behalf of a stage; nothing is created until there is something to say."""
         self._stage = stage
         self._logger = get_run_logger()
-        self._progress: UUID | None = None
+        self._shown: dict[str, UUID] = {}
         self._first: tuple[float, float] | None = None
         self._updated = self._said = 0.0
         self._lines = self._held = 0
@@ -45,11 +41,7 @@ class PrefectReport:
             return
         self._updated = now
         text = f"{done:,.0f} of {total:,.0f} {unit} {pace(self._first, (now, done), total)} {note}".strip()
-        if self._progress is None:
-            created = create_progress_artifact(progress=percent, key=f"{self._stage}-progress", description=text)
-            self._progress = created if isinstance(created, UUID) else None
-        else:
-            update_progress_artifact(artifact_id=self._progress, progress=percent, description=text)
+        self._show("progress", ProgressArtifact(progress=percent, description=text))
 
     def log(self, message: str) -> None:
         """Log one line; after a number of them only one every few seconds, with the count of those held back."""
@@ -63,16 +55,26 @@ class PrefectReport:
 
     def table(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Show rows."""
-        create_table_artifact(table=rows, key=artifact_key(self._stage, key))
+        self._show(key, TableArtifact(table=rows))
 
     def figure(self, key: str, png: bytes) -> None:
         """Show a picture, carried in the artifact itself."""
         data = base64.b64encode(png).decode()
-        create_image_artifact(image_url=f"data:image/png;base64,{data}", key=artifact_key(self._stage, key))
+        self._show(key, ImageArtifact(image_url=f"data:image/png;base64,{data}"))
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text."""
-        create_markdown_artifact(markdown=text, key=artifact_key(self._stage, key))
+        self._show(key, MarkdownArtifact(markdown=text))
+
+    def _show(self, key: str, artifact: Artifact) -> None:
+        """Create an artifact of this run, or put it in the place of the one that the key had."""
+        artifact.key = artifact_key(self._stage, key)
+        if artifact.key not in self._shown:
+            self._shown[artifact.key] = artifact.create().id  # type: ignore[union-attr]  # no event loop here
+            return
+        update = ArtifactUpdate(data=artifact.format(), description=artifact.description)
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._shown[artifact.key], update)
 
 
 def pace(first: tuple[float, float], now: tuple[float, float], total: float) -> str:

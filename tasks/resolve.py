@@ -27,13 +27,25 @@ def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
     """
     for report in terminal("plan"):
         report.log(f"target {plan.target.name}")
-    files = ready_target(plan.target, plan.target.name)
-    resolved = resolve(plan, files, site.placement.scratch / "hashes.json")
+    resolved = resolved_here(plan, site)
     store = Store(site.root)
     check_limits(plan, store, resolved.sizes)
     note_target(resolved, site)
     PrefectReport("plan").table("estimate", plan_rows(plan, store, resolved.sizes))
     return with_previous(resolved, store), site.at(resolved)
+
+
+def resolved_here(plan: Plan, site: Site) -> Resolved:
+    """Return a plan with the places that everything in it has on this machine; the target is made ready."""
+    files = ready_target(plan.target, plan.target.name)
+    return resolve(plan, files, site.placement.scratch / "hashes.json")
+
+
+def located(site: Site, plan: Plan | None) -> Site:
+    """Return a site that may have been resolved on another machine with the places of this one."""
+    if plan is None or site.folder is None or site.folder.is_dir():
+        return site
+    return site.at(resolved_here(plan, site))
 
 
 def with_previous(resolved: Resolved, store: Store) -> Resolved:

@@ -16,12 +16,14 @@ from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from deepspec.artifacts import Spec
+from deepspec.plan.plan import Plan
 from deepspec.stages import Stage, stage_named
 from infra.shards import count_shards, run_shard
 from infra.work import FanOut, Site
 from tasks.perform import Refs, slot
 from tasks.policy import can_pass
 from tasks.report import PrefectReport
+from tasks.resolve import located
 
 LOST_MACHINES = 3
 """How often Ray gives a shard to another machine."""
@@ -37,27 +39,36 @@ LOST_MACHINES = 3
     retry_delay_seconds=10,
     retry_condition_fn=can_pass,
 )
-def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: Site) -> None:
-    """Make one shard of a stage: in a child here, or as a run of the deployment that the site names."""
+def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: Site, plan: Plan | None = None) -> None:
+    """Make one shard of a stage: in a child here, or as a run of the deployment that the site names.
+
+    Args:
+        name: of the stage.
+        shard: which one.
+        spec: what changes the result.
+        inputs: kind -> reference.
+        site: where to run.
+        plan: by it another machine finds target and benchmarks in its own places.
+    """
     if site.fan_out.runner == "deployment":
         here = site.model_copy(update={"fan_out": FanOut()})
-        parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here}
+        parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here, "plan": plan}
         told = run_deployment(site.fan_out.address or "", parameters=parameters, flow_run_name=f"{name}-{shard}")
         told.state.result(raise_on_failure=True)  # type: ignore[union-attr]
         return
-    stage = stage_named(name)
+    stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
     with slot(site.limit):
-        run_shard(stage, shard, stage.spec.model_validate(spec), inputs, site, PrefectReport(f"{name}-{shard}"))
+        run_shard(stage, shard, stage.spec.model_validate(spec), inputs, located(site, plan), report)
 
 
-def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site) -> None:
+def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site, plan: Plan | None = None) -> None:
     """Make every shard of a stage, at most `site.fan_out.workers` at a time.
 
     Raises:
         Exception: that of the first shard that failed for good, once none is running any more.
     """
     total = count_shards(stage, spec, inputs, site, PrefectReport(stage.name))
-    given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site}
+    given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site, "plan": plan}
     with _runner(site) as runner:
         futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]
         wait(futures)

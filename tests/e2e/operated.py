@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from deepspec.store import Store
+from infra.launch import GUARD
 from infra.prefect_setup import set_up
 from infra.prefect_up import s3_server, worker
+from infra.settings import default_root
 from tests.target.tiny import write_target
 
+POOL = "deepspec-local"
 SIZES = (
     "prepare.near_duplicates=null",
     "train.draft.num_layers=1",
@@ -42,6 +47,11 @@ class Operated:
 
     api: str
     data: Path
+    stack: ExitStack
+
+    def start_worker(self) -> None:
+        """Run a worker for as long as the others here."""
+        self.stack.enter_context(worker(self.api, POOL, self.data / "logs"))
 
     def parameters(self, *overrides: str) -> dict[str, Any]:
         """Return the parameters of a run on the tiny target."""
@@ -61,12 +71,26 @@ class Operated:
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
 
-    def start(self, deployment: str, *overrides: str) -> str:
+    def start(self, deployment: str, *overrides: str, **parameters: Any) -> str:
         """Start a run of a deployment and return its id."""
         found = self.get(f"deployments/name/{deployment}")["id"]
-        state = {"type": "SCHEDULED"}
-        parameters = self.parameters(*overrides)
-        return str(self.post(f"deployments/{found}/create_flow_run", parameters=parameters, state=state)["id"])
+        told = {"parameters": {**self.parameters(*overrides), **parameters}, "state": {"type": "SCHEDULED"}}
+        return str(self.post(f"deployments/{found}/create_flow_run", **told)["id"])
+
+    def finish(self, *runs: str) -> None:
+        """Wait until runs are completed; fail with the log of one that ends otherwise."""
+        for run in runs:
+            until(lambda run=run: self.state(run) in {"Completed", "Failed", "Crashed", "Cancelled"}, seconds=900)
+            assert self.state(run) == "Completed", self.logs(run)
+
+    def cancel(self, run: str) -> float:
+        """Cancel a run as the UI does; return the seconds until no process of it was left."""
+        start = time.monotonic()
+        self.set_state(run, type="CANCELLING")
+        until(lambda: not self.processes(run))
+        took = time.monotonic() - start
+        until(lambda: self.state(run) == "Cancelled")
+        return took
 
     def set_state(self, run: str, **state: str) -> None:
         assert self.post(f"flow_runs/{run}/set_state", state=state)["status"] == "ACCEPT"
@@ -95,6 +119,18 @@ class Operated:
             if run.encode() in environment and word.encode() in words and words:
                 found.append(int(entry.name))
         return found
+
+
+def workers() -> list[psutil.Process]:
+    """Return the workers below this process, without their guards."""
+    below = [(process, process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    return [process for process, words in below if "worker" in words and str(GUARD) not in words]
+
+
+def manifests() -> dict[str, bytes]:
+    """Return the commit mark of everything that is published."""
+    store = Store(default_root())
+    return {key: store.read_bytes(key) for key in store.list("") if key.endswith("manifest.json")}
 
 
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
@@ -130,9 +166,10 @@ def operate(api: str, data: Path) -> Iterator[Operated]:
         quick = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
         for name, value in {**variables, **quick, "DEEPSPEC_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}.items():
             change.setenv(name, value)
-        pool = set_up(api, "local")
-        stack.enter_context(worker(api, pool, data / "logs"))
-        yield Operated(api, data)
+        assert set_up(api, "local") == POOL
+        operated = Operated(api, data, stack)
+        operated.start_worker()
+        yield operated
 
 
 def environment(api: str) -> dict[str, str]:

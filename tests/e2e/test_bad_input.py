@@ -28,6 +28,10 @@ BEFORE_ANYTHING = {
     "no place for the store": (["--root", "/dev/null/store"], r"cannot write /dev/null/store/.*check that the root"),
     "above a limit": (["--set", "limits.disk_gb=0.0001"], r"needs about .* above limits\.disk_gb"),
     "endpoint without a model": (["--endpoint", "http://127.0.0.1:1/v1"], r"--endpoint needs --model"),
+    "key that is not set": (
+        ["--endpoint", "http://127.0.0.1:1/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"],
+        r"the environment variable NO_SUCH_KEY, named as an endpoint's key, is not set",
+    ),
 }
 
 IN_PREPARE = {

@@ -6,18 +6,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
-from prefect.events import emit_event
+from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deepspec.catalog import find
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from infra.prefect_setup import set_up
 from infra.settings import default_root
+from infra.work import FanOut, Site
+from tasks import shards
 from tests.e2e.conftest import ROOT, query
-from tests.e2e.operated import Operated, environment, operate, until
+from tests.e2e.operated import Operated, environment, manifests, operate, until, workers
+from tests.evaluate.published import publish_better
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,7 +41,8 @@ def built(operated):
     command = [*PREFECT, "deployment", "run", "build-draft/local", "--params", parameters, "--watch"]
     done = subprocess.run(command, env=environment(operated.api), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return max(query(operated.api, "flow_runs", {}), key=lambda run: str(run["start_time"] or ""))
+    (run,) = query(operated.api, "flow_runs", {"flow_runs": {"tags": {"all_": ["target:target"]}}})
+    return run
 
 
 def test_everything_is_deployed_and_cron_runs_are_scheduled(operated):
@@ -59,15 +64,13 @@ def test_a_misspelt_parameter_is_refused_by_the_server(operated):
     assert "targt" in done.stdout + done.stderr
 
 
-@pytest.mark.soak
 def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     store = Store(default_root())
-    assert {key.split("/")[0] for key in store.list("") if key.endswith("manifest.json")} == {
-        stage.kind for stage in STAGES.values()
-    }
+    assert store.root.startswith("s3://")
+    assert {key.split("/")[0] for key in manifests()} == {stage.kind for stage in STAGES.values()}
     assert [key for key in store.list("prefect-results") if "stages/train/" in key]
     assert {"target:target", "algorithm:dspark"} < set(built["tags"])
-    shown = query(operated.api, "artifacts", {"limit": 200})
+    shown = query(operated.api, "artifacts", {"artifacts": {"flow_run_id": {"any_": [built["id"]]}}, "limit": 200})
     assert {str(found["type"]) for found in shown} >= {"progress", "table", "image", "markdown"}
     assert {"plan-estimate", "stages", "train-progress", "release-report"} <= {str(found["key"]) for found in shown}
     assert {f"{stage}-artifact" for stage in STAGES} <= {str(found["key"]) for found in shown}
@@ -77,27 +80,78 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert "Completed" in listed.stdout
 
 
-@pytest.mark.soak
-def test_cancelled_resumed_killed_and_recovered(operated: Operated, built):
-    """One long training: Cancel from the API, Retry, kill -9 of the engine, which the automation notices."""
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")
+def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
+    picture = ROOT / "runs" / "run-page.png"
+    picture.parent.mkdir(exist_ok=True)
+    page = f"{operated.api.removesuffix('/api')}/runs/flow-run/{built['id']}?tab=Artifacts"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1400,1000"]
+    browser = ["chromium", *options, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
+    shown = subprocess.run(
+        [*browser, f"--screenshot={picture}", "--dump-dom", page],
+        capture_output=True, text=True, timeout=180, check=True,
+    )  # fmt: skip
+    assert "evaluate-acceptance" in shown.stdout
+    assert picture.stat().st_size > 20_000
+
+
+def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(operated: Operated, built):
+    """Cancel from the API, then Retry; kill -9 of the engine, then of the worker, which the automation notices."""
     run = operated.start("train/local", "train.steps=100000")
     store = Store(default_root())
     until(lambda: [key for key in store.list("draft") if "/checkpoints/" in key])
-    operated.set_state(run, type="CANCELLING")
-    start = time.monotonic()
-    until(lambda: not operated.processes(run), seconds=60)
-    assert time.monotonic() - start < 20
-    until(lambda: operated.state(run) == "Cancelled")
-
+    assert operated.cancel(run) < 20
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
-    until(lambda: operated.logs(run).count("going on after step") == 1)
+    until(lambda: resumed(operated, run) == 1)
     for engine in operated.processes(run, "prefect"):
         os.kill(engine, signal.SIGKILL)
-    until(lambda: operated.logs(run).count("going on after step") == 2)
+    until(lambda: resumed(operated, run) == 2)
+    (lost,) = workers()
+    os.kill(lost.pid, signal.SIGKILL)
+    until(lambda: not operated.processes(run))
+    operated.start_worker()
+    until(lambda: resumed(operated, run) == 3)
     recovered = [each for each in query(operated.api, "flow_runs", {}) if each["name"] == f"recover-{run}"]
-    assert len(recovered) == 1
-    operated.set_state(run, type="CANCELLING")
-    until(lambda: operated.state(run) == "Cancelled" and not operated.processes(run))
+    assert len(recovered) == 2
+    operated.cancel(run)
+
+
+def test_two_runs_of_one_plan_at_once_make_everything_once(operated: Operated, built):
+    """They take turns by the limit; the draft is published once, and what was there before stays."""
+    before = manifests()
+    operated.finish(*[operated.start("train/local", "train.seed=7") for _ in range(2)])
+    after = manifests()
+    assert {key: after[key] for key in before} == before
+    assert [key.split("/")[0] for key in after if key not in before] == ["draft"]
+
+
+def test_a_reevaluation_that_finds_a_draft_worse_starts_the_alert_flow(operated: Operated, built):
+    store, scratch = Store(default_root()), operated.data / "scratch"
+    (key,) = [key for key in manifests() if key.startswith("scores/")]
+    publish_better(store, find(store, key.removesuffix("/manifest.json")), "d" * 32, scratch)
+    operated.finish(operated.start("reevaluate/local", release=f"scores/{'d' * 32}"))
+    (alert,) = until(lambda: alerts(operated.api))
+    operated.finish(alert)
+    (artifact,) = query(operated.api, "artifacts", {"artifacts": {"key": {"any_": ["regression"]}}})
+    assert "accepted length at temperature 0 fell from" in str(artifact["data"])
+
+
+def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeypatch):
+    done: list[int] = []
+    monkeypatch.setattr(shards, "count_shards", lambda *_: 200)
+    monkeypatch.setattr(shards, "run_shard", lambda stage, shard, *_: done.append(shard))
+    site = Site(root=str(tmp_path), fan_out=FanOut(workers=16))
+
+    @flow(name="many-shards")
+    def many() -> None:
+        shards.make_shards(STAGES["prepare"], STAGES["prepare"].spec.model_construct(sources=()), {}, site)
+
+    with temporary_settings({PREFECT_API_URL: api}):
+        many()
+    assert sorted(done) == list(range(200))
+    ours = {"limit": 200, "flows": {"name": {"any_": ["many-shards"]}}}
+    until(lambda: [task["state_name"] for task in query(api, "task_runs", ours)] == ["Completed"] * 200)
+    assert "database is locked" not in Path(os.environ["PREFECT_HOME"], "server.log").read_text()
 
 
 @pytest.mark.soak
@@ -107,32 +161,10 @@ def test_setting_up_again_doubles_nothing(operated):
     assert [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")] == before
 
 
-def test_a_regression_starts_the_alert_flow(operated):
-    with temporary_settings({PREFECT_API_URL: operated.api}):
-        emit_event(
-            "deepspec.eval.regressed",
-            resource={"prefect.resource.id": "deepspec.draft.abc"},
-            payload={"regressions": ["gsm8k: 1.31, was 1.38"]},
-        )
-    (alert,) = until(lambda: alerts(operated.api))
-    until(lambda: operated.state(alert) == "Completed")
-    (artifact,) = query(operated.api, "artifacts", {"artifacts": {"key": {"any_": ["regression"]}}})
-    assert "gsm8k: 1.31, was 1.38" in str(artifact["data"])
-
-
-@pytest.mark.soak
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")
-def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
-    picture = ROOT / "runs" / "run-page.png"
-    picture.parent.mkdir(exist_ok=True)
-    page = f"{operated.api.removesuffix('/api')}/runs/flow-run/{built['id']}?tab=Artifacts"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1400,1000"]
-    browser = ["chromium", *options, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
-    shown = subprocess.run([*browser, "--dump-dom", page], capture_output=True, text=True, timeout=180, check=True)
-    assert "evaluate-acceptance" in shown.stdout
-    subprocess.run([*browser, f"--screenshot={picture}", page], capture_output=True, timeout=180, check=True)
-    assert picture.stat().st_size > 20_000
+def resumed(operated: Operated, run: str) -> int:
+    """Return how often a training went on at a checkpoint."""
+    return operated.logs(run).count("going on after step")
 
 
 def alerts(api: str) -> list[str]:
-    return [str(run["id"]) for run in query(api, "flow_runs", {}) if run["name"] == "alert-deepspec.draft.abc"]
+    return [str(run["id"]) for run in query(api, "flow_runs", {"flows": {"name": {"any_": ["alert"]}}})]

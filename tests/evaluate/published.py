@@ -1,16 +1,19 @@
 """A tiny target on disk, a random draft for it as a published artifact, and two benchmark files."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Spec, TargetId, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
+from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import read
 from deepspec.formats.benchmarks import Benchmark, resolve
 from deepspec.formats.draft import adopt_target, save_draft
 from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.rows import read_rows, write_rows
 from deepspec.models import build_draft
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -34,6 +37,21 @@ class Given:
     target: TargetId
     benchmarks: tuple[Benchmark, ...]
     placement: Placement
+
+
+def publish_better(store: Store, scores: ArtifactRef, address: str, scratch: Path) -> ArtifactRef:
+    """Publish what scores would be had every proposal been accepted: a baseline that today's cannot hold."""
+    real = open_artifact(store, scores, scratch)
+    out = Out(store, "scores", address, real.manifest.inputs, scratch)
+    for name in real.names():
+        if not name.startswith("traces"):
+            shutil.copyfile(real.path(name), out.file(name))
+            continue
+        rows = [row for _, row in read_rows(real.path(name))]
+        for row in rows:
+            row["rounds"] = [[room, proposed, proposed, False, told] for room, proposed, _, _, told in row["rounds"]]
+        write_rows(out.file(name), rows)
+    return out.publish(EvaluateSpec.model_validate(real.manifest.spec), real.manifest.version, real.manifest.counts)
 
 
 def given(root: Path, **recipe: Any) -> Given:

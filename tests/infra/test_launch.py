@@ -213,11 +213,13 @@ def test_a_long_lived_child_ends_with_its_block(tmp_path):
 
 
 def test_a_long_lived_child_that_ended_says_why(tmp_path):
-    command = [sys.executable, "-c", "print('no such model'); exit(3)"]
+    command = [sys.executable, "-c", "print('x' * 1_000_000); print('no such model'); exit(3)"]
     with start_guarded(command, log_path=tmp_path / "log") as child:
         with pytest.raises(ChildError, match="no such model") as caught:
             wait_for(lambda: child.check())
+        assert not child.runs()
         assert caught.value.exit_code == 3
+        assert len(str(caught.value)) < 20_000
 
 
 def test_a_job_does_not_outlive_a_guard_that_was_killed(tree):

@@ -1,13 +1,16 @@
 """Operated for long: machines that vanish, two runs of one plan, hundreds of tasks, several nodes, a Ray cluster."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deepspec.stages import STAGES
@@ -15,13 +18,12 @@ from deepspec.store import Store
 from flows.chain import Chain
 from infra.child import Job
 from infra.engines import free_port
-from infra.prefect_up import worker
 from infra.settings import default_root
 from infra.work import FanOut, Site, child_job
 from tasks import shards
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.e2e.conftest import ROOT, api, query  # noqa: F401 - a fixture
-from tests.e2e.operated import Operated, operate, until
+from tests.e2e.operated import Operated, manifests, operate, until, workers
 from tests.target.tiny import write_target
 from tests.train.conftest import SMALL, make_site
 
@@ -37,92 +39,99 @@ def operated(api, tmp_path_factory):  # noqa: F811
 @pytest.fixture(scope="module")
 def built(operated):
     run = operated.start("build-draft/local")
-    until(lambda: operated.state(run) in {"Completed", "Failed"}, seconds=1200)
-    assert operated.state(run) == "Completed", operated.logs(run)
+    operated.finish(run)
     return run
 
 
-def published() -> dict[str, bytes]:
-    store = Store(default_root())
-    return {key: store.read_bytes(key) for key in store.list("") if key.endswith("manifest.json")}
-
-
-def test_two_runs_of_one_plan_at_once_make_everything_once(operated: Operated, built):
-    """They take turns by the limit; each stage is published once, and what was there before stays."""
-    before = published()
-    both = [operated.start("build-draft/local", "train.seed=7") for _ in range(2)]
-    until(lambda: {operated.state(run) for run in both} == {"Completed"}, seconds=1200)
-    after = published()
-    assert {key: after[key] for key in before} == before
-    kinds = [key.split("/")[0] for key in after if key not in before]
-    assert sorted(kinds) == sorted(stage.kind for stage in STAGES.values() if "draft" in (stage.kind, *stage.inputs))
-
-
 def test_a_deleted_artifact_is_made_again(operated: Operated, built):
-    store = Store(default_root())
-    (release,) = [key for key in published() if key.startswith("release/")][:1]
-    store.delete(release)
+    (release,) = [key for key in manifests() if key.startswith("release/")]
+    Store(default_root()).delete(release)
     run = operated.start("build-draft/local")
-    until(lambda: operated.state(run) == "Completed", seconds=600)
+    operated.finish(run)
     states = {task["name"]: task["state_name"] for task in tasks_of(operated, run)}
-    assert states.pop("plan") == "Completed"
-    assert {name for name, state in states.items() if state == "Completed"} <= {"release"}
+    assert {name for name, state in states.items() if state == "Completed"} == {"plan", "release"}
+    assert set(states) == {"plan", *STAGES}
 
 
-def test_a_worker_that_is_killed_takes_its_run_with_it_and_the_next_one_goes_on(operated: Operated, built):
+def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(operated: Operated, built):
+    before = manifests()
+    variants = [{"name": f"steps-{steps}", "changes": [f"train.steps={steps}"]} for steps in (2, 4, 6)]
+    run = operated.start("sweep/local", variants=variants)
+    operated.finish(run)
+    made = sorted(key.split("/")[0] for key in manifests() if key not in before)
+    assert made == ["draft", "draft", "scores", "scores"], "four steps are what the run before made"
+    (board,) = artifacts_of(operated, run, "leaderboard")
+    rows = json.loads(str(board["data"]))
+    assert {row["variant"] for row in rows} == {"steps-2", "steps-4", "steps-6"}
+    lengths = [float(row["temperature 0"]) for row in rows]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: Operated, built):
+    small = "regenerate.rows_per_part=12"
+    for stage in ("regenerate", "cache"):
+        fan_out = {"workers": 2, "runner": "deployment", "address": "shard/local"}
+        site = {**operated.parameters()["site"], "fan_out": fan_out}
+        run = operated.start(f"{stage}/local", small, site=site)
+        operated.finish(run)
+    shards_of = {"flows": {"name": {"any_": ["shard"]}}}
+    made = query(operated.api, "flow_runs", shards_of)
+    assert len(made) > 1
+    assert {shard["state_name"] for shard in made} == {"Completed"}
+    (told,) = [task for task in tasks_of(operated, run) if task["name"] == "cache"]
+    assert told["state_name"] == "Completed"
+
+
+def test_a_machine_that_vanishes_is_missed_by_its_heartbeats_and_its_run_goes_on(operated: Operated, built):
+    """Nobody is left to say that the run is over: the automation does, the slot comes back, another worker goes on."""
+    shorten_heartbeats(operated.api, seconds=60)
     run = operated.start("train/local", "train.steps=100000", "train.seed=11")
-    until(lambda: operated.state(run) == "Running" and operated.processes(run, "infra.child"))
     until(lambda: [key for key in Store(default_root()).list("draft") if "/checkpoints/" in key])
-    (first,) = [pid for pid in workers() if pid]
-    os.kill(first, signal.SIGKILL)
-    until(lambda: not operated.processes(run), seconds=60)
-    with worker(operated.api, "deepspec-local", operated.data / "logs"):
-        if operated.state(run) == "Running":  # nobody was left to say so; the heartbeat's automation does, in 9 minutes
-            operated.set_state(run, type="CRASHED")
-        until(lambda: "going on after step" in operated.logs(run), seconds=600)
-        operated.set_state(run, type="CANCELLING")
-        until(lambda: operated.state(run) == "Cancelled" and not operated.processes(run))
+    until(lambda: beats(operated, run) > 1)
+    vanish()
+    assert operated.processes(run) == []
+    assert operated.state(run) == "Running"
+    operated.start_worker()
+    until(lambda: "going on after step" in operated.logs(run), seconds=600)
+    told = operated.get(f"flow_run_states/?flow_run_id={run}")
+    assert next(state["message"] for state in told if state["type"] == "CRASHED").startswith("no heartbeat")
+    operated.cancel(run)
 
 
-def workers() -> list[int]:
-    """Return the worker processes below this test, guards aside."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"worker" in words and b"deepspec-local" in words and not any(b"guard.py" in word for word in words):
-            found.append(int(entry.name))
-    return found
+def shorten_heartbeats(api: str, seconds: int) -> None:  # noqa: F811
+    """Let the automation miss heartbeats after this time."""
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        (found,) = client.read_automations_by_name("deepspec-zombies")
+        told = found.model_dump(mode="json", exclude={"id"})
+        told["trigger"]["within"] = seconds
+        client.update_automation(found.id, AutomationCore.model_validate(told))
+
+
+def beats(operated: Operated, run: str) -> int:
+    """Return how many heartbeats of a run the server has."""
+    which = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    return int(operated.post("events/filter", filter=which)["total"])
+
+
+def vanish() -> None:
+    """Take the worker away with all that is below it, as when its machine loses power: nothing gets to react."""
+    (lost,) = workers()
+    guard = lost.parent()
+    assert guard is not None
+    gone = [guard, *guard.children(recursive=True)]
+    for process in gone:
+        process.suspend()
+    for process in gone:
+        process.kill()
+    psutil.wait_procs(gone)
 
 
 def tasks_of(operated: Operated, run: str) -> list[dict[str, str]]:
     return operated.post("task_runs/filter", flow_runs={"id": {"any_": [run]}}, limit=200)
 
 
-def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeypatch):  # noqa: F811
-    done = []
-    monkeypatch.setattr(shards, "count_shards", lambda *_: 200)
-    monkeypatch.setattr(shards, "run_shard", lambda stage, shard, *_: done.append(shard))
-    site = Site(root=str(tmp_path), fan_out=FanOut(workers=16))
-
-    @flow(name="many-shards")
-    def many() -> None:
-        shards.make_shards(STAGES["prepare"], STAGES["prepare"].spec.model_construct(sources=()), {}, site)
-
-    with temporary_settings({PREFECT_API_URL: api}):
-        many()
-    assert sorted(done) == list(range(200))
-    until(
-        lambda: (
-            len([t for t in query(api, "task_runs", {"limit": 200, "task_runs": {"name": {"like_": "prepare-"}}})])
-            == 200
-        )
-    )
-    logs = [path for path in Path(os.environ["PREFECT_HOME"]).glob("server.log")]
-    assert logs
-    assert not [path for path in logs if "database is locked" in path.read_text()]
+def artifacts_of(operated: Operated, run: str, key: str) -> list[dict[str, object]]:
+    return query(operated.api, "artifacts", {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}})
 
 
 def test_shards_on_threads_give_the_bytes_of_one_process(api, tmp_path):  # noqa: F811

@@ -23,7 +23,10 @@ def test_a_block_is_read_by_its_name(monkeypatch):
     assert keys_of(site_of(api_key_block="our-engines")) == {"DEEPSPEC_KEY_OUR_ENGINES": "key of our-engines"}
 
 
-def test_a_key_in_the_environment_is_left_to_the_child():
+def test_a_key_in_the_environment_is_left_to_the_child_and_missed_before_it_starts(monkeypatch):
+    with pytest.raises(SpecError, match="OUR_KEY, named as an endpoint's key, is not set"):
+        keys_of(site_of(api_key_env="OUR_KEY"))
+    monkeypatch.setenv("OUR_KEY", "key-4711")
     assert keys_of(site_of(api_key_env="OUR_KEY")) == {}
 
 
