@@ -36,7 +36,7 @@ def up(
     if detach:
         _detached([word for word in sys.argv[1:] if word != "--detach"])
         return
-    run(Wanted(host=host, port=port, s3=s3, engine=engine), lambda line: console.print(line, highlight=False))
+    run(Wanted(host=host, port=port, s3=s3, engine=engine), _say)
 
 
 @app.command()
@@ -103,6 +103,11 @@ def _pair(told: str) -> tuple[str, str]:
     return variable, block
 
 
+def _say(line: str) -> None:
+    """Print a line in one piece: people paste from it."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
 def _detached(words: list[str]) -> None:
     from infra.prefect_up import running_api  # loads Prefect
 
@@ -115,4 +120,4 @@ def _detached(words: list[str]) -> None:
         if started.poll() is not None:
             raise ChildError("deepspec up", started.returncode, log.read_text())
         time.sleep(0.5)
-    console.print(log.read_text().strip(), highlight=False)
+    _say(log.read_text().strip())

@@ -133,6 +133,11 @@ def manifests() -> dict[str, bytes]:
     return {key: store.read_bytes(key) for key in store.list("") if key.endswith("manifest.json")}
 
 
+def checkpoints() -> set[str]:
+    """Return what trainings have saved in the store."""
+    return {key for key in Store(default_root()).list("draft") if "/checkpoints/" in key}
+
+
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     """Return what the condition returns once that is true; fail where it never is."""
     end = time.monotonic() + seconds

@@ -12,15 +12,17 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deepspec.artifacts import Manifest
 from deepspec.catalog import find
 from deepspec.stages import STAGES
 from deepspec.store import Store
+from deepspec.train.spec import TrainSpec
 from infra.prefect_setup import set_up
 from infra.settings import default_root
 from infra.work import FanOut, Site
 from tasks import shards
 from tests.e2e.conftest import ROOT, query
-from tests.e2e.operated import Operated, environment, manifests, operate, until, workers
+from tests.e2e.operated import Operated, checkpoints, environment, manifests, operate, until, workers
 from tests.evaluate.published import publish_better
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -84,7 +86,7 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
 def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
     picture = ROOT / "runs" / "run-page.png"
     picture.parent.mkdir(exist_ok=True)
-    page = f"{operated.api.removesuffix('/api')}/runs/flow-run/{built['id']}?tab=Artifacts"
+    page = f"{operated.api.removesuffix('/api')}/v2/runs/flow-run/{built['id']}?tab=Artifacts"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1400,1000"]
     browser = ["chromium", *options, f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
     shown = subprocess.run(
@@ -97,9 +99,9 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
 
 def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(operated: Operated, built):
     """Cancel from the API, then Retry; kill -9 of the engine, then of the worker, which the automation notices."""
+    before = checkpoints()
     run = operated.start("train/local", "train.steps=100000")
-    store = Store(default_root())
-    until(lambda: [key for key in store.list("draft") if "/checkpoints/" in key])
+    until(lambda: checkpoints() > before)
     assert operated.cancel(run) < 20
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
     until(lambda: resumed(operated, run) == 1)
@@ -116,13 +118,20 @@ def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(o
     operated.cancel(run)
 
 
-def test_two_runs_of_one_plan_at_once_make_everything_once(operated: Operated, built):
-    """They take turns by the limit; the draft is published once, and what was there before stays."""
+def test_two_runs_at_once_make_a_deleted_artifact_again_once_and_leave_the_rest(operated: Operated, built):
+    """They take turns by the limit: one trains, the other finds the draft."""
     before = manifests()
-    operated.finish(*[operated.start("train/local", "train.seed=7") for _ in range(2)])
+    (draft,) = [key for key in before if key.startswith("draft/")]
+    Store(default_root()).delete(draft)
+    runs = [operated.start("train/local") for _ in range(2)]
+    operated.finish(*runs)
     after = manifests()
-    assert {key: after[key] for key in before} == before
-    assert [key.split("/")[0] for key in after if key not in before] == ["draft"]
+    assert {key: mark for key, mark in after.items() if key != draft} == {
+        key: before[key] for key in before if key != draft
+    }
+    assert content(after[draft]) == content(before[draft])
+    trained = query(operated.api, "artifacts", {"artifacts": {"key": {"any_": ["train-progress"]}}, "limit": 200})
+    assert len({found["flow_run_id"] for found in trained} & set(runs)) == 1
 
 
 def test_a_reevaluation_that_finds_a_draft_worse_starts_the_alert_flow(operated: Operated, built):
@@ -144,7 +153,7 @@ def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeyp
 
     @flow(name="many-shards")
     def many() -> None:
-        shards.make_shards(STAGES["prepare"], STAGES["prepare"].spec.model_construct(sources=()), {}, site)
+        shards.make_shards(STAGES["train"], TrainSpec(), {}, site)
 
     with temporary_settings({PREFECT_API_URL: api}):
         many()
@@ -159,6 +168,10 @@ def test_setting_up_again_doubles_nothing(operated):
     before = [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")]
     set_up(operated.api, "local")
     assert [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")] == before
+
+
+def content(manifest: bytes) -> str:
+    return Manifest.model_validate_json(manifest).content
 
 
 def resumed(operated: Operated, run: str) -> int:

@@ -18,12 +18,11 @@ from deepspec.store import Store
 from flows.chain import Chain
 from infra.child import Job
 from infra.engines import free_port
-from infra.settings import default_root
 from infra.work import FanOut, Site, child_job
 from tasks import shards
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.e2e.conftest import ROOT, api, query  # noqa: F401 - a fixture
-from tests.e2e.operated import Operated, manifests, operate, until, workers
+from tests.e2e.operated import Operated, checkpoints, manifests, operate, until, workers
 from tests.target.tiny import write_target
 from tests.train.conftest import SMALL, make_site
 
@@ -41,16 +40,6 @@ def built(operated):
     run = operated.start("build-draft/local")
     operated.finish(run)
     return run
-
-
-def test_a_deleted_artifact_is_made_again(operated: Operated, built):
-    (release,) = [key for key in manifests() if key.startswith("release/")]
-    Store(default_root()).delete(release)
-    run = operated.start("build-draft/local")
-    operated.finish(run)
-    states = {task["name"]: task["state_name"] for task in tasks_of(operated, run)}
-    assert {name for name, state in states.items() if state == "Completed"} == {"plan", "release"}
-    assert set(states) == {"plan", *STAGES}
 
 
 def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(operated: Operated, built):
@@ -85,8 +74,9 @@ def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: 
 def test_a_machine_that_vanishes_is_missed_by_its_heartbeats_and_its_run_goes_on(operated: Operated, built):
     """Nobody is left to say that the run is over: the automation does, the slot comes back, another worker goes on."""
     shorten_heartbeats(operated.api, seconds=60)
+    before = checkpoints()
     run = operated.start("train/local", "train.steps=100000", "train.seed=11")
-    until(lambda: [key for key in Store(default_root()).list("draft") if "/checkpoints/" in key])
+    until(lambda: checkpoints() > before)
     until(lambda: beats(operated, run) > 1)
     vanish()
     assert operated.processes(run) == []
