@@ -18,7 +18,7 @@ from flows.choices import Choices
 from infra.caps import caps_of
 from infra.work import Site
 from tasks.resolve import resolve_plan
-from tasks.run import label_run, show_artifact, show_table
+from tasks.run import label_run, show_content, show_link, show_table
 from tasks.shards import make_shards
 from tasks.stages import STAGE_TASKS
 
@@ -73,7 +73,9 @@ class Chain:
         ref = state.result()
         current = find_fresh(stage, spec, given, self._store) or ref
         self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
-        show_artifact(name, current, self._site)
+        show_link(name, current)
+        if state.name == "Cached":
+            show_content(name, current, self._site)
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -36,7 +37,9 @@ def up(
     if detach:
         _detached([word for word in sys.argv[1:] if word != "--detach"])
         return
-    run(Wanted(host=host, port=port, s3=s3, engine=engine), _say)
+    with suppress(KeyboardInterrupt):  # Ctrl-C and `down` are how it ends
+        run(Wanted(host=host, port=port, s3=s3, engine=engine), _say)
+    _say("stopped")
 
 
 @app.command()

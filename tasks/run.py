@@ -35,9 +35,13 @@ def show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
     create_table_artifact(table=rows, key=key, description=description)
 
 
-def show_artifact(stage: str, ref: ArtifactRef, site: Site) -> None:
-    """Link a published artifact, and show the pictures and texts in it: those of cached stages, too."""
+def show_link(stage: str, ref: ArtifactRef) -> None:
+    """Link a published artifact."""
     create_link_artifact(ref.uri, link_text=ref.prefix, key=f"{stage}-artifact", description=f"made by {stage}")
+
+
+def show_content(stage: str, ref: ArtifactRef, site: Site) -> None:
+    """Show the pictures and texts in a published artifact, as its stage did when it made it."""
     artifact = open_artifact(Store(site.root), ref, site.placement.scratch)
     for name in artifact.names():
         if name.endswith(".png"):
