@@ -65,16 +65,16 @@ class Chain:
         stage, spec = stage_named(name), self._specs[name]
         given = {ref.kind: ref for ref in inputs}
         task: Task[..., ArtifactRef] = STAGE_TASKS[name]
-        stale = find_fresh(stage, spec, given, self._store) is None
+        fresh = find_fresh(stage, spec, given, self._store) is not None
         start = time.monotonic()
-        if stale and stage.sharded and self._site.fan_out.workers > 1:
+        if not fresh and stage.sharded and self._site.fan_out.workers > 1:
             make_shards(stage, spec, given, self._site, self._plan)
-        state: Any = task.with_options(refresh_cache=stale)(spec, given, self._site, return_state=True)
-        ref = state.result()
+        state: Any = task.with_options(refresh_cache=not fresh)(spec, given, self._site, return_state=True)
+        ref, name_of_state = state.result(), "Cached" if fresh else state.name or ""
         current = find_fresh(stage, spec, given, self._store) or ref
-        self.steps.append(Step(stage=name, state=state.name or "", seconds=time.monotonic() - start, ref=current))
+        self.steps.append(Step(stage=name, state=name_of_state, seconds=time.monotonic() - start, ref=current))
         show_link(name, current)
-        if state.name == "Cached":
+        if fresh:
             show_content(name, current, self._site)
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
@@ -127,9 +127,13 @@ class Chain:
 def begin(choices: Choices, site: Site) -> tuple[Resolved, Site]:
     """Resolve what was chosen; the run is tagged with target, algorithm and plan, and the site knows its caps."""
     plan = choices.plan()
-    tags = (f"target:{plan.target.name}", f"algorithm:{plan.train.draft.algorithm}", f"plan:{plan.digest}")
-    caps = caps_of(plan.limits, spent=label_run(tags))
+    caps = caps_of(plan.limits, spent=label_run(tags_of(plan)))
     return resolve_plan(plan, site.model_copy(update={"caps": caps}))
+
+
+def tags_of(plan: Plan) -> tuple[str, ...]:
+    """Return what a run can be searched for by."""
+    return (f"target:{plan.target.name}", f"algorithm:{plan.train.draft.algorithm}", f"plan:{plan.digest}")
 
 
 def chain_of(choices: Choices, site: Site) -> Chain:

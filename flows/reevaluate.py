@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from prefect import flow, runtime
 
 from deepspec.catalog import find
-from deepspec.evaluate.again import evaluated_again
+from deepspec.evaluate.again import evaluated_again, scores_of
 from deepspec.store import Store
 from flows.chain import Chain, Step, begin
 from flows.choices import Choices
@@ -23,10 +23,11 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
         release: a release, or scores: a ref, `kind/address`, or the start of an address.
         as_of: moment that the scores speak of; default: when the run was scheduled, so that a retry goes on with it.
     """
-    resolved, site = begin(choices, site)
     store = Store(site.root)
+    released = find(store, release)
+    resolved, site = begin(choices.but(algorithm=scores_of(store, released).counts["algorithm"]), site)
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
-    spec, draft = evaluated_again(store, find(store, release), resolved.target, moment)
+    spec, draft = evaluated_again(store, released, resolved.target, moment)
     chain = Chain({"evaluate": spec}, site, plan=choices.plan())
     announce(chain.run("evaluate", draft), site)
     chain.report()

@@ -7,50 +7,52 @@ from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
 
+RUN_NAME = "{choices.target}-{choices.algorithm}"
 
-@flow(name="prepare", persist_result=False)
+
+@flow(name="prepare", flow_run_name=RUN_NAME, persist_result=False)
 def prepare(choices: Choices, site: Site) -> Step:
     """Publish the prompts."""
     return _only("prepare", choices, site)
 
 
-@flow(name="regenerate", persist_result=False)
+@flow(name="regenerate", flow_run_name=RUN_NAME, persist_result=False)
 def regenerate(choices: Choices, site: Site) -> Step:
     """Publish the target's answers to the published prompts."""
     return _only("regenerate", choices, site)
 
 
-@flow(name="cache", persist_result=False)
+@flow(name="cache", flow_run_name=RUN_NAME, persist_result=False)
 def cache(choices: Choices, site: Site) -> Step:
     """Publish the target's hidden states over the published answers."""
     return _only("cache", choices, site)
 
 
-@flow(name="train", persist_result=False)
+@flow(name="train", flow_run_name=RUN_NAME, persist_result=False)
 def train(choices: Choices, site: Site) -> Step:
     """Publish a draft fitted to the published cache."""
     return _only("train", choices, site)
 
 
-@flow(name="export", persist_result=False)
+@flow(name="export", flow_run_name=RUN_NAME, persist_result=False)
 def export(choices: Choices, site: Site) -> Step:
     """Publish the published draft in the forms of the engines."""
     return _only("export", choices, site)
 
 
-@flow(name="evaluate", persist_result=False)
+@flow(name="evaluate", flow_run_name=RUN_NAME, persist_result=False)
 def evaluate(choices: Choices, site: Site) -> Step:
     """Publish the scores of the published draft."""
     return _only("evaluate", choices, site)
 
 
-@flow(name="benchmark", persist_result=False)
+@flow(name="benchmark", flow_run_name=RUN_NAME, persist_result=False)
 def benchmark(choices: Choices, site: Site) -> Step:
     """Publish the speed of the published draft on this machine."""
     return _only("benchmark", choices, site)
 
 
-@flow(name="release", persist_result=False)
+@flow(name="release", flow_run_name=RUN_NAME, persist_result=False)
 def release(choices: Choices, site: Site) -> Step:
     """Publish the release of the published draft."""
     return _only("release", choices, site)

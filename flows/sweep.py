@@ -6,10 +6,11 @@ from pydantic import Field
 from deepspec.artifacts import Spec, read_manifest
 from deepspec.errors import SpecError, TrainingError
 from deepspec.store import Store
+from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
 from infra.work import Site
-from tasks.run import show_table
+from tasks.run import label_run, show_table
 
 
 class Variant(Spec):
@@ -35,6 +36,7 @@ def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[d
     """
     if len({variant.name for variant in variants}) < max(2, len(variants)):
         raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own")
+    label_run(tags_of(choices.plan()))
     found = {variant.name: _try(choices, site, variant) for variant in variants}
     board = leaderboard({name: _scores(site, built) for name, built in found.items() if built is not None})
     show_table("leaderboard", board, "accepted length with bonus; the longest first")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from deepspec.artifacts import ArtifactRef, TargetId, read_manifest
+from deepspec.artifacts import ArtifactRef, Manifest, TargetId, read_manifest
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.store import Store
@@ -23,6 +23,20 @@ def evaluated_again(
         SpecError: it is neither.
         NotPublishedError: its scores are gone.
     """
+    manifest = scores_of(store, released)
+    spec = EvaluateSpec.model_validate(manifest.spec).but(
+        target=target, as_of=as_of.astimezone(UTC).isoformat(timespec="seconds"), baseline=manifest.address
+    )
+    return spec, manifest.inputs["draft"]
+
+
+def scores_of(store: Store, released: ArtifactRef) -> Manifest:
+    """Return the manifest of the scores of a release, or of scores themselves.
+
+    Raises:
+        SpecError: it is neither.
+        NotPublishedError: its scores are gone.
+    """
     if released.kind not in ("release", "scores"):
         raise SpecError(
             f"{released.prefix} is of kind {released.kind}; wanted a release or scores, see: deepspec status"
@@ -34,7 +48,4 @@ def evaluated_again(
         raise NotPublishedError(
             f"the scores of {store.uri(released.prefix)} are not published; evaluate and release again"
         )
-    spec = EvaluateSpec.model_validate(manifest.spec).but(
-        target=target, as_of=as_of.astimezone(UTC).isoformat(timespec="seconds"), baseline=manifest.address
-    )
-    return spec, manifest.inputs["draft"]
+    return manifest

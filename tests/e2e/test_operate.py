@@ -21,6 +21,7 @@ from infra.prefect_setup import set_up
 from infra.settings import default_root
 from infra.work import FanOut, Site
 from tasks import shards
+from tasks.report import PrefectReport
 from tests.e2e.conftest import ROOT, query
 from tests.e2e.operated import Operated, checkpoints, environment, manifests, operate, until, workers
 from tests.evaluate.published import publish_better
@@ -161,6 +162,19 @@ def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeyp
     ours = {"limit": 200, "flows": {"name": {"any_": ["many-shards"]}}}
     until(lambda: [task["state_name"] for task in query(api, "task_runs", ours)] == ["Completed"] * 200)
     assert "database is locked" not in Path(os.environ["PREFECT_HOME"], "server.log").read_text()
+
+
+def test_a_table_that_comes_again_takes_the_place_of_the_one_before(api):
+    @flow(name="two-tables")
+    def tell() -> None:
+        report = PrefectReport("regenerate")
+        for answered in (1, 2):
+            report.table("lanes", [{"answered": answered}])
+
+    with temporary_settings({PREFECT_API_URL: api}):
+        tell()
+    (shown,) = query(api, "artifacts", {"artifacts": {"key": {"any_": ["regenerate-lanes"]}}})
+    assert json.loads(str(shown["data"])) == [{"answered": 2}]
 
 
 @pytest.mark.soak

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepspec.artifacts import Placement
+from deepspec.placement import Placement
 from flows.choices import Choices
 from infra.work import Site
 from tasks.resolve import located
