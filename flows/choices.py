@@ -1,6 +1,7 @@
 """What a person says about a run: on the command line, in the form of the UI, or as a deployment's parameters."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -39,6 +40,11 @@ class Choices(Spec):
     """section.field=value each; `deepspec fields` lists every field."""
     smoke: int | None = Field(default=None, ge=8)
     """Run everything on this many samples."""
+
+    @property
+    def label(self) -> str:
+        """Return a short name for runs: a target's folder without those above it."""
+        return f"{Path(self.target).name}-{self.algorithm}"
 
     def plan(self) -> Plan:
         """Return the plan: presets, then what is said here, then the overrides.

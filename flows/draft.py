@@ -16,7 +16,7 @@ class Built(BaseModel):
     steps: tuple[Step, ...]
 
 
-@flow(name="build-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
+@flow(name="build-draft", flow_run_name="{choices.label}", persist_result=False)
 def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
     chain = chain_of(choices, site)
@@ -28,7 +28,7 @@ def build_draft(choices: Choices, site: Site) -> Built:
     return _built(chain)
 
 
-@flow(name="try-draft", flow_run_name="{choices.target}-{choices.algorithm}", persist_result=False)
+@flow(name="try-draft", flow_run_name="{choices.label}", persist_result=False)
 def try_draft(choices: Choices, site: Site) -> Built:
     """Train and measure a draft, and stop there: a row of a sweep."""
     chain = chain_of(choices, site)

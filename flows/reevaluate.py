@@ -13,7 +13,7 @@ from infra.work import Site
 from tasks.alert import announce
 
 
-@flow(name="reevaluate", flow_run_name="{choices.target}-{release}", persist_result=False)
+@flow(name="reevaluate", flow_run_name="reevaluate-{release}", persist_result=False)
 def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> Step:
     """Publish scores of a release against today's target, and emit `deepspec.eval.regressed` where they are worse.
 

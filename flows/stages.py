@@ -7,7 +7,7 @@ from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
 
-RUN_NAME = "{choices.target}-{choices.algorithm}"
+RUN_NAME = "{choices.label}"
 
 
 @flow(name="prepare", flow_run_name=RUN_NAME, persist_result=False)

@@ -21,7 +21,7 @@ class Variant(Spec):
     """section.field=value each, on top of what all variants share."""
 
 
-@flow(name="sweep", flow_run_name="sweep-{choices.target}-{choices.algorithm}", persist_result=False)
+@flow(name="sweep", flow_run_name="sweep-{choices.label}", persist_result=False)
 def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[dict[str, str]]:
     """Train and measure every variant, one after the other; a variant that fails does not end the others.
 
