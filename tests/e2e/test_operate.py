@@ -101,7 +101,8 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
 def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(operated: Operated, built):
     """Cancel from the API, then Retry; kill -9 of the engine, then of the worker, which the automation notices."""
     before = checkpoints()
-    run = operated.start("train/local", "train.steps=100000")
+    no_limit = {"placement": {"threads": 1}}  # a slot would come back a minute after the one who held it was killed
+    run = operated.start("train/local", "train.steps=100000", site=no_limit)
     until(lambda: checkpoints() > before)
     assert operated.cancel(run) < 20
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
