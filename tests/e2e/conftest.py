@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.logging.handlers import APILogWorker
 
 from deepspec.artifacts import Manifest
 from deepspec.catalog import catalog
@@ -137,6 +138,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         with server(free_port(), home) as url:
             yield url
+            APILogWorker.drain_all(timeout=5)
     finally:
         os.environ.pop("PREFECT_HOME")
         if old is not None:

@@ -98,6 +98,7 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
+@pytest.mark.soak
 def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(operated: Operated, built):
     """Cancel from the API, then Retry; kill -9 of the engine, then of the worker, which the automation notices."""
     before = checkpoints()
@@ -120,6 +121,7 @@ def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(o
     operated.cancel(run)
 
 
+@pytest.mark.soak
 def test_two_runs_at_once_make_a_deleted_artifact_again_once_and_leave_the_rest(operated: Operated, built):
     """They take turns by the limit: one trains, the other finds the draft."""
     before = manifests()
