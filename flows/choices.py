@@ -27,7 +27,7 @@ class Choices(Spec):
     dataset: str | None = None
     """Dataset preset; None: demo, unless prompts, answers or a draft are given."""
     size: str | None = None
-    """Size preset (laptop); None: the published sizes."""
+    """Size preset (laptop, hour); None: the published sizes."""
     prompts: tuple[str, ...] = ()
     """JSONL or parquet files, URLs, or hub dataset ids."""
     answers: str | None = None

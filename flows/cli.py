@@ -31,7 +31,7 @@ Algorithm = Annotated[
     Literal["dspark", "dflash", "eagle3"], typer.Option(help="What the draft proposes, and how it is trained.")
 ]
 Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo, unless prompts are given.")]
-Size = Annotated[str | None, typer.Option(help="Size preset (laptop); default: the published sizes.")]
+Size = Annotated[str | None, typer.Option(help="Size preset (laptop, hour); default: the published sizes.")]
 Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]
 Answers = Annotated[str | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
 Draft = Annotated[str | None, typer.Option(help="Checkpoint's folder, hub id, or published draft: nothing is trained.")]

@@ -50,6 +50,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         draft_layers=draft.num_layers or (1 if draft.algorithm == "eagle3" else 5),
         anchors=train.objective.num_anchors,
         block=draft.block_size,
+        draft_vocabulary=draft.draft_vocab_size,
         questions=question_count(plan),
         question_tokens=plan.evaluate.max_new_tokens,
     )

@@ -73,6 +73,8 @@ class Workload(Spec):
     draft_layers: int = Field(gt=0)
     anchors: int = Field(gt=0)
     block: int = Field(gt=0)
+    draft_vocabulary: int | None = None
+    """Tokens that the draft's head knows; None: the target's."""
     questions: int = Field(ge=0)
     """Benchmark prompts, all benchmarks and temperatures together."""
     question_tokens: int = Field(gt=0)
@@ -240,9 +242,10 @@ def _train_flops(sizes: Sizes, work: Workload) -> Range:
     what = work.captured
     positions = min(work.anchors, what.supervised.mid / max(1, what.samples)) * work.block * what.samples
     blocks = 6 * draft_parameters(sizes, work) * positions
-    draft_head = 4 * sizes.vocabulary * sizes.hidden * positions  # frozen: no gradient of its weight
+    head = sizes.hidden * (work.draft_vocabulary or sizes.vocabulary)
+    draft_head = 4 * head * positions  # frozen: no gradient of its weight
     context = what.tokens.scaled(6 * what.layers * sizes.hidden**2)
-    target_head = what.supervised.scaled(2 * sizes.vocabulary * sizes.hidden)
+    target_head = what.supervised.scaled(2 * head)
     return Range.around(blocks + draft_head).plus(context).plus(target_head)
 
 

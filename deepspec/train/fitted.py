@@ -23,6 +23,8 @@ from deepspec.train.data import Samples, read_record
 
 ROWS = 32768
 """Positions that the regression is fitted to."""
+ENOUGH = 4
+"""Least positions for each size of a state."""
 RIDGE = 0.03
 """Share by which the variance of each input is overstated."""
 SHARPNESS = 40.0
@@ -66,6 +68,8 @@ def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: B
     reach = min(shape.num_heads // shape.num_kv_heads, model.config.block_size)
     with torch.no_grad():
         seen = _read(model, samples, bigrams, reach)
+        if len(seen.left[0]) < ENOUGH * shape.hidden_size:
+            return f"{len(seen.left[0])} positions to learn from, wanted {ENOUGH * shape.hidden_size}"
         embedded_ND = first.input_layernorm(model.embed(seen.tokens))
         readable_ND = torch.cat([seen.before[0], embedded_ND])
         query_D, key_D = _constant(embedded_ND), _constant(readable_ND)
@@ -86,11 +90,13 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
     if bigrams is not None:
         means_VD += bigrams.mean_D
         means_VD[bigrams.tokens] = bigrams.means_SD
-    before: list[list[Tensor]] = [[] for _ in range(reach)]
-    left: list[list[Tensor]] = [[] for _ in range(reach)]
+    none_ND = torch.empty(0, model.config.block.hidden_size)
+    before, left = [[none_ND] for _ in range(reach)], [[none_ND] for _ in range(reach)]
     tokens, count = [torch.tensor([model.config.mask_token_id or 0])], 0
     for number in samples.order(0):
         record = read_record(samples, number)
+        if len(record.input_ids) <= reach:
+            continue
         said = record.loss_mask.unfold(0, reach + 1, 1).all(1).nonzero()[:, 0]  # an anchor and all slots behind it
         anchors_N = said[said >= reach]
         context_TD, rows = model.context(record.hidden.float()), supervises(record.loss_mask).cumsum(0) - 1

@@ -27,6 +27,18 @@ def test_every_preset_makes_a_plan_with_an_estimate(target, algorithm, dataset):
     assert plan_estimate(plan).store_bytes.mid > 0
 
 
+@pytest.mark.parametrize("name", presets.names("sizes"))
+def test_every_size_makes_a_plan(name):
+    assert plan_estimate(Choices(size=name).plan()).hours["train"].mid > 0
+
+
+def test_a_reduced_vocabulary_is_cheaper_to_train():
+    """A sixth of the head: it is most of what a draft of two blocks computes."""
+    whole = plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan())
+    reduced = plan_estimate(Choices(size="hour").plan())
+    assert reduced.hours["train"].mid < 0.5 * whole.hours["train"].mid
+
+
 @pytest.mark.parametrize("name", presets.names("hardware"))
 def test_every_hardware_preset_is_valid(name):
     assert presets.hardware(name).devices >= 1

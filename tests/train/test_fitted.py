@@ -64,6 +64,12 @@ def test_the_second_slot_looks_two_positions_back():
     assert agreement(model, records, 1) > 0.6
 
 
+def test_too_few_positions_are_no_ground_for_a_guess():
+    model = tiny("dflash")
+    few = linear_target(model, places=1)[:1]
+    assert fit_first_block(model, Few(few), None) == "52 positions to learn from, wanted 64"
+
+
 def test_a_block_of_another_form_stays_as_it_was():
     model = tiny("dflash", target="gemma4", shape="target")
     before = {name: value.clone() for name, value in model.state_dict().items()}
