@@ -21,6 +21,7 @@ from tests.export.drafts import write_draft, write_target
 from tests.heard import Heard
 
 TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
+TRAINED = {"steps": 9, "tokens": 700, "parameters": 1234}
 
 
 def publish_draft(store, scratch, kind):
@@ -28,7 +29,7 @@ def publish_draft(store, scratch, kind):
     out = Out(store, "draft", f"draft-{kind}", {}, scratch)
     out.file("x").unlink(missing_ok=True)
     write_draft(out.folder, kind)
-    ref = out.publish(ExportSpec(), 1, {"target": TARGET.model_dump(), "steps": 9, "tokens": 700, "parameters": 1234})
+    ref = out.publish(ExportSpec(), 1, {"target": TARGET.model_dump(), **TRAINED})
     return open_artifact(store, ref, scratch)
 
 

@@ -97,6 +97,14 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
     assert "## Speed\n\ntwo cores; ours; 2 threads; temperature 0." in report
 
 
+def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.export.test_run.TRAINED", {"parameters": 1234, "adopted": "ORG/draft"})
+    _, _, card = release(tmp_path)
+    assert "Trained elsewhere: `ORG/draft`; 1,234 trained parameters" in card
+    assert "steps on" not in card
+    assert "The prompts are under" not in card
+
+
 def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
     published, counts, card = release(tmp_path)
     for form in counts["forms"]:
