@@ -64,9 +64,13 @@ class Operated:
         return {"choices": choices, "site": {"limit": "deepspec-machine", "placement": {"threads": 1}}}
 
     def post(self, path: str, **body: Any) -> Any:
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
-        answer.raise_for_status()
-        return answer.json()
+        """Return the answer; a server that is busy (503) is asked again, as Prefect's own client does."""
+
+        def ask() -> httpx.Response | None:
+            told = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
+            return None if told.status_code == httpx.codes.SERVICE_UNAVAILABLE else told
+
+        return until(ask).raise_for_status().json()
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
