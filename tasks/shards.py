@@ -16,6 +16,7 @@ from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from deepspec.artifacts import Spec
+from deepspec.errors import ChildError
 from deepspec.plan.plan import Plan
 from deepspec.stages import Stage, stage_named
 from infra.shards import count_shards, run_shard
@@ -54,7 +55,8 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         here = site.model_copy(update={"fan_out": FanOut()})
         parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here, "plan": plan}
         told = run_deployment(site.fan_out.address or "", parameters=parameters, flow_run_name=f"{name}-{shard}")
-        told.state.result(raise_on_failure=True)  # type: ignore[union-attr]
+        if told.state is None or not told.state.is_completed():
+            raise ChildError(f"run {told.name} of {name}", 1, str(told.state))
         return
     stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
     with slot(site.limit):
