@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -55,8 +56,9 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         here = site.model_copy(update={"fan_out": FanOut()})
         parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here, "plan": plan}
         told = run_deployment(site.fan_out.address or "", parameters=parameters, flow_run_name=f"{name}-{shard}")
-        if told.state is None or not told.state.is_completed():
-            raise ChildError(f"run {told.name} of {name}", 1, str(told.state))
+        state: State[Any] | None = told.state  # type: ignore[union-attr]  # no event loop here
+        if state is None or not state.is_completed():
+            raise ChildError(f"{site.fan_out.address}: shard {shard} of {name}", 1, str(state))
         return
     stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
     with slot(site.limit):
