@@ -74,6 +74,18 @@ def test_typed_again_every_stage_is_cached(undisturbed, api):
     assert {str(task["name"]) for task in new if task["state_name"] == "Cached"} == set(STAGES)
 
 
+def test_a_deleted_artifact_is_made_again_and_nothing_else(undisturbed, api, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
+    draft = deepspec.checksums("draft")
+    shutil.rmtree(deepspec.root / "draft")
+    before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
+    done = deepspec.run("run")
+    assert done.returncode == 0, done.stderr
+    assert deepspec.checksums("draft") == draft
+    new = [task for task in query(api, "task_runs", {"limit": 200}) if task["id"] not in before]
+    assert {str(task["name"]) for task in new if task["state_name"] == "Completed"} == {"plan", "train"}
+
+
 def with_another_answer(deepspec: Deepspec, source: Deepspec, scratch: Path) -> Manifest:
     """Publish the answers of another store at the same address, with one answer changed, and return their manifest."""
     old = source.manifest("answers")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.automations import AutomationCore
@@ -27,6 +28,8 @@ from tests.target.tiny import write_target
 from tests.train.conftest import SMALL, make_site
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
+
+AUTOMATIONS = ROOT / "deployments" / "automations.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +95,9 @@ def shorten_heartbeats(api: str, seconds: int) -> None:  # noqa: F811
     """Let the automation miss heartbeats after this time."""
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         (found,) = client.read_automations_by_name("deepspec-zombies")
-        told = found.model_dump(mode="json", exclude={"id"})
-        told["trigger"]["within"] = seconds
-        client.update_automation(found.id, AutomationCore.model_validate(told))
+        told = next(each for each in yaml.safe_load(AUTOMATIONS.read_text()) if each["name"] == found.name)
+        shorter = {**told, "trigger": {**told["trigger"], "within": seconds}}
+        client.update_automation(found.id, AutomationCore.model_validate(shorter))
 
 
 def beats(operated: Operated, run: str) -> int:
