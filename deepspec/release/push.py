@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 
-from deepspec.artifacts import MANIFEST, Artifact
+from deepspec.artifacts import MANIFEST, Artifact, open_artifact
 from deepspec.errors import SpecError, StoreError
 from deepspec.formats.exports import read_index, write_form
 from deepspec.store import Store
@@ -55,16 +55,31 @@ def lay_out(release: Artifact, folder: Path) -> None:
 
 
 def copy(release: Artifact, store: Store, scratch: Path) -> str:
-    """Copy a release into another store, its commit mark last; return where it lies."""
-    for name, entry in release.manifest.files.items():
-        moved = scratch / "pushed" / f"{secrets.token_hex(6)}-{name}"  # the store takes the file away
-        moved.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(release.path(name), moved)
-        store.put_file(moved, f"{release.prefix}/{entry.key}")
-        moved.unlink(missing_ok=True)
-    mark = f"{release.prefix}/{MANIFEST}"
-    store.write_bytes(mark, release.store.read_bytes(mark))
-    return store.uri(release.prefix)
+    """Copy a release into another store, with the scores and the draft that its re-evaluation reads.
+
+    Returns:
+        where the release lies.
+
+    Raises:
+        NotPublishedError: its scores or its draft are gone.
+    """
+    for needed in (release.manifest.inputs[name] for name in ("draft", "scores")):
+        _copy(open_artifact(release.store, needed, scratch), store, scratch)
+    return _copy(release, store, scratch)
+
+
+def _copy(artifact: Artifact, store: Store, scratch: Path) -> str:
+    """Copy an artifact that is not there yet, its commit mark last; return where it lies."""
+    mark = f"{artifact.prefix}/{MANIFEST}"
+    if not store.exists(mark):
+        for name, entry in artifact.manifest.files.items():
+            moved = scratch / "pushed" / f"{secrets.token_hex(6)}-{name}"  # the store takes the file away
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.path(name), moved)
+            store.put_file(moved, f"{artifact.prefix}/{entry.key}")
+            moved.unlink(missing_ok=True)
+        store.write_bytes(mark, artifact.store.read_bytes(mark))
+    return store.uri(artifact.prefix)
 
 
 def _upload(folder: Path, repository: str, private: bool, address: str) -> str:

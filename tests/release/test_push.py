@@ -1,5 +1,6 @@
 """Pushing a release: into another store byte for byte, to the hub as a repository that engines load."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from deepspec.artifacts import open_artifact, read_manifest
 from deepspec.errors import SpecError
+from deepspec.evaluate.again import scores_of
 from deepspec.formats.draft import load_draft
 from deepspec.release import push as pushing
 from deepspec.release.push import push
@@ -24,6 +26,18 @@ def test_another_store_holds_the_same_release(tmp_path: Path):
     assert again.read_bytes("README.md").decode() == card
     assert published.read_bytes("sglang__config.json") == again.read_bytes("sglang__config.json")
     assert not list((tmp_path / "scratch" / "pushed").iterdir())
+
+
+def test_a_release_is_evaluated_again_where_it_was_pushed_to(tmp_path: Path):
+    published, _, _ = release(tmp_path)
+    released = read_manifest(published.store, "draft", published.manifest.inputs["draft"].address)
+    other = Store(tmp_path / "other")
+    for _ in range(2):  # what is there stays as it is
+        push(published, other.root, tmp_path / "scratch")
+    shutil.rmtree(published.store.root)
+    draft = open_artifact(other, scores_of(other, published.ref).inputs["draft"], tmp_path / "elsewhere")
+    assert draft.manifest == released
+    assert load_draft(draft.path("config.json").parent).config.block_size == 7
 
 
 class Hub:
