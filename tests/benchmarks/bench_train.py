@@ -143,6 +143,6 @@ def test_two_ranks_are_faster_than_one(site):
         artifact = site.open(Launched(site, f"bench-{ranks}", spec, ranks).published())
         rates.append(artifact.counts["tokens_per_second"])
     print(f"\n1 rank {rates[0]:.0f} tokens/s, 2 ranks {rates[1]:.0f} tokens/s: × {rates[1] / rates[0]:.2f}")
-    if load > 0.5:
+    if rates[1] <= 1.5 * rates[0] and load > 0.5:
         pytest.skip(f"two free cores are needed to judge that; the load was {load:.1f}")
     assert rates[1] > 1.5 * rates[0]
