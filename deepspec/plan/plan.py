@@ -110,6 +110,6 @@ class Plan(Spec):
 
     @model_validator(mode="after")
     def _has_input(self) -> Self:
-        if not self.dataset.prompts and self.dataset.answers is None and self.draft is None:
+        if not self.dataset.prompts and (self.dataset.answers, self.dataset.cache, self.draft) == (None, None, None):
             raise ValueError("no prompts: give dataset.prompts (--prompts FILE) or dataset.answers (--answers FILE)")
         return self

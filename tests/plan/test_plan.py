@@ -106,6 +106,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 def test_a_plan_without_input_says_what_to_give():
     with pytest.raises(SpecError, match="no prompts: give"):
         presets.build_plan([presets.target("smollm2-135m")])
+    found = presets.build_plan([presets.target("smollm2-135m")], ["dataset.cache=imported"])
+    assert found.dataset.cache == "imported", "a cache wants no prompts"
 
 
 def test_a_missing_prompts_file_is_named(tmp_path):
