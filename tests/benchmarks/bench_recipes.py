@@ -1,4 +1,4 @@
-"""Three algorithms, three seeds, at most four minutes of one thread each: held-out accepted length, the table in docs/log.md.
+"""Three algorithms, three seeds, at most four minutes each of one thread: accepted length, the table in docs/log.md.
 
     DEEPSPEC_CACHE=STORE/target_cache/ADDRESS DEEPSPEC_TARGET=FOLDER \
         python -m pytest -m bench tests/benchmarks/bench_recipes.py -s --timeout 7200
