@@ -61,7 +61,9 @@ class Placement(BaseModel):
     trackers: tuple[str, ...] = ()
     """Experiment trackers that training tells, as accelerate calls them: tensorboard, wandb, mlflow, …."""
     micro_batch: int | None = Field(default=None, gt=0)
-    """Samples per forward pass in training; None lets a memory preflight choose."""
+    """Rows per forward pass in training, a sample each unless packed; None lets a memory preflight choose."""
+    pack: bool = False
+    """Training puts short samples together into rows no longer than a step's longest sample."""
     batch: int = Field(default=8, gt=0)
     """Sequences decoded together in evaluation."""
     endpoints: tuple[Endpoint, ...] = ()

@@ -42,7 +42,8 @@ Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/p
 Device = Annotated[str, typer.Option(help="Torch device of target and draft.")]
 Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)]
 Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
-MicroBatch = Annotated[int | None, typer.Option(help="Samples of a training pass; default: as memory allows.", min=1)]
+MicroBatch = Annotated[int | None, typer.Option(help="Rows of a training pass; default: as memory allows.", min=1)]
+Pack = Annotated[bool, typer.Option("--pack", help="Train on short samples packed into rows; pays for Eagle3.")]
 TrackerNames = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, …; repeatable.")]
 EndpointUrls = Annotated[list[str] | None, typer.Option("--endpoint", help="Engine URL up to /v1; repeatable.")]
 Model = Annotated[str | None, typer.Option(help="Name under which the endpoints serve the target.")]
@@ -78,6 +79,7 @@ def command(action: Action) -> Callable[..., None]:
         threads: Threads = None,
         processes: Processes = 1,
         micro_batch: MicroBatch = None,
+        pack: Pack = False,
         tracker: TrackerNames = None,
         endpoint: EndpointUrls = None,
         model: Model = None,
@@ -115,6 +117,7 @@ def command(action: Action) -> Callable[..., None]:
             threads=threads,
             processes=processes,
             micro_batch=micro_batch,
+            pack=pack,
             trackers=tuple(tracker or ()),
             keep_errors=keep_errors,
         )

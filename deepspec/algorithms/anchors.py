@@ -1,6 +1,6 @@
 """Which positions of a sample become anchors of blocks: drawn anew every epoch, the same on every machine.
 
-Legend: B samples, T positions, N anchors.
+Legend: B rows of samples, T positions, N anchors.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,26 @@ from deepspec.formats.records import Batch
 
 
 def draw_anchors(batch: Batch, num_anchors: int, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return anchors and which of them are real, `(B, N)` each, N no larger than the fullest sample needs.
+    """Return anchors and which of them are real, `(B, N)` each, N no larger than the fullest row needs.
 
-    A sample's anchors depend on its key and its own tokens alone: not on the batch, its padding or the rank.
+    A sample's anchors depend on its key and its own tokens alone: not on the batch, its padding, the rank, or what
+    else lies in its row.
 
     Args:
         batch: the samples.
-        num_anchors: at most so many each.
+        num_anchors: at most so many for each sample.
         keys: a function of (seed, epoch, sample id) each.
     """
-    device, longest = batch.loss_mask.device, batch.loss_mask.shape[1]
-    scores_BT = torch.ones(len(keys), max(longest - 1, 0))
-    for row, (key, length) in enumerate(zip(keys, batch.lengths.tolist(), strict=True)):
-        generator = torch.Generator().manual_seed(key)
-        scores_BT[row, : length - 1] = torch.rand(length - 1, generator=generator)
-    anchors_BN, keep_BN = choose_anchors(candidates(batch.loss_mask), scores_BT.to(device), num_anchors)
-    used = max(int(keep_BN.sum(1).max()), 1)
-    return anchors_BN[:, :used], keep_BN[:, :used]
+    loss_mask_BT = batch.loss_mask.cpu()
+    drawn_BT = torch.zeros_like(loss_mask_BT)
+    for (row, start, end), key in zip(batch.spans(), keys, strict=True):
+        scores_T = torch.rand(end - start - 1, generator=torch.Generator().manual_seed(key))
+        wanted_T = candidates(loss_mask_BT[row, None, start:end])
+        anchors_N, keep_N = choose_anchors(wanted_T, scores_T[None], num_anchors)
+        drawn_BT[row, start + anchors_N[keep_N]] = True
+    used = max(int(drawn_BT.sum(1).max()), 1)
+    anchors_BN, keep_BN = choose_anchors(drawn_BT, torch.zeros(drawn_BT.shape), used)
+    return anchors_BN.to(batch.loss_mask.device), keep_BN.to(batch.loss_mask.device)
 
 
 def candidates(loss_mask_BT: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Slot k of a block at anchor i has input token i (k = 0) or MASK, rope position i + k, and predicts token i + k + 1.
 
-Legend: B samples, T positions, N blocks, K slots, R supervised slots, D hidden size, r Markov rank.
+Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D hidden size, r Markov rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,14 @@ EPSILON = 1e-6
 class BlockSupervision:
     """The blocks of a batch."""
 
+    starts: Tensor
+    """`(B, N)` int64: where the sample of each anchor begins."""
     anchors: Tensor
     """`(B, N)` int64; 0 for dummy blocks."""
     keep: Tensor
     """`(B, N)` bool: False for dummy blocks."""
     labels: Tensor
-    """`(B, N, K)` int64: positions of the predicted tokens, clamped into the sample."""
+    """`(B, N, K)` int64: positions of the predicted tokens, clamped into the row."""
     supervised: Tensor
     """`(B, N, K)` bool: a prefix of each block."""
     slot_weights: Tensor
@@ -77,12 +79,13 @@ class BlockAlgorithm:
         """Return the blocks behind given anchors `(B, N)`, real where `keep`."""
         slots = torch.arange(config.block_size, device=anchors.device)
         labels = anchors[..., None] + 1 + slots
-        inside = labels < batch.input_ids.shape[1]
+        inside = labels < batch.ends.gather(1, anchors)[..., None]
         labels = labels.clamp(max=batch.input_ids.shape[1] - 1)
         wanted = batch.loss_mask[:, None].expand(-1, anchors.shape[1], -1).gather(2, labels)
         supervised = (inside & wanted & keep[..., None]).cumprod(-1).bool()
         weights = torch.exp(-slots / objective.slot_decay) if objective.slot_decay else torch.ones_like(slots) * 1.0
         return BlockSupervision(
+            starts=batch.starts.gather(1, anchors),
             anchors=anchors,
             keep=keep,
             labels=labels,
@@ -156,7 +159,7 @@ def block_inputs(config: DraftConfig, batch: Batch, supervision: BlockSupervisio
     ids = torch.full_like(supervision.labels, config.mask_token_id)
     first = batch.input_ids.gather(1, anchors)
     ids[..., 0] = first.where(supervision.keep, config.mask_token_id)
-    return ids.flatten(1), (anchors[..., None] + slots).flatten(1)
+    return ids.flatten(1), ((anchors - supervision.starts)[..., None] + slots).flatten(1)
 
 
 def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> Tensor:
@@ -164,9 +167,8 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
     size, length = model.config.block_size, batch.input_ids.shape[1]
     ids, positions = block_inputs(model.config, batch, supervision)
     flex = batch.hidden.device.type == "cuda"
-    mask = blocks_mask(supervision.anchors, supervision.keep, size, length, flex=flex)
-    context_positions = torch.arange(length, device=ids.device)[None]
-    context = model.context_keys_values(model.context(batch.hidden), context_positions)
+    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, flex=flex)
+    context = model.context_keys_values(model.context(batch.hidden), batch.positions)
     states: Tensor = model(ids, positions, context, mask)
     return states
 
@@ -194,13 +196,13 @@ def _rows(
     order = order_by_target(supervision.supervised, supervision.labels - 1)
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
     features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
-    labels_R, known_R = model.draft_ids(batch.input_ids[order.samples, supervision.labels.flatten()[order.rows]])
+    labels_R, known_R = model.draft_ids(batch.input_ids[order.batch_rows, supervision.labels.flatten()[order.rows]])
     weights_R = supervision.slot_weights[order.rows % model.config.block_size] / (denominator + EPSILON)
     rows = Rows(
         hidden=hidden_RD,
         labels=labels_R,
         weights=weights_R * known_R,
-        target=batch.last_hidden[order.target_samples, order.target_positions],
+        target=batch.last_hidden[order.target_batch_rows, order.target_positions],
         target_index=order.target_index,
         markov=features_Rr,
         markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,

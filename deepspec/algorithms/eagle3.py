@@ -3,7 +3,7 @@
 Position i at step s has the embedding of token i + 1 + s, rope position i + s, and predicts token i + 2 + s, whose
 target distribution comes from the target's state at i + 1 + s.
 
-Legend: B samples, S steps, T positions, R supervised rows, D hidden size.
+Legend: B rows of samples, S steps, T positions, R supervised rows, D hidden size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from deepspec.algorithms.base import LossResult
 from deepspec.algorithms.masks import steps_mask
@@ -45,10 +44,10 @@ class Eagle3:
         """Return what is supervised; nothing is drawn, so the keys are not read."""
         del config, keys
         public = objective.mask_alignment == "deepspec"
-        first_BT = _feature_mask(batch) if public else _shifted(batch.loss_mask, 2)
+        first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
         steps = torch.arange(objective.ttt_length, device=first_BT.device)
-        supervised = torch.stack([_shifted(first_BT, step) for step in range(objective.ttt_length)], dim=1)
-        counts = torch.full_like(steps, first_BT.numel()) if public else supervised.sum((0, 2))
+        supervised = torch.stack([batch.ahead(first_BT, step) for step in range(objective.ttt_length)], dim=1)
+        counts = _positions(batch).expand_as(steps) if public else supervised.sum((0, 2))
         return EagleSupervision(
             supervised=supervised,
             step_weights=objective.step_decay ** steps.float(),
@@ -70,12 +69,12 @@ class Eagle3:
         outputs_BSTD = steps(model, batch, supervised.shape[1])
         order = order_by_target(supervised, _target_positions(supervised))
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
-        known_R = _known(model, batch, order.samples, order.rows % supervised.shape[2] + step_R + 2)
+        known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
         rows = Rows(
             hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
             labels=torch.zeros_like(order.rows),
             weights=known_R * (supervision.step_weights / denominators["steps"].clamp(min=1))[step_R],
-            target=batch.last_hidden[order.target_samples, order.target_positions],
+            target=batch.last_hidden[order.target_batch_rows, order.target_positions],
             target_index=order.target_index,
         )
         head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
@@ -116,37 +115,34 @@ class Eagle3:
 
 def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     """Return the block's output at every step, before the final norm: `(B, S, T, D)`."""
-    length = batch.input_ids.shape[1]
     flex = batch.hidden.device.type == "cuda"
-    positions = torch.arange(length, device=batch.input_ids.device)[None]
     state: Tensor = model.fuse(batch.hidden)
     past: KeyValue | None = None
     outputs = []
     for step in range(num_steps):
-        mask = steps_mask(batch.lengths, step, length, flex=flex)
-        state, past = model(_shifted(batch.input_ids, step + 1), state, positions + step, past, mask)
+        mask = steps_mask(batch.starts, batch.ends, step, flex=flex)
+        state, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, mask)
         outputs.append(state)
     return torch.stack(outputs, dim=1)
 
 
-def _shifted(values_BT: Tensor, places: int) -> Tensor:
-    """Return values moved to the left, 0 or False behind them."""
-    return pad(values_BT, (0, places))[:, places:]
-
-
 def _feature_mask(batch: Batch) -> Tensor:
     """Return the public checkpoints' mask: that of the feature's own token, without the sample's last."""
-    positions = torch.arange(batch.loss_mask.shape[1], device=batch.loss_mask.device)
-    return batch.loss_mask & (positions < batch.lengths[:, None] - 1)
+    everywhere = torch.ones_like(batch.loss_mask)
+    return batch.loss_mask & batch.ahead(everywhere, 1)
+
+
+def _positions(batch: Batch) -> Tensor:
+    """Return the positions of the samples as the public convention counts them: padded to the longest, a row each."""
+    return (batch.ends - batch.starts).max() * len(batch.sample_ids)
+
+
+def _predicted(batch: Batch, num_steps: int) -> Tensor:
+    """Return the token that each position predicts at each step, `(B, S, T)`; 0 beyond the sample."""
+    return torch.stack([batch.ahead(batch.input_ids, step + 2) for step in range(num_steps)], dim=1)
 
 
 def _target_positions(supervised_BST: Tensor) -> Tensor:
     _, num_steps, length = supervised_BST.shape
     step = torch.arange(num_steps, device=supervised_BST.device)[:, None]
     return (torch.arange(length, device=supervised_BST.device) + 1 + step).expand_as(supervised_BST)
-
-
-def _known(model: EagleDraft, batch: Batch, samples_R: Tensor, positions_R: Tensor) -> Tensor:
-    """Return 1 where the predicted token is in the draft's vocabulary, else 0: such rows are not trained on."""
-    tokens_R = batch.input_ids[samples_R, positions_R.clamp(max=batch.input_ids.shape[1] - 1)]
-    return model.draft_ids(tokens_R)[1].float()

@@ -15,11 +15,11 @@ class Order:
 
     rows: Tensor
     """`(R,)` flat index into the grid of positions."""
-    samples: Tensor
-    """`(R,)` sample of each row."""
+    batch_rows: Tensor
+    """`(R,)` row of the batch that each lies in."""
     target_index: Tensor
     """`(R,)` ascending index into the P target positions."""
-    target_samples: Tensor
+    target_batch_rows: Tensor
     """`(P,)`."""
     target_positions: Tensor
     """`(P,)`."""
@@ -33,12 +33,12 @@ def order_by_target(supervised: Tensor, targets: Tensor) -> Order:
         targets: `(B, …)` int64: the position of the target state that each is held against.
     """
     rows = supervised.flatten().nonzero()[:, 0]
-    samples = rows // max(supervised[0].numel(), 1)
+    batch_rows = rows // max(supervised[0].numel(), 1)
     positions = targets.flatten()[rows]
     length = int(positions.max()) + 1 if len(positions) else 1
-    keys, order = (samples * length + positions).sort(stable=True)
+    keys, order = (batch_rows * length + positions).sort(stable=True)
     distinct, index = torch.unique_consecutive(keys, return_inverse=True)
-    return Order(rows[order], samples[order], index, distinct // length, distinct % length)
+    return Order(rows[order], batch_rows[order], index, distinct // length, distinct % length)
 
 
 def scattered(supervised: Tensor, rows: Tensor, values: Tensor) -> Tensor:

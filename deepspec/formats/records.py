@@ -1,13 +1,14 @@
-"""One training sample in memory, and a right-padded batch of them."""
+"""One training sample in memory, and batches of them: rows of one sample or several, padded on the right."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from deepspec.errors import TrainingError
 
@@ -40,11 +41,18 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Samples padded on the right: token 0, mask False, states 0."""
+    """Rows of whole samples, one after another, padded on the right: token 0, mask False, states 0, sample empty.
+
+    Most often a row is one sample. Where it is several, they know nothing of each other: whatever looks from one
+    position at another asks `starts` and `ends`.
+    """
 
     sample_ids: tuple[str, ...]
-    lengths: Tensor
-    """`(B,)` int64: tokens of each sample before padding."""
+    """Of all samples, row by row."""
+    starts: Tensor
+    """`(B, T)` int64: where the sample that a position belongs to begins in its row."""
+    ends: Tensor
+    """`(B, T)` int64: the position behind that sample's last token."""
     input_ids: Tensor
     """`(B, T)` int64."""
     loss_mask: Tensor
@@ -54,16 +62,42 @@ class Batch:
     last_hidden: Tensor
     """`(B, T, D)`; 0 also where it cannot supervise."""
 
+    @property
+    def positions(self) -> Tensor:
+        """Return the place of each position within its sample, `(B, T)`: what rope turns by."""
+        return self._places() - self.starts
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Return row, start and end of every sample, in the order of `sample_ids`."""
+        rows, starts = ((self._places() == self.starts) & (self.starts < self.ends)).nonzero(as_tuple=True)
+        known = torch.stack((rows, starts, self.ends[rows, starts]), dim=1).tolist()
+        return [(row, start, end) for row, start, end in known]
+
+    def ahead(self, values: Tensor, places: int) -> Tensor:
+        """Return the `(B, T)` values so many places further on in the same sample; 0 or False where it has ended."""
+        moved = pad(values, (0, places))[:, places:]
+        return moved.where(self._places() + places < self.ends, 0)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Return the batch on a device, its states in a dtype."""
-        return type(self)(
-            sample_ids=self.sample_ids,
-            lengths=self.lengths.to(device, non_blocking=True),
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            loss_mask=self.loss_mask.to(device, non_blocking=True),
+        return replace(
+            self.tokens_to(device),
             hidden=self.hidden.to(device, dtype, non_blocking=True),
             last_hidden=self.last_hidden.to(device, dtype, non_blocking=True),
         )
+
+    def tokens_to(self, device: torch.device | str) -> Self:
+        """Return the batch on a device, but for its states, which stay where they are."""
+        return replace(
+            self,
+            starts=self.starts.to(device, non_blocking=True),
+            ends=self.ends.to(device, non_blocking=True),
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            loss_mask=self.loss_mask.to(device, non_blocking=True),
+        )
+
+    def _places(self) -> Tensor:
+        return torch.arange(self.starts.shape[1], device=self.starts.device)
 
 
 def supervises(loss_mask: Tensor) -> Tensor:
@@ -82,60 +116,65 @@ def supervises(loss_mask: Tensor) -> Tensor:
 
 
 def collate(records: Sequence[Record]) -> Batch:
-    """Return the records as one batch, padded on the right to the longest.
+    """Return the records as one batch, a row each.
 
     Raises:
         TrainingError: there is no record, or the tensors of one differ in length.
     """
-    if not records:
-        raise TrainingError("a batch needs at least one record; the sampler gave none")
-    kept = [supervises(record.loss_mask) for record in records]
-    for record, where in zip(records, kept, strict=True):
-        _check(record, int(where.sum()))
+    return collate_rows([[record] for record in records])
+
+
+def collate_rows(rows: Sequence[Sequence[Record]]) -> Batch:
+    """Return rows of records as one batch, padded on the right to the longest row.
+
+    Raises:
+        TrainingError: there is no record, or the tensors of one differ in length.
+    """
+    if not rows or not all(rows):
+        raise TrainingError("a batch needs at least one record in each row; the sampler gave none")
+    for record in chain.from_iterable(rows):
+        _check(record)
+    edges = [list(accumulate((len(record.input_ids) for record in row), initial=0)) for row in rows]
     return Batch(
-        sample_ids=tuple(record.sample_id for record in records),
-        lengths=torch.tensor([len(record.input_ids) for record in records]),
-        input_ids=_padded([record.input_ids for record in records]),
-        loss_mask=_padded([record.loss_mask for record in records]),
-        hidden=_padded([record.hidden for record in records]),
-        last_hidden=_spread([record.last_hidden for record in records], kept),
+        sample_ids=tuple(record.sample_id for record in chain.from_iterable(rows)),
+        starts=_padded([[torch.full((end - start,), start) for start, end in pairwise(row)] for row in edges]),
+        ends=_padded([[torch.full((end - start,), end) for start, end in pairwise(row)] for row in edges]),
+        input_ids=_padded([[record.input_ids for record in row] for row in rows]),
+        loss_mask=_padded([[record.loss_mask for record in row] for row in rows]),
+        hidden=_padded([[record.hidden for record in row] for row in rows]),
+        last_hidden=_padded([[piece for record in row for piece in _spread(record)] for row in rows]),
     )
 
 
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Return the rows as one tensor, zeros after each; every byte is written once, which `pad_sequence` does not."""
-    longest = max(len(row) for row in rows)
-    padded = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = row
-        place[len(row) :].zero_()
+def _padded(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return rows of pieces as one tensor, zeros after each; every byte is written once."""
+    lengths = [sum(map(len, row)) for row in rows]
+    padded = rows[0][0].new_empty(len(rows), max(lengths), *rows[0][0].shape[1:])
+    for place, row, length in zip(padded, rows, lengths, strict=True):
+        torch.cat(list(row), out=place[:length])
+        place[length:].zero_()
     return padded
 
 
-def _spread(rows: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
-    """Return the rows at the places that were kept, zeros elsewhere; copied run by run, every byte once."""
-    longest = max(len(where) for where in kept)
-    spread = rows[0].new_empty(len(rows), longest, *rows[0].shape[1:])
-    for place, states, where in zip(spread, rows, kept, strict=True):
-        known = where.cpu().numpy()
-        edges = (np.flatnonzero(known[1:] != known[:-1]) + 1).tolist()
-        taken = 0
-        for start, end in pairwise([0, *edges, len(known)]):
-            if known[start]:
-                place[start:end] = states[taken : taken + end - start]
-                taken += end - start
-            else:
-                place[start:end].zero_()
-        place[len(known) :].zero_()
-    return spread
+def _spread(record: Record) -> Iterator[Tensor]:
+    """Yield the last states where they can supervise, and zeros elsewhere, run by run; no byte of them is copied."""
+    known = supervises(record.loss_mask).cpu().numpy()
+    edges = (np.flatnonzero(known[1:] != known[:-1]) + 1).tolist()
+    zeros, taken = record.last_hidden.new_zeros(1).expand(len(known), record.last_hidden.shape[1]), 0
+    for start, end in pairwise([0, *edges, len(known)]):
+        if known[start]:
+            yield record.last_hidden[taken : taken + end - start]
+            taken += end - start
+        else:
+            yield zeros[: end - start]
 
 
-def _check(record: Record, supervising: int) -> None:
+def _check(record: Record) -> None:
     tokens = len(record.loss_mask)
     found = {
         "input_ids": (len(record.input_ids), tokens),
         "hidden": (len(record.hidden), tokens),
-        "last_hidden": (len(record.last_hidden), supervising),
+        "last_hidden": (len(record.last_hidden), int(supervises(record.loss_mask).sum())),
     }
     for name, (rows, wanted) in found.items():
         if rows != wanted:

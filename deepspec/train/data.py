@@ -16,7 +16,7 @@ from typing import Protocol
 import xxhash
 
 from deepspec.errors import DeepSpecError, StoreError, TrainingError
-from deepspec.formats.records import Batch, Record, collate
+from deepspec.formats.records import Batch, Record, collate_rows
 from deepspec.formats.target_cache import TargetCache
 
 AHEAD = 2
@@ -93,6 +93,22 @@ class Draw:
     """Seeds every random choice about this sample in this epoch."""
 
 
+Row = list[Draw]
+"""Samples that share a row of a batch: one, or where rows are packed several."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """How a step is cut into forward passes: it changes no result but for the order of additions."""
+
+    ranks: int
+    """That share the step."""
+    micro_batch: int
+    """Most rows of a pass."""
+    pack: bool = False
+    """Whether short samples share a row no longer than the step's longest sample."""
+
+
 def key_of(seed: int, epoch: int, sample_id: str) -> int:
     """Return the seed of a sample's random choices, 63 bits; of nothing but the three arguments."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{epoch}/{sample_id}".encode()) >> 1
@@ -119,24 +135,16 @@ class Stream:
         start = step * self._batch
         return [self._draw(place) for place in range(start, start + self._batch)]
 
-    def cut(self, step: int, ranks: int, most: int) -> list[list[Draw]]:
-        """Return the micro-batches of one step, longest samples first: like lengths together, as many for each rank.
+    def cut(self, step: int, cut: Cut) -> list[list[Row]]:
+        """Return the micro-batches of one step, longest rows first: like lengths together, as many for each rank."""
+        rows = self._rows(step, cut)
+        count = min(len(rows), cut.ranks * math.ceil(len(rows) / (cut.ranks * cut.micro_batch)))
+        edges = [number * len(rows) // count for number in range(count + 1)]
+        return [rows[start:stop] for start, stop in pairwise(edges)]
 
-        So little is padded that packing several samples into a row would gain nothing (docs/log.md).
-
-        Args:
-            step: from 0.
-            ranks: that share the step.
-            most: samples of a micro-batch.
-        """
-        longest_first = sorted(self.draws(step), key=lambda draw: (-self._samples.length(draw.number), draw.key))
-        count = min(self._batch, ranks * math.ceil(self._batch / (ranks * most)))
-        edges = [number * self._batch // count for number in range(count + 1)]
-        return [longest_first[start:stop] for start, stop in pairwise(edges)]
-
-    def share(self, step: int, rank: int, ranks: int, most: int) -> list[list[Draw]]:
+    def share(self, step: int, rank: int, cut: Cut) -> list[list[Row]]:
         """Return one rank's micro-batches of a step: every round of like ones is dealt out the other way round."""
-        pieces = self.cut(step, ranks, most)
+        pieces, ranks = self.cut(step, cut), cut.ranks
         rounds = [pieces[start : start + ranks] for start in range(0, len(pieces), ranks)]
         places = [rank if number % 2 == 0 else ranks - 1 - rank for number in range(len(rounds))]
         return [dealt[place] for dealt, place in zip(rounds, places, strict=True) if place < len(dealt)]
@@ -144,6 +152,13 @@ class Stream:
     def tokens(self, step: int) -> int:
         """Return the tokens of the global batch of one step."""
         return sum(self._samples.length(draw.number) for draw in self.draws(step))
+
+    def _rows(self, step: int, cut: Cut) -> list[Row]:
+        """Return the rows of one step, longest samples first."""
+        draws = sorted(self.draws(step), key=lambda draw: (-self._samples.length(draw.number), draw.key))
+        if not cut.pack:
+            return [[draw] for draw in draws]
+        return _packed(draws, [self._samples.length(draw.number) for draw in draws], cut.ranks)
 
     def _draw(self, place: int) -> Draw:
         epoch, position = divmod(place, len(self._samples))
@@ -154,15 +169,37 @@ class Stream:
         return Draw(number=number, epoch=epoch, key=key_of(self._seed, epoch, self._samples.sample_id(number)))
 
 
+def _packed(draws: Sequence[Draw], lengths: Sequence[int], least: int) -> list[Row]:
+    """Return rows no longer than the first sample, the longest; each sample lies in the first row that has room.
+
+    Args:
+        draws: longest first.
+        lengths: of each, in tokens.
+        least: rows that there must be, so that each rank has one.
+    """
+    rows: list[Row] = []
+    room: list[int] = []
+    for draw, length in zip(draws, lengths, strict=True):
+        fitting = (number for number, left in enumerate(room) if length <= left)
+        chosen = next(fitting, len(rows)) if len(rows) >= least else len(rows)
+        if chosen == len(rows):
+            rows.append([])
+            room.append(lengths[0])
+        rows[chosen].append(draw)
+        room[chosen] -= length
+    return rows
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """Samples of one forward pass, with the seeds of their random choices."""
 
     batch: Batch
     keys: tuple[int, ...]
+    """One for each sample."""
 
 
-def read_micro_batches(samples: Samples, pieces: Sequence[Sequence[Draw]]) -> list[MicroBatch]:
+def read_micro_batches(samples: Samples, pieces: Sequence[Sequence[Row]]) -> list[MicroBatch]:
     """Return the records of some draws, a batch for each piece.
 
     Raises:
@@ -171,10 +208,10 @@ def read_micro_batches(samples: Samples, pieces: Sequence[Sequence[Draw]]) -> li
     """
     return [
         MicroBatch(
-            batch=collate([read_record(samples, draw.number) for draw in piece]),
-            keys=tuple(draw.key for draw in piece),
+            batch=collate_rows([[read_record(samples, draw.number) for draw in row] for row in rows]),
+            keys=tuple(draw.key for row in rows for draw in row),
         )
-        for piece in pieces
+        for rows in pieces
     ]
 
 

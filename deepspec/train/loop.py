@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from deepspec.errors import CancelledError
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
-from deepspec.train.data import Draw, MicroBatch, ReadAhead, Samples, Stream, read_micro_batches
+from deepspec.train.data import Cut, MicroBatch, ReadAhead, Row, Samples, Stream, read_micro_batches
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW
@@ -61,27 +62,34 @@ class Loop:
         task: what is trained.
         samples: the training split.
         ranks: who shares the work.
-        micro_batch: samples per forward pass.
+        cut: how steps are cut into forward passes.
     """
 
-    def __init__(self, task: Task, samples: Samples, ranks: Ranks, micro_batch: int) -> None:
+    def __init__(self, task: Task, samples: Samples, ranks: Ranks, cut: Cut) -> None:
         """Take over the model's parameters; nothing is read yet."""
         spec = task.spec
         self.task = task
         self.total = total_steps(spec, len(samples))
-        self.validation: Validation | None = None
-        """The held-out slice."""
+        self.held_out: Samples | None = None
+        """The slice that is looked at."""
         self.progress = Progress()
         peak = device_peak(task.device)
         self.meter = Meter(peak and peak * ranks.count)
         self.guard = Guard(spec.skip_limit)
         self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
-        self.micro_batch = micro_batch
-        """Samples per forward pass."""
+        self.cut = cut
+        """How steps are cut into forward passes."""
         self.ranks = ranks
         self._stream = Stream(samples, spec.global_batch, spec.seed)
         self.reader = ReadAhead(lambda step: read_micro_batches(samples, self._share(step)))
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
+
+    @cached_property
+    def validation(self) -> Validation | None:
+        """Return how the held-out slice is looked at: cut as the steps are, once it is known how they are."""
+        if self.held_out is None:
+            return None
+        return Validation(self.task, self.held_out, self.ranks, self.cut.micro_batch)
 
     @property
     def data_wait_share(self) -> float:
@@ -122,7 +130,7 @@ class Loop:
             "samples": progress.samples,
             "tokens": progress.tokens,
             "guard": asdict(self.guard),
-            "cut": {"ranks": self.ranks.count, "micro_batch": self.micro_batch},
+            "cut": asdict(self.cut),
         }
         return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 
@@ -139,12 +147,12 @@ class Loop:
         self.optimizer.load(None if saved is None else saved.tensors, moments="step" in names)
         known = {"cut": {}, "guard": asdict(self.guard), **progress}
         if known["cut"].get("ranks") == self.ranks.count:  # cut alike, sums round alike
-            self.micro_batch = known["cut"]["micro_batch"]
+            self.cut = Cut(**known["cut"])
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
         self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
 
-    def _share(self, step: int) -> list[list[Draw]]:
-        return self._stream.share(step, self.ranks.rank, self.ranks.count, self.micro_batch)
+    def _share(self, step: int) -> list[list[Row]]:
+        return self._stream.share(step, self.ranks.rank, self.cut)
 
     def _step(self, micro_batches: Sequence[MicroBatch], stop: StopSignal) -> bool:
         """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile."""

@@ -1,60 +1,81 @@
-"""How many samples fit into one forward pass: measured on the longest sample before the first step.
+"""How many rows fit into one forward pass: measured on the longest sample before the first step.
 
 A run that dies of memory dies at its longest sample, hours after its start. So that sample goes through the model
-first, alone and twice, and what the second one added says how many fit.
+first, alone and twice, and what the second one added says how many fit. Where rows are packed, the fullest row that
+packing can make takes its place: as long, but with more anchors.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from deepspec.formats.records import Record, collate
+from deepspec.formats.records import Record, collate_rows
 from deepspec.models import BlockDraft, EagleDraft
-from deepspec.train.data import MicroBatch, Samples, read_record
+from deepspec.train.data import Cut, MicroBatch, Samples, read_record
 from deepspec.train.task import Task, total_denominators
 
 SHARE = 0.8
 """Of the free memory that a forward and backward pass may take."""
 MOST_ON_CPU = 8
-"""Samples beyond which a pass on a CPU gets no faster."""
+"""Rows beyond which a pass on a CPU gets no faster."""
 MOST = 256
 STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def fitting_micro_batch(task: Task, samples: Samples, share: int, log: Callable[[str], None]) -> int:
-    """Return how many samples a forward pass takes, a power of two or all; gradients of the trial stay in the model.
+def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[str], None]) -> int:
+    """Return how many rows a forward pass takes, a power of two or all; gradients of the trial stay in the model.
 
     Where not even one fits, activations are computed again in the backward pass instead of kept.
 
     Args:
         task: what is trained.
         samples: the training split.
-        share: samples of one step that this rank has.
+        cut: how many ranks share a step, and whether rows are packed.
         log: told what was found.
     """
     cpu = task.device.type == "cpu"
-    most = min(share, MOST_ON_CPU if cpu else MOST)
+    most = min(-(-task.spec.global_batch // cut.ranks), MOST_ON_CPU if cpu else MOST)
     if cpu and (most == 1 or not REFS.exists()):  # only Linux tells what a pass takes
         return most
     number = max(samples.order(0), key=samples.length)
     record, room = read_record(samples, number), SHARE * free_bytes(task.device)
-    before, one = _held(task, [record])
+    row = fullest_row(record, task.spec.objective.num_anchors) if cut.pack else [record]
+    before, one = _held(task, [row])
     if one - before > room:
         recompute_activations(task.model)
         log(
-            f"the longest sample, {len(record.input_ids)} tokens, takes {_mb(one - before)} of {_mb(int(room))}: "
+            f"the longest row, {len(record.input_ids)} tokens, takes {_mb(one - before)} of {_mb(int(room))}: "
             "activations are computed again in the backward pass"
         )
-        _, one = _held(task, [record])
-    _, two = _held(task, [record, record])
+        _, one = _held(task, [row])
+    _, two = _held(task, [row, row])
     fits = 1 + max(0, int((room - (one - before)) // max(two - one, 1)))
     size = min(most, 1 << (fits.bit_length() - 1))
-    log(f"micro-batch {size}: the longest sample takes {_mb(one - before)}, one more {_mb(two - one)}")
+    log(f"micro-batch {size}: the longest row takes {_mb(one - before)}, one more {_mb(two - one)}")
     return size
+
+
+def fullest_row(record: Record, num_anchors: int) -> list[Record]:
+    """Return samples of a record's tokens, supervised throughout and so short that nearly every position is an anchor.
+
+    No row as long holds more.
+    """
+    most = num_anchors + 1
+    return [
+        replace(
+            record,
+            input_ids=input_ids,
+            loss_mask=torch.ones_like(input_ids, dtype=torch.bool),
+            hidden=hidden,
+            last_hidden=record.last_hidden.new_zeros(len(input_ids), record.last_hidden.shape[1]),
+        )
+        for input_ids, hidden in zip(torch.split(record.input_ids, most), torch.split(record.hidden, most), strict=True)
+    ]
 
 
 def recompute_activations(model: BlockDraft | EagleDraft) -> None:
@@ -79,7 +100,7 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def _held(task: Task, records: list[Record]) -> tuple[int, int]:
+def _held(task: Task, rows: list[list[Record]]) -> tuple[int, int]:
     """Return the bytes held before a forward and backward pass, and the most in it."""
     cuda = task.device.type == "cuda"
     if cuda:
@@ -89,7 +110,7 @@ def _held(task: Task, records: list[Record]) -> tuple[int, int]:
     else:
         REFS.write_text("5")  # the high-water mark begins anew
         before = _status("VmRSS")
-    supervised = task.supervise(MicroBatch(batch=collate(records), keys=tuple(range(len(records)))))
+    supervised = task.supervise(MicroBatch(batch=collate_rows(rows), keys=tuple(range(sum(map(len, rows))))))
     task.loss(supervised, total_denominators([supervised])).loss.backward()  # type: ignore[no-untyped-call]
     return before, torch.cuda.max_memory_allocated(task.device) if cuda else _status("VmHWM")
 

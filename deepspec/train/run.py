@@ -6,6 +6,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from deepspec.store import Store
 from deepspec.target.live import open_cache
 from deepspec.train.bigrams import start_markov_head
 from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
-from deepspec.train.data import CacheSplit
+from deepspec.train.data import CacheSplit, Cut
 from deepspec.train.fitted import fit_first_block
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
@@ -35,7 +36,6 @@ from deepspec.train.spec import TrainSpec
 from deepspec.train.start import fresh_draft, target_folder
 from deepspec.train.task import Task
 from deepspec.train.trackers import Trackers
-from deepspec.train.validation import Validation
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
@@ -131,13 +131,13 @@ def make_loop(
     task = Task(
         spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[spec.draft.algorithm], device=ranks.device
     )
-    loop = Loop(task, train, ranks, placement.micro_batch or 1)
+    loop = Loop(task, train, ranks, Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack))
     if placement.micro_batch is None:
-        share = -(-spec.global_batch // ranks.count)
-        loop.micro_batch = ranks.least(fitting_micro_batch(task, train, share, log if ranks.first else _silent))
+        most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else _silent)
+        loop.cut = replace(loop.cut, micro_batch=ranks.least(most))
         loop.optimizer.forget()
     if spec.validation_samples and len(held_out):
-        loop.validation = Validation(task, held_out, ranks, loop.micro_batch)
+        loop.held_out = held_out
     return loop
 
 

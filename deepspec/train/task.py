@@ -1,7 +1,7 @@
 """What is trained: a draft model with its algorithm, and what they make of a micro-batch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,12 +47,7 @@ class Task:
 
     def supervise(self, micro: MicroBatch) -> Supervised:
         """Choose what is supervised; tokens move to the device, states stay where they are."""
-        batch = replace(
-            micro.batch,
-            lengths=micro.batch.lengths.to(self.device),
-            input_ids=micro.batch.input_ids.to(self.device),
-            loss_mask=micro.batch.loss_mask.to(self.device),
-        )
+        batch = micro.batch.tokens_to(self.device)
         supervision = self.algorithm.supervise(self.config, self.spec.objective, batch, micro.keys)
         return Supervised(micro=MicroBatch(batch=batch, keys=micro.keys), supervision=supervision)
 

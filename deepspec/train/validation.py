@@ -32,7 +32,8 @@ class Validation:
         chosen = _chosen(samples, task.spec.seed, task.spec.validation_samples)
         self._shared = len(chosen) >= ranks.count  # each rank has something to do; else all do everything
         own = chosen[ranks.rank :: ranks.count] if self._shared else chosen
-        self._pieces = [own[start : start + micro_batch] for start in range(0, len(own), micro_batch)]
+        rows = [[draw] for draw in own]
+        self._pieces = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
         self._denominators = self._sum(total_denominators(self._supervised()))
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from deepspec.algorithms.rows import order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.draft import adopt_target, choose_vocabulary
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate
+from deepspec.formats.records import collate, collate_rows
 from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
@@ -137,8 +137,10 @@ def test_dflash_leaves_acceptance_out_on_demand():
     assert "tau" not in ALGORITHMS["dflash"].metrics(bare.sums)
 
 
-def test_flex_attention_gives_the_numbers_of_sdpa(monkeypatch):
-    model, batch = tiny().eval(), collate(four_records())
+@pytest.mark.parametrize("row", [1, 2])
+def test_flex_attention_gives_the_numbers_of_sdpa(monkeypatch, row):
+    records = four_records()
+    model, batch = tiny().eval(), collate_rows([records[start : start + row] for start in range(0, 4, row)])
     supervision = ALGORITHMS["dspark"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
     eagle = tiny("eagle3").eval()
     with torch.no_grad():
@@ -197,7 +199,7 @@ def test_rows_of_one_target_lie_side_by_side():
     order = order_by_target(supervised, torch.tensor([[4, 0, 2], [4, 4, 4]]))
     assert order.rows.tolist() == [2, 0, 3, 4]
     assert order.target_index.tolist() == [0, 1, 2, 2]
-    assert list(zip(order.target_samples.tolist(), order.target_positions.tolist(), strict=True)) == [
+    assert list(zip(order.target_batch_rows.tolist(), order.target_positions.tolist(), strict=True)) == [
         (0, 2), (0, 4), (1, 4)]  # fmt: skip
     grid = scattered(supervised, order.rows, torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert grid.tolist() == [[2, 0, 1], [3, 4, 0]]

@@ -55,7 +55,8 @@ def setting(algorithm: str, dtype: torch.dtype, *, large: bool):
     loss_mask[:, :32] = False
     batch = Batch(
         sample_ids=("one",),
-        lengths=torch.tensor([length]),
+        starts=torch.zeros(1, length, dtype=torch.int64),
+        ends=torch.full((1, length), length),
         input_ids=torch.randint(0, vocab - 10, (1, length), generator=generator),
         loss_mask=loss_mask,
         hidden=torch.randn(1, length, len(LAYERS) * 576, generator=generator).to(dtype),

@@ -52,7 +52,7 @@ def test_collated_batches_agree(folder: Path):
     batch = collate([cache.record(0), cache.record(3)])
     assert torch.equal(batch.input_ids, expected["input_ids"].long())
     assert torch.equal(batch.loss_mask, expected["loss_mask"].bool())
-    assert torch.equal(batch.lengths, expected["attention_mask"].sum(1).long())
+    assert torch.equal(batch.ends[:, 0], expected["attention_mask"].sum(1).long())
     assert torch.equal(batch.hidden, expected["target_hidden_states"])
     kept = torch.stack([supervises(mask) for mask in batch.loss_mask])
     assert torch.equal(batch.last_hidden, expected["target_last_hidden_states"] * kept[..., None])

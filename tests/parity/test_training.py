@@ -24,7 +24,8 @@ def read_batch(tensors):
     mask = tensors["attention_mask"]
     return Batch(
         sample_ids=tuple(str(row) for row in range(len(mask))),
-        lengths=mask.sum(1),
+        starts=torch.zeros_like(mask),
+        ends=mask.sum(1, keepdim=True) * mask,
         input_ids=tensors["input_ids"],
         loss_mask=tensors["loss_mask"].bool(),
         hidden=tensors["target_hidden_states"].float(),
@@ -60,7 +61,7 @@ def block_setting(case):
 def eagle_setting(case):
     """Return algorithm, draft, batch and supervision of a case of eagle3."""
     batch, model = read_batch(golden.tensors(case, "batch.safetensors")), load_draft(case / "draft").train()
-    supervision = Eagle3().supervise(model.config, objective_of(case), batch, keys=[0] * len(batch.lengths))
+    supervision = Eagle3().supervise(model.config, objective_of(case), batch, keys=[0] * len(batch.sample_ids))
     return Eagle3(), model, batch, supervision
 
 
@@ -74,7 +75,7 @@ def test_block_inputs_labels_and_masks(case):
     assert torch.equal(supervision.supervised, wanted["eval_mask"])
     length = batch.input_ids.shape[1]
     size = model.config.block_size
-    mask = blocks_mask(supervision.anchors, supervision.keep, size, length, flex=False)
+    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, flex=False)
     assert torch.equal(mask, wanted["attention_mask_dense"])
     labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
     real = supervision.keep[..., None].expand_as(labels)
@@ -128,8 +129,8 @@ def test_eagle_masks(case):
     wanted = golden.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised.float(), wanted["position_mask"])
     for step in range(supervision.supervised.shape[1]):
-        mask = steps_mask(batch.lengths, step, batch.input_ids.shape[1], flex=False)
-        valid = batch.lengths - step
+        mask = steps_mask(batch.starts, batch.ends, step, flex=False)
+        valid = batch.ends[:, 0] - step
         inside = torch.arange(batch.input_ids.shape[1])[:, None] < valid[:, None, None, None]
         assert torch.equal(mask & inside, wanted[f"attention_mask_dense.{step}"])
 

@@ -3,9 +3,11 @@ import threading
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepspec.errors import CorruptArtifactError, TrainingError
-from deepspec.train.data import ReadAhead, Stream, key_of, read_micro_batches
+from deepspec.train.data import Cut, ReadAhead, Stream, key_of, read_micro_batches
 from tests.train.toy import ToySamples
 
 
@@ -30,25 +32,32 @@ def test_a_step_is_the_same_whatever_was_asked_before():
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("most", [1, 3, 8])
-def test_the_ranks_share_a_step_without_loss_or_doubling(ranks, most):
+@pytest.mark.parametrize("pack", [False, True])
+def test_the_ranks_share_a_step_without_loss_or_doubling(ranks, most, pack):
     stream = Stream(ToySamples(12), global_batch=8, seed=0)
-    shares = [stream.share(2, rank, ranks, most) for rank in range(ranks)]
-    dealt = [draw for share in shares for piece in share for draw in piece]
+    shares = [stream.share(2, rank, Cut(ranks=ranks, micro_batch=most, pack=pack)) for rank in range(ranks)]
+    dealt = [draw for share in shares for piece in share for row in piece for draw in row]
     assert sorted(dealt, key=lambda d: d.key) == sorted(stream.draws(2), key=lambda d: d.key)
     assert max(len(piece) for share in shares for piece in share) <= most
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all(shares)  # a rank with nothing to do would not know what the others sum
 
 
 def lengths(samples, pieces):
-    return [[samples.length(draw.number) for draw in piece] for piece in pieces]
+    """Return the length of every sample; a row of several is a tuple of them."""
+    rows = [[tuple(samples.length(draw.number) for draw in row) for row in piece] for piece in pieces]
+    return [[row[0] if len(row) == 1 else row for row in piece] for piece in rows]
 
 
 def test_batches_join_samples_of_like_length_however_many_ranks_there_are():
     samples = ToySamples(7)  # lengths 5 … 11
     stream = Stream(samples, global_batch=7, seed=0)
-    assert lengths(samples, stream.share(0, 0, 1, 3)) == [[11, 10], [9, 8], [7, 6, 5]]
-    assert lengths(samples, stream.share(0, 0, 2, 2)) == [[11], [6, 5]]  # dealt there and back: 22 tokens
-    assert lengths(samples, stream.share(0, 1, 2, 2)) == [[10, 9], [8, 7]]
+    assert lengths(samples, stream.share(0, 0, Cut(ranks=1, micro_batch=3))) == [[11, 10], [9, 8], [7, 6, 5]]
+    assert lengths(samples, stream.share(0, 0, Cut(ranks=2, micro_batch=2))) == [
+        [11],
+        [6, 5],
+    ]  # dealt there and back: 22 tokens
+    assert lengths(samples, stream.share(0, 1, Cut(ranks=2, micro_batch=2))) == [[10, 9], [8, 7]]
 
 
 def test_little_is_padded_where_lengths_differ_widely():
@@ -58,9 +67,44 @@ def test_little_is_padded_where_lengths_differ_widely():
     samples = ToySamples(1)
     samples.records, samples.length = told, lambda number: told[number]
     samples.sample_id = str
-    pieces = Stream(samples, global_batch=512, seed=0).cut(0, 8, 8)
-    padded = sum(len(piece) * samples.length(piece[0].number) for piece in pieces)
+    pieces = Stream(samples, global_batch=512, seed=0).cut(0, Cut(ranks=8, micro_batch=8))
+    padded = sum(len(piece) * samples.length(piece[0][0].number) for piece in pieces)
     assert sum(told) / padded > 0.96
+
+
+def test_packed_rows_are_filled_up_to_the_longest_sample():
+    samples = ToySamples(7)  # lengths 5 … 11
+    samples.length = lambda number: [10, 7, 5, 4, 3, 2, 2][number]
+    stream = Stream(samples, global_batch=7, seed=0)
+    alone, shared = Cut(ranks=1, micro_batch=8, pack=True), Cut(ranks=2, micro_batch=1, pack=True)
+    assert lengths(samples, stream.cut(0, alone)) == [[10, (7, 3), (5, 4), (2, 2)]]
+    assert lengths(samples, stream.share(0, 1, shared)) == [[(7, 3)], [(5, 4)]]
+
+
+def test_packed_rows_are_no_fewer_than_the_ranks():
+    samples = ToySamples(5)
+    samples.length = lambda number: [100, 3, 2, 2, 1][number]
+    stream = Stream(samples, global_batch=5, seed=0)
+    pieces = stream.cut(0, Cut(ranks=4, micro_batch=8, pack=True))
+    assert lengths(samples, pieces) == [[100], [(3, 1)], [2], [2]]
+
+
+@given(
+    st.lists(st.integers(1, 4096), min_size=1, max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 8),
+)
+def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(told, ranks, most):
+    samples = ToySamples(len(told))
+    samples.length = lambda number: told[number]
+    stream = Stream(samples, global_batch=len(told), seed=0)
+    ranks = min(ranks, len(told))
+    pieces = stream.cut(0, Cut(ranks=ranks, micro_batch=most, pack=True))
+    rows = [[draw.number for draw in row] for piece in pieces for row in piece]
+    assert sorted(number for row in rows for number in row) == list(range(len(told)))
+    assert max(sum(told[number] for number in row) for row in rows) == max(told)
+    assert max(map(len, pieces)) <= most
+    assert len(pieces) >= ranks
 
 
 def test_tokens_of_a_step_are_counted_over_all_ranks():
@@ -115,4 +159,4 @@ def test_an_unreadable_sample_is_named(error, kind):
 
     samples.record = record
     with pytest.raises(kind, match=r"sample sample-\d.*(part-3|disk)"):
-        read_micro_batches(samples, [Stream(samples, 2, 0).draws(0)])
+        read_micro_batches(samples, [[Stream(samples, 2, 0).draws(0)]])

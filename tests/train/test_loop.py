@@ -56,6 +56,26 @@ def test_the_cut_into_micro_batches_does_not_change_the_result(micro_batch):
     torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-4, atol=1e-6)
 
 
+def test_packed_rows_do_not_change_the_result():
+    whole, packed = trained(micro_batch=6), trained(micro_batch=2, pack=True)
+    torch.testing.assert_close(losses(packed), losses(whole), rtol=1e-5, atol=0)
+    torch.testing.assert_close(weights(packed), weights(whole), rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_run_packs_as_it_did_before(tmp_path):
+    """Whatever it is told now: so it goes on to the bit."""
+    whole = trained(pack=True)
+    first, states = toy_loop(SPEC, pack=True), checkpoints(tmp_path)
+    with pytest.raises(CancelledError):
+        first.run(Saves(last=states), lambda loop: loop.progress.step == 7 and os.kill(os.getpid(), signal.SIGTERM))
+    second = toy_loop(SPEC, micro_batch=5)
+    second.resume(checkpoints(tmp_path).newest())
+    assert second.cut == first.cut
+    second.run(None)
+    assert torch.equal(second.optimizer.master, whole.optimizer.master)
+    assert second.progress.rows == whole.progress.rows
+
+
 def test_the_loss_of_a_step_is_the_mean_over_the_supervised_tokens_of_its_global_batch():
     """Not the mean of the means of its micro-batches, which weighs short samples more."""
     rows = trained(micro_batch=1).progress.rows

@@ -2,20 +2,25 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from deepspec.algorithms.anchors import draw_anchors
+from deepspec.formats.records import collate_rows
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import memory
-from deepspec.train.data import CacheSplit, Draw, read_micro_batches
-from deepspec.train.memory import fitting_micro_batch, recompute_activations
+from deepspec.train.data import CacheSplit, Cut, Draw, read_micro_batches
+from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from deepspec.train.task import total_denominators
+from tests.models.drafts import record
 from tests.train.conftest import SMALL
+
+ALONE = Cut(ranks=1, micro_batch=1)
 
 
 def task_for(site, algorithm="dspark"):
     cache = TargetCache(site.cache, site.placement.scratch)
     shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
-    spec = SMALL.but(draft=shape, objective={"num_anchors": 8, "ttt_length": 2})
+    spec = SMALL.but(global_batch=64, draft=shape, objective={"num_anchors": 8, "ttt_length": 2})
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
     return loop, CacheSplit(cache, "train", 0, 8)
 
@@ -31,17 +36,17 @@ def task_for(site, algorithm="dspark"):
 def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free, fits):
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    monkeypatch.setattr(memory, "_held", lambda task, records: (50, 50 + one + each * (len(records) - 1)))
-    assert fitting_micro_batch(loop.task, samples, 64, print) == fits
+    monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
+    assert fitting_micro_batch(loop.task, samples, ALONE, print) == fits
 
 
 def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
     loop, samples = task_for(site)
     held = iter([(0, 900), (0, 500), (0, 700)])
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(memory, "_held", lambda task, records: next(held))
+    monkeypatch.setattr(memory, "_held", lambda task, rows: next(held))
     said = []
-    assert fitting_micro_batch(loop.task, samples, 64, said.append) == 2
+    assert fitting_micro_batch(loop.task, samples, ALONE, said.append) == 2
     assert "computed again" in said[0]
 
 
@@ -50,9 +55,28 @@ def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
     cache = TargetCache(site.cache, site.placement.scratch)
     said = []
     chosen = make_loop(spec, cache, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": None}), said.append)
-    assert chosen.micro_batch == 4
+    assert chosen.cut.micro_batch == 4
     assert not chosen.optimizer.gradient.any()
-    assert any("the longest sample takes" in line for line in said)
+    assert any("the longest row takes" in line for line in said)
+
+
+def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold():
+    """Of 23 tokens: samples of 6, 6, 6 and 5, supervised throughout, with 5 + 5 + 5 + 4 anchors."""
+    row = fullest_row(record("a", 23, [20, 21]), num_anchors=5)
+    assert [len(each.input_ids) for each in row] == [6, 6, 6, 5]
+    _, keep = draw_anchors(collate_rows([row]), 5, range(4))
+    assert keep.sum() == 19
+
+
+def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
+    loop, samples = task_for(site)
+    tried = []
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "_held", lambda task, rows: tried.append(rows) or (0, 100 * len(rows)))
+    assert fitting_micro_batch(loop.task, samples, Cut(ranks=16, micro_batch=1, pack=True), print) == 4
+    longest = max(samples.length(number) for number in samples.order(0))
+    assert [[sum(len(each.input_ids) for each in row) for row in rows] for rows in tried] == [[longest], [longest] * 2]
+    assert max(len(each.input_ids) for row in tried[0] for each in row) == 9  # 8 anchors
 
 
 def bytes_kept(loop, micro):
@@ -73,8 +97,8 @@ def bytes_kept(loop, micro):
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
 def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
     loop, samples = task_for(site, algorithm)
-    draws = [Draw(number=number, epoch=0, key=number) for number in samples.order(0)[:3]]
-    (micro,) = read_micro_batches(samples, [draws])
+    rows = [[Draw(number=number, epoch=0, key=number)] for number in samples.order(0)[:3]]
+    (micro,) = read_micro_batches(samples, [rows])
     kept = bytes_kept(loop, micro)
     gradient = loop.optimizer.gradient.clone()
     loop.optimizer.forget()

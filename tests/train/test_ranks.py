@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,19 @@ def assert_close(site, one, other):
 
 def test_two_ranks_give_the_losses_of_one(site, alone, two):
     assert_close(site, two, alone)
+
+
+def packing(site):
+    return replace(site, placement=site.placement.model_copy(update={"pack": True}))
+
+
+def test_packed_samples_give_the_losses_of_unpacked_ones(site, alone):
+    assert_close(site, packing(site).train(SPEC, "packed")[0], alone)
+
+
+@pytest.mark.soak
+def test_two_ranks_give_the_losses_of_one_with_packed_samples(site, alone):
+    assert_close(site, Launched(packing(site), "two-packed", SPEC, ranks=2).published(), alone)
 
 
 @pytest.mark.soak
@@ -94,7 +108,8 @@ def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, al
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(site, alone, ranks):
-    struck = Launched(site, f"term-{ranks}", SPEC, ranks, rest=REST)
+    """The run that is struck packs its samples, the one that goes on does not: no loss tells the difference."""
+    struck = Launched(packing(site), f"term-{ranks}", SPEC, ranks, rest=REST)
     struck.wait_for_step(8)
     begin = time.time()
     struck.strike("all ranks", signal.SIGTERM)

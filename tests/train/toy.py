@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from deepspec.algorithms import LossResult
 from deepspec.formats.records import Batch, Record, supervises
+from deepspec.train.data import Cut
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task
-from deepspec.train.validation import Validation
 
 CAPTURED, HIDDEN = 6, 4
 
@@ -65,10 +65,10 @@ class ToyAlgorithm:
 
     def supervise(self, config: Any, objective: Any, batch: Batch, keys: Sequence[int]) -> ToySupervision:
         weights = torch.zeros(batch.loss_mask.shape)
-        for row, (key, length) in enumerate(zip(keys, batch.lengths.tolist(), strict=True)):
-            chosen = torch.rand(length, generator=torch.Generator().manual_seed(key)) < 0.5
-            chosen[length - 1] = True
-            weights[row, :length] = (chosen & batch.loss_mask[row, :length]).float()
+        for (row, start, end), key in zip(batch.spans(), keys, strict=True):
+            chosen = torch.rand(end - start, generator=torch.Generator().manual_seed(key)) < 0.5
+            chosen[-1] = True
+            weights[row, start:end] = (chosen & batch.loss_mask[row, start:end]).float()
         return ToySupervision(weights, {"weight": weights.sum()})
 
     def loss(
@@ -99,14 +99,17 @@ class ToyModel(nn.Module):
         return self.second(torch.tanh(self.first(hidden)))
 
 
-def toy_loop(spec: TrainSpec, micro_batch: int = 2, ranks: Ranks | None = None, samples: Any = None) -> Loop:
+def toy_loop(
+    spec: TrainSpec, micro_batch: int = 2, ranks: Ranks | None = None, samples: Any = None, *, pack: bool = False
+) -> Loop:
     """Return a loop over 12 training and 5 held-out samples."""
     ranks = ranks or Ranks("cpu")
     model = ToyModel()
     task = Task(spec=spec, config=model.config, model=model, algorithm=ToyAlgorithm(), device=torch.device("cpu"))
-    loop = Loop(task, samples or ToySamples(), ranks, micro_batch)
+    cut = Cut(ranks=ranks.count, micro_batch=micro_batch, pack=pack)
+    loop = Loop(task, samples or ToySamples(), ranks, cut)
     if spec.validation_samples:
-        loop.validation = Validation(task, ToySamples(5, seed=1), ranks, micro_batch)
+        loop.held_out = ToySamples(5, seed=1)
     return loop
 
 

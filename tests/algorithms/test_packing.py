@@ -1,0 +1,98 @@
+"""Several samples in one row give what each gives in a row of its own: losses, metrics, gradients, 1e-5."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.algorithms.anchors import draw_anchors
+from deepspec.formats.draft import choose_vocabulary
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import collate, collate_rows
+from tests.models.drafts import HEADS, VOCAB, four_records, record, tiny
+
+OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
+PUBLIC = OBJECTIVE.but(mask_alignment="deepspec")
+EVERY = [
+    *(("dspark", OBJECTIVE, heads) for heads in HEADS.values()),
+    *((name, OBJECTIVE, {"draft_vocab_size": 20}) for name in ALGORITHMS),
+    ("dflash", OBJECTIVE, {}),
+    ("eagle3", OBJECTIVE, {}),
+    ("eagle3", PUBLIC, {}),
+    ("eagle3", PUBLIC, {"draft_vocab_size": 20}),
+]
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def hard_rows():
+    """Return two rows: "e" and "f", "a" and "g" meet with the target's own tokens, so that whatever crosses shows."""
+    a, b, c, d = four_records()
+    return [[c, record("e", 8, range(8)), record("f", 1, [0])], [a, record("g", 5, range(5)), d, b]]
+
+
+def measured(model, objective, rows):
+    """Return what a batch of these rows gives, flat: loss, sums and gradients by name."""
+    algorithm, batch = ALGORITHMS[model.config.algorithm], collate_rows(rows)
+    part = algorithm.supervise(model.config, objective, batch, [ord(name) for name in batch.sample_ids])
+    result = algorithm.loss(model, batch, part, part.denominators)
+    names, parameters = zip(*model.trainable(), strict=True)
+    gradients = torch.autograd.grad(result.loss, parameters, allow_unused=True)
+    return {"loss": result.loss.detach(), **result.sums, **dict(zip(names, gradients, strict=True))}
+
+
+def draft(algorithm, **recipe):
+    model = tiny(algorithm, **recipe)
+    if "draft_vocab_size" in recipe:
+        choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
+    return model
+
+
+@pytest.mark.parametrize(("algorithm", "objective", "recipe"), EVERY)
+def test_packed_equals_unpacked(algorithm, objective, recipe):
+    model, rows = draft(algorithm, **recipe), hard_rows()
+    packed = measured(model, objective, rows)
+    torch.testing.assert_close(packed, measured(model, objective, [[one] for row in rows for one in row]), **CLOSE)
+    assert packed["blocks"] > 0
+    assert packed["loss"] > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=4), max_size=3))
+def test_packed_equals_unpacked_whatever_the_lengths(drawn):
+    """Of (length, prompt) pairs; what follows the prompt is supervised."""
+    names = iter("abcdefghijkl")
+    rows = [[record(next(names), long, range(min(prompt, long), long)) for long, prompt in row] for row in drawn]
+    rows.append([record("z", 9, range(9)), record("y", 9, range(9), seed=1)])
+    for algorithm, objective in (("dspark", OBJECTIVE), ("eagle3", OBJECTIVE), ("eagle3", PUBLIC)):
+        model = tiny(algorithm)
+        alone = measured(model, objective, [[one] for row in rows for one in row])
+        torch.testing.assert_close(measured(model, objective, rows), alone, **CLOSE)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_sample_learns_from_another_in_its_row(algorithm):
+    """Where one sample alone is supervised, no other's states have a gradient."""
+    model, batch = tiny(algorithm), collate_rows(hard_rows())
+    part = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, range(len(batch.sample_ids)))
+    for row, start, end in batch.spans():
+        within = torch.zeros_like(batch.loss_mask)
+        within[row, start:end] = True
+        of_one = within[:, None] if algorithm == "eagle3" else within.gather(1, part.anchors)[..., None]
+        states = batch.hidden.clone().requires_grad_()
+        alone = replace(part, supervised=part.supervised & of_one)
+        result = ALGORITHMS[algorithm].loss(model, replace(batch, hidden=states), alone, part.denominators)
+        result.loss.backward()
+        assert not states.grad[~within].any()
+        assert states.grad[within].any() == (end - start > 1)
+
+
+def test_anchors_do_not_depend_on_what_lies_in_the_row():
+    a, b, c, _ = four_records()
+    packed, keep = draw_anchors(collate_rows([[b, a], [c]]), 3, [12, 11, 13])
+    alone = [draw_anchors(collate([one]), 3, [key])[0][0] for one, key in ((b, 12), (a, 11), (c, 13))]
+    assert packed[0].tolist() == [*alone[0].tolist(), *(alone[1] + len(b.input_ids)).tolist()]
+    assert packed[1, :3].tolist() == alone[2].tolist()
+    assert keep.sum(1).tolist() == [6, 3]

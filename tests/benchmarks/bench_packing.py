@@ -1,0 +1,127 @@
+"""Steps of samples in rows of their own against steps of packed rows: processor time, and what of it is padding.
+
+Lengths are as of chats (32 to 4096 tokens, mean 870), an eighth of each, and so are the anchors. The step's time is
+that of supervision, loss and gradients, in turns with the other way of cutting it.
+
+    python -m pytest -m bench tests/benchmarks/bench_packing.py -s
+"""
+
+import random
+import statistics
+import time
+
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.families import read
+from deepspec.formats.draft_config import new_draft_config
+from deepspec.formats.records import Record
+from deepspec.models import build_draft
+from deepspec.models.initial import initialize
+from deepspec.train.data import Cut, MicroBatch, Stream, read_micro_batches
+from deepspec.train.spec import TrainSpec
+from deepspec.train.task import Task, total_denominators
+
+pytestmark = pytest.mark.bench
+
+SCALE = 8
+HIDDEN, VOCAB, LAYERS = 192, 8192, (1, 3)
+STEPS = {8: 8, 64: 2}
+"""Samples of a step -> steps."""
+MICRO_BATCH = 8
+
+
+class Chats:
+    """Samples of chat-like lengths, the first third a prompt."""
+
+    def __init__(self, count: int) -> None:
+        rng = random.Random(0)
+        self.lengths = [min(4096, max(32, int(rng.lognormvariate(6.4, 0.9)))) // SCALE for _ in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def order(self, epoch: int) -> list[int]:
+        return list(range(len(self)))
+
+    def sample_id(self, number: int) -> str:
+        return f"chat-{number}"
+
+    def length(self, number: int) -> int:
+        return self.lengths[number]
+
+    def record(self, number: int) -> Record:
+        length, generator = self.lengths[number], torch.Generator().manual_seed(number)
+        mask = torch.arange(length) >= length // 3
+        return Record(
+            sample_id=self.sample_id(number),
+            input_ids=torch.randint(0, VOCAB - 1, (length,), generator=generator),
+            loss_mask=mask,
+            hidden=torch.randn(length, len(LAYERS) * HIDDEN, generator=generator),
+            last_hidden=torch.randn(int(mask.sum()) + 1, HIDDEN, generator=generator),
+        )
+
+
+def task_for(algorithm: str, global_batch: int) -> Task:
+    shape = read({
+        "model_type": "qwen3", "hidden_size": HIDDEN, "intermediate_size": 512, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": VOCAB, "num_hidden_layers": 6,
+        "max_position_embeddings": 4096})  # fmt: skip
+    spec = TrainSpec(
+        draft={"algorithm": algorithm, "num_layers": 1 if algorithm == "eagle3" else 2, "markov_rank": 32},
+        objective={"num_anchors": 512 // SCALE, "ttt_length": 4},
+        global_batch=global_batch,
+        precision="fp32",
+    )
+    mask = None if algorithm == "eagle3" else VOCAB - 1
+    model = build_draft(new_draft_config(shape, spec.draft, LAYERS, mask, spec.objective))
+    initialize(model, seed=0)
+    return Task(
+        spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[algorithm], device=torch.device("cpu")
+    )
+
+
+def step(task: Task, pieces: list[MicroBatch]) -> tuple[float, float]:
+    """Return loss and processor seconds of a step."""
+    begin = time.process_time()
+    parts = [task.supervise(micro) for micro in pieces]
+    denominators, loss = total_denominators(parts), 0.0
+    for part in parts:
+        result = task.loss(part, denominators)
+        result.loss.backward()
+        loss += result.loss.item()
+    return loss, time.process_time() - begin
+
+
+def wasted(task: Task, pieces: list[MicroBatch]) -> tuple[float, float]:
+    """Return the shares of positions and of blocks that are padding."""
+    batches = [micro.batch for micro in pieces]
+    inside = sum(int((batch.starts < batch.ends).sum()) for batch in batches)
+    keeps = [getattr(task.supervise(micro).supervision, "keep", torch.ones(1)) for micro in pieces]
+    blocks = sum(int(keep.sum()) for keep in keeps) / sum(keep.numel() for keep in keeps)
+    return 1 - inside / sum(batch.starts.numel() for batch in batches), 1 - blocks
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
+@pytest.mark.parametrize("global_batch", STEPS)
+def test_packed_steps_against_unpacked_ones(algorithm, global_batch):
+    torch.set_num_threads(1)
+    task, samples = task_for(algorithm, global_batch), Chats(STEPS[global_batch] * global_batch)
+    stream = Stream(samples, global_batch, seed=0)
+    seconds, padding = {False: [], True: []}, {False: [], True: []}
+    for number in range(STEPS[global_batch]):
+        losses = []
+        for pack in (False, True):
+            pieces = read_micro_batches(samples, stream.cut(number, Cut(ranks=1, micro_batch=MICRO_BATCH, pack=pack)))
+            padding[pack].append(wasted(task, pieces))
+            loss, spent = step(task, pieces)
+            losses.append(loss)
+            seconds[pack].append(spent)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for pack in (False, True):
+        positions, blocks = (statistics.mean(share) for share in zip(*padding[pack], strict=True))
+        told = f"{statistics.mean(seconds[pack]) * 1e3:.0f} ms; padding {positions:.0%}, of blocks {blocks:.0%}"
+        print(f"\n{algorithm}, steps of {global_batch}, {'packed' if pack else 'a row each'}: {told}")
+    ratio = statistics.mean(seconds[True]) / statistics.mean(seconds[False])
+    print(f"packed × {ratio:.2f}")
