@@ -1,7 +1,7 @@
 """What a Prefect server holds for us, as tables: pools, limits, variables, result storage, automations, deployments.
 
-Everything is made or updated by its name, so `set_up` may be called again at any time. A variable that is there is
-left alone: it is the place where people change things.
+Everything is found by its name, so `set_up` may be called again at any time. Deployments and automations follow their
+files. Pools, limits and variables are where people change things: what is there stays, only what is missing is added.
 """
 
 import subprocess
@@ -13,9 +13,14 @@ from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import VariableCreate, WorkPoolCreate
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    VariableCreate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
@@ -79,9 +84,9 @@ def set_up(api: str, name: str, secrets: Mapping[str, str] | None = None) -> str
     place = ENVIRONMENTS[name]
     with temporary_settings(client_settings(api)):
         with get_client(sync_client=True) as client:
-            client.create_work_pool(pool_of(client, place, secrets or {}), overwrite=True)
+            make_pool(client, place, secrets or {})
             for limit, slots in LIMITS.items():
-                client.upsert_global_concurrency_limit_by_name(limit, slots)
+                _make_limit(client, limit, slots)
             for variable, value in VARIABLES.items():
                 if client.read_variable_by_name(variable) is None:
                     client.create_variable(VariableCreate(name=variable, value=value))
@@ -92,20 +97,27 @@ def set_up(api: str, name: str, secrets: Mapping[str, str] | None = None) -> str
     return place.pool
 
 
-def pool_of(client: SyncPrefectClient, place: Environment, secrets: Mapping[str, str]) -> WorkPoolCreate:
-    """Return the work pool of an environment; of secrets it tells the names of their blocks.
+def make_pool(client: SyncPrefectClient, place: Environment, secrets: Mapping[str, str]) -> None:
+    """Make the work pool of an environment; to one that is there, add the secrets and what its template lacks.
 
-    A deployment file cannot do so: `prefect deploy` puts the value itself into the deployment.
+    A pool tells the names of the blocks that hold the secrets. A deployment file cannot do so: `prefect deploy` puts
+    the value itself into the deployment.
 
     Raises:
         SpecError: there is no such block.
     """
-    template = ProcessWorker.get_default_base_job_template()
-    if place.template is not None:
-        template = yaml.safe_load((HOME / place.template).read_text())
     references = {variable: _reference(client, block) for variable, block in secrets.items()}
-    template["variables"]["properties"]["env"]["default"] = references
-    return WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=template)
+    shipped = ProcessWorker.get_default_base_job_template()
+    if place.template is not None:
+        shipped = yaml.safe_load((HOME / place.template).read_text())
+    shipped["variables"]["properties"]["env"]["default"] = references
+    pool = WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=shipped)
+    try:
+        client.create_work_pool(pool)
+    except ObjectAlreadyExists:
+        template = _completed(client.read_work_pool(place.pool).base_job_template, shipped)
+        template["variables"]["properties"]["env"]["default"] |= references
+        client.update_work_pool(place.pool, WorkPoolUpdate(base_job_template=template))
 
 
 def client_settings(api: str) -> dict[Any, Any]:
@@ -146,6 +158,19 @@ def deploy(api: str, file: Path) -> None:
         raise ChildError(" ".join(command), done.returncode, (done.stdout + done.stderr)[-2000:])
 
 
+def _completed(found: dict[str, Any], shipped: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found, with what only the shipped one has."""
+    both = {key: _completed(found[key], told) for key, told in shipped.items() if isinstance(found.get(key), dict)}
+    return {**shipped, **found, **both}
+
+
+def _make_limit(client: SyncPrefectClient, name: str, slots: int) -> None:
+    try:
+        client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=slots))
+
+
 def _reference(client: SyncPrefectClient, block: str) -> str:
     try:
         client.read_block_document_by_name(block, "secret", include_secrets=False)
@@ -155,16 +180,16 @@ def _reference(client: SyncPrefectClient, block: str) -> str:
 
 
 def _automate(client: SyncPrefectClient, name: str) -> None:
-    """Create or update the automations; the deployments that they start are those of the environment."""
-    known = {found.name: found.id for found in client.read_automations()}
+    """Create or update the automations, on or off as they are; what they start are deployments of the environment."""
+    known = {found.name: found for found in client.read_automations()}
     for told in yaml.safe_load((DEPLOYMENTS / "automations.yaml").read_text()):
-        automation = AutomationCore.model_validate(
-            {**told, "actions": [_action(client, a, name) for a in told["actions"]]}
-        )
-        if told["name"] in known:
-            client.update_automation(known[told["name"]], automation)
-        else:
+        found = known.get(told["name"])
+        actions = [_action(client, action, name) for action in told["actions"]]
+        automation = AutomationCore.model_validate({**told, "actions": actions})
+        if found is None:
             client.create_automation(automation)
+        else:
+            client.update_automation(found.id, automation.model_copy(update={"enabled": found.enabled}))
 
 
 def _action(client: SyncPrefectClient, action: dict[str, Any], name: str) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
     api = f"http://{LOOPBACK if host == ANY_HOST else host}:{port}/api"
     if _answers(f"{api}/health"):
         raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
+    data_dir().mkdir(parents=True, exist_ok=True)  # the database is made there, its folder is not
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     env = {**server_database(), "PREFECT_SERVER_UI_API_URL": "/api"}  # whatever address a browser finds the UI at
     with start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS) as child:
