@@ -4,14 +4,16 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 E2E = "tests/e2e/"
-"""Tests that share one server and one run of the whole pipeline: one worker begins with them."""
+"""The longest tests: workers begin with them."""
+WHOLE = ("tests/e2e/test_bad_input.py", "tests/e2e/test_pipeline.py")
+"""They share one run of the whole pipeline."""
 
 
 class ByFile(LoadFileScheduling):
-    """Files go to workers whole, those of `E2E` all to the same."""
+    """Files go to workers whole, those of `WHOLE` all to the same."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return E2E if nodeid.startswith(E2E) else super()._split_scope(nodeid)
+        return WHOLE[0] if nodeid.startswith(WHOLE) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import httpx
 import pytest
 from prefect.logging.handlers import APILogWorker
 
@@ -19,6 +18,7 @@ from deepspec.catalog import catalog
 from deepspec.store import Store
 from infra.engines import free_port
 from infra.prefect_up import server
+from tests.e2e.operated import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,7 +165,5 @@ def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def query(api: str, what: str, body: dict[str, object]) -> list[dict[str, object]]:
     """Return the rows of one of the server's filters."""
-    answer = httpx.post(f"{api}/{what}/filter", json=body, timeout=30)
-    answer.raise_for_status()
-    rows: list[dict[str, object]] = answer.json()
+    rows: list[dict[str, object]] = ask("POST", f"{api}/{what}/filter", body)
     return rows

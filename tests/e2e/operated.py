@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -64,22 +65,17 @@ class Operated:
         return {"choices": choices, "site": {"limit": "deepspec-machine", "placement": {"threads": 1}}}
 
     def post(self, path: str, **body: Any) -> Any:
-        """Return the answer; a server that is busy (503) is asked again, as Prefect's own client does."""
-
-        def ask() -> httpx.Response | None:
-            told = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
-            return None if told.status_code == httpx.codes.SERVICE_UNAVAILABLE else told
-
-        return until(ask).raise_for_status().json()
+        return ask("POST", f"{self.api}/{path}", body)
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.api}/{path}", timeout=60).raise_for_status().json()
+        return ask("GET", f"{self.api}/{path}")
 
     def start(self, deployment: str, *overrides: str, **parameters: Any) -> str:
         """Start a run of a deployment and return its id."""
         found = self.get(f"deployments/name/{deployment}")["id"]
         told = {"parameters": {**self.parameters(*overrides), **parameters}, "state": {"type": "SCHEDULED"}}
-        return str(self.post(f"deployments/{found}/create_flow_run", **told)["id"])
+        once = {"idempotency_key": uuid4().hex}  # asked again, the server tells the same run
+        return str(self.post(f"deployments/{found}/create_flow_run", **told, **once)["id"])
 
     def finish(self, *runs: str) -> None:
         """Wait until runs are completed; fail with the log of one that ends otherwise."""
@@ -87,12 +83,13 @@ class Operated:
             until(lambda run=run: self.state(run) in {"Completed", "Failed", "Crashed", "Cancelled"}, seconds=900)
             assert self.state(run) == "Completed", self.logs(run)
 
-    def cancel(self, run: str) -> float:
-        """Cancel a run as the UI does; return the seconds until no process of it was left."""
+    def cancel(self, run: str, word: str = "") -> float:
+        """Cancel a run as the UI does; return how many seconds its processes with a word lived on."""
         start = time.monotonic()
         self.set_state(run, type="CANCELLING")
-        until(lambda: not self.processes(run))
+        until(lambda: not self.processes(run, word))
         took = time.monotonic() - start
+        until(lambda: not self.processes(run))
         until(lambda: self.state(run) == "Cancelled")
         return took
 
@@ -149,6 +146,19 @@ def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
     return found
+
+
+def ask(method: str, url: str, body: dict[str, Any] | None = None) -> Any:
+    """Return a server's answer; one that is busy (503, or silent) is asked again, as Prefect's own client does."""
+
+    def answer() -> httpx.Response | None:
+        try:
+            told = httpx.request(method, url, json=body, timeout=30)
+        except httpx.TimeoutException:
+            return None
+        return None if told.status_code == httpx.codes.SERVICE_UNAVAILABLE else told
+
+    return until(answer).raise_for_status().json()
 
 
 def write_inputs(folder: Path) -> None:

@@ -16,6 +16,7 @@ from deepspec.catalog import find
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
+from infra.launch import GUARD
 from infra.prefect_setup import set_up
 from infra.settings import default_root
 from infra.work import FanOut, Site
@@ -97,25 +98,29 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
-@pytest.mark.soak
-def test_a_run_that_is_cancelled_killed_and_loses_its_worker_goes_on_each_time(operated: Operated, built):
-    """Cancel from the API, then Retry; kill -9 of the engine, then of the worker, which the automation notices."""
-    before = checkpoints()
-    no_limit = {"placement": {"threads": 1}}  # a slot would come back a minute after the one who held it was killed
-    run = operated.start("train/local", "train.steps=100000", site=no_limit)
-    until(lambda: checkpoints() > before)
-    assert operated.cancel(run) < 20
+def test_a_cancelled_training_leaves_no_process_and_goes_on_at_its_checkpoint_when_retried(operated: Operated, built):
+    run = start_training(operated, seed=1)
+    assert operated.cancel(run, GUARD.name) < 20, (
+        "the guard ends after all that computes, the engine when it has said so"
+    )
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
     until(lambda: resumed(operated, run) == 1)
+    operated.cancel(run)
+
+
+@pytest.mark.soak
+def test_a_training_that_is_killed_and_loses_its_worker_goes_on_by_itself(operated: Operated, built):
+    """Kill -9 of the engine, then of the worker; the automation notices each."""
+    run = start_training(operated, seed=2)
     for engine in operated.processes(run, "prefect"):
         os.kill(engine, signal.SIGKILL)
-    until(lambda: resumed(operated, run) == 2)
+    until(lambda: resumed(operated, run) == 1)
     (lost,) = workers()
     os.kill(lost.pid, signal.SIGKILL)
     until(lambda: not operated.processes(run))
     operated.start_worker()
-    until(lambda: resumed(operated, run) == 3)
-    operated.cancel(run)
+    until(lambda: resumed(operated, run) == 2)
+    assert operated.cancel(run) < 20
     told = operated.get(f"flow_run_states/?flow_run_id={run}")
     assert [state["type"] for state in told].count("CRASHED") == 2
 
@@ -187,6 +192,15 @@ def test_setting_up_again_doubles_nothing(operated):
     before = [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")]
     set_up(operated.api, "local")
     assert [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")] == before
+
+
+def start_training(operated: Operated, seed: int) -> str:
+    """Start a training that never ends by itself; return its run once it has saved a checkpoint."""
+    before = checkpoints()
+    no_limit = {"placement": {"threads": 1}}  # a slot would come back a minute after the one who held it was killed
+    run = operated.start("train/local", "train.steps=100000", f"train.seed={seed}", site=no_limit)
+    until(lambda: checkpoints() > before)
+    return run
 
 
 def resumed(operated: Operated, run: str) -> int:

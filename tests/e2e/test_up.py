@@ -52,8 +52,8 @@ def test_a_server_with_a_password_has_a_worker_that_comes_back_and_ends_with_dow
     try:
         assert f"export PREFECT_API_URL={api}" in said
         assert AUTH not in said
-        assert httpx.post(f"{api}/flows/filter", json={}).status_code == 401
-        assert httpx.get(f"http://127.0.0.1:{port}/ui-settings").json()["api_url"] == "/api"
+        assert httpx.post(f"{api}/flows/filter", json={}, timeout=60).status_code == 401
+        assert httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=60).json()["api_url"] == "/api"
         (lost,) = until(lambda: workers_in(tmp_path))
         os.kill(lost.pid, signal.SIGKILL)
         until(lambda: [found for found in workers_in(tmp_path) if found.pid != lost.pid])
