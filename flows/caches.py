@@ -80,4 +80,4 @@ def import_cache(
     with attached(console):
         report = Listeners(terminal("import"))
         ref = import_folder(folder, files.folder, codec, Store(root or default_root()), scratch_dir(), report)
-    console.print(f"published {ref.uri}", highlight=False)
+    console.print(f"published {ref.uri}", highlight=False, soft_wrap=True)

@@ -148,7 +148,7 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
 
     with show.listening(console), prefect_api(say):
         step = STAGE_FLOWS[name](choices, site)
-    console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
+    console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}", soft_wrap=True)
 
 
 def say(line: str) -> None:

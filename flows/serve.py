@@ -64,7 +64,7 @@ def deploy(
     from infra.prefect_setup import set_up  # loads Prefect
 
     pool = set_up(server(), environment, dict(_pair(told) for told in secret or ()))
-    console.print(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
+    _say(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def summary(console: Console, built: "Built", site: Site, seconds: float) -> Non
     console.print(table)
     store = Store(site.root)
     console.print(rich_table("draft", headline(store, built)))
-    console.print(f"total {seconds:.0f} s; store {store.root}", highlight=False)
+    console.print(f"total {seconds:.0f} s; store {store.root}", highlight=False, soft_wrap=True)
 
 
 def headline(store: Store, built: "Built") -> list[dict[str, str]]:

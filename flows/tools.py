@@ -42,7 +42,7 @@ def unpack(
     del debug
     store = Store(root or default_root())
     files = write_form(open_artifact(store, find(store, artifact), scratch_dir()), form, folder)
-    console.print(f"{folder}: {', '.join(path.name for path in files)}", highlight=False)
+    console.print(f"{folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -61,7 +61,7 @@ def push(
     where = pushed(
         open_artifact(store, find(store, release), scratch_dir()), destination, scratch_dir(), private=private
     )
-    console.print(f"{release} → {where}", highlight=False)
+    console.print(f"{release} → {where}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -25,7 +25,8 @@ from infra.prefect_setup import ENVIRONMENTS, set_up, worker_environment
 from infra.settings import data_dir, default_root, server_auth, server_database, use
 from infra.targets import ready_target
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
+"""A busy machine may need long; a server that ends is noticed at once."""
 SERVER_GRACE_SECONDS = 5.0
 """A server waits for its clients to go, which they do not; its database survives a KILL."""
 WORKER_GRACE_SECONDS = 28.0
