@@ -23,6 +23,7 @@ from tests.e2e.operated import ask
 ROOT = Path(__file__).resolve().parents[2]
 
 SIZES = (
+    "dataset.benchmarks=[arithmetic,chat]",
     "prepare.max_samples=40",
     "regenerate.sampling.max_tokens=24",
     "regenerate.rows_per_part=8",
@@ -38,6 +39,7 @@ SIZES = (
     "evaluate.calibration_samples=2",
     "evaluate.lossless_samples=2",
     "evaluate.untrained_samples=1",
+    "benchmark.batches=[1,2]",
     "benchmark.samples=2",
     "benchmark.loads=[1]",
     "benchmark.engine_samples=2",
