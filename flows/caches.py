@@ -39,11 +39,13 @@ def verify(
         placement = placement_of(artifact, target, needed=recompute > 0)
         found = verified(artifact, placement, Listeners(terminal("verify")), recompute)
     for problem in found.damaged:
-        console.print(problem, highlight=False)
+        console.print(problem, highlight=False, soft_wrap=True)
     for sample in found.wrong:
         console.print(f"sample {sample} is off by {found.recomputed[sample]:.2g} of its norm", highlight=False)
     told = f"{found.samples} samples read, {len(found.recomputed)} computed again"
-    console.print(f"{artifact.prefix}: {'sound' if found.sound else 'NOT sound'}; {told}", highlight=False)
+    console.print(
+        f"{artifact.prefix}: {'sound' if found.sound else 'NOT sound'}; {told}", highlight=False, soft_wrap=True
+    )
     if repair and found.files:
         drop_damaged(artifact, found)
         console.print(f"deleted {len(found.files)} damaged files; the stage that made the cache makes only them again")

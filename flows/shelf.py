@@ -35,7 +35,7 @@ def status(root: Root = None, debug: Debug = False) -> None:
         table.add_row(*_cells(entry))
     console.print(table)
     for name, ref in refs(store).items():
-        console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False)
+        console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False, soft_wrap=True)
 
 
 @app.command("ref")
@@ -45,7 +45,7 @@ def set_reference(name: str, artifact: str, root: Root = None, debug: Debug = Fa
     store = Store(root or default_root())
     ref = find(store, artifact)
     set_ref(store, name, ref)
-    console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False)
+    console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def gc(
         ref = find(store, artifact)
         found = Garbage(artifacts=((ref.kind, ref.address),), keys={})
     for line in _garbage_lines(store, found):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     if yes:
         delete_garbage(store, found)
     numbers = f"{len(found.artifacts)} artifacts, {len(found.keys)} files and {len(found.uploads)} unfinished uploads"
