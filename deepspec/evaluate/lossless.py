@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from deepspec.decoding.results import Decoded
 from deepspec.formats.scores import Divergence, LosslessCheck
 from deepspec.target.load import Target
 
 NEAR_TIE = 1e-3
-"""Two best logits closer than this may change places when matrices have other shapes."""
+"""Two best logits closer than this may change places when matrices have other shapes; in half precision, even farther
+ones: as far as a logit moves there from one shape to another."""
 
 
 def check_lossless(target: Target, samples: Iterable[tuple[Sequence[int], Decoded]]) -> LosslessCheck:
@@ -25,10 +27,7 @@ def check_lossless(target: Target, samples: Iterable[tuple[Sequence[int], Decode
         alone = _generated(target, prompt, len(decoded.tokens))
         place = _first_difference(alone, decoded.tokens)
         if place is not None:
-            margin = _margin(target, [*prompt, *alone[:place]])
-            divergences.append(
-                Divergence(sample_id=decoded.sample_id, position=place, margin=margin, tie=margin < NEAR_TIE)
-            )
+            divergences.append(_divergence(target, [*prompt, *alone[:place]], alone[place:], decoded, place))
     return LosslessCheck(
         samples=count,
         equal=count - len(divergences),
@@ -63,9 +62,34 @@ def _first_difference(first: Sequence[int], second: Sequence[int]) -> int | None
     return None if len(first) == len(second) else min(len(first), len(second))
 
 
-def _margin(target: Target, ids: Sequence[int]) -> float:
-    """Return the distance of the target's two best logits after some tokens."""
-    with torch.inference_mode():
-        logits = target.model(torch.tensor([list(ids)], device=target.device)).logits[0, -1].float()
-    best = logits.topk(2).values
-    return float(best[0] - best[1])
+def _divergence(
+    target: Target, before: Sequence[int], alone: Sequence[int], decoded: Decoded, place: int
+) -> Divergence:
+    """Return whether rounding explains that a sample parts from the target's own at a place.
+
+    Args:
+        target: the target.
+        before: tokens that both have read.
+        alone: tokens of the target from the place on; none where it had stopped.
+        decoded: the sample.
+        place: where they part.
+    """
+    chosen = [*alone[:1], *decoded.tokens[place : place + 1]]
+    whole, stepped = _logits(target, before)
+    margin, rounding = float(whole.max() - whole[chosen].min()), float((whole - stepped).abs().max())
+    return Divergence(
+        sample_id=decoded.sample_id,
+        position=place,
+        margin=margin,
+        rounding=rounding,
+        tie=len(chosen) == 2 and margin <= max(NEAR_TIE, rounding),
+    )
+
+
+@torch.inference_mode()
+def _logits(target: Target, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the target's logits behind some tokens, `(V,)` each: read in one pass, and the last token by itself."""
+    read = torch.tensor([list(ids)], device=target.device)
+    before = target.model(read[:, :-1], use_cache=True)
+    stepped = target.model(read[:, -1:], past_key_values=before.past_key_values)
+    return target.model(read).logits[0, -1].float(), stepped.logits[0, -1].float()

@@ -90,7 +90,9 @@ class Divergence(_Model):
     position: int
     """Generated token, from 0."""
     margin: float
-    """Between the target's two best logits there."""
+    """From the target's best logit there down to the lower one of the two tokens that were chosen."""
+    rounding: float = 0.0
+    """How far a logit moves there where the target reads the last token by itself instead of all in one pass."""
     tie: bool
     """Whether the margin is so small that rounding decides."""
 

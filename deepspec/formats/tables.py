@@ -98,8 +98,8 @@ def lossless_text(check: LosslessCheck | None) -> str:
         return "Losslessness was not checked."
     return (
         f"At temperature 0 against the target's own generation: {'lossless' if check.passed else 'NOT lossless'}; "
-        f"{check.equal} of {check.samples} samples are equal token for token, {check.ties} part where the target's two "
-        "best logits nearly tie."
+        f"{check.equal} of {check.samples} samples are equal token for token, {check.ties} part where the target's "
+        "best logits are closer than rounding moves them."
     )
 
 

@@ -1,0 +1,88 @@
+"""Decoded samples held against the target's own generation: equal, parted by rounding, or wrong."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepspec.decoding.results import Decoded
+from deepspec.evaluate import lossless
+from deepspec.evaluate.lossless import check_lossless
+from deepspec.target.load import Target, load_target
+from tests.target.tiny import VOCAB, write_target
+
+PROMPT, COUNT, PLACE = (5, 6, 7), 6, 3
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    return load_target(write_target(tmp_path_factory.mktemp("target")))
+
+
+@pytest.fixture(scope="module")
+def own(target: Target) -> Decoded:
+    """What the target says alone."""
+    tokens = tuple(lossless._generated(target, PROMPT, COUNT))
+    assert len(tokens) == COUNT, "it does not stop"
+    return Decoded(sample_id="s", prompt_tokens=len(PROMPT), tokens=tokens, finish_reason="length", rounds=())
+
+
+def instead(own: Decoded, token: int) -> Decoded:
+    """Return the sample with another token at a place."""
+    return replace(own, tokens=(*own.tokens[:PLACE], token, *own.tokens[PLACE + 1 :]))
+
+
+def ranked(target: Target, own: Decoded) -> list[int]:
+    """Return the target's tokens at the place, best first."""
+    read = torch.tensor([[*PROMPT, *own.tokens[:PLACE]]])
+    with torch.inference_mode():
+        return target.model(read).logits[0, -1].argsort(descending=True).tolist()
+
+
+def test_the_targets_own_tokens_are_equal(target: Target, own: Decoded):
+    found = check_lossless(target, [(PROMPT, own)])
+    assert (found.samples, found.equal, found.passed) == (1, 1, True)
+
+
+def test_another_token_is_not_lossless_and_its_place_is_told(target: Target, own: Decoded):
+    best, second = ranked(target, own)[:2]
+    assert best == own.tokens[PLACE]
+    found = check_lossless(target, [(PROMPT, instead(own, second)), (PROMPT, own)])
+    (divergence,) = found.divergences
+    assert (divergence.position, divergence.tie, found.equal, found.passed) == (PLACE, False, 1, False)
+    assert divergence.margin > divergence.rounding >= 0
+
+
+def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(
+    target: Target, own: Decoded, monkeypatch: pytest.MonkeyPatch
+):
+    best, second, third = ranked(target, own)[:3]
+    tied = torch.zeros(VOCAB)
+    tied[[best, second]] = 7.0
+    tied[third] = 6.0
+    monkeypatch.setattr(lossless, "_logits", lambda *_: (tied, tied + 0.25))
+    found = check_lossless(target, [(PROMPT, instead(own, second)), (PROMPT, instead(own, third))])
+    assert [(each.margin, each.rounding, each.tie) for each in found.divergences] == [(0, 0.25, True), (1, 0.25, False)]
+    assert (found.ties, found.passed) == (1, False)
+
+
+def test_what_half_precision_moves_is_a_tie(target: Target, own: Decoded, monkeypatch: pytest.MonkeyPatch):
+    best, second = ranked(target, own)[:2]
+    near = torch.zeros(VOCAB)
+    near[[best, second]] = torch.tensor([32.5, 32.25])
+    monkeypatch.setattr(lossless, "_logits", lambda *_: (near, near + 0.3))
+    assert check_lossless(target, [(PROMPT, instead(own, second))]).passed
+    monkeypatch.setattr(lossless, "_logits", lambda *_: (near, near + 0.2))
+    assert not check_lossless(target, [(PROMPT, instead(own, second))]).passed
+
+
+def test_a_sample_that_goes_on_where_the_target_stops_is_not_lossless(target: Target, own: Decoded, monkeypatch):
+    monkeypatch.setattr(lossless, "_generated", lambda *_: list(own.tokens[:PLACE]))
+    (divergence,) = check_lossless(target, [(PROMPT, own)]).divergences
+    assert (divergence.position, divergence.margin, divergence.tie) == (PLACE, 0.0, False)
+
+
+def test_one_pass_and_a_step_give_the_same_logits(target: Target, own: Decoded):
+    whole, stepped = lossless._logits(target, [*PROMPT, *own.tokens])
+    assert whole.shape == (VOCAB,)
+    torch.testing.assert_close(whole, stepped, atol=1e-4, rtol=0)
