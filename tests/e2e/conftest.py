@@ -72,7 +72,7 @@ class Deepspec:
             "COLUMNS": "160",
         }
 
-    def run(self, *words: str, timeout: float = 1100) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 540) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*words), cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=timeout,
             check=False,

@@ -83,13 +83,12 @@ class Operated:
             until(lambda run=run: self.state(run) in {"Completed", "Failed", "Crashed", "Cancelled"}, seconds=900)
             assert self.state(run) == "Completed", self.logs(run)
 
-    def cancel(self, run: str, word: str = "") -> float:
-        """Cancel a run as the UI does; return how many seconds its processes with a word lived on."""
+    def cancel(self, run: str) -> float:
+        """Cancel a run as the UI does; return the seconds until no process of it was left."""
         start = time.monotonic()
         self.set_state(run, type="CANCELLING")
-        until(lambda: not self.processes(run, word))
-        took = time.monotonic() - start
         until(lambda: not self.processes(run))
+        took = time.monotonic() - start
         until(lambda: self.state(run) == "Cancelled")
         return took
 

@@ -14,7 +14,7 @@ from flows import cli
 from infra.engines import free_port
 from tests.e2e.conftest import Deepspec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "What is two plus two?"}]})
 

@@ -21,7 +21,7 @@ from deepspec.stages import STAGES
 from tests.e2e.conftest import Deepspec, kill_when, none_left, query
 from tests.regenerate.simulated import Simulated, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def answers_of(deepspec: Deepspec) -> dict[str, str]:
