@@ -13,17 +13,22 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.store import Store
 
 MANIFEST = "manifest.json"
+
+NOT_ADDRESSED: dict[str, JsonValue] = {"addressed": False}
+"""`json_schema_extra` of a spec's field that decides whether and when there is a result, never which: it stays out of
+the address."""
 
 _COMPUTED = object()
 
@@ -47,9 +52,8 @@ class Spec(BaseModel):
 
     def _told(self) -> Iterable[str]:
         for name, field in type(self).model_fields.items():
-            if field.exclude or getattr(self, name) == _introduced_with(field):
-                continue
-            yield name
+            if not field.exclude and _addressed(field) and getattr(self, name) != _introduced_with(field):
+                yield name
 
 
 class TargetId(Spec):
@@ -344,6 +348,11 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def _addressed(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return not isinstance(extra, dict) or bool(extra.get("addressed", True))
+
+
 def _introduced_with(field: FieldInfo) -> Any:
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "introduced_with" in extra:
@@ -361,4 +370,4 @@ def _identity(value: Any) -> Any:
         return {str(key): _identity(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_identity(item) for item in value]
-    return value
+    return value.isoformat() if isinstance(value, date) else value

@@ -5,7 +5,8 @@
     │   ├── SpecError           a plan, preset or override that makes no sense (also a ValueError)
     │   │   └── UnknownNameError
     │   ├── SourceError         prompts, answers or benchmarks that cannot be read
-    │   │   └── RowError        one row of them; its `reason` is what dropped rows are counted by
+    │   │   ├── RowError        one row of them; its `reason` is what dropped rows are counted by
+    │   │   └── BadRowsError    more such rows than the plan allows
     │   ├── TargetError         a target model that cannot be used
     │   ├── CheckpointError     a draft checkpoint that cannot be loaded
     │   ├── EngineError         an engine that is not there, or not the one the plan names
@@ -83,6 +84,10 @@ class RowError(SourceError):
         """Keep the reason, one word of a short list, beside the message."""
         super().__init__(message, path, line)
         self.reason = reason
+
+
+class BadRowsError(SourceError):
+    """More rows that cannot be used than the plan allows; the message is the table of reasons."""
 
 
 class TargetError(InputError):

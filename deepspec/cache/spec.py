@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from deepspec.artifacts import Spec, TargetId
+from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
 
 MIB = 1 << 20
 
@@ -23,6 +24,9 @@ class CacheOptions(Spec):
     """Tokens of a sample; what lies beyond is cut off and counted."""
     min_supervised: int = Field(default=2, gt=0)
     """Samples with fewer supervised tokens are left out and counted."""
+    bad_share: BadShare = DEFAULT_SHARE
+    """Share of the answers, from the twentieth on, that may be impossible to render or to mask; beyond it the stage
+    ends with a table of why."""
     splits: tuple[Literal["train", "validation"], ...] = ("train", "validation")
     """Splits whose states are stored: what training reads. Calibration and test are decoded, not trained on."""
     part_bytes: int = Field(default=256 * MIB, gt=0)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec
+from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
 
 
 class Splits(Spec):
@@ -52,8 +53,10 @@ class PrepareOptions(Spec):
     """Words in the runs by which benchmark prompts are recognised."""
     benchmark_overlap: float | None = Field(default=0.5, gt=0, le=1)
     """A row that holds this share of a benchmark prompt's runs is removed; None keeps it."""
-    bad_rows: Literal["stop", "drop"] = "stop"
-    """Stop at the first row that cannot be used, or drop and count them."""
+    bad_rows: Literal["stop", "drop"] = "drop"
+    """Drop and count rows that cannot be used, wherever the same file is read, or stop at the first of them."""
+    bad_share: BadShare = DEFAULT_SHARE
+    """Share of the rows read, from the twentieth on, that may be bad; beyond it the stage ends with a table of why."""
     rows_per_file: int = Field(default=50_000, gt=0)
     """Rows in one `part-….jsonl.zst`."""
 

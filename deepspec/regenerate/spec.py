@@ -1,10 +1,13 @@
 """What changes the answers: the target, how it samples, and how rows are cut into parts."""
 
+from datetime import date as Date  # noqa: N812 - a field is called date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from deepspec.artifacts import Spec, TargetId
+from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.target.clock import DATE
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -57,6 +60,11 @@ class RegenerateOptions(Spec):
     """How the target samples."""
     rows_per_part: int = Field(default=2000, gt=0)
     """Prompts per part: what is committed together."""
+    bad_share: BadShare = DEFAULT_SHARE
+    """Share of the rows, from the twentieth on, that may be errors of their own (refused by the engine, not the prompt
+    that the target read, …); beyond it the run ends with a table of why. What was answered is kept."""
+    date: Date = DATE
+    """The date that a chat template which prints one is given: the same for every row, whenever it is asked."""
 
 
 class RegenerateSpec(RegenerateOptions):

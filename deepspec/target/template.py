@@ -8,6 +8,7 @@ What the template puts around an answer is context. docs/formats/loss_mask.md te
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from deepspec.errors import RowError, SourceError, TargetError
+from deepspec.target.clock import CODES, DATE, READS_CLOCK, Clock, clock_of, codes, frozen
 
 TRUNCATED = "length"
 """Finish reason of an answer that was cut by the token limit: it has no stop token."""
@@ -72,6 +74,7 @@ class ChatTemplate:
         thinking: bool = False,
         tools: Sequence[Message] | None = None,
         switches: Mapping[str, Any] | None = None,
+        day: date = DATE,
     ) -> list[int]:
         """Return the token ids that the target is given to answer a conversation.
 
@@ -80,8 +83,23 @@ class ChatTemplate:
             thinking: whether a template that can switch thinking leaves it on.
             tools: tool descriptions, as the conversation has them.
             switches: what else the template is told.
+            day: the date that a template which reads the clock is given.
         """
-        return self._ids(messages, {**(switches or {}), "enable_thinking": thinking}, tools, answer_next=True)
+        told = {**(switches or {}), "enable_thinking": thinking}
+        return self._ids(messages, told, tools, answer_next=True, day=day)
+
+    @cached_property
+    def clock(self) -> Clock | None:
+        """Return how the template reads the clock; None where it does not."""
+
+        def render(
+            messages: Sequence[Message], tools: Sequence[Message] | None, variables: Mapping[str, Any], day: date
+        ) -> str:
+            told = {**variables, "enable_thinking": False, "add_generation_prompt": True}
+            text: str = self._applied(messages, told, tools, day, tokenize=False)
+            return text
+
+        return clock_of("".join({self._text(None), self._text([{}])}), render)
 
     @cached_property
     def stop_id(self) -> int:
@@ -93,7 +111,7 @@ class ChatTemplate:
         probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
         stops = [
             token
-            for token in self._ids(probe, {"enable_thinking": False}, None, answer_next=False)
+            for token in self._ids(probe, {"enable_thinking": False}, None, answer_next=False, day=DATE)
             if token in self._stop_ids
         ]
         if not stops:
@@ -135,7 +153,8 @@ class ChatTemplate:
     def _row_ids(self, row: Mapping[str, Any], messages: Sequence[Message], *, answer_next: bool) -> list[int]:
         try:
             switches = {**(row.get("chat_template_kwargs") or {}), "enable_thinking": row["thinking"]}
-            return self._ids(messages, switches, row.get("tools"), answer_next=answer_next)
+            day = date.fromisoformat(row["date"]) if "date" in row else DATE
+            return self._ids(messages, switches, row.get("tools"), answer_next=answer_next, day=day)
         except TemplateError as error:
             reason = f"sample {row['id']}: the chat template of {self._name} refuses it: {error}"
             raise RowError("template_refuses", f"{reason}; drop the row in prepare") from error
@@ -147,16 +166,38 @@ class ChatTemplate:
         tools: Sequence[Message] | None,
         *,
         answer_next: bool,
+        day: date,
     ) -> list[int]:
-        ids: list[int] = self._tokenizer.apply_chat_template(
+        told = {**switches, "add_generation_prompt": answer_next}
+        ids: list[int] = self._applied(messages, told, tools, day, tokenize=True)
+        return ids
+
+    def _applied(
+        self,
+        messages: Sequence[Message],
+        told: Mapping[str, Any],
+        tools: Sequence[Message] | None,
+        day: date,
+        *,
+        tokenize: bool,
+    ) -> Any:
+        """Return what the template makes of messages, as text or as token ids; its clock stands at noon of a day."""
+        template = self._text(tools)
+        if READS_CLOCK in template:
+            template, told = frozen(template), {**told, CODES: codes(day)}
+        return self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tools=None if tools is None else [dict(tool) for tool in tools],
-            add_generation_prompt=answer_next,
-            tokenize=True,
+            chat_template=template,
+            tokenize=tokenize,
             return_dict=False,
-            **switches,
+            **told,
         )
-        return ids
+
+    def _text(self, tools: Sequence[Message] | None) -> str:
+        """Return the template's text: of several, the one that transformers takes with or without tools."""
+        text: str = self._tokenizer.get_chat_template(None, None if tools is None else list(tools))
+        return text
 
     def _answer(self, row: Mapping[str, Any], turn: int, prompt: list[int]) -> tuple[list[int], bool]:
         """Return the tokens generated in one turn, and whether re-tokenising their text gives others."""

@@ -1,14 +1,11 @@
 """What changes the result of training."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
+from deepspec.artifacts import NOT_ADDRESSED, Spec
 from deepspec.formats.recipe import DraftRecipe, Objective
-
-_PACE = frozenset({"checkpoint_every", "keep_checkpoints", "keep_every", "parity_samples"})
-"""Fields that say how often to save and what to check, not what to compute: they do not enter the address."""
 
 
 class TrainSpec(Spec):
@@ -73,18 +70,14 @@ class TrainSpec(Spec):
     warm_start: str | None = None
     """Address of a draft, or digest of a public checkpoint (see `Placement.locations`), whose weights to start from."""
 
-    checkpoint_every: int = Field(default=50, gt=0)
+    checkpoint_every: int = Field(default=50, gt=0, json_schema_extra=NOT_ADDRESSED)
     """Steps between saved states."""
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0, json_schema_extra=NOT_ADDRESSED)
     """Saved states kept; the one before the last is used where the last is damaged."""
-    keep_every: int | None = Field(default=None, gt=0)
+    keep_every: int | None = Field(default=None, gt=0, json_schema_extra=NOT_ADDRESSED)
     """Beside them, the states of every so many steps are kept until the draft is published; None: no others."""
-    parity_samples: int = Field(default=2, ge=0)
+    parity_samples: int = Field(default=2, ge=0, json_schema_extra=NOT_ADDRESSED)
     """Cached samples whose states the target computes again before the first step; they must agree. 0: none."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what makes up the address: everything but the pace of saving and checks."""
-        return {name: value for name, value in super().identity().items() if name not in _PACE}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

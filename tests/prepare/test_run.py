@@ -115,7 +115,7 @@ def test_a_dataset_is_read_through_the_datasets_library(tmp_path, monkeypatch):
 
 def test_a_bad_row_stops_with_its_line(tmp_path):
     with pytest.raises(RowError, match=r"a\.jsonl:2: the conversation holds no message"):
-        prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}, {"messages": []}]})
+        prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}, {"messages": []}]}, bad_rows="stop")
 
 
 def test_nothing_left_is_an_error_with_the_reasons(tmp_path):

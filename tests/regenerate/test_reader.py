@@ -14,6 +14,9 @@ class Words:
     def encode(self, text, add_special_tokens):
         return text.split()
 
+    def get_chat_template(self, chat_template, tools):
+        return self.chat_template
+
     def apply_chat_template(self, messages, **options):
         return [word for message in messages for word in [message["role"], *message["content"].split()]]
 

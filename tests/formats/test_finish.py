@@ -1,0 +1,19 @@
+"""Every spelling of how an answer ended is one of a few."""
+
+import pytest
+
+from deepspec.formats.finish import finish_of
+
+
+@pytest.mark.parametrize(
+    ("name", "finish"),
+    [
+        ("stop", "stop"), ("eos_token", "stop"), ("eos", "stop"), ("end_turn", "stop"), ("STOP", "stop"),
+        ("stop-sequence", "stop"), ("length", "length"), ("MAX_TOKENS", "length"), ("max_tokens", "length"),
+        ("tool_use", "tool_calls"), ("tool_calls", "tool_calls"), ("function_call", "tool_calls"),
+        ("content_filter", "content_filter"), ("SAFETY", "content_filter"),
+        ("abort", None), ("", None), (None, None), (3, None), (["stop"], None),
+    ],
+)  # fmt: skip
+def test_a_name_is_known(name, finish):
+    assert finish_of(name) == finish
