@@ -5,25 +5,29 @@ A line ends at `\\n` and nowhere else: real text holds U+2028, U+0085 and other 
 """
 
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from deepspec.errors import RowError, SourceError
+from deepspec.formats.columns import batch_rows
+from deepspec.formats.lines import HEAD, is_url, open_file, read_lines
+from deepspec.formats.mistaken import BOM, check_bytes, cr_only, has_cr_ends
 
 Row = dict[str, Any]
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet")
 """Endings of the files that can be read."""
 
-_CHUNK = 1 << 16
+DEEPEST = 100
+"""Lists and objects within each other: how deep they may be depends on who reads them, and this anybody can."""
+
 _PARQUET_BATCH = 256
 
 
@@ -32,32 +36,44 @@ def stop(error: RowError) -> None:
     raise error
 
 
-def read_rows(path: str | Path, bad_row: Callable[[RowError], None] = stop) -> Iterator[tuple[int, Row]]:
+def read_rows(
+    path: str | Path, bad_row: Callable[[RowError], None] = stop, longest: int | None = None
+) -> Iterator[tuple[int, Row]]:
     """Yield each row with its 1-based line (or parquet row) number; blank lines are passed over.
 
     Args:
         path: local path or URL; its ending tells the form.
-        bad_row: called with a RowError (`not_json`) for each line that is not one JSON object; raises by default.
+        bad_row: called with a RowError for each line that is not one JSON object (`not_json`) or is too long
+            (`too_long_line`); raises by default.
+        longest: bytes of a line that is read: `LONGEST_LINE` for the files of users; None: any.
 
     Raises:
-        SourceError: no such file, an ending that is not in `SUFFIXES`, no row at all, or a damaged or cut-off file.
+        SourceError: no such file, an ending that is not in `SUFFIXES`, no row at all, a damaged or cut-off file, or
+            one that is no file of rows though its name says so.
     """
-    read = _read_parquet(path) if form_of(path) == ".parquet" else _read_lines(path, bad_row)
-    empty = True
-    for numbered in read:
-        empty = False
+    form = form_of(path)
+    bad = 0
+
+    def count(error: RowError) -> None:
+        nonlocal bad
+        bad += 1
+        bad_row(error)
+
+    good = False
+    for numbered in _read_parquet(path, count) if form == ".parquet" else _read_lines(path, longest, count):
+        good = True
         yield numbered
-    if empty:
+    if not good and not bad:
         raise SourceError("the file holds no row; wanted one JSON object a line", path)
 
 
 def form_of(path: str | Path) -> str:
-    """Return which of `SUFFIXES` a path ends in.
+    """Return which of `SUFFIXES` a path, or the path of a URL, ends in.
 
     Raises:
         SourceError: none of them.
     """
-    name = str(path).lower()
+    name = (urlsplit(str(path)).path if is_url(path) else str(path)).lower()
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return suffix
@@ -66,15 +82,15 @@ def form_of(path: str | Path) -> str:
 
 
 def parse_line(line: bytes, path: str | Path, number: int) -> Row:
-    """Return the JSON object on one line.
+    """Return the JSON object on one line of UTF-8.
 
     Raises:
         RowError: it is not one (`not_json`).
     """
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix(BOM).decode())
     except (ValueError, RecursionError) as error:
-        raise RowError("not_json", f"not JSON: {error}", path, number) from error
+        raise RowError("not_json", f"not JSON: {error}{_hint(line, path)}", path, number) from error
     if not isinstance(row, dict):
         raise RowError("not_json", f"wanted a JSON object, got {type(row).__name__}", path, number)
     return row
@@ -125,87 +141,61 @@ def dump_row(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def _read_lines(path: str | Path, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(_lines(path), start=1):
-        content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not content.strip():
-            continue
+def is_json(value: Any) -> bool:
+    """Return whether a value can be written as JSON in UTF-8 and read again: no NaN, no half of a surrogate pair, and
+    no more than `DEEPEST` lists and objects within each other."""
+    try:
+        return not nests_beyond(value) and bool(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except (ValueError, TypeError):
+        return False
+
+
+def nests_beyond(value: Any, room: int = DEEPEST) -> bool:
+    """Return whether a value has more lists and objects within each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(nests_beyond(item, room - 1) for item in inner) if room else bool(inner)
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is text that can be written as UTF-8: JSON can name half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _read_lines(
+    path: str | Path, longest: int | None, bad_row: Callable[[RowError], None]
+) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(read_lines(path, form_of(path), longest), start=1):
         try:
-            row = parse_line(content, path, number)
+            if isinstance(line, int):
+                told = f"a line of {line:,} bytes; the longest that is read has {longest:,}"
+                raise RowError("too_long_line", told, path, number)
+            if line.isspace() or line in (b"", BOM):
+                continue
+            row = parse_line(line, path, number)
         except RowError as error:
             bad_row(error)
         else:
             yield number, row
 
 
-def _lines(path: str | Path) -> Iterator[bytes]:
-    rest = b""
-    for chunk in _decompressed(path):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+def _hint(line: bytes, path: str | Path) -> str:
+    """Return what is likely to be wrong with a line that is not JSON."""
+    if has_cr_ends(line):
+        return f"; {cr_only(path, form_of(path))}"
+    return "; it holds NUL bytes: cut off while it was written, or UTF-16" if b"\0" in line else ""
 
 
-def _decompressed(path: str | Path) -> Iterator[bytes]:
-    """Yield the plain bytes of a file in chunks; a compressed file that ends too early is an error."""
-    new = _DECOMPRESSORS[form_of(path)]
-    with _opened(path) as raw:
-        if new is None:
-            yield from iter(lambda: raw.read(_CHUNK), b"")
-            return
-        try:
-            yield from _frames(raw, new)
-        except (zlib.error, zstandard.ZstdError, EOFError) as error:
-            raise SourceError(f"damaged or cut off ({error}); fetch the file again", path) from error
-
-
-def _frames(raw: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
-    frame: Any = None
-    while chunk := raw.read(_CHUNK):
-        while chunk:
-            frame = frame or new()
-            yield frame.decompress(chunk)
-            chunk = frame.unused_data
-            if frame.eof:
-                frame = None
-    if frame is not None:
-        raise EOFError("the last frame does not end")
-
-
-_DECOMPRESSORS: dict[str, Callable[[], Any] | None] = {
-    ".jsonl": None,
-    ".jsonl.zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
-    ".jsonl.gz": lambda: zlib.decompressobj(wbits=31),
-}
-
-
-def _read_parquet(path: str | Path) -> Iterator[tuple[int, Row]]:
+def _read_parquet(path: str | Path, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
     number = 0
-    with _opened(path) as raw:
+    with open_file(path) as raw:
+        check_bytes(raw.read(HEAD), ".parquet", path)
+        raw.seek(0)
         try:
             for batch in pq.ParquetFile(raw).iter_batches(batch_size=_PARQUET_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, without_nulls(row)
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"not a parquet file: {error}", path) from error
-
-
-def without_nulls(value: Any) -> Any:
-    """Return a columnar row without the nulls that fill the fields which it never had."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value
-
-
-def _opened(path: str | Path) -> Any:
-    """Return the open binary file behind a path or URL."""
-    try:
-        return fsspec.open(str(path), "rb").open()
-    except FileNotFoundError as error:
-        raise SourceError("no such file; check the path", path) from error
-    except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"cannot be opened: {error}", path) from error
+                yield from batch_rows(batch, path, number, bad_row)
+                number += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"not a parquet file, or a damaged one: {error}; fetch the file again", path) from error

@@ -102,3 +102,10 @@ def test_bad_lines_can_be_passed_over_and_seen(tmp_path):
     seen: list[RowError] = []
     assert [row["a"] for _, row in read_rows(tmp_path / "a.jsonl", seen.append)] == [1, 2]
     assert [(error.reason, error.line) for error in seen] == [("not_json", 2)]
+
+
+def test_a_file_of_bad_lines_only_is_no_empty_file(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"nope\n[1]\n")
+    seen: list[RowError] = []
+    assert list(read_rows(tmp_path / "a.jsonl", seen.append)) == []
+    assert [error.line for error in seen] == [1, 2]
