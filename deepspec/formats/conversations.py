@@ -17,6 +17,10 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import RowError
+from deepspec.formats._content import check_media, shown, text_of
+from deepspec.formats._tools import decoded, tool_calls, tools_of
+from deepspec.formats.bad_rows import one_row
+from deepspec.formats.finish import told_in
 from deepspec.formats.rows import read_rows
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -37,6 +41,14 @@ class Message(TypedDict):
     """Which function a tool message speaks for, or which speaker a user message."""
     reasoning_content: NotRequired[str]
     """What an assistant message's author thought before `content`."""
+    weight: NotRequired[Literal[0]]
+    """Of an assistant message that is context only, never supervised: in a user's rows, not in the artifacts."""
+    finish_reason: NotRequired[str]
+    """How an assistant message ended, as its log calls it: in a user's rows, not in the artifacts."""
+
+
+OF_LOGS = frozenset({"weight", "finish_reason"})
+"""Fields of a message that a user's row may have, and no artifact."""
 
 
 class Conversation(TypedDict):
@@ -74,6 +86,8 @@ class AnswerRow(Conversation):
     """Per generated turn, where the engine gives them."""
     usage: NotRequired[dict[str, Any]]
     endpoint: NotRequired[str]
+    date: NotRequired[str]
+    """The day that a chat template which prints one is given, as 2026-01-31."""
     error: NotRequired[str]
 
 
@@ -116,7 +130,8 @@ def parse_conversation(row: Mapping[str, Any], path: str | Path | None = None, l
     """Return the conversation in a user's row, with a slot after every turn that the target can answer.
 
     Known shapes: OpenAI (`messages` of `role`, `content`), ShareGPT (`conversations` of `from`, `value`), a list of
-    user turns (`turns`) and a single `prompt`; beside each an optional `system` text and `tools`.
+    user turns (`turns`) and a single `prompt`; beside each an optional `system` text and `tools`. A system message
+    without content is none; an assistant message's `weight` is kept where it is 0.
 
     Args:
         row: one decoded row.
@@ -125,17 +140,18 @@ def parse_conversation(row: Mapping[str, Any], path: str | Path | None = None, l
 
     Raises:
         RowError: with reason `unknown_shape`, `empty_conversation`, `empty_message`, `wrong_roles`, `no_turn` (the
-            target could not answer anywhere), `not_text` (images, or text that is no Unicode) or `bad_tools`.
+            target could not answer anywhere), `not_text` (images, or text that is no Unicode), `bad_tools`,
+            `bad_weight` or `unreadable` (what nobody foresaw).
     """
-    try:
-        messages = [_message(item) for item in _items(row)]
+    with one_row("unreadable", path, line):
+        found = [_message(item) for item in _items(row)]
+        messages = [message for message in found if message is not None]
+        check_media(row)
         _check_order(messages)
         conversation: Conversation = {"messages": _with_slots(messages)}
-        if tools := _tools(row):
+        if tools := tools_of(row):
             conversation["tools"] = tools
         _check_unicode(conversation)
-    except RowError as error:
-        raise RowError(error.reason, str(error), path, line) from error
     return conversation
 
 
@@ -162,7 +178,15 @@ _OPENAI_ROLES: Mapping[str, Role] = {
     "function": "tool",
 }
 
+_SHAPES = ("turns", "messages", "conversations", "prompt")
+"""Keys under which a conversation may lie; the first that holds something."""
+
 _OPTIONAL = ("tool_call_id", "name", "reasoning_content")
+_REASONING = ("reasoning", "thinking")
+"""Other names of `reasoning_content`."""
+
+_TRAINED = ("train", "training", "loss")
+"""Other names of `weight`, where they are true or false."""
 
 _FOLLOWS: Mapping[Role, tuple[Role | None, ...]] = {
     "system": (None,),
@@ -175,15 +199,13 @@ _FOLLOWS: Mapping[Role, tuple[Role | None, ...]] = {
 
 def _items(row: Mapping[str, Any]) -> list[Any]:
     """Return the raw messages of a row as OpenAI-shaped or ShareGPT-shaped items."""
-    if "turns" in row:
-        items = _as_turns(row["turns"])
-    elif "messages" in row or "conversations" in row:
-        items = row["messages"] if "messages" in row else row["conversations"]
-    elif "prompt" in row:
-        items = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
-    else:
-        wanted = "wanted one of 'messages', 'conversations', 'turns', 'prompt'"
-        raise RowError("unknown_shape", f"the row has the keys {sorted(row)}; {wanted}")
+    key = next((key for key in _SHAPES if row.get(key) is not None), None)
+    if key is None:
+        wanted = f"wanted one of {', '.join(map(repr, _SHAPES))}"
+        raise RowError("unknown_shape", f"the row has the keys {shown(sorted(row))}; {wanted}")
+    items = _as_turns(row[key]) if key == "turns" else row[key]
+    if key == "prompt" and not isinstance(items, list):
+        items = [{"role": "user", "content": items}]
     if not isinstance(items, list):
         raise RowError("unknown_shape", f"wanted a list of messages, got {type(items).__name__}")
     if not items:
@@ -199,86 +221,62 @@ def _as_turns(turns: Any) -> Any:
     return [item for turn in turns for item in ({"role": "user", "content": turn}, slot)]
 
 
-def _message(item: Any) -> Message:
+def _message(item: Any) -> Message | None:
+    """Return one message; None for a system message that says nothing."""
     if not isinstance(item, dict):
         raise RowError("unknown_shape", f"wanted a message with 'role' and 'content', got {type(item).__name__}")
+    check_media(item)
     if "from" in item and "role" not in item:
         return _sharegpt_message(item)
-    role = _role(item.get("role"), _OPENAI_ROLES, "role")
-    message: dict[str, Any] = {"role": role, "content": _text(item.get("content"), role)}
+    role, content = _role(item.get("role"), _OPENAI_ROLES, "role"), item.get("content")
+    if role == "system" and content in (None, []):
+        return None
+    message: dict[str, Any] = {"role": role, "content": text_of(content, role)}
     if item.get("tool_calls"):
         if role != "assistant":
             raise RowError("wrong_roles", f"tool calls in a message of role {role!r}; only the assistant calls tools")
-        message["tool_calls"] = _tool_calls(item["tool_calls"])
+        message["tool_calls"] = tool_calls(item["tool_calls"])
     message |= {key: item[key] for key in _OPTIONAL if isinstance(item.get(key), str)}
-    return cast(Message, message)
+    return cast(Message, message | _told(item, role))
 
 
-def _sharegpt_message(item: Mapping[str, Any]) -> Message:
+def _sharegpt_message(item: Mapping[str, Any]) -> Message | None:
     role = _role(item["from"], _SHAREGPT_ROLES, "from")
-    text = _text(item.get("value"), role)
+    text = text_of(item.get("value"), role)
+    if role == "system" and not text.strip():  # the shape has no other way to leave it out
+        return None
+    message: dict[str, Any] = {"role": role, "content": text}
     if item["from"] == "function_call":
-        return {"role": role, "content": "", "tool_calls": _tool_calls(_decoded(text))}
-    return {"role": role, "content": text}
+        message |= {"content": "", "tool_calls": tool_calls(decoded(text))}
+    return cast(Message, message | _told(item, role))
 
 
 def _role(name: Any, known: Mapping[str, Role], key: str) -> Role:
     if not isinstance(name, str) or name not in known:
-        raise RowError("wrong_roles", f"unknown role {name!r} under {key!r}; known: {', '.join(known)}")
+        raise RowError("wrong_roles", f"unknown role {shown(name)} under {key!r}; known: {', '.join(known)}")
     return known[name]
 
 
-def _text(content: Any, role: Role) -> str:
-    """Return a message's text; only an assistant's may be empty (a slot), or a tool's (a call without result)."""
-    if isinstance(content, list):
-        content = "".join(_part(part) for part in content)
-    if content is None:
-        content = ""
-    if not isinstance(content, str):
-        raise RowError("not_text", f"wanted text in a message of role {role!r}, got {type(content).__name__}")
-    if role == "user" and not content.strip():
-        raise RowError("empty_message", "a user message holds no text")
-    return content
+def _told(item: Mapping[str, Any], role: Role) -> dict[str, Any]:
+    """Return what else an assistant's message tells: reasoning under another name, whether it is context, its end."""
+    if role != "assistant":
+        return {}
+    told: dict[str, Any] = {"weight": 0} if _is_context(item) else {}
+    thoughts = [item[key] for key in _REASONING if isinstance(item.get(key), str) and item[key]]
+    if thoughts and not item.get("reasoning_content"):
+        told["reasoning_content"] = thoughts[0]
+    if (finish := told_in(item)) is not None:
+        told["finish_reason"] = finish if isinstance(finish, str) else shown(finish)
+    return told
 
 
-def _part(part: Any) -> str:
-    if isinstance(part, dict) and "text" in part and isinstance(part["text"], str):
-        return part["text"]
-    kind = part["type"] if isinstance(part, dict) and "type" in part else type(part).__name__
-    raise RowError("not_text", f"a message holds a part of type {kind!r}; only text can be used")
-
-
-def _tool_calls(calls: Any) -> list[dict[str, Any]]:
-    return [_tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
-
-
-def _tool_call(call: Any) -> dict[str, Any]:
-    function = call["function"] if isinstance(call, dict) and "function" in call else call
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError("bad_tools", "a tool call has no function name; wanted {'name': …, 'arguments': …}")
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments or {}, ensure_ascii=False, default=str)
-    result = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    identity = call.get("id")
-    return {"id": identity, **result} if isinstance(identity, str) else result
-
-
-def _tools(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tools = row.get("tools")
-    tools = _decoded(tools) if isinstance(tools, str) and tools.strip() else tools
-    if not tools:
-        return []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("bad_tools", "wanted a list of objects under 'tools'")
-    return tools
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError("bad_tools", f"tools or tool calls are not JSON: {error}") from error
+def _is_context(item: Mapping[str, Any]) -> bool:
+    weight = item.get("weight")
+    if weight is None:
+        return any(item.get(key) is False for key in _TRAINED)
+    if weight not in (0, 1):
+        raise RowError("bad_weight", f"a message of weight {shown(weight)}; wanted 0 (context only) or 1 (supervised)")
+    return bool(weight == 0)
 
 
 def _check_order(messages: list[Message]) -> None:
@@ -296,8 +294,10 @@ def _check_order(messages: list[Message]) -> None:
 
 
 def _emptied(message: Message) -> Message:
-    if message["role"] != "assistant" or "tool_calls" in message:
+    if message["role"] != "assistant":
         return message
+    if "tool_calls" in message:
+        return cast(Message, {key: value for key, value in message.items() if key not in OF_LOGS})
     return {"role": "assistant", "content": ""}
 
 
@@ -310,5 +310,5 @@ def _with_slots(messages: list[Message]) -> list[Message]:
 def _check_unicode(conversation: Conversation) -> None:
     try:
         json.dumps(conversation, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, TypeError) as error:
-        raise RowError("not_text", f"a value that cannot be written as JSON text: {error}") from error
+    except UnicodeEncodeError as error:
+        raise RowError("not_text", f"text that is no Unicode: {error.reason}") from error

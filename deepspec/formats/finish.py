@@ -15,7 +15,7 @@ FILTERED = "content_filter"
 
 _NAMES: Mapping[Finish | str, tuple[str, ...]] = {
     STOP: (
-        "stop", "eos", "eos_token", "end_turn", "end", "stop_sequence", "stop_word", "stop_token", "complete",
+        "stop", "eos", "eos_token", "word", "end_turn", "end", "stop_sequence", "stop_word", "stop_token", "complete",
         "completed", "finished", "finish_reason_stop", "natural",
     ),
     LENGTH: (
@@ -45,3 +45,16 @@ def finish_of(told: Any) -> str | None:
     if not isinstance(told, str):
         return None
     return _KNOWN.get(told.strip().lower().replace("-", "_").replace(" ", "_"))
+
+
+def told_in(item: Mapping[str, Any]) -> Any:
+    """Return what a row, a message or a choice of a log tells of its end, as it stands there; None where nothing.
+
+    It is a name, a list of names by turn, or whatever else the log has; of an object (SGLang's own), its `type`.
+    """
+    for key in KEYS:
+        told = item.get(key)
+        told = told.get("type") if isinstance(told, dict) else told
+        if told not in (None, "", []):
+            return told
+    return None

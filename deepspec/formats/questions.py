@@ -11,7 +11,7 @@ from datasets import load_dataset
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError
 from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark, HubBenchmark
-from deepspec.formats.rows import read_rows
+from deepspec.formats.rows import is_text, read_rows
 
 HUB_FILES = "hf://datasets/{dataset}@{revision}/{files}"
 """Where files of a dataset's repository lie."""
@@ -85,6 +85,6 @@ def _file_turns(benchmark: Benchmark, path: Path) -> Iterator[list[str]]:
         raise SourceError(f"benchmark {benchmark.name} has changed since it was resolved; run the plan again", path)
     for line, row in read_rows(path):
         turns = row.get("turns")
-        if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn for turn in turns):
+        if not isinstance(turns, list) or not turns or not all(is_text(turn) and turn for turn in turns):
             raise SourceError('wanted {"turns": [text, …]} with at least one turn', path, line)
         yield turns

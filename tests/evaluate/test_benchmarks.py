@@ -149,8 +149,9 @@ def test_a_file_that_changed_is_refused(tmp_path: Path):
         read_questions(benchmark, found.locations[benchmark.digest], None, 0)
 
 
-def test_rows_without_turns_are_named(tmp_path: Path):
-    (tmp_path / "own.jsonl").write_text('{"turns": ["a"]}\n{"turns": []}\n')
+@pytest.mark.parametrize("turns", ["[]", '[""]', "[1]", '"a"', "null", '["\\ud800"]'])
+def test_rows_without_turns_are_named(tmp_path: Path, turns: str):
+    (tmp_path / "own.jsonl").write_text(f'{{"turns": ["a"]}}\n{{"turns": {turns}}}\n')
     found = resolve(tmp_path)
     with pytest.raises(SourceError, match=r"own\.jsonl:2: wanted"):
         read_questions(found.benchmarks[0], found.locations[found.benchmarks[0].digest], None, 0)

@@ -71,6 +71,15 @@ def test_one_in_twenty_is_allowed_and_two_are_not():
     assert "--set prepare.bad_share=" in message
 
 
+def test_rows_that_are_noted_are_judged_when_asked():
+    rows = BadRows(0.05, "prepare.bad_share")
+    rows.add(20)
+    for _ in range(20):
+        rows.note(RowError("not_json", "x"))
+    with pytest.raises(BadRowsError, match="20 of 20 rows"):
+        rows.check()
+
+
 def test_rows_are_told_in_one_line():
     assert told(10, 7, {"duplicate": 2, "not_text": 1, "limit": 0}) == (
         "10 rows read, 7 kept, dropped: 2 duplicate, 1 not_text"
