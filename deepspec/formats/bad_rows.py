@@ -92,7 +92,7 @@ class BadRows:
         self.read += rows
 
     def drop(self, error: RowError, where: str = "") -> None:
-        """Count one of the rows read as bad.
+        """Count one of the rows read as bad, and judge them.
 
         Args:
             error: why.
@@ -101,11 +101,20 @@ class BadRows:
         Raises:
             BadRowsError: more than the share of at least `FROM_ROWS` rows are bad.
         """
+        self.note(error, where)
+        self.check()
+
+    def note(self, error: RowError, where: str = "") -> None:
+        """Count one of the rows read as bad; who reads a file to its end judges then, whatever the order of its rows.
+
+        Args:
+            error: why.
+            where: how the row is shown in examples; empty: by file and line.
+        """
         self.dropped[error.reason] += 1
         shown = self.examples.setdefault(error.reason, [])
         if len(shown) < EXAMPLES:
             shown.append(where or str(error))
-        self.check()
 
     def count(self, reasons: Mapping[str, int]) -> None:
         """Count bad rows that were met elsewhere, by reason; they are among those read."""

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+
 from deepspec.errors import SourceError
-from deepspec.formats.rows import read_rows
+from deepspec.formats.rows import is_text, read_rows
 from deepspec.prepare.text import run_hashes, tokens
 
 WRAPPING = 10
@@ -27,7 +30,7 @@ class BenchmarkPrompts:
     def __init__(self, prompts: Iterable[str], run: int, overlap: float) -> None:
         """Hash the prompts' runs."""
         self._run = run
-        texts = [words for prompt in prompts if len(words := tokens(prompt)) >= SHORTEST]
+        texts = [words for prompt in prompts if len(words := list(tokens(prompt))) >= SHORTEST]
         self._short = {" ".join(words) for words in texts if len(words) < run}
         runs = [set(run_hashes(words, run).tolist()) for words in texts if len(words) >= run]
         shared = Counter(value for one in runs for value in one)
@@ -40,12 +43,14 @@ class BenchmarkPrompts:
 
     def are_in(self, texts: Iterable[str]) -> bool:
         """Return whether one of the texts holds a benchmark prompt."""
-        return any(self._is_in(tokens(text)) for text in texts)
+        return any(self._is_in(text) for text in texts)
 
-    def _is_in(self, words: list[str]) -> bool:
-        if len(words) < self._run:
-            return " ".join(words) in self._short
-        runs = set(run_hashes(words, self._run).tolist()) & self._prompt_of.keys()
+    def _is_in(self, text: str) -> bool:
+        words = tokens(text)
+        beginning = list(islice(words, self._run))
+        if len(beginning) < self._run:
+            return " ".join(beginning) in self._short
+        runs = set(np.unique(run_hashes(chain(beginning, words), self._run)).tolist()) & self._prompt_of.keys()
         hits = Counter(prompt for value in runs for prompt in self._prompt_of[value])
         return any(count >= self._needed[prompt] for prompt, count in hits.items())
 
@@ -59,7 +64,7 @@ def read_prompts(paths: Iterable[str | Path]) -> Iterator[str]:
     for path in paths:
         for line, row in read_rows(path):
             turns = row.get("turns")
-            if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+            if not isinstance(turns, list) or not all(is_text(turn) for turn in turns):
                 raise SourceError('wanted {"turns": [text, …]} in a benchmark file', path, line)
             yield from turns
 

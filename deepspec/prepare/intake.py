@@ -12,30 +12,30 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.errors import RowError
-from deepspec.formats.conversations import Conversation, parse_conversation, prompt_of, sample_id, user_texts
-from deepspec.formats.rows import Row, RowWriter
-from deepspec.prepare.choose import rank_of
+from deepspec.formats.bad_rows import EXAMPLES, BadRows, one_row
+from deepspec.formats.conversations import parse_conversation, prompt_of, sample_id, user_texts
+from deepspec.formats.rows import Row, RowWriter, is_text
+from deepspec.prepare.choose import KEPT, rank_of
 from deepspec.prepare.contamination import BenchmarkPrompts, read_prompts
-from deepspec.prepare.near import SignatureFile, near_duplicates
+from deepspec.prepare.near import SignatureFile, Signatures, near_duplicates, signature
 from deepspec.prepare.sources import location, source_rows
 from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.prepare.text import Hashes
 from deepspec.report import Report
 
-EXAMPLES = 5
-"""Bad rows of each reason that are shown."""
-
 _TOLD_EVERY = 1000
+_LONGEST_ID = 64
 
 
-@dataclass(slots=True)
-class Tally:
-    """How many rows were read, and why how many of them were dropped."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """What one row gives."""
 
-    read: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> the first bad rows, by source and line: no paths, which differ between machines."""
+    identity: str
+    dropped: str = KEPT
+    """Why it goes, or `KEPT`."""
+    prompt: Row = field(default_factory=dict)
+    signature: Signatures | None = None
 
 
 class Intake:
@@ -50,7 +50,12 @@ class Intake:
     def __init__(self, spec: PrepareSpec, locations: Mapping[str, str], folder: Path) -> None:
         """Index the benchmarks and open the scratch files."""
         self.path = folder / "clean.jsonl.zst"
-        self.tally = Tally()
+        self.bad = BadRows(spec.bad_share, "prepare.bad_share")
+        """Rows read, and those of them that cannot be used."""
+        self.dropped: Counter[str] = Counter()
+        """Reason -> rows that can be used, and are not."""
+        self.examples: dict[str, list[str]] = {}
+        """Reason -> the first bad rows, by source and line: no paths, which differ between machines."""
         self._spec = spec
         self._locations = locations
         self._benchmarks = _benchmark_prompts(spec, locations)
@@ -85,9 +90,11 @@ class Intake:
         Raises:
             SourceError: a source cannot be read.
             RowError: a row cannot be used and the spec says to stop there.
+            BadRowsError: more rows cannot be used than the spec allows.
         """
         for index, source in enumerate(self._spec.sources):
             self._read_source(index, source, report)
+        self.bad.check()
 
     def near_duplicates(self) -> npt.NDArray[np.bool_]:
         """Return which clean rows are near-duplicates of another; only after the scratch files are finished."""
@@ -101,43 +108,66 @@ class Intake:
         def bad_row(error: RowError) -> None:
             if self._spec.bad_rows == "stop":
                 raise error
-            self.tally.read += 1
-            self.tally.dropped[error.reason] += 1
-            shown = self.tally.examples.setdefault(error.reason, [])
+            self.bad.add()
+            self.bad.note(error)
+            shown = self.examples.setdefault(error.reason, [])
             if len(shown) < EXAMPLES:
-                shown.append(f"{source.name}:{error.line}")
+                shown.append(f"{source.name}:{error.line}: {str(error).removeprefix(f'{error.path}:{error.line}: ')}")
 
         for number, row in source_rows(where, bad_row):
             try:
-                conversation = prompt_of(parse_conversation(row, where, number))
+                with one_row("unreadable", where, number, _own_id(row)):
+                    found = self._read_row(row, source)
             except RowError as error:
                 bad_row(error)
                 continue
-            self._take(index, conversation, _origin(row, source))
-            if self.tally.read % _TOLD_EVERY == 0:
-                report.progress(index, len(self._spec.sources), "sources", f"{self.tally.read} rows read")
+            self._take(index, found)
+            if self.bad.read % _TOLD_EVERY == 0:
+                report.progress(index, len(self._spec.sources), "sources", f"{self.bad.read} rows read")
 
-    def _take(self, index: int, conversation: Conversation, origin: str) -> None:
-        self.tally.read += 1
+    def _read_row(self, row: Row, source: Source) -> _Read:
+        """Return what a row gives; nothing is noted before all of it is known."""
+        conversation = prompt_of(parse_conversation(row))
         identity, texts = sample_id(conversation), user_texts(conversation)
-        key = int(identity[:16], 16)
-        if key in self._seen:
-            self.tally.dropped["duplicate"] += 1
-            return
-        self._seen.add(key)
+        if _key(identity) in self._seen:
+            return _Read(identity=identity, dropped="duplicate")
         if self._benchmarks is not None and self._benchmarks.are_in(texts):
-            self.tally.dropped["benchmark"] += 1
+            return _Read(identity=identity, dropped="benchmark")
+        prompt = {"id": identity, "source": _origin(row, source), **conversation}
+        signed = None if self._signatures is None else signature("\n".join(texts))
+        return _Read(identity=identity, prompt=prompt, signature=signed)
+
+    def _take(self, index: int, found: _Read) -> None:
+        self.bad.add()
+        self._seen.add(_key(found.identity))
+        if found.dropped != KEPT:
+            self.dropped[found.dropped] += 1
             return
-        self._rows.write({"id": identity, "source": origin, **conversation})
-        self._ranks.append(rank_of(identity, self._spec.seed))
+        self._rows.write(found.prompt)
+        self._ranks.append(rank_of(found.identity, self._spec.seed))
         self._origins.append(index)
-        if self._signatures is not None:
-            self._signatures.add("\n".join(texts))
+        if self._signatures is not None and found.signature is not None:
+            self._signatures.add(found.signature)
+
+
+def _key(identity: str) -> int:
+    return int(identity[:16], 16)
+
+
+def _own_id(row: Row) -> str:
+    """Return the name that a row has in its file, for messages: it may hold what no terminal and no file takes."""
+    own = row.get("id")
+    name = str(own)[:_LONGEST_ID] if isinstance(own, str | int) else ""
+    return name if name.isprintable() else repr(name)
 
 
 def _origin(row: Row, source: Source) -> str:
     own: Any = row.get("source")
-    return own if isinstance(own, str) and own else source.name
+    if not isinstance(own, str) or not own:
+        return source.name
+    if not is_text(own):
+        raise RowError("not_text", "its 'source' is no Unicode")
+    return own
 
 
 def _benchmark_prompts(spec: PrepareSpec, locations: Mapping[str, str]) -> BenchmarkPrompts | None:

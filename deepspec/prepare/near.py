@@ -19,6 +19,9 @@ NEIGHBOURS = 16
 """Within a band's group of equal rows, each is compared with so many before it: enough for chains, never quadratic."""
 
 _CHUNK = 1 << 16
+_RUNS_AT_ONCE = 1 << 12
+"""Runs whose hashes are in memory: 112 of 8 bytes each, 4 MB."""
+
 _FUNCTIONS = np.random.Generator(np.random.PCG64(1997)).integers(0, 2**64, (3, BANDS * PLACES), dtype=np.uint64)
 _MULTIPLY, _ADD = _FUNCTIONS[0] | np.uint64(1), _FUNCTIONS[1]
 _BAND_FACTORS = _FUNCTIONS[2, :PLACES] | np.uint64(1)
@@ -31,8 +34,15 @@ def signature(text: str) -> Signatures:
     runs = run_hashes(tokens(text), RUN)
     if not runs.size:
         return np.zeros(BANDS * PLACES, dtype=np.uint32)
-    lowest: Hashes = ((runs[:, None] * _MULTIPLY + _ADD) >> np.uint64(32)).min(axis=0)
+    lowest = _lowest(runs[:_RUNS_AT_ONCE])
+    for start in range(_RUNS_AT_ONCE, len(runs), _RUNS_AT_ONCE):
+        lowest = np.minimum(lowest, _lowest(runs[start : start + _RUNS_AT_ONCE]))
     return lowest.astype(np.uint32)
+
+
+def _lowest(runs: Hashes) -> Hashes:
+    lowest: Hashes = ((runs[:, None] * _MULTIPLY + _ADD) >> np.uint64(32)).min(axis=0)
+    return lowest
 
 
 class SignatureFile:
@@ -43,9 +53,9 @@ class SignatureFile:
         self.path = path
         self._file = path.open("wb")
 
-    def add(self, text: str) -> None:
+    def add(self, one: Signatures) -> None:
         """Append the signature of one row."""
-        self._file.write(signature(text).tobytes())
+        self._file.write(one.tobytes())
 
     def close(self) -> None:
         """Finish the file."""

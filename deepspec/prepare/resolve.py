@@ -8,8 +8,8 @@ A name is a file (JSONL, parquet), a folder of such files, a URL that fsspec kno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import fsspec
 import xxhash
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError, SpecError
+from deepspec.formats.lines import is_url
 from deepspec.formats.rows import SUFFIXES, form_of
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.spec import Source
@@ -69,7 +70,7 @@ def _sources(name: str, locations: dict[str, str]) -> list[Source]:
         where = str(PROMPTS)
     if Path(where).is_dir():
         return [_file_source(str(path), options, locations) for path in _files(Path(where))]
-    if "://" in where or Path(where).is_file() or where.lower().endswith((*SUFFIXES, ".json", ".csv", ".txt")):
+    if is_url(where) or Path(where).is_file() or where.lower().endswith((*SUFFIXES, ".json", ".csv", ".txt")):
         return [_file_source(where, options, locations)]
     if _HUB_ID.fullmatch(where):
         return [_hub_source(where, options, locations)]
@@ -77,7 +78,9 @@ def _sources(name: str, locations: dict[str, str]) -> list[Source]:
 
 
 def _parted(name: str) -> tuple[str, dict[str, str]]:
-    """Return the name without its options; a `?` that belongs to a URL stays."""
+    """Return the name without its options; a `?` that belongs to a URL, or to the name of a file, stays."""
+    if not is_url(name) and Path(name).exists():
+        return name, {}
     where, _, query = name.rpartition("?")
     options = dict(parse_qsl(query))
     if where and options and options.keys() <= _OPTIONS:
@@ -86,8 +89,8 @@ def _parted(name: str) -> tuple[str, dict[str, str]]:
 
 
 def _file_source(where: str, options: Mapping[str, str], locations: dict[str, str]) -> Source:
-    suffix = form_of(where)
-    return _source(_located(where, locations), Path(where).name[: -len(suffix)], options)
+    name = PurePosixPath(urlsplit(where).path).name if is_url(where) else Path(where).name
+    return _source(_located(where, locations), name[: -len(form_of(where))], options)
 
 
 def _source(digest: str, name: str, options: Mapping[str, str]) -> Source:
@@ -101,8 +104,8 @@ def _source(digest: str, name: str, options: Mapping[str, str]) -> Source:
 
 def _located(where: str, locations: dict[str, str]) -> str:
     """Return the digest of a file and note where it lies."""
-    digest = _remote_checksum(where) if "://" in where else _local_checksum(Path(where))
-    locations[digest] = where if "://" in where else str(Path(where).resolve())
+    digest = _remote_checksum(where) if is_url(where) else _local_checksum(Path(where))
+    locations[digest] = where if is_url(where) else str(Path(where).resolve())
     return digest
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from deepspec.artifacts import Artifact, canonical_json
 from deepspec.errors import SourceError
+from deepspec.formats.bad_rows import told
 from deepspec.formats.rows import Row, RowWriter, read_rows
 from deepspec.placement import Placement
 from deepspec.prepare.choose import KEPT, Reasons, choose, split_of
@@ -27,22 +28,24 @@ def run(
     Raises:
         SourceError: a source cannot be read, or no row is left.
         RowError: a row cannot be used and `spec.bad_rows` is "stop".
+        BadRowsError: more rows cannot be used than `spec.bad_share` allows.
     """
     del inputs  # what is read here are the user's files
     with Intake(spec, placement.locations, out.scratch) as intake:
         intake.read(report)
     reasons = choose(intake.ranks, intake.origins, intake.near_duplicates(), spec)
-    dropped = intake.tally.dropped + Counter(str(reason) for reason in reasons if reason != KEPT)
+    dropped = intake.bad.dropped + intake.dropped + Counter(str(reason) for reason in reasons if reason != KEPT)
+    read = intake.bad.read
     if not (reasons == KEPT).any():
-        raise SourceError(f"no row is left of {intake.tally.read}; dropped: {dict(dropped)}")
+        raise SourceError(f"no row is left: {told(read, 0, dropped)}\n{intake.bad.table()}".rstrip())
     splits = _write(spec, intake, reasons, out, report)
     counts = {
-        "read": intake.tally.read,
+        "read": read,
         "kept": splits.total(),
         "dropped": dict(sorted(dropped.items())),
         "splits": dict(sorted(splits.items())),
     }
-    examples = dict(sorted(intake.tally.examples.items()))
+    examples = dict(sorted(intake.examples.items()))
     out.file("dropped.json").write_bytes(canonical_json({**counts, "examples": examples}) + b"\n")
     _tell(counts, spec, report)
     return counts
@@ -70,6 +73,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[Iterator[Row]]:
 
 
 def _tell(counts: Mapping[str, Any], spec: PrepareSpec, report: Report) -> None:
+    report.log(told(counts["read"], counts["kept"], counts["dropped"]))
     rows = [{"what": "read", "rows": counts["read"]}]
     rows += [{"what": f"dropped: {reason}", "rows": number} for reason, number in counts["dropped"].items()]
     rows += [{"what": f"kept: {split}", "rows": number} for split, number in counts["splits"].items()]

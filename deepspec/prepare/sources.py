@@ -1,13 +1,18 @@
 """The rows of a source: a file, a URL, or a dataset on the Hugging Face hub."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 import datasets
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.rows import Row, read_rows, without_nulls
+from deepspec.formats.columns import rows_of, without_nulls
+from deepspec.formats.lines import LONGEST_LINE
+from deepspec.formats.rows import Row, read_rows
 from deepspec.prepare.resolve import HUB
+
+_BATCH = 256
 
 
 def source_rows(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
@@ -15,12 +20,12 @@ def source_rows(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tup
 
     Args:
         where: its path, URL or hub id, from `location`.
-        bad_row: called for each line that is no JSON object.
+        bad_row: called for each row that cannot be read.
 
     Raises:
         SourceError: it cannot be read.
     """
-    return _hub_rows(where) if where.startswith(HUB) else read_rows(where, bad_row)
+    return _hub_rows(where, bad_row) if where.startswith(HUB) else read_rows(where, bad_row, LONGEST_LINE)
 
 
 def location(digest: str, name: str, locations: Mapping[str, str]) -> str:
@@ -34,14 +39,27 @@ def location(digest: str, name: str, locations: Mapping[str, str]) -> str:
     return locations[digest]
 
 
-def _hub_rows(where: str) -> Iterator[tuple[int, Row]]:
+def _hub_rows(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
     identity, _, query = where.removeprefix(HUB).partition("?")
-    told = dict(parse_qsl(query))
+    data = _loaded(identity, dict(parse_qsl(query)))
+
+    def read(start: int, stop: int) -> list[Row]:
+        columns = data[start:stop]
+        return [without_nulls(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+    for start in range(0, len(data), _BATCH):
+        yield from rows_of(read, (start, min(start + _BATCH, len(data))), identity, bad_row)
+
+
+def _loaded(identity: str, told: Mapping[str, str]) -> Any:
+    """Return a dataset whose images, sounds and videos are left as the bytes that they are."""
     try:
-        data = datasets.load_dataset(
+        data: Any = datasets.load_dataset(
             identity, name=told.get("config"), split=told.get("split"), revision=told.get("revision")
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise SourceError(f"cannot be loaded: {error}", identity) from error
-    for number, row in enumerate(data, start=1):
-        yield number, without_nulls(row)
+    for name, feature in data.features.items():
+        if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
+            data = data.cast_column(name, type(feature)(decode=False))
+    return data

@@ -56,7 +56,8 @@ class PrepareOptions(Spec):
     bad_rows: Literal["stop", "drop"] = "drop"
     """Drop and count rows that cannot be used, wherever the same file is read, or stop at the first of them."""
     bad_share: BadShare = DEFAULT_SHARE
-    """Share of the rows read, from the twentieth on, that may be bad; beyond it the stage ends with a table of why."""
+    """Share of the rows read that may be bad, where they are twenty or more; beyond it the stage ends, once all are
+    read, with a table of why."""
     rows_per_file: int = Field(default=50_000, gt=0)
     """Rows in one `part-….jsonl.zst`."""
 

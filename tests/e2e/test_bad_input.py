@@ -35,8 +35,12 @@ BEFORE_ANYTHING = {
 }
 
 IN_PREPARE = {
-    "not JSON": (f"{GOOD}\nnot json\n", r"rows\.jsonl:2: "),
-    "wrong role": ('{"messages": [{"role": "robot", "content": "x"}]}\n', r"rows\.jsonl:1: .*robot"),
+    "not JSON": (f"{GOOD}\nnot json\n", ["--set", "prepare.bad_rows=stop"], r"error: \S*rows\.jsonl:2: not JSON"),
+    "wrong role": (
+        '{"messages": [{"role": "robot", "content": "x"}]}\n',
+        [],
+        r"no row is left.* \S*rows\.jsonl:1: .*robot",
+    ),
 }
 """Two that a stage finds; tests/prepare and tests/formats have the others."""
 
@@ -65,10 +69,11 @@ def test_what_can_be_seen_before_anything_starts(tmp_path, case, monkeypatch, ca
 
 @pytest.mark.parametrize("case", IN_PREPARE)
 def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path, api, data, case):
-    content, message = IN_PREPARE[case]
+    content, options, message = IN_PREPARE[case]
     (tmp_path / "rows.jsonl").write_text(content)
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api, extra=("--benchmarks-dir", "demo"))
-    check(deepspec.run("prepare", "--prompts", str(tmp_path / "rows.jsonl")), message, tmp_path / "store")
+    done = deepspec.run("prepare", "--prompts", str(tmp_path / "rows.jsonl"), *options)
+    check(done, message, tmp_path / "store")
 
 
 def test_an_engine_that_is_not_there_is_named(undisturbed, api, data, tmp_path):

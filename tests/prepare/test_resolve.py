@@ -38,6 +38,26 @@ def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
     assert room._parted("https://host/a.jsonl?token=x") == ("https://host/a.jsonl?token=x", {})
 
 
+def test_a_file_whose_name_holds_signs_of_options_and_urls_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a?limit=3&x.jsonl", "a::b.jsonl", "[x] 100%.jsonl", "was?.jsonl"):
+        (tmp_path / name).write_bytes(ROW)
+        (source,) = resolve([name]).sources
+        assert (source.name, source.limit) == (name.removesuffix(".jsonl"), None)
+    (source,) = resolve(["was?.jsonl?limit=3"]).sources
+    assert (source.name, source.limit) == ("was?", 3)
+    (tmp_path / "b.jsonl").write_bytes(ROW)
+    (tmp_path / "b.jsonl?limit=3").mkdir()
+    (tmp_path / "b.jsonl?limit=3" / "inner.jsonl").write_bytes(ROW)
+    assert [source.name for source in resolve(["b.jsonl?limit=3"]).sources] == ["inner"]
+
+
+def test_the_form_of_a_url_is_that_of_its_path(monkeypatch):
+    monkeypatch.setattr(room, "_remote_checksum", lambda url: f"xxh3:{url}")
+    (source,) = resolve(["https://host/chats/a.jsonl.gz?token=x.y&limit"]).sources
+    assert source.name == "a"
+
+
 def test_a_folder_is_its_files(tmp_path):
     for name in ("b.jsonl", "a.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())

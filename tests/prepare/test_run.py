@@ -61,7 +61,8 @@ def test_every_row_is_kept_or_counted(tmp_path):
     }  # fmt: skip
     assert counts["read"] == 44 == counts["kept"] + sum(counts["dropped"].values())
     assert len(found) == counts["kept"] == 30 == sum(counts["splits"].values())
-    assert told["examples"] == {"wrong_roles": ["b:4"]}
+    assert list(told["examples"]) == ["wrong_roles"]
+    assert told["examples"]["wrong_roles"][0].startswith("b:4: unknown role 'nobody' under 'role'")
     assert {row["source"] for row in found} <= {"kind", "b"}
     assert list(found[0]) == ["id", "split", "source", "messages"]
     assert found[0]["messages"][-1] == {"role": "assistant", "content": ""}
@@ -113,14 +114,35 @@ def test_a_dataset_is_read_through_the_datasets_library(tmp_path, monkeypatch):
         run_spec(tmp_path, spec, {"hub:c/d/train": f"{HUB}{tmp_path}/hub?split=nosuch"})
 
 
+def test_a_dataset_of_mixed_types_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "hub").mkdir()
+    contents = [prompt(1), [{"type": "text", "text": prompt(2)}], [{"type": "image_url", "image_url": {"url": "x"}}]]
+    rows = [{"messages": [{"role": "user", "content": content}]} for content in contents]
+    write_rows(tmp_path / "hub" / "train.jsonl", rows)
+    spec = PrepareSpec(sources=(Source(digest="hub:c/d/train", name="chats"),))
+    found, counts, told = run_spec(tmp_path, spec, {"hub:c/d/train": f"{HUB}{tmp_path}/hub?split=train"})
+    assert [row["messages"][0]["content"] for row in found] == [prompt(1), prompt(2)]
+    assert counts["dropped"] == {"not_text": 1}
+    assert told["examples"]["not_text"][0].startswith("chats:3: ")
+
+
 def test_a_bad_row_stops_with_its_line(tmp_path):
     with pytest.raises(RowError, match=r"a\.jsonl:2: the conversation holds no message"):
         prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}, {"messages": []}]}, bad_rows="stop")
 
 
 def test_nothing_left_is_an_error_with_the_reasons(tmp_path):
-    with pytest.raises(SourceError, match=r"no row is left of 1; dropped: {'wrong_roles': 1}"):
+    with pytest.raises(SourceError, match=r"no row is left: 1 rows read, 0 kept, dropped: 1 wrong_roles") as found:
         prepare(tmp_path, {"a.jsonl": [{"messages": [{"role": "x"}]}]}, bad_rows="drop")
+    assert "a.jsonl:1: unknown role 'x'" in str(found.value)
+
+
+def test_a_benchmark_whose_text_is_no_unicode_is_named(tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "b.jsonl").write_text('{"turns": ["What is \\ud800 ?"]}\n')
+    with pytest.raises(SourceError, match=r"b\.jsonl:1: wanted"):
+        prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}]}, str(tmp_path / "bench"))
 
 
 def test_a_source_that_nobody_located_is_named(tmp_path):

@@ -13,8 +13,8 @@ STORY = "the quick brown fox jumps over the lazy dog and then it sleeps under an
 
 
 def test_words_and_signs_are_tokens_without_case():
-    assert tokens("What is 3+5?  Yes") == ["what", "is", "3", "+", "5", "?", "yes"]
-    assert tokens("猫が好き") == ["猫", "が", "好", "き"]
+    assert list(tokens("What is 3+5?  Yes")) == ["what", "is", "3", "+", "5", "?", "yes"]
+    assert list(tokens("猫が好き")) == ["猫", "が", "好", "き"]
 
 
 def test_a_text_of_seven_words_has_three_runs_of_five():
@@ -31,10 +31,18 @@ def test_signatures_agree_as_often_as_runs_are_shared():
     assert (one == signature("nothing of the sort")).mean() < 0.05
 
 
+def test_a_text_of_many_runs_has_the_signature_of_all_of_them(monkeypatch):
+    words = [f"w{i}" for i in range(60)]
+    whole = signature(" ".join(words))
+    monkeypatch.setattr("deepspec.prepare.near._RUNS_AT_ONCE", 7)
+    monkeypatch.setattr("deepspec.prepare.text._HELD", 20)
+    assert (signature(" ".join(words)) == whole).all()
+
+
 def _find(tmp_path, texts, ranks, threshold=0.8):
     file = SignatureFile(tmp_path / "s.bin")
     for text in texts:
-        file.add(text)
+        file.add(signature(text))
     file.close()
     return near_duplicates(file.read(), np.array(ranks, dtype=np.uint64), threshold).tolist()
 
@@ -67,6 +75,12 @@ def test_a_row_that_holds_a_prompt_is_found_and_one_that_shares_its_wrapping_is_
     assert index.are_in([held_out[3]])
     assert index.are_in(["Tell me something.", "Hello! " + held_out[3].replace(wrapping, "Answer briefly.")])
     assert not index.are_in([f"A teacher buys chalk for all of her classes on Monday. {wrapping}"])
+
+
+def test_a_prompt_is_found_in_a_text_too_long_to_hold_as_words(monkeypatch):
+    monkeypatch.setattr("deepspec.prepare.text._HELD", 20)
+    held_out = "A farmer in valley 3 has 7 cows and 9 goats on 5 meadows near the river."
+    assert BenchmarkPrompts([held_out], run=8, overlap=0.5).are_in([f"{STORY} {held_out} {STORY}"])
 
 
 def test_short_prompts_must_be_met_whole():
