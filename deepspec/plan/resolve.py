@@ -115,7 +115,14 @@ def _specs(plan: Plan, target: TargetId, found: sources.Resolved, tests: benchma
     first = {"prepare": _extended(PrepareSpec, plan.prepare, **told)} if found.sources else {}
     return {
         **first,
-        "regenerate": _extended(RegenerateSpec, plan.regenerate, target=target, answers=answers),
+        "regenerate": _extended(
+            RegenerateSpec,
+            plan.regenerate,
+            target=target,
+            answers=answers,
+            answers_bad_rows=plan.prepare.bad_rows,
+            answers_bad_share=plan.prepare.bad_share,
+        ),
         "cache": _extended(CacheSpec, plan.cache, target=target),
         "train": plan.train,
         "export": plan.export.but(target=plan.export.target or name),

@@ -1,49 +1,57 @@
-"""Answers that the target gave before, adopted instead of asking: logs of the served target, say."""
+"""Answers that the target gave before, adopted instead of asking: logs of the served target, say.
+
+The file is read once into a shelf in scratch, where each prompt finds its answer; what cannot be used is counted.
+"""
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import checksum
-from deepspec.errors import SourceError
-from deepspec.formats.conversations import AnswerRow, Message, PromptRow, parse_conversation
-from deepspec.formats.rows import read_rows
+from deepspec.errors import RowError, SourceError
+from deepspec.formats.bad_rows import BadRows, one_row, told
+from deepspec.formats.conversations import AnswerRow, Conversation, Message, PromptRow, parse_conversation
+from deepspec.formats.lines import LONGEST_LINE
+from deepspec.formats.rows import Row, dump_row, read_rows
 from deepspec.placement import Placement
 from deepspec.regenerate.conversation import answer_row, without_answer
+from deepspec.regenerate.logged import NO_ANSWER, SHORT, read_logged
 from deepspec.regenerate.parts import Book
+from deepspec.regenerate.shelf import Shelf
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
+from deepspec.target.clock import DATE
 
-MISSING = "the answers file has no answer to this prompt"
 REPORT_EVERY = 1000
 
 
-def adopt_answers(book: Book, digest: str, placement: Placement, scratch: Path, report: Report) -> None:
+def adopt_answers(book: Book, spec: RegenerateSpec, placement: Placement, scratch: Path, report: Report) -> None:
     """Finish every row of the book with the answer that a file holds for it.
 
-    A row of the file belongs to a prompt when both say the same apart from what the assistant said.
+    A row of the file belongs to a prompt when both say the same apart from what the assistant said; of several the
+    first that can be used.
 
     Args:
         book: the rows.
-        digest: checksum of the file; `placement.locations` says where it lies.
-        placement: knows the file.
-        scratch: for the index of the file.
+        spec: names the file and says what becomes of its bad rows.
+        placement: knows where the file lies.
+        scratch: for the shelf.
         report: who listens.
 
     Raises:
-        SourceError: the file is not there, is not the one that was planned with, or holds a bad row.
+        SourceError: the file is not there, is not the one that was planned with, or holds no answer to adopt.
+        RowError: a row of it cannot be used and the spec says to stop there.
+        BadRowsError: more rows of it cannot be used than the spec allows.
     """
-    path = _locate(digest, placement)
-    with closing(_index(path, scratch / "answers.sqlite")) as index:
+    path = _locate(spec.answers, placement)
+    with closing(Shelf(scratch)) as shelf:
+        _Reading(spec, path, shelf).read(report)
         for part, prompt in book.todo():
-            found = index.execute("SELECT row FROM answers WHERE key = ?", (_key(prompt),)).fetchone()
-            given = json.loads(found[0]) if found else None
-            book.finish(
-                part, without_answer(prompt, "skipped", MISSING, False) if given is None else _adopt(prompt, given)
-            )
+            book.finish(part, _adopt(prompt, shelf.find(_key(prompt)), spec))
             if book.done % REPORT_EVERY == 0:
                 report.progress(book.done, book.total, "rows", "adopting answers")
             _commit_complete(book)
@@ -51,13 +59,80 @@ def adopt_answers(book: Book, digest: str, placement: Placement, scratch: Path, 
     report.progress(book.done, book.total, "rows", "adopting answers")
 
 
+class _Reading:
+    """One pass over the file: rows that cannot be read are those that prepare drops, counted as there; answers that
+    cannot be used, though their prompts can, are counted apart."""
+
+    def __init__(self, spec: RegenerateSpec, path: Path, shelf: Shelf) -> None:
+        self._stops = spec.answers_bad_rows == "stop"
+        self._path = path
+        self._shelf = shelf
+        self._rows = BadRows(spec.answers_bad_share, "prepare.bad_share")
+        self._answers = BadRows(spec.bad_share, "regenerate.bad_share")
+        self._skipped: Counter[str] = Counter()
+        self._silent = 0
+
+    def read(self, report: Report) -> None:
+        for line, row in read_rows(self._path, self._bad_row, LONGEST_LINE):
+            self._rows.add()
+            try:
+                with one_row("unreadable", self._path, line):
+                    conversation = parse_conversation(row)
+            except RowError as error:
+                self._note(self._rows, error)
+            else:
+                self._shelve(line, row, conversation)
+        self._answers.add(self._rows.read)
+        self._rows.check()
+        self._answers.check()
+        self._tell(report)
+
+    def _bad_row(self, error: RowError) -> None:
+        self._rows.add()
+        self._note(self._rows, error)
+
+    def _note(self, counts: BadRows, error: RowError) -> None:
+        if self._stops:
+            raise error
+        counts.note(error)
+
+    def _shelve(self, line: int, row: Row, conversation: Conversation) -> None:
+        key = _key(conversation)
+        try:
+            with one_row("unreadable", self._path, line):
+                logged = read_logged(row, conversation)
+                fields = dump_row(logged.fields)
+        except RowError as error:
+            self._note(self._answers, error)
+            self._shelf.refuse(key, str(error).removeprefix(f"{self._path}:{line}: "))
+            return
+        if logged.skipped:
+            self._skipped[SHORT[logged.skipped]] += 1
+            self._shelf.refuse(key, logged.skipped)
+        elif self._shelf.put(key, fields):
+            self._silent += not logged.tells_finish
+        else:
+            self._skipped["duplicate"] += 1
+
+    def _tell(self, report: Report) -> None:
+        dropped = self._rows.dropped + self._answers.dropped + self._skipped
+        kept = self._rows.read - dropped.total()
+        account = told(self._rows.read, kept, dropped, "rows of answers")
+        if not kept:
+            table = "\n".join(counts.table() for counts in (self._rows, self._answers) if counts.dropped)
+            raise SourceError(f"no answer can be adopted: {account}\n{table}".rstrip(), self._path)
+        report.log(account)
+        if self._silent:
+            report.log(f"{self._silent:,} of them do not say how an answer ended; taken as 'stop'")
+
+
 def _commit_complete(book: Book) -> None:
     for part in book.take_complete(keep_errors=False):
         book.commit(part)
 
 
-def _locate(digest: str, placement: Placement) -> Path:
-    if digest not in placement.locations:
+def _locate(digest: str | None, placement: Placement) -> Path:
+    if digest is None or digest not in placement.locations:
         raise SourceError(f"no place is known for the answers with checksum {digest}; give the file with --answers")
     path = Path(placement.locations[digest])
     if not path.is_file():
@@ -65,22 +140,6 @@ def _locate(digest: str, placement: Placement) -> Path:
     if checksum(path) != digest:
         raise SourceError("the answers file changed since the run was planned; run again", path)
     return path
-
-
-def _index(path: Path, database: Path) -> sqlite3.Connection:
-    """Return a table of the file's rows by key: memory does not grow with the file."""
-    connection = sqlite3.connect(database)
-    connection.execute("CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, row TEXT) WITHOUT ROWID")
-    connection.execute("DELETE FROM answers")
-    rows = ((_key(conversation), json.dumps({**row, **conversation})) for row, conversation in _conversations(path))
-    connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-    connection.commit()
-    return connection
-
-
-def _conversations(path: Path) -> Iterable[tuple[dict[str, Any], Mapping[str, Any]]]:
-    for line, row in read_rows(path):
-        yield row, parse_conversation(row, path, line)
 
 
 def _key(conversation: Mapping[str, Any]) -> bytes:
@@ -94,25 +153,11 @@ def _frame(message: Message) -> Any:
     return None if message["role"] == "assistant" else [message["role"], message["content"]]
 
 
-def _adopt(prompt: PromptRow, given: Mapping[str, Any]) -> AnswerRow:
-    """Return the answer row of a prompt with the turns that the file gives."""
-    turns = [index for index, message in enumerate(given["messages"]) if message["role"] == "assistant"]
-    said = [given["messages"][index] for index in turns]
-    if not all(message["content"] or "tool_calls" in message for message in said):
-        return without_answer(prompt, "skipped", MISSING, False)
-    messages = [{k: v for k, v in message.items() if k != "reasoning_content"} for message in given["messages"]]
-    reasoning = {
-        str(index): message["reasoning_content"]
-        for index, message in zip(turns, said, strict=True)
-        if "reasoning_content" in message
-    }
-    return answer_row(
-        prompt,
-        messages=messages,
-        status="success",
-        finish_reasons=given.get("finish_reasons") or ["stop"] * len(turns),
-        thinking=bool(given.get("thinking", bool(reasoning))),
-        generated=turns,
-        **({"reasoning": reasoning} if reasoning else {}),
-        **({"token_ids": given["token_ids"]} if given.get("token_ids") else {}),
-    )
+def _adopt(prompt: PromptRow, found: tuple[dict[str, Any], str] | None, spec: RegenerateSpec) -> AnswerRow:
+    """Return the answer row of a prompt with what the shelf holds for it."""
+    fields, refused = found or ({}, NO_ANSWER)
+    if refused:
+        return without_answer(prompt, "skipped", refused, False)
+    if spec.date != DATE and "date" not in fields:
+        fields["date"] = spec.date.isoformat()
+    return answer_row(prompt, status="success", **fields)

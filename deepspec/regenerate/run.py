@@ -44,7 +44,7 @@ def run(
     book = Book(spec, inputs["prompts"], out, reader.drift)
     try:
         if spec.answers is not None:
-            adopt_answers(book, spec.answers, placement, out.scratch, report)
+            adopt_answers(book, spec, placement, out.scratch, report)
         else:
             asyncio.run(_Asking(spec, book, placement, report).run(reader))
     finally:

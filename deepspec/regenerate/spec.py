@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from deepspec.artifacts import Spec, TargetId
+from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
 from deepspec.target.clock import DATE
 
@@ -74,3 +74,7 @@ class RegenerateSpec(RegenerateOptions):
     """Which target answers."""
     answers: str | None = None
     """Checksum (`xxh3:…`) of a file of answers that the target gave before: they are adopted, no engine is asked."""
+    answers_bad_rows: Literal["stop", "drop"] = Field(default="drop", json_schema_extra=NOT_ADDRESSED)
+    """What becomes of rows of that file that cannot be read: what `prepare.bad_rows` says, of the same rows."""
+    answers_bad_share: BadShare = DEFAULT_SHARE
+    """Share of its rows that may be such: `prepare.bad_share`."""

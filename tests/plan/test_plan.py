@@ -3,8 +3,10 @@
 import pytest
 import yaml
 
+from deepspec.artifacts import TargetId
 from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
 from deepspec.plan import presets
+from deepspec.plan import resolve as resolving
 from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
 from deepspec.plan.cache_bytes import Captured, cache_size
 from deepspec.plan.estimate import size
@@ -51,6 +53,23 @@ def test_the_published_cache_of_a_4b_target_takes_38_tb():
     assert size(cost.cache_bytes["published"].mid) == "38.1 TB"
     assert cost.cache_bytes["bf16-zstd"].mid < 0.7 * cost.cache_bytes["published"].mid
     assert cost.cache_bytes["fp8"].mid < cost.cache_bytes["bf16-zstd"].mid
+
+
+def test_what_becomes_of_bad_rows_holds_wherever_the_file_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.jsonl").write_text('{"turns": ["b"]}\n')
+    files = (f"dataset.answers={tmp_path}/a.jsonl", f"dataset.benchmarks_dir={tmp_path}/b", "dataset.prompts=[]")
+    identity = TargetId(config="c", weights="w", tokenizer="t", template="p")
+
+    def regenerate(*overrides):
+        plan = plan_of("smollm2-135m", *files, *overrides)
+        return resolving._specs(plan, identity, resolving._sources(plan), resolving._benchmarks(plan))["regenerate"]
+
+    kept, told = regenerate(), regenerate("prepare.bad_rows=stop", "prepare.bad_share=0.5")
+    assert (kept.answers_bad_rows, kept.answers_bad_share) == ("drop", 0.05)
+    assert (told.answers_bad_rows, told.answers_bad_share) == ("stop", 0.5)
+    assert told.identity() == kept.identity(), "it decides whether there are answers, never which"
 
 
 def test_an_estimate_is_an_interval_around_the_guess():
