@@ -1,5 +1,6 @@
 """The kernel of the loss without a GPU: its numbers by Triton's interpreter, that it compiles and waits for nothing."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -20,9 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 HOPPER = 90
 
 
-def test_numbers_by_the_interpreter():
+@pytest.mark.parametrize("which", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
+def test_numbers_by_the_interpreter(which):
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted/loss_kernel.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-qm",
+        which,
+        "-p",
+        "no:cacheprovider",
+        "tests/interpreted/loss_kernel.py",
+    ]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
@@ -116,15 +127,10 @@ def test_cuda_takes_the_kernel_and_a_cpu_does_not():
 
 
 def test_the_library_does_without_triton():
-    code = """
-import sys
-sys.modules["triton"] = None
-from deepspec.algorithms import ALGORITHMS
-from tests.models.drafts import four_records, tiny
-from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate
-model, batch = tiny("dspark"), collate(four_records())
-made = ALGORITHMS["dspark"].supervise(model.config, Objective(num_anchors=4), batch, range(4))
-ALGORITHMS["dspark"].loss(model, batch, made, made.denominators).loss.backward()
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    """Kernels alone import it, and nothing imports kernels until a GPU asks: torch for CPUs comes without."""
+    for path in sorted((ROOT / "deepspec").rglob("*.py")):
+        if path.parent.name != "kernels":
+            lines = map(ast.unparse, ast.parse(path.read_text()).body)
+            assert not [
+                line for line in lines if line.startswith(("import triton", "from triton", "from deepspec.kern"))
+            ]

@@ -55,7 +55,7 @@ class TritonChunks(Chunks):
     def _normalize(self, positions: slice) -> None:
         if self.with_target:
             normalize_target[(positions.stop - positions.start,)](
-                self.target, self.normalizers, self.best, self.target.shape[1], self.softcap or 1.0,
+                self.target, self.normalizers, self.best, self.target.shape[1], float(self.softcap or 1),
                 CAPPED=self.softcap is not None, TILE=TILE, **OPTIONS,
             )  # fmt: skip
 
@@ -64,7 +64,7 @@ class TritonChunks(Chunks):
         measure_rows[(span.stop - span.start,)](
             self.logits, self.bias, self.logits_grad, self.bias_grad, self.labels,
             self.target, self.normalizers, self.best, self.index, self.measured,
-            span.start, positions.start, self.measured.shape[1], self.logits.shape[1], self.softcap or 1.0,
+            span.start, positions.start, self.measured.shape[1], self.logits.shape[1], float(self.softcap or 1),
             terms.cross_entropy, terms.total_variation, terms.soft_cross_entropy,
             CAPPED=self.softcap is not None, BIASED=self.bias is not self.logits, HELD=self.with_target,
             SLOPED=self.with_target and terms.total_variation != 0, GRADIENT=with_gradients, TILE=TILE, **OPTIONS,
