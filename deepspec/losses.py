@@ -2,7 +2,8 @@
 
 A row is one supervised position: a draft distribution q = softmax(head(h) + W2 m) against a target distribution
 p = softmax(head(t)). Rows that share a target position lie side by side, so p is computed once for all of them. No
-tensor of rows × vocabulary outlives a chunk: what remains is the gradient of h, of m and of W2.
+tensor of rows × vocabulary outlives a chunk: what remains is the gradient of h, of m and of W2. Between the products
+of a chunk work torch's functions, or on CUDA a kernel in Triton (kernels/chunks.py).
 
 With row weights w and the terms' factors, the loss is
 
@@ -18,17 +19,20 @@ Legend: N rows, P distinct target positions, M rows of a chunk, D hidden size, r
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from deepspec.models.products import Product
+from deepspec.models.products import product_of
 
 CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
 """Rows of a chunk: as few as keep matrix products efficient."""
+Kernel = Literal["torch", "triton"]
+"""What works between the products of a chunk: results differ by rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +69,8 @@ class Rows:
     target: Tensor
     """`(P, D)` target states after its final norm, one per distinct position."""
     target_index: Tensor
-    """`(N,)` which of the P each row is held against: ascending, every one used."""
+    """`(N,)` which of the P each row is held against: ascending, every one used. It lies in host memory: rows are cut
+    into chunks by it, and no device is waited for."""
     markov: Tensor | None = None
     """`(N, r)` what the Markov head's W2 multiplies."""
     markov_weight: Tensor | None = None
@@ -86,6 +91,11 @@ class RowLosses:
     """1 where the draft's most likely token is the target's, else 0."""
 
 
+def kernel_of(device: torch.device) -> Kernel:
+    """Return what works between the products of a chunk on a device: Triton on CUDA, where it is installed."""
+    return "triton" if device.type == "cuda" and find_spec("triton") is not None else "torch"
+
+
 def chunked_loss(
     rows: Rows, head: Head, terms: Terms, *, measure: bool = True, chunk_rows: int | None = None
 ) -> tuple[Tensor, RowLosses]:
@@ -100,9 +110,17 @@ def chunked_loss(
     """
     target = bool(measure or terms.total_variation or terms.soft_cross_entropy)
     most = chunk_rows or (CHUNK_ROWS_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_ROWS)
-    chunks = _Chunks(rows, head, terms, with_target=target, most=most)
+    chunks = _chunks_of(rows)(rows, head, terms, with_target=target, most=most)
     loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, chunks)  # type: ignore[no-untyped-call]
     return loss, RowLosses(*measured)
+
+
+def _chunks_of(rows: Rows) -> "type[Chunks]":
+    if kernel_of(rows.hidden.device) == "torch" or rows.hidden.dtype == torch.float64:
+        return Chunks
+    from deepspec.kernels.chunks import TritonChunks  # torch for CPUs comes without Triton
+
+    return TritonChunks
 
 
 class _ChunkedLoss(Function):
@@ -125,30 +143,24 @@ class _ChunkedLoss(Function):
         return *scaled, None
 
 
-class _Chunks:
+class Chunks:
     """One pass over the rows, with buffers that every chunk reuses."""
 
     def __init__(self, rows: Rows, head: Head, terms: Terms, *, with_target: bool, most: int) -> None:
+        """Cut the rows into chunks of at most so many, and make the buffers."""
         self.rows, self.terms, self.softcap = rows, terms, head.softcap
         self.with_target = with_target
-        self.head = Product(head.weight)
-        self.markov = None if rows.markov_weight is None else Product(rows.markov_weight.detach())
-        hidden_ND = rows.hidden
-        self.dtype = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
-        vocab = head.weight.shape[0]
-        num_rows = len(hidden_ND)
+        self.head = product_of(head.weight)
+        self.markov = None if rows.markov_weight is None else product_of(rows.markov_weight.detach())
+        self.dtype = torch.float64 if rows.hidden.dtype == torch.float64 else torch.float32
+        num_rows = len(rows.hidden)
         self.size = math.ceil(num_rows / max(1, math.ceil(num_rows / most)))
         self.spans = list(self._spans())
         distinct = max((positions.stop - positions.start for _, positions in self.spans), default=0)
-
-        def buffer(rows: int) -> Tensor:
-            return hidden_ND.new_empty(rows, vocab, dtype=self.dtype)
-
-        self.logits = buffer(self.size)
-        self.target = buffer(distinct * with_target)
-        self.expanded = buffer(self.size * with_target)
-        self.tanh = buffer(self.size * (head.softcap is not None))
-        self.measured = hidden_ND.new_zeros(5, num_rows, dtype=self.dtype)
+        self.logits = self._buffer(self.size)
+        self.target = self._buffer(distinct * with_target)
+        self.measured = rows.hidden.new_zeros(5, num_rows, dtype=self.dtype)
+        self._make_buffers()
 
     def run(self, *, with_gradients: bool) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         """Return loss, measurements, and the gradients of hidden, markov and W2."""
@@ -161,18 +173,14 @@ class _Chunks:
             else rows.markov_weight.new_zeros(rows.markov_weight.shape, dtype=self.dtype)
         )
         for span, positions in self.spans:
-            logits_MV = self._draft_logits(span)
-            target_MV = self._target(span, positions)
-            self._measure(span, logits_MV, target_MV)
-            if not with_gradients:
+            logits_grad_MV = self._chunk(span, positions, with_gradients=with_gradients)
+            if logits_grad_MV is None:
                 continue
-            logits_grad_MV = self._logits_gradient(span, logits_MV, target_MV)
             weights_M1 = rows.weights[span, None].to(self.dtype)
             if grad_Nr is not None and grad_Vr is not None and self.markov is not None and rows.markov is not None:
                 grad_Nr[span] = self.markov.backward(logits_grad_MV) * weights_M1
                 self.markov.accumulate(grad_Vr, logits_grad_MV, rows.markov[span].detach() * weights_M1)
-            self._uncap(logits_grad_MV)
-            grad_ND[span] = self.head.backward(logits_grad_MV) * weights_M1
+            grad_ND[span] = self.head.backward(self._uncap(logits_grad_MV)) * weights_M1
         grad_W2 = None if grad_Vr is None or rows.markov_weight is None else grad_Vr.to(rows.markov_weight.dtype)
         return self._loss(), tuple(self.measured), (grad_ND, grad_Nr, grad_W2)
 
@@ -184,6 +192,21 @@ class _Chunks:
         edges = self.rows.target_index[torch.tensor([starts, [stop - 1 for stop in stops]], dtype=torch.int64)].tolist()
         for start, stop, first, last in zip(starts, stops, *edges, strict=True):
             yield slice(start, stop), slice(first, last + 1)
+
+    def _buffer(self, rows: int) -> Tensor:
+        return self.rows.hidden.new_empty(rows, len(self.head.weight_VD), dtype=self.dtype)
+
+    def _make_buffers(self) -> None:
+        """Make what only these functions need."""
+        self.expanded = self._buffer(self.size * self.with_target)
+        self.tanh = self._buffer(self.size * (self.softcap is not None))
+
+    def _chunk(self, span: slice, positions: slice, *, with_gradients: bool) -> Tensor | None:
+        """Fill in what is measured; return the gradient of the logits, softcapped ones, without the rows' weights."""
+        logits_MV = self._draft_logits(span)
+        target = self._target(span, positions)
+        self._measure(span, logits_MV, target)
+        return self._logits_gradient(span, logits_MV, target) if with_gradients else None
 
     def _draft_logits(self, span: slice) -> Tensor:
         rows = self.rows
@@ -207,7 +230,7 @@ class _Chunks:
             target_QV.div_(self.softcap).tanh_().mul_(self.softcap)
         best_Q = target_QV.argmax(-1)
         torch.softmax(target_QV, -1, out=target_QV)
-        local_M = self.rows.target_index[span] - positions.start
+        local_M = (self.rows.target_index[span] - positions.start).to(target_QV.device)
         target_MV = self.expanded[: span.stop - span.start]
         return torch.index_select(target_QV, 0, local_M, out=target_MV), best_Q[local_M]
 
@@ -256,11 +279,12 @@ class _Chunks:
         grad_MV = sign_MV.mul_(q_MV)
         return grad_MV.add_(soft_MV) if terms.soft_cross_entropy else grad_MV
 
-    def _uncap(self, grad_MV: Tensor) -> None:
+    def _uncap(self, grad_MV: Tensor) -> Tensor:
         """Turn the gradient of softcapped logits into that of the raw ones: times 1 − tanh²."""
-        if self.softcap is not None:
-            tanh_MV = self.tanh[: len(grad_MV)]
-            grad_MV.addcmul_(grad_MV * tanh_MV, tanh_MV, value=-1)
+        if self.softcap is None:
+            return grad_MV
+        tanh_MV = self.tanh[: len(grad_MV)]
+        return grad_MV.addcmul_(grad_MV * tanh_MV, tanh_MV, value=-1)
 
     def _loss(self) -> Tensor:
         cross, distance, soft, *_ = self.measured

@@ -9,13 +9,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_PINNED = {"deepspec", "pip", "setuptools", "uv", "wheel"}
+MARKERS = {"triton": ";sys_platform=='linux'"}
+"""Packages that there are for some platforms only."""
 
 
 def pins(skipped: set[str]) -> list[str]:
-    """Return `name==version` of everything installed but the skipped names, sorted."""
+    """Return `name==version`, and a marker where there is one, of everything installed but the skipped names."""
     found = {dist.metadata["Name"].lower().replace("_", "-"): dist.version for dist in distributions()}
     kept = {name: version.partition("+")[0] for name, version in found.items() if name not in skipped}
-    return [f"{name}=={version}" for name, version in sorted(kept.items())]
+    return [f"{name}=={version}{MARKERS.get(name, '')}" for name, version in sorted(kept.items())]
 
 
 def main() -> int:

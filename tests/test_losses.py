@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepspec.losses import Head, Rows, Terms, chunked_loss
-from deepspec.models.products import Product
+from deepspec.models.products import Product, TiledProduct, WideProduct, product_of
 
 ALL = Terms(cross_entropy=0.1, total_variation=0.9, soft_cross_entropy=0.5)
 TERMS = {
@@ -20,7 +21,7 @@ TERMS = {
 }
 
 
-def _rows(num_rows=11, size=6, rank=3, vocab=13, dtype=torch.float64, markov=True):
+def draw_rows(num_rows=11, size=6, rank=3, vocab=13, dtype=torch.float64, markov=True):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -39,7 +40,7 @@ def _rows(num_rows=11, size=6, rank=3, vocab=13, dtype=torch.float64, markov=Tru
     return rows, normal(vocab, size)
 
 
-def _plain(rows, head, terms):
+def plain(rows, head, terms):
     """The formulas of the module, on all positions × vocabulary at once."""
 
     def capped(logits):
@@ -59,7 +60,7 @@ def _plain(rows, head, terms):
     return (rows.weights * per_row).sum(), (cross, distance, soft, acceptance, correct)
 
 
-def _leaves(rows):
+def leaves(rows):
     return [tensor for tensor in (rows.hidden, rows.markov, rows.markov_weight) if tensor is not None]
 
 
@@ -82,23 +83,23 @@ def test_numbers_by_hand():
 
 @pytest.mark.parametrize(("name", "softcap", "markov"), list(itertools.product(TERMS, [None, 2.5], [True, False])))
 def test_chunks_equal_the_plain_formula_and_its_gradient(name, softcap, markov):
-    rows, weight = _rows(dtype=torch.float32, markov=markov)
+    rows, weight = draw_rows(dtype=torch.float32, markov=markov)
     head = Head(weight=weight, softcap=softcap)
-    wanted, wanted_rows = _plain(rows, head, TERMS[name])
-    wanted_grads = torch.autograd.grad(wanted, _leaves(rows))
+    wanted, wanted_rows = plain(rows, head, TERMS[name])
+    wanted_grads = torch.autograd.grad(wanted, leaves(rows))
     for chunk_rows in (1, 4, 100):
         loss, measured = chunked_loss(rows, head, TERMS[name], chunk_rows=chunk_rows)
         torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-6)
         fields = (measured.cross_entropy, measured.total_variation, measured.soft_cross_entropy)
         for got, value in zip((*fields, measured.acceptance, measured.correct), wanted_rows, strict=True):
             torch.testing.assert_close(got, value.detach(), rtol=1e-6, atol=1e-6)
-        for got, value in zip(torch.autograd.grad(loss, _leaves(rows)), wanted_grads, strict=True):
+        for got, value in zip(torch.autograd.grad(loss, leaves(rows)), wanted_grads, strict=True):
             torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_gradients_are_exact(name):
-    rows, weight = _rows(num_rows=5, vocab=7)
+    rows, weight = draw_rows(num_rows=5, vocab=7)
     head = Head(weight=weight, softcap=2.0)
 
     def loss(hidden, markov, markov_weight):
@@ -106,11 +107,11 @@ def test_gradients_are_exact(name):
                        weights=rows.weights, target=rows.target, target_index=rows.target_index)  # fmt: skip
         return chunked_loss(changed, head, TERMS[name], chunk_rows=2)[0]
 
-    assert gradcheck(loss, _leaves(rows), eps=1e-7, atol=1e-5)
+    assert gradcheck(loss, leaves(rows), eps=1e-7, atol=1e-5)
 
 
 def test_target_is_left_out_where_nothing_needs_it():
-    rows, weight = _rows()
+    rows, weight = draw_rows()
     head = Head(weight=weight)
     loss, measured = chunked_loss(rows, head, TERMS["dflash"], measure=False)
     torch.testing.assert_close(loss, chunked_loss(rows, head, TERMS["dflash"])[0])
@@ -118,7 +119,7 @@ def test_target_is_left_out_where_nothing_needs_it():
 
 
 def test_no_gradients_are_made_without_autograd():
-    rows, weight = _rows()
+    rows, weight = draw_rows()
     with torch.no_grad():
         loss, _ = chunked_loss(rows, Head(weight=weight), ALL)
     assert not loss.requires_grad
@@ -126,13 +127,13 @@ def test_no_gradients_are_made_without_autograd():
 
 
 def test_bf16_stays_close_to_fp32():
-    rows, weight = _rows(dtype=torch.bfloat16)
+    rows, weight = draw_rows(dtype=torch.bfloat16)
     wide = Rows(**{name: _wide(getattr(rows, name)) for name in Rows.__slots__})
     wanted, _ = chunked_loss(wide, Head(weight=weight.float()), ALL)
     got, _ = chunked_loss(rows, Head(weight=weight), ALL)
     torch.testing.assert_close(got.float(), wanted, rtol=2e-2, atol=2e-2)
     for ours, exact in zip(
-        torch.autograd.grad(got, _leaves(rows)), torch.autograd.grad(wanted, _leaves(wide)), strict=True
+        torch.autograd.grad(got, leaves(rows)), torch.autograd.grad(wanted, leaves(wide)), strict=True
     ):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.float(), exact, rtol=3e-2, atol=3e-2)
@@ -148,13 +149,39 @@ def _wide(tensor):
 def test_products_of_narrow_weights_agree_either_way(tiled, monkeypatch):
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: not tiled)
     monkeypatch.setattr("deepspec.models.products.TILE_ROWS", 5)
+    check_product(TiledProduct if tiled else Product, rtol=2e-2)
+
+
+class _OnCuda(TorchDispatchMode):
+    """Takes products into another dtype, which torch has for CUDA alone: operands as they are, sums in that dtype."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.mm.dtype:
+            return args[0].to(args[2]) @ args[1].to(args[2])
+        if func is torch.ops.aten.mm.dtype_out:
+            return kwargs["out"].copy_(args[0].to(args[2]) @ args[1].to(args[2]))
+        if func is torch.ops.aten.addmm.dtype_out:
+            assert args[0] is kwargs["out"]  # nothing is copied before it is added to
+            return kwargs["out"].addmm_(args[1].to(args[3]), args[2].to(args[3]))
+        return func(*args, **kwargs)
+
+
+def test_products_of_narrow_weights_on_cuda_are_not_rounded():
+    with _OnCuda():
+        check_product(WideProduct, rtol=1e-5)
+
+
+def check_product(kind, rtol):
+    """Compare the four products of a narrow matrix with those of fp32."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(13, 6, generator=generator).bfloat16()
     x, grad = torch.randn(4, 6, generator=generator).bfloat16(), torch.randn(4, 13, generator=generator)
-    product, out, total = Product(weight), torch.ones(4, 13), torch.zeros(13, 6)
+    product, out, total = kind(weight), torch.ones(4, 13), torch.zeros(13, 6)
+    assert kind is WideProduct or type(product_of(weight)) is kind
     product.forward(x, out)
     product.forward(x, out, add=True)
     product.accumulate(total, grad, x)
-    torch.testing.assert_close(out, 2 * x.float() @ weight.float().T, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(out, 2 * x.float() @ weight.float().T, rtol=rtol, atol=rtol)
     torch.testing.assert_close(product.backward(grad).float(), grad @ weight.float(), rtol=3e-2, atol=5e-2)
     torch.testing.assert_close(total, grad.T @ x.float(), rtol=3e-2, atol=5e-2)

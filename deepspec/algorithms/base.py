@@ -25,12 +25,14 @@ class Algorithm(Protocol):
     """One draft algorithm; stateless."""
 
     def supervise(self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]) -> Any:
-        """Return what is supervised in a batch; its `.denominators` (name -> tensor) sum over micro-batches and ranks.
+        """Return what is supervised in a batch, where the batch lies.
+
+        Its `.denominators` (name -> tensor) sum over micro-batches and ranks.
 
         Args:
             config: the draft.
             objective: what is trained for.
-            batch: samples; the states are not looked at.
+            batch: samples, in host memory if nothing is to wait for a device; the states are not looked at.
             keys: one integer per sample, a function of (seed, epoch, sample id): seeds the choice of anchors.
         """
 
@@ -42,7 +44,7 @@ class Algorithm(Protocol):
         Args:
             model: the draft.
             batch: samples on the model's device, states in the model's dtype.
-            supervision: of the same batch.
+            supervision: of the same batch, in host memory.
             denominators: `supervision.denominators`, summed over the *global* batch.
             measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step).
         """

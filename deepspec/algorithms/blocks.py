@@ -7,6 +7,7 @@ Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.base import LossResult
 from deepspec.algorithms.masks import blocks_mask
-from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch
@@ -37,6 +38,8 @@ class BlockSupervision:
     """`(B, N)` int64; 0 for dummy blocks."""
     keep: Tensor
     """`(B, N)` bool: False for dummy blocks."""
+    real: Tensor
+    """`(M,)` flat index of the blocks that are none."""
     labels: Tensor
     """`(B, N, K)` int64: positions of the predicted tokens, clamped into the row."""
     supervised: Tensor
@@ -48,6 +51,15 @@ class BlockSupervision:
     """Factor of the confidence loss."""
     denominators: dict[str, Tensor]
     """`weight`: the sum of the weights of all supervised slots."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the blocks on a device."""
+        names = ("starts", "anchors", "keep", "real", "labels", "supervised", "slot_weights")
+        return replace(
+            self,
+            **{name: getattr(self, name).to(device, non_blocking=True) for name in names},
+            denominators={name: value.to(device, non_blocking=True) for name, value in self.denominators.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +100,7 @@ class BlockAlgorithm:
             starts=batch.starts.gather(1, anchors),
             anchors=anchors,
             keep=keep,
+            real=keep.flatten().nonzero()[:, 0],
             labels=labels,
             supervised=supervised,
             slot_weights=weights,
@@ -106,8 +119,11 @@ class BlockAlgorithm:
         measure: bool = True,
     ) -> LossResult:
         """Return the loss of the blocks, and sums for metrics; arguments as in `Algorithm.loss`."""
+        order = order_by_target(supervision.supervised, supervision.labels - 1)
+        supervision, order = supervision.to(batch.hidden.device), order.to(batch.hidden.device)
+        denominator = denominators["weight"].to(batch.hidden.device)
         hidden_BQD = backbone(model, batch, supervision)
-        rows, extra = _rows(model, batch, supervision, hidden_BQD, denominators["weight"])
+        rows, extra = _rows(model, batch, supervision, order, hidden_BQD, denominator)
         head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
         confident = model.confidence_head is not None and supervision.confidence > 0
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
@@ -117,7 +133,7 @@ class BlockAlgorithm:
             logits_R = model.confidence(rows.hidden, extra.embedded).float()
             term = binary_cross_entropy_with_logits(logits_R, measured.acceptance, rows.weights, reduction="sum")
             loss = loss + supervision.confidence * term
-            sums["confidence"] = term.detach() * (denominators["weight"] + EPSILON)
+            sums["confidence"] = term.detach() * (denominator + EPSILON)
             sums["confidence_error"] = (logits_R.detach().sigmoid() - measured.acceptance).abs().sum()
         sums |= _sums(supervision, extra.slots, measured, measure=measure or confident)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
@@ -190,10 +206,14 @@ class _Extra:
 
 
 def _rows(
-    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, denominator: Tensor
+    model: BlockDraft,
+    batch: Batch,
+    supervision: BlockSupervision,
+    order: Order,
+    hidden_BQD: Tensor,
+    denominator: Tensor,
 ) -> tuple[Rows, _Extra]:
     """Return the supervised slots, those of one target position side by side."""
-    order = order_by_target(supervision.supervised, supervision.labels - 1)
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
     features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
     labels_R, known_R = model.draft_ids(batch.input_ids[order.batch_rows, supervision.labels.flatten()[order.rows]])
@@ -217,10 +237,10 @@ def _markov(
     if model.markov_head is None:
         return None, None
     size = model.config.block_size
-    real_M = supervision.keep.flatten()
-    embedded_MKr = model.markov_head.embed(previous_tokens(batch, supervision).flatten(0, 1)[real_M])
-    features_MKr = model.markov_head.sequence(embedded_MKr, hidden_BQD.reshape(len(real_M), size, -1)[real_M])
-    within = (real_M.cumsum(0) - 1)[rows_R // size] * size + rows_R % size
+    blocks_NKD = hidden_BQD.reshape(-1, size, hidden_BQD.shape[-1])
+    embedded_MKr = model.markov_head.embed(previous_tokens(batch, supervision).flatten(0, 1)[supervision.real])
+    features_MKr = model.markov_head.sequence(embedded_MKr, blocks_NKD[supervision.real])
+    within = (supervision.keep.flatten().cumsum(0) - 1)[rows_R // size] * size + rows_R % size
     return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
 
 

@@ -7,7 +7,8 @@ Legend: B rows of samples, S steps, T positions, R supervised rows, D hidden siz
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,15 @@ class EagleSupervision:
     """`(S,)` decay^s."""
     denominators: dict[str, Tensor]
     """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return it on a device."""
+        return replace(
+            self,
+            supervised=self.supervised.to(device, non_blocking=True),
+            step_weights=self.step_weights.to(device, non_blocking=True),
+            denominators={name: value.to(device, non_blocking=True) for name, value in self.denominators.items()},
+        )
 
 
 class Eagle3:
@@ -65,15 +75,16 @@ class Eagle3:
     ) -> LossResult:
         """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
         del measure  # its distances are at hand anyway
-        supervised = supervision.supervised
+        order = order_by_target(supervision.supervised, _target_positions(supervision.supervised))
+        supervision, order = supervision.to(batch.hidden.device), order.to(batch.hidden.device)
+        supervised, denominator = supervision.supervised, denominators["steps"].to(batch.hidden.device)
         outputs_BSTD = steps(model, batch, supervised.shape[1])
-        order = order_by_target(supervised, _target_positions(supervised))
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
         known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
         rows = Rows(
             hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
             labels=torch.zeros_like(order.rows),
-            weights=known_R * (supervision.step_weights / denominators["steps"].clamp(min=1))[step_R],
+            weights=known_R * (supervision.step_weights / denominator.clamp(min=1))[step_R],
             target=batch.last_hidden[order.target_batch_rows, order.target_positions],
             target_index=order.target_index,
         )

@@ -3,7 +3,8 @@
 Legend: R supervised positions, P distinct target positions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,18 +19,23 @@ class Order:
     batch_rows: Tensor
     """`(R,)` row of the batch that each lies in."""
     target_index: Tensor
-    """`(R,)` ascending index into the P target positions."""
+    """`(R,)` ascending index into the P target positions; in host memory, whatever the device."""
     target_batch_rows: Tensor
     """`(P,)`."""
     target_positions: Tensor
     """`(P,)`."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the order on a device, but for `target_index`."""
+        names = ("rows", "batch_rows", "target_batch_rows", "target_positions")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def order_by_target(supervised: Tensor, targets: Tensor) -> Order:
     """Return the order of the rows.
 
     Args:
-        supervised: `(B, …)` bool.
+        supervised: `(B, …)` bool, in host memory: how many there are is asked more than once.
         targets: `(B, …)` int64: the position of the target state that each is held against.
     """
     rows = supervised.flatten().nonzero()[:, 0]

@@ -131,6 +131,7 @@ class Loop:
             "tokens": progress.tokens,
             "guard": asdict(self.guard),
             "cut": asdict(self.cut),
+            "kernel": self.task.kernel,
         }
         return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 

@@ -60,7 +60,7 @@ class Ranks:
         if self.count == 1:
             return dict(values)
         names = sorted(values)
-        flat = torch.cat([values[name].detach().double().flatten() for name in names])
+        flat = torch.cat([values[name].detach().double().flatten() for name in names]).to(self.device)
         parts = torch.split(self.sum_(flat), [values[name].numel() for name in names])
         return {
             name: part.view(values[name].shape).to(values[name].dtype) for name, part in zip(names, parts, strict=True)

@@ -165,6 +165,11 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
     if saved is None:
         return previous(loop, out, placement, report.log)
     report.log(f"going on after step {saved.step} of {loop.total}")
+    kernel = saved.progress.get("kernel", "torch")
+    if kernel != loop.task.kernel:
+        report.log(
+            f"its loss was computed by {kernel}, here it is by {loop.task.kernel}: from here on sums round otherwise"
+        )
     return saved
 
 
@@ -206,6 +211,7 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "tokens_per_second": round(loop.meter.tokens_per_second, 1),
         "samples_per_second": round(loop.meter.samples_per_second, 3),
         "data_wait_share": round(loop.data_wait_share, 4),
+        "kernel": loop.task.kernel,
         "memory_bytes": peak_memory(loop.task.device),
         "mfu": loop.meter.utilization,
     }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import Algorithm, LossResult
+from deepspec.losses import Kernel, kernel_of
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft
 from deepspec.train.data import MicroBatch
 from deepspec.train.spec import TrainSpec
@@ -45,10 +46,15 @@ class Task:
         """Return the dtype of the forward and backward pass."""
         return DTYPES[self.spec.precision]
 
+    @property
+    def kernel(self) -> Kernel:
+        """Return what computes the loss on this device: another one rounds otherwise."""
+        return kernel_of(self.device)
+
     def supervise(self, micro: MicroBatch) -> Supervised:
-        """Choose what is supervised; tokens move to the device, states stay where they are."""
+        """Choose what is supervised, on the host; tokens move to the device, states stay where they are."""
+        supervision = self.algorithm.supervise(self.config, self.spec.objective, micro.batch, micro.keys)
         batch = micro.batch.tokens_to(self.device)
-        supervision = self.algorithm.supervise(self.config, self.spec.objective, batch, micro.keys)
         return Supervised(micro=MicroBatch(batch=batch, keys=micro.keys), supervision=supervision)
 
     def loss(self, supervised: Supervised, denominators: Mapping[str, Tensor]) -> LossResult:

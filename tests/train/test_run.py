@@ -105,8 +105,22 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site
     again = Heard()
     ref, counts = site.train(spec, f"terminated-{seed}", again)
     assert any(f"going on after step {4 + seed} of 8" in line for line in again.lines)
+    assert not any("its loss was computed" in line for line in again.lines)
     assert site.checksums(ref) == site.checksums(undisturbed)
     assert counts["steps"] == 8
+
+
+def test_a_run_that_goes_on_with_another_kernel_says_so(site, monkeypatch):
+    """Its sums round otherwise from there on: the state and the manifest tell which kernel it was."""
+    monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("deepspec.train.task.kernel_of", lambda device: "triton")
+    with pytest.raises(CancelledError):
+        site.train(SMALL, "elsewhere", Terminating(after=2))
+    monkeypatch.undo()
+    report = Heard()
+    _, counts = site.train(SMALL, "elsewhere", report)
+    assert any("its loss was computed by triton, here it is by torch" in line for line in report.lines)
+    assert counts["kernel"] == "torch"
 
 
 def test_a_finished_run_can_be_continued_on_a_new_schedule(site):

@@ -1,0 +1,136 @@
+"""The kernel of the loss without a GPU: its numbers by Triton's interpreter, that it compiles and waits for nothing."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import collate
+from deepspec.losses import kernel_of
+from tests.models.drafts import four_records, tiny
+
+triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for CUDA")
+
+ROOT = Path(__file__).resolve().parent.parent
+HOPPER = 90
+
+
+@pytest.mark.parametrize("which", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
+def test_numbers_by_the_interpreter(which):
+    """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-qm",
+        which,
+        "-p",
+        "no:cacheprovider",
+        "tests/interpreted/loss_kernel.py",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def compiled(kernel, constants, **types):
+    """Return PTX and kernel of a launch as `chunks.py` makes it, for a GPU that need not be there."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from deepspec.kernels.loss import NOT_SPECIALIZED, OPTIONS
+
+    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
+    even = [n for n, name in enumerate(kernel.arg_names) if signature[name][0] == "*" or name == "vocab"]
+    assert not {kernel.arg_names[n] for n in even} & set(NOT_SPECIALIZED)
+    source = ASTSource(kernel, signature, constants, {(n,): [["tt.divisibility", 16]] for n in even})
+    return triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=OPTIONS).asm
+
+
+NUMBERS = dict.fromkeys(("first_row", "first_position", "num_rows", "vocab"), "i32") | dict.fromkeys(
+    ("softcap", "cross_entropy", "variation", "soft"), "fp32"
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "flags", "gradient"),
+    [
+        ("dspark", {}, "*bf16"),
+        ("dspark with a softcap", {"CAPPED": True, "BIASED": True}, "*bf16"),
+        ("dflash, not measured", {"HELD": False, "SLOPED": False}, "*bf16"),
+        ("eagle3", {"SLOPED": False}, "*fp32"),
+        ("validation", {"GRADIENT": False}, "*bf16"),
+    ],
+)
+def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(algorithm, flags, gradient, monkeypatch, tmp_path):
+    from deepspec.kernels.loss import TILE, measure_rows
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    off = {"CAPPED": False, "BIASED": False, "HELD": True, "SLOPED": True, "GRADIENT": True, "TILE": TILE}
+    types = NUMBERS | {
+        "labels": "*i64", "best": "*i32", "index": "*i32", "draft_gradient": gradient, "bias_gradient": gradient,
+    }  # fmt: skip
+    made = compiled(measure_rows, off | flags, **types)
+    assert made["cubin"]
+    assert "ld.global.v4" in made["ptx"]
+    assert ("st.global.v4" in made["ptx"]) == (off | flags)["GRADIENT"]
+
+
+def test_the_targets_normalizer_compiles_for_a_gpu(monkeypatch, tmp_path):
+    from deepspec.kernels.loss import TILE, normalize_target
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    made = compiled(normalize_target, {"CAPPED": True, "TILE": TILE}, best="*i32", vocab="i32", softcap="fp32")
+    assert "ld.global.v4" in made["ptx"]
+
+
+class Launch:
+    """Stands where a kernel is: takes its grid and its arguments, and does nothing."""
+
+    count = 0
+
+    def __getitem__(self, grid):
+        assert grid[0] > 0
+        return self
+
+    def __call__(self, *arguments, **options):
+        Launch.count += 1
+
+
+@pytest.mark.parametrize("recipe", [{}, {"draft_vocab_size": 20}, {"target": "gemma4"}], ids=str)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkeypatch):
+    """On the `meta` device there is nothing to read: bool(), item(), nonzero and tolist() of its tensors are errors."""
+    monkeypatch.setattr("deepspec.losses.kernel_of", lambda device: "triton")
+    monkeypatch.setattr("deepspec.kernels.chunks.measure_rows", Launch())
+    monkeypatch.setattr("deepspec.kernels.chunks.normalize_target", Launch())
+    monkeypatch.setattr("deepspec.losses.CHUNK_ROWS", 8)
+    launched = Launch.count
+    model, batch = tiny(algorithm, **recipe).to("meta"), collate(four_records())
+    made = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))
+    result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), made, made.denominators)
+    result.loss.backward()
+    assert all(value.device.type == "meta" for value in result.sums.values())
+    assert Launch.count > launched + 4
+
+
+def test_cuda_takes_the_kernel_and_a_cpu_does_not():
+    assert kernel_of(torch.device("cuda", 1)) == "triton"
+    assert kernel_of(torch.device("cpu")) == "torch"
+
+
+def test_the_library_does_without_triton():
+    """Kernels alone import it, and nothing imports kernels until a GPU asks: torch for CPUs comes without."""
+    for path in sorted((ROOT / "deepspec").rglob("*.py")):
+        if path.parent.name != "kernels":
+            lines = map(ast.unparse, ast.parse(path.read_text()).body)
+            assert not [
+                line for line in lines if line.startswith(("import triton", "from triton", "from deepspec.kern"))
+            ]
