@@ -23,8 +23,8 @@ from deepspec.decoding.target_rows import TargetRows
 class Decoder:
     """Continues prompts with a target and a proposer.
 
-    `clock` counts the seconds of prefill, draft, verify and sample, `passes` the target's forward passes but prefill. On
-    CUDA the parts are told apart only by a clock that waits: `time_parts`.
+    `clock` counts the seconds of prefill, draft, verify and sample, `passes` the target's forward passes but prefill.
+    On CUDA the parts are told apart only by a clock that waits: `time_parts`.
 
     Args:
         target: captures the layers that the proposer reads.

@@ -140,7 +140,7 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
 
 
 def _straight_to(device: str) -> dict[str, Any]:
-    """Return what lets transformers read weights from the disk straight to a card: no copy lies in the host's memory."""
+    """Return what lets transformers read weights straight from the disk to a card, past the host's memory."""
     if device == SPREAD:
         return {"device_map": "auto"}
     return {"device_map": {"": device}} if device.startswith("cuda") else {}
