@@ -204,7 +204,7 @@ def _read_block(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
     rows: BlockRows = BlockProposer(draft).rows(1, ids.shape[1] + size, ids.device)
     found, start = [], 0
     for anchor in anchors:
-        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], torch.tensor([anchor - start]))
+        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
         slots = rows.states(ids[:, anchor])
         found.append(_block_logits(draft, slots, ids[:, anchor : anchor + size])[0])
         start = anchor
@@ -216,7 +216,7 @@ def _read_eagle(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
     rows = EagleProposer(draft).rows(1, ids.shape[1] + size, ids.device)
     found, start = [], 0
     for anchor in anchors:
-        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], torch.tensor([anchor - start]))
+        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
         outputs = [rows.output]
         for step in range(1, size):
             outputs.append(rows.advance(ids[:, anchor + step], outputs[-1]))

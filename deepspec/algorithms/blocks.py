@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.base import LossResult
-from deepspec.algorithms.masks import blocks_mask
+from deepspec.algorithms.masks import blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
@@ -182,8 +182,8 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
     """Return the states of all slots after the final norm, `(B, N·K, D)`."""
     size, length = model.config.block_size, batch.input_ids.shape[1]
     ids, positions = block_inputs(model.config, batch, supervision)
-    flex = batch.hidden.device.type == "cuda"
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, flex=flex)
+    form = form_for(batch.hidden.device)
+    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, form)
     context = model.context_keys_values(model.context(batch.hidden), batch.positions)
     states: Tensor = model(ids, positions, context, mask)
     return states

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import LossResult
-from deepspec.algorithms.masks import steps_mask
+from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch
@@ -126,13 +126,14 @@ class Eagle3:
 
 def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     """Return the block's output at every step, before the final norm: `(B, S, T, D)`."""
-    flex = batch.hidden.device.type == "cuda"
+    form = form_for(batch.hidden.device)
+    mask = None if form == "dense" else steps_mask(batch.starts, batch.ends, 0, form)
     state: Tensor = model.fuse(batch.hidden)
     past: KeyValue | None = None
     outputs = []
     for step in range(num_steps):
-        mask = steps_mask(batch.starts, batch.ends, step, flex=flex)
-        state, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, mask)
+        seen = steps_mask(batch.starts, batch.ends, step) if mask is None else mask
+        state, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
         outputs.append(state)
     return torch.stack(outputs, dim=1)
 

@@ -1,26 +1,33 @@
-"""What a draft's training queries see: dense masks for SDPA, block masks for flex_attention.
+"""What a draft's training queries see, as the device likes it: a dense mask for SDPA on a CPU; elsewhere a range of the
+context and the query's own entries (models/split.py), which take no memory of queries × keys.
 
 Legend: B rows of samples, N blocks, K slots of a block, T context positions, S steps.
 """
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 
 from deepspec.models.attention import Mask
+from deepspec.models.split import Ranges, SplitMask
 
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Form = Literal["dense", "split", "flex"]
+"""Dense; or split, its ranges computed in plain arithmetic, or by flex_attention."""
+
+
+def form_for(device: torch.device) -> Form:
+    """Return the form of masks on a device."""
+    return {"cpu": "dense", "cuda": "flex"}.get(device.type, "split")  # type: ignore[return-value]
 
 
 def blocks_mask(
-    starts_BN: Tensor, anchors_BN: Tensor, keep_BN: Tensor, block_size: int, context: int, *, flex: bool
+    starts_BN: Tensor, anchors_BN: Tensor, keep_BN: Tensor, block_size: int, context: int, form: Form = "dense"
 ) -> Mask:
     """Return the mask of N blocks of K slots over T context positions followed by all slots.
 
     A slot sees its sample's context strictly before its block's anchor, and its own block in both directions. The
-    slots of a dummy block see nothing.
+    slots of a dummy block see nothing of the context.
 
     Args:
         starts_BN: where the anchors' samples begin.
@@ -28,55 +35,38 @@ def blocks_mask(
         keep_BN: False for dummy blocks.
         block_size: K.
         context: T.
-        flex: a block mask for flex_attention instead of a dense one.
+        form: dense, or one of the others.
     """
-    sees = _sees_block(starts_BN, anchors_BN, keep_BN, block_size, context)
-    queries = anchors_BN.shape[1] * block_size
-    return _mask(sees, anchors_BN, (len(anchors_BN), queries, context + queries), flex=flex)
+    starts_BQ = starts_BN.repeat_interleave(block_size, dim=1)
+    stops_BQ = anchors_BN.where(keep_BN, 0).repeat_interleave(block_size, dim=1)
+    ranges = Ranges(starts_BQ, stops_BQ, context)
+    if form != "dense":
+        return _split(ranges, block_size, form)
+    block = torch.arange(anchors_BN.shape[1], device=anchors_BN.device).repeat_interleave(block_size)
+    own_B1QQ = ((block[:, None] == block) & keep_BN.repeat_interleave(block_size, dim=1)[..., None])[:, None]
+    return torch.cat([ranges.dense(), own_B1QQ], dim=-1)
 
 
-def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, *, flex: bool) -> Mask:
-    """Return Eagle3's mask at one step over the chunks of all steps up to it.
+def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dense") -> Mask:
+    """Return Eagle3's mask at one step over the chunks of all steps up to it; but for the dense one, the same for all.
 
     A query sees its sample in the first chunk causally, and in each later one its own entry: the token that it drafted
-    itself. Queries whose token lies beyond their sample see nothing.
+    itself. In the dense form, queries whose token lies beyond their sample see nothing.
 
     Args:
         starts_BT: where the sample of each position begins.
         ends_BT: the position behind that sample's last token.
         step: s, from 0.
-        flex: a block mask for flex_attention instead of a dense one.
+        form: dense, or one of the others.
     """
-    batch, context = starts_BT.shape
-    sees = _sees_steps(starts_BT, ends_BT - step, context)
-    return _mask(sees, starts_BT, (batch, context, context * (step + 1)), flex=flex)
+    position = torch.arange(starts_BT.shape[1], device=starts_BT.device)
+    reach = ends_BT if form != "dense" else ends_BT - step
+    ranges = Ranges(starts_BT, (position + 1).where(position < reach, 0), len(position))
+    if form != "dense":
+        return _split(ranges, None, form)
+    own_BTT = torch.eye(len(position), dtype=torch.bool, device=position.device) & (position < reach)[..., None]
+    return torch.cat([ranges.dense(), own_BTT.repeat(1, 1, step)[:, None]], dim=-1)
 
 
-def _mask(sees: MaskMod, like: Tensor, shape: tuple[int, int, int], *, flex: bool) -> Mask:
-    batch, queries, keys = shape
-    if flex:
-        return create_block_mask(sees, B=batch, H=None, Q_LEN=queries, KV_LEN=keys, device=like.device)
-    rows = torch.arange(batch, device=like.device)[:, None, None]
-    query, key = torch.arange(queries, device=like.device)[:, None], torch.arange(keys, device=like.device)
-    return sees(rows, rows, query, key)[:, None]
-
-
-def _sees_block(starts_BN: Tensor, anchors_BN: Tensor, keep_BN: Tensor, block_size: int, context: int) -> MaskMod:
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        del head
-        block = query // block_size
-        before = (key >= starts_BN[row, block]) & (key < anchors_BN[row, block])
-        own = (key >= context) & ((key - context) // block_size == block)
-        return keep_BN[row, block] & (before | own)
-
-    return sees
-
-
-def _sees_steps(starts_BT: Tensor, stops_BT: Tensor, context: int) -> MaskMod:
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        del head
-        causal = (key >= starts_BT[row, query]) & (key <= query)
-        own = (key >= context) & (key % context == query)
-        return (query < stops_BT[row, query]) & (causal | own)
-
-    return sees
+def _split(ranges: Ranges, slots: int | None, form: Form) -> SplitMask:
+    return SplitMask(ranges, slots, ranges.blocks() if form == "flex" else None)

@@ -69,6 +69,8 @@ def compare(speculative: Decoder, plain: Decoder, prompts: Sequence[Prompt], bat
         batch: sequences decoded together, as told.
         repeats: pairs.
     """
+    speculative.time_parts()
+    plain.time_parts()
     warm = prompts[:batch]
     timed(speculative, warm)
     timed(plain, warm)

@@ -8,11 +8,16 @@ import torch
 
 
 class Clock:
-    """Seconds by name; on CUDA it waits for the device, so that each part pays for its own kernels."""
+    """Seconds by name.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where the work is done.
+        waits: whether the device is waited for, so that each part pays for its own kernels: to measure, not to decode.
+    """
+
+    def __init__(self, device: torch.device, *, waits: bool = False) -> None:
         """Start at nothing."""
-        self._waits = device.type == "cuda"
+        self._waits = waits and device.type == "cuda"
         self.seconds: dict[str, float] = {}
 
     @contextmanager

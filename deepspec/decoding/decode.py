@@ -24,6 +24,7 @@ class Decoder:
     """Continues prompts with a target and a proposer.
 
     `clock` counts the seconds of prefill, draft, verify and sample, `passes` the target's forward passes but prefill.
+    On CUDA the parts are told apart only by a clock that waits: `time_parts`.
 
     Args:
         target: captures the layers that the proposer reads.
@@ -44,6 +45,10 @@ class Decoder:
         self._batch = batch
         self.clock = Clock(target.device)
         self.passes = 0
+
+    def time_parts(self) -> None:
+        """Let the clock wait for the device after each part, at a cost: the parts' seconds are their own then."""
+        self.clock = Clock(self._target.device, waits=True)
 
     def decode(self, prompts: Sequence[Prompt]) -> Iterator[Decoded]:
         """Yield each sample as it finishes: in which order depends on the batch, with what result does not."""

@@ -27,19 +27,16 @@ class Gate:
 
     Args:
         draft: its artifact; the cache that it was trained on gives the text, where it is still published.
-        model: the draft as trained, in fp32.
+        model: the draft as trained, in fp32, on its device: the target goes there, too.
         folder: of the target.
-        device: of the target.
         scratch: for parts of the cache that are fetched.
     """
 
-    def __init__(
-        self, draft: Artifact, model: BlockDraft | EagleDraft, folder: Path, device: str, scratch: Path
-    ) -> None:
+    def __init__(self, draft: Artifact, model: BlockDraft | EagleDraft, folder: Path, scratch: Path) -> None:
         """Run the text through target and draft."""
-        target = load_target(folder, torch.float32, device)
+        target = load_target(folder, torch.float32, str(model.fc.weight.device))
         facts, record = _cached(draft, scratch)
-        self._model = model.to(target.device)
+        self._model = model
         self._ids = _text(target, model) if record is None else record.input_ids
         cached = None
         if record is not None and facts is not None and facts.dtype == "float32":
@@ -51,8 +48,8 @@ class Gate:
         self.comparisons = list(found.comparisons)
 
     def check(self, name: str, form: BlockDraft | EagleDraft) -> None:
-        """Add the comparison of a form that was read back."""
-        self.comparisons.append(check_form(name, form.to(self._hidden.device), self._model, self._ids, self._hidden))
+        """Add the comparison of a form that was read back, on the model's device."""
+        self.comparisons.append(check_form(name, form, self._model, self._ids, self._hidden))
 
 
 def _cached(draft: Artifact, scratch: Path) -> tuple[CacheFacts | None, Record | None]:

@@ -107,15 +107,17 @@ def outputs(model: BlockDraft | EagleDraft) -> dict[str, Tensor]:
     config = model.config
     hidden = torch.randn(1, CONTEXT, config.num_captured * config.block.hidden_size, generator=generator)
     ids = torch.randint(config.vocab_size, (1, CONTEXT), generator=generator)
+    hidden, ids = hidden.to(model.fc.weight.device), ids.to(model.fc.weight.device)
     return _eagle(model, hidden, ids) if isinstance(model, EagleDraft) else _block(model, hidden, ids)
 
 
 def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
     slots = model.config.block_size
-    context = model.context_keys_values(model.context(hidden), torch.arange(CONTEXT)[None])
-    block = torch.full((1, slots), model.config.mask_token_id or 0)
+    positions = torch.arange(CONTEXT + slots, device=ids.device)[None]
+    context = model.context_keys_values(model.context(hidden), positions[:, :CONTEXT])
+    block = torch.full_like(positions[:, :slots], model.config.mask_token_id or 0)
     block[:, 0] = ids[:, 0]
-    state = model(block, torch.arange(CONTEXT, CONTEXT + slots)[None], context, None)
+    state = model(block, positions[:, CONTEXT:], context, None)
     previous = ids.repeat(1, slots)[:, :slots]
     logits = model.head(state)
     embedded = None if model.markov_head is None else model.markov_head.embed(previous)
@@ -129,8 +131,8 @@ def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
 
 def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
     """Two steps: over the context, then one token fed with the output of the first."""
-    positions = torch.arange(CONTEXT)[None]
-    causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool).tril()[None, None]
+    positions = torch.arange(CONTEXT, device=ids.device)[None]
+    causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool, device=ids.device).tril()[None, None]
     output, seen = model(ids, model.fuse(hidden), positions, None, causal)
     after, _ = model(ids[:, :1], output[:, -1:], positions[:, -1:] + 1, seen, None)
     found = {"first": model.logits(output), "second": model.logits(after)}

@@ -51,10 +51,10 @@ def run(
     draft = inputs["draft"]
     target = placement.locations.get(TargetId.model_validate(draft.counts["target"]).digest)
     source = read_source(draft_folder(draft, out.scratch), spec.target, None if target is None else Path(target))
-    model = load(source.draft, source.tensors)
+    model = load(source.draft, source.tensors).to(placement.device)
     gate = None
     if spec.gate and target is not None:
-        gate = Gate(draft, model, Path(target), placement.device, placement.scratch)
+        gate = Gate(draft, model, Path(target), placement.scratch)
     writing = Writing(source=source, model=model, gate=gate, out=out)
     forms: dict[str, ExportedForm] = {}
     for done, name in enumerate(spec.forms):
@@ -111,7 +111,7 @@ class Writing:
 
     source: Source
     model: BlockDraft | EagleDraft
-    """The draft itself, in fp32."""
+    """The draft itself, in fp32, on the device where forms are held against it."""
     gate: Gate | None
     """What forms are held against, besides the draft's outputs; None: the target is not here."""
     out: Out
@@ -131,7 +131,7 @@ class Writing:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         notes = form.write(self.source, folder)
-        again = read_back(self.source, *form.read(folder))
+        again = read_back(self.source, *form.read(folder)).to(self.model.fc.weight.device)
         worst = difference(again, self.model)
         if self.gate is not None:
             self.gate.check(name, again)

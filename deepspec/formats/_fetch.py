@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import BudgetError, CorruptArtifactError, NotPublishedError
@@ -38,6 +39,9 @@ class PartReader(Protocol):
 
     def record(self, row: Mapping[str, Any]) -> Record:
         """Return the sample that a row of the index names."""
+
+    def tokens(self, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return its token ids and loss mask alone."""
 
 
 Open = Callable[[str, Bytes], PartReader]

@@ -14,6 +14,7 @@ import torch
 import xxhash
 import zstandard
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.formats._codec import CODECS, Bytes
@@ -180,6 +181,20 @@ class Part:
             hidden=states[:split].view(length, self._captured * self._width),
             last_hidden=states[split:],
         )
+
+    def tokens(self, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return token ids, `(T,)` int64, and loss mask, `(T,)` bool, of one sample, and read nothing else of it.
+
+        Args:
+            row: its row of the index.
+
+        Raises:
+            CorruptArtifactError: the file ends early. The sample's checksum is over its states, too, and not looked at.
+        """
+        length, start = int(row["length"]), int(row["token_start"])
+        ids = self._slice(self._ids_at + 4 * start, 4 * length)
+        mask = self._slice(self._masks_at + start, length)
+        return torch.from_numpy(ids.view(np.int32).astype(np.int64)), torch.from_numpy(mask.astype(bool))
 
     def _slice(self, start: int, size: int) -> Bytes:
         data = self._data[start : start + size]

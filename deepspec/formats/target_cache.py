@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from deepspec.artifacts import Artifact
@@ -131,6 +132,10 @@ class TargetCache(Dataset[Record]):
                 raise
             self.quarantined[self.index.sample_id(number)] = str(error)
             return self._unsupervised(number)
+
+    def tokens(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return token ids and loss mask of one sample, `(T,)` each: its states are neither read nor checked."""
+        return self._parts.get(self.index.part_of(number)).tokens(self.index.row(number))
 
     def __getitem__(self, number: int) -> Record:
         """Return one sample, as torch's DataLoader asks for it."""

@@ -3,22 +3,21 @@
 Legend: B batch, Q queries, C context length, D hidden size, H heads, G key/value heads, d head size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.families.shape import BlockShape
 from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import rotate
+from deepspec.models.split import SplitMask, attend_split
 
 Rotation = tuple[Tensor, Tensor]
-Mask = Tensor | BlockMask | None
-"""Dense boolean `(B, 1, Q, KV)`, True where a query sees a key; or flex_attention's block mask; None: all seen."""
+Mask = Tensor | SplitMask | None
+"""Dense boolean `(B, 1, Q, KV)`, True where a query sees a key; or a range of them and own entries; None: all seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +97,10 @@ class Attention(nn.Module):
 
 
 def attend(query_BHQd: Tensor, seen: KeyValue, mask: Mask, scale: float) -> Tensor:
-    """Return softmax(scale · q·k) v over what the mask shows, by flex_attention for a block mask, SDPA otherwise."""
+    """Return softmax(scale · q·k) v over what the mask shows."""
+    if isinstance(mask, SplitMask):
+        return attend_split(query_BHQd, seen.key, seen.value, mask, scale)
     grouped = query_BHQd.shape[1] != seen.key.shape[1]
-    if isinstance(mask, BlockMask):
-        read = _flex(query_BHQd.device)(
-            query_BHQd, seen.key, seen.value, block_mask=mask, scale=scale, enable_gqa=grouped
-        )
-        return read if isinstance(read, Tensor) else read[0]
     return scaled_dot_product_attention(
         query_BHQd, seen.key, seen.value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
-
-
-_compiled: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {}
-
-
-def _flex(device: torch.device) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """Return flex_attention, compiled once on CUDA: only the compiled kernel skips the blocks that are not seen."""
-    if device.type != "cuda":
-        return flex_attention
-    if "flex" not in _compiled:
-        _compiled["flex"] = torch.compile(flex_attention, dynamic=True)
-    return _compiled["flex"]

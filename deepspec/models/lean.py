@@ -12,8 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 def lean(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Return what a function without random choices gives, keeping only its inputs for the backward pass."""
-    if not torch.is_grad_enabled():
+    """Return what a function without random choices gives; on a CPU only its inputs are kept for the backward pass.
+
+    Elsewhere the kernels of norms keep no wide copies, and each checkpoint would cost launches.
+    """
+    if not torch.is_grad_enabled() or inputs[0].device.type != "cpu":
         return function(*inputs)
     out: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
     return out

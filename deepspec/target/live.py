@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from torch import Tensor
+
 from deepspec.artifacts import Artifact
 from deepspec.errors import SpecError
 from deepspec.formats.records import Record
@@ -111,6 +113,10 @@ class _OnlinePart:
         check_finite(record, self._facts.layers)
         return record
 
+    def tokens(self, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return token ids and loss mask of one sample."""
+        return self._tokens.tokens(row)
+
 
 class _Maker:
     """Computes whole parts as the capture does."""
@@ -160,8 +166,16 @@ class _RollingPart:
 
     def record(self, row: Mapping[str, Any]) -> Record:
         """Return one sample."""
+        return self._part.record(self._own(row))
+
+    def tokens(self, row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return token ids and loss mask of one sample."""
+        return self._part.tokens(self._own(row))
+
+    def _own(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a sample's row in the part's own index."""
         place = self._places[int(row["token_start"])]
-        return self._part.record({name: values[place] for name, values in self._columns.items()})
+        return {name: values[place] for name, values in self._columns.items()}
 
 
 def _item(record: Record) -> Item:

@@ -26,6 +26,9 @@ DTYPES: Mapping[str, torch.dtype | str] = {
 }
 """Name in a spec -> dtype of the computation; auto is that of the checkpoint."""
 
+SPREAD = "auto"
+"""A device that spreads the layers over all cards."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -114,25 +117,33 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     Args:
         folder: what `resolve_target` gave: config, safetensors, tokenizer, chat template.
         dtype: of the computation, as a dtype or a name in `DTYPES`; quantised checkpoints keep their own.
-        device: torch device, or `auto` to spread the layers over all devices.
+        device: torch device, or `SPREAD`.
 
     Raises:
         TargetError: it cannot be loaded.
     """
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    spread = {"device_map": "auto"} if device == "auto" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, use_safetensors=True, **spread)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen, use_safetensors=True, **_straight_to(device)
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
     model = model.eval().requires_grad_(False)
-    if not spread:
+    if device != SPREAD:
         model = model.to(device)
     return Target(
         folder=Path(folder), model=model, tokenizer=tokenizer, stop_ids=_stop_ids(model.generation_config, tokenizer)
     )
+
+
+def _straight_to(device: str) -> dict[str, Any]:
+    """Return what lets transformers read weights straight from the disk to a card, past the host's memory."""
+    if device == SPREAD:
+        return {"device_map": "auto"}
+    return {"device_map": {"": device}} if device.startswith("cuda") else {}
 
 
 def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> Target:

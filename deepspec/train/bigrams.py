@@ -62,20 +62,32 @@ def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: in
 
 
 def read_bigrams(samples: Samples, most: int) -> Bigrams:
-    """Return the mean state after each token, over the supervised positions of some samples."""
-    tokens, states = [], []
-    for number in list(samples.order(0))[:most]:
+    """Return the mean state after each token, over the supervised positions of some samples.
+
+    Memory is that of one state a token that is seen, and of one sample.
+    """
+    numbers = list(samples.order(0))[:most]
+    seen_S = torch.unique(torch.cat([_before_supervised(*samples.tokens(number))[1] for number in numbers]))
+    counts_S, sums_SD = torch.zeros(len(seen_S), dtype=torch.int64), torch.empty(0)
+    for number in numbers:
         record = read_record(samples, number)
-        positions = record.loss_mask[1:].nonzero().squeeze(1)  # the state at p says the token at p + 1
-        tokens.append(record.input_ids[positions])
+        positions, tokens_N = _before_supervised(record.input_ids, record.loss_mask)
         rows = supervises(record.loss_mask).cumsum(0) - 1
-        states.append(record.last_hidden[rows[positions]].float())
-    states_ND = torch.cat(states)
-    seen, place, counts = torch.unique(torch.cat(tokens), return_inverse=True, return_counts=True)
-    mean_D = states_ND.mean(0)
-    sums_SD = torch.zeros(len(seen), states_ND.shape[1]).index_add_(0, place, states_ND)
-    means_SD = (sums_SD + SMOOTHING * mean_D) / (counts[:, None] + SMOOTHING)
-    return Bigrams(tokens=seen, counts=counts, means_SD=means_SD, mean_D=mean_D)
+        states_ND = record.last_hidden[rows[positions]].float()
+        if not len(sums_SD):
+            sums_SD = states_ND.new_zeros(len(seen_S), states_ND.shape[1])
+        place_N = torch.searchsorted(seen_S, tokens_N)
+        sums_SD.index_add_(0, place_N, states_ND)
+        counts_S += place_N.bincount(minlength=len(seen_S))
+    mean_D = (sums_SD.double().sum(0) / counts_S.sum()).float()
+    means_SD = (sums_SD + SMOOTHING * mean_D) / (counts_S[:, None] + SMOOTHING)
+    return Bigrams(tokens=seen_S, counts=counts_S, means_SD=means_SD, mean_D=mean_D)
+
+
+def _before_supervised(input_ids: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions whose states say a supervised token, the next one, and the tokens there."""
+    positions = loss_mask[1:].nonzero().squeeze(1)
+    return positions, input_ids[positions]
 
 
 def principal_directions(found: Bigrams, rank: int) -> Tensor:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import xxhash
+from torch import Tensor
 
 from deepspec.errors import DeepSpecError, StoreError, TrainingError
 from deepspec.formats.records import Batch, Record, collate_rows
@@ -40,6 +41,9 @@ class Samples(Protocol):
 
     def record(self, number: int) -> Record:
         """Read a sample."""
+
+    def tokens(self, number: int) -> tuple[Tensor, Tensor]:
+        """Read token ids and loss mask of a sample, `(T,)` each, and nothing else."""
 
 
 class CacheSplit:
@@ -81,6 +85,10 @@ class CacheSplit:
     def record(self, number: int) -> Record:
         """Read a sample."""
         return self._cache.record(number)
+
+    def tokens(self, number: int) -> tuple[Tensor, Tensor]:
+        """Read token ids and loss mask of a sample, `(T,)` each, and nothing else."""
+        return self._cache.tokens(number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

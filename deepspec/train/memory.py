@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from deepspec.errors import TrainingError
 from deepspec.formats.records import Record, collate_rows
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.train.data import Cut, MicroBatch, Samples, read_record
@@ -37,6 +38,9 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
         samples: the training split.
         cut: how many ranks share a step, and whether rows are packed.
         log: told what was found.
+
+    Raises:
+        TrainingError: not even one row fits.
     """
     cpu = task.device.type == "cpu"
     most = min(-(-task.spec.global_batch // cut.ranks), MOST_ON_CPU if cpu else MOST)
@@ -45,19 +49,30 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
     number = max(samples.order(0), key=samples.length)
     record, room = read_record(samples, number), SHARE * free_bytes(task.device)
     row = fullest_row(record, task.spec.objective.num_anchors) if cut.pack else [record]
-    before, one = _held(task, [row])
-    if one - before > room:
+    one = _taken(task, [row])
+    if one is None or one > room:
         recompute_activations(task.model)
         log(
-            f"the longest row, {len(record.input_ids)} tokens, takes {_mb(one - before)} of {_mb(int(room))}: "
+            f"the longest row, {len(record.input_ids)} tokens, takes {_mb(one)} of {_mb(int(room))}: "
             "activations are computed again in the backward pass"
         )
-        _, one = _held(task, [row])
-    _, two = _held(task, [row, row])
-    fits = 1 + max(0, int((room - (one - before)) // max(two - one, 1)))
+        one = _taken(task, [row])
+    if one is None or one > room / SHARE:
+        raise _too_small(len(record.input_ids), one, int(room / SHARE))
+    two = _taken(task, [row, row])
+    fits = 1 if two is None else 1 + max(0, int((room - one) // max(two - one, 1)))
     size = min(most, 1 << (fits.bit_length() - 1))
-    log(f"micro-batch {size}: the longest row takes {_mb(one - before)}, one more {_mb(two - one)}")
+    more = None if two is None else two - one
+    log(f"micro-batch {size}: the longest row takes {_mb(one)}, one more {_mb(more)}")
     return size
+
+
+def _too_small(tokens: int, taken: int | None, free: int) -> TrainingError:
+    missing = "more than there is" if taken is None else f"{_mb(taken)}, {_mb(taken - free)} more than there is"
+    return TrainingError(
+        f"one row of {tokens} tokens takes {missing} ({_mb(free)} free), even with activations computed again; set a "
+        "smaller cache.max_length, train.objective.num_anchors or train.draft.num_layers, or take a larger device"
+    )
 
 
 def fullest_row(record: Record, num_anchors: int) -> list[Record]:
@@ -100,19 +115,33 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
+def _taken(task: Task, rows: list[list[Record]]) -> int | None:
+    """Return the bytes that a forward and backward pass takes; None where it takes more than there is."""
+    try:
+        before, most = _held(task, rows)
+    except torch.OutOfMemoryError:
+        if task.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+    return most - before
+
+
 def _held(task: Task, rows: list[list[Record]]) -> tuple[int, int]:
     """Return the bytes held before a forward and backward pass, and the most in it."""
-    cuda = task.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(task.device)
-        torch.cuda.reset_peak_memory_stats(task.device)
-        before = torch.cuda.memory_allocated(task.device)
-    else:
-        REFS.write_text("5")  # the high-water mark begins anew
-        before = _status("VmRSS")
+    before = _at_rest(task.device)
     supervised = task.supervise(MicroBatch(batch=collate_rows(rows), keys=tuple(range(sum(map(len, rows))))))
     task.loss(supervised, total_denominators([supervised])).loss.backward()  # type: ignore[no-untyped-call]
-    return before, torch.cuda.max_memory_allocated(task.device) if cuda else _status("VmHWM")
+    return before, torch.cuda.max_memory_allocated(task.device) if task.device.type == "cuda" else _status("VmHWM")
+
+
+def _at_rest(device: torch.device) -> int:
+    """Return the bytes held now; the high-water mark begins anew."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    REFS.write_text("5")
+    return _status("VmRSS")
 
 
 def _status(key: str) -> int:
@@ -120,5 +149,5 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+def _mb(size: int | None) -> str:
+    return "more than there is" if size is None else f"{size / 1e6:.0f} MB"

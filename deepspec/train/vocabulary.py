@@ -5,7 +5,7 @@ from torch import Tensor
 
 from deepspec.formats.draft import choose_vocabulary
 from deepspec.models import BlockDraft, EagleDraft
-from deepspec.train.data import Samples, read_record
+from deepspec.train.data import Samples
 
 
 def learn_vocabulary(model: BlockDraft | EagleDraft, samples: Samples, most: int) -> str | None:
@@ -33,6 +33,6 @@ def count_tokens(samples: Samples, most: int, vocab_size: int) -> Tensor:
     """Return how often the target generated each token in some samples, `(vocab,)` int64."""
     counts = torch.zeros(vocab_size, dtype=torch.int64)
     for number in list(samples.order(0))[:most]:
-        record = read_record(samples, number)
-        counts += record.input_ids[record.loss_mask].bincount(minlength=vocab_size)
+        input_ids, loss_mask = samples.tokens(number)
+        counts += input_ids[loss_mask].bincount(minlength=vocab_size)
     return counts

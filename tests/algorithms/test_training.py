@@ -7,12 +7,12 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.blocks import backbone
 from deepspec.algorithms.eagle3 import steps
-from deepspec.algorithms.masks import blocks_mask, steps_mask
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.draft import adopt_target, choose_vocabulary
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import collate, collate_rows
+from tests.algorithms.forms import use_form
 from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
@@ -137,23 +137,38 @@ def test_dflash_leaves_acceptance_out_on_demand():
     assert "tau" not in ALGORITHMS["dflash"].metrics(bare.sums)
 
 
+@pytest.mark.parametrize("form", ["split", "flex"])
 @pytest.mark.parametrize("row", [1, 2])
-def test_flex_attention_gives_the_numbers_of_sdpa(monkeypatch, row):
+def test_every_form_of_attention_gives_the_numbers_of_sdpa(monkeypatch, row, form):
     records = four_records()
     model, batch = tiny().eval(), collate_rows([records[start : start + row] for start in range(0, 4, row)])
     supervision = ALGORITHMS["dspark"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
     eagle = tiny("eagle3").eval()
     with torch.no_grad():
         dense, dense_steps = backbone(model, batch, supervision), steps(eagle, batch, 3)
-        monkeypatch.setattr("deepspec.algorithms.blocks.blocks_mask", _with_flex(blocks_mask))
-        monkeypatch.setattr("deepspec.algorithms.eagle3.steps_mask", _with_flex(steps_mask))
+        use_form(monkeypatch, form)
         real = supervision.keep.repeat_interleave(4, dim=1)
         torch.testing.assert_close(backbone(model, batch, supervision)[real], dense[real], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(steps(eagle, batch, 3)[0], dense_steps[0], atol=1e-5, rtol=1e-4)
+        found = steps(eagle, batch, 3)
+        for step in range(3):
+            inside = torch.arange(batch.starts.shape[1]) < batch.ends - step
+            torch.testing.assert_close(found[:, step][inside], dense_steps[:, step][inside], atol=1e-5, rtol=1e-4)
 
 
-def _with_flex(make):
-    return lambda *arguments, flex: make(*arguments, flex=True)
+@pytest.mark.parametrize(("algorithm", "heads"), EVERY)
+@pytest.mark.parametrize("row", [1, 2])
+def test_split_attention_gives_the_gradients_of_sdpa(monkeypatch, row, algorithm, heads):
+    records = four_records()
+    model = tiny(algorithm, **heads)
+    batch = collate_rows([records[start : start + row] for start in range(0, 4, row)])
+    found = []
+    for form in ("dense", "split"):
+        use_form(monkeypatch, form)
+        supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, _keys(batch))
+        loss = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators).loss
+        found.append((loss, *torch.autograd.grad(loss, [parameter for _, parameter in model.trainable()])))
+    for dense, split in zip(*found, strict=True):
+        torch.testing.assert_close(split, dense, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

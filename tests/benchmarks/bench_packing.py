@@ -51,6 +51,10 @@ class Chats:
     def length(self, number: int) -> int:
         return self.lengths[number]
 
+    def tokens(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        record = self.record(number)
+        return record.input_ids, record.loss_mask
+
     def record(self, number: int) -> Record:
         length, generator = self.lengths[number], torch.Generator().manual_seed(number)
         mask = torch.arange(length) >= length // 3

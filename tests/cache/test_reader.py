@@ -40,6 +40,24 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+# --- tokens alone
+
+
+def test_tokens_are_those_of_the_record_and_no_state_is_read(target, store, tmp_path):
+    ref = made(target, store, tmp_path / "s")
+    cache = opened(ref, store, tmp_path / "s")
+    wanted = {number: cache.record(number) for number in range(len(cache))}
+    path = payload(store, ref, cache.index.part_of(0))
+    flip(path, int(cache.index.row(0)["offset"]))  # a state of sample 0
+    again = opened(ref, store, tmp_path / "s2")
+    for number, record in wanted.items():
+        input_ids, loss_mask = again.tokens(number)
+        assert torch.equal(input_ids, record.input_ids)
+        assert torch.equal(loss_mask, record.loss_mask)
+    with pytest.raises(CorruptArtifactError, match="does not match its checksum"):
+        again.record(0)
+
+
 # --- order
 
 

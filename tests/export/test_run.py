@@ -71,7 +71,7 @@ def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path):
     case = given(tmp_path)
     source = read_source(draft_folder(case.draft, tmp_path / "scratch"), "t", None)
     folder = Path(case.placement.locations[case.target.digest])
-    gate = Gate(case.draft, load(source.draft, source.tensors), folder, "cpu", tmp_path / "scratch")
+    gate = Gate(case.draft, load(source.draft, source.tensors), folder, tmp_path / "scratch")
     other = {**source.tensors, "fc.weight": source.tensors["fc.weight"].roll(1, 0)}
     gate.check("other", load(source.draft, other))
     assert not gate.comparisons[-1].passed

@@ -10,6 +10,7 @@ from deepspec.algorithms.masks import blocks_mask, steps_mask
 from deepspec.formats.draft import load_draft
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch
+from tests.algorithms.forms import use_form
 from tests.parity import golden
 
 FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")
@@ -75,7 +76,7 @@ def test_block_inputs_labels_and_masks(case):
     assert torch.equal(supervision.supervised, wanted["eval_mask"])
     length = batch.input_ids.shape[1]
     size = model.config.block_size
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, flex=False)
+    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length)
     assert torch.equal(mask, wanted["attention_mask_dense"])
     labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
     real = supervision.keep[..., None].expand_as(labels)
@@ -106,6 +107,13 @@ def test_block_states_logits_and_confidences(case):
             torch.testing.assert_close(aligned, wanted["aligned_target_logits"][real], **LOGITS)
 
 
+@pytest.fixture(params=["dense", "split"])
+def form(request, monkeypatch):
+    """Masks as a CPU likes them, and as a GPU does."""
+    use_form(monkeypatch, request.param)
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", BLOCK_CASES)
 def test_block_loss_terms_and_metrics(case):
     algorithm, model, batch, supervision = block_setting(case)
@@ -129,7 +137,7 @@ def test_eagle_masks(case):
     wanted = golden.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised.float(), wanted["position_mask"])
     for step in range(supervision.supervised.shape[1]):
-        mask = steps_mask(batch.starts, batch.ends, step, flex=False)
+        mask = steps_mask(batch.starts, batch.ends, step)
         valid = batch.ends[:, 0] - step
         inside = torch.arange(batch.input_ids.shape[1])[:, None] < valid[:, None, None, None]
         assert torch.equal(mask & inside, wanted[f"attention_mask_dense.{step}"])
@@ -145,6 +153,7 @@ def test_eagle_states_and_logits_of_every_step(case):
         torch.testing.assert_close(model.logits(outputs), wanted["draft_logits"], **LOGITS)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", EAGLE_CASES)
 def test_eagle_loss_and_metrics_of_every_step(case):
     algorithm, model, batch, supervision = eagle_setting(case)
@@ -161,11 +170,13 @@ def test_eagle_loss_and_metrics_of_every_step(case):
     assert found["tau_greedy"] == pytest.approx(metric(told, "tau_greedy"), rel=LOSS)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", BLOCK_CASES)
 def test_block_gradients(case):
     check_gradients(case, *block_setting(case))
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", EAGLE_CASES)
 def test_eagle_gradients(case):
     check_gradients(case, *eagle_setting(case))

@@ -36,6 +36,9 @@ class Few:
     def record(self, number: int) -> Record:
         return self.records[number]
 
+    def tokens(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.records[number].input_ids, self.records[number].loss_mask
+
 
 def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
     loss_mask = torch.tensor(mask, dtype=torch.bool)

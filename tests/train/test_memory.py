@@ -1,8 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepspec.algorithms.anchors import draw_anchors
+from deepspec.errors import TrainingError
 from deepspec.formats.records import collate_rows
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import memory
@@ -48,6 +51,49 @@ def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatc
     said = []
     assert fitting_micro_batch(loop.task, samples, ALONE, said.append) == 2
     assert "computed again" in said[0]
+
+
+class OutOf:
+    """A task whose passes end for want of memory: of several rows, or until activations are computed again."""
+
+    def __init__(self, task, *, rows=1, kept=True):
+        self._task, self._rows, self._kept = task, rows, kept
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def loss(self, supervised, denominators):
+        again = isinstance(self._task.model.layers[0].forward, partial)
+        if len(supervised.micro.batch.starts) > self._rows or not (self._kept or again):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return self._task.loss(supervised, denominators)
+
+
+def test_a_second_row_for_which_there_is_no_memory_means_one(site):
+    loop, samples = task_for(site)
+    assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print) == 1
+
+
+def test_out_of_memory_turns_to_computing_activations_again(site):
+    loop, samples = task_for(site)
+    said = []
+    assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append) > 1
+    assert "takes more than there is of" in said[0]
+    assert "computed again" in said[0]
+
+
+def test_a_device_too_small_for_one_row_is_named(site):
+    loop, samples = task_for(site)
+    with pytest.raises(TrainingError, match=r"one row of \d+ tokens takes more than there is .*max_length"):
+        fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print)
+
+
+def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
+    loop, samples = task_for(site)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "_held", lambda task, rows: (0, 3_001_000))
+    with pytest.raises(TrainingError, match="takes 3 MB, 3 MB more than there is"):
+        fitting_micro_batch(loop.task, samples, ALONE, print)
 
 
 def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):

@@ -53,6 +53,9 @@ class ToySamples:
     def record(self, number: int) -> Record:
         return self.records[number]
 
+    def tokens(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.records[number].input_ids, self.records[number].loss_mask
+
 
 @dataclass(frozen=True)
 class ToySupervision:

@@ -1,0 +1,51 @@
+"""flex_attention, compiled once and for all shapes: only the compiled kernel skips what is not seen."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+
+from deepspec.errors import TrainingError
+
+SMALLEST_HEAD = 16
+"""Heads below this size are refused by flex_attention's kernels."""
+
+COMPILATIONS = 32
+"""Kinds of shapes for which it may be compiled: with and without gradients, one row or several, and few more."""
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> tuple[Tensor, Tensor]:
+    """Return attention under a block mask with the logarithm of its normaliser, differentiable in both.
+
+    Args:
+        query: `(B, H, Q, d)`.
+        key: `(B, G, C, d)`.
+        value: of the same shape.
+        mask: what is seen.
+        scale: factor on query·key.
+
+    Raises:
+        TrainingError: it was compiled for too many kinds of shapes; going on would compute every pair of positions.
+    """
+    told: dict[str, Any] = {"block_mask": mask, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    try:
+        read, beside = _compiled()(query, key, value, return_aux=AuxRequest(lse=True), **told)
+    except FailOnRecompileLimitHit as error:
+        raise TrainingError(
+            f"flex_attention was compiled for {COMPILATIONS} kinds of shapes and met another, queries "
+            f"{tuple(query.shape)} over {key.shape[2]} positions: {error}; shapes should be few, please report it"
+        ) from error
+    return read, beside.lse
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
+    config.fail_on_recompile_limit_hit = True  # else it would silently become its dense form
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
+    return compiled

@@ -1,0 +1,185 @@
+"""Training's attention where masks are dear: the context in one kernel, a query's own entries in a few products.
+
+A training query sees a stretch of its context and, beside it, a handful of entries of its own: the other slots of its
+block, or the tokens that it drafted itself. Softmax over both is softmax over each, merged by the logarithms of their
+normalisers:
+
+    out = Σ_i w_i · out_i,   w = softmax(lse_1, lse_2, …)
+
+So the context needs no mask beyond "from here to there" for each query, the same for all layers and steps, and no
+query is held against another query's entries at all. The gradient goes through the normalisers, too.
+
+Legend: B batch, Q queries, C context length, H heads, G key/value heads, d head size, N blocks, K slots, S chunks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad
+
+from deepspec.models.flex import flex
+
+TILE = 128
+"""Queries and positions of a block that flex_attention computes or skips as a whole."""
+
+Part = tuple[Tensor, Tensor]
+"""What was read, `(B, H, Q, d)`, and the logarithm of the softmax's normaliser, `(B, H, Q)` fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Which of C context positions each query sees: those from its start up to, and without, its stop."""
+
+    starts: Tensor
+    """`(B, Q)`."""
+    stops: Tensor
+    """`(B, Q)`; at most the start where a query sees nothing."""
+    context: int
+    """C."""
+
+    def dense(self) -> Tensor:
+        """Return it as a mask, `(B, 1, Q, C)` bool."""
+        position = torch.arange(self.context, device=self.starts.device)
+        return ((position >= self.starts[..., None]) & (position < self.stops[..., None]))[:, None]
+
+    def blocks(self) -> BlockMask:
+        """Return it as flex_attention's block mask; nothing of Q × C is made, and the host waits for nothing."""
+        some, whole = self._tiles()
+        partial = some & ~whole
+        first, behind = self.starts, self.stops
+
+        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            del head
+            return (key >= first[row, query]) & (key < behind[row, query])
+
+        return BlockMask.from_kv_blocks(
+            *_listed(partial), *_listed(whole), BLOCK_SIZE=TILE, mask_mod=sees,
+            seq_lengths=(first.shape[1], self.context),
+        )  # fmt: skip
+
+    def _tiles(self) -> tuple[Tensor, Tensor]:
+        """Return which tiles of positions some query of a tile of queries sees, and which every one sees whole."""
+        queries = self.starts.shape[1]
+        spare = -queries % TILE
+        empty_BQ = self.starts >= self.stops
+        starts, stops, empty = (
+            _cut(pad(each, (0, spare), value=value), 1, (-1, TILE))
+            for each, value in ((self.starts, 0), (self.stops, 0), (empty_BQ, True))
+        )
+        beyond = torch.iinfo(starts.dtype).max
+        lowest, highest = starts.masked_fill(empty, beyond).amin(2), stops.masked_fill(empty, 0).amax(2)
+        real = torch.arange(starts.shape[1] * TILE, device=starts.device).view(-1, TILE) < queries
+        all_from = starts.masked_fill(empty & real, beyond).amax(2)
+        all_to = stops.masked_fill(~real, beyond).masked_fill(empty & real, 0).amin(2)
+        begin = torch.arange(0, self.context, TILE, device=starts.device)
+        end = (begin + TILE).clamp(max=self.context)
+        some = (begin < highest[..., None]) & (end > lowest[..., None])
+        return some, (begin >= all_from[..., None]) & (end <= all_to[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class SplitMask:
+    """What training queries see: a range of the context, and entries of their own that stand behind it.
+
+    Own entries are the K slots of a query's block, which see each other; or, with `slots` None, those at the query's
+    own place in every later chunk of Q entries.
+    """
+
+    ranges: Ranges
+    slots: int | None
+    blocks: BlockMask | None = None
+    """The ranges as flex_attention takes them; None: they are computed densely."""
+
+
+def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Tensor:
+    """Return what the queries read of context and own entries, `(B, H, Q, d)`.
+
+    Args:
+        query_BHQd: rotated queries.
+        key: `(B, G, C + own entries, d)` rotated keys.
+        value: of the same shape.
+        mask: what is seen.
+        scale: factor on query·key.
+    """
+    edge = mask.ranges.context
+    parts = [_context(query_BHQd, key[:, :, :edge], value[:, :, :edge], mask, scale)]
+    if key.shape[2] > edge:
+        own = _own_block if mask.slots else _own_chunks
+        parts.append(own(query_BHQd, key[:, :, edge:], value[:, :, edge:], mask, scale))
+    return merged(parts) if len(parts) > 1 else parts[0][0]
+
+
+def merged(parts: Sequence[Part]) -> Tensor:
+    """Return what is read of all parts together; a part of which a query sees nothing has the normaliser −inf."""
+    weights = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)
+    read = sum(weight[..., None] * out for weight, (out, _) in zip(weights, parts, strict=True))
+    return torch.as_tensor(read).to(parts[0][0].dtype)
+
+
+def _context(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Part:
+    if mask.blocks is None:
+        return dense(query, key, value, mask.ranges.dense(), scale)
+    return flex(query, key, value, mask.blocks, scale)
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Part:
+    """Return attention with its normaliser in plain arithmetic; a query that sees nothing reads 0.
+
+    Args:
+        query: `(B, H, Q, d)`.
+        key: `(B, G, C, d)`.
+        value: of the same shape.
+        seen: bool, broadcast to `(B, H, Q, C)`.
+        scale: factor on query·key.
+    """
+    shape, groups = query.shape, key.shape[1]
+    grouped = _grouped(query, groups).flatten(2, 3)  # (B, G, H/G · Q, d)
+    scores = (grouped @ key.transpose(2, 3)).view(*shape[:3], -1).float() * scale
+    scores = scores.masked_fill(~seen, -torch.inf)
+    lse = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).to(value.dtype)
+    read = _grouped(weights, groups).flatten(2, 3) @ value
+    return read.view(shape), lse
+
+
+def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Part:
+    """Return what each slot reads of its block."""
+    size = (-1, mask.slots or 1)
+    query_BGhNKd = _cut(_grouped(query, key.shape[1]), 3, size)
+    key_BGNKd, value_BGNKd = _cut(key, 2, size), _cut(value, 2, size)
+    scores = torch.einsum("bghnqd,bgnkd->bghnqk", query_BGhNKd, key_BGNKd).float() * scale
+    lse = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - lse[..., None]).to(value.dtype)
+    read = torch.einsum("bghnqk,bgnkd->bghnqd", weights, value_BGNKd)
+    return read.flatten(3, 4).flatten(1, 2), lse.flatten(3, 4).flatten(1, 2)
+
+
+def _own_chunks(query: Tensor, key: Tensor, value: Tensor, _: Any, scale: float) -> Part:
+    """Return what each query reads of the entries at its own place in later chunks."""
+    size = (-1, query.shape[2])
+    query_BGhQd = _grouped(query, key.shape[1])
+    key_BGSQd, value_BGSQd = _cut(key, 2, size), _cut(value, 2, size)
+    scores = torch.einsum("bghqd,bgsqd->bghqs", query_BGhQd, key_BGSQd).float() * scale
+    lse = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - lse[..., None]).to(value.dtype)
+    read = torch.einsum("bghqs,bgsqd->bghqd", weights, value_BGSQd)
+    return read.flatten(1, 2), lse.flatten(1, 2)
+
+
+def _grouped(query: Tensor, groups: int) -> Tensor:
+    return _cut(query, 1, (groups, -1))
+
+
+def _cut(tensor: Tensor, dim: int, sizes: tuple[int, int]) -> Tensor:
+    """Return a tensor with one dimension cut into two."""
+    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
+
+
+def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many tiles each tile of queries has, `(B, 1, n)`, and which, those first, `(B, 1, n, m)`."""
+    which = tiles.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return tiles.sum(-1)[:, None].to(torch.int32), which[:, None].to(torch.int32)
