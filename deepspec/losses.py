@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -69,8 +71,9 @@ class Rows:
     target: Tensor
     """`(P, D)` target states after its final norm, one per distinct position."""
     target_index: Tensor
-    """`(N,)` which of the P each row is held against: ascending, every one used. It lies in host memory: rows are cut
-    into chunks by it, and no device is waited for."""
+    """`(N,)` which of the P each row is held against: ascending, every one used."""
+    on_host: NDArray[np.int64] | None = None
+    """The same in host memory, so that rows are cut into chunks without waiting for a device; None: it is fetched."""
     markov: Tensor | None = None
     """`(N, r)` what the Markov head's W2 multiplies."""
     markov_weight: Tensor | None = None
@@ -186,12 +189,11 @@ class Chunks:
 
     def _spans(self) -> Iterator[tuple[slice, slice]]:
         """Yield the rows of each chunk, and the target positions that they are held against."""
-        num_rows = len(self.rows.target_index)
-        starts = list(range(0, num_rows, max(1, self.size)))
-        stops = [min(start + self.size, num_rows) for start in starts]
-        edges = self.rows.target_index[torch.tensor([starts, [stop - 1 for stop in stops]], dtype=torch.int64)].tolist()
-        for start, stop, first, last in zip(starts, stops, *edges, strict=True):
-            yield slice(start, stop), slice(first, last + 1)
+        known = self.rows.on_host
+        index = self.rows.target_index.cpu().numpy() if known is None else known
+        for start in range(0, len(index), max(1, self.size)):
+            stop = min(start + self.size, len(index))
+            yield slice(start, stop), slice(int(index[start]), int(index[stop - 1]) + 1)
 
     def _buffer(self, rows: int) -> Tensor:
         return self.rows.hidden.new_empty(rows, len(self.head.weight_VD), dtype=self.dtype)
@@ -230,7 +232,7 @@ class Chunks:
             target_QV.div_(self.softcap).tanh_().mul_(self.softcap)
         best_Q = target_QV.argmax(-1)
         torch.softmax(target_QV, -1, out=target_QV)
-        local_M = (self.rows.target_index[span] - positions.start).to(target_QV.device)
+        local_M = self.rows.target_index[span] - positions.start
         target_MV = self.expanded[: span.stop - span.start]
         return torch.index_select(target_QV, 0, local_M, out=target_MV), best_Q[local_M]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepspec.formats.records import Batch
+from deepspec.formats.records import Tokens
 
 
-def draw_anchors(batch: Batch, num_anchors: int, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
+def draw_anchors(batch: Tokens, num_anchors: int, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return anchors and which of them are real, `(B, N)` each, N no larger than the fullest row needs.
 
     A sample's anchors depend on its key and its own tokens alone: not on the batch, its padding, the rank, or what

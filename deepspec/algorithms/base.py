@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch
+from deepspec.errors import TrainingError
+from deepspec.formats.records import Batch, Tokens
 from deepspec.models.config import DraftConfig
 
 
@@ -24,15 +25,16 @@ class LossResult:
 class Algorithm(Protocol):
     """One draft algorithm; stateless."""
 
-    def supervise(self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]) -> Any:
-        """Return what is supervised in a batch, where the batch lies.
+    def supervise(self, config: DraftConfig, objective: Objective, batch: Tokens, keys: Sequence[int]) -> Any:
+        """Return what is supervised in rows of samples, in host memory.
 
-        Its `.denominators` (name -> tensor) sum over micro-batches and ranks.
+        It is made of tensors that move to a device together (`records.on_device`), and of what the host is asked. Its
+        `.denominators` (name -> tensor) sum over micro-batches and ranks.
 
         Args:
             config: the draft.
             objective: what is trained for.
-            batch: samples, in host memory if nothing is to wait for a device; the states are not looked at.
+            batch: the samples, in host memory.
             keys: one integer per sample, a function of (seed, epoch, sample id): seeds the choice of anchors.
         """
 
@@ -44,10 +46,29 @@ class Algorithm(Protocol):
         Args:
             model: the draft.
             batch: samples on the model's device, states in the model's dtype.
-            supervision: of the same batch, in host memory.
-            denominators: `supervision.denominators`, summed over the *global* batch.
+            supervision: of the same batch, on the model's device.
+            denominators: `supervision.denominators`, summed over the *global* batch, on the model's device.
             measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step).
         """
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return ratios from summed `LossResult.sums`: loss terms, acceptance rates, tau."""
+
+
+def check_tokens(config: DraftConfig, batch: Tokens) -> None:
+    """Check that a draft can read the tokens: on a device an id out of range ends the process.
+
+    Raises:
+        TrainingError: one is beyond the vocabulary, or the mask token.
+    """
+    highest = int(batch.input_ids.max())
+    if highest >= config.vocab_size or int(batch.input_ids.min()) < 0:
+        raise TrainingError(
+            f"a sample of {batch.sample_ids} contains the token {highest}, beyond a vocabulary of "
+            f"{config.vocab_size}; see deepspec cache verify, and build the cache anew"
+        )
+    if config.mask_token_id is not None and bool(batch.input_ids.eq(config.mask_token_id).any()):
+        raise TrainingError(
+            f"a sample of {batch.sample_ids} contains the mask token {config.mask_token_id}; "
+            "choose one that text never holds: train.mask_token_id"
+        )

@@ -7,19 +7,18 @@ Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepspec.algorithms.anchors import draw_anchors
-from deepspec.algorithms.base import LossResult
+from deepspec.algorithms.base import LossResult, check_tokens
 from deepspec.algorithms.masks import blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch
+from deepspec.formats.records import Batch, Tokens
 from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
@@ -49,17 +48,10 @@ class BlockSupervision:
     terms: Terms
     confidence: float
     """Factor of the confidence loss."""
+    order: Order
+    """Of the supervised slots."""
     denominators: dict[str, Tensor]
     """`weight`: the sum of the weights of all supervised slots."""
-
-    def to(self, device: torch.device) -> Self:
-        """Return the blocks on a device."""
-        names = ("starts", "anchors", "keep", "real", "labels", "supervised", "slot_weights")
-        return replace(
-            self,
-            **{name: getattr(self, name).to(device, non_blocking=True) for name in names},
-            denominators={name: value.to(device, non_blocking=True) for name, value in self.denominators.items()},
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,23 +62,19 @@ class BlockAlgorithm:
     total_variation: float
 
     def supervise(
-        self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]
+        self, config: DraftConfig, objective: Objective, batch: Tokens, keys: Sequence[int]
     ) -> BlockSupervision:
         """Draw anchors and return the blocks behind them.
 
         Raises:
-            TrainingError: a sample contains the mask token.
+            TrainingError: a sample contains the mask token, or a token beyond the vocabulary.
         """
-        if config.mask_token_id is not None and bool(batch.input_ids.eq(config.mask_token_id).any()):
-            raise TrainingError(
-                f"a sample of {batch.sample_ids} contains the mask token {config.mask_token_id}; "
-                "choose one that text never holds: train.mask_token_id"
-            )
+        check_tokens(config, batch)
         anchors, keep = draw_anchors(batch, objective.num_anchors, keys)
         return self.supervise_blocks(config, objective, batch, anchors, keep)
 
     def supervise_blocks(
-        self, config: DraftConfig, objective: Objective, batch: Batch, anchors: Tensor, keep: Tensor
+        self, config: DraftConfig, objective: Objective, batch: Tokens, anchors: Tensor, keep: Tensor
     ) -> BlockSupervision:
         """Return the blocks behind given anchors `(B, N)`, real where `keep`."""
         slots = torch.arange(config.block_size, device=anchors.device)
@@ -106,6 +94,7 @@ class BlockAlgorithm:
             slot_weights=weights,
             terms=self._terms(objective),
             confidence=objective.confidence,
+            order=order_by_target(supervised, labels - 1),
             denominators={"weight": (supervised * weights).sum()},
         )
 
@@ -119,11 +108,9 @@ class BlockAlgorithm:
         measure: bool = True,
     ) -> LossResult:
         """Return the loss of the blocks, and sums for metrics; arguments as in `Algorithm.loss`."""
-        order = order_by_target(supervision.supervised, supervision.labels - 1)
-        supervision, order = supervision.to(batch.hidden.device), order.to(batch.hidden.device)
-        denominator = denominators["weight"].to(batch.hidden.device)
+        denominator = denominators["weight"]
         hidden_BQD = backbone(model, batch, supervision)
-        rows, extra = _rows(model, batch, supervision, order, hidden_BQD, denominator)
+        rows, extra = _rows(model, batch, supervision, hidden_BQD, denominator)
         head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
         confident = model.confidence_head is not None and supervision.confidence > 0
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
@@ -206,14 +193,10 @@ class _Extra:
 
 
 def _rows(
-    model: BlockDraft,
-    batch: Batch,
-    supervision: BlockSupervision,
-    order: Order,
-    hidden_BQD: Tensor,
-    denominator: Tensor,
+    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, denominator: Tensor
 ) -> tuple[Rows, _Extra]:
     """Return the supervised slots, those of one target position side by side."""
+    order = supervision.order
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
     features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
     labels_R, known_R = model.draft_ids(batch.input_ids[order.batch_rows, supervision.labels.flatten()[order.rows]])
@@ -224,6 +207,7 @@ def _rows(
         weights=weights_R * known_R,
         target=batch.last_hidden[order.target_batch_rows, order.target_positions],
         target_index=order.target_index,
+        on_host=order.on_host,
         markov=features_Rr,
         markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,
     )

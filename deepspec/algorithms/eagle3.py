@@ -7,17 +7,16 @@ Legend: B rows of samples, S steps, T positions, R supervised rows, D hidden siz
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import LossResult
+from deepspec.algorithms.base import LossResult, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
-from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch
+from deepspec.formats.records import Batch, Tokens
 from deepspec.losses import Head, Rows, Terms, chunked_loss
 from deepspec.models.attention import KeyValue
 from deepspec.models.config import DraftConfig
@@ -32,27 +31,25 @@ class EagleSupervision:
     """`(B, S, T)` bool."""
     step_weights: Tensor
     """`(S,)` decay^s."""
+    order: Order
+    """Of the supervised positions."""
     denominators: dict[str, Tensor]
     """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
-
-    def to(self, device: torch.device) -> Self:
-        """Return it on a device."""
-        return replace(
-            self,
-            supervised=self.supervised.to(device, non_blocking=True),
-            step_weights=self.step_weights.to(device, non_blocking=True),
-            denominators={name: value.to(device, non_blocking=True) for name, value in self.denominators.items()},
-        )
 
 
 class Eagle3:
     """Eagle3: one block, soft cross-entropy with the target's distribution at every step."""
 
     def supervise(
-        self, config: DraftConfig, objective: Objective, batch: Batch, keys: Sequence[int]
+        self, config: DraftConfig, objective: Objective, batch: Tokens, keys: Sequence[int]
     ) -> EagleSupervision:
-        """Return what is supervised; nothing is drawn, so the keys are not read."""
-        del config, keys
+        """Return what is supervised; nothing is drawn, so the keys are not read.
+
+        Raises:
+            TrainingError: a sample contains a token beyond the vocabulary.
+        """
+        del keys
+        check_tokens(config, batch)
         public = objective.mask_alignment == "deepspec"
         first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
         steps = torch.arange(objective.ttt_length, device=first_BT.device)
@@ -61,6 +58,7 @@ class Eagle3:
         return EagleSupervision(
             supervised=supervised,
             step_weights=objective.step_decay ** steps.float(),
+            order=order_by_target(supervised, _target_positions(supervised)),
             denominators={"steps": counts.float()},
         )
 
@@ -75,9 +73,7 @@ class Eagle3:
     ) -> LossResult:
         """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
         del measure  # its distances are at hand anyway
-        order = order_by_target(supervision.supervised, _target_positions(supervision.supervised))
-        supervision, order = supervision.to(batch.hidden.device), order.to(batch.hidden.device)
-        supervised, denominator = supervision.supervised, denominators["steps"].to(batch.hidden.device)
+        supervised, order, denominator = supervision.supervised, supervision.order, denominators["steps"]
         outputs_BSTD = steps(model, batch, supervised.shape[1])
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
         known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
@@ -87,6 +83,7 @@ class Eagle3:
             weights=known_R * (supervision.step_weights / denominator.clamp(min=1))[step_R],
             target=batch.last_hidden[order.target_batch_rows, order.target_positions],
             target_index=order.target_index,
+            on_host=order.on_host,
         )
         head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
         loss, measured = chunked_loss(rows, head, Terms(soft_cross_entropy=1.0))
@@ -138,13 +135,13 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
-def _feature_mask(batch: Batch) -> Tensor:
+def _feature_mask(batch: Tokens) -> Tensor:
     """Return the public checkpoints' mask: that of the feature's own token, without the sample's last."""
     everywhere = torch.ones_like(batch.loss_mask)
     return batch.loss_mask & batch.ahead(everywhere, 1)
 
 
-def _positions(batch: Batch) -> Tensor:
+def _positions(batch: Tokens) -> Tensor:
     """Return the positions of the samples as the public convention counts them: padded to the longest, a row each."""
     return (batch.ends - batch.starts).max() * len(batch.sample_ids)
 

@@ -3,10 +3,11 @@
 Legend: R supervised positions, P distinct target positions.
 """
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,16 +20,13 @@ class Order:
     batch_rows: Tensor
     """`(R,)` row of the batch that each lies in."""
     target_index: Tensor
-    """`(R,)` ascending index into the P target positions; in host memory, whatever the device."""
+    """`(R,)` ascending index into the P target positions."""
+    on_host: NDArray[np.int64]
+    """The same in host memory, wherever the rest lies: where chunks begin and end is asked there."""
     target_batch_rows: Tensor
     """`(P,)`."""
     target_positions: Tensor
     """`(P,)`."""
-
-    def to(self, device: torch.device) -> Self:
-        """Return the order on a device, but for `target_index`."""
-        names = ("rows", "batch_rows", "target_batch_rows", "target_positions")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def order_by_target(supervised: Tensor, targets: Tensor) -> Order:
@@ -44,7 +42,8 @@ def order_by_target(supervised: Tensor, targets: Tensor) -> Order:
     length = int(positions.max()) + 1 if len(positions) else 1
     keys, order = (batch_rows * length + positions).sort(stable=True)
     distinct, index = torch.unique_consecutive(keys, return_inverse=True)
-    return Order(rows[order], batch_rows[order], index, distinct // length, distinct % length)
+    on_host: NDArray[np.int64] = index.cpu().numpy()
+    return Order(rows[order], batch_rows[order], index, on_host, distinct // length, distinct % length)
 
 
 def scattered(supervised: Tensor, rows: Tensor, values: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """One training sample in memory, and batches of them: rows of one sample or several, padded on the right."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate, chain, pairwise
-from typing import Self
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """Rows of whole samples, one after another, padded on the right: token 0, mask False, states 0, sample empty.
+class Tokens:
+    """Rows of whole samples, one after another, padded on the right: token 0, mask False, sample empty; no states.
 
     Most often a row is one sample. Where it is several, they know nothing of each other: whatever looks from one
     position at another asks `starts` and `ends`.
@@ -57,10 +57,6 @@ class Batch:
     """`(B, T)` int64."""
     loss_mask: Tensor
     """`(B, T)` bool."""
-    hidden: Tensor
-    """`(B, T, A·D)`."""
-    last_hidden: Tensor
-    """`(B, T, D)`; 0 also where it cannot supervise."""
 
     @property
     def positions(self) -> Tensor:
@@ -78,26 +74,51 @@ class Batch:
         moved = pad(values, (0, places))[:, places:]
         return moved.where(self._places() + places < self.ends, 0)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """Return the batch on a device, its states in a dtype."""
-        return replace(
-            self.tokens_to(device),
-            hidden=self.hidden.to(device, dtype, non_blocking=True),
-            last_hidden=self.last_hidden.to(device, dtype, non_blocking=True),
-        )
-
-    def tokens_to(self, device: torch.device | str) -> Self:
-        """Return the batch on a device, but for its states, which stay where they are."""
-        return replace(
-            self,
-            starts=self.starts.to(device, non_blocking=True),
-            ends=self.ends.to(device, non_blocking=True),
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            loss_mask=self.loss_mask.to(device, non_blocking=True),
-        )
+    def with_states(self, hidden: Tensor, last_hidden: Tensor) -> "Batch":
+        """Return a batch of these tokens with their states."""
+        told = {each.name: getattr(self, each.name) for each in fields(Tokens)}
+        return Batch(**told, hidden=hidden, last_hidden=last_hidden)
 
     def _places(self) -> Tensor:
         return torch.arange(self.starts.shape[1], device=self.starts.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch(Tokens):
+    """Tokens with the states of the target; padding has states 0."""
+
+    hidden: Tensor
+    """`(B, T, A·D)`."""
+    last_hidden: Tensor
+    """`(B, T, D)`; 0 also where it cannot supervise."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """Return the batch on a device, its states in a dtype: they cross as they are, and are widened there."""
+        moved = on_device(self, device)
+        return replace(moved, hidden=moved.hidden.to(dtype), last_hidden=moved.last_hidden.to(dtype))
+
+
+_Value = TypeVar("_Value")
+
+
+def each_tensor(value: _Value, change: Callable[[Tensor], Tensor]) -> _Value:
+    """Return a value in which every tensor is changed: tensors, and dataclasses, mappings and tuples of such."""
+    changed: Any = value
+    if isinstance(value, Tensor):
+        changed = change(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        told: Any = value
+        changed = replace(told, **{each.name: each_tensor(getattr(value, each.name), change) for each in fields(told)})
+    elif isinstance(value, dict):
+        changed = {key: each_tensor(item, change) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        changed = tuple(each_tensor(item, change) for item in value)
+    return cast(_Value, changed)
+
+
+def on_device(value: _Value, device: torch.device | str) -> _Value:
+    """Return a value whose tensors lie on a device; the host goes on meanwhile where they are pinned."""
+    return each_tensor(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def supervises(loss_mask: Tensor) -> Tensor:
@@ -130,26 +151,58 @@ def collate_rows(rows: Sequence[Sequence[Record]]) -> Batch:
     Raises:
         TrainingError: there is no record, or the tensors of one differ in length.
     """
+    ids = [[record.sample_id for record in row] for row in rows]
+    tokens = collate_tokens(ids, [[(record.input_ids, record.loss_mask) for record in row] for row in rows])
+    return tokens.with_states(*collate_states(rows))
+
+
+def collate_tokens(ids: Sequence[Sequence[str]], rows: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Tokens:
+    """Return rows of samples' token ids and loss masks, padded on the right to the longest row.
+
+    Args:
+        ids: of the samples, row by row.
+        rows: `(T,)` int64 and `(T,)` bool of each.
+
+    Raises:
+        TrainingError: there is no sample, or ids and mask of one differ in length.
+    """
     if not rows or not all(rows):
         raise TrainingError("a batch needs at least one record in each row; the sampler gave none")
-    for record in chain.from_iterable(rows):
-        _check(record)
-    edges = [list(accumulate((len(record.input_ids) for record in row), initial=0)) for row in rows]
-    return Batch(
-        sample_ids=tuple(record.sample_id for record in chain.from_iterable(rows)),
+    for name, (input_ids, loss_mask) in zip(chain.from_iterable(ids), chain.from_iterable(rows), strict=True):
+        _check(name, "input_ids", len(input_ids), len(loss_mask))
+    edges = [list(accumulate((len(input_ids) for input_ids, _ in row), initial=0)) for row in rows]
+    return Tokens(
+        sample_ids=tuple(chain.from_iterable(ids)),
         starts=_padded([[torch.full((end - start,), start) for start, end in pairwise(row)] for row in edges]),
         ends=_padded([[torch.full((end - start,), end) for start, end in pairwise(row)] for row in edges]),
-        input_ids=_padded([[record.input_ids for record in row] for row in rows]),
-        loss_mask=_padded([[record.loss_mask for record in row] for row in rows]),
-        hidden=_padded([[record.hidden for record in row] for row in rows]),
-        last_hidden=_padded([[piece for record in row for piece in _spread(record)] for row in rows]),
+        input_ids=_padded([[input_ids for input_ids, _ in row] for row in rows]),
+        loss_mask=_padded([[loss_mask for _, loss_mask in row] for row in rows]),
     )
 
 
-def _padded(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+def collate_states(rows: Sequence[Sequence[Record]], *, pinned: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the states of rows of records, `(B, T, A·D)` and `(B, T, D)`, each byte written once.
+
+    Args:
+        rows: of records.
+        pinned: in memory from which a card can fetch while the host goes on.
+
+    Raises:
+        TrainingError: the tensors of a record differ in length.
+    """
+    for record in chain.from_iterable(rows):
+        _check(record.sample_id, "hidden", len(record.hidden), len(record.loss_mask))
+        _check(record.sample_id, "last_hidden", len(record.last_hidden), int(supervises(record.loss_mask).sum()))
+    hidden = _padded([[record.hidden for record in row] for row in rows], pinned=pinned)
+    last = _padded([[piece for record in row for piece in _spread(record)] for row in rows], pinned=pinned)
+    return hidden, last
+
+
+def _padded(rows: Sequence[Sequence[Tensor]], *, pinned: bool = False) -> Tensor:
     """Return rows of pieces as one tensor, zeros after each; every byte is written once."""
     lengths = [sum(map(len, row)) for row in rows]
-    padded = rows[0][0].new_empty(len(rows), max(lengths), *rows[0][0].shape[1:])
+    first = rows[0][0]
+    padded = first.new_empty((len(rows), max(lengths), *first.shape[1:]), pin_memory=pinned)
     for place, row, length in zip(padded, rows, lengths, strict=True):
         torch.cat(list(row), out=place[:length])
         place[length:].zero_()
@@ -169,14 +222,7 @@ def _spread(record: Record) -> Iterator[Tensor]:
             yield zeros[: end - start]
 
 
-def _check(record: Record) -> None:
-    tokens = len(record.loss_mask)
-    found = {
-        "input_ids": (len(record.input_ids), tokens),
-        "hidden": (len(record.hidden), tokens),
-        "last_hidden": (len(record.last_hidden), int(supervises(record.loss_mask).sum())),
-    }
-    for name, (rows, wanted) in found.items():
-        if rows != wanted:
-            told = f"sample {record.sample_id}: {name} has {rows} rows, its loss mask wants {wanted}"
-            raise TrainingError(f"{told}; rebuild its cache part")
+def _check(sample_id: str, name: str, rows: int, wanted: int) -> None:
+    if rows != wanted:
+        told = f"sample {sample_id}: {name} has {rows} rows, its loss mask wants {wanted}"
+        raise TrainingError(f"{told}; rebuild its cache part")

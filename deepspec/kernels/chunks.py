@@ -26,7 +26,7 @@ class TritonChunks(Chunks):
         narrow = rows.hidden.dtype != self.dtype
         beside = self.markov is not None and self.softcap is not None
         self.labels = rows.labels.contiguous()
-        self.index = rows.target_index.to(rows.hidden.device, torch.int32, non_blocking=True)
+        self.index = rows.target_index.to(torch.int32)
         self.bias = self._buffer(self.size) if beside else self.logits
         self.logits_grad = torch.empty_like(self.logits, dtype=rows.hidden.dtype) if narrow else self.logits
         self.bias_grad = torch.empty_like(self.bias, dtype=rows.hidden.dtype) if beside and narrow else self.bias

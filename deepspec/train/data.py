@@ -1,15 +1,12 @@
-"""Which samples make up which step, and reading them ahead of the loop.
+"""Which samples make up which step.
 
 Everything here is a pure function of (seed, step): neither the number of ranks nor an interruption changes it.
 """
 
 import math
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -17,11 +14,8 @@ import xxhash
 from torch import Tensor
 
 from deepspec.errors import DeepSpecError, StoreError, TrainingError
-from deepspec.formats.records import Batch, Record, collate_rows
+from deepspec.formats.records import Record
 from deepspec.formats.target_cache import TargetCache
-
-AHEAD = 2
-"""Steps whose records are read while one is computed."""
 
 
 class Samples(Protocol):
@@ -137,6 +131,7 @@ class Stream:
         self._batch = global_batch
         self._seed = seed
         self._orders: dict[int, Sequence[int]] = {}
+        """Of the present epoch and the next; only one thread asks a stream."""
 
     def draws(self, step: int) -> list[Draw]:
         """Return the global batch of one step."""
@@ -198,66 +193,16 @@ def _packed(draws: Sequence[Draw], lengths: Sequence[int], least: int) -> list[R
     return rows
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MicroBatch:
-    """Samples of one forward pass, with the seeds of their random choices."""
-
-    batch: Batch
-    keys: tuple[int, ...]
-    """One for each sample."""
-
-
-def read_micro_batches(samples: Samples, pieces: Sequence[Sequence[Row]]) -> list[MicroBatch]:
-    """Return the records of some draws, a batch for each piece.
-
-    Raises:
-        TrainingError: a sample cannot be used; the message names it.
-        StoreError: a sample cannot be read; the message names it.
-    """
-    return [
-        MicroBatch(
-            batch=collate_rows([[read_record(samples, draw.number) for draw in row] for row in rows]),
-            keys=tuple(draw.key for row in rows for draw in row),
-        )
-        for rows in pieces
-    ]
-
-
 def read_record(samples: Samples, number: int) -> Record:
     """Return one record; an error names the sample."""
     with _naming(samples.sample_id(number)):
         return samples.record(number)
 
 
-@dataclass(slots=True)
-class ReadAhead:
-    """What a function loads for consecutive steps, read by a thread while the loop works.
-
-    An error in the thread is raised in the loop, at the step that it belongs to.
-    """
-
-    load: Callable[[int], list[MicroBatch]]
-    waited: float = field(default=0.0, init=False)
-    """Seconds that the loop has waited."""
-
-    def steps(self, start: int, end: int) -> Generator[list[MicroBatch], None, None]:
-        """Yield what belongs to the steps start to end - 1."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        pending: deque[Future[list[MicroBatch]]] = deque()
-        try:
-            for step in range(start, end + AHEAD):
-                if step < end:
-                    pending.append(pool.submit(self.load, step))
-                if step >= start + AHEAD:
-                    yield self._wait(pending.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _wait(self, future: Future[list[MicroBatch]]) -> list[MicroBatch]:
-        begin = time.perf_counter()
-        result = future.result()
-        self.waited += time.perf_counter() - begin
-        return result
+def read_tokens(samples: Samples, number: int) -> tuple[Tensor, Tensor]:
+    """Return token ids and loss mask of a sample; an error names it."""
+    with _naming(samples.sample_id(number)):
+        return samples.tokens(number)
 
 
 @contextmanager

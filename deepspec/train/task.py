@@ -1,6 +1,6 @@
 """What is trained: a draft model with its algorithm, and what they make of a micro-batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,27 +8,14 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import Algorithm, LossResult
+from deepspec.formats.records import Tokens, each_tensor
 from deepspec.losses import Kernel, kernel_of
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft
-from deepspec.train.data import MicroBatch
+from deepspec.train.reader import MicroBatch, Supervised
 from deepspec.train.spec import TrainSpec
 
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """`TrainSpec.precision` -> dtype of the forward and backward pass."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Supervised:
-    """A micro-batch with what is supervised in it."""
-
-    micro: MicroBatch
-    supervision: Any
-
-    @property
-    def denominators(self) -> dict[str, Tensor]:
-        """Return what sums up over micro-batches and ranks to the denominators of the losses."""
-        found: dict[str, Tensor] = self.supervision.denominators
-        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,16 +38,47 @@ class Task:
         """Return what computes the loss on this device: another one rounds otherwise."""
         return kernel_of(self.device)
 
-    def supervise(self, micro: MicroBatch) -> Supervised:
-        """Choose what is supervised, on the host; tokens move to the device, states stay where they are."""
-        supervision = self.algorithm.supervise(self.config, self.spec.objective, micro.batch, micro.keys)
-        batch = micro.batch.tokens_to(self.device)
-        return Supervised(micro=MicroBatch(batch=batch, keys=micro.keys), supervision=supervision)
+    def supervise(self, tokens: Tokens, keys: Sequence[int]) -> Any:
+        """Return what is supervised in rows of samples; both lie in host memory."""
+        return self.algorithm.supervise(self.config, self.spec.objective, tokens, keys)
 
-    def loss(self, supervised: Supervised, denominators: Mapping[str, Tensor]) -> LossResult:
-        """Return the micro-batch's part of the global loss."""
-        batch = supervised.micro.batch.to(self.device, self.dtype)
-        return self.algorithm.loss(self.model, batch, supervised.supervision, denominators)
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor]) -> LossResult:
+        """Return a micro-batch's part of the global loss.
+
+        Args:
+            micro: on the task's device, in its dtype.
+            denominators: of the global batch, there, too.
+        """
+        return self.algorithm.loss(self.model, micro.batch, micro.supervision, denominators)
+
+    def moved(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """Yield micro-batches on the task's device, in its dtype: on a card, each crosses while one is computed."""
+        if self.device.type == "cuda":
+            yield from crossing(micro_batches, self.device, self.dtype)
+            return
+        for micro in micro_batches:
+            yield micro.to(self.device, self.dtype)
+
+
+def crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
+    """Yield micro-batches on a card; the next one crosses the bus on a stream of its own meanwhile."""
+    bus, work = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    waiting: MicroBatch | None = None
+    for micro in micro_batches:
+        with torch.cuda.stream(bus):
+            coming = micro.to(device, dtype)
+        if waiting is not None:
+            yield waiting
+        work.wait_stream(bus)
+        waiting = each_tensor(coming, lambda tensor: _lent(tensor, work))
+    if waiting is not None:
+        yield waiting
+
+
+def _lent(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+    """Return a tensor that another stream works with: its memory is not given away before that has."""
+    tensor.record_stream(stream)
+    return tensor
 
 
 def total_denominators(parts: Iterable[Supervised]) -> dict[str, Tensor]:

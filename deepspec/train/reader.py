@@ -1,0 +1,200 @@
+"""Reads the steps of a stream ahead of the loop, so that the loop moves and computes and does nothing else.
+
+Of each step two things are read. First, of all its samples, token ids and masks: they say what is supervised, in which
+order, and by what the losses are divided, all on the host. Then the states, micro-batch by micro-batch, by several
+threads (zstd and numpy free the interpreter), into memory from which a card fetches by itself. States read ahead are
+bounded by bytes, not by steps: a step of a large target does not fit into memory as a whole.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepspec.formats.records import (
+    Batch,
+    Tokens,
+    collate_states,
+    collate_tokens,
+    each_tensor,
+    on_device,
+)
+from deepspec.train.data import Row, Samples, read_record, read_tokens
+
+STEPS_AHEAD = 2
+"""Steps that are begun beyond the one that is computed, at most."""
+
+Supervise = Callable[[Tokens, Sequence[int]], Any]
+"""`supervise(tokens, keys)` returns what is supervised in rows of samples; its `denominators` sum up over a step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    """The tokens of one forward pass, and what is supervised in them, in host memory."""
+
+    tokens: Tokens
+    supervision: Any
+
+    @property
+    def denominators(self) -> dict[str, Tensor]:
+        """Return what sums up over micro-batches and ranks to the denominators of the losses."""
+        found: dict[str, Tensor] = self.supervision.denominators
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """What one forward pass is computed from."""
+
+    batch: Batch
+    supervision: Any
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "MicroBatch":
+        """Return it on a device, its states in a dtype."""
+        return MicroBatch(batch=self.batch.to(device, dtype), supervision=on_device(self.supervision, device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One optimizer step, as one rank reads it."""
+
+    supervised: tuple[Supervised, ...]
+    """Its micro-batches without their states."""
+    states: Iterator[tuple[Tensor, Tensor]]
+    """Their states, read ahead, in the same order."""
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Return the ids of its samples."""
+        return [name for part in self.supervised for name in part.tokens.sample_ids]
+
+    def micro_batches(self) -> Iterator[MicroBatch]:
+        """Yield its micro-batches, each once."""
+        for part, states in zip(self.supervised, self.states, strict=True):
+            yield MicroBatch(batch=part.tokens.with_states(*states), supervision=part.supervision)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How far and how wide to read ahead; it changes no result."""
+
+    workers: int = 1
+    """Threads."""
+    bytes_ahead: int = 1 << 30
+    """Bytes of states that are read, or being read, and not asked for yet; the next micro-batch is read in any case."""
+    pinned: bool = False
+    """Whether into memory from which a card fetches while the host goes on."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Reader:
+    """Reads what a rank computes of consecutive steps.
+
+    An error in a thread is raised in the loop, where what could not be read is asked for.
+    """
+
+    samples: Samples
+    share: Callable[[int], Sequence[Sequence[Row]]]
+    """Step -> this rank's micro-batches of it; asked in the loop's own thread."""
+    supervise: Supervise
+    state_bytes: int
+    """Bytes of the states of one token."""
+    pace: Pace = field(default_factory=Pace)
+    waited: float = field(default=0.0, init=False)
+    """Seconds that the loop has waited."""
+
+    def steps(self, start: int, end: int) -> Generator[Step, None, None]:
+        """Yield the steps start to end - 1; each one's micro-batches have to be taken before the next is asked for."""
+        pool = ThreadPoolExecutor(self.pace.workers, thread_name_prefix="reader")
+        try:
+            ahead = _Ahead(self, pool, range(start, end))
+            for _ in range(start, end):
+                planned = ahead.next_step()
+                supervised = tuple(self._wait(future) for future in planned)
+                yield Step(supervised=supervised, states=self._states(ahead, len(supervised)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _states(self, ahead: "_Ahead", count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(count):
+            yield self._wait(ahead.next_states())
+
+    def _wait(self, future: Future[Any]) -> Any:
+        begin = time.perf_counter()
+        result = future.result()
+        self.waited += time.perf_counter() - begin
+        return result
+
+    def plan(self, rows: Sequence[Row]) -> Supervised:
+        """Return the tokens of some rows, and what is supervised in them."""
+        ids = [[self.samples.sample_id(draw.number) for draw in row] for row in rows]
+        tokens = collate_tokens(ids, [[read_tokens(self.samples, draw.number) for draw in row] for row in rows])
+        found = Supervised(
+            tokens=tokens, supervision=self.supervise(tokens, [draw.key for row in rows for draw in row])
+        )
+        return each_tensor(found, Tensor.pin_memory) if self.pace.pinned else found
+
+    def load(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Return the states of some rows."""
+        records = [[read_record(self.samples, draw.number) for draw in row] for row in rows]
+        return collate_states(records, pinned=self.pace.pinned)
+
+    def size(self, rows: Sequence[Row]) -> int:
+        """Return the bytes that the states of some rows take, padding included."""
+        longest = max(sum(self.samples.length(draw.number) for draw in row) for row in rows)
+        return len(rows) * longest * self.state_bytes
+
+
+class _Ahead:
+    """What is under way: plans of the steps begun, and states of the micro-batches that come next."""
+
+    def __init__(self, reader: Reader, pool: ThreadPoolExecutor, steps: range) -> None:
+        self._reader, self._pool = reader, pool
+        self._steps = iter(steps)
+        self._planned: deque[list[Future[Supervised]]] = deque()
+        self._waiting: deque[Sequence[Row]] = deque()
+        """Micro-batches of the steps begun whose states are not being read yet."""
+        self._loading: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+        self._bytes = 0
+        self._begin()
+
+    def next_step(self) -> list[Future[Supervised]]:
+        """Return the plans of the next step."""
+        if not self._planned:
+            self._begin()
+        self._fill()
+        return self._planned.popleft()
+
+    def next_states(self) -> Future[tuple[Tensor, Tensor]]:
+        """Return the states of the next micro-batch."""
+        self._fill()
+        size, future = self._loading.popleft()
+        self._bytes -= size
+        self._fill()
+        return future
+
+    def _begin(self) -> None:
+        """Plan one more step, if there is one."""
+        number = next(self._steps, None)
+        if number is not None:
+            rows = self._reader.share(number)
+            self._planned.append([self._pool.submit(self._reader.plan, each) for each in rows])
+            self._waiting.extend(rows)
+
+    def _fill(self) -> None:
+        """Read on, as far as there is room; the next micro-batch in any case."""
+        while True:
+            if not self._waiting and len(self._planned) <= STEPS_AHEAD:
+                self._begin()
+            if not self._waiting:
+                return
+            size = self._reader.size(self._waiting[0])
+            if self._loading and self._bytes + size > self._reader.pace.bytes_ahead:
+                return
+            self._loading.append((size, self._pool.submit(self._reader.load, self._waiting.popleft())))
+            self._bytes += size
