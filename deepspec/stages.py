@@ -59,9 +59,9 @@ _ROWS = (
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
-    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2, sharded=True),
-    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=2),
-    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=2),
+    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=3, sharded=True),
+    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=3),
+    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=3),
 )
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}

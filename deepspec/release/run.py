@@ -69,7 +69,7 @@ def run(
     return {
         "title": card.title(spec, scores.algorithm),
         "accepted_length": {temperature: each.accepted_length.value for temperature, each in scores.overall.items()},
-        "lossless": None if scores.lossless is None else scores.lossless.passed,
+        "lossless": scores.is_lossless,
         "speedup": {str(each.batch): each.speedup for each in speed.batches},
         "forms": [name for name, form in found.index.forms.items() if form.refused is None],
         "refused": {name: form.refused for name, form in found.index.forms.items() if form.refused is not None},
