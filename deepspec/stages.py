@@ -57,7 +57,7 @@ _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), version=2),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
-    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
+    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=2),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=3, sharded=True),
     Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=3),

@@ -44,7 +44,8 @@ class Algorithm(Protocol):
             batch: samples on the model's device, states in the model's dtype.
             supervision: of the same batch.
             denominators: `supervision.denominators`, summed over the *global* batch.
-            measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step).
+            measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step;
+                a draft of reduced vocabulary: more, since it is counted against all that the target says).
         """
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -68,10 +68,17 @@ def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor) -> None:
+def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor, *, keep_head: bool = False) -> None:
     """Give a draft the target's token embedding and LM head, `(vocab, D)` each; both stay frozen.
 
-    Call it after `choose_vocabulary` where the draft's vocabulary is reduced: only the known rows of the head are kept.
+    Call it after `choose_vocabulary` where the draft's vocabulary is reduced: of the head it gets the known rows.
+
+    Args:
+        model: the draft.
+        embedding: the target's.
+        head: the target's; the same tensor where the two are tied.
+        keep_head: whether a draft of reduced vocabulary keeps the whole head beside, unsaved: training counts
+            acceptance against all that the target says.
 
     Raises:
         CheckpointError: the shapes are not those of the draft.
@@ -85,6 +92,8 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
     rows = head.detach() if known is None else head.detach()[known.to(head.device)]
     model.embed_tokens.weight.data = embedding.detach().to(device, dtype)
     model.lm_head.weight.data = rows.to(device, dtype)
+    if keep_head and known is not None:
+        model.keep_target_head(None if head is embedding else head.detach().to(device, dtype))
 
 
 def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:

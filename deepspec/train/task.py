@@ -51,10 +51,18 @@ class Task:
         supervision = self.algorithm.supervise(self.config, self.spec.objective, batch, micro.keys)
         return Supervised(micro=MicroBatch(batch=batch, keys=micro.keys), supervision=supervision)
 
-    def loss(self, supervised: Supervised, denominators: Mapping[str, Tensor]) -> LossResult:
-        """Return the micro-batch's part of the global loss."""
+    def loss(self, supervised: Supervised, denominators: Mapping[str, Tensor], *, look: bool = False) -> LossResult:
+        """Return the micro-batch's part of the global loss.
+
+        Args:
+            supervised: the micro-batch.
+            denominators: summed over the global batch.
+            look: whether this is a look at held-out samples, where acceptance is always counted. A draft of reduced
+                vocabulary does so there only: it needs the target's whole head, up to half a step more.
+        """
         batch = supervised.micro.batch.to(self.device, self.dtype)
-        return self.algorithm.loss(self.model, batch, supervised.supervision, denominators)
+        measure = look or not self.config.reduced_vocabulary
+        return self.algorithm.loss(self.model, batch, supervised.supervision, denominators, measure=measure)
 
 
 def total_denominators(parts: Iterable[Supervised]) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ class Validation:
         for supervised in self._supervised():
             if stop.asked:
                 break
-            result = self._task.loss(supervised, self._denominators)
+            result = self._task.loss(supervised, self._denominators, look=True)
             add(totals, {"loss": result.loss, **result.sums})
         if self._ranks.any(stop.asked):
             return None

@@ -11,6 +11,9 @@ from deepspec.errors import CancelledError, CheckpointError, TargetError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import narrator
+from deepspec.train.data import Draw, read_micro_batches
+from deepspec.train.ranks import Ranks
+from deepspec.train.run import make_loop
 from tests.heard import Heard
 from tests.train.conftest import SMALL
 
@@ -85,6 +88,33 @@ def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site
     assert torch.equal(draft.lm_head.weight, target[draft.known_ids()])
     assert 0.2 < counts["held_out"]["coverage"] < 1
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_target_says(site, algorithm):
+    """A draft that says nothing gives each of its six tokens 1/6: the target keeps Σ min(p, 1/6) of them."""
+    spec = SMALL.but(
+        draft={"algorithm": algorithm, "draft_vocab_size": 6, "block_size": 2}, bigram_samples=0,
+        objective={"num_anchors": 4, "ttt_length": 1},
+    )  # fmt: skip
+    cache = TargetCache(site.cache, site.placement.scratch)
+    loop = make_loop(spec, cache, Ranks("cpu"), site.placement, lambda _: None)
+    task, model = loop.task, loop.task.model
+    model.norm.weight.data.zero_()
+    (micro,) = read_micro_batches(loop.held_out, [[[Draw(number=loop.held_out.order(0)[0], epoch=0, key=1)]]])
+    supervised = task.supervise(micro)
+    chosen = supervised.supervision
+    with torch.no_grad():
+        looked = task.loss(supervised, supervised.denominators, look=True)
+    trained = task.loss(supervised, supervised.denominators)
+    said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
+    kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
+    grid = chosen.supervised[0]
+    where = grid[0].nonzero()[:, 0] + 1 if algorithm == "eagle3" else chosen.labels[0][grid] - 1
+    torch.testing.assert_close(looked.sums["accept"].sum(), kept[where].sum(), rtol=1e-5, atol=1e-5)
+    assert "tau" in task.algorithm.metrics(looked.sums)
+    assert "tau" not in task.algorithm.metrics(trained.sums)
+    torch.testing.assert_close(looked.loss, trained.loss.detach())
 
 
 def test_equal_runs_publish_equal_bytes(site):
