@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from deepspec.train.data import Cut, MicroBatch, ReadAhead, Row, Samples, Stream
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW
+from deepspec.train.progress import Look, Progress
 from deepspec.train.ranks import Ranks
 from deepspec.train.schedule import learning_rate
 from deepspec.train.spec import TrainSpec
@@ -29,25 +30,6 @@ from deepspec.train.validation import Validation
 
 LOOKS = 20
 """Looks at the held-out slice in a run, where the spec names no other pace."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is: everything that a resumed one must know beside the weights."""
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Metric rows; no clock enters them, so that equal runs write equal files."""
-
-    def looks(self) -> list[dict[str, Any]]:
-        """Return the rows of the looks at the held-out slice."""
-        return [row for row in self.rows if row["split"] == "validation"]
-
-    def best_look(self) -> dict[str, Any] | None:
-        """Return the look with the lowest loss, the untrained draft's aside; of equals the first."""
-        return min((row for row in self.looks() if row["step"] > 0), key=lambda row: row["loss"], default=None)
 
 
 def total_steps(spec: TrainSpec, samples: int) -> int:
@@ -114,14 +96,16 @@ class Loop:
             TrainingError: it cannot go on.
         """
         with StopSignal() as stop, closing(self.reader.steps(self.progress.step, self.total)) as steps:
-            self._look_if_due(stop)
+            looked = self._look_if_due(saves, stop)
             while not self.finished:
                 if not self._step(next(steps), stop):
                     self._cancel(saves)
-                self._look_if_due(stop)
+                looked = self._look_if_due(saves, stop)
                 if on_step is not None:
                     on_step(self)
                 self._save_if_due(saves)
+            if not looked:
+                self._cancel(saves)
 
     def state(self) -> Saved:
         """Return what a saved state holds; all ranks ask at the same time, the first one's has the tensors."""
@@ -134,11 +118,23 @@ class Loop:
         }
         return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 
-    def resume(self, saved: Saved | None) -> None:
+    def resume(
+        self,
+        saved: Saved | None,
+        *,
+        micro_batch: int | None = None,
+        pack: bool = False,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Go on from a saved state, the same on every rank; only the first rank's is looked at.
+
+        Steps are cut as the run began, so that sums round alike, unless they are asked to be cut otherwise.
 
         Args:
             saved: the first rank's newest state, or weights to begin with; None, here or there: the model's own.
+            micro_batch: rows of a pass that are asked for; None: as the run began.
+            pack: whether packed rows are asked for; else as the run began.
+            log: told where steps are cut otherwise than before.
         """
         told = self.ranks.told(None if saved is None else (saved.step, saved.rows, saved.progress, list(saved.tensors)))
         if told is None:
@@ -146,8 +142,8 @@ class Loop:
         step, rows, progress, names = told
         self.optimizer.load(None if saved is None else saved.tensors, moments="step" in names)
         known = {"cut": {}, "guard": asdict(self.guard), **progress}
-        if known["cut"].get("ranks") == self.ranks.count:  # cut alike, sums round alike
-            self.cut = Cut(**known["cut"])
+        if known["cut"].get("ranks") == self.ranks.count:
+            self.cut = _cut_anew(Cut(**known["cut"]), micro_batch, pack, log)
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
         self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
 
@@ -189,7 +185,7 @@ class Loop:
         else:
             self.optimizer.forget()
             row |= {"skipped": True}
-        self.progress.rows.append(row)
+        self.progress.add(row)
 
     def _advance(self, begin: float, sums: dict[str, Tensor]) -> None:
         """Count the step that began at a time."""
@@ -203,24 +199,38 @@ class Loop:
         if self.meter.peak:
             self.meter.flops += step_flops(self.task.model, tokens, sums)
 
-    def _look_if_due(self, stop: StopSignal) -> None:
-        """Look at the held-out slice, at the first step, at the last and at the pace between, once each."""
-        step = self.progress.step
+    def _look_if_due(self, saves: Saves | None, stop: StopSignal) -> bool:
+        """Look at the held-out slice, at the first step, at the last and at the pace between, once each.
+
+        Weights that are the best so far are saved where the spec keeps those, before a state to go on from says that
+        the look is done.
+
+        Returns:
+            False where a rank was asked to stop meanwhile: the look is still to be taken.
+        """
+        step, looks = self.progress.step, self.progress.looks()
         due = step % self._look_every == 0 or step == self.total
-        if self.validation is None or not due or any(row["step"] == step for row in self.progress.looks()):
-            return
+        if self.validation is None or not due or (looks and looks[-1]["step"] == step):
+            return True
         metrics = self.validation.look(stop)
-        if metrics is not None:
-            self.progress.rows.append({"split": "validation", "step": step, **metrics})
+        if metrics is None:
+            return False
+        look = {"split": "validation", "step": step, **metrics}
+        self.progress.add(look)
+        if self.task.spec.keep == "best" and self.progress.best_look() is look:
+            self._save_best(look, saves)
+        return True
+
+    def _save_best(self, look: Look, saves: Saves | None) -> None:
+        """Save the weights of the best look so far, or go on with those of the one before where they cannot be."""
+        best = None if saves is None else saves.best
+        self._save(best)
+        if not self.ranks.told(best is None or best.finish()):
+            self.progress.not_kept(look)
 
     def _save_if_due(self, saves: Saves | None) -> None:
-        """Save the state where it is the best so far, and where it is time to."""
-        spec = self.task.spec
-        if spec.keep == "best" and self._has_improved():
-            self._save(None if saves is None else saves.best)
-            if saves is not None and saves.best is not None:
-                saves.best.finish()  # before a state to go on from says that this look is done
-        if self.progress.step % spec.checkpoint_every == 0 or self.finished:
+        """Save the state to go on from where it is time to."""
+        if self.progress.step % self.task.spec.checkpoint_every == 0 or self.finished:
             self._save(None if saves is None else saves.last)
 
     def _save(self, checkpoints: Checkpoints | None) -> None:
@@ -228,15 +238,9 @@ class Loop:
         if checkpoints is not None:
             checkpoints.save(state)
 
-    def _has_improved(self) -> bool:
-        """Return whether the step just taken was looked at, and had the lowest held-out loss so far."""
-        best = self.progress.best_look()
-        return best is not None and best["step"] == self.progress.step
-
     def _out_of_patience(self) -> bool:
-        losses = [row["loss"] for row in self.progress.looks()]
         patience = self.task.spec.patience
-        return patience is not None and len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
+        return patience is not None and self.progress.looks_without_progress() >= patience
 
     def _cancel(self, saves: Saves | None) -> None:
         self._save(None if saves is None else saves.last)
@@ -244,3 +248,18 @@ class Loop:
             saves.last.finish()
         self.ranks.wait()
         raise CancelledError(f"training was asked to stop; step {self.progress.step} is saved, run again to go on")
+
+
+def _cut_anew(kept: Cut, micro_batch: int | None, pack: bool, log: Callable[[str], None]) -> Cut:
+    """Return how a run that goes on cuts its steps: as it began, but for what is asked for now."""
+    cut = replace(kept, micro_batch=micro_batch or kept.micro_batch, pack=pack or kept.pack)
+    if cut != kept:
+        log(
+            f"steps are cut into passes of {_told(cut)} from here, as asked for; the run began with {_told(kept)}. "
+            "Sums round otherwise: the draft may differ in its last bits from that of a run that was not interrupted"
+        )
+    return cut
+
+
+def _told(cut: Cut) -> str:
+    return f"{cut.micro_batch} {'packed ' if cut.pack else ''}row{'' if cut.micro_batch == 1 else 's'}"

@@ -49,9 +49,8 @@ class Narrator:
 
 def note(loop: Loop) -> str:
     """Return loss, held-out accepted length, throughput, data wait and memory in one line."""
-    losses = [row["loss"] for row in loop.progress.rows if row["split"] == "train" and "loss" in row]
-    looks = loop.progress.looks()
-    parts = [f"loss {losses[-1]:.3f}"] if losses else []
+    loss, looks = loop.progress.last_loss(), loop.progress.looks()
+    parts = [] if loss is None else [f"loss {loss:.3f}"]
     parts += [f"τ {looks[-1]['tau']:.3f}"] if looks else []
     share = loop.meter.utilization
     parts += [f"{loop.meter.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"]

@@ -63,20 +63,17 @@ def run(
         if ranks.first:
             _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
-        if ranks.first:
-            _lead(loop, out, placement, report)
-        else:
-            _follow(loop)
+        kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
         for damage in cache.quarantined.values():
             report.log(f"left out: {damage}")
         ranks.wait()
-        return _counts(loop, cache)
+        return _counts(loop, cache, kept)
     finally:
         ranks.leave()
 
 
-def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> None:
-    """Train as the rank that saves, writes and speaks."""
+def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
+    """Train as the rank that saves, writes and speaks; return the step whose weights became the draft."""
     narrator = Narrator(report)
     trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
 
@@ -85,19 +82,24 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> None:
         trackers(loop)
 
     with trackers, _saves(loop.task.spec, out, loop.ranks, report) as saves:
-        loop.resume(_start(loop, saves, out, placement, report))
+        begin = _start(loop, saves, out, placement, report)
+        loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
+        if saves.best is not None:
+            saves.best.drop_after(loop.progress.step)
         trackers.begin(loop)
         loop.run(saves, tell)
-        _keep_best(loop, saves)
+        kept = _keep_best(loop, saves, report.log)
     _write(loop, out, report)
+    return kept
 
 
-def _follow(loop: Loop) -> None:
+def _follow(loop: Loop, placement: Placement) -> int:
     """Train as any other rank: whatever the first one does with all of them is done here, too."""
-    loop.resume(None)
+    loop.resume(None, micro_batch=placement.micro_batch, pack=placement.pack)
     loop.run(None)
-    _keep_best(loop, None)
+    kept = _keep_best(loop, None, _silent)
     loop.optimizer.state()
+    return kept
 
 
 def _check_cache(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement, report: Report) -> None:
@@ -129,7 +131,12 @@ def make_loop(
             log(f"the draft cannot start from a linear guess: {unfit}")
     model = model.to(ranks.device)
     task = Task(
-        spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[spec.draft.algorithm], device=ranks.device
+        spec=spec,
+        config=model.config,
+        model=model,
+        algorithm=ALGORITHMS[spec.draft.algorithm],
+        device=ranks.device,
+        measured=not model.config.reduced_vocabulary,
     )
     loop = Loop(task, train, ranks, Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack))
     if placement.micro_batch is None:
@@ -138,7 +145,15 @@ def make_loop(
         loop.optimizer.forget()
     if spec.validation_samples and len(held_out):
         loop.held_out = held_out
+    elif spec.keep == "best" or spec.patience is not None:
+        log(f"nothing to judge by: {_unjudged(spec)}; the cache has no sample in its validation split (prepare.splits)")
     return loop
+
+
+def _unjudged(spec: TrainSpec) -> str:
+    """Return what comes of settings that judge by held-out samples where there are none."""
+    told = ["the weights of the last step become the draft (train.keep=best)"] if spec.keep == "best" else []
+    return " and ".join([*told, "training goes on to its last step (train.patience)"] if spec.patience else told)
 
 
 def _silent(_message: str) -> None:
@@ -168,11 +183,20 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
     return saved
 
 
-def _keep_best(loop: Loop, saves: Saves | None) -> None:
-    """Give the loop the weights that become the draft, on every rank; the first one's `saves` have them."""
+def _keep_best(loop: Loop, saves: Saves | None, log: Callable[[str], None]) -> int:
+    """Give the loop the weights that become the draft, on every rank; the first one's `saves` have them.
+
+    Returns:
+        the step that they are of.
+    """
     best = None if saves is None or saves.best is None else saves.best.newest()
-    if loop.ranks.told(best is not None):
+    step = loop.ranks.told(None if best is None else best.step)
+    if step is not None:
         loop.optimizer.load(None if best is None else best.tensors)
+        return int(step)
+    if loop.task.spec.keep == "best" and loop.held_out is not None:
+        log("the weights of the best held-out loss could not be kept: those of the last step become the draft")
+    return loop.progress.step
 
 
 def _write(loop: Loop, out: Out, report: Report) -> None:
@@ -184,10 +208,9 @@ def _write(loop: Loop, out: Out, report: Report) -> None:
     write_tensors(loop.optimizer.state(), out.file(STATE))
 
 
-def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
-    """Return what the manifest tells of the run."""
+def _counts(loop: Loop, cache: TargetCache, kept: int) -> dict[str, Any]:
+    """Return what the manifest tells of the run; `kept` is the step whose weights became the draft."""
     looks = loop.progress.looks()
-    losses = [row["loss"] for row in loop.progress.rows if row["split"] == "train" and "loss" in row]
     return {
         "target": cache.facts.target.model_dump(),
         "layers": list(cache.facts.layers),
@@ -199,9 +222,10 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "quarantined": len(cache.quarantined),
         "skipped_steps": loop.guard.skipped,
         "spikes": loop.guard.spikes,
-        "loss": losses[-1] if losses else None,
+        "loss": loop.progress.last_loss(),
         "untrained": looks[0] if looks else None,
-        "held_out": _look_kept(loop),
+        "kept_step": kept,
+        "held_out": next((look for look in looks if look["step"] == kept), None),
         "seconds": round(loop.meter.training, 1),
         "tokens_per_second": round(loop.meter.tokens_per_second, 1),
         "samples_per_second": round(loop.meter.samples_per_second, 3),
@@ -209,11 +233,3 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "memory_bytes": peak_memory(loop.task.device),
         "mfu": loop.meter.utilization,
     }
-
-
-def _look_kept(loop: Loop) -> dict[str, Any] | None:
-    """Return the look at the weights that became the draft."""
-    looks = loop.progress.looks()
-    if loop.task.spec.keep == "best":
-        return loop.progress.best_look()
-    return looks[-1] if looks else None

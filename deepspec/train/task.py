@@ -39,6 +39,9 @@ class Task:
     model: BlockDraft | EagleDraft
     algorithm: Algorithm
     device: torch.device
+    measured: bool = True
+    """Whether acceptance is counted at every step; else at looks at held-out samples only, as for a draft of reduced
+    vocabulary: it takes the target's whole head, up to half a step more."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -57,12 +60,11 @@ class Task:
         Args:
             supervised: the micro-batch.
             denominators: summed over the global batch.
-            look: whether this is a look at held-out samples, where acceptance is always counted. A draft of reduced
-                vocabulary does so there only: it needs the target's whole head, up to half a step more.
+            look: whether this is a look at held-out samples.
         """
         batch = supervised.micro.batch.to(self.device, self.dtype)
-        measure = look or not self.config.reduced_vocabulary
-        return self.algorithm.loss(self.model, batch, supervised.supervision, denominators, measure=measure)
+        given = self.model, batch, supervised.supervision, denominators
+        return self.algorithm.loss(*given) if look or self.measured else self.algorithm.loss(*given, measure=False)
 
 
 def total_denominators(parts: Iterable[Supervised]) -> dict[str, Tensor]:
