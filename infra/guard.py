@@ -21,6 +21,7 @@ Subreaper, process tree and the pipe of events need Linux. Elsewhere only the jo
 events come with the output.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -131,7 +132,8 @@ class Guard:
     def _emit(self, data: bytes) -> None:
         if data:
             self._within_line = not data.endswith(b"\n")
-        _write_all(self._log, data)
+        with contextlib.suppress(OSError):  # the disk is full: the job may not need it, and the parent still hears
+            _write_all(self._log, data)
         if self._parent_reads:
             try:
                 _write_all(1, data)

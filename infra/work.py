@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.errors import CancelledError, ChildError, DeepSpecError
+from deepspec.disk import writing
+from deepspec.errors import CancelledError, ChildError, DeepSpecError, StoreError
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
@@ -213,11 +214,17 @@ def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], site:
 
 
 def keep_logs(path: Path, store: Store) -> str:
-    """Publish what a job and its ranks and engines printed; return where."""
+    """Publish what a job and its ranks and engines printed; return where it lies.
+
+    A store that cannot take it, a full one say, hides no error of the job: it stays where it was printed to.
+    """
     logs = [path.with_name(f"{path.name}.log"), *sorted(path.parent.glob(f"{path.name}-*/**/*.log"))]
-    for log in logs:
-        if log.exists() and log.stat().st_size:
-            store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    try:
+        for log in logs:
+            if log.exists() and log.stat().st_size:
+                store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    except StoreError as error:
+        return f"{logs[0]} ({error})"
     return store.uri(f"logs/{path.name}")
 
 
@@ -259,7 +266,8 @@ def run_job(
         DeepSpecError: the error that the child raised, what `stop` returned, or ChildError where it died without one.
     """
     job_file, log = path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.log")
-    job_file.write_text(job.model_dump_json())
+    with writing(job_file):
+        job_file.write_text(job.model_dump_json())
     events = Events(report)
     env = {**torch_env(job.placement.threads), **keys}
     try:

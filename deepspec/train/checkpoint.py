@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deepspec.artifacts import FileEntry, checksum, new_attempt, verify_file
+from deepspec.disk import writing
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
 from deepspec.store import Store
 
@@ -216,10 +216,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         StoreError: it cannot be written: the disk is full, say.
     """
-    try:
+    with writing(path):
         save_file(tensors, path)
-    except SafetensorError as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
 
 
 def _name(step: int) -> str:

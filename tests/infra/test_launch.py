@@ -239,6 +239,12 @@ def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path):
     wait_for((tmp_path / "saved").exists)
 
 
+def test_a_full_disk_under_the_log_ends_no_job():
+    heard: list[str] = []
+    run_guarded([sys.executable, "-c", "print('one'); print('two')"], log_path=Path("/dev/full"), on_line=heard.append)
+    assert heard == ["one", "two"]
+
+
 def test_an_event_waits_for_no_line_to_end(tmp_path):
     """A progress bar that never ends its line does not hold events back, and is not torn apart otherwise."""
     speak = (

@@ -11,7 +11,7 @@ import pytest
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, TargetId
-from deepspec.errors import BudgetError, ChildError, EngineError, SourceError
+from deepspec.errors import BudgetError, ChildError, EngineError, SourceError, StoreError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import resolve
@@ -58,6 +58,19 @@ def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp
     (log,) = Store(site.root).list("logs")
     assert "Traceback" in Store(site.root).read_bytes(log).decode()
     assert log.rpartition("/")[0] in str(heard.texts)
+
+
+def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, monkeypatch):
+    def full(self: Store, path: Path, key: str) -> None:
+        raise StoreError(f"cannot write {key}: No space left on device")
+
+    spec, site = prompts(tmp_path, "not json")
+    monkeypatch.setattr(Store, "put_file", full)
+    heard = Heard()
+    with pytest.raises(SourceError, match="holds no row"):
+        run_stage(STAGES["prepare"], spec, {}, site, heard)
+    assert "No space left on device" in heard.texts["log"]
+    assert str(site.placement.scratch / "jobs") in heard.texts["log"]
 
 
 def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
