@@ -3,7 +3,7 @@
 README.md                 the model card
 report.html, report.md    all tables and plots, and the comparison with the release before
 scores.json, speed.json, *.png
-calibration.json          temperatures of the confidence head, one per position, where they were fitted
+calibration.json          temperatures of the confidence head, one per position, where they help
 provenance.json           manifests of everything that the draft was made from
 exports.json, FORM__NAME  the forms, as in the exports; `write_form` lays out a folder, card and calibration in it
 """

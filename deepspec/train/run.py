@@ -123,6 +123,11 @@ def make_loop(
         raise SourceError("the cache has no sample in its training split; prepare more prompts")
     if ranks.count > spec.global_batch:
         raise SourceError(f"{ranks.count} ranks share a global batch of {spec.global_batch}; take fewer ranks")
+    if spec.global_batch > len(train):
+        log(
+            f"a step takes {spec.global_batch} samples (train.global_batch) and there are {len(train)} in the training "
+            f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
+        )
     model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), train, log)
     if ranks.first:  # the others are given its weights
         bigrams = start_markov_head(model, train, spec.bigram_samples)

@@ -157,6 +157,15 @@ def test_what_judges_by_held_out_samples_says_that_there_are_none(tmp_path):
     assert not any("nothing to judge by" in line for line in heard.lines)
 
 
+def test_a_step_of_more_samples_than_there_are_is_told(site):
+    heard, usual = Heard(), Heard()
+    site.train(SMALL.but(steps=None, epochs=1, global_batch=30), "many", heard)
+    site.train(SMALL.but(steps=1), "few", usual)
+    told = "a step takes 30 samples (train.global_batch) and there are 20 in the training split: each of them 1.5 times"
+    assert any(line.startswith(told) for line in heard.lines)
+    assert not any("train.global_batch" in line for line in usual.lines)
+
+
 def test_equal_runs_publish_equal_bytes(site):
     spec = SMALL.but(precision="bf16", steps=4)
     one, _ = site.train(spec, "one")
