@@ -118,7 +118,7 @@ class Store:
         """Copy a key to a local file."""
         with self._reading(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _beside(path) as temporary:
+            with _beside(path, "{name}.{lot}") as temporary:  # those who share a folder know by it what is coming
                 if self.local:
                     shutil.copyfile(self._path(key), temporary)
                 else:
@@ -319,9 +319,9 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _beside(path: Path, form: str = ".{name}.{lot}.tmp") -> Iterator[Path]:
     """Yield a name beside a file for what is to take its place; a write that fails leaves nothing there."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(form.format(name=path.name, lot=secrets.token_hex(4)))
     try:
         yield temporary
     finally:
