@@ -5,6 +5,9 @@ p = softmax(head(t)). Rows that share a target position lie side by side, so p i
 tensor of rows × vocabulary outlives a chunk: what remains is the gradient of h, of m and of W2. Between the products
 of a chunk work torch's functions, or on CUDA a kernel in Triton (kernels/chunks.py).
 
+A head may know a part of the target's vocabulary. Then p is restricted to that part and sums to 1 there, for all loss
+terms; where the target's whole head is given, too, acceptance is counted against what the target really says.
+
 With row weights w and the terms' factors, the loss is
 
     Σ w · (α·CE(label, q) + β·‖q − p‖₁ + γ·CE(p, q))
@@ -30,6 +33,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from deepspec.models.products import product_of
+from deepspec.models.whole_head import Whole, WholeHead, cap
 
 CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
 """Rows of a chunk: as few as keep matrix products efficient."""
@@ -56,6 +60,8 @@ class Head:
     weight: Tensor
     """`(V, D)`."""
     softcap: float | None = None
+    whole: Whole | None = None
+    """The target's, where `weight` is some rows of it and acceptance is to be counted against all that it says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +95,10 @@ class RowLosses:
     """‖q − p‖₁."""
     soft_cross_entropy: Tensor
     acceptance: Tensor
-    """Σ min(p, q): the chance that the target keeps the drafted token. arXiv 2211.17192."""
+    """Σ min(p, q): the chance that the target keeps the drafted token. arXiv 2211.17192. With the target's whole head p
+    is not restricted; without it, a head that knows a part of the vocabulary gives too much."""
     correct: Tensor
-    """1 where the draft's most likely token is the target's, else 0."""
+    """1 where the draft's most likely token is the target's, else 0; of the vocabulary that p is of."""
 
 
 def kernel_of(device: torch.device) -> Kernel:
@@ -113,13 +120,17 @@ def chunked_loss(
     """
     target = bool(measure or terms.total_variation or terms.soft_cross_entropy)
     most = chunk_rows or (CHUNK_ROWS_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_ROWS)
-    chunks = _chunks_of(rows)(rows, head, terms, with_target=target, most=most)
+    chunks = _chunks_of(rows, head)(rows, head, terms, with_target=target, most=most)
+    if not torch.is_grad_enabled():  # within a Function it never is, and what it is given still asks for gradients
+        loss, measured, _ = chunks.run(with_gradients=False)
+        return loss, RowLosses(*measured)
     loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, chunks)  # type: ignore[no-untyped-call]
     return loss, RowLosses(*measured)
 
 
-def _chunks_of(rows: Rows) -> "type[Chunks]":
-    if kernel_of(rows.hidden.device) == "torch" or rows.hidden.dtype == torch.float64:
+def _chunks_of(rows: Rows, head: Head) -> "type[Chunks]":
+    """Return what works between the products: the target's whole head is for looks, which can take their time."""
+    if kernel_of(rows.hidden.device) == "torch" or rows.hidden.dtype == torch.float64 or head.whole is not None:
         return Chunks
     from deepspec.kernels.chunks import TritonChunks  # torch for CPUs comes without Triton
 
@@ -160,14 +171,19 @@ class Chunks:
         self.size = math.ceil(num_rows / max(1, math.ceil(num_rows / most)))
         self.spans = list(self._spans())
         distinct = max((positions.stop - positions.start for _, positions in self.spans), default=0)
+        self.whole = None if head.whole is None or not with_target else WholeHead(head.whole, head.softcap, distinct)
         self.logits = self._buffer(self.size)
         self.target = self._buffer(distinct * with_target)
         self.measured = rows.hidden.new_zeros(5, num_rows, dtype=self.dtype)
         self._make_buffers()
 
     def run(self, *, with_gradients: bool) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        """Return loss, measurements, and the gradients of hidden, markov and W2."""
+        """Return loss, measurements, and the gradients of hidden, markov and W2: none where they are not wanted."""
         rows = self.rows
+        if not with_gradients:
+            for span, positions in self.spans:
+                self._look(span, positions)
+            return self._loss(), tuple(self.measured), ()
         grad_ND = torch.empty_like(rows.hidden, memory_format=torch.contiguous_format)
         grad_Nr = None if rows.markov is None else torch.empty_like(rows.markov)
         grad_Vr = (
@@ -176,9 +192,7 @@ class Chunks:
             else rows.markov_weight.new_zeros(rows.markov_weight.shape, dtype=self.dtype)
         )
         for span, positions in self.spans:
-            logits_grad_MV = self._chunk(span, positions, with_gradients=with_gradients)
-            if logits_grad_MV is None:
-                continue
+            logits_grad_MV = self._chunk(span, positions)
             weights_M1 = rows.weights[span, None].to(self.dtype)
             if grad_Nr is not None and grad_Vr is not None and self.markov is not None and rows.markov is not None:
                 grad_Nr[span] = self.markov.backward(logits_grad_MV) * weights_M1
@@ -200,15 +214,20 @@ class Chunks:
 
     def _make_buffers(self) -> None:
         """Make what only these functions need."""
+        self.scaled = self._buffer(self.size * (self.whole is not None))
         self.expanded = self._buffer(self.size * self.with_target)
         self.tanh = self._buffer(self.size * (self.softcap is not None))
 
-    def _chunk(self, span: slice, positions: slice, *, with_gradients: bool) -> Tensor | None:
+    def _look(self, span: slice, positions: slice) -> None:
+        """Fill in what is measured."""
+        self._measure(span, self._draft_logits(span), self._target(span, positions))
+
+    def _chunk(self, span: slice, positions: slice) -> Tensor:
         """Fill in what is measured; return the gradient of the logits, softcapped ones, without the rows' weights."""
         logits_MV = self._draft_logits(span)
         target = self._target(span, positions)
         self._measure(span, logits_MV, target)
-        return self._logits_gradient(span, logits_MV, target) if with_gradients else None
+        return self._logits_gradient(span, logits_MV, target)
 
     def _draft_logits(self, span: slice) -> Tensor:
         rows = self.rows
@@ -222,47 +241,57 @@ class Chunks:
             self.markov.forward(rows.markov[span].detach(), logits_MV, add=True)
         return logits_MV
 
-    def _target(self, span: slice, positions: slice) -> tuple[Tensor, Tensor] | None:
-        """Return p of each row, and the target's most likely token."""
+    def _target(self, span: slice, positions: slice) -> "_Said | None":
+        """Return what the target says at the position of each row."""
         if not self.with_target:
             return None
-        target_QV = self.target[: positions.stop - positions.start]
-        self.head.forward(self.rows.target[positions], target_QV)
-        if self.softcap is not None:
-            target_QV.div_(self.softcap).tanh_().mul_(self.softcap)
-        best_Q = target_QV.argmax(-1)
-        torch.softmax(target_QV, -1, out=target_QV)
+        target_QV, states_QD = self.target[: positions.stop - positions.start], self.rows.target[positions]
         local_M = self.rows.target_index[span] - positions.start
-        target_MV = self.expanded[: span.stop - span.start]
-        return torch.index_select(target_QV, 0, local_M, out=target_MV), best_Q[local_M]
+        if self.whole is None:
+            self.head.forward(states_QD, target_QV)
+            cap(target_QV, self.softcap)
+            best_M, share_M = target_QV.argmax(-1)[local_M], None
+        else:
+            best_Q, share_Q = self.whole.logits(states_QD, target_QV)
+            best_M, share_M = best_Q[local_M], share_Q[local_M]
+        torch.softmax(target_QV, -1, out=target_QV)
+        target_MV = torch.index_select(target_QV, 0, local_M, out=self.expanded[: span.stop - span.start])
+        return _Said(target_MV, best_M, share_M)
 
-    def _measure(self, span: slice, logits_MV: Tensor, target: tuple[Tensor, Tensor] | None) -> None:
+    def _measure(self, span: slice, logits_MV: Tensor, target: "_Said | None") -> None:
         """Fill in what is measured; logits become q, and p becomes q − p."""
         cross, distance, soft, acceptance, correct = (part[span] for part in self.measured)
         top_M = logits_MV.amax(-1)
         label_M = logits_MV.gather(1, self.rows.labels[span, None])[:, 0]
         if target is not None:
-            target_MV, best_M = target
-            correct.copy_(logits_MV.gather(1, best_M[:, None])[:, 0] == top_M)
+            target_MV, best_M = target.chances, target.best
+            said_M = logits_MV.gather(1, best_M.clamp(min=0)[:, None])[:, 0]
+            correct.copy_((said_M == top_M) & (best_M >= 0))
             expected_M = torch.linalg.vecdot(target_MV, logits_MV)
         torch.softmax(logits_MV, -1, out=logits_MV)
         normalizer_M = top_M - logits_MV.amax(-1).log_()
         torch.sub(normalizer_M, label_M, out=cross)
         if target is not None:
             torch.sub(normalizer_M, expected_M, out=soft)
+            if target.share is not None:
+                scaled_MV = torch.mul(target_MV, target.share[:, None], out=self.scaled[: len(target_MV)])
+                torch.sum(torch.minimum(scaled_MV, logits_MV, out=scaled_MV), -1, out=acceptance)
             torch.sub(logits_MV, target_MV, out=target_MV)
             torch.linalg.vector_norm(target_MV, 1, dim=-1, out=distance)
-            acceptance.copy_((1 - distance / 2).clamp_(0, 1))
+            if target.share is None:
+                acceptance.copy_((1 - distance / 2).clamp_(0, 1))
 
-    def _logits_gradient(self, span: slice, q_MV: Tensor, target: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _logits_gradient(self, span: slice, q_MV: Tensor, target: "_Said | None") -> Tensor:
         """Return the gradient of each row's loss, without its weight, in the place of q or of q − p."""
         terms = self.terms
         if target is None or not (terms.total_variation or terms.soft_cross_entropy):
             grad_MV = q_MV if terms.cross_entropy == 1 else q_MV.mul_(terms.cross_entropy)
         elif terms.total_variation:
-            grad_MV = self._variation_gradient(q_MV, target[0])
+            grad_MV = self._variation_gradient(q_MV, target.chances)
         else:
-            grad_MV = target[0] if terms.soft_cross_entropy == 1 else target[0].mul_(terms.soft_cross_entropy)
+            grad_MV = target.chances  # q − p by now
+            if terms.soft_cross_entropy != 1:
+                grad_MV.mul_(terms.soft_cross_entropy)
             if terms.cross_entropy:
                 grad_MV.add_(q_MV, alpha=terms.cross_entropy)
         if terms.cross_entropy:
@@ -293,3 +322,15 @@ class Chunks:
         terms, weights_N = self.terms, self.rows.weights.to(self.dtype)
         per_row = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
         return torch.dot(weights_N, per_row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the target says at the positions of a chunk's rows."""
+
+    chances: Tensor
+    """`(M, V)` p, of the vocabulary that the draft's head knows."""
+    best: Tensor
+    """`(M,)` the target's most likely token, as the head numbers it; −1: one that it does not know."""
+    share: Tensor | None
+    """`(M,)` chance that the target gives to all tokens that the head knows; None: not asked, or all."""

@@ -62,6 +62,10 @@ class Placement(BaseModel):
     """Experiment trackers that training tells, as accelerate calls them: tensorboard, wandb, mlflow, …."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Rows per forward pass in training, a sample each unless packed; None lets a memory preflight choose."""
+    fetch_every: int | None = Field(default=None, gt=0)
+    """Training steps whose losses are fetched from the device together; None: each on a CPU, sixteen elsewhere."""
+    readers: int | None = Field(default=None, gt=0)
+    """Threads that read training samples; None: one on a CPU, up to four for a card."""
     pack: bool = False
     """Training puts short samples together into rows no longer than a step's longest sample."""
     batch: int = Field(default=8, gt=0)

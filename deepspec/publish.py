@@ -112,6 +112,13 @@ class Out:
             marks = [mark for mark in pool.map(self._read_mark, keys) if mark is not None]
         return sorted(marks, key=lambda mark: (mark.shard, mark.part))
 
+    def discard(self) -> None:
+        """Remove the files of this attempt that no part names: the next attempt writes its own."""
+        named = {entry.key for mark in self.parts() for entry in mark.files.values()}
+        for path in self.folder.glob("*"):
+            if path.is_file() and f"{self.attempt}/{path.name}" not in named:
+                path.unlink(missing_ok=True)
+
     def publish(self, spec: Spec, version: int, counts: Mapping[str, Any]) -> ArtifactRef:
         """Upload the plain files, list those of the parts, and write the manifest: the artifact exists from here."""
         files = {path.name: self._put(path.name, path) for path in sorted(self.folder.glob("*")) if path.is_file()}

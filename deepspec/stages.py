@@ -3,7 +3,8 @@
 Rooms load torch, so a stage's `run` is imported when it runs, never when this table is read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.cache.spec import CacheSpec
-from deepspec.errors import UnknownNameError
+from deepspec.disk import full_disk_named, is_full
+from deepspec.errors import StoreError, UnknownNameError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.export.spec import ExportSpec
 from deepspec.placement import Placement
@@ -57,11 +59,11 @@ _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), version=2),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
-    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",)),
+    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=2),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
-    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=2, sharded=True),
-    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=2),
-    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=2),
+    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=3, sharded=True),
+    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=3),
+    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=3),
 )
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}
@@ -125,7 +127,8 @@ def materialize(
     if read_manifest(store, out.kind, out.address) is not None:
         report.log(f"{out.prefix} is stale or incomplete; it is made again")
     counts = _run(stage, spec, out, placement, report)
-    return out.publish(spec, stage.version, counts)
+    with _full_disk_named(out):
+        return out.publish(spec, stage.version, counts)
 
 
 def join(
@@ -157,7 +160,8 @@ class Shards:
 
     def make(self, shard: int, report: Report) -> None:
         """Make what is missing of one and commit it."""
-        self._room.run_shard(shard, self._spec, self._opened, self._out, self._placement, report)
+        with _full_disk_named(self._out):
+            self._room.run_shard(shard, self._spec, self._opened, self._out, self._placement, report)
 
 
 def _attempt(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store, placement: Placement) -> Out:
@@ -167,7 +171,24 @@ def _attempt(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store:
 
 
 def _run(stage: Stage, spec: Spec, out: Out, placement: Placement, report: Report) -> dict[str, Any]:
-    return stage.run()(spec, _open(out, placement), out, placement, report)
+    with _full_disk_named(out):
+        return stage.run()(spec, _open(out, placement), out, placement, report)
+
+
+@contextmanager
+def _full_disk_named(out: Out) -> Iterator[None]:
+    """Name a full disk that a stage meets, wherever it writes, and give back what the attempt took for nothing.
+
+    Raises:
+        StoreError: there is no room left.
+    """
+    try:
+        with full_disk_named(out.folder, out.scratch):
+            yield
+    except StoreError as error:
+        if is_full(error):
+            out.discard()
+        raise
 
 
 def _open(out: Out, placement: Placement) -> dict[str, Artifact]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 
+from deepspec.disk import free_bytes
 from deepspec.errors import NotPublishedError, SpecError, StoreError
 
 
@@ -87,9 +88,9 @@ class Store:
                 self._remote.pipe_file(self.uri(key), data)
                 return
             path = self._path(key)
-            temporary = self._temporary(path)
-            _write_durably(temporary, data)
-            temporary.replace(path)
+            with _beside(path) as temporary:
+                _write_durably(temporary, data)
+                temporary.replace(path)
             _sync_folder(path.parent)
 
     def create(self, key: str, data: bytes) -> bool:
@@ -117,12 +118,12 @@ class Store:
         """Copy a key to a local file."""
         with self._reading(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            if self.local:
-                shutil.copyfile(self._path(key), temporary)
-            else:
-                self._remote.get_file(self.uri(key), str(temporary))
-            temporary.replace(path)
+            with _beside(path, "{name}.{lot}") as temporary:  # those who share a folder know by it what is coming
+                if self.local:
+                    shutil.copyfile(self._path(key), temporary)
+                else:
+                    self._remote.get_file(self.uri(key), str(temporary))
+                temporary.replace(path)
 
     def exists(self, key: str) -> bool:
         """Return whether a key is there."""
@@ -188,10 +189,7 @@ class Store:
         """Return the free space for a local root; None for object storage."""
         if not self.local:
             return None
-        folder = Path(self.root)
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return free_bytes(Path(self.root))
 
     def check_writable(self) -> None:
         """Write and remove one small key.
@@ -258,28 +256,23 @@ class Store:
             raise StoreError(f"store key {key!r} leaves the root; keys are relative paths without '..'")
         return Path(self.root, key)
 
-    def _temporary(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
     def _move(self, path: Path, destination: Path) -> None:
         try:
             path.replace(destination)
         except OSError:  # another file system
-            temporary = self._temporary(destination)
-            shutil.copyfile(path, temporary)
-            _sync_file(temporary)
-            temporary.replace(destination)
+            with _beside(destination) as temporary:
+                shutil.copyfile(path, temporary)
+                _sync_file(temporary)
+                temporary.replace(destination)
 
     def _create_local(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        temporary = self._temporary(path)
-        _write_durably(temporary, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        with _beside(path) as temporary:
+            _write_durably(temporary, data)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
         _sync_folder(path.parent)
         return True
 
@@ -323,6 +316,16 @@ def _failures() -> tuple[type[Exception], ...]:
     except ImportError:
         return (OSError,)
     return (OSError, BotoCoreError, ClientError)
+
+
+@contextmanager
+def _beside(path: Path, form: str = ".{name}.{lot}.tmp") -> Iterator[Path]:
+    """Yield a name beside a file for what is to take its place; a write that fails leaves nothing there."""
+    temporary = path.with_name(form.format(name=path.name, lot=secrets.token_hex(4)))
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from flows.chain import Chain, Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
+from tasks.cancel import cancel_with_parent
 
 
 class Built(BaseModel):
@@ -16,7 +17,13 @@ class Built(BaseModel):
     steps: tuple[Step, ...]
 
 
-@flow(name="build-draft", flow_run_name="{choices.label}", persist_result=False)
+@flow(
+    name="build-draft",
+    flow_run_name="{choices.label}",
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def build_draft(choices: Choices, site: Site) -> Built:
     """Train, measure, export and release a draft model for one target."""
     chain = chain_of(choices, site)
@@ -28,7 +35,13 @@ def build_draft(choices: Choices, site: Site) -> Built:
     return _built(chain)
 
 
-@flow(name="try-draft", flow_run_name="{choices.label}", persist_result=False)
+@flow(
+    name="try-draft",
+    flow_run_name="{choices.label}",
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def try_draft(choices: Choices, site: Site) -> Built:
     """Train and measure a draft, and stop there: a row of a sweep."""
     chain = chain_of(choices, site)

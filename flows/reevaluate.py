@@ -11,9 +11,16 @@ from flows.chain import Chain, Step, begin
 from flows.choices import Choices
 from infra.work import Site
 from tasks.alert import announce
+from tasks.cancel import cancel_with_parent
 
 
-@flow(name="reevaluate", flow_run_name="reevaluate-{release}", persist_result=False)
+@flow(
+    name="reevaluate",
+    flow_run_name="reevaluate-{release}",
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> Step:
     """Publish scores of a release against today's target, and emit `deepspec.eval.regressed` where they are worse.
 

@@ -73,8 +73,8 @@ def headline(store: Store, built: "Built") -> list[dict[str, str]]:
         for temperature, value in scores["accepted_length"].items()
     ]
     rows.append(("the same, untrained draft", _number(scores["accepted_length_untrained"])))
-    verdict = "yes" if scores["lossless"] else "NO"
-    rows.append(("lossless at temperature 0", f"{verdict}, {scores['lossless_samples']} samples"))
+    rows.append(("lossless at temperature 0", _lossless(scores)))
+    rows += [("left out of the scores", told) for told in scores.get("left_out", ())]
     for batch, value in speed["speedup"].items():
         told = f"{value:.2f}, break-even at accepted length {speed['break_even'][batch]:.2f}"
         rows.append((f"wall-clock speed-up, batch {batch}", told))
@@ -83,6 +83,13 @@ def headline(store: Store, built: "Built") -> list[dict[str, str]]:
         rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
     rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
     return [{"what": what, "value": value} for what, value in rows]
+
+
+def _lossless(scores: dict[str, Any]) -> str:
+    """Return what the lossless check found; nothing is lossless of which no sample was checked."""
+    if scores["lossless"] is None or not scores["lossless_samples"]:
+        return "not checked"
+    return f"{'yes' if scores['lossless'] else 'NO'}, {scores['lossless_samples']} samples"
 
 
 def _served(engine: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from deepspec.stages import stage_named
 from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.work import Site
+from tasks.cancel import cancel_with_parent
 
 RUN_NAME = "{choices.label}"
 
@@ -22,7 +23,13 @@ def regenerate(choices: Choices, site: Site) -> Step:
     return _only("regenerate", choices, site)
 
 
-@flow(name="cache", flow_run_name=RUN_NAME, persist_result=False)
+@flow(
+    name="cache",
+    flow_run_name=RUN_NAME,
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def cache(choices: Choices, site: Site) -> Step:
     """Publish the target's hidden states over the published answers."""
     return _only("cache", choices, site)
@@ -40,7 +47,13 @@ def export(choices: Choices, site: Site) -> Step:
     return _only("export", choices, site)
 
 
-@flow(name="evaluate", flow_run_name=RUN_NAME, persist_result=False)
+@flow(
+    name="evaluate",
+    flow_run_name=RUN_NAME,
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def evaluate(choices: Choices, site: Site) -> Step:
     """Publish the scores of the published draft."""
     return _only("evaluate", choices, site)

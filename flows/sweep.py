@@ -10,6 +10,7 @@ from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
 from infra.work import Site
+from tasks.cancel import cancel_with_parent
 from tasks.run import label_run, show_table
 
 
@@ -21,7 +22,13 @@ class Variant(Spec):
     """section.field=value each, on top of what all variants share."""
 
 
-@flow(name="sweep", flow_run_name="sweep-{choices.label}", persist_result=False)
+@flow(
+    name="sweep",
+    flow_run_name="sweep-{choices.label}",
+    persist_result=False,
+    on_cancellation=[cancel_with_parent],
+    on_crashed=[cancel_with_parent],
+)
 def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[dict[str, str]]:
     """Train and measure every variant, one after the other; a variant that fails does not end the others.
 

@@ -1,15 +1,19 @@
 """One stage in a process of its own: `python -m infra.child JOB.json`.
 
-It tells its parent what it does as events: lines of stdout that start with the ASCII record separator (RFC 7464) and
-hold one JSON object. Any other line is plain log. Under a launcher of several ranks every rank runs the stage; the
-first one publishes and speaks.
+It tells its parent what it does as events: lines that start with the ASCII record separator (RFC 7464) and hold one
+JSON object. They go through a pipe of their own where a guard offers one, so that nothing else that writes to stdout
+can tear them; else to stdout, where any other line is plain log. Under a launcher of several ranks every rank runs the
+stage; the first one publishes and speaks.
 """
 
 import base64
 import json
 import os
+import stat
 import sys
+import threading
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +24,10 @@ from deepspec.errors import DeepSpecError
 from deepspec.placement import Placement
 from deepspec.stages import Shards, join, materialize, stage_named
 from deepspec.store import Store
+from infra.guard import EVENT, EVENTS
 from infra.settings import secret
 
-EVENT = "\x1e"
-"""First character of a line that is an event."""
+_WRITING = threading.Lock()
 
 
 class Job(BaseModel):
@@ -87,8 +91,30 @@ class SilentReport:
 
 
 def emit(**event: Any) -> None:
-    """Write one event in one piece, so that lines of several writers cannot mix."""
-    os.write(sys.stdout.fileno(), f"{EVENT}{json.dumps(event)}\n".encode())
+    """Write one event in one piece, whichever thread it comes from."""
+    data = f"{EVENT}{json.dumps(event)}\n".encode()
+    with _WRITING:
+        while data:
+            data = data[os.write(_events(), data) :]  # a signal may end a write early
+
+
+@cache
+def _events() -> int:
+    """Return the descriptor of events: the guard's pipe for them, or stdout, as for ranks after the first."""
+    path = os.environ.get(EVENTS, "")
+    if path and _rank() == 0:
+        try:
+            descriptor = os.open(path, os.O_WRONLY)
+        except OSError:  # this process sees another /proc
+            return sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    return sys.stdout.fileno()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def work(job: Job, rank: int) -> None:
@@ -114,9 +140,8 @@ def work(job: Job, rank: int) -> None:
 def main(arguments: list[str]) -> int:
     """Run the job in the named file; return the exit code."""
     job = Job.model_validate_json(Path(arguments[0]).read_bytes())
-    rank = int(os.environ.get("RANK", "0"))
     try:
-        work(job, rank)
+        work(job, _rank())
     except DeepSpecError as error:
         traceback.print_exc()
         emit_error(error)

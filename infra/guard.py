@@ -13,9 +13,15 @@ it sends TERM to everything below it, waits the grace period, sends KILL, and pa
 The job runs in a session of its own and so gets exactly one TERM. What it prints goes through the guard into the log
 and, while the parent reads, to the parent: a job that saves its work never meets a broken pipe.
 
-Subreaper and process tree need Linux. Elsewhere only the job's own process group is ended.
+Events of the job go the same way, but come through a pipe of their own: launchers, torch and C++ libraries write to
+stdout, too, and in the middle of lines. The job, and whatever it starts, finds the pipe as a path in its environment.
+The guard passes on whole events only, each on a line of its own.
+
+Subreaper, process tree and the pipe of events need Linux. Elsewhere only the job's own process group is ended, and
+events come with the output.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -32,6 +38,10 @@ EXIT_NOT_STARTED = 127
 KILL_SECONDS = 10.0
 """How long to wait for processes that were sent KILL (one that hangs in the kernel is left behind)."""
 POLL_SECONDS = 0.05
+EVENT = "\x1e"
+"""First character of a line that is an event: the ASCII record separator (RFC 7464)."""
+EVENTS = "DEEPSPEC_EVENTS"
+"""Variable of the job: path of the pipe that events are written to; events go to stdout where it is not set."""
 
 
 class Guard:
@@ -46,6 +56,9 @@ class Guard:
         self._job = 0
         self._output, self._job_writes = os.pipe()
         self._output_open = True
+        self._within_line = False
+        self._events, self._event_writes = os.pipe()
+        self._unfinished = b""
         self._signals, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup)
@@ -78,15 +91,25 @@ class Guard:
             stdin=subprocess.DEVNULL,
             stdout=self._job_writes,
             stderr=self._job_writes,
+            env={**os.environ, **self._told()},
             start_new_session=True,
             preexec_fn=lambda: _control_process(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
         self._job = job.pid
         job.returncode = 0  # reaped below; keeps Popen from waiting for it
 
+    def _told(self) -> dict[str, str]:
+        """Return what the job is told of the pipe of events: a path, which launchers that close descriptors pass on."""
+        return {EVENTS: f"/proc/{os.getpid()}/fd/{self._event_writes}"} if sys.platform == "linux" else {}
+
     def _turn(self, seconds: float | None) -> None:
         """Wait for something to happen (at most `seconds`) and note it."""
-        watched = {self._signals: True, self._output: self._output_open, 0: not self._stop_asked}
+        watched = {
+            self._signals: True,
+            self._events: True,  # this process could write, too: it never ends
+            self._output: self._output_open,
+            0: not self._stop_asked,
+        }
         ready, _, _ = select.select([descriptor for descriptor, open_ in watched.items() if open_], [], [], seconds)
         if 0 in ready and not os.read(0, 4096):
             self._stop_asked = True
@@ -96,10 +119,21 @@ class Guard:
             data = os.read(self._output, 65536)
             self._output_open = bool(data)  # ends with the last writer
             self._emit(data)
+        if self._events in ready:
+            self._emit_events(os.read(self._events, 65536))
         self._reap()
 
+    def _emit_events(self, data: bytes) -> None:
+        """Pass on the events that are whole by now, between the lines of the output."""
+        whole, newline, self._unfinished = (self._unfinished + data).rpartition(b"\n")
+        if newline:
+            self._emit((b"\n" if self._within_line else b"") + whole + newline)
+
     def _emit(self, data: bytes) -> None:
-        _write_all(self._log, data)
+        if data:
+            self._within_line = not data.endswith(b"\n")
+        with contextlib.suppress(OSError):  # the disk is full: the job may not need it, and the parent still hears
+            _write_all(self._log, data)
         if self._parent_reads:
             try:
                 _write_all(1, data)
@@ -137,12 +171,13 @@ class Guard:
             _send(os.kill, pid, number)
 
     def _drain(self) -> None:
-        os.set_blocking(self._output, False)
-        try:
-            while data := os.read(self._output, 65536):
-                self._emit(data)
-        except BlockingIOError:  # held open by a process that could not be killed
-            return
+        for pipe, emit in ((self._output, self._emit), (self._events, self._emit_events)):
+            os.set_blocking(pipe, False)
+            try:
+                while data := os.read(pipe, 65536):
+                    emit(data)
+            except BlockingIOError:  # the pipe of events, and an output held open by what could not be killed
+                continue
 
 
 def _send(kill: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deepspec.errors import ChildError
+from infra.guard import EVENT
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
@@ -44,7 +45,7 @@ def run_guarded(
         command: program and arguments.
         log_path: file that the output (stdout and stderr) is appended to.
         env: variables on top of this process's environment.
-        on_line: called with each line of output, without its end.
+        on_line: called with each line of output, and each event (see `infra.guard`), without its end.
         grace_seconds: time between TERM and KILL when the parent is stopped.
         stop: asked every few seconds; what it returns ends the command, with its grace period, and is raised.
 
@@ -55,7 +56,8 @@ def run_guarded(
     with _guard(command, log_path, env, grace_seconds, subprocess.PIPE) as guard, _watched(guard, stop) as reasons:
         for raw in guard.stdout or ():
             line = raw.rstrip("\n")
-            last.append(line)
+            if not line.startswith(EVENT):
+                last.append(line)
             if on_line is not None:
                 on_line(line)
         code = guard.wait()

@@ -4,13 +4,15 @@ python -m infra.targets JOB.json
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepspec.errors import ChildError, DeepSpecError, TargetError, rebuilt
 from deepspec.target.source import TargetFiles, TargetSource, find_target
-from infra.child import EVENT, emit, emit_error
+from infra.child import emit, emit_error
+from infra.guard import EVENT
 from infra.launch import run_guarded
 from infra.settings import models_dir, torch_env
 
@@ -56,7 +58,8 @@ def _in_child(job: TargetJob) -> TargetFiles:
 
     def listen(line: str) -> None:
         if line.startswith(EVENT):
-            told.append(_Found.model_validate_json(line.removeprefix(EVENT)))
+            with suppress(ValidationError):  # a line of the log that happens to look like one
+                told.append(_Found.model_validate_json(line.removeprefix(EVENT)))
 
     command = [sys.executable, "-m", "infra.targets", str(path)]
     try:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.errors import ChildError, DeepSpecError
+from deepspec.disk import writing
+from deepspec.errors import CancelledError, ChildError, DeepSpecError, StoreError
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
@@ -23,8 +24,9 @@ from deepspec.report import Report
 from deepspec.stages import Stage, address, find_fresh
 from deepspec.store import Store
 from infra.caps import Caps
-from infra.child import EVENT, Job
+from infra.child import Job
 from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
+from infra.guard import EVENT
 from infra.launch import run_guarded
 from infra.serving import serving_draft
 from infra.settings import default_root, nodes, scratch_dir, secret, torch_env
@@ -87,6 +89,10 @@ class Site(BaseModel):
         return self.model_copy(update={"placement": placement, "gguf": files.gguf, "folder": files.folder})
 
 
+SHOWN = 200
+"""Characters of a line that are logged where it looks like an event and is none."""
+
+
 class Events:
     """Reads a child's lines: events go to a report, the reference and the error are kept."""
 
@@ -98,29 +104,59 @@ class Events:
         self.error: DeepSpecError | None = None
 
     def line(self, line: str) -> None:
-        """Take one line of output."""
+        """Take one line of output; one that looks like an event and is none is a line of the log."""
         _, is_event, told = line.partition(EVENT)  # launchers put the name of a rank in front
-        if is_event:
-            self._event(json.loads(told))
+        if is_event and not self._event(told):
+            self._report.log(f"not an event: {told[:SHOWN]}{'…' if len(told) > SHOWN else ''}")
 
-    def _event(self, event: dict[str, Any]) -> None:
-        match event.pop("event"):
-            case "progress":
-                self._report.progress(**event)
-            case "log":
-                self._report.log(**event)
-            case "table":
-                self._report.table(**event)
-            case "figure":
-                self._report.figure(event["key"], base64.b64decode(event["png"]))
-            case "markdown":
-                self._report.markdown(**event)
-            case "result":
-                self.ref = ArtifactRef.model_validate(event["ref"])
-            case "shards":
-                self.shards = int(event["count"])
-            case "error":
-                self.error = errors.rebuilt(event["type"], event["message"])
+    def _event(self, told: str) -> bool:
+        """Pass an event on; return False where it is none."""
+        try:
+            event = _parsed(told)
+        except (ValueError, TypeError):
+            return False
+        match event:
+            case {"event": "progress", "done": int() | float(), "total": int() | float(), "unit": str(), "note": str()}:
+                self._report.progress(event["done"], event["total"], event["unit"], event["note"])
+            case {"event": "log", "message": str(message)}:
+                self._report.log(message)
+            case {"event": "table", "key": str(key), "rows": list(rows)}:
+                self._report.table(key, rows)
+            case {"event": "figure", "key": str(key), "png": bytes(png)}:
+                self._report.figure(key, png)
+            case {"event": "markdown", "key": str(key), "text": str(text)}:
+                self._report.markdown(key, text)
+            case _:
+                return self._end(event)
+        return True
+
+    def _end(self, event: Any) -> bool:
+        """Keep what a child says last; return False where it is no event."""
+        match event:
+            case {"event": "result", "ref": ArtifactRef() as ref}:
+                self.ref = ref
+            case {"event": "shards", "count": int(count)}:
+                self.shards = count
+            case {"event": "error", "type": str(name), "message": str(message)}:
+                if self.error is None or isinstance(self.error, CancelledError):  # a rank that was asked to stop
+                    self.error = errors.rebuilt(name, message)  # knows less than the one that failed
+            case _:
+                return False
+        return True
+
+
+def _parsed(told: str) -> Any:
+    """Return the object in an event, its picture and its reference read.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    event = json.loads(told)
+    if isinstance(event, dict) and "png" in event:
+        return {**event, "png": base64.b64decode(event["png"], validate=True)}
+    if isinstance(event, dict) and "ref" in event:
+        return {**event, "ref": ArtifactRef.model_validate(event["ref"])}
+    return event
 
 
 def run_stage(
@@ -178,11 +214,17 @@ def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], site:
 
 
 def keep_logs(path: Path, store: Store) -> str:
-    """Publish what a job and its ranks and engines printed; return where."""
+    """Publish what a job and its ranks and engines printed; return where it lies.
+
+    A store that cannot take it, a full one say, hides no error of the job: it stays where it was printed to.
+    """
     logs = [path.with_name(f"{path.name}.log"), *sorted(path.parent.glob(f"{path.name}-*/**/*.log"))]
-    for log in logs:
-        if log.exists() and log.stat().st_size:
-            store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    try:
+        for log in logs:
+            if log.exists() and log.stat().st_size:
+                store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    except StoreError as error:
+        return f"{logs[0]} ({error})"
     return store.uri(f"logs/{path.name}")
 
 
@@ -224,7 +266,8 @@ def run_job(
         DeepSpecError: the error that the child raised, what `stop` returned, or ChildError where it died without one.
     """
     job_file, log = path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.log")
-    job_file.write_text(job.model_dump_json())
+    with writing(job_file):
+        job_file.write_text(job.model_dump_json())
     events = Events(report)
     env = {**torch_env(job.placement.threads), **keys}
     try:

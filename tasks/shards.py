@@ -6,22 +6,26 @@ runs after all shards and makes what is still missing.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import UUID
 
+from httpx import HTTPError
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from deepspec.artifacts import Spec
-from deepspec.errors import ChildError
+from deepspec.errors import CancelledError, ChildError
 from deepspec.plan.plan import Plan
 from deepspec.stages import Stage, stage_named
 from infra.shards import count_shards, run_shard
 from infra.work import FanOut, Site
+from tasks.cancel import cancel_runs_below
 from tasks.perform import Refs, slot
 from tasks.policy import can_pass
 from tasks.report import PrefectReport
@@ -29,6 +33,9 @@ from tasks.resolve import located
 
 LOST_MACHINES = 3
 """How often Ray gives a shard to another machine."""
+
+_STOPPED: set[UUID] = set()
+"""Flow runs of this process that were stopped: no thread of theirs begins another shard."""
 
 
 @task(
@@ -53,6 +60,8 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         plan: by it another machine finds target and benchmarks in its own places.
     """
     if site.fan_out.runner == "deployment":
+        if _stopped():
+            raise CancelledError(f"shard {shard} of {name} was not begun: its run was asked to stop")
         here = site.model_copy(update={"fan_out": FanOut()})
         parameters = {"name": name, "shard": shard, "spec": spec, "inputs": inputs, "site": here, "plan": plan}
         told = run_deployment(site.fan_out.address or "", parameters=parameters, flow_run_name=f"{name}-{shard}")
@@ -65,19 +74,44 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         run_shard(stage, shard, stage.spec.model_validate(spec), inputs, located(site, plan), report)
 
 
+def _stopped() -> bool:
+    context = TaskRunContext.get()
+    return context is not None and context.task_run.flow_run_id in _STOPPED
+
+
 def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site, plan: Plan | None = None) -> None:
     """Make every shard of a stage, at most `site.fan_out.workers` at a time.
+
+    Runs of a deployment end with this one, when it is stopped or fails.
 
     Raises:
         Exception: that of the first shard that failed for good, once none is running any more.
     """
     total = count_shards(stage, spec, inputs, site, PrefectReport(stage.name))
     given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site, "plan": plan}
-    with _runner(site) as runner:
+    with _runner(site) as runner, _ended_with(site):
         futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]
         wait(futures)
         for future in futures:
             future.result()
+
+
+@contextmanager
+def _ended_with(site: Site) -> Iterator[None]:
+    """Cancel runs of a deployment that the block leaves behind; the threads that wait for them end then, too."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None and site.fan_out.runner == "deployment" else None
+    if run is None:
+        yield
+        return
+    _STOPPED.discard(run.id)
+    try:
+        yield
+    except BaseException:  # Ctrl-C and TERM, too
+        _STOPPED.add(run.id)
+        with suppress(HTTPError):  # without the server nobody can be told, and the reason to stop is the other one
+            cancel_runs_below(run.id)
+        raise
 
 
 @contextmanager

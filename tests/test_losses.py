@@ -1,14 +1,17 @@
 """The chunked losses: numbers by hand, exact gradients, equality with the plain formula."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepspec.losses import Head, Rows, Terms, chunked_loss
+from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
+from deepspec.models import whole_head
 from deepspec.models.products import Product, TiledProduct, WideProduct, product_of
+from deepspec.models.whole_head import Whole
 
 ALL = Terms(cross_entropy=0.1, total_variation=0.9, soft_cross_entropy=0.5)
 TERMS = {
@@ -124,6 +127,87 @@ def test_no_gradients_are_made_without_autograd():
         loss, _ = chunked_loss(rows, Head(weight=weight), ALL)
     assert not loss.requires_grad
     torch.testing.assert_close(loss, chunked_loss(rows, Head(weight=weight), ALL)[0].detach())
+
+
+def test_a_look_multiplies_for_no_gradient(monkeypatch):
+    """Of a look at held-out samples only logits are wanted: those of the draft, and those of the target."""
+    rows, weight = draw_rows()
+    called = []
+    for name in ("forward", "backward", "accumulate"):
+        real = getattr(Product, name)
+        monkeypatch.setattr(Product, name, lambda *a, _n=name, _r=real, **k: (called.append(_n), _r(*a, **k))[1])
+    with torch.no_grad():
+        looked, told = chunked_loss(rows, Head(weight=weight), ALL)
+    assert set(called) == {"forward"}
+    called.clear()
+    trained, wanted = chunked_loss(rows, Head(weight=weight), ALL)
+    assert set(called) == {"forward", "backward", "accumulate"}
+    assert torch.equal(looked, trained.detach())
+    for name in RowLosses.__slots__:
+        assert torch.equal(getattr(told, name), getattr(wanted, name))
+
+
+def reduced(target, draft, known):
+    """Return what is measured of one row by a head that knows some of the target's tokens, with and without the rest.
+
+    Args:
+        target: what the target says, a chance for each of its tokens.
+        draft: what the draft says of those that it knows.
+        known: which these are.
+    """
+    whole, drafted = torch.tensor(target).log(), torch.tensor(draft).log()
+    rows = Rows(
+        hidden=torch.tensor([[0.0, 1.0]], requires_grad=True),
+        labels=torch.tensor([0]),
+        weights=torch.ones(1),
+        target=torch.tensor([[1.0, 0.0]]),
+        target_index=torch.tensor([0]),
+    )
+    weight = torch.stack([whole, torch.zeros(len(target)).index_put((torch.tensor(known),), drafted)], dim=1)
+    every = Whole(weight=weight, known=torch.tensor(known))
+    heads = (Head(weight=weight[known], whole=every), Head(weight=weight[known]))
+    return [chunked_loss(rows, head, TERMS["dspark"]) for head in heads]
+
+
+def test_acceptance_of_a_reduced_vocabulary_is_held_against_all_that_the_target_says():
+    """p = (½, ¼, ¼), known are the first and the last: p becomes (⅔, ⅓) there, q = (0.6, 0.4).
+
+    The target keeps min(½, 0.6) + min(¼, 0.4) = ¾ of what is drafted, not 0.6 + ⅓; the loss is that of (⅔, ⅓) in both.
+    """
+    (loss, found), (alone, upper) = reduced([0.5, 0.25, 0.25], [0.6, 0.4], [0, 2])
+    torch.testing.assert_close(found.acceptance, torch.tensor([0.75]))
+    torch.testing.assert_close(upper.acceptance, torch.tensor([0.6 + 1 / 3]))
+    torch.testing.assert_close(found.total_variation, torch.tensor([2 / 15]))
+    torch.testing.assert_close(found.soft_cross_entropy, upper.soft_cross_entropy)
+    torch.testing.assert_close(loss, alone)
+    assert found.correct == upper.correct == 1
+
+
+def test_a_token_that_the_draft_does_not_know_is_never_the_right_guess():
+    """The target says the second token, which the draft does not know: the best of the others is no match."""
+    (_, found), (_, upper) = reduced([0.3, 0.6, 0.1], [0.7, 0.3], [0, 2])
+    assert (found.correct, upper.correct) == (0, 1)
+    torch.testing.assert_close(found.acceptance, torch.tensor([0.4]))
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_whole_head_in_pieces_equals_the_plain_formula(softcap, monkeypatch):
+    monkeypatch.setattr(whole_head, "ROWS", 2)
+    rows, weight = draw_rows(vocab=13)
+    known = torch.tensor([0, 1, 4, 5, 6, 9, 12])
+    few = replace(rows, labels=rows.labels % 7, markov_weight=rows.markov_weight[known].detach().requires_grad_())
+    head = Head(weight=weight[known], softcap=softcap, whole=Whole(weight=weight, known=known))
+    loss, found = chunked_loss(few, head, ALL, chunk_rows=4)
+    alone, _ = plain(few, Head(weight=weight[known], softcap=softcap), ALL)
+    torch.testing.assert_close(loss, alone)
+
+    def capped(logits):
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    every = capped(rows.target @ weight.T)[rows.target_index]
+    q = (capped(few.hidden @ weight[known].T) + few.markov @ few.markov_weight.T).softmax(-1)
+    torch.testing.assert_close(found.acceptance, torch.minimum(q, every.softmax(-1)[:, known]).sum(-1))
+    torch.testing.assert_close(found.correct, (known[q.argmax(-1)] == every.argmax(-1)).double())
 
 
 def test_bf16_stays_close_to_fp32():

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from deepspec.formats.recipe import Objective
 from deepspec.errors import TrainingError
+from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch, Tokens
 from deepspec.models.config import DraftConfig
 
@@ -48,7 +48,8 @@ class Algorithm(Protocol):
             batch: samples on the model's device, states in the model's dtype.
             supervision: of the same batch, on the model's device.
             denominators: `supervision.denominators`, summed over the *global* batch, on the model's device.
-            measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step).
+            measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step;
+                a draft of reduced vocabulary: more, since it is counted against all that the target says).
         """
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -15,11 +15,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.base import LossResult, check_tokens
 from deepspec.algorithms.masks import blocks_mask, form_for
-from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
+from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch, Tokens
-from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses import RowLosses, Rows, Terms, chunked_loss
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
 
@@ -111,18 +111,20 @@ class BlockAlgorithm:
         denominator = denominators["weight"]
         hidden_BQD = backbone(model, batch, supervision)
         rows, extra = _rows(model, batch, supervision, hidden_BQD, denominator)
-        head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
+        head = head_of(model, whole=measure)
         confident = model.confidence_head is not None and supervision.confidence > 0
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
-        measured = _of_known(measured, extra.known)
+        counted = _of_known(measured, extra.known, exact=head.whole is not None)
         sums = {"known": extra.known.sum()}
         if confident:
             logits_R = model.confidence(rows.hidden, extra.embedded).float()
-            term = binary_cross_entropy_with_logits(logits_R, measured.acceptance, rows.weights, reduction="sum")
+            kept_R = (1 - measured.total_variation / 2).clamp(0, 1)  # in training and at looks alike
+            term = binary_cross_entropy_with_logits(logits_R, kept_R, rows.weights, reduction="sum")
             loss = loss + supervision.confidence * term
             sums["confidence"] = term.detach() * (denominator + EPSILON)
-            sums["confidence_error"] = (logits_R.detach().sigmoid() - measured.acceptance).abs().sum()
-        sums |= _sums(supervision, extra.slots, measured, measure=measure or confident)
+            sums["confidence_error"] = (logits_R.detach().sigmoid() - counted.acceptance).abs().sum()
+        exact = measure or (confident and not model.config.reduced_vocabulary)
+        sums |= _sums(supervision, extra.slots, counted, measure=exact)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
@@ -228,14 +230,19 @@ def _markov(
     return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
 
 
-def _of_known(measured: RowLosses, known_R: Tensor) -> RowLosses:
-    """Return what was measured, with 0 where the predicted token is unknown: it is rejected whatever is drafted."""
-    return replace(
-        measured,
-        cross_entropy=measured.cross_entropy * known_R,
-        acceptance=measured.acceptance * known_R,
-        correct=measured.correct * known_R,
-    )
+def _of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses:
+    """Return what was measured, without what means nothing where the predicted token is unknown.
+
+    Args:
+        measured: of all rows.
+        known_R: 1 where the token is known, else 0.
+        exact: whether acceptance was counted against all that the target says; else the token that it did say stands
+            for that, and where it is unknown, nothing is accepted.
+    """
+    measured = replace(measured, cross_entropy=measured.cross_entropy * known_R)
+    if exact:
+        return measured
+    return replace(measured, acceptance=measured.acceptance * known_R, correct=measured.correct * known_R)
 
 
 def _sums(supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, *, measure: bool) -> dict[str, Tensor]:

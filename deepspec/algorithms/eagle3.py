@@ -14,10 +14,10 @@ from torch import Tensor
 
 from deepspec.algorithms.base import LossResult, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
-from deepspec.algorithms.rows import Order, order_by_target, ratio, scattered
+from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch, Tokens
-from deepspec.losses import Head, Rows, Terms, chunked_loss
+from deepspec.losses import RowLosses, Rows, Terms, chunked_loss
 from deepspec.models.attention import KeyValue
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
@@ -72,7 +72,6 @@ class Eagle3:
         measure: bool = True,
     ) -> LossResult:
         """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
-        del measure  # its distances are at hand anyway
         supervised, order, denominator = supervision.supervised, supervision.order, denominators["steps"]
         outputs_BSTD = steps(model, batch, supervised.shape[1])
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
@@ -85,27 +84,18 @@ class Eagle3:
             target_index=order.target_index,
             on_host=order.on_host,
         )
-        head = Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap)
+        head = head_of(model, whole=measure)
         loss, measured = chunked_loss(rows, head, Terms(soft_cross_entropy=1.0))
-        accept_BST = scattered(supervised, order.rows, measured.acceptance * known_R)
-        correct_BST = scattered(supervised, order.rows, measured.correct * known_R)
-        soft_BST = scattered(supervised, order.rows, measured.soft_cross_entropy * known_R)
-        chains = supervised[:, 0]
-        return LossResult(
-            loss=loss,
-            sums={
-                "loss": loss.detach(),
-                "steps": supervision.denominators["steps"],
-                "supervised": supervised.sum((0, 2)),
-                "soft_cross_entropy": soft_BST.sum((0, 2)),
-                "accept": accept_BST.sum((0, 2)),
-                "correct": correct_BST.sum((0, 2)),
-                "known": known_R.sum(),
-                "blocks": chains.sum(),
-                "tau": (chains * (1 + accept_BST.cumprod(1).sum(1))).sum(),
-                "tau_greedy": (chains * (1 + correct_BST.cumprod(1).sum(1))).sum(),
-            },
-        )
+        sums = {
+            "loss": loss.detach(),
+            "steps": supervision.denominators["steps"],
+            "supervised": supervised.sum((0, 2)),
+            "soft_cross_entropy": scattered(supervised, order.rows, measured.soft_cross_entropy * known_R).sum((0, 2)),
+            "known": known_R.sum(),
+        }
+        if measure or not model.config.reduced_vocabulary:  # its distances are at hand anyway
+            sums |= _accepted(supervised, order.rows, measured, 1.0 if head.whole is not None else known_R)
+        return LossResult(loss=loss, sums=sums)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss and acceptance per step, the accepted length to expect (bonus token included), and the coverage.
@@ -114,11 +104,35 @@ class Eagle3:
         """
         found: dict[str, float] = {}
         for name, count in (("soft_cross_entropy", "steps"), ("accept", "supervised"), ("correct", "supervised")):
-            found |= {f"{name}@{step}": ratio(total, sums[count][step]) for step, total in enumerate(sums[name])}
+            totals = sums.get(name, ())
+            found |= {f"{name}@{step}": ratio(total, sums[count][step]) for step, total in enumerate(totals)}
         found["coverage"] = ratio(sums["known"], sums["supervised"].sum())
-        found["tau"] = ratio(sums["tau"], sums["blocks"])
-        found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
+        if "tau" in sums:
+            found["tau"] = ratio(sums["tau"], sums["blocks"])
+            found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
         return found
+
+
+def _accepted(supervised: Tensor, rows: Tensor, measured: RowLosses, counted: Tensor | float) -> dict[str, Tensor]:
+    """Return the sums of what is accepted.
+
+    Args:
+        supervised: `(B, S, T)`.
+        rows: `(R,)` flat index into it.
+        measured: of the rows.
+        counted: what acceptances are multiplied by: 0 where the predicted token is unknown and stands for all that the
+            target says.
+    """
+    accept_BST = scattered(supervised, rows, measured.acceptance * counted)
+    correct_BST = scattered(supervised, rows, measured.correct * counted)
+    chains = supervised[:, 0]
+    return {
+        "accept": accept_BST.sum((0, 2)),
+        "correct": correct_BST.sum((0, 2)),
+        "blocks": chains.sum(),
+        "tau": (chains * (1 + accept_BST.cumprod(1).sum(1))).sum(),
+        "tau_greedy": (chains * (1 + correct_BST.cumprod(1).sum(1))).sum(),
+    }
 
 
 def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:

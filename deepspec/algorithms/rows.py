@@ -10,6 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepspec.losses import Head
+from deepspec.models.draft import Draft
+from deepspec.models.whole_head import Whole
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -27,6 +31,19 @@ class Order:
     """`(P,)`."""
     target_positions: Tensor
     """`(P,)`."""
+
+
+def head_of(model: Draft, *, whole: bool) -> Head:
+    """Return the head that a draft and its target share.
+
+    Args:
+        model: the draft.
+        whole: whether acceptance is to be counted against all that the target says, where a draft of reduced
+            vocabulary keeps the target's whole head.
+    """
+    every, known = model.target_head() if whole else None, model.known_ids()
+    kept = None if every is None or known is None else Whole(weight=every, known=known)
+    return Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap, whole=kept)
 
 
 def order_by_target(supervised: Tensor, targets: Tensor) -> Order:

@@ -6,9 +6,8 @@ from deepspec.artifacts import Artifact
 from deepspec.decoding.results import Decoded
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.conversations import published_rows
 from deepspec.formats.questions import Question, read_questions
-from deepspec.formats.scores import decoded_of
+from deepspec.formats.scores import decoded_of, trace_rows
 from deepspec.placement import Placement
 from deepspec.target.template import ChatTemplate
 
@@ -30,7 +29,7 @@ def prompt_ids(template: ChatTemplate, question: Question) -> list[int]:
 
 def decoded(scores: Artifact, temperature: float) -> list[Decoded]:
     """Return what the evaluation decoded at a temperature."""
-    rows = published_rows(scores)
+    rows = trace_rows(scores)
     return [decoded_of(row) for row in rows if (row["role"], row["temperature"]) == ("benchmark", temperature)]
 
 

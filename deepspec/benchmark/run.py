@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from deepspec import families
 from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import decoded, prompt_ids, questions
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
@@ -19,6 +20,7 @@ from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.results import Prompt, Settings
+from deepspec.decoding.room import Room
 from deepspec.decoding.schedule import StepRate
 from deepspec.formats.questions import Question
 from deepspec.formats.scores import SCORES, read_scores
@@ -46,7 +48,7 @@ def run(
         device=placement.device,
         slots=spec.slots,
     )
-    asked = questions(spec.benchmarks, placement, spec.samples, spec.seed)
+    asked = _with_room(questions(spec.benchmarks, placement, spec.samples, spec.seed), spec, pair, report)
     batches = _batches(spec, pair, asked, report)
     rate = profile(pair.target, max(spec.loads) * (pair.slots + 1)) if spec.loads else None
     speed = Speed(
@@ -59,12 +61,26 @@ def run(
         slots=pair.slots,
         temperature=spec.temperature,
         batches=batches,
-        loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches),
+        loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches, report),
         step_seconds={} if rate is None else dict(zip(rate.tokens, rate.seconds, strict=True)),
         served=ask_engine(inputs["scores"], pair.target.template, placement, spec.engine_samples, report),
     )
     _write(speed, out, report)
     return _counts(speed)
+
+
+def _with_room(asked: Mapping[str, Question], spec: BenchmarkSpec, pair: Pair, report: Report) -> dict[str, Question]:
+    """Return the questions that the target has room for.
+
+    Raises:
+        SourceError, SpecError: it has none for any of them.
+    """
+    positions = families.read_folder(pair.target.folder).max_positions
+    room = Room(positions, spec.max_new_tokens, pair.slots, stage="benchmark", template=pair.target.template)
+    count = room.left_out(" and ".join(each.name for each in spec.benchmarks), list(asked.values()))
+    if count:
+        report.log(f"{count} of {len(asked)} questions are left out, the target has room for {room.most} tokens")
+    return {name: each for name, each in asked.items() if room.fits(each)}
 
 
 def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], report: Report) -> tuple[BatchSpeed, ...]:
@@ -81,11 +97,20 @@ def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], rep
 
 
 def _loads(
-    spec: BenchmarkSpec, scores: Artifact, pair: Pair, rate: StepRate, batches: tuple[BatchSpeed, ...]
+    spec: BenchmarkSpec,
+    scores: Artifact,
+    pair: Pair,
+    rate: StepRate,
+    batches: tuple[BatchSpeed, ...],
+    report: Report,
 ) -> tuple[LoadSpeed, ...]:
     fitted = {each.temperature: each.confidence_temperatures for each in read_scores(scores.path(SCORES)).calibration}
     rounds = recorded(decoded(scores, spec.temperature), pair.slots, fitted.get(spec.temperature, ()))
-    return () if rounds is None else tuple(by_load(rounds, rate, beside(batches), spec.loads, spec.seed))
+    if rounds is None:
+        told = f"{scores.prefix} holds no round of {pair.slots} proposed tokens at temperature {spec.temperature:g}"
+        report.log(f"no speed-up by load is told: {told}")
+        return ()
+    return tuple(by_load(rounds, rate, beside(batches), spec.loads, spec.seed))
 
 
 def _write(speed: Speed, out: Out, report: Report) -> None:

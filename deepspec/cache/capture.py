@@ -1,10 +1,8 @@
 """One capture worker: the target in memory, its forward passes, and the parts that they fill."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor
 from deepspec.artifacts import Artifact
 from deepspec.cache.background import Background
 from deepspec.cache.spec import CacheSpec
-from deepspec.errors import StoreError
+from deepspec.disk import writing
 from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -160,11 +158,11 @@ class _PartJob:
         self._capture, self._shard, self._part = capture, shard, part
         self._name = part_name(shard, part)
         self._path = capture._out.scratch / f"{capture._out.attempt}-{self._name}"
-        with _full_disk_named(self._path):
+        with writing(self._path):
             self._writer = PartWriter(self._path, shard, part, capture._spec.codec)
 
     def add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
-        with _full_disk_named(self._path):
+        with writing(self._path):
             self._add(batch, hidden, last)
 
     def _add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
@@ -174,7 +172,7 @@ class _PartJob:
             self._writer.add(record, item.split)
 
     def close(self) -> None:
-        with _full_disk_named(self._path):
+        with writing(self._path):
             self._writer.close()
 
     def commit(self, rows: Mapping[str, int], extra: Mapping[str, Any]) -> None:
@@ -187,12 +185,3 @@ class _PartJob:
         files = {self._name: self._path} if self.items else {}
         told = {**extra, "columns": self._writer.columns}
         self._capture._out.commit_part(self._shard, self._part, files, counts, told)
-
-
-@contextmanager
-def _full_disk_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        advice = "check the space of the scratch folder; what is committed stays, and the same command goes on"
-        raise StoreError(f"cannot write {path}: {error}; {advice}") from error

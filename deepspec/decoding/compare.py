@@ -6,8 +6,7 @@ from deepspec.artifacts import Artifact
 from deepspec.decoding.measure import estimates, paired_difference, tally
 from deepspec.decoding.results import Decoded
 from deepspec.errors import SourceError
-from deepspec.formats.conversations import published_rows
-from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, interval, read_scores
+from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, interval, read_scores, trace_rows
 
 ALL = "all"
 """Stands for every benchmark together."""
@@ -38,7 +37,7 @@ def compare(first: Artifact, second: Artifact) -> list[Difference]:
 
 def published(scores: Artifact) -> Asked:
     """Return what published scores were computed from."""
-    rows = (row for row in published_rows(scores) if row["role"] == "benchmark")
+    rows = (row for row in trace_rows(scores) if row["role"] == "benchmark")
     return grouped((row["benchmark"], row["temperature"], decoded_of(row)) for row in rows)
 
 
@@ -79,7 +78,7 @@ def regressions(
         for each in found
         if each.benchmark == ALL and each.verdict == "worse"
     ]
-    if before is not None and before.passed and now is not None and not now.passed:
+    if before is not None and before.passed and now is not None and now.passed is False:
         told.append("decoding at temperature 0 is no longer lossless")
     return tuple(told)
 

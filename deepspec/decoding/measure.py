@@ -7,7 +7,7 @@ without it the mean of a; the verify rate is Σ(a + 1) / Σ(n + 1). Position k (
 Intervals resample whole samples, since rounds of one sample resemble each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,26 @@ def estimates(sums: Tally, seed: int = 0) -> dict[str, Any]:
 
 def paired_difference(first: Tally, second: Tally, seed: int = 0) -> Estimate:
     """Return how much longer the second accepts than the first, on the same samples in the same order."""
-    weights = np.concatenate([np.ones((1, len(first.rounds))), _resamples(len(first.rounds), seed)])
-    difference = second.ratios(weights)["accepted_length"] - first.ratios(weights)["accepted_length"]
-    estimate: Estimate = _estimate(difference[0], difference[1:])
+
+    def difference(weights: Floats) -> Floats:
+        return second.ratios(weights)["accepted_length"] - first.ratios(weights)["accepted_length"]
+
+    return resampled(difference, len(first.rounds), seed)
+
+
+def resampled(statistic: Callable[[Floats], Floats], count: int, seed: int = 0, *, centred: bool = False) -> Estimate:
+    """Return a number with its interval, by bootstrap.
+
+    Args:
+        statistic: weights of the samples, `(R, S)` -> the number under each row of them, `(R,)`.
+        count: S.
+        seed: of the resampling.
+        centred: whether the interval is moved so that the resamples' mean comes to lie on the number: for sums of
+            absolute values, which every resample makes larger.
+    """
+    found = statistic(np.concatenate([np.ones((1, count)), _resamples(count, seed)]))
+    drawn = found[1:] - (np.nanmean(found[1:]) - found[0]) if centred and np.isfinite(found[0]) else found[1:]
+    estimate: Estimate = _estimate(found[0], drawn)
     return estimate
 
 

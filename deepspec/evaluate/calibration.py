@@ -16,8 +16,7 @@ from deepspec.decoding.results import Decoded
 Floats = NDArray[np.float64]
 
 BINS = 20
-SEARCHED = np.exp(np.linspace(np.log(0.1), np.log(10.0), 161))
-"""Temperatures tried for each position: 0.1 to 10, 1 among them."""
+"""Of width 0.05."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,38 +74,11 @@ def calibration(samples: Sequence[Decoded], temperatures: Sequence[float] = ()) 
     return rows
 
 
-def fit_temperatures(samples: Sequence[Decoded]) -> tuple[float, ...]:
-    """Return one temperature per position, fitted in order with the earlier ones fixed; empty without confidences.
-
-    Each minimises the expected calibration error of the product of confidences through its position; of equally good
-    ones, the nearest to 1. DSpark, arXiv 2607.05147. Fit on prompts that are not evaluated.
-    """
-    logits, proposed, accepted = traces(samples)
-    before = np.ones(len(logits))
-    fitted: list[float] = []
-    for k in range(logits.shape[1]):
-        seen = proposed > k
-        best = _best_temperature(logits[seen, k], before[seen], (accepted[seen] > k).astype(np.float64))
-        fitted.append(best)
-        before = before * _chance(logits[:, k] / best)
-    return tuple(fitted)
-
-
-def _best_temperature(logits: Floats, before: Floats, happened: Floats) -> float:
-    """Return the temperature of one position, given the chance that all positions before it are accepted."""
-
-    def badness(temperature: float) -> tuple[float, float]:
-        ece = measure(0, before * _chance(logits / temperature), happened).ece
-        return round(ece, 6), abs(float(np.log(temperature)))
-
-    return float(min(SEARCHED, key=badness)) if len(logits) else 1.0
-
-
 def survival(logits: Floats, temperatures: Sequence[float] = ()) -> Floats:
     """Return the chance that all slots through each one are accepted, `(N, K)`."""
     scale = np.ones(logits.shape[1])
     scale[: len(temperatures)] = list(temperatures)[: logits.shape[1]]
-    return np.asarray(np.cumprod(_chance(logits / scale), axis=1), dtype=np.float64)
+    return np.asarray(np.cumprod(sigmoid(logits / scale), axis=1), dtype=np.float64)
 
 
 def measure(position: int, chance: Floats, happened: Floats) -> Calibration:
@@ -126,7 +98,7 @@ def measure(position: int, chance: Floats, happened: Floats) -> Calibration:
 
 
 def _bins(chance: Floats, happened: Floats) -> list[Bin]:
-    place = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
+    place = bin_of(chance)
     return [
         Bin(
             low=each / BINS,
@@ -139,6 +111,11 @@ def _bins(chance: Floats, happened: Floats) -> list[Bin]:
     ]
 
 
+def bin_of(chance: Floats) -> NDArray[np.int64]:
+    """Return the bin of each chance, from 0."""
+    return np.minimum((chance * BINS).astype(np.int64), BINS - 1)
+
+
 def auroc(chance: Floats, happened: Floats) -> float:
     """Return the area under the ROC curve by ranks (Mann-Whitney), ties counted half; NaN where all is of one kind."""
     positive = happened == 1
@@ -149,7 +126,8 @@ def auroc(chance: Floats, happened: Floats) -> float:
     return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 
-def _chance(logits: Floats) -> Floats:
+def sigmoid(logits: Floats) -> Floats:
+    """Return the confidences of logits."""
     return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float64)
 
 

@@ -3,18 +3,18 @@
 from functools import cached_property
 from typing import Any
 
-from deepspec import families
 from deepspec.artifacts import Artifact, PartMark, read_manifest
 from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.results import Settings
+from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask
 from deepspec.evaluate.scoring import Subject, Traces, score
-from deepspec.evaluate.shards import Shard, shards, spread
+from deepspec.evaluate.shards import Role, Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
 from deepspec.formats import reports
@@ -22,7 +22,7 @@ from deepspec.formats.draft import load_config
 from deepspec.formats.questions import Question
 from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
-from deepspec.formats.tables import acceptance_rows
+from deepspec.formats.tables import acceptance_rows, left_out
 from deepspec.page import html, markdown
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -46,8 +46,37 @@ class Evaluation:
         self._placement, self._report = placement, report
         self._folder = draft_folder(draft, out.scratch)
         self.config = load_config(self._folder)
-        self.shards = shards(spec, draft, placement, confident=self.config.confidence_head)
+        self.slots = spec.slots or self.config.block_size
+        """Tokens proposed per round."""
+        self.shards = shards(
+            spec, draft, placement, confident=self.config.confidence_head, fits=lambda each: self.room.fits(each)
+        )
         self._done = 0
+
+    @cached_property
+    def room(self) -> Room:
+        """Return what the target has room for.
+
+        Raises:
+            SpecError: not for any prompt.
+            TargetError: the target has no location on this machine, or cannot be read.
+        """
+        spec, folder = self._spec, target_folder(self._spec.target, self._placement)
+        return room_of(folder, spec.max_new_tokens, self.slots, stage="evaluate", thinking=spec.thinking)
+
+    def check(self) -> None:
+        """Say, before anything is decoded, which questions will be left out.
+
+        Raises:
+            SourceError: all of a benchmark.
+        """
+        for name, rows in self._asked("benchmark", self._spec.temperatures[0]).items():
+            count = self.room.left_out(name, rows)
+            if count:
+                self._report.log(
+                    f"benchmark {name}: {count} of {len(rows)} questions will be left out, their prompts are longer "
+                    f"than the {self.room.most} tokens that the target has room for"
+                )
 
     @cached_property
     def pair(self) -> Pair:
@@ -76,7 +105,7 @@ class Evaluation:
                 shard.questions,
                 self.pair.target,
                 self._decoder(shard),
-                room=self._room(),
+                room=self.room.most,
                 thinking=self._spec.thinking,
                 tell=lambda: self._tell(shard),
             )
@@ -86,18 +115,23 @@ class Evaluation:
             write_rows(path, rows)
             too_long = sum(each.too_long for each in dialogues)
             counts = {"questions": len(dialogues), "turns": len(rows), "too_long": too_long}
-            self._out.commit_part(number, 0, {_trace_name(number): path}, counts)
+            self._out.commit_part(number, 0, {_trace_name(number): path} if rows else {}, counts)
         self._done = sum(len(each.questions) for each in self.shards[: number + 1])
 
     def finish(self) -> dict[str, Any]:
         """Score all traces, write the files, and return the counts."""
         found = self._traces()
-        config = self.config
-        slots = self._spec.slots or config.block_size
-        subject = Subject(algorithm=config.algorithm, draft=self._draft.manifest.address, slots=slots)
+        subject = Subject(
+            algorithm=self.config.algorithm,
+            draft=self._draft.manifest.address,
+            slots=self.slots,
+            prompt_room=self.room.most,
+        )
         scores = score(self._spec, subject, found, self._lossless(found))
         if self._spec.baseline is not None:
             scores = scores.model_copy(update={"comparison": self._comparison(self._spec.baseline, scores, found)})
+        for each in left_out(scores):
+            self._report.log(f"left out: {each}")
         self._write(scores)
         return _counts(scores)
 
@@ -131,11 +165,6 @@ class Evaluation:
         draft = untrained_draft(pair.draft, pair.target, spec.seed) if shard.role == "untrained" else None
         return pair.speculative(settings, self._placement.batch, draft)
 
-    def _room(self) -> int:
-        """Return the most tokens that a prompt may have."""
-        positions = families.read(self.pair.target.model.config.to_dict()).max_positions
-        return positions - self._spec.max_new_tokens - self.pair.slots - 1
-
     def _traces(self) -> Traces:
         found = Traces()
         for number, shard in enumerate(self.shards):
@@ -159,16 +188,19 @@ class Evaluation:
         """Compare first turns decoded at temperature 0, taken in turn from all benchmarks, with the target alone."""
         if not self._spec.lossless_samples:
             return None
-        role = "benchmark" if 0.0 in self._spec.temperatures else "lossless"
+        role: Role = "benchmark" if 0.0 in self._spec.temperatures else "lossless"
         decoded = {each.sample_id: each for each in found.of(role, 0.0)}
-        by_name: dict[str, list[Question]] = {}
-        for shard in self.shards:
-            if (shard.role, shard.temperature) == (role, 0.0):
-                by_name.setdefault(shard.name, []).extend(shard.questions)
-        chosen = [each for each in spread(by_name, self._spec.lossless_samples) if f"{each.question_id}#0" in decoded]
+        chosen = spread(self._asked(role, 0.0), self._spec.lossless_samples, lambda each: _first(each) in decoded)
         self._report.log(f"checking {len(chosen)} samples against the target alone")
-        pairs = ((self._prompt(each), decoded[f"{each.question_id}#0"]) for each in chosen)
-        return check_lossless(self.pair.target, pairs)
+        return check_lossless(self.pair.target, ((self._prompt(each), decoded[_first(each)]) for each in chosen))
+
+    def _asked(self, role: Role, temperature: float) -> dict[str, list[Question]]:
+        """Return the questions asked for a purpose at a temperature, by the name of their benchmark or purpose."""
+        found: dict[str, list[Question]] = {}
+        for shard in self.shards:
+            if (shard.role, shard.temperature) == (role, temperature):
+                found.setdefault(shard.name, []).extend(shard.questions)
+        return found
 
     def _prompt(self, question: Question) -> list[int]:
         first = [{"role": "user", "content": question.turns[0]}]
@@ -207,6 +239,11 @@ def figures(scores: Scores) -> dict[str, bytes]:
     return plots
 
 
+def _first(question: Question) -> str:
+    """Return the id of the sample that is a question's first turn."""
+    return f"{question.question_id}#0"
+
+
 def _trace_name(number: int) -> str:
     return f"traces-{number:05d}.jsonl.zst"
 
@@ -226,7 +263,8 @@ def _counts(scores: Scores) -> dict[str, Any]:
         },
         "accepted_length_untrained": scores.untrained and scores.untrained.accepted_length.value,
         "samples": sum(found.samples for found in scores.overall.values()),
-        "lossless": check.passed if check else None,
+        "left_out": left_out(scores),
+        "lossless": scores.is_lossless,
         "lossless_samples": check.samples if check else 0,
         "lossless_ties": check.ties if check else 0,
         "regressions": None if scores.comparison is None else list(scores.comparison.regressions),

@@ -19,7 +19,8 @@ def acceptance_by_position(curves: Mapping[str, Acceptance]) -> bytes:
         axis.set(title=f"{name} acceptance", xlabel="position in the proposal", ylim=(0, 1))
         axis.grid(alpha=0.3)
     left.set_ylabel("share accepted")
-    left.legend(fontsize=8)
+    if curves:
+        left.legend(fontsize=8)
     return _png(figure)
 
 

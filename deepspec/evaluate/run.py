@@ -26,8 +26,13 @@ def run(
 
     Returns:
         counts for the manifest: accepted lengths and the lossless check among them.
+
+    Raises:
+        SourceError: a benchmark cannot be read, or the target has room for none of its questions.
+        SpecError: the target has no room for a prompt beside an answer.
     """
     evaluation = _evaluation(spec, inputs, out, placement, report)
+    evaluation.check()
     for shard in range(len(evaluation.shards)):
         evaluation.decode(shard)
     return evaluation.finish()
@@ -35,7 +40,9 @@ def run(
 
 def shards(spec: EvaluateSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report) -> int:
     """Return the number of shards."""
-    return len(_evaluation(spec, inputs, out, placement, report).shards)
+    evaluation = _evaluation(spec, inputs, out, placement, report)
+    evaluation.check()
+    return len(evaluation.shards)
 
 
 def run_shard(

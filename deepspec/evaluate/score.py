@@ -10,10 +10,12 @@ import numpy as np
 from deepspec.decoding.measure import Estimate, estimates, tally
 from deepspec.decoding.results import Decoded
 from deepspec.evaluate.calibration import Calibration, calibration, survival, traces
+from deepspec.evaluate.fitting import Fit, used
 from deepspec.formats.scores import (
     Acceptance,
     CalibrationScore,
     PositionCalibration,
+    PositionFit,
     Reliability,
     Slice,
     ThresholdScore,
@@ -63,19 +65,37 @@ def slices(samples: Sequence[Decoded], temperature: float, slots: int, seed: int
 
 
 def calibration_score(
-    samples: Sequence[Decoded], temperature: float, temperatures: Sequence[float], fitted_rounds: int
+    samples: Sequence[Decoded], temperature: float, fits: Sequence[Fit], fitted_rounds: int
 ) -> CalibrationScore | None:
-    """Return the calibration before and after confidence temperatures; None where the draft tells no confidence."""
+    """Return the calibration before and after confidence temperatures; None where the draft tells no confidence.
+
+    Args:
+        samples: of the benchmarks, at a temperature.
+        temperature: that one.
+        fits: the confidence temperatures; those that are kept are applied.
+        fitted_rounds: rounds that they were fitted on.
+    """
     before = calibration(samples)
     if not before:
         return None
+    temperatures = used(fits)
     return CalibrationScore(
         temperature=temperature,
-        confidence_temperatures=tuple(temperatures),
+        confidence_temperatures=temperatures,
         fitted_rounds=fitted_rounds,
+        fits=tuple(_position_fit(each) for each in fits),
         before=tuple(_position(each) for each in before),
         after=tuple(_position(each) for each in calibration(samples, temperatures)),
         thresholds=tuple(at_threshold(samples, temperatures, each) for each in THRESHOLDS),
+    )
+
+
+def _position_fit(found: Fit) -> PositionFit:
+    return PositionFit(
+        position=found.position,
+        temperature=found.temperature,
+        difference=interval(found.difference),
+        kept=found.kept,
     )
 
 

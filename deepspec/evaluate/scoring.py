@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepspec.decoding.results import Decoded
-from deepspec.evaluate.calibration import fit_temperatures, traces
+from deepspec.evaluate.calibration import traces
+from deepspec.evaluate.fitting import fit_temperatures
 from deepspec.evaluate.score import acceptance, calibration_score, slices
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import Benchmark
@@ -53,6 +54,8 @@ class Subject:
     algorithm: str
     draft: str
     slots: int
+    prompt_room: int
+    """Most tokens that a prompt may have."""
 
 
 def score(spec: EvaluateSpec, subject: Subject, found: Traces, lossless: LosslessCheck | None) -> Scores:
@@ -64,6 +67,7 @@ def score(spec: EvaluateSpec, subject: Subject, found: Traces, lossless: Lossles
         draft=subject.draft,
         target=spec.target.digest,
         slots=slots,
+        prompt_room=subject.prompt_room,
         overall={t: each for t, each in overall.items() if each is not None},
         benchmarks=tuple(
             _benchmark(spec, subject, each, temperature, found)
@@ -73,7 +77,7 @@ def score(spec: EvaluateSpec, subject: Subject, found: Traces, lossless: Lossles
         slices=tuple(s for t in spec.temperatures for s in slices(found.of("benchmark", t), t, slots, seed)),
         untrained=acceptance(found.of("untrained", spec.temperatures[0]), slots, seed),
         lossless=lossless,
-        calibration=tuple(each for t in spec.temperatures if (each := _calibration(t, found)) is not None),
+        calibration=tuple(each for t in spec.temperatures if (each := _calibration(t, found, seed)) is not None),
     )
 
 
@@ -81,20 +85,22 @@ def _benchmark(
     spec: EvaluateSpec, subject: Subject, benchmark: Benchmark, temperature: float, found: Traces
 ) -> BenchmarkScore:
     key = ("benchmark", benchmark.name, temperature)
-    samples = found.samples.get(key, [])
+    samples, too_long = found.samples.get(key, []), found.too_long.get(key, 0)
     return BenchmarkScore(
         benchmark=benchmark.name,
         digest=benchmark.digest,
         temperature=temperature,
         questions=found.questions.get(key, 0),
         asked_for=spec.samples,
-        too_long=found.too_long.get(key, 0),
+        too_long=too_long,
+        turns=len(samples) + too_long,
+        unscored=sum(not each.rounds for each in samples),
         stopped=sum(each.finish_reason == "stop" for each in samples),
         acceptance=acceptance(samples, subject.slots, spec.seed),
     )
 
 
-def _calibration(temperature: float, found: Traces) -> CalibrationScore | None:
+def _calibration(temperature: float, found: Traces, seed: int) -> CalibrationScore | None:
     held_out = found.of("calibration", temperature)
-    rounds = len(traces(held_out)[0])
-    return calibration_score(found.of("benchmark", temperature), temperature, fit_temperatures(held_out), rounds)
+    rounds, fits = len(traces(held_out)[0]), fit_temperatures(held_out, seed)
+    return calibration_score(found.of("benchmark", temperature), temperature, fits, rounds)

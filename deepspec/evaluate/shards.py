@@ -1,7 +1,8 @@
 """The units of an evaluation: some questions at one temperature, for one purpose. Each leaves one file of traces."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,14 @@ class Shard:
     questions: tuple[Question, ...]
 
 
-def shards(spec: EvaluateSpec, draft: Artifact, placement: Placement, *, confident: bool) -> list[Shard]:
+def shards(
+    spec: EvaluateSpec,
+    draft: Artifact,
+    placement: Placement,
+    *,
+    confident: bool,
+    fits: Callable[[Question], bool] = lambda _: True,
+) -> list[Shard]:
     """Return the shards of an evaluation, always the same for the same spec and draft.
 
     Args:
@@ -37,6 +45,7 @@ def shards(spec: EvaluateSpec, draft: Artifact, placement: Placement, *, confide
         draft: the draft's artifact; prompts of the calibration split are found through what it was made from.
         placement: says where benchmarks lie.
         confident: whether the draft tells confidences.
+        fits: whether the target has room for a question; where a few are chosen, only such are.
     """
     asked = {each.name: questions(spec, each, placement) for each in spec.benchmarks}
     found = [
@@ -47,11 +56,11 @@ def shards(spec: EvaluateSpec, draft: Artifact, placement: Placement, *, confide
         for start in range(0, len(rows), size)
     ]
     if spec.lossless_samples and 0.0 not in spec.temperatures:
-        found.append(_extra("lossless", 0.0, spread(asked, spec.lossless_samples)))
+        found.append(_extra("lossless", 0.0, spread(asked, spec.lossless_samples, fits)))
     if spec.untrained_samples:
-        found.append(_extra("untrained", spec.temperatures[0], spread(asked, spec.untrained_samples)))
+        found.append(_extra("untrained", spec.temperatures[0], spread(asked, spec.untrained_samples, fits)))
     if spec.calibration_samples and confident:
-        rows = calibration_questions(draft, placement.scratch, spec.calibration_samples)
+        rows = calibration_questions(draft, placement.scratch, spec.calibration_samples, fits)
         found += [_extra("calibration", temperature, rows) for temperature in spec.temperatures if rows]
     return found
 
@@ -70,24 +79,29 @@ def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) ->
     return read_questions(benchmark, location or "", spec.samples, spec.seed)
 
 
-def spread(asked: Mapping[str, list[Question]], count: int) -> list[Question]:
-    """Return questions taken in turn from all benchmarks."""
+def spread(
+    asked: Mapping[str, list[Question]], count: int, wanted: Callable[[Question], bool] = lambda _: True
+) -> list[Question]:
+    """Return so many of the wanted questions, at most, taken in turn from all benchmarks."""
     longest = max((len(rows) for rows in asked.values()), default=0)
-    in_turn = [rows[place] for place in range(longest) for rows in asked.values() if place < len(rows)]
-    return in_turn[:count]
+    in_turn = (rows[place] for place in range(longest) for rows in asked.values() if place < len(rows))
+    return list(islice(filter(wanted, in_turn), count))
 
 
-def calibration_questions(draft: Artifact, scratch: Path, count: int) -> list[Question]:
-    """Return prompts of the calibration split that the draft descends from; none where those are gone."""
+def calibration_questions(
+    draft: Artifact, scratch: Path, count: int, wanted: Callable[[Question], bool] = lambda _: True
+) -> list[Question]:
+    """Return wanted prompts of the calibration split that the draft descends from; none where those are gone."""
     try:
         prompts = _ancestor(draft, ("target_cache", "answers", "prompts"), scratch)
     except (NotPublishedError, KeyError):
         return []
-    found: list[Question] = []
-    for row in published_prompts(prompts):
-        if row["split"] == "calibration" and len(found) < count:
-            found.append(Question(question_id=f"calibration/{row['id']}", turns=(user_texts(row)[0],)))
-    return found
+    held_out = (
+        Question(question_id=f"calibration/{row['id']}", turns=(user_texts(row)[0],))
+        for row in published_prompts(prompts)
+        if row["split"] == "calibration"
+    )
+    return list(islice(filter(wanted, held_out), count))
 
 
 def _ancestor(artifact: Artifact, kinds: tuple[str, ...], scratch: Path) -> Artifact:

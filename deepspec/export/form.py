@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from deepspec.formats.draft import CONFIG, WEIGHTS
+from deepspec.formats.draft_files import write_weights
 from deepspec.models import DraftConfig
 
 Json = dict[str, Any]
@@ -65,9 +66,7 @@ def safetensors_form(refuse: Callable[[Source], str | None], encode: Encode, dec
     def write(source: Source, folder: Path) -> list[str]:
         config, tensors, notes = encode(source)
         write_config(config, folder)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"}
-        )
+        write_weights({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
         return notes
 
     def read(folder: Path) -> tuple[Json, Tensors]:

@@ -49,10 +49,11 @@ def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) ->
     missing = found.keys() ^ wanted.keys()
     if missing - {"confidence"}:
         raise ParityError(f"the form read back gives {sorted(found)}, the draft {sorted(wanted)}; export again")
-    worst = max(float((found[name] - wanted[name]).abs().max()) for name in found.keys() & wanted.keys())
-    if not worst <= TOLERANCE:
-        raise ParityError(f"the form read back differs from the draft by {worst:g}, more than {TOLERANCE:g}")
-    return worst
+    apart = {name: float((found[name] - wanted[name]).abs().max()) for name in sorted(found.keys() & wanted.keys())}
+    for name, by in apart.items():  # one by one: the largest of several may hide one that is no number
+        if not by <= TOLERANCE:
+            raise ParityError(f"the form read back differs from the draft by {by:g} in {name}, more than {TOLERANCE:g}")
+    return max(apart.values())
 
 
 def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:

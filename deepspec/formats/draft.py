@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from deepspec.disk import writing
 from deepspec.errors import CheckpointError, InputError
 from deepspec.formats.draft_config import read_draft_config, write_draft_config
-from deepspec.formats.draft_files import CONFIG, WEIGHTS, read_config, read_shapes, read_tensors, weight_files
+from deepspec.formats.draft_files import (
+    CONFIG,
+    WEIGHTS,
+    read_config,
+    read_shapes,
+    read_tensors,
+    weight_files,
+    write_weights,
+)
 from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
 
 __all__ = [
@@ -57,21 +65,33 @@ def load_config(folder: Path) -> DraftConfig:
 
 
 def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
-    """Write config.json and model.safetensors into a folder; `load_draft` reads the same again."""
+    """Write config.json and model.safetensors into a folder; `load_draft` reads the same again.
+
+    Raises:
+        StoreError: they cannot be written: the disk is full, say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(model.fc.weight.dtype).removeprefix("torch.")
     config = {**write_draft_config(model.config), "dtype": dtype}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    with writing(folder / CONFIG):
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if tensors["lm_head.weight"].data_ptr() == tensors["embed_tokens.weight"].data_ptr():
         tensors["lm_head.weight"] = tensors["lm_head.weight"].clone()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_weights(tensors, folder)
 
 
-def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor) -> None:
+def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor, *, keep_head: bool = False) -> None:
     """Give a draft the target's token embedding and LM head, `(vocab, D)` each; both stay frozen.
 
-    Call it after `choose_vocabulary` where the draft's vocabulary is reduced: only the known rows of the head are kept.
+    Call it after `choose_vocabulary` where the draft's vocabulary is reduced: of the head it gets the known rows.
+
+    Args:
+        model: the draft.
+        embedding: the target's.
+        head: the target's; the same tensor where the two are tied.
+        keep_head: whether a draft of reduced vocabulary keeps the whole head beside, unsaved: training counts
+            acceptance against all that the target says.
 
     Raises:
         CheckpointError: the shapes are not those of the draft.
@@ -85,6 +105,8 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
     rows = head.detach() if known is None else head.detach()[known.to(head.device)]
     model.embed_tokens.weight.data = embedding.detach().to(device, dtype)
     model.lm_head.weight.data = rows.to(device, dtype)
+    if keep_head and known is not None:
+        model.keep_target_head(None if head is embedding else head.detach().to(device, dtype))
 
 
 def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:

@@ -1,7 +1,7 @@
 """The files of a draft checkpoint: in a folder or on the hub, its weights in one file or in shards."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,11 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from deepspec.artifacts import check_name
+from deepspec.disk import writing
 from deepspec.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -96,6 +98,16 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with _opened(path) as file:
             found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     return found
+
+
+def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the tensors of a checkpoint into one file.
+
+    Raises:
+        StoreError: it cannot be written: the disk is full, say.
+    """
+    with writing(folder / WEIGHTS):
+        save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 @contextmanager

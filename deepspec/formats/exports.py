@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepspec.artifacts import Artifact, check_name
+from deepspec.disk import writing
 from deepspec.errors import CorruptArtifactError, SpecError, UnknownNameError
 
 INDEX = "exports.json"
@@ -99,9 +100,10 @@ def write_form(exports: Artifact, form: str, destination: Path) -> list[Path]:
 
 
 def _place(source: Path, destination: Path) -> Path:
-    destination.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), destination)
-    except OSError:  # another file system
-        shutil.copyfile(source, destination)
+    with writing(destination):
+        destination.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), destination)
+        except OSError:  # another file system
+            shutil.copyfile(source, destination)
     return destination

@@ -7,6 +7,8 @@ from deepspec.formats.tables import (
     COUNTED,
     acceptance_rows,
     calibration_rows,
+    calibration_text,
+    left_out,
     lossless_text,
     position_rows,
     slice_rows,
@@ -25,9 +27,14 @@ def warnings(scores: Scores) -> list[str]:
     told = [
         f"Worse than the baseline: {each}." for each in (scores.comparison.regressions if scores.comparison else ())
     ]
-    if scores.lossless is not None and not scores.lossless.passed:
+    if scores.is_lossless is False:
         told.append("Decoding at temperature 0 was not lossless.")
-    return told
+    return [*told, *left_out_warnings(scores)]
+
+
+def left_out_warnings(scores: Scores) -> list[str]:
+    """Return what the scores do not rest on."""
+    return [f"Left out of the scores: {each}." for each in left_out(scores)]
 
 
 def sections(scores: Scores, figures: Mapping[str, bytes]) -> list[Section]:
@@ -60,14 +67,13 @@ def _comparison(found: Comparison) -> Section:
 
 
 def _calibration(score: CalibrationScore, figures: Mapping[str, bytes]) -> list[Section]:
-    fit = f"Confidence temperatures were fitted on {score.fitted_rounds} rounds of the calibration split."
     cut = (
         "By replay of the recorded rounds: a proposal is cut before the first slot at which the product of its "
         "calibrated confidences falls below the threshold."
     )
     title = f"Confidence at temperature {score.temperature:g}"
     return [
-        Section(title=title, texts=[fit], rows=calibration_rows(score), figures=figures),
+        Section(title=title, texts=[calibration_text(score)], rows=calibration_rows(score), figures=figures),
         Section(title=f"{title}: thresholds", texts=[cut], rows=threshold_rows(score.thresholds)),
     ]
 

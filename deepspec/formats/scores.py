@@ -1,20 +1,24 @@
 """scores.json: what an evaluation found, typed and versioned; and the traces that it was computed from.
 
-A number that could not be computed (nothing was counted) is null.
+A number that could not be computed (nothing was counted) is null. Files of version 1 are read, too: they do not tell
+how many turns were asked for in all, what prompts there was room for, and whether fitted temperatures help.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deepspec.artifacts import Artifact
 from deepspec.decoding.measure import Estimate
 from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import CorruptArtifactError
+from deepspec.formats.rows import read_rows
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 SCORES = "scores.json"
 """Name of the file in the artifact."""
 
@@ -67,6 +71,10 @@ class BenchmarkScore(_Model):
     """Questions that the spec asks for; more than there are is said, not an error."""
     too_long: int
     """Turns left out because prompt and answer do not fit the target's positions."""
+    turns: int | None = None
+    """Turns of all questions, those left out among them."""
+    unscored: int = 0
+    """Turns that were decoded and tell nothing: the answer ended with its first token, which no round makes."""
     stopped: int
     """Turns that ended with a stop token."""
     acceptance: Acceptance | None
@@ -107,9 +115,9 @@ class LosslessCheck(_Model):
     divergences: tuple[Divergence, ...]
 
     @property
-    def passed(self) -> bool:
-        """Return whether every sample is equal up to a near-tie."""
-        return self.equal + self.ties == self.samples
+    def passed(self) -> bool | None:
+        """Return whether every sample is equal up to a near-tie; None where none was checked."""
+        return self.equal + self.ties == self.samples if self.samples else None
 
 
 class Reliability(_Model):
@@ -144,14 +152,27 @@ class ThresholdScore(_Model):
     verify_rate: float
 
 
+class PositionFit(_Model):
+    """The temperature fitted for one position, and what it does on rounds that its fit has not seen."""
+
+    position: int
+    temperature: float
+    difference: Interval
+    """Of the expected calibration error, with the temperature less without it, by cross-validation over samples."""
+    kept: bool
+    """Whether it is used: it helps, and the whole of the fit does no harm."""
+
+
 class CalibrationScore(_Model):
     """The confidence head, before and after temperatures that were fitted on other prompts."""
 
     temperature: float
     """Sampling temperature of the rounds that are judged."""
     confidence_temperatures: tuple[float, ...]
-    """One per position, to divide its confidence logit by; empty where none were fitted."""
+    """One per position, to divide its confidence logit by; 1 where the fitted one does not help, empty where none."""
     fitted_rounds: int
+    fits: tuple[PositionFit, ...] = ()
+    """What was fitted, used or not; empty where nothing could be."""
     before: tuple[PositionCalibration, ...]
     after: tuple[PositionCalibration, ...]
     thresholds: tuple[ThresholdScore, ...]
@@ -207,7 +228,7 @@ class Comparison(_Model):
 class Scores(_Model):
     """scores.json."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     algorithm: str
     draft: str
     """Address of the draft's artifact."""
@@ -215,6 +236,8 @@ class Scores(_Model):
     """Digest of the target."""
     slots: int
     """Tokens proposed per round, at most."""
+    prompt_room: int | None = None
+    """Most tokens that a prompt may have: the target's positions without those of the answer and of a proposal."""
     overall: dict[str, Acceptance]
     """Temperature -> all benchmarks together."""
     benchmarks: tuple[BenchmarkScore, ...]
@@ -226,6 +249,11 @@ class Scores(_Model):
     comparison: Comparison | None = None
     """With the baseline that the evaluation was asked to hold itself against."""
 
+    @property
+    def is_lossless(self) -> bool | None:
+        """Return what the lossless check found; None where no sample was checked."""
+        return None if self.lossless is None else self.lossless.passed
+
 
 def interval(estimate: Estimate) -> Interval:
     """Return an estimate as it is written: NaN becomes null."""
@@ -236,7 +264,7 @@ def read_scores(path: Path) -> Scores:
     """Return the scores in a file.
 
     Raises:
-        CorruptArtifactError: it is not one, or of another version.
+        CorruptArtifactError: it is not one, or of a later version.
     """
     try:
         return Scores.model_validate_json(path.read_bytes())
@@ -260,6 +288,13 @@ def trace_row(decoded: Decoded, **labels: Any) -> dict[str, Any]:
     }
 
 
+def trace_rows(scores: Artifact) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all trace files of published scores; a file may hold none, where every prompt was too long."""
+    for name in scores.names():
+        if name.endswith(".jsonl.zst") and not _is_empty(scores.path(name)):
+            yield from (row for _, row in read_rows(scores.path(name)))
+
+
 def decoded_of(row: Mapping[str, Any]) -> Decoded:
     """Return the sample that a row of a trace file tells of."""
     return Decoded(
@@ -272,6 +307,11 @@ def decoded_of(row: Mapping[str, Any]) -> Decoded:
             for room, proposed, accepted, stopped, confidence in row["rounds"]
         ),
     )
+
+
+def _is_empty(path: Path) -> bool:
+    with zstandard.open(path, "rb") as file:
+        return not file.read(1)
 
 
 def _known(value: float) -> float | None:

@@ -33,15 +33,18 @@ class TritonChunks(Chunks):
         self.normalizers = self.target.new_empty(len(self.target))
         self.best = self.index.new_empty(len(self.target))
 
-    def _chunk(self, span: slice, positions: slice, *, with_gradients: bool) -> Tensor | None:
-        """Fill in what is measured; return the gradient of the logits, softcapped ones, without the rows' weights."""
-        size = span.stop - span.start
+    def _look(self, span: slice, positions: slice) -> None:
+        """Fill in what is measured."""
         self._take_products(span, positions)
         self._normalize(positions)
-        self._launch(span, positions, with_gradients=with_gradients)
-        if not with_gradients:
-            return None
-        return (self.logits_grad if self.bias is self.logits else self.bias_grad)[:size]
+        self._launch(span, positions, with_gradients=False)
+
+    def _chunk(self, span: slice, positions: slice) -> Tensor:
+        """Fill in what is measured; return the gradient of the logits, softcapped ones, without the rows' weights."""
+        self._take_products(span, positions)
+        self._normalize(positions)
+        self._launch(span, positions, with_gradients=True)
+        return (self.logits_grad if self.bias is self.logits else self.bias_grad)[: span.stop - span.start]
 
     def _take_products(self, span: slice, positions: slice) -> None:
         """Fill the buffers of logits; a Markov bias behind a softcap has a buffer of its own."""

@@ -23,6 +23,7 @@ class Draft(nn.Module):
     """`(V,)` int64: target id − draft id."""
     t2d: Tensor
     """`(vocab,)` bool: the target's tokens that the draft knows."""
+    _target_head: Tensor | None
 
     def __init__(self, config: DraftConfig) -> None:
         """Make the parts; the weights are PyTorch's until they are loaded or initialised."""
@@ -39,6 +40,8 @@ class Draft(nn.Module):
         if config.reduced_vocabulary:
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
             self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
+        self.register_buffer("_target_head", None, persistent=False)
+        self._target_head_is_embedding = False
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the (scaled) embedding of tokens, `(…, D)`."""
@@ -67,6 +70,17 @@ class Draft(nn.Module):
         if not self.config.reduced_vocabulary:
             return None
         return self.target_ids(torch.arange(self.config.draft_vocab_size, device=self.d2t.device))
+
+    def keep_target_head(self, head: Tensor | None) -> None:
+        """Keep the target's whole head `(vocab, D)` for training, beside the rows that the draft knows of it.
+
+        It is not saved. None: it is the embedding, which is here anyway.
+        """
+        self._target_head, self._target_head_is_embedding = head, head is None
+
+    def target_head(self) -> Tensor | None:
+        """Return the target's whole head, where a draft of reduced vocabulary was given it to train with."""
+        return self.embed_tokens.weight if self._target_head_is_embedding else self._target_head
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Return the parameters that training moves, in a fixed order."""

@@ -16,7 +16,7 @@ _HUB_LICENSES = frozenset({"apache-2.0", "mit", "gemma", "cc-by-4.0", "cc-by-sa-
 
 SHOWN = (
     "benchmark", "temperature", "samples", "accepted length (with bonus)", "95 % interval", "without bonus",
-    "verify rate",
+    "verify rate", "turns left out",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from deepspec.artifacts import MANIFEST, Artifact, open_artifact
+from deepspec.disk import full_disk_named
 from deepspec.errors import SpecError, StoreError
 from deepspec.formats.exports import read_index, write_form
 from deepspec.store import Store
@@ -30,15 +31,16 @@ def push(release: Artifact, destination: str, scratch: Path, *, private: bool = 
 
     Raises:
         SpecError: it is no release.
-        StoreError: the hub or the store refuses.
+        StoreError: the hub or the store refuses, or the scratch disk is full.
     """
     if release.manifest.kind != "release":
         raise SpecError(f"{release.prefix} is of kind {release.manifest.kind}; wanted a release, see: deepspec status")
-    if not destination.startswith(HUB):
-        return copy(release, Store(destination), scratch)
-    folder = scratch / "pushed" / release.manifest.address
-    shutil.rmtree(folder, ignore_errors=True)
-    lay_out(release, folder)
+    with full_disk_named(scratch):
+        if not destination.startswith(HUB):
+            return copy(release, Store(destination), scratch)
+        folder = scratch / "pushed" / release.manifest.address
+        shutil.rmtree(folder, ignore_errors=True)
+        lay_out(release, folder)
     return _upload(folder, destination.removeprefix(HUB), private, release.manifest.address)
 
 

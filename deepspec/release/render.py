@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deepspec.formats.tables import lossless_text
+from deepspec.formats.tables import calibration_text, lossless_text
 from deepspec.page import table
 from deepspec.release import card
 from deepspec.release.report import Released, warnings
@@ -33,6 +33,7 @@ def render(spec: ReleaseSpec, found: Released) -> str:
         lossless=lossless_text(scores.lossless),
         differences=table([each.row() for each in found.differences]),
         calibration=found.calibration,
+        confidence=calibration_text(found.calibration or scores.calibration[0]) if scores.calibration else "",
         speed=speed,
         speeds=table(speed.rows()),
         served=table([speed.served.row()]) if speed.served is not None else "",

@@ -6,9 +6,11 @@ from typing import Any
 
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportIndex
+from deepspec.formats.reports import left_out_warnings
 from deepspec.formats.reports import sections as score_sections
 from deepspec.formats.scores import CalibrationScore, Difference, Scores
 from deepspec.formats.speed import Speed
+from deepspec.formats.tables import lossless_text
 from deepspec.page import Section
 
 PARITY = "One text through the target, the cache that the draft was trained on, the draft, and every form read back."
@@ -42,12 +44,13 @@ def warnings(found: Released) -> list[str]:
 
 def _of_scores(scores: Scores) -> list[str]:
     told = []
-    if scores.lossless is None:
-        told.append("Losslessness was not checked.")
-    elif not scores.lossless.passed:
+    if scores.is_lossless is None:
+        told.append(lossless_text(scores.lossless))
+    elif not scores.is_lossless:
         told.append("Speculative decoding with this draft was not lossless in evaluation: do not serve it.")
     best = max((each.accepted_length.value or 0 for each in scores.overall.values()), default=0)
     without = scores.untrained.accepted_length.value if scores.untrained is not None else None
+    told += left_out_warnings(scores)
     if without is not None and best <= without:
         told.append(f"The draft is accepted no longer ({best:.3f}) than an untrained one ({without:.3f}).")
     return told

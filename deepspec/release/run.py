@@ -3,7 +3,7 @@
 README.md                 the model card
 report.html, report.md    all tables and plots, and the comparison with the release before
 scores.json, speed.json, *.png
-calibration.json          temperatures of the confidence head, one per position, where they were fitted
+calibration.json          temperatures of the confidence head, one per position, where they help
 provenance.json           manifests of everything that the draft was made from
 exports.json, FORM__NAME  the forms, as in the exports; `write_form` lays out a folder, card and calibration in it
 """
@@ -69,7 +69,7 @@ def run(
     return {
         "title": card.title(spec, scores.algorithm),
         "accepted_length": {temperature: each.accepted_length.value for temperature, each in scores.overall.items()},
-        "lossless": None if scores.lossless is None else scores.lossless.passed,
+        "lossless": scores.is_lossless,
         "speedup": {str(each.batch): each.speedup for each in speed.batches},
         "forms": [name for name, form in found.index.forms.items() if form.refused is None],
         "refused": {name: form.refused for name, form in found.index.forms.items() if form.refused is not None},

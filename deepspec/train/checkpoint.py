@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deepspec.artifacts import FileEntry, checksum, new_attempt, verify_file
+from deepspec.disk import writing
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
 from deepspec.store import Store
 
@@ -112,16 +112,18 @@ class Checkpoints:
         self.finish()
         self._pending = self._pool.submit(self._write, replace(state, rows=list(state.rows)))
 
-    def finish(self) -> None:
-        """Return when the save in flight, if any, is done."""
+    def finish(self) -> bool:
+        """Return when the save in flight, if any, is done: False where it failed."""
         if self._pending is None:
-            return
+            return True
         pending, self._pending = self._pending, None
         try:
             pending.result()
         except (StoreError, OSError) as error:
             self.failed += 1
             self._log(f"checkpoint not saved: {error}; training goes on, the one before is kept")
+            return False
+        return True
 
     def newest(self) -> Saved | None:
         """Return the newest state that is whole, or None; what is damaged is passed over, and said."""
@@ -133,6 +135,12 @@ class Checkpoints:
                 self._log(f"checkpoint of step {step} cannot be used: {error}; trying the one before")
                 self._store.delete(self._mark_key(step))
         return None
+
+    def drop_after(self, step: int) -> None:
+        """Forget the states of later steps: what a run that goes on from here makes of those may be another."""
+        for later in self._steps():
+            if later > step:
+                self._store.delete(self._mark_key(later))
 
     def close(self) -> None:
         """Wait for the save in flight and end the thread."""
@@ -208,10 +216,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         StoreError: it cannot be written: the disk is full, say.
     """
-    try:
+    with writing(path):
         save_file(tensors, path)
-    except SafetensorError as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
 
 
 def _name(step: int) -> str:

@@ -21,6 +21,10 @@ from deepspec.formats.target_cache import TargetCache
 class Samples(Protocol):
     """One split of a cache: samples by number."""
 
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the states of one token."""
+
     def __len__(self) -> int:
         """Return how many there are."""
 
@@ -58,6 +62,12 @@ class CacheSplit:
         self._window = window
         self._count = len(cache.numbers(split))
         self._lengths = cache.index.lengths
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the states of one token, in bf16."""
+        facts = self._cache.facts
+        return (len(facts.layers) + 1) * facts.hidden_size * 2
 
     def __len__(self) -> int:
         """Return how many samples there are."""
@@ -111,6 +121,16 @@ class Cut:
     """Whether short samples share a row no longer than the step's longest sample."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What one rank computes of a step."""
+
+    pieces: list[list[Row]]
+    """Its micro-batches."""
+    tokens: int
+    """Of the global batch."""
+
+
 def key_of(seed: int, epoch: int, sample_id: str) -> int:
     """Return the seed of a sample's random choices, 63 bits; of nothing but the three arguments."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{epoch}/{sample_id}".encode()) >> 1
@@ -138,27 +158,27 @@ class Stream:
         start = step * self._batch
         return [self._draw(place) for place in range(start, start + self._batch)]
 
-    def cut(self, step: int, cut: Cut) -> list[list[Row]]:
-        """Return the micro-batches of one step, longest rows first: like lengths together, as many for each rank."""
-        rows = self._rows(step, cut)
+    def share(self, step: int, rank: int, cut: Cut) -> Share:
+        """Return one rank's micro-batches of a step: every round of like ones is dealt out the other way round."""
+        draws = self.draws(step)
+        pieces, ranks = self._pieces(draws, cut), cut.ranks
+        rounds = [pieces[start : start + ranks] for start in range(0, len(pieces), ranks)]
+        places = [rank if number % 2 == 0 else ranks - 1 - rank for number in range(len(rounds))]
+        return Share(
+            pieces=[dealt[place] for dealt, place in zip(rounds, places, strict=True) if place < len(dealt)],
+            tokens=sum(self._samples.length(draw.number) for draw in draws),
+        )
+
+    def _pieces(self, draws: Sequence[Draw], cut: Cut) -> list[list[Row]]:
+        """Return the micro-batches of a step, longest rows first: like lengths together, as many for each rank."""
+        rows = self._rows(draws, cut)
         count = min(len(rows), cut.ranks * math.ceil(len(rows) / (cut.ranks * cut.micro_batch)))
         edges = [number * len(rows) // count for number in range(count + 1)]
         return [rows[start:stop] for start, stop in pairwise(edges)]
 
-    def share(self, step: int, rank: int, cut: Cut) -> list[list[Row]]:
-        """Return one rank's micro-batches of a step: every round of like ones is dealt out the other way round."""
-        pieces, ranks = self.cut(step, cut), cut.ranks
-        rounds = [pieces[start : start + ranks] for start in range(0, len(pieces), ranks)]
-        places = [rank if number % 2 == 0 else ranks - 1 - rank for number in range(len(rounds))]
-        return [dealt[place] for dealt, place in zip(rounds, places, strict=True) if place < len(dealt)]
-
-    def tokens(self, step: int) -> int:
-        """Return the tokens of the global batch of one step."""
-        return sum(self._samples.length(draw.number) for draw in self.draws(step))
-
-    def _rows(self, step: int, cut: Cut) -> list[Row]:
+    def _rows(self, draws: Sequence[Draw], cut: Cut) -> list[Row]:
         """Return the rows of one step, longest samples first."""
-        draws = sorted(self.draws(step), key=lambda draw: (-self._samples.length(draw.number), draw.key))
+        draws = sorted(draws, key=lambda draw: (-self._samples.length(draw.number), draw.key))
         if not cut.pack:
             return [[draw] for draw in draws]
         return _packed(draws, [self._samples.length(draw.number) for draw in draws], cut.ranks)

@@ -42,7 +42,7 @@ def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int]
             raise ParityError(
                 f"{artifact.prefix}: the stored states of sample {kept.sample_id} differ from the target's own by "
                 f"{off:.2g} of their norm, allowed {TOLERANCE[facts.codec]:g} ({facts.codec}): the cache is stale, "
-                "shifted or of other layers. Nothing was trained; see deepspec verify, and build the cache anew"
+                "shifted or of other layers. Nothing was trained; see deepspec cache verify, and build the cache anew"
             )
         worst = max(worst, off)
     return worst

@@ -6,48 +6,35 @@ interrupted and resumed takes the same steps as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from deepspec.errors import CancelledError
+from deepspec.formats.records import on_device
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
-from deepspec.train.data import Cut, MicroBatch, ReadAhead, Row, Samples, Stream, read_micro_batches
+from deepspec.train.data import Cut, Samples, Share, Stream
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW
+from deepspec.train.progress import Look, Progress
 from deepspec.train.ranks import Ranks
+from deepspec.train.reader import Pace, Reader, Step
 from deepspec.train.schedule import learning_rate
 from deepspec.train.spec import TrainSpec
 from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task, add, total_denominators
+from deepspec.train.unread import Sieve, Taken, Unread
 from deepspec.train.validation import Validation
+
+_Result = TypeVar("_Result")
 
 LOOKS = 20
 """Looks at the held-out slice in a run, where the spec names no other pace."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is: everything that a resumed one must know beside the weights."""
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Metric rows; no clock enters them, so that equal runs write equal files."""
-
-    def looks(self) -> list[dict[str, Any]]:
-        """Return the rows of the looks at the held-out slice."""
-        return [row for row in self.rows if row["split"] == "validation"]
-
-    def best_look(self) -> dict[str, Any] | None:
-        """Return the look with the lowest loss, the untrained draft's aside; of equals the first."""
-        return min((row for row in self.looks() if row["step"] > 0), key=lambda row: row["loss"], default=None)
 
 
 def total_steps(spec: TrainSpec, samples: int) -> int:
@@ -63,9 +50,10 @@ class Loop:
         samples: the training split.
         ranks: who shares the work.
         cut: how steps are cut into forward passes.
+        pace: how far and how wide to read ahead.
     """
 
-    def __init__(self, task: Task, samples: Samples, ranks: Ranks, cut: Cut) -> None:
+    def __init__(self, task: Task, samples: Samples, ranks: Ranks, cut: Cut, pace: Pace = Pace()) -> None:  # noqa: B008 - frozen
         """Take over the model's parameters; nothing is read yet."""
         spec = task.spec
         self.task = task
@@ -80,16 +68,19 @@ class Loop:
         self.cut = cut
         """How steps are cut into forward passes."""
         self.ranks = ranks
+        self.fetch_every = 1
+        """Steps whose numbers are fetched from the device together; it changes no result."""
         self._stream = Stream(samples, spec.global_batch, spec.seed)
-        self.reader = ReadAhead(lambda step: read_micro_batches(samples, self._share(step)))
+        self.reader = Reader(samples=samples, share=self._share, supervise=task.supervise, pace=pace)
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
+        self._unread = Unread()
 
     @cached_property
     def validation(self) -> Validation | None:
         """Return how the held-out slice is looked at: cut as the steps are, once it is known how they are."""
         if self.held_out is None:
             return None
-        return Validation(self.task, self.held_out, self.ranks, self.cut.micro_batch)
+        return Validation(self.task, self.held_out, self.ranks, self.cut.micro_batch, self.reader.pace)
 
     @property
     def data_wait_share(self) -> float:
@@ -102,26 +93,33 @@ class Loop:
         """Return whether no step is left, or the held-out loss has not improved for too long."""
         return self.progress.step >= self.total or self._out_of_patience()
 
-    def run(self, saves: Saves | None, on_step: Callable[["Loop"], object] | None = None) -> None:
+    def run(self, saves: Saves | None, on_rows: Callable[["Loop"], object] | None = None) -> None:
         """Train to the end, or until asked to stop.
 
         Args:
             saves: where states are saved; None on ranks that do not save.
-            on_step: called after each step, before its state is saved.
+            on_rows: called when there are new metric rows, before a state that holds them is saved.
 
         Raises:
             CancelledError: asked to stop by SIGTERM; the state is saved.
             TrainingError: it cannot go on.
         """
+        sieve = Sieve(self.guard.limit, self.guard.in_a_row, self.task.device)
         with StopSignal() as stop, closing(self.reader.steps(self.progress.step, self.total)) as steps:
-            self._look_if_due(stop)
+            looked = self._look_if_due(saves, stop)
             while not self.finished:
-                if not self._step(next(steps), stop):
+                taken = self._timed(lambda: self._step(next(steps), sieve, stop))
+                if not taken or self._is_fetch_due():
+                    self._timed(self._fetch)
+                if not taken:
                     self._cancel(saves)
-                self._look_if_due(stop)
-                if on_step is not None:
-                    on_step(self)
-                self._save_if_due(saves)
+                looked = self._look_if_due(saves, stop)
+                if on_rows is not None and not self._unread:
+                    on_rows(self)
+                if self._is_save_due():
+                    self._save(None if saves is None else saves.last)
+            if not looked:
+                self._cancel(saves)
 
     def state(self) -> Saved:
         """Return what a saved state holds; all ranks ask at the same time, the first one's has the tensors."""
@@ -135,11 +133,23 @@ class Loop:
         }
         return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 
-    def resume(self, saved: Saved | None) -> None:
+    def resume(
+        self,
+        saved: Saved | None,
+        *,
+        micro_batch: int | None = None,
+        pack: bool = False,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Go on from a saved state, the same on every rank; only the first rank's is looked at.
+
+        Steps are cut as the run began, so that sums round alike, unless they are asked to be cut otherwise.
 
         Args:
             saved: the first rank's newest state, or weights to begin with; None, here or there: the model's own.
+            micro_batch: rows of a pass that are asked for; None: as the run began.
+            pack: whether packed rows are asked for; else as the run began.
+            log: told where steps are cut otherwise than before.
         """
         told = self.ranks.told(None if saved is None else (saved.step, saved.rows, saved.progress, list(saved.tensors)))
         if told is None:
@@ -147,24 +157,33 @@ class Loop:
         step, rows, progress, names = told
         self.optimizer.load(None if saved is None else saved.tensors, moments="step" in names)
         known = {"cut": {}, "guard": asdict(self.guard), **progress}
-        if known["cut"].get("ranks") == self.ranks.count:  # cut alike, sums round alike
-            self.cut = Cut(**known["cut"])
+        if known["cut"].get("ranks") == self.ranks.count:
+            self.cut = _cut_anew(Cut(**known["cut"]), micro_batch, pack, log)
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
         self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
 
-    def _share(self, step: int) -> list[list[Row]]:
+    def _share(self, step: int) -> Share:
         return self._stream.share(step, self.ranks.rank, self.cut)
 
-    def _step(self, micro_batches: Sequence[MicroBatch], stop: StopSignal) -> bool:
-        """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile."""
-        begin = time.perf_counter()
-        supervised = [self.task.supervise(micro) for micro in micro_batches]
-        denominators = self.ranks.sum_named(total_denominators(supervised))
+    def _timed(self, call: Callable[[], _Result]) -> _Result:
+        """Call, and count the time as training, but for that in which it waited for records."""
+        begin, waited = time.perf_counter(), self.reader.waited
+        result = call()
+        self.meter.training += time.perf_counter() - begin - (self.reader.waited - waited)
+        return result
+
+    def _step(self, step: Step, sieve: Sieve, stop: StopSignal) -> bool:
+        """Take one step; return False, with nothing changed, where some rank was asked to stop meanwhile.
+
+        On a card the host waits for nothing in here but records.
+        """
+        task, device = self.task, self.task.device
+        denominators = self.ranks.sum_named(on_device(total_denominators(step.supervised), device))
         totals: dict[str, Tensor] = {}
-        for part in supervised:
+        for micro in task.moved(step.micro_batches()):
             if stop.asked:
                 break
-            result = self.task.loss(part, denominators)
+            result = task.loss(micro, denominators)
             result.loss.backward()  # type: ignore[no-untyped-call]
             add(totals, {"loss": result.loss, **result.sums})
         if self.ranks.any(stop.asked):
@@ -172,72 +191,87 @@ class Loop:
             return False
         norm = self.optimizer.sum_gradients()
         sums = self.ranks.sum_named(totals)
-        self._apply(norm, sums, [name for micro in micro_batches for name in micro.batch.sample_ids])
-        self._advance(begin, sums)
+        rate = learning_rate(self.progress.step, self.total, task.spec.learning_rate, task.spec.warmup_ratio)
+        self.optimizer.step(rate, norm, sieve.keeps_out(sums["loss"], norm))
+        self._count(step, rate, {"gradient_norm": norm, **sums})
         return True
 
-    def _apply(self, norm: Tensor, sums: dict[str, Tensor], sample_ids: Sequence[str]) -> None:
-        """Let the gradients move the weights, unless they are not finite, and write the step's row."""
-        step = self.progress.step
-        loss, size = float(sums["loss"]), float(norm)
-        row: dict[str, Any] = {"split": "train", "step": step + 1}
-        if self.guard.allows(loss, size, step, sample_ids):
-            rate = learning_rate(step, self.total, self.task.spec.learning_rate, self.task.spec.warmup_ratio)
-            self.optimizer.step(rate, norm)
-            row |= {"loss": loss, "learning_rate": rate, "gradient_norm": size}
-            row |= {"spike": True} if self.guard.is_spike(size) else {}
-            row |= self.task.algorithm.metrics(sums)
-        else:
-            self.optimizer.forget()
-            row |= {"skipped": True}
-        self.progress.rows.append(row)
-
-    def _advance(self, begin: float, sums: dict[str, Tensor]) -> None:
-        """Count the step that began at a time."""
-        tokens, samples = self._stream.tokens(self.progress.step), self.task.spec.global_batch
+    def _count(self, step: Step, rate: float, values: Mapping[str, Tensor]) -> None:
+        """Count a step that was sent to the device, and leave what it gives there."""
+        samples = self.task.spec.global_batch
+        taken = Taken(step=self.progress.step, learning_rate=rate, tokens=step.tokens, sample_ids=step.sample_ids)
+        self._unread.add(taken, values)
         self.progress.step += 1
         self.progress.samples += samples
-        self.progress.tokens += tokens
-        self.meter.training += time.perf_counter() - begin
-        self.meter.tokens += tokens
+        self.progress.tokens += step.tokens
+        self.meter.tokens += step.tokens
         self.meter.samples += samples
-        if self.meter.peak:
-            self.meter.flops += step_flops(self.task.model, tokens, sums)
 
-    def _look_if_due(self, stop: StopSignal) -> None:
-        """Look at the held-out slice, at the first step, at the last and at the pace between, once each."""
-        step = self.progress.step
-        due = step % self._look_every == 0 or step == self.total
-        if self.validation is None or not due or any(row["step"] == step for row in self.progress.looks()):
-            return
+    def _is_fetch_due(self) -> bool:
+        return self.progress.step % self.fetch_every == 0 or self._is_look_due() or self._is_save_due()
+
+    def _fetch(self) -> None:
+        """Write the rows of the steps whose numbers lie on the device.
+
+        Raises:
+            TrainingError: too many of them in a row were not finite.
+        """
+        for taken, values in self._unread.fetch():
+            loss, norm = float(values["loss"]), float(values.pop("gradient_norm"))
+            row: dict[str, Any] = {"split": "train", "step": taken.step + 1}
+            if self.guard.allows(loss, norm, taken.step, taken.sample_ids):
+                row |= {"loss": loss, "learning_rate": taken.learning_rate, "gradient_norm": norm}
+                row |= {"spike": True} if self.guard.is_spike(norm) else {}
+                row |= self.task.algorithm.metrics(values)
+            else:
+                row |= {"skipped": True}
+            self.progress.add(row)
+            if self.meter.peak:
+                self.meter.flops += step_flops(self.task.model, taken.tokens, values)
+
+    def _is_look_due(self) -> bool:
+        return self.progress.step % self._look_every == 0 or self.progress.step == self.total
+
+    def _look_if_due(self, saves: Saves | None, stop: StopSignal) -> bool:
+        """Look at the held-out slice, at the first step, at the last and at the pace between, once each.
+
+        Weights that are the best so far are saved where the spec keeps those, before a state to go on from says that
+        the look is done.
+
+        Returns:
+            False where a rank was asked to stop meanwhile: the look is still to be taken.
+        """
+        step, looks = self.progress.step, self.progress.looks()
+        if self.validation is None or not self._is_look_due() or (looks and looks[-1]["step"] == step):
+            return True
         metrics = self.validation.look(stop)
-        if metrics is not None:
-            self.progress.rows.append({"split": "validation", "step": step, **metrics})
+        if metrics is None:
+            return False
+        look = {"split": "validation", "step": step, **metrics}
+        self.progress.add(look)
+        if self.task.spec.keep == "best" and self.progress.best_look() is look:
+            self._save_best(look, saves)
+        return True
 
-    def _save_if_due(self, saves: Saves | None) -> None:
-        """Save the state where it is the best so far, and where it is time to."""
-        spec = self.task.spec
-        if spec.keep == "best" and self._has_improved():
-            self._save(None if saves is None else saves.best)
-            if saves is not None and saves.best is not None:
-                saves.best.finish()  # before a state to go on from says that this look is done
-        if self.progress.step % spec.checkpoint_every == 0 or self.finished:
-            self._save(None if saves is None else saves.last)
+    def _save_best(self, look: Look, saves: Saves | None) -> None:
+        """Save the weights of the best look so far, or go on with those of the one before where they cannot be."""
+        best = None if saves is None else saves.best
+        self._save(best)
+        if not self.ranks.told(best is None or best.finish()):
+            self.progress.not_kept(look)
+
+    def _is_save_due(self) -> bool:
+        """Return whether it is time to save the state to go on from."""
+        return self.progress.step % self.task.spec.checkpoint_every == 0 or self.finished
 
     def _save(self, checkpoints: Checkpoints | None) -> None:
         state = self.state()
         if checkpoints is not None:
             checkpoints.save(state)
 
-    def _has_improved(self) -> bool:
-        """Return whether the step just taken was looked at, and had the lowest held-out loss so far."""
-        best = self.progress.best_look()
-        return best is not None and best["step"] == self.progress.step
-
     def _out_of_patience(self) -> bool:
-        losses = [row["loss"] for row in self.progress.looks()]
         patience = self.task.spec.patience
-        return patience is not None and len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
+        return patience is not None and self.progress.looks_without_progress() >= patience
 
     def _cancel(self, saves: Saves | None) -> None:
         self._save(None if saves is None else saves.last)
@@ -245,3 +279,18 @@ class Loop:
             saves.last.finish()
         self.ranks.wait()
         raise CancelledError(f"training was asked to stop; step {self.progress.step} is saved, run again to go on")
+
+
+def _cut_anew(kept: Cut, micro_batch: int | None, pack: bool, log: Callable[[str], None]) -> Cut:
+    """Return how a run that goes on cuts its steps: as it began, but for what is asked for now."""
+    cut = replace(kept, micro_batch=micro_batch or kept.micro_batch, pack=pack or kept.pack)
+    if cut != kept:
+        log(
+            f"steps are cut into passes of {_told(cut)} from here, as asked for; the run began with {_told(kept)}. "
+            "Sums round otherwise: the draft may differ in its last bits from that of a run that was not interrupted"
+        )
+    return cut
+
+
+def _told(cut: Cut) -> str:
+    return f"{cut.micro_batch} {'packed ' if cut.pack else ''}row{'' if cut.micro_batch == 1 else 's'}"

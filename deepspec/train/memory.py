@@ -14,9 +14,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from deepspec.errors import TrainingError
-from deepspec.formats.records import Record, collate_rows
+from deepspec.formats.records import Record, collate_rows, on_device
 from deepspec.models import BlockDraft, EagleDraft
-from deepspec.train.data import Cut, MicroBatch, Samples, read_record
+from deepspec.train.data import Cut, Samples, read_record
+from deepspec.train.reader import MicroBatch, Supervised
 from deepspec.train.task import Task, total_denominators
 
 SHARE = 0.8
@@ -24,6 +25,8 @@ SHARE = 0.8
 MOST_ON_CPU = 8
 """Rows beyond which a pass on a CPU gets no faster."""
 MOST = 256
+ASSUMED_FREE = 4 << 30
+"""Free memory of a host that does not tell."""
 STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -107,7 +110,10 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():  # not Linux
+        return ASSUMED_FREE
+    lines = meminfo.read_text().splitlines()
     available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.exists() and (most := limit.read_text().strip()) != "max":
@@ -129,8 +135,11 @@ def _taken(task: Task, rows: list[list[Record]]) -> int | None:
 def _held(task: Task, rows: list[list[Record]]) -> tuple[int, int]:
     """Return the bytes held before a forward and backward pass, and the most in it."""
     before = _at_rest(task.device)
-    supervised = task.supervise(MicroBatch(batch=collate_rows(rows), keys=tuple(range(sum(map(len, rows))))))
-    task.loss(supervised, total_denominators([supervised])).loss.backward()  # type: ignore[no-untyped-call]
+    batch = collate_rows(rows)
+    supervision = task.supervise(batch, range(sum(map(len, rows))))
+    micro = MicroBatch(batch=batch, supervision=supervision).to(task.device, task.dtype)
+    denominators = on_device(total_denominators([Supervised(tokens=batch, supervision=supervision)]), task.device)
+    task.loss(micro, denominators).loss.backward()  # type: ignore[no-untyped-call]
     return before, torch.cuda.max_memory_allocated(task.device) if task.device.type == "cuda" else _status("VmHWM")
 
 

@@ -64,10 +64,17 @@ class MasterAdamW:
         norm: Tensor = torch.linalg.vector_norm(own)
         return norm if self._ranks.count == 1 else self._ranks.sum_(norm.square()).sqrt()
 
-    def step(self, learning_rate: float, norm: Tensor) -> None:
-        """Take one step with the gradients, clipped, and forget them."""
+    def step(self, learning_rate: float, norm: Tensor, skip: Tensor | None = None) -> None:
+        """Take one step with the gradients, clipped, and forget them.
+
+        Args:
+            learning_rate: of this step.
+            norm: what `sum_gradients` returned.
+            skip: 1 on the device where nothing may move, not even the step count; else 0.
+        """
         self._ranks.share(self.gradient).mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
         self._adam.param_groups[0]["lr"] = learning_rate
+        self._adam.found_inf = skip  # type: ignore[attr-defined]  # what a fused AdamW heeds, as GradScaler tells it
         self._adam.step()
         self.forget()
         self._refresh()

@@ -5,13 +5,17 @@ Flat buffers are cut into equal shares, one a rank, so that each rank keeps the 
 
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
+
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for each other: the first one may read, fit or fetch for hours. One that dies ends the others
+through their launcher, not through a deadline."""
 
 
 class Ranks:
@@ -26,13 +30,15 @@ class Ranks:
         Args:
             device: `cpu` (gloo), or `cuda` (nccl; each rank takes the device of its local number).
         """
-        self._state = PartialState(cpu=device == "cpu")
+        self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
         self.count: int = self._state.num_processes
         self.rank: int = self._state.process_index
         self.device = torch.device(device) if self.count == 1 else self._state.device
+        self._host = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
+        """What passes between the hosts alone: no card waits for it, and it waits for no card."""
         hosts = [socket.gethostname()] * self.count
         if self.count > 1:
-            dist.all_gather_object(hosts, hosts[0])
+            dist.all_gather_object(hosts, hosts[0], group=self._host)
         self.machines = len(set(hosts))
         """Machines that the processes run on."""
 
@@ -51,8 +57,8 @@ class Ranks:
         """Return the smallest of the ranks' numbers."""
         if self.count == 1:
             return number
-        told = torch.tensor(number, device=self.device)
-        dist.all_reduce(told, dist.ReduceOp.MIN)
+        told = torch.tensor(number)
+        dist.all_reduce(told, dist.ReduceOp.MIN, group=self._host)
         return int(told)
 
     def sum_named(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +87,7 @@ class Ranks:
         if self.count == 1:
             return own
         summed = torch.empty_like(own)
-        dist.reduce_scatter_single(summed, flat)
+        dist.reduce_scatter_tensor(summed, flat)
         return own.copy_(summed)
 
     def join_shares(self, own: Tensor, flat: Tensor) -> None:
@@ -89,7 +95,7 @@ class Ranks:
         if self.count == 1:
             flat.copy_(own)
         else:
-            dist.all_gather_single(flat, own)
+            dist.all_gather_into_tensor(flat, own)
 
     def collect(self, own: Tensor) -> Tensor | None:
         """Return all shares joined, a copy on the CPU, on the first rank; None on the others.
@@ -128,16 +134,21 @@ class Ranks:
         """Return the first rank's value."""
         told = [value]
         if self.count > 1:
-            broadcast_object_list(told)
+            dist.broadcast_object_list(told, src=0, group=self._host)
         return told[0]
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on some rank."""
-        return bool(self.sum_(torch.tensor(float(flag), device=self.device)) > 0)
+        if self.count == 1:
+            return flag
+        told = torch.tensor(float(flag))
+        dist.all_reduce(told, group=self._host)
+        return bool(told > 0)
 
     def wait(self) -> None:
-        """Return when every rank has come here."""
-        self._state.wait_for_everyone()
+        """Return when every rank has come here, however long one of them is busy by itself."""
+        if self.count > 1:
+            dist.barrier(group=self._host)
 
     def leave(self) -> None:
         """End the communication, so that the process can end quietly."""

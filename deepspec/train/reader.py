@@ -24,7 +24,7 @@ from deepspec.formats.records import (
     each_tensor,
     on_device,
 )
-from deepspec.train.data import Row, Samples, read_record, read_tokens
+from deepspec.train.data import Row, Samples, Share, read_record, read_tokens
 
 STEPS_AHEAD = 2
 """Steps that are begun beyond the one that is computed, at most."""
@@ -67,6 +67,8 @@ class Step:
     """Its micro-batches without their states."""
     states: Iterator[tuple[Tensor, Tensor]]
     """Their states, read ahead, in the same order."""
+    tokens: int
+    """Of the global batch."""
 
     @property
     def sample_ids(self) -> list[str]:
@@ -99,11 +101,9 @@ class Reader:
     """
 
     samples: Samples
-    share: Callable[[int], Sequence[Sequence[Row]]]
-    """Step -> this rank's micro-batches of it; asked in the loop's own thread."""
+    share: Callable[[int], Share]
+    """Step -> what this rank computes of it; asked in the loop's own thread."""
     supervise: Supervise
-    state_bytes: int
-    """Bytes of the states of one token."""
     pace: Pace = field(default_factory=Pace)
     waited: float = field(default=0.0, init=False)
     """Seconds that the loop has waited."""
@@ -115,8 +115,8 @@ class Reader:
             ahead = _Ahead(self, pool, range(start, end))
             for _ in range(start, end):
                 planned = ahead.next_step()
-                supervised = tuple(self._wait(future) for future in planned)
-                yield Step(supervised=supervised, states=self._states(ahead, len(supervised)))
+                supervised = tuple(self._wait(future) for future in planned.futures)
+                yield Step(supervised=supervised, states=self._states(ahead, len(supervised)), tokens=planned.tokens)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -129,6 +129,11 @@ class Reader:
         result = future.result()
         self.waited += time.perf_counter() - begin
         return result
+
+    def read(self, rows: Sequence[Row]) -> MicroBatch:
+        """Return the micro-batch of some rows, read now."""
+        part = self.plan(rows)
+        return MicroBatch(batch=part.tokens.with_states(*self.load(rows)), supervision=part.supervision)
 
     def plan(self, rows: Sequence[Row]) -> Supervised:
         """Return the tokens of some rows, and what is supervised in them."""
@@ -147,7 +152,13 @@ class Reader:
     def size(self, rows: Sequence[Row]) -> int:
         """Return the bytes that the states of some rows take, padding included."""
         longest = max(sum(self.samples.length(draw.number) for draw in row) for row in rows)
-        return len(rows) * longest * self.state_bytes
+        return len(rows) * longest * self.samples.state_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    futures: list[Future[Supervised]]
+    tokens: int
 
 
 class _Ahead:
@@ -156,14 +167,14 @@ class _Ahead:
     def __init__(self, reader: Reader, pool: ThreadPoolExecutor, steps: range) -> None:
         self._reader, self._pool = reader, pool
         self._steps = iter(steps)
-        self._planned: deque[list[Future[Supervised]]] = deque()
+        self._planned: deque[_Planned] = deque()
         self._waiting: deque[Sequence[Row]] = deque()
         """Micro-batches of the steps begun whose states are not being read yet."""
         self._loading: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
         self._bytes = 0
         self._begin()
 
-    def next_step(self) -> list[Future[Supervised]]:
+    def next_step(self) -> _Planned:
         """Return the plans of the next step."""
         if not self._planned:
             self._begin()
@@ -182,9 +193,10 @@ class _Ahead:
         """Plan one more step, if there is one."""
         number = next(self._steps, None)
         if number is not None:
-            rows = self._reader.share(number)
-            self._planned.append([self._pool.submit(self._reader.plan, each) for each in rows])
-            self._waiting.extend(rows)
+            share = self._reader.share(number)
+            plans = [self._pool.submit(self._reader.plan, rows) for rows in share.pieces]
+            self._planned.append(_Planned(plans, share.tokens))
+            self._waiting.extend(share.pieces)
 
     def _fill(self) -> None:
         """Read on, as far as there is room; the next micro-batch in any case."""

@@ -4,6 +4,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -27,11 +28,12 @@ from deepspec.train.data import CacheSplit, Cut
 from deepspec.train.fitted import fit_first_block
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
-from deepspec.train.memory import fitting_micro_batch
+from deepspec.train.memory import fitting_micro_batch, free_bytes
 from deepspec.train.meter import peak_memory
 from deepspec.train.narrator import Narrator
 from deepspec.train.previous import STATE, previous
 from deepspec.train.ranks import Ranks
+from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
 from deepspec.train.start import fresh_draft, target_folder
 from deepspec.train.task import Task
@@ -39,6 +41,12 @@ from deepspec.train.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"
+FETCH_EVERY = 16
+"""Steps whose losses are fetched from a card together, where the placement says nothing."""
+READERS = 4
+"""Threads that read for a card, at most: zstd gives some 1 GB/s of states each."""
+AHEAD_SHARE, MOST_AHEAD = 0.1, 4 << 30
+"""Share of the host's free memory, and bytes, that states read ahead take at most."""
 GATE_POOL = 64
 """Samples of which the shortest are computed again by the target."""
 
@@ -63,20 +71,17 @@ def run(
         if ranks.first:
             _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
-        if ranks.first:
-            _lead(loop, out, placement, report)
-        else:
-            _follow(loop)
+        kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
         for damage in cache.quarantined.values():
             report.log(f"left out: {damage}")
         ranks.wait()
-        return _counts(loop, cache)
+        return _counts(loop, cache, kept)
     finally:
         ranks.leave()
 
 
-def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> None:
-    """Train as the rank that saves, writes and speaks."""
+def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
+    """Train as the rank that saves, writes and speaks; return the step whose weights became the draft."""
     narrator = Narrator(report)
     trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
 
@@ -85,19 +90,25 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> None:
         trackers(loop)
 
     with trackers, _saves(loop.task.spec, out, loop.ranks, report) as saves:
-        loop.resume(_start(loop, saves, out, placement, report))
+        begin = _start(loop, saves, out, placement, report)
+        loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
+        if saves.best is not None:
+            saves.best.drop_after(loop.progress.step)
+        narrator.begin(loop)
         trackers.begin(loop)
         loop.run(saves, tell)
-        _keep_best(loop, saves)
+        kept = _keep_best(loop, saves, report.log)
     _write(loop, out, report)
+    return kept
 
 
-def _follow(loop: Loop) -> None:
+def _follow(loop: Loop, placement: Placement) -> int:
     """Train as any other rank: whatever the first one does with all of them is done here, too."""
-    loop.resume(None)
+    loop.resume(None, micro_batch=placement.micro_batch, pack=placement.pack)
     loop.run(None)
-    _keep_best(loop, None)
+    kept = _keep_best(loop, None, _silent)
     loop.optimizer.state()
+    return kept
 
 
 def _check_cache(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement, report: Report) -> None:
@@ -121,6 +132,11 @@ def make_loop(
         raise SourceError("the cache has no sample in its training split; prepare more prompts")
     if ranks.count > spec.global_batch:
         raise SourceError(f"{ranks.count} ranks share a global batch of {spec.global_batch}; take fewer ranks")
+    if spec.global_batch > len(train):
+        log(
+            f"a step takes {spec.global_batch} samples (train.global_batch) and there are {len(train)} in the training "
+            f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
+        )
     model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), train, log)
     if ranks.first:  # the others are given its weights
         bigrams = start_markov_head(model, train, spec.bigram_samples)
@@ -129,16 +145,41 @@ def make_loop(
             log(f"the draft cannot start from a linear guess: {unfit}")
     model = model.to(ranks.device)
     task = Task(
-        spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[spec.draft.algorithm], device=ranks.device
+        spec=spec,
+        config=model.config,
+        model=model,
+        algorithm=ALGORITHMS[spec.draft.algorithm],
+        device=ranks.device,
+        measured=not model.config.reduced_vocabulary,
     )
-    loop = Loop(task, train, ranks, Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack))
+    ranks.wait()  # what the first one did alone may have taken long
+    cut = Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack)
+    loop = Loop(task, train, ranks, cut, _pace(placement, ranks))
+    loop.fetch_every = placement.fetch_every or (1 if ranks.device.type == "cpu" else FETCH_EVERY)
     if placement.micro_batch is None:
         most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else _silent)
         loop.cut = replace(loop.cut, micro_batch=ranks.least(most))
         loop.optimizer.forget()
     if spec.validation_samples and len(held_out):
         loop.held_out = held_out
+    elif spec.keep == "best" or spec.patience is not None:
+        log(f"nothing to judge by: {_unjudged(spec)}; the cache has no sample in its validation split (prepare.splits)")
     return loop
+
+
+def _pace(placement: Placement, ranks: Ranks) -> Pace:
+    """Return how far and how wide each rank reads ahead: cores and free memory are shared by those of a machine."""
+    card = ranks.device.type == "cuda"
+    here = max(1, ranks.count // ranks.machines)
+    spare = max(1, min(READERS, (os.cpu_count() or 1) // here - 1))
+    room = int(AHEAD_SHARE * free_bytes(torch.device("cpu")) / here)
+    return Pace(workers=placement.readers or (spare if card else 1), bytes_ahead=min(room, MOST_AHEAD), pinned=card)
+
+
+def _unjudged(spec: TrainSpec) -> str:
+    """Return what comes of settings that judge by held-out samples where there are none."""
+    told = ["the weights of the last step become the draft (train.keep=best)"] if spec.keep == "best" else []
+    return " and ".join([*told, "training goes on to its last step (train.patience)"] if spec.patience else told)
 
 
 def _silent(_message: str) -> None:
@@ -173,11 +214,20 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
     return saved
 
 
-def _keep_best(loop: Loop, saves: Saves | None) -> None:
-    """Give the loop the weights that become the draft, on every rank; the first one's `saves` have them."""
+def _keep_best(loop: Loop, saves: Saves | None, log: Callable[[str], None]) -> int:
+    """Give the loop the weights that become the draft, on every rank; the first one's `saves` have them.
+
+    Returns:
+        the step that they are of.
+    """
     best = None if saves is None or saves.best is None else saves.best.newest()
-    if loop.ranks.told(best is not None):
+    step = loop.ranks.told(None if best is None else best.step)
+    if step is not None:
         loop.optimizer.load(None if best is None else best.tensors)
+        return int(step)
+    if loop.task.spec.keep == "best" and loop.held_out is not None:
+        log("the weights of the best held-out loss could not be kept: those of the last step become the draft")
+    return loop.progress.step
 
 
 def _write(loop: Loop, out: Out, report: Report) -> None:
@@ -189,10 +239,9 @@ def _write(loop: Loop, out: Out, report: Report) -> None:
     write_tensors(loop.optimizer.state(), out.file(STATE))
 
 
-def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
-    """Return what the manifest tells of the run."""
+def _counts(loop: Loop, cache: TargetCache, kept: int) -> dict[str, Any]:
+    """Return what the manifest tells of the run; `kept` is the step whose weights became the draft."""
     looks = loop.progress.looks()
-    losses = [row["loss"] for row in loop.progress.rows if row["split"] == "train" and "loss" in row]
     return {
         "target": cache.facts.target.model_dump(),
         "layers": list(cache.facts.layers),
@@ -204,9 +253,10 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "quarantined": len(cache.quarantined),
         "skipped_steps": loop.guard.skipped,
         "spikes": loop.guard.spikes,
-        "loss": losses[-1] if losses else None,
+        "loss": loop.progress.last_loss(),
         "untrained": looks[0] if looks else None,
-        "held_out": _look_kept(loop),
+        "kept_step": kept,
+        "held_out": next((look for look in looks if look["step"] == kept), None),
         "seconds": round(loop.meter.training, 1),
         "tokens_per_second": round(loop.meter.tokens_per_second, 1),
         "samples_per_second": round(loop.meter.samples_per_second, 3),
@@ -215,11 +265,3 @@ def _counts(loop: Loop, cache: TargetCache) -> dict[str, Any]:
         "memory_bytes": peak_memory(loop.task.device),
         "mfu": loop.meter.utilization,
     }
-
-
-def _look_kept(loop: Loop) -> dict[str, Any] | None:
-    """Return the look at the weights that became the draft."""
-    looks = loop.progress.looks()
-    if loop.task.spec.keep == "best":
-        return loop.progress.best_look()
-    return looks[-1] if looks else None

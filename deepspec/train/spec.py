@@ -64,7 +64,7 @@ class TrainSpec(Spec):
     bigram_samples: int = Field(default=512, ge=0)
     """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
     vocabulary_samples: int = Field(default=4096, gt=0)
-    """Samples by whose answers a reduced vocabulary is chosen (draft.draft_vocab_size)."""
+    """Samples by whose answers a reduced vocabulary is chosen (train.draft.draft_vocab_size)."""
     continue_from: str | None = None
     """Address of a finished draft whose weights and optimizer state to start from, on a new schedule."""
     warm_start: str | None = None

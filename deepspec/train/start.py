@@ -63,7 +63,8 @@ def fresh_draft(
     chosen = learn_vocabulary(model, samples, spec.vocabulary_samples)
     if chosen is not None:
         log(chosen)
-    adopt_target(model, embedding.clone(), head.clone())  # out of the mapped file, where they lie unaligned
+    own = embedding.clone()  # out of the mapped file, where it lies unaligned
+    adopt_target(model, own, own if head is embedding else head.clone(), keep_head=True)
     initialize(model, spec.seed)
     if spec.start != "random" and not start_from_target(model, folder):
         log("the target's blocks have another form than the draft's: it starts from random weights")

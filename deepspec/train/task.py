@@ -27,6 +27,9 @@ class Task:
     model: BlockDraft | EagleDraft
     algorithm: Algorithm
     device: torch.device
+    measured: bool = True
+    """Whether acceptance is counted at every step; else at looks at held-out samples only, as for a draft of reduced
+    vocabulary: it takes the target's whole head, up to half a step more."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,14 +45,16 @@ class Task:
         """Return what is supervised in rows of samples; both lie in host memory."""
         return self.algorithm.supervise(self.config, self.spec.objective, tokens, keys)
 
-    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor]) -> LossResult:
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, look: bool = False) -> LossResult:
         """Return a micro-batch's part of the global loss.
 
         Args:
             micro: on the task's device, in its dtype.
             denominators: of the global batch, there, too.
+            look: whether this is a look at held-out samples.
         """
-        return self.algorithm.loss(self.model, micro.batch, micro.supervision, denominators)
+        given = self.model, micro.batch, micro.supervision, denominators
+        return self.algorithm.loss(*given) if look or self.measured else self.algorithm.loss(*given, measure=False)
 
     def moved(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         """Yield micro-batches on the task's device, in its dtype: on a card, each crosses while one is computed."""
@@ -62,7 +67,8 @@ class Task:
 
 def crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
     """Yield micro-batches on a card; the next one crosses the bus on a stream of its own meanwhile."""
-    bus, work = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    bus = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    work = torch.cuda.current_stream(device)
     waiting: MicroBatch | None = None
     for micro in micro_batches:
         with torch.cuda.stream(bus):

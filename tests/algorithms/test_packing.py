@@ -12,6 +12,7 @@ from deepspec.algorithms.anchors import draw_anchors
 from deepspec.formats.draft import choose_vocabulary
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import collate, collate_rows
+from tests.algorithms.fewer import only
 from tests.models.drafts import HEADS, VOCAB, four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
@@ -82,7 +83,7 @@ def test_no_sample_learns_from_another_in_its_row(algorithm):
         within[row, start:end] = True
         of_one = within[:, None] if algorithm == "eagle3" else within.gather(1, part.anchors)[..., None]
         states = batch.hidden.clone().requires_grad_()
-        alone = replace(part, supervised=part.supervised & of_one)
+        alone = only(part, of_one)
         result = ALGORITHMS[algorithm].loss(model, replace(batch, hidden=states), alone, part.denominators)
         result.loss.backward()
         assert not states.grad[~within].any()

@@ -12,6 +12,7 @@ from deepspec.errors import TrainingError
 from deepspec.formats.draft import adopt_target, choose_vocabulary
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import collate, collate_rows
+from tests.algorithms.fewer import only
 from tests.algorithms.forms import use_form
 from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
@@ -122,7 +123,7 @@ def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm):
         model.markov_head.markov_w2.weight.data.zero_()
     batch = collate([record("a", 20, range(20))])
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE.but(num_anchors=1), batch, [5])
-    supervision.supervised[:] = supervision.supervised & (torch.arange(supervision.supervised.shape[-1]) < 3)
+    supervision = only(supervision, torch.arange(supervision.supervised.shape[-1]) < 3)
     result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
     assert ALGORITHMS[algorithm].metrics(result.sums)["tau"] == pytest.approx(4.0)  # 3 slots or steps, and the bonus
 

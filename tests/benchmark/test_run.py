@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,12 @@ from deepspec.benchmark.run import run
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.decoding.results import Decoded, Round
 from deepspec.decoding.schedule import StepRate
+from deepspec.errors import SpecError
 from deepspec.evaluate.run import run as evaluate
 from deepspec.evaluate.spec import EvaluateSpec
-from deepspec.formats.speed import SPEED, BatchSpeed, read_speed
+from deepspec.formats.rows import write_rows
+from deepspec.formats.scores import SCORES
+from deepspec.formats.speed import SPEED, BatchSpeed, Speed, read_speed
 from deepspec.publish import Out
 from tests.evaluate.published import Given, given
 from tests.heard import Heard
@@ -52,6 +56,43 @@ def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_loa
     assert speed.served is None
     assert heard.figures["speed"].startswith(b"\x89PNG")
     assert heard.figures["load"].startswith(b"\x89PNG")
+
+
+LONG = ["x" * 600]
+"""Beyond the 512 tokens that the tiny target reads."""
+
+
+def time_it(case: Given, of: Artifact, **options: Any) -> tuple[Speed, Heard]:
+    spec = BenchmarkSpec(
+        target=case.target, benchmarks=case.benchmarks,
+        **{"batches": (1,), "samples": 2, "max_new_tokens": 6, "repeats": 1, "loads": (1,), **options},
+    )  # fmt: skip
+    out = Out(case.store, "speed", "b" * 32, {"draft": case.draft.ref}, case.placement.scratch)
+    heard = Heard()
+    run(spec, {"draft": case.draft, "scores": of}, out, case.placement, heard)
+    return read_speed(out.file(SPEED)), heard
+
+
+def test_questions_beyond_the_targets_positions_are_not_timed(tmp_path: Path):
+    case = given(tmp_path, {"sums": [LONG, ["2+2?"], ["3+3?"]]})
+    speed, heard = time_it(case, scores(case), samples=3)
+    assert speed.batches[0].tokens_per_round >= 1
+    assert "1 of 3 questions are left out, the target has room for 501 tokens" in heard.lines
+    with pytest.raises(SpecError, match=r"no prompt has room; lower benchmark\.max_new_tokens"):
+        time_it(case, scores(case), max_new_tokens=600)
+
+
+def test_scores_without_a_decoded_sample_are_timed_and_said_to_tell_nothing(tmp_path: Path):
+    """As an earlier version published them: one trace file, and no row in it."""
+    case = given(tmp_path)
+    told = scores(case).path(SCORES).read_text()
+    out = Out(case.store, "scores", "0" * 32, {"draft": case.draft.ref}, case.placement.scratch)
+    out.file(SCORES).write_text(told)
+    write_rows(out.file("traces-00000.jsonl.zst"), [])
+    ref = out.publish(EvaluateSpec(target=case.target, benchmarks=case.benchmarks), 2, {})
+    speed, heard = time_it(case, open_artifact(case.store, ref, case.placement.scratch))
+    assert speed.loads == ()
+    assert [line for line in heard.lines if "holds no round of 4 proposed tokens at temperature 0" in line]
 
 
 def timed(batch: int, seconds: float, verify: float) -> BatchSpeed:

@@ -19,7 +19,8 @@ from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.records import Record
 from deepspec.models import build_draft
 from deepspec.models.initial import initialize
-from deepspec.train.data import Cut, MicroBatch, Stream, read_micro_batches
+from deepspec.train.data import Cut, Stream
+from deepspec.train.reader import MicroBatch, Reader, Supervised
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators
 
@@ -38,6 +39,8 @@ class Chats:
     def __init__(self, count: int) -> None:
         rng = random.Random(0)
         self.lengths = [min(4096, max(32, int(rng.lognormvariate(6.4, 0.9)))) // SCALE for _ in range(count)]
+
+    state_bytes = 4 * (len(LAYERS) + 1) * HIDDEN
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,20 +92,20 @@ def task_for(algorithm: str, global_batch: int) -> Task:
 def step(task: Task, pieces: list[MicroBatch]) -> tuple[float, float]:
     """Return loss and processor seconds of a step."""
     begin = time.process_time()
-    parts = [task.supervise(micro) for micro in pieces]
+    parts = [Supervised(tokens=micro.batch, supervision=micro.supervision) for micro in pieces]
     denominators, loss = total_denominators(parts), 0.0
-    for part in parts:
-        result = task.loss(part, denominators)
+    for micro in task.moved(pieces):
+        result = task.loss(micro, denominators)
         result.loss.backward()
         loss += result.loss.item()
     return loss, time.process_time() - begin
 
 
-def wasted(task: Task, pieces: list[MicroBatch]) -> tuple[float, float]:
+def wasted(pieces: list[MicroBatch]) -> tuple[float, float]:
     """Return the shares of positions and of blocks that are padding."""
     batches = [micro.batch for micro in pieces]
     inside = sum(int((batch.starts < batch.ends).sum()) for batch in batches)
-    keeps = [getattr(task.supervise(micro).supervision, "keep", torch.ones(1)) for micro in pieces]
+    keeps = [getattr(micro.supervision, "keep", torch.ones(1)) for micro in pieces]
     blocks = sum(int(keep.sum()) for keep in keeps) / sum(keep.numel() for keep in keeps)
     return 1 - inside / sum(batch.starts.numel() for batch in batches), 1 - blocks
 
@@ -117,8 +120,10 @@ def test_packed_steps_against_unpacked_ones(algorithm, global_batch):
     for number in range(STEPS[global_batch]):
         losses = []
         for pack in (False, True):
-            pieces = read_micro_batches(samples, stream.cut(number, Cut(ranks=1, micro_batch=MICRO_BATCH, pack=pack)))
-            padding[pack].append(wasted(task, pieces))
+            share = stream.share(number, 0, Cut(ranks=1, micro_batch=MICRO_BATCH, pack=pack))
+            reader = Reader(samples=samples, share=lambda _, share=share: share, supervise=task.supervise)
+            pieces = [reader.read(rows) for rows in share.pieces]
+            padding[pack].append(wasted(pieces))
             loss, spent = step(task, pieces)
             losses.append(loss)
             seconds[pack].append(spent)

@@ -20,13 +20,14 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.formats.target_cache import TargetCache
 from deepspec.store import Store
 from deepspec.train.checkpoint import Checkpoints, Retention
-from deepspec.train.data import MicroBatch
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
+from deepspec.train.reader import MicroBatch, Supervised
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.stop import StopSignal
 from deepspec.train.task import total_denominators
+from deepspec.train.unread import Sieve
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.target import tiny
 from tests.train.conftest import Site, make_site
@@ -70,10 +71,10 @@ class Bare:
         self.adam = torch.optim.AdamW(self.trainable, lr=6e-4, fused=True)
 
     def step(self, batches: list[MicroBatch]) -> None:
-        parts = [self.task.supervise(micro) for micro in batches]
+        parts = [Supervised(tokens=micro.batch, supervision=micro.supervision) for micro in batches]
         denominators = total_denominators(parts)
-        for part in parts:
-            self.task.loss(part, denominators).loss.backward()
+        for micro in self.task.moved(batches):
+            self.task.loss(micro, denominators).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trainable, 1.0)
         self.adam.step()
         self.adam.zero_grad()
@@ -90,10 +91,12 @@ def test_a_step_costs_what_its_parts_cost(site):
     loop, source = loop_for(site), loop_for(site)
     bare = Bare(loop)
     mine, theirs = [], []
+    sieve = Sieve(10, 0, torch.device("cpu"))
     with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
         for step in range(SPEC.steps):
-            batches = source.reader.load(step)
-            mine.append(seconds(lambda: loop._step(next(steps), stop), time.thread_time))
+            with closing(source.reader.steps(step, step + 1)) as again:
+                batches = list(next(again).micro_batches())
+            mine.append(seconds(lambda: loop._step(next(steps), sieve, stop) and loop._fetch(), time.thread_time))
             theirs.append(seconds(lambda batches=batches: bare.step(batches), time.thread_time))
     ratio = statistics.median(mine) / statistics.median(theirs)
     waited = loop.data_wait_share
@@ -114,9 +117,10 @@ def test_records_from_s3_are_there_when_they_are_wanted(site, s3: Store, tmp_pat
     scratch = tmp_path / "elsewhere"
     ref = site.cache.ref.model_copy(update={"uri": s3.uri(prefix)})
     loop = loop_for(site, open_artifact(s3, ref, scratch), scratch)
+    sieve = Sieve(10, 0, torch.device("cpu"))
     with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
         for _ in range(SPEC.steps):
-            loop._step(next(steps), stop)
+            loop._step(next(steps), sieve, stop)
     print(f"\ndata wait from S3 {loop.data_wait_share:.1%} of the time")
     assert loop.data_wait_share < 0.10
 
@@ -125,10 +129,11 @@ def test_saving_holds_training_up_for_less_than_a_step(site, tmp_path: Path):
     loop = loop_for(site)
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=2), print)
     stalls, steps_taken = [], []
+    sieve = Sieve(10, 0, torch.device("cpu"))
     with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
         for _ in range(SPEC.steps // 4):
             stalls.append(seconds(lambda: states.save(loop.state())))
-            steps_taken += [seconds(lambda: loop._step(next(steps), stop)) for _ in range(4)]
+            steps_taken += [seconds(lambda: loop._step(next(steps), sieve, stop)) for _ in range(4)]
     states.close()
     stall, step = statistics.median(stalls), statistics.median(steps_taken)
     print(f"\nsaving holds up for {stall * 1e3:.2f} ms, a step takes {step * 1e3:.1f} ms")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def publish_better(store: Store, scores: ArtifactRef, address: str, scratch: Pat
     return out.publish(EvaluateSpec.model_validate(real.manifest.spec), real.manifest.version, real.manifest.counts)
 
 
-def given(root: Path, **recipe: Any) -> Given:
-    """Publish a random draft for a tiny target."""
+def given(root: Path, questions: Mapping[str, list[list[str]]] = QUESTIONS, **recipe: Any) -> Given:
+    """Publish a random draft for a tiny target, and write benchmarks: name -> turns of each question."""
     folder = tiny.write_target(root / "target")
     target = load_target(folder)
     shape = read(json.loads((folder / "config.json").read_text()))
@@ -71,8 +72,8 @@ def given(root: Path, **recipe: Any) -> Given:
     identity = identify(folder)
     ref = out.publish(Spec(), 1, {"target": identity.model_dump()})
     (root / "benchmarks").mkdir()
-    for name, questions in QUESTIONS.items():
-        text = "".join(json.dumps({"turns": turns}) + "\n" for turns in questions)
+    for name, asked in questions.items():
+        text = "".join(json.dumps({"turns": turns}) + "\n" for turns in asked)
         (root / "benchmarks" / f"{name}.jsonl").write_text(text)
     found = resolve(root / "benchmarks")
     placement = Placement(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from deepspec.errors import ParityError
+from deepspec.export import proof
 from deepspec.export.proof import difference, load, outputs, read_back
 from deepspec.export.run import FORMS, read_source
 from tests.export.drafts import KINDS, write_draft, write_target
@@ -172,3 +173,13 @@ def test_golden_drafts_survive_every_form_that_expresses_them(tmp_path):
             if form.refuse(source) is None:
                 folder, _ = written(name, source, tmp_path / f"{case.parent.name}-{name}")
                 assert apart(source, *form.read(folder)) <= 1e-5
+
+
+@pytest.mark.parametrize("broken", ["first", "ids", "second"])
+def test_an_output_that_is_no_number_fails_the_proof_whatever_the_others_are(broken, monkeypatch):
+    """In whatever order outputs are looked at: the largest of 0 and NaN may be either."""
+    whole = {name: torch.zeros(2) for name in ("first", "ids", "second")}
+    told = {"draft": whole, "form": {**whole, broken: torch.tensor([0.0, float("nan")])}}
+    monkeypatch.setattr(proof, "outputs", told.get)
+    with pytest.raises(ParityError, match=f"differs from the draft by nan in {broken}"):
+        difference("form", "draft")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from deepspec.errors import ChildError
+from infra.guard import EVENT
 from infra.launch import run_guarded, start_guarded
 
 TREE = """
@@ -202,6 +203,56 @@ def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed
     parent.wait()
     wait_for((tmp_path / "saved").exists)
     wait_for(lambda: "saving 1999" in (tmp_path / "job.log").read_text())  # the guard may still be writing
+
+
+def test_events_are_not_among_the_last_lines_of_a_job_that_failed(tmp_path):
+    speak = "from infra.child import emit; print('out of memory'); emit(event='log', message='hello'); exit(7)"
+    heard: list[str] = []
+    with pytest.raises(ChildError) as caught:
+        run_guarded([sys.executable, "-c", speak], log_path=tmp_path / "log", on_line=heard.append)
+    assert caught.value.last_lines == "out of memory"
+    assert [line for line in heard if line.startswith(EVENT)] == [f'{EVENT}{{"event": "log", "message": "hello"}}']
+
+
+def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path):
+    """More than a pipe holds: telling must not fail, nor wait, though nobody listens."""
+    tell = """
+    import pathlib, signal, sys, time
+    from infra.child import emit
+    def stop(*_):
+        for step in range(50):
+            emit(event="log", message="saving" + "." * 20_000)
+        pathlib.Path(sys.argv[1], "saved").touch()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    emit(event="log", message="up")
+    for name in ("job", "polite", "stubborn"):
+        pathlib.Path(sys.argv[1], f"{name}.pid").write_text("0")
+    time.sleep(300)
+    """
+    parent_path = script(tmp_path, "parent.py", PARENT.replace("0.5", "20"))
+    command = [sys.executable, parent_path, tmp_path, *python(tmp_path, tell, str(tmp_path))]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    pids(tmp_path)
+    parent.kill()
+    parent.wait()
+    wait_for((tmp_path / "saved").exists)
+
+
+def test_a_full_disk_under_the_log_ends_no_job():
+    heard: list[str] = []
+    run_guarded([sys.executable, "-c", "print('one'); print('two')"], log_path=Path("/dev/full"), on_line=heard.append)
+    assert heard == ["one", "two"]
+
+
+def test_an_event_waits_for_no_line_to_end(tmp_path):
+    """A progress bar that never ends its line does not hold events back, and is not torn apart otherwise."""
+    speak = (
+        "import sys; from infra.child import emit; print('10 %', end='', flush=True); emit(event='log', message='a')"
+    )
+    heard: list[str] = []
+    run_guarded([sys.executable, "-c", speak], log_path=tmp_path / "log", on_line=heard.append)
+    assert sorted(heard) == [f'{EVENT}{{"event": "log", "message": "a"}}', "10 %"]
 
 
 def test_a_long_lived_child_ends_with_its_block(tmp_path):

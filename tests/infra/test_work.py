@@ -1,6 +1,8 @@
 """A stage in a child process: events become a report, a reference or an error of the tree."""
 
 import json
+import os
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef, TargetId
-from deepspec.errors import BudgetError, ChildError, EngineError, SourceError
+from deepspec.errors import BudgetError, ChildError, EngineError, SourceError, StoreError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import resolve
@@ -19,8 +21,10 @@ from deepspec.stages import STAGES
 from deepspec.store import Store
 from infra import work
 from infra.caps import caps_of
-from infra.child import EVENT, Job, with_keys
+from infra.child import Job, with_keys
 from infra.engines import ManagedEngines
+from infra.guard import EVENT
+from infra.launch import run_guarded
 from infra.listeners import Listeners, rich_table
 from infra.work import Events, Site, run_job, run_stage
 from tests.heard import Heard
@@ -56,6 +60,19 @@ def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp
     assert log.rpartition("/")[0] in str(heard.texts)
 
 
+def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, monkeypatch):
+    def full(self: Store, path: Path, key: str) -> None:
+        raise StoreError(f"cannot write {key}: No space left on device")
+
+    spec, site = prompts(tmp_path, "not json")
+    monkeypatch.setattr(Store, "put_file", full)
+    heard = Heard()
+    with pytest.raises(SourceError, match="holds no row"):
+        run_stage(STAGES["prepare"], spec, {}, site, heard)
+    assert "No space left on device" in heard.texts["log"]
+    assert str(site.placement.scratch / "jobs") in heard.texts["log"]
+
+
 def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     late = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(hours=1))})
@@ -84,7 +101,7 @@ def test_what_a_run_holds_in_the_store_is_capped(tmp_path):
 def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
     spec, site = prompts(tmp_path, "not json")
     with pytest.raises(SourceError, match=r"rows\.jsonl:1: "):
-        run_stage(STAGES["prepare"], spec, {}, site, Heard())
+        run_stage(STAGES["prepare"], spec.but(bad_rows="stop"), {}, site, Heard())
     assert not [key for key in Store(site.root).list("prompts") if key.endswith("manifest.json")]
 
 
@@ -131,6 +148,87 @@ def test_lines_that_are_no_events_are_only_log():
     assert events.ref is None
     assert isinstance(events.error, errors.EngineError)
     assert str(events.error) == "gone"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"event": "progress", "done": 1, "to',
+        '{"event": "progress", "done": "1", "total": 2, "unit": "rows", "note": ""}',
+        '{"event": "progress", "done": 1}',
+        '{"event": "figure", "key": "curve", "png": "no base64"}',
+        '{"event": "result", "ref": {"kind": "draft"}}',
+        '{"event": "unheard of"}',
+        '{"no": "event"}',
+        "[1, 2]",
+        "17",
+        "",
+        "a line of somebody else's" + 300 * "!",
+    ],
+)
+def test_what_looks_like_an_event_and_is_none_is_a_line_of_the_log(told: str):
+    heard = Heard()
+    events = Events(heard)
+    events.line(f"{EVENT}{told}")
+    assert heard == Heard(lines=[f"not an event: {told[:200]}{'…' if len(told) > 200 else ''}"])
+    assert (events.ref, events.error, events.shards) == (None, None, None)
+
+
+def test_a_rank_that_was_asked_to_stop_does_not_hide_the_error_of_the_one_that_failed():
+    def told(*names: str) -> str:
+        events = Events(Heard())
+        for name in names:
+            events.line(f'{EVENT}{{"event": "error", "type": "{name}", "message": "of {name}"}}')
+        return str(events.error)
+
+    assert told("CancelledError", "TrainingError") == "of TrainingError"
+    assert told("TrainingError", "CancelledError") == "of TrainingError"
+    assert told("CancelledError") == "of CancelledError"
+
+
+NOISE = "import os; os.write(2, b'!'); [os.write(1, b'tick tock ') for _ in range(300_000)]"
+NOISY = f"""
+import os, subprocess, sys, threading
+from infra.child import emit
+
+noise = subprocess.Popen([sys.executable, "-c", {NOISE!r}], stderr=subprocess.PIPE)
+noise.stderr.read(1)
+def speak(name):
+    for number in range(50):
+        emit(event="log", message=f"{{name}} {{number}} " + "." * 20_000)
+        os.write(1, b"half a line")
+threads = [threading.Thread(target=speak, args=(name,)) for name in "ab"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+noise.wait()
+"""
+
+
+def test_what_others_print_tears_no_event(tmp_path):
+    """Another process writes to the same stdout without ever ending a line, and two threads speak at once."""
+    heard = Heard()
+    command = [sys.executable, "-c", NOISY]
+    run_guarded(command, log_path=tmp_path / "log", on_line=Events(heard).line)
+    told = [line.split(" ")[:2] for line in heard.lines]
+    assert sorted(told) == sorted([name, str(number)] for name in "ab" for number in range(50))
+    assert {len(line.rpartition(" ")[2]) for line in heard.lines} == {20_000}
+    log = (tmp_path / "log").read_bytes()
+    assert log.count(b"half a line") == 100
+    assert all(line.startswith(b'{"event"') for line in log.split(EVENT.encode())[1:])
+
+
+def test_events_go_to_stdout_where_no_guard_offers_a_pipe(tmp_path):
+    speak = "from infra.child import emit; emit(event='log', message='hello')"
+    env = {**os.environ, "DEEPSPEC_EVENTS": str(tmp_path / "gone")}
+    for environment in ({**os.environ}, env, {**env, "DEEPSPEC_EVENTS": str(tmp_path / "file")}):
+        (tmp_path / "file").write_text("no pipe")
+        done = subprocess.run(
+            [sys.executable, "-c", speak], env=environment, capture_output=True, text=True, check=True
+        )
+        heard = Heard()
+        Events(heard).line(done.stdout.rstrip("\n"))
+        assert heard.lines == ["hello"]
+    assert (tmp_path / "file").read_text() == "no pipe"
 
 
 def test_listeners_pass_everything_on():

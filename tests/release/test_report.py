@@ -11,32 +11,14 @@ from deepspec.artifacts import ArtifactRef
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.formats.exports import ExportIndex
-from deepspec.formats.scores import (
-    CalibrationScore,
-    Difference,
-    Interval,
-    PositionCalibration,
-    Reliability,
-    ThresholdScore,
-)
+from deepspec.formats.scores import Difference, Interval
 from deepspec.formats.speed import EngineSpeed, LoadSpeed
 from deepspec.page import html, markdown
 from deepspec.release.report import Released, sections, warnings
-from tests.release.test_run import interval, scores_of, speed_of
+from tests.release.test_run import calibration, interval, scores_of, speed_of
 
 DRAFT = ArtifactRef(kind="draft", address="d" * 32, content="c", uri="here")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def calibration() -> CalibrationScore:
-    bins = tuple(Reliability(low=x, high=x + 0.5, count=9, predicted=x + 0.2, observed=x + 0.1) for x in (0.0, 0.5))
-    position = PositionCalibration(
-        position=1, count=18, ece=0.1, auroc=0.8, brier=0.2, predicted=0.45, observed=0.35, bins=bins
-    )
-    return CalibrationScore(
-        temperature=0.0, confidence_temperatures=(1.5,), fitted_rounds=40, before=(position,), after=(position,),
-        thresholds=(ThresholdScore(threshold=0.5, proposal_length=2.0, accepted_length=1.4, verify_rate=0.47),),
-    )  # fmt: skip
 
 
 def released() -> Released:

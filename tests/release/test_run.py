@@ -10,7 +10,18 @@ from deepspec.catalog import scores_before, set_ref
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import write_form
-from deepspec.formats.scores import Acceptance, BenchmarkScore, Interval, LosslessCheck, Scores
+from deepspec.formats.scores import (
+    Acceptance,
+    BenchmarkScore,
+    CalibrationScore,
+    Interval,
+    LosslessCheck,
+    PositionCalibration,
+    PositionFit,
+    Reliability,
+    Scores,
+    ThresholdScore,
+)
 from deepspec.formats.speed import BatchSpeed, Speed
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -33,17 +44,29 @@ def acceptance(length):
     )
 
 
+def benchmark(**changes):
+    told = {"questions": 3, "asked_for": 3, "too_long": 0, "stopped": 1, "acceptance": acceptance(1.5), **changes}
+    return BenchmarkScore(benchmark="sums", digest="d", temperature=0.0, **told)
+
+
 def scores_of(draft, /, **changes):
-    score = BenchmarkScore(
-        benchmark="sums", digest="d", temperature=0.0, questions=3, asked_for=3, too_long=0, stopped=1,
-        acceptance=acceptance(1.5),
-    )  # fmt: skip
     fields = {
         "algorithm": "dspark", "draft": draft.address, "target": "t", "slots": 7, "overall": {"0.0": acceptance(1.5)},
-        "benchmarks": (score,), "slices": (), "untrained": acceptance(1.0), "calibration": (),
+        "benchmarks": (benchmark(),), "slices": (), "untrained": acceptance(1.0), "calibration": (),
         "lossless": LosslessCheck(samples=4, equal=3, ties=1, divergences=()),
     }  # fmt: skip
     return Scores(**{**fields, **changes})
+
+
+def calibration() -> CalibrationScore:
+    bins = tuple(Reliability(low=x, high=x + 0.5, count=9, predicted=x + 0.2, observed=x + 0.1) for x in (0.0, 0.5))
+    position = PositionCalibration(
+        position=1, count=18, ece=0.1, auroc=0.8, brier=0.2, predicted=0.45, observed=0.35, bins=bins
+    )
+    return CalibrationScore(
+        temperature=0.0, confidence_temperatures=(1.5,), fitted_rounds=40, before=(position,), after=(position,),
+        thresholds=(ThresholdScore(threshold=0.5, proposal_length=2.0, accepted_length=1.4, verify_rate=0.47),),
+    )  # fmt: skip
 
 
 def speed_of(draft, speedup=1.25):
@@ -66,7 +89,8 @@ def release(tmp_path, kind="dspark", speedup=1.25, **changes):
     for name, value in (("scores", scores_of(draft.ref, **changes)), ("speed", speed_of(draft.ref, speedup))):
         out = Out(store, name, name, {"draft": draft.ref}, scratch)
         out.file(f"{name}.json").write_text(value.model_dump_json())
-        out.file("acceptance.png").write_bytes(b"png")
+        for picture in ("acceptance.png", "reliability.png"):
+            out.file(picture).write_bytes(b"png")
         out.file("report.md").write_text("# Scores\n")
         inputs[name] = open_artifact(store, out.publish(ReleaseSpec(target="x"), 1, {}), scratch)
     spec = ReleaseSpec(target="ORG/target", target_license="apache-2.0", dataset="demo", dataset_license="mit")
@@ -126,6 +150,11 @@ def test_provenance_names_every_ancestor_and_no_path(tmp_path):
         ({"lossless": LosslessCheck(samples=4, equal=3, ties=0, divergences=())}, "not lossless in evaluation"),
         ({"speedup": 0.9}, "plain decoding is faster at every batch size"),
         ({"lossless": None}, "Losslessness was not checked."),
+        ({"lossless": LosslessCheck(samples=0, equal=0, ties=0, divergences=())}, "Losslessness was not checked: no"),
+        (
+            {"benchmarks": (benchmark(too_long=2, turns=5),)},
+            "Left out of the scores: sums: 2 of 5 turns were not asked",
+        ),
         ({"untrained": acceptance(1.6)}, "accepted no longer (1.500) than an untrained one (1.600)"),
     ],
 )
@@ -133,6 +162,37 @@ def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path, changes, warning)
     _, counts, card = release(tmp_path, **changes)
     assert any(warning in told for told in counts["warnings"])
     assert warning in card.split("## How good it is")[0]
+
+
+def test_turns_left_out_stand_beside_what_was_scored(tmp_path):
+    _, _, card = release(tmp_path, benchmarks=(benchmark(too_long=2, turns=5),))
+    assert "| sums | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
+    assert "| all | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
+
+
+def test_no_sample_checked_is_not_lossless(tmp_path):
+    _, counts, card = release(tmp_path, lossless=LosslessCheck(samples=0, equal=0, ties=0, divergences=()))
+    assert counts["lossless"] is None
+    assert "; lossless" not in card
+    assert ": lossless" not in card
+
+
+def fitted(kept):
+    change = Interval(value=-0.02, low=-0.03, high=-0.01 if kept else 0.01)
+    fit = PositionFit(position=1, temperature=1.5, difference=change, kept=kept)
+    return (calibration().model_copy(update={"fits": (fit,), "confidence_temperatures": (1.5,) if kept else ()}),)
+
+
+def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path):
+    published, _, card = release(tmp_path / "kept", calibration=fitted(True))
+    assert json.loads(published.read_bytes("calibration.json"))["confidence_temperatures"] == [1.5]
+    assert "divide the confidence logit of position k by `calibration.json`" in card
+    assert "the 95 % interval of the change below zero: at position 1." in card
+    published, _, card = release(tmp_path / "not", calibration=fitted(False))
+    assert "calibration.json" not in published.names()
+    assert "there is no `calibration.json`" in card
+    assert "None is used." in card
+    assert "| 1.50: ECE -0.0200 [-0.0300, +0.0100], not used |" in published.read_bytes("report.md").decode()
 
 
 def test_a_refused_form_is_named_on_the_card(tmp_path):

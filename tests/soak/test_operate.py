@@ -74,6 +74,25 @@ def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: 
     assert told["state_name"] == "Completed"
 
 
+def test_shards_of_a_run_that_is_cancelled_end_with_it(operated: Operated, built):
+    small = "regenerate.rows_per_part=12"
+    operated.finish(operated.start("regenerate/local", small))
+    fan_out = {"workers": 2, "runner": "deployment", "address": "shard/local"}
+    site = {**operated.parameters()["site"], "fan_out": fan_out}
+    before = {shard["id"] for shard in query(operated.api, "flow_runs", {"flows": {"name": {"any_": ["shard"]}}})}
+    run = operated.start("cache/local", small, "cache.codec=fp8", site=site)
+
+    def below() -> list[dict[str, object]]:
+        found = query(operated.api, "flow_runs", {"flows": {"name": {"any_": ["shard"]}}})
+        return [shard for shard in found if shard["id"] not in before]
+
+    until(lambda: any(shard["state_name"] == "Running" for shard in below()))
+    operated.cancel(run)
+    until(lambda: {shard["state_type"] for shard in below()} <= {"CANCELLED", "COMPLETED"})
+    assert "CANCELLED" in {shard["state_type"] for shard in below()}
+    assert [each for shard in below() for each in operated.processes(str(shard["id"]))] == []
+
+
 def test_a_machine_that_vanishes_is_missed_by_its_heartbeats_and_its_run_goes_on(operated: Operated, built):
     """Nobody is left to say that the run is over: the automation does, the slot comes back, another worker goes on."""
     shorten_heartbeats(operated.api, seconds=60)

@@ -54,11 +54,11 @@ class Site:
         return {name: entry.checksum for name, entry in self.open(ref).manifest.files.items()}
 
 
-def make_site(root: Path) -> Site:
-    """Return a site with a random target of 6 layers, 25 answered conversations, and their cache."""
+def make_site(root: Path, **changes: Any) -> Site:
+    """Return a site with a random target of 6 layers, 25 answered conversations (each so changed), and their cache."""
     store, scratch = Store(root / "store"), root / "scratch"
     target = write_target(root / "target")
-    answers = publish_answers(store, scratch, [rows(25)])
+    answers = publish_answers(store, scratch, [[{**row, **changes} for row in rows(25)]])
     ref = build(spec_for(target), target, answers, store, scratch)
     cache = open_artifact(store, ref, scratch)
     return Site(root=root, store=store, cache=cache, placement=placement_for(target, scratch, micro_batch=2))

@@ -21,6 +21,8 @@ class Few:
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
 
+    state_bytes = 4 * D
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -1,14 +1,17 @@
 import random
-import threading
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.errors import CorruptArtifactError, TrainingError
-from deepspec.train.data import Cut, ReadAhead, Stream, key_of, read_micro_batches
+from deepspec.train.data import Cut, Stream, key_of
 from tests.train.toy import ToySamples
+
+
+def all_pieces(stream, cut):
+    """Return the micro-batches of the first step, of all ranks, longest rows first."""
+    return stream._pieces(stream.draws(0), cut)
 
 
 def numbers(stream, step):
@@ -35,7 +38,7 @@ def test_a_step_is_the_same_whatever_was_asked_before():
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_ranks_share_a_step_without_loss_or_doubling(ranks, most, pack):
     stream = Stream(ToySamples(12), global_batch=8, seed=0)
-    shares = [stream.share(2, rank, Cut(ranks=ranks, micro_batch=most, pack=pack)) for rank in range(ranks)]
+    shares = [stream.share(2, rank, Cut(ranks=ranks, micro_batch=most, pack=pack)).pieces for rank in range(ranks)]
     dealt = [draw for share in shares for piece in share for row in piece for draw in row]
     assert sorted(dealt, key=lambda d: d.key) == sorted(stream.draws(2), key=lambda d: d.key)
     assert max(len(piece) for share in shares for piece in share) <= most
@@ -52,12 +55,12 @@ def lengths(samples, pieces):
 def test_batches_join_samples_of_like_length_however_many_ranks_there_are():
     samples = ToySamples(7)  # lengths 5 … 11
     stream = Stream(samples, global_batch=7, seed=0)
-    assert lengths(samples, stream.share(0, 0, Cut(ranks=1, micro_batch=3))) == [[11, 10], [9, 8], [7, 6, 5]]
-    assert lengths(samples, stream.share(0, 0, Cut(ranks=2, micro_batch=2))) == [
+    assert lengths(samples, stream.share(0, 0, Cut(ranks=1, micro_batch=3)).pieces) == [[11, 10], [9, 8], [7, 6, 5]]
+    assert lengths(samples, stream.share(0, 0, Cut(ranks=2, micro_batch=2)).pieces) == [
         [11],
         [6, 5],
     ]  # dealt there and back: 22 tokens
-    assert lengths(samples, stream.share(0, 1, Cut(ranks=2, micro_batch=2))) == [[10, 9], [8, 7]]
+    assert lengths(samples, stream.share(0, 1, Cut(ranks=2, micro_batch=2)).pieces) == [[10, 9], [8, 7]]
 
 
 def test_little_is_padded_where_lengths_differ_widely():
@@ -67,7 +70,8 @@ def test_little_is_padded_where_lengths_differ_widely():
     samples = ToySamples(1)
     samples.records, samples.length = told, lambda number: told[number]
     samples.sample_id = str
-    pieces = Stream(samples, global_batch=512, seed=0).cut(0, Cut(ranks=8, micro_batch=8))
+    stream = Stream(samples, global_batch=512, seed=0)
+    pieces = all_pieces(stream, Cut(ranks=8, micro_batch=8))
     padded = sum(len(piece) * samples.length(piece[0][0].number) for piece in pieces)
     assert sum(told) / padded > 0.96
 
@@ -77,15 +81,15 @@ def test_packed_rows_are_filled_up_to_the_longest_sample():
     samples.length = lambda number: [10, 7, 5, 4, 3, 2, 2][number]
     stream = Stream(samples, global_batch=7, seed=0)
     alone, shared = Cut(ranks=1, micro_batch=8, pack=True), Cut(ranks=2, micro_batch=1, pack=True)
-    assert lengths(samples, stream.cut(0, alone)) == [[10, (7, 3), (5, 4), (2, 2)]]
-    assert lengths(samples, stream.share(0, 1, shared)) == [[(7, 3)], [(5, 4)]]
+    assert lengths(samples, all_pieces(stream, alone)) == [[10, (7, 3), (5, 4), (2, 2)]]
+    assert lengths(samples, stream.share(0, 1, shared).pieces) == [[(7, 3)], [(5, 4)]]
 
 
 def test_packed_rows_are_no_fewer_than_the_ranks():
     samples = ToySamples(5)
     samples.length = lambda number: [100, 3, 2, 2, 1][number]
     stream = Stream(samples, global_batch=5, seed=0)
-    pieces = stream.cut(0, Cut(ranks=4, micro_batch=8, pack=True))
+    pieces = all_pieces(stream, Cut(ranks=4, micro_batch=8, pack=True))
     assert lengths(samples, pieces) == [[100], [(3, 1)], [2], [2]]
 
 
@@ -99,7 +103,7 @@ def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(told
     samples.length = lambda number: told[number]
     stream = Stream(samples, global_batch=len(told), seed=0)
     ranks = min(ranks, len(told))
-    pieces = stream.cut(0, Cut(ranks=ranks, micro_batch=most, pack=True))
+    pieces = all_pieces(stream, Cut(ranks=ranks, micro_batch=most, pack=True))
     rows = [[draw.number for draw in row] for piece in pieces for row in piece]
     assert sorted(number for row in rows for number in row) == list(range(len(told)))
     assert max(sum(told[number] for number in row) for row in rows) == max(told)
@@ -108,7 +112,8 @@ def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(told
 
 
 def test_tokens_of_a_step_are_counted_over_all_ranks():
-    assert Stream(ToySamples(7), global_batch=7, seed=0).tokens(0) == 5 + 6 + 7 + 8 + 9 + 10 + 11
+    stream = Stream(ToySamples(7), global_batch=7, seed=0)
+    assert stream.share(0, 1, Cut(ranks=2, micro_batch=2)).tokens == 5 + 6 + 7 + 8 + 9 + 10 + 11
 
 
 def test_the_key_depends_on_seed_epoch_and_sample_and_fits_a_generator():
@@ -117,46 +122,3 @@ def test_the_key_depends_on_seed_epoch_and_sample_and_fits_a_generator():
     assert key_of(0, 0, "a") == 2395482867014657407  # frozen: a resumed run must draw what the first one drew
     assert all(0 <= key < 1 << 63 for key in keys)
     torch.Generator().manual_seed(max(keys))
-
-
-def test_reading_ahead_keeps_the_order():
-    assert list(ReadAhead(lambda step: [step * 10]).steps(3, 8)) == [[30], [40], [50], [60], [70]]
-    assert list(ReadAhead(lambda step: [step]).steps(0, 1)) == [[0]]
-    assert list(ReadAhead(lambda step: [step]).steps(4, 4)) == []
-
-
-def test_an_error_of_the_reader_reaches_the_loop_at_its_step():
-    def load(step):
-        if step == 2:
-            raise TrainingError("sample b is damaged")
-        return [step]
-
-    taken = []
-    with pytest.raises(TrainingError, match="sample b"):
-        taken.extend(item for item in ReadAhead(load).steps(0, 9))
-    steps = ReadAhead(load).steps(0, 9)
-    assert [next(steps), next(steps)] == [[0], [1]]
-    with pytest.raises(TrainingError):
-        next(steps)
-
-
-def test_no_thread_is_left_when_the_loop_ends_early():
-    steps = ReadAhead(lambda step: [step]).steps(0, 100)
-    next(steps)
-    steps.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader") and thread.is_alive()]
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [(CorruptArtifactError("part-3 is cut off"), CorruptArtifactError), (OSError("disk"), TrainingError)],
-)
-def test_an_unreadable_sample_is_named(error, kind):
-    samples = ToySamples(3)
-
-    def record(number):
-        raise error
-
-    samples.record = record
-    with pytest.raises(kind, match=r"sample sample-\d.*(part-3|disk)"):
-        read_micro_batches(samples, [[Stream(samples, 2, 0).draws(0)]])

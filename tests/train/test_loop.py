@@ -1,15 +1,18 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
-from deepspec.errors import CancelledError, TrainingError
+from deepspec.errors import CancelledError, StoreError, TrainingError
 from deepspec.store import Store
 from deepspec.train.checkpoint import Checkpoints, Retention, Saves
 from deepspec.train.loop import total_steps
+from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec
+from deepspec.train.validation import Validation
 from tests.train.toy import ToySamples, toy_loop, weights
 
 SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
@@ -74,6 +77,97 @@ def test_a_resumed_run_packs_as_it_did_before(tmp_path):
     second.run(None)
     assert torch.equal(second.optimizer.master, whole.optimizer.master)
     assert second.progress.rows == whole.progress.rows
+
+
+def test_a_micro_batch_that_is_asked_for_wins_and_the_log_says_what_that_means(tmp_path):
+    first, states = toy_loop(SPEC, micro_batch=3), checkpoints(tmp_path)
+    with pytest.raises(CancelledError):
+        first.run(Saves(last=states), lambda loop: loop.progress.step == 7 and os.kill(os.getpid(), signal.SIGTERM))
+    saved = checkpoints(tmp_path).newest()
+    for asked, wanted in (({}, 3), ({"micro_batch": 3}, 3)):
+        told = []
+        loop = toy_loop(SPEC, micro_batch=5)
+        loop.resume(saved, **asked, log=told.append)
+        assert (loop.cut.micro_batch, told) == (wanted, [])
+    told, loop = [], toy_loop(SPEC, micro_batch=1)
+    loop.resume(saved, micro_batch=1, pack=True, log=told.append)
+    assert (loop.cut.micro_batch, loop.cut.pack) == (1, True)
+    assert "passes of 1 packed row from here, as asked for; the run began with 3 rows" in told[0]
+    assert "may differ in its last bits" in told[0]
+    loop.run(None)
+    torch.testing.assert_close(weights(loop), weights(trained(micro_batch=3)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_look_that_a_stop_interrupts_is_taken_again(tmp_path, monkeypatch):
+    """The last one, too: else the published numbers would be those of other weights."""
+    whole = trained()
+    real = Validation.look
+
+    def interrupted(self, stop):
+        looks.append(stop)
+        if len(looks) in (3, 5):  # at step 8, and at the last
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, stop)
+
+    looks: list[object] = []
+    monkeypatch.setattr(Validation, "look", interrupted)
+    for stopped_at in (8, 12):
+        loop, states = toy_loop(SPEC), checkpoints(tmp_path)
+        loop.resume(states.newest())
+        with pytest.raises(CancelledError, match=f"step {stopped_at} is saved"):
+            loop.run(Saves(last=states))
+        states.close()
+    loop = toy_loop(SPEC)
+    loop.resume(checkpoints(tmp_path).newest())
+    loop.run(None)
+    assert loop.progress.rows == whole.progress.rows
+
+
+def best_and_last(folder):
+    best = Checkpoints(Store(folder), "best", folder / "saving-best", Retention(last=1), print)
+    return Saves(last=checkpoints(folder), best=best)
+
+
+def test_the_best_weights_are_those_of_the_best_look_that_could_be_saved(tmp_path, monkeypatch):
+    """The disk is full from step 6 on: the weights of step 4 become the draft, with the numbers of step 4."""
+    spec = SPEC.but(keep="best", validate_every=2)
+    loop, saves, at = toy_loop(spec), best_and_last(tmp_path), {}
+    real = Checkpoints._write
+    monkeypatch.setattr(Checkpoints, "_write", lambda self, state: real(self, state) if state.step < 6 else full())
+    loop.run(saves, lambda loop: at.update({loop.progress.step: weights(loop)}))
+    assert [row["loss"] for row in loop.progress.looks()] == sorted(
+        (row["loss"] for row in loop.progress.looks()), reverse=True
+    )
+    assert [row["step"] for row in loop.progress.looks() if row.get("saved") is False] == [6, 8, 10, 12]
+    assert _keep_best(loop, saves, print) == 4 == loop.progress.best_look()["step"]
+    assert all(torch.equal(value, at[4][name]) for name, value in weights(loop).items())
+
+
+def full():
+    raise StoreError("cannot write: no space left on device")
+
+
+def test_where_no_best_weights_could_be_saved_the_last_ones_are_taken_and_it_is_said(tmp_path, monkeypatch):
+    loop, saves, told = toy_loop(SPEC.but(keep="best")), best_and_last(tmp_path), []
+    monkeypatch.setattr(Checkpoints, "_write", lambda self, state: full())
+    loop.run(saves)
+    before = weights(loop)
+    assert _keep_best(loop, saves, told.append) == 12
+    assert told == ["the weights of the best held-out loss could not be kept: those of the last step become the draft"]
+    assert all(torch.equal(value, before[name]) for name, value in weights(loop).items())
+
+
+def test_best_weights_of_steps_that_a_resumed_run_takes_anew_are_forgotten(tmp_path):
+    """It may take them otherwise, with another micro-batch say, and find its best weights elsewhere."""
+    saves = best_and_last(tmp_path)
+    loop = toy_loop(SPEC)
+    for step in (4, 8):
+        saves.best.save(replace(loop.state(), step=step))
+        saves.best.finish()
+    saves.best.drop_after(8)
+    assert saves.best.newest().step == 8
+    saves.best.drop_after(5)
+    assert saves.best.newest() is None
 
 
 def test_the_loss_of_a_step_is_the_mean_over_the_supervised_tokens_of_its_global_batch():

@@ -9,11 +9,10 @@ from deepspec.errors import TrainingError
 from deepspec.formats.records import collate_rows
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import memory
-from deepspec.train.data import CacheSplit, Cut, Draw, read_micro_batches
+from deepspec.train.data import CacheSplit, Cut, Draw
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
-from deepspec.train.task import total_denominators
 from tests.models.drafts import record
 from tests.train.conftest import SMALL
 
@@ -62,11 +61,11 @@ class OutOf:
     def __getattr__(self, name):
         return getattr(self._task, name)
 
-    def loss(self, supervised, denominators):
+    def loss(self, micro, denominators):
         again = isinstance(self._task.model.layers[0].forward, partial)
-        if len(supervised.micro.batch.starts) > self._rows or not (self._kept or again):
+        if len(micro.batch.starts) > self._rows or not (self._kept or again):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self._task.loss(supervised, denominators)
+        return self._task.loss(micro, denominators)
 
 
 def test_a_second_row_for_which_there_is_no_memory_means_one(site):
@@ -133,9 +132,8 @@ def bytes_kept(loop, micro):
         kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    supervised = loop.task.supervise(micro)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = loop.task.loss(supervised, total_denominators([supervised])).loss
+        loss = loop.task.loss(micro, micro.supervision.denominators).loss
     loss.backward()
     return sum(kept.values())
 
@@ -144,7 +142,7 @@ def bytes_kept(loop, micro):
 def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
     loop, samples = task_for(site, algorithm)
     rows = [[Draw(number=number, epoch=0, key=number)] for number in samples.order(0)[:3]]
-    (micro,) = read_micro_batches(samples, [rows])
+    micro = loop.reader.read(rows).to(loop.task.device, loop.task.dtype)
     kept = bytes_kept(loop, micro)
     gradient = loop.optimizer.gradient.clone()
     loop.optimizer.forget()

@@ -7,12 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
-from deepspec.errors import CancelledError, CheckpointError, TargetError
+from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
 from deepspec.formats.draft import load_draft
 from deepspec.formats.target_cache import TargetCache
 from deepspec.train import narrator
+from deepspec.train.checkpoint import Checkpoints
+from deepspec.train.data import Draw
+from deepspec.train.ranks import Ranks
+from deepspec.train.run import make_loop
 from tests.heard import Heard
-from tests.train.conftest import SMALL
+from tests.train.conftest import SMALL, make_site
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
 
@@ -85,6 +89,80 @@ def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site
     assert torch.equal(draft.lm_head.weight, target[draft.known_ids()])
     assert 0.2 < counts["held_out"]["coverage"] < 1
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_target_says(site, algorithm):
+    """A draft that says nothing gives each of its six tokens 1/6: the target keeps Σ min(p, 1/6) of them."""
+    spec = SMALL.but(
+        draft={"algorithm": algorithm, "draft_vocab_size": 6, "block_size": 2}, bigram_samples=0,
+        objective={"num_anchors": 4, "ttt_length": 1},
+    )  # fmt: skip
+    cache = TargetCache(site.cache, site.placement.scratch)
+    loop = make_loop(spec, cache, Ranks("cpu"), site.placement, lambda _: None)
+    task, model = loop.task, loop.task.model
+    model.norm.weight.data.zero_()
+    micro = loop.reader.read([[Draw(number=loop.held_out.order(0)[0], epoch=0, key=1)]])
+    micro, chosen = micro.to(task.device, task.dtype), micro.supervision
+    with torch.no_grad():
+        looked = task.loss(micro, chosen.denominators, look=True)
+    trained = task.loss(micro, chosen.denominators)
+    said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
+    kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
+    grid = chosen.supervised[0]
+    where = grid[0].nonzero()[:, 0] + 1 if algorithm == "eagle3" else chosen.labels[0][grid] - 1
+    torch.testing.assert_close(looked.sums["accept"].sum(), kept[where].sum(), rtol=1e-5, atol=1e-5)
+    assert "tau" in task.algorithm.metrics(looked.sums)
+    assert "tau" not in task.algorithm.metrics(trained.sums)
+    torch.testing.assert_close(looked.loss, trained.loss.detach())
+
+
+def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(site, monkeypatch):
+    """From step 6 on nothing can be saved: the draft is that of step 4, and so are its numbers."""
+    spec = SMALL.but(keep="best", validate_every=2, checkpoint_every=100)
+    real = Checkpoints._write
+
+    def write(self, state):
+        if state.step >= 6:
+            raise StoreError("cannot write: no space left on device")
+        real(self, state)
+
+    monkeypatch.setattr(Checkpoints, "_write", write)
+    ref, counts = site.train(spec, "best-lost")
+    rows = [json.loads(line) for line in site.open(ref).read_bytes("metrics.jsonl").splitlines()]
+    looks = {row["step"]: row for row in rows if row["split"] == "validation"}
+    assert looks[8]["loss"] < looks[6]["loss"] < looks[4]["loss"]
+    assert counts["kept_step"] == 4
+    assert counts["held_out"] == looks[4]
+    monkeypatch.undo()
+    undisturbed, told = site.train(spec, "best-kept")
+    assert told["kept_step"] == 8
+    assert told["held_out"]["step"] == 8
+    assert site.checksums(undisturbed)["model.safetensors"] != site.checksums(ref)["model.safetensors"]
+
+
+def test_what_judges_by_held_out_samples_says_that_there_are_none(tmp_path):
+    everything = make_site(tmp_path, split="train")
+    heard = Heard()
+    _, counts = everything.train(SMALL.but(steps=1, keep="best", patience=2), "unjudged", heard)
+    wanted = (
+        "nothing to judge by: the weights of the last step become the draft (train.keep=best) and training goes on to "
+        "its last step (train.patience); the cache has no sample in its validation split (prepare.splits)"
+    )
+    assert wanted in heard.lines
+    assert (counts["kept_step"], counts["held_out"]) == (1, None)
+    heard = Heard()
+    everything.train(SMALL.but(steps=1), "unasked", heard)
+    assert not any("nothing to judge by" in line for line in heard.lines)
+
+
+def test_a_step_of_more_samples_than_there_are_is_told(site):
+    heard, usual = Heard(), Heard()
+    site.train(SMALL.but(steps=None, epochs=1, global_batch=30), "many", heard)
+    site.train(SMALL.but(steps=1), "few", usual)
+    told = "a step takes 30 samples (train.global_batch) and there are 20 in the training split: each of them 1.5 times"
+    assert any(line.startswith(told) for line in heard.lines)
+    assert not any("train.global_batch" in line for line in usual.lines)
 
 
 def test_equal_runs_publish_equal_bytes(site):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.algorithms import LossResult
-from deepspec.formats.records import Batch, Record, supervises
+from deepspec.formats.records import Batch, Record, Tokens, supervises
 from deepspec.train.data import Cut
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
@@ -37,6 +37,8 @@ class ToySamples:
             hidden=hidden,
             last_hidden=(hidden @ self._map)[supervises(mask)],
         )
+
+    state_bytes = 4 * (CAPTURED + HIDDEN)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,7 +68,7 @@ class ToySupervision:
 class ToyAlgorithm:
     """Squared error at about half of the supervised positions, chosen by each sample's key."""
 
-    def supervise(self, config: Any, objective: Any, batch: Batch, keys: Sequence[int]) -> ToySupervision:
+    def supervise(self, config: Any, objective: Any, batch: Tokens, keys: Sequence[int]) -> ToySupervision:
         weights = torch.zeros(batch.loss_mask.shape)
         for (row, start, end), key in zip(batch.spans(), keys, strict=True):
             chosen = torch.rand(end - start, generator=torch.Generator().manual_seed(key)) < 0.5

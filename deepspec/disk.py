@@ -1,0 +1,70 @@
+"""Files that cannot be written: a full disk is named wherever it happens, with what to do."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from deepspec.errors import StoreError
+
+ADVICE = "free some space there; what is published or committed stays, and the same command goes on"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOLD = tuple(f"os error {number}" for number in FULL)
+"""How safetensors says the same."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file that the block writes where that fails.
+
+    Raises:
+        StoreError: it cannot be written: the disk is full, say.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"cannot write {path}: {error}; {ADVICE}") from error
+
+
+@contextmanager
+def full_disk_named(*folders: Path) -> Iterator[None]:
+    """Name a full disk that the block meets, wherever it writes.
+
+    Args:
+        folders: that it writes to: the message says how much room is left in each.
+
+    Raises:
+        StoreError: there is no room left.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not is_full(error):
+            raise
+        told = ", ".join(dict.fromkeys(f"{folder} ({_free(folder)} free)" for folder in folders))
+        raise StoreError(f"cannot write to {told}: {error}; {ADVICE}") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or what it came from, is a full disk or a used-up quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if isinstance(error, SafetensorError) and any(told in str(error) for told in _TOLD):
+            return True
+        error = error.__cause__
+    return False
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space where a folder lies, or will lie."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _free(folder: Path) -> str:
+    return f"{free_bytes(folder) / 1e6:,.1f} MB"

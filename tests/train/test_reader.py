@@ -1,0 +1,143 @@
+"""The reader gives the loop what the stream says, ahead of it and within its bounds."""
+
+import threading
+
+import pytest
+import torch
+
+from deepspec.errors import CorruptArtifactError, TrainingError
+from deepspec.formats.records import collate_rows
+from deepspec.train.data import Cut, Stream
+from deepspec.train.reader import Pace, Reader
+from tests.train.toy import ToyAlgorithm, ToySamples
+
+
+def supervise(tokens, keys):
+    return ToyAlgorithm().supervise(None, None, tokens, keys)
+
+
+def reader(samples=None, *, batch=4, micro=2, pack=False, **pace):
+    samples = samples or ToySamples()
+    stream, cut = Stream(samples, batch, 0), Cut(ranks=1, micro_batch=micro, pack=pack)
+    return Reader(
+        samples=samples, share=lambda step: stream.share(step, 0, cut), supervise=supervise, pace=Pace(**pace)
+    )
+
+
+def taken(found, start, end):
+    """Return what the loop sees of some steps."""
+    return [(step.tokens, step.sample_ids, list(step.micro_batches())) for step in found.steps(start, end)]
+
+
+def equal(one, other):
+    pairs = zip((one.batch, one.supervision), (other.batch, other.supervision), strict=True)
+    return all(
+        torch.equal(mine, theirs) if isinstance(mine := getattr(a, name), torch.Tensor) else mine == theirs
+        for a, b in pairs
+        for name in a.__dataclass_fields__
+        if isinstance(theirs := getattr(b, name), torch.Tensor)
+    )
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize(("workers", "bytes_ahead"), [(1, 1), (1, 1 << 20), (3, 1), (3, 500), (4, 1 << 20)])
+def test_neither_threads_nor_room_change_what_is_read(workers, bytes_ahead, pack):
+    wanted = taken(reader(pack=pack), 0, 7)
+    found = taken(reader(pack=pack, workers=workers, bytes_ahead=bytes_ahead), 0, 7)
+    for (tokens, ids, micros), (tokens_too, ids_too, micros_too) in zip(wanted, found, strict=True):
+        assert (tokens, ids) == (tokens_too, ids_too)
+        assert all(equal(one, other) for one, other in zip(micros, micros_too, strict=True))
+
+
+def test_a_micro_batch_is_the_records_of_its_rows_and_what_is_supervised_in_them():
+    samples, stream = ToySamples(), Stream(ToySamples(), 4, 0)
+    cut = Cut(ranks=1, micro_batch=2)
+    (_, ids, micros), *_ = taken(reader(samples), 2, 4)
+    pieces = stream.share(2, 0, cut).pieces
+    assert ids == [samples.sample_id(draw.number) for rows in pieces for row in rows for draw in row]
+    for micro, rows in zip(micros, pieces, strict=True):
+        batch = collate_rows([[samples.record(draw.number) for draw in row] for row in rows])
+        assert torch.equal(micro.batch.hidden, batch.hidden)
+        assert torch.equal(micro.batch.last_hidden, batch.last_hidden)
+        wanted = supervise(batch, [draw.key for row in rows for draw in row])
+        assert torch.equal(micro.supervision.weights, wanted.weights)
+
+
+class Counting(ToySamples):
+    """Samples that count the bytes of states which were read and not taken yet, and who drew them."""
+
+    def __init__(self):
+        super().__init__(12)
+        self.read = self.most = 0
+        self.lock, self.drawn = threading.Lock(), set()
+
+    def order(self, epoch):
+        self.drawn.add(threading.current_thread())
+        return super().order(epoch)
+
+    def record(self, number):
+        with self.lock:
+            self.read += self.length(number) * self.state_bytes
+            self.most = max(self.most, self.read)
+        return super().record(number)
+
+
+def test_states_read_ahead_keep_within_their_room():
+    samples = Counting()
+    room = 4 * 11 * samples.state_bytes
+    for step in reader(samples, batch=12, micro=1, workers=3, bytes_ahead=room).steps(0, 4):
+        for micro in step.micro_batches():
+            with samples.lock:
+                samples.read -= int((micro.batch.ends > 0).sum()) * samples.state_bytes
+    longest = 11 * samples.state_bytes
+    assert room - longest <= samples.most <= room + longest  # and the one that the loop has
+
+
+def test_no_two_threads_draw():
+    samples = Counting()
+    taken(reader(samples, workers=4), 0, 9)
+    assert samples.drawn == {threading.current_thread()}
+
+
+def test_nothing_is_read_where_no_step_is_asked_for():
+    assert taken(reader(), 4, 4) == []
+
+
+def broken(number, error, name="record"):
+    """Return samples of which one cannot be read."""
+    samples = ToySamples()
+    real = getattr(samples, name)
+
+    def read(asked):
+        if asked == number:
+            raise error
+        return real(asked)
+
+    setattr(samples, name, read)
+    return samples
+
+
+@pytest.mark.parametrize("name", ["record", "tokens"])
+def test_an_error_of_a_thread_reaches_the_loop_where_its_sample_is_asked_for(name):
+    bad = Stream(ToySamples(), 4, 0).draws(2)[0].number
+    steps = reader(broken(bad, TrainingError("it is damaged"), name), workers=2).steps(0, 9)
+    for _ in range(2):
+        list(next(steps).micro_batches())
+    with pytest.raises(TrainingError, match=rf"sample sample-{bad}: it is damaged"):
+        list(next(steps).micro_batches())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(CorruptArtifactError("part-3 is cut off"), CorruptArtifactError), (OSError("disk"), TrainingError)],
+)
+def test_an_unreadable_sample_is_named(error, kind):
+    with pytest.raises(kind, match=r"sample sample-3.*(part-3|disk)"):
+        taken(reader(broken(3, error)), 0, 3)
+
+
+def test_no_thread_is_left_when_the_loop_ends_early():
+    steps = reader(workers=3).steps(0, 100)
+    next(steps)
+    steps.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader") and thread.is_alive()]
