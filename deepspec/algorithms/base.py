@@ -1,7 +1,7 @@
 """The interface of a draft algorithm in training: what it supervises, and its loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -22,6 +22,26 @@ class LossResult:
     """Detached sums, numerators and denominators alike: add them up over micro-batches and ranks."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """How much a forward pass computes; padding does not count."""
+
+    context: int
+    """Positions whose captured states are fused."""
+    slots: int
+    """Positions that pass through the draft's blocks."""
+    pairs: int
+    """Queries and keys that are held together."""
+    rows: int
+    """Supervised positions."""
+    targets: int
+    """Distinct target positions that they are held against."""
+
+    def __add__(self, other: "Work") -> "Work":
+        """Return the work of both."""
+        return Work(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(Work)})
+
+
 class Algorithm(Protocol):
     """One draft algorithm; stateless."""
 
@@ -29,7 +49,7 @@ class Algorithm(Protocol):
         """Return what is supervised in rows of samples, in host memory.
 
         It is made of tensors that move to a device together (`records.on_device`), and of what the host is asked. Its
-        `.denominators` (name -> tensor) sum over micro-batches and ranks.
+        `.denominators` (name -> tensor) sum over micro-batches and ranks; its `.work` is a `Work`.
 
         Args:
             config: the draft.

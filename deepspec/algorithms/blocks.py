@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepspec.algorithms.anchors import draw_anchors
-from deepspec.algorithms.base import LossResult, check_tokens
+from deepspec.algorithms.base import LossResult, Work, check_tokens
 from deepspec.algorithms.masks import blocks_mask, form_for
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
@@ -50,6 +50,7 @@ class BlockSupervision:
     """Factor of the confidence loss."""
     order: Order
     """Of the supervised slots."""
+    work: Work
     denominators: dict[str, Tensor]
     """`weight`: the sum of the weights of all supervised slots."""
 
@@ -84,8 +85,9 @@ class BlockAlgorithm:
         wanted = batch.loss_mask[:, None].expand(-1, anchors.shape[1], -1).gather(2, labels)
         supervised = (inside & wanted & keep[..., None]).cumprod(-1).bool()
         weights = torch.exp(-slots / objective.slot_decay) if objective.slot_decay else torch.ones_like(slots) * 1.0
+        starts, order = batch.starts.gather(1, anchors), order_by_target(supervised, labels - 1)
         return BlockSupervision(
-            starts=batch.starts.gather(1, anchors),
+            starts=starts,
             anchors=anchors,
             keep=keep,
             real=keep.flatten().nonzero()[:, 0],
@@ -94,7 +96,8 @@ class BlockAlgorithm:
             slot_weights=weights,
             terms=self._terms(objective),
             confidence=objective.confidence,
-            order=order_by_target(supervised, labels - 1),
+            order=order,
+            work=_work(batch, (anchors - starts)[keep], order, config.block_size),
             denominators={"weight": (supervised * weights).sum()},
         )
 
@@ -154,6 +157,17 @@ class BlockAlgorithm:
             total_variation=factor(objective.total_variation, self.total_variation),
             soft_cross_entropy=objective.soft_cross_entropy,
         )
+
+
+def _work(batch: Tokens, seen: Tensor, order: Order, size: int) -> Work:
+    """Return the work of blocks, of each of which the slots see so many positions of the context and each other."""
+    return Work(
+        context=int((batch.starts < batch.ends).sum()),
+        slots=len(seen) * size,
+        pairs=int(seen.sum()) * size + len(seen) * size**2,
+        rows=len(order.rows),
+        targets=len(order.target_positions),
+    )
 
 
 def block_inputs(config: DraftConfig, batch: Batch, supervision: BlockSupervision) -> tuple[Tensor, Tensor]:

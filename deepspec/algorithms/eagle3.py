@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import LossResult, check_tokens
+from deepspec.algorithms.base import LossResult, Work, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
@@ -33,6 +33,7 @@ class EagleSupervision:
     """`(S,)` decay^s."""
     order: Order
     """Of the supervised positions."""
+    work: Work
     denominators: dict[str, Tensor]
     """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
 
@@ -54,11 +55,13 @@ class Eagle3:
         first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
         steps = torch.arange(objective.ttt_length, device=first_BT.device)
         supervised = torch.stack([batch.ahead(first_BT, step) for step in range(objective.ttt_length)], dim=1)
+        order = order_by_target(supervised, _target_positions(supervised))
         counts = _positions(batch).expand_as(steps) if public else supervised.sum((0, 2))
         return EagleSupervision(
             supervised=supervised,
             step_weights=objective.step_decay ** steps.float(),
-            order=order_by_target(supervised, _target_positions(supervised)),
+            order=order,
+            work=_work(batch, order, objective.ttt_length),
             denominators={"steps": counts.float()},
         )
 
@@ -147,6 +150,19 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
         state, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
         outputs.append(state)
     return torch.stack(outputs, dim=1)
+
+
+def _work(batch: Tokens, order: Order, num_steps: int) -> Work:
+    """Return the work of all steps: each sees its sample causally, and one entry of each step after the first."""
+    real = batch.starts < batch.ends
+    context = int(real.sum())
+    return Work(
+        context=context,
+        slots=context * num_steps,
+        pairs=int((batch.positions + 1)[real].sum()) * num_steps + context * (num_steps * (num_steps - 1) // 2),
+        rows=len(order.rows),
+        targets=len(order.target_positions),
+    )
 
 
 def _feature_mask(batch: Tokens) -> Tensor:

@@ -61,8 +61,7 @@ class Loop:
         self.held_out: Samples | None = None
         """The slice that is looked at."""
         self.progress = Progress()
-        peak = device_peak(task.device)
-        self.meter = Meter(peak and peak * ranks.count)
+        self.meter = Meter(device_peak(task.device))
         self.guard = Guard(spec.skip_limit)
         self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
         self.cut = cut
@@ -199,13 +198,15 @@ class Loop:
     def _count(self, step: Step, rate: float, values: Mapping[str, Tensor]) -> None:
         """Count a step that was sent to the device, and leave what it gives there."""
         samples = self.task.spec.global_batch
-        taken = Taken(step=self.progress.step, learning_rate=rate, tokens=step.tokens, sample_ids=step.sample_ids)
+        taken = Taken(step=self.progress.step, learning_rate=rate, sample_ids=step.sample_ids)
         self._unread.add(taken, values)
         self.progress.step += 1
         self.progress.samples += samples
         self.progress.tokens += step.tokens
         self.meter.tokens += step.tokens
         self.meter.samples += samples
+        if self.meter.peak:
+            self.meter.flops += step_flops(self.task.model, step.work)
 
     def _is_fetch_due(self) -> bool:
         return self.progress.step % self.fetch_every == 0 or self._is_look_due() or self._is_save_due()
@@ -226,8 +227,6 @@ class Loop:
             else:
                 row |= {"skipped": True}
             self.progress.add(row)
-            if self.meter.peak:
-                self.meter.flops += step_flops(self.task.model, taken.tokens, values)
 
     def _is_look_due(self) -> bool:
         return self.progress.step % self._look_every == 0 or self.progress.step == self.total

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepspec.algorithms.base import Work
 from deepspec.models import BlockDraft, EagleDraft
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -26,14 +27,14 @@ class Meter:
     """What this run did since it was started or resumed."""
 
     peak: float | None = None
-    """Operations per second that the devices of all ranks can do; None where it is not known."""
+    """Operations per second that this rank's device can do; None where it is not known."""
     training: float = 0.0
     """Seconds in steps."""
     tokens: int = 0
     """Tokens trained on by all ranks."""
     samples: int = 0
     flops: float = 0.0
-    """Operations of the matrix products of all ranks."""
+    """Operations of this rank's products."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -47,7 +48,7 @@ class Meter:
 
     @property
     def utilization(self) -> float | None:
-        """Return the share of the devices' peak that matrix products take (MFU); None where the peak is not known."""
+        """Return the share of the device's peak that products take (MFU); None where the peak is not known."""
         return self.flops / self.training / self.peak if self.peak and self.training else None
 
 
@@ -69,21 +70,19 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def step_flops(model: BlockDraft | EagleDraft, tokens: int, sums: Mapping[str, Tensor]) -> float:
-    """Return the operations of a step's matrix products, forward and backward; attention itself is left out.
+def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
+    """Return the operations of the products of a forward and backward pass, those of attention among them.
 
-    Args:
-        model: the draft.
-        tokens: of the step's samples.
-        sums: of its losses, over all ranks; rows are the supervised slots.
+    Each product is taken three times where a matrix is trained, twice where it is the frozen head; attention's two
+    products of every pair that sees each other three times. What is computed again for want of memory does not count.
     """
-    rows = float(sums["supervised"].sum())
-    eagle = isinstance(model, EagleDraft)
-    slots = tokens * len(sums["supervised"]) if eagle else rows
-    applied = {"context": tokens, "both": tokens + slots, "slots": slots, "rows": rows}
+    eagle, shape = isinstance(model, EagleDraft), model.config.block
+    applied = {
+        "context": work.context, "both": work.context + work.slots, "slots": work.slots, "rows": work.rows,
+    }  # fmt: skip
     trained = sum(parameter.numel() * applied[_where(name, eagle=eagle)] for name, parameter in _matrices(model))
-    targets = rows / len(sums["supervised"])  # slots that predict one position share its distribution
-    return 2 * (3 * trained + model.lm_head.weight.numel() * (2 * rows + targets))
+    attention = 2 * work.pairs * shape.num_heads * shape.head_dim * len(model.layers)
+    return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
 
 
 def _matrices(model: BlockDraft | EagleDraft) -> list[tuple[str, Tensor]]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.algorithms.base import Work
 from deepspec.formats.records import (
     Batch,
     Tokens,
@@ -74,6 +75,13 @@ class Step:
     def sample_ids(self) -> list[str]:
         """Return the ids of its samples."""
         return [name for part in self.supervised for name in part.tokens.sample_ids]
+
+    @property
+    def work(self) -> Work:
+        """Return the work of this rank's share."""
+        first, *rest = (part.supervision.work for part in self.supervised)
+        work: Work = sum(rest, first)
+        return work
 
     def micro_batches(self) -> Iterator[MicroBatch]:
         """Yield its micro-batches, each once."""

@@ -19,8 +19,6 @@ class Taken:
     step: int
     """Steps taken before it."""
     learning_rate: float
-    tokens: int
-    """Of the global batch."""
     sample_ids: list[str]
     """Of this rank's share."""
 

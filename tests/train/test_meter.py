@@ -1,6 +1,9 @@
-import torch
-
+from deepspec.algorithms import ALGORITHMS
+from deepspec.algorithms.base import Work
+from deepspec.formats.recipe import Objective
+from deepspec.formats.records import collate
 from deepspec.train.meter import Meter, peak_flops, step_flops
+from tests.models.drafts import record, tiny
 from tests.train.test_memory import task_for
 
 
@@ -17,14 +20,24 @@ def test_the_peak_is_known_by_the_name_of_the_device():
 
 
 def test_a_step_counts_three_products_for_each_trained_matrix_and_two_for_the_head(site):
-    """One sample of 10 tokens, 6 supervised slots in blocks of 3: by hand from the shapes of the tiny draft."""
+    """One sample of 10 tokens, two blocks of 3 with 5 supervised slots: by hand from the shapes of the tiny draft."""
     loop, _ = task_for(site)
-    sums = {"supervised": torch.tensor([3.0, 2.0, 1.0])}
+    work = Work(context=10, slots=6, pairs=2 * 9 + 3 * (4 + 7), rows=5, targets=4)
     shapes = {name: tuple(parameter.shape) for name, parameter in loop.task.model.trainable() if parameter.dim() == 2}
     block = sum(a * b for name, (a, b) in shapes.items() if "layers" in name)
     keys_values = sum(a * b for name, (a, b) in shapes.items() if "k_proj" in name or "v_proj" in name)
     fc, w2 = 32 * 96, 264 * 8
     confidence = 32 + 8
-    trained = fc * 10 + keys_values * 10 + block * 6 + (w2 + confidence) * 6
-    head = 264 * 32 * (2 * 6 + 2)  # forward and backward of 6 rows, and the target's of 2 positions
-    assert step_flops(loop.task.model, 10, sums) == 2 * (3 * trained + head)
+    trained = fc * 10 + keys_values * 10 + block * 6 + (w2 + confidence) * 5
+    attention = 2 * 51 * 32  # a score and a reading of each pair, over the 32 sizes of all heads
+    head = 264 * 32 * (2 * 5 + 4)  # forward and backward of 5 rows, and the target's of 4 positions
+    assert step_flops(loop.task.model, work) == 2 * (3 * (trained + attention) + head)
+
+
+def test_work_is_counted_without_padding():
+    """Samples of 4 and 2 tokens in rows of 4; every token is the target's."""
+    batch = collate([record("a", 4, range(4)), record("b", 2, range(2))])
+    blocks = ALGORITHMS["dspark"].supervise(tiny().config, Objective(num_anchors=9), batch, [0, 1]).work
+    assert blocks == Work(context=6, slots=4 * 4, pairs=4 * (0 + 1 + 2 + 0) + 4 * 16, rows=3 + 2 + 1 + 1, targets=4)
+    eagle = ALGORITHMS["eagle3"].supervise(tiny("eagle3").config, Objective(ttt_length=2), batch, [0, 1]).work
+    assert eagle == Work(context=6, slots=12, pairs=2 * (10 + 3) + 6, rows=2 + 1, targets=2)
