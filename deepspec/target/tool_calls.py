@@ -58,11 +58,17 @@ def reads_text(render: Render) -> bool:
 
 
 def shown(calls: Sequence[Mapping[str, Any]], text: str) -> bool:
-    """Return whether a text shows the calls whole: each name, and all keys, texts and numbers of the arguments.
+    """Return whether a text shows the calls whole: the names in order, all keys, texts and numbers of the arguments.
 
     Arguments that are no JSON, as a template for text takes them, are wanted word for word.
     """
-    return all(_shows(_function(call), text) for call in calls)
+    rest = text
+    for call in calls:
+        name = name_of(call)
+        _, found, rest = rest.partition(name)
+        if not name or not found or not _shows_arguments(_function(call).get("arguments"), text):
+            return False
+    return True
 
 
 def name_of(call: Mapping[str, Any]) -> str:
@@ -71,10 +77,7 @@ def name_of(call: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _shows(function: Mapping[str, Any], text: str) -> bool:
-    name, arguments = function.get("name"), function.get("arguments")
-    if not isinstance(name, str) or name not in text:
-        return False
+def _shows_arguments(arguments: Any, text: str) -> bool:
     written = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
     if written.strip() in text:
         return True

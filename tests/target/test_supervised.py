@@ -21,7 +21,7 @@ REASONS = {
     "only_reasoning",
     "nothing_supervised",
 }
-TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 WORDS = ["a", "Bern", "★", "é", " ", "\n", "\n\n", "{", '"', "1e5", "\u2028", "Answer:"]
 MARKS = ["<think>", "</think>", "<think>\n", "\n</think>\n\n", "<|im_end|>", "</s>", "<|channel|>analysis<|message|>"]
 
@@ -69,7 +69,9 @@ def conversations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
         ids.append(tokenizer(kind.name).encode(draw(st.sampled_from([said, f"<think>{said}", "else"]))))
         messages.append(message)
         if "tool_calls" in message and draw(st.booleans()):
-            messages.append({"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": draw(text(WORDS))})
+            messages.append(
+                {"role": "tool", "tool_call_id": "abcdefghi", "name": "weather", "content": draw(text(WORDS))}
+            )
             generated.append(len(messages))
             messages.append({"role": "assistant", "content": draw(text(WORDS)) + "!"})
             reasons.append("stop")
@@ -82,7 +84,7 @@ def conversations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 def _call(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": json.dumps(arguments)}}
+    return {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": json.dumps(arguments)}}
 
 
 def kept(name: str, row: dict[str, Any]) -> tuple[Sample, ...]:
@@ -113,7 +115,7 @@ def turn_of(kind: Kind, row: dict[str, Any], context: list[int]) -> int:
 
 def check_turn(kind: Kind, row: dict[str, Any], turn: int, supervised: list[int]) -> None:
     """Check that supervised tokens are the answer of a turn as the row gives it, and its stop token."""
-    stops = chat(kind.name)._stop_ids
+    stops = stop_ids(kind)
     cut = row["finish_reasons"][turn] == "length"
     ids = (row.get("token_ids") or [None] * 99)[turn]
     if ids is not None and supervised in ([*ids], [*ids, *supervised[-1:]]):
@@ -137,6 +139,10 @@ def check_turn(kind: Kind, row: dict[str, Any], turn: int, supervised: list[int]
         put_back = content.removeprefix("<think>\n") if kind.opens_reasoning else content
         assert content.strip() in (bare(kind, said), said.strip()) or put_back == said
         assert not (cut and kind.footer and said.endswith(kind.footer))
+
+
+def stop_ids(kind: Kind) -> set[int]:
+    return set(tokenizer(kind.name).convert_tokens_to_ids([kind.stop, *kind.stops]))
 
 
 def before_stop(kind: Kind, content: str) -> str:
