@@ -40,9 +40,9 @@ def line(rows: Mapping[str, int], max_length: int) -> str:
     if cut := rows.get("cut_samples", 0):
         parts.append(f"{cut:,} of them cut at {max_length:,} tokens")
     if other := rows.get("other_split", 0):
-        parts.append(f"{other:,} rows of other splits")
+        parts.append(f"rows of other splits: {other:,}")
     if assumed := rows.get("date_assumed", 0):
-        parts.append(f"{assumed:,} rows name no date and were rendered with {DATE}, for the template reads the clock")
+        parts.append(f"rows without the date that the template reads, rendered with {DATE}: {assumed:,}")
     return "; ".join(parts)
 
 

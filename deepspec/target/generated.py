@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import takewhile
 from typing import NamedTuple
 
 from deepspec.errors import RowError, TargetError
@@ -97,12 +96,17 @@ class TurnReader:
         Raises:
             RowError: one is not (`token_out_of_range`).
         """
-        if not ids:
-            return
-        least, most = min(ids), max(ids)
-        if least < 0 or (self._vocab_size is not None and most >= self._vocab_size):
-            wanted = "" if self._vocab_size is None else f"; the embedding of {self._name} has {self._vocab_size} rows"
-            raise RowError("token_out_of_range", f"it holds token id {least if least < 0 else most}{wanted}")
+        for token in (min(ids), max(ids)) if ids else ():
+            if token < 0 or (self._vocab_size is not None and token >= self._vocab_size):
+                rows = (
+                    "" if self._vocab_size is None else f"; the embedding of {self._name} has {self._vocab_size} rows"
+                )
+                raise RowError("token_out_of_range", f"it holds token id {token}{rows}")
+
+    @cached_property
+    def may_exceed(self) -> bool:
+        """Return whether text may have token ids that are no rows of the embedding."""
+        return self._vocab_size is not None and self._renderer.last_id >= self._vocab_size
 
     def _given(self, turn: Turn) -> list[int] | None:
         """Return the engine's token ids of a turn; None where there are none, or where they do not spell the answer.
@@ -129,7 +133,7 @@ class TurnReader:
         reasoning = {} if turn.reasoning is None else {"reasoning_content": turn.reasoning}
         messages = [*answered.messages[: turn.index], {**turn.message, **reasoning}]
         rendered = self._rendered(answered, messages, answer_next=False)
-        if rendered.ids[: len(prompt.ids)] != prompt.ids or not rendered.text.startswith(prompt.text):
+        if not rendered.text.startswith(prompt.text):
             raise self._rewritten("renders an answered turn unlike its generation prompt")
         added = rendered.text[len(prompt.text) :]
         text = generated_text(added, turn, self._signs)
@@ -159,7 +163,8 @@ class TurnReader:
         """
         if ids[: len(prompt.ids)] != prompt.ids:
             raise self._rewritten("makes other tokens of its generation prompt once an answer follows")
-        return list(takewhile(lambda token: token not in self._stop_ids, ids[len(prompt.ids) :]))
+        body = ids[len(prompt.ids) :]
+        return body[: min((body.index(stop) for stop in self._stop_ids if stop in body), default=len(body))]
 
     def _rewritten(self, how: str) -> RowError:
         advice = "so the answer's tokens cannot be told; regenerate with token ids"

@@ -56,7 +56,8 @@ class Renderer:
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of rendered text: nothing is put before or behind it."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+        plain = {"add_special_tokens": False, "padding": False, "truncation": False, "return_attention_mask": False}
+        ids: list[int] = self._tokenizer(text, **plain)["input_ids"]
         return ids
 
     def decoded(self, ids: Sequence[int]) -> str:
@@ -80,6 +81,12 @@ class Renderer:
             return self.text(messages, told, answer_next=True)
 
         return clock_of(self.source, render)
+
+    @cached_property
+    def last_id(self) -> int:
+        """Return the largest token id that the tokenizer knows."""
+        last: int = max(self._tokenizer.get_vocab().values())
+        return last
 
     def signs(self, stop_ids: frozenset[int]) -> Signs:
         """Return the special tokens as text, those that end an answer among them."""

@@ -136,7 +136,7 @@ class ChatTemplate:
         names = [name] if len(sequences) == 1 else [f"{name}:{n}" for n in range(len(sequences))]
         samples = tuple(sequence.sample(each) for each, sequence in zip(names, sequences, strict=True))
         _check_masks(samples)
-        for sample in samples:
+        for sample in samples if self._turns.may_exceed else ():
             self._turns.check_range(sample.input_ids)
         return Rendered(
             samples=samples,

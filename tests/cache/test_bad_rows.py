@@ -107,10 +107,10 @@ def test_the_line_tells_statuses_splits_cuts_and_dates(target: Path, store: Stor
     answers = publish_answers(store, tmp_path, [some])
     _, lines = run(spec_for(target, max_length=100), target, answers, store, tmp_path)
     told = "5 rows read, 2 kept, dropped: 1 too_few_supervised, 1 status_error; 2 samples; 1 of them cut at 100 tokens"
-    assert f"{told}; 1 rows of other splits" in lines
+    assert f"{told}; rows of other splits: 1" in lines
     clocked = write_target(tmp_path / "clocked", "{{ strftime_now('%Y') }}" + CHATML)
     _, lines = run(spec_for(clocked), clocked, answers, Store(tmp_path / "other"), tmp_path / "other")
-    assert any("name no date and were rendered with 2026-01-01" in line for line in lines)
+    assert any("without the date that the template reads, rendered with 2026-01-01: 3" in line for line in lines)
 
 
 def test_too_many_bad_rows_end_the_stage_with_reasons_and_ids(fussy: Path, store: Store, tmp_path: Path):
