@@ -48,11 +48,13 @@ class Renderer:
             RowError: arguments of a tool call are no JSON object (`bad_tools`).
             Exception: whatever the template raises: nobody can tell what it does with a row.
         """
-        template = self._template(told.tools)
-        if any(message.get("tool_calls") for message in messages):
-            as_text = self._wants_text(template)
-            messages = [with_arguments(message, as_text=as_text) for message in messages]
-        return self._applied(template, messages, told, answer_next)
+        text: str = self._applied(*self._prepared(messages, told), told, answer_next=answer_next)
+        return text
+
+    def prompt_ids(self, messages: Sequence[Message], told: Told) -> list[int]:
+        """Return the token ids of messages with the generation prompt; arguments and errors are those of `text`."""
+        ids: list[int] = self._applied(*self._prepared(messages, told), told, answer_next=True, tokenize=True)
+        return ids
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of rendered text: nothing is put before or behind it."""
@@ -99,23 +101,34 @@ class Renderer:
             told = {"enable_thinking": False}
 
             def render(messages: Sequence[Message], tools: Sequence[Message] | None) -> str:
-                return self._applied(template, messages, Told(switches=told, tools=tools), answer_next=False)
+                text: str = self._applied(template, messages, Told(switches=told, tools=tools), answer_next=False)
+                return text
 
             self._reads_text[template] = reads_text(render)
         return self._reads_text[template]
 
-    def _applied(self, template: str, messages: Sequence[Message], told: Told, answer_next: bool) -> str:
+    def _prepared(self, messages: Sequence[Message], told: Told) -> tuple[str, Sequence[Message]]:
+        """Return the template for messages, and these with arguments in the form that it reads."""
+        template = self._template(told.tools)
+        if not any(message.get("tool_calls") for message in messages):
+            return template, messages
+        as_text = self._wants_text(template)
+        return template, [with_arguments(message, as_text=as_text) for message in messages]
+
+    def _applied(
+        self, template: str, messages: Sequence[Message], told: Told, *, answer_next: bool, tokenize: bool = False
+    ) -> Any:
         switches = dict(told.switches)
         if READS_CLOCK in template:
             template, switches[CODES] = frozen(template), codes(told.day)
-        text: str = self._tokenizer.apply_chat_template(
+        return self._tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             tools=None if told.tools is None else [dict(tool) for tool in told.tools],
             chat_template=template,
-            tokenize=False,
+            tokenize=tokenize,
+            return_dict=False,
             **{**switches, "add_generation_prompt": answer_next},
         )
-        return text
 
     def _template(self, tools: Sequence[Message] | None) -> str:
         """Return the template's text: of several, the one that transformers takes with or without tools."""

@@ -89,7 +89,7 @@ class ChatTemplate:
             Exception: whatever the template raises.
         """
         told = Told(switches={**(switches or {}), "enable_thinking": thinking}, tools=tools, day=day)
-        return self._renderer.ids(self._renderer.text(messages, told, answer_next=True))
+        return self._renderer.prompt_ids(messages, told)
 
     @property
     def clock(self) -> Clock | None:
