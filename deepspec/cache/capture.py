@@ -10,8 +10,10 @@ from torch import Tensor
 
 from deepspec.artifacts import Artifact
 from deepspec.cache.background import Background
-from deepspec.cache.spec import CacheSpec
+from deepspec.cache.judged import tally
+from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.disk import writing
+from deepspec.formats.bad_rows import BadRows
 from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -67,6 +69,7 @@ class Capture:
         self._spec, self._answers, self._out = spec, answers, out
         self._placement, self._report = placement, report
         self._files = answer_files(answers)
+        self._bad = BadRows(spec.bad_share, BAD_SHARE)
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
 
@@ -98,22 +101,31 @@ class Capture:
         Args:
             shard: its number.
             alive: called after each part.
+
+        Raises:
+            BadRowsError: of the rows that this worker has read so far, too many cannot be trained on.
         """
-        if self.is_done(shard):
-            return
+        first = self._out.part(shard, 0)
+        if first is not None:
+            self._judge(first.counts["rows"], first.extra["bad_rows"])
+            if self.is_done(shard):
+                return
         total = count_shards(self._answers)
         paths = [self._answers.path(name) for name in shard_files(self._files, shard, total)]
-        items, rows = read_items(paths, self.target.template, self._spec)
+        read = read_items(paths, self.target.template, self._spec)
+        if first is None:
+            self._judge(read.counts, read.examples)
+        items = read.items
         parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
         done = 0
         with Background(_WAITING_PARTS) as upload, Background(_WAITING_BATCHES) as encode:
             for number, part in enumerate(parts):
                 if self._out.part(shard, number) is None:
                     job = _PartJob(self, shard, number, part)
-                    extra = {"parts": len(parts), "facts": self.facts}
+                    extra = {"parts": len(parts), "facts": self.facts, "bad_rows": read.examples if number == 0 else {}}
                     self._capture(job, encode, done, len(items))
                     encode.run(job.close)
-                    encode.run(upload.run, job.commit, rows if number == 0 else Counter(), extra)
+                    encode.run(upload.run, job.commit, read.counts if number == 0 else Counter(), extra)
                     encode.run(upload.run, alive)
                 done += len(part)
                 self._report.progress(done, len(items), "samples", f"shard {shard + 1} of {total}")
@@ -133,6 +145,10 @@ class Capture:
             "quantization": target.quantization,
             "codec": self._spec.codec,
         }
+
+    def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
+        tally(self._bad, rows, examples)
+        self._bad.check()
 
     def _capture(self, job: "_PartJob", encode: Background, done: int, total: int) -> None:
         for batch in batches(job.items, self._spec.batch_tokens):

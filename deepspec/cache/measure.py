@@ -9,8 +9,8 @@ import torch
 
 from deepspec.artifacts import Artifact
 from deepspec.cache.capture import answer_files
+from deepspec.cache.judged import no_sample
 from deepspec.cache.spec import CacheOptions
-from deepspec.errors import SourceError
 from deepspec.formats.target_cache import CODECS, TOKENS_ONLY
 from deepspec.plan.measured import Measured
 from deepspec.plan.ranges import Range
@@ -32,7 +32,7 @@ _PILOT_SPREAD = 0.02
 
 
 def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, target: Target | None) -> Measured:
-    """Return the counts of a capture over published answers.
+    """Return the counts of a capture over published answers; however many rows are bad, it only counts them.
 
     Args:
         answers: the artifact.
@@ -48,14 +48,16 @@ def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, ta
     limit = math.ceil(ROWS / len(chosen))
     items: list[Item] = []
     counts = Counter[str]()
+    examples: dict[str, list[str]] = {}
     cut = False
     for name in chosen:
-        found, counted = read_items([answers.path(name)], template, options, limit)
-        items += found
-        counts.update(counted)
-        cut |= counted["rows"] == limit
+        read = read_items([answers.path(name)], template, options, limit)
+        items += read.items
+        counts.update(read.counts)
+        examples = {**read.examples, **examples}
+        cut |= read.counts["rows"] == limit
     if not items:
-        raise SourceError(f"no sample of the answers can be trained on: {dict(counts)}; see the counts for why")
+        raise no_sample(counts, examples)
     total = int(answers.counts["input"]) if cut or chosen != files else counts["rows"]
 
     def summed(values: Sequence[int]) -> Range:

@@ -7,10 +7,12 @@ from typing import Any
 from deepspec.artifacts import Artifact, PartMark
 from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
-from deepspec.cache.spec import CacheSpec
+from deepspec.cache.judged import line, no_sample, tally
+from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.cache.totals import savings, totals
 from deepspec.cache.workers import device_of, helpers, work
-from deepspec.errors import CaptureError, SourceError
+from deepspec.errors import CaptureError
+from deepspec.formats.bad_rows import BadRows
 from deepspec.formats.target_cache import INDEX, concatenate, write_index
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -25,9 +27,9 @@ def run(
     As many processes as the placement says share the shards; a run elsewhere with the same arguments may join.
     """
     capture = Capture(spec, inputs["answers"], out, device_of(placement, 0), report)
-    with helpers(spec, out, placement):
+    with helpers(spec, out, placement, report):
         work(capture, Claims(out), count_shards(inputs["answers"]))
-    return finish(inputs, out, report)
+    return finish(spec, inputs, out, report)
 
 
 def shards(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report) -> int:
@@ -43,21 +45,26 @@ def run_shard(
     Capture(spec, inputs["answers"], out, placement, report).shard(shard)
 
 
-def finish(inputs: Mapping[str, Artifact], out: Out, report: Report) -> dict[str, Any]:
+def finish(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, report: Report) -> dict[str, Any]:
     """Write the index over all parts; return the facts that training reads, and what became of every row.
 
     Raises:
         CaptureError: parts are missing, or were captured in different precision.
+        BadRowsError: of all rows, too many cannot be trained on.
         SourceError: there is no sample to train on.
     """
     marks = out.parts()
     _check_complete(marks, count_shards(inputs["answers"]))
+    bad = BadRows(spec.bad_share, BAD_SHARE)
     rows = Counter[str]()
     for mark in marks:
         rows.update(mark.counts["rows"])
+        tally(bad, mark.counts["rows"], mark.extra["bad_rows"])
+    report.log(line(rows, spec.max_length))
+    bad.check()
     columns = concatenate([mark.extra["columns"] for mark in marks if mark.files])
     if not columns["sample_id"]:
-        raise SourceError(f"no sample of the answers can be trained on: {dict(rows)}; see the counts for why")
+        raise no_sample(rows, bad.examples)
     write_index(out.file(INDEX), columns)
     counts = {**marks[0].extra["facts"], **totals(marks, columns), "rows": dict(sorted(rows.items()))}
     report.table("target-cache", savings(counts))

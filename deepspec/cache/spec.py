@@ -9,6 +9,9 @@ from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
 
 MIB = 1 << 20
 
+BAD_SHARE = "cache.bad_share"
+"""Where the share of bad rows is set, for messages."""
+
 
 class CacheOptions(Spec):
     """What a user sets of a target cache."""

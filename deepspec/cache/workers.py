@@ -2,15 +2,17 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from threading import Event, Thread
+from typing import Any, cast
 
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
 from deepspec.cache.spec import CacheSpec
-from deepspec.errors import ChildError
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
@@ -37,11 +39,11 @@ def work(capture: Capture, claims: Claims, shards: int) -> None:
 
 
 @contextmanager
-def helpers(spec: CacheSpec, out: Out, placement: Placement) -> Iterator[None]:
-    """Run the other processes of a placement beside this one.
+def helpers(spec: CacheSpec, out: Out, placement: Placement, report: Report) -> Iterator[None]:
+    """Run the other processes of a placement beside this one, and tell at once when one of them dies.
 
-    Raises:
-        ChildError: one failed, and this one went on to the end without it.
+    That ends nothing: its claims are void, so those that live take its shards, and whether all are committed is asked
+    of the commit marks.
     """
     context = multiprocessing.get_context("spawn")
     told = (spec.model_dump(), dict(out.inputs), out.store.root, out.address, placement)
@@ -51,16 +53,29 @@ def helpers(spec: CacheSpec, out: Out, placement: Placement) -> Iterator[None]:
     ]
     for child in children:
         child.start()
+    given_up = Event()
+    watch = Thread(target=_watch, args=(children, given_up, report), daemon=True, name="watch over capture workers")
+    watch.start()
     try:
         yield
     except BaseException:
+        given_up.set()
         for child in children:
             child.terminate()
         raise
-    for child in children:
-        child.join()
-        if child.exitcode:
-            raise ChildError(child.name, child.exitcode, "see its messages above")
+    watch.join()
+
+
+def _watch(children: Sequence[SpawnProcess], given_up: Event, report: Report) -> None:
+    """Reap children as they end, for a claim lives as long as its process is there, and tell which of them died."""
+    living = {child.sentinel: child for child in children}
+    while living:
+        for sentinel in wait(list(living)):
+            child = living.pop(cast(int, sentinel))
+            child.join()
+            if child.exitcode and not given_up.is_set():
+                how = f"ended with exit code {child.exitcode} (see its messages above)"
+                report.log(f"{child.name} {how}; those that are left go on with its shards")
 
 
 def device_of(placement: Placement, rank: int) -> Placement:

@@ -15,6 +15,9 @@ from typing import Any
 import jinja2.meta
 from jinja2 import Environment, TemplateError
 
+from deepspec.errors import RowError
+from deepspec.formats.bad_rows import one_row
+
 DATE = date(2026, 1, 1)
 """The date that templates are given where nothing else is said."""
 
@@ -120,8 +123,9 @@ def _keeps_from_clock(clock: Clock, render: Render) -> bool:
 
 def _rendered(render: Render, probe: tuple[Messages, Messages | None], told: Mapping[str, Any], day: date) -> str:
     try:
-        return render(*probe, told, day)
-    except TemplateError as error:  # no system role, say: whatever the day
+        with one_row("template_refuses"):
+            return render(*probe, told, day)
+    except RowError as error:  # no system role, say: whatever the day
         return f"refused: {error}"
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from deepspec.artifacts import TargetId
-from deepspec.errors import TargetError
+from deepspec.errors import CaptureError, TargetError
+from deepspec.families import read_folder
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
@@ -54,7 +55,7 @@ class Target:
         Raises:
             TargetError: it has no chat template.
         """
-        return ChatTemplate(self.tokenizer, self.stop_ids, str(self.folder))
+        return ChatTemplate(self.tokenizer, self.stop_ids, str(self.folder), self.vocab_size)
 
     @property
     def embed_weight(self) -> Tensor:
@@ -107,7 +108,14 @@ class Target:
         """Return `(B, T, A * D)` outputs of the layers and `(B, T, D)` states after the final norm.
 
         Rows are padded on the right; see `deepspec.target.capture`.
+
+        Raises:
+            CaptureError: a token id is outside the embedding; on a GPU that would end the process.
         """
+        least, most = int(input_ids.min()), int(input_ids.max())
+        if least < 0 or most >= self.vocab_size:
+            told = f"token id {least if least < 0 else most} is outside the embedding of {self.vocab_size} rows"
+            raise CaptureError(f"{told}; the tokens are of another target, or of a tokenizer that knows more")
         return capture(self.decoder, input_ids.to(self.device), layers)
 
 
@@ -176,7 +184,7 @@ def load_template(folder: Path) -> ChatTemplate:
         generation = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise TargetError(f"target {folder}: {_reason(error)}; check the folder") from error
-    return ChatTemplate(tokenizer, _stop_ids(generation, tokenizer), str(folder))
+    return ChatTemplate(tokenizer, _stop_ids(generation, tokenizer), str(folder), read_folder(folder).vocab_size)
 
 
 def _reason(error: Exception) -> str:

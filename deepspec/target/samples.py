@@ -5,24 +5,31 @@ Whoever captures them, into a cache or while training, works on the same samples
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from deepspec.errors import CaptureError, RowError
+from deepspec.formats.bad_rows import EXAMPLES, one_row
+from deepspec.formats.conversations import Status
 from deepspec.formats.records import Record, supervises
 from deepspec.formats.rows import read_rows
-from deepspec.target.template import TRUNCATED, ChatTemplate, Sample
+from deepspec.target.answered import label_of
+from deepspec.target.template import ChatTemplate, Sample
 
 BF16 = 2
 """Bytes of a stored value before the codec."""
 
 TOKEN = 5
 """Bytes of a token id and its mask."""
+
+
+_SHOWN = 400
+"""Characters of a bad row's message that are kept."""
 
 
 class Wanted(Protocol):
@@ -60,15 +67,32 @@ class Item:
         return sum(any(mask[max(p - 1, 0) : p + 2]) for p in range(len(mask)))
 
 
+@dataclass(kw_only=True, slots=True)
+class Read:
+    """What some files of answers gave."""
+
+    items: list[Item] = field(default_factory=list)
+    """The samples, in order."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What became of every row; `dropped_REASON` of those that cannot be trained on."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> the first of those rows, with file, line and id."""
+
+    def drop(self, error: RowError) -> None:
+        """Count a row that cannot be trained on."""
+        self.counts[f"dropped_{error.reason}"] += 1
+        shown = self.examples.setdefault(error.reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append(str(error)[:_SHOWN])
+
+
 def shard_files(names: Sequence[str], shard: int, shards: int) -> list[str]:
     """Return the answer files of one shard: neighbours, as evenly many in each as can be."""
     return list(names[len(names) * shard // shards : len(names) * (shard + 1) // shards])
 
 
-def read_items(
-    paths: Sequence[Path], template: ChatTemplate, wanted: Wanted, limit: int | None = None
-) -> tuple[list[Item], Counter[str]]:
-    """Return the samples in some files of answers, in order, and what became of every row.
+def read_items(paths: Sequence[Path], template: ChatTemplate, wanted: Wanted, limit: int | None = None) -> Read:
+    """Return the samples in some files of answers, and what became of every row: a bad one costs itself alone.
 
     Args:
         paths: the files.
@@ -77,16 +101,24 @@ def read_items(
         limit: rows read of each file; None: all.
 
     Raises:
-        SourceError: a row supervises nothing, or everything.
+        SourceError: a file that is not there or is damaged.
     """
-    counts: Counter[str] = Counter()
-    items: list[Item] = []
+    read = Read()
+
+    def no_row(error: RowError) -> None:
+        read.counts["rows"] += 1
+        read.drop(error)
+
     for path in paths:
-        for _, row in islice(read_rows(path), limit):
-            counts["rows"] += 1
-            items.extend(_items(row, template, wanted, counts))
-    counts["samples"] = len(items)
-    return items, counts
+        for line, row in islice(read_rows(path, no_row), limit):
+            read.counts["rows"] += 1
+            try:
+                with one_row("template_refuses", path.name, line):
+                    _read_row(row, template, wanted, read)
+            except RowError as error:
+                read.drop(error)
+    read.counts["samples"] = len(read.items)
+    return read
 
 
 def cut_parts(items: Sequence[Item], layers: int, width: int, part_bytes: int) -> list[list[Item]]:
@@ -184,29 +216,36 @@ def check_finite(record: Record, layers: Sequence[int]) -> None:
             )
 
 
-def _items(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, counts: Counter[str]) -> Iterator[Item]:
-    if row["split"] not in wanted.splits:
-        counts["other_split"] += 1
+def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, read: Read) -> None:
+    split, status = label_of(row, "split"), label_of(row, "status")
+    if split not in wanted.splits:
+        read.counts["other_split"] += 1
         return
-    if row["status"] != "success":
-        counts[f"status_{row['status']}"] += 1
+    if status not in get_args(Status):
+        raise RowError("malformed", f"status is {status!r}; wanted one of {', '.join(get_args(Status))}")
+    if status != "success":
+        read.counts[f"status_{status}"] += 1
         return
-    try:
-        rendered = template.render(row)
-    except RowError as error:
-        counts[f"dropped_{error.reason}"] += 1
-        return
-    counts["turns"] += rendered.turns
-    counts["drifted_turns"] += rendered.drifted
-    counts["truncated_turns"] += sum(reason == TRUNCATED for reason in row["finish_reasons"])
-    for sample in rendered.samples:
-        counts["rendered_tokens"] += len(sample.input_ids)
-        fitted = fit(sample, wanted.max_length)
-        counts["cut_samples"] += len(sample.input_ids) > wanted.max_length
-        if sum(fitted.loss_mask) < wanted.min_supervised:
-            counts["dropped_too_few_supervised"] += 1
-        else:
-            yield Item(sample=fitted, split=row["split"])
+    rendered = template.render(row)
+    read.counts.update(
+        turns=rendered.turns,
+        drifted_turns=rendered.drifted,
+        truncated_turns=rendered.truncated,
+        date_assumed=rendered.date_assumed,
+    )
+    kept = [item for sample in rendered.samples if (item := _item(sample, split, wanted, read.counts)) is not None]
+    read.items += kept
+    read.counts["rows_kept"] += bool(kept)
+
+
+def _item(sample: Sample, split: str, wanted: Wanted, counts: Counter[str]) -> Item | None:
+    counts["rendered_tokens"] += len(sample.input_ids)
+    fitted = fit(sample, wanted.max_length)
+    if sum(fitted.loss_mask) < wanted.min_supervised:
+        counts["dropped_too_few_supervised"] += 1
+        return None
+    counts["cut_samples"] += len(sample.input_ids) > wanted.max_length
+    return Item(sample=fitted, split=split)
 
 
 def fit(sample: Sample, max_length: int) -> Sample:

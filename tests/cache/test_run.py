@@ -60,6 +60,7 @@ def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path):
     counted = open_artifact(store, ref, tmp_path).counts["rows"]
     assert {key: counted[key] for key in counted if key != "rendered_tokens"} == {
         "rows": 6,
+        "rows_kept": 3,
         "samples": 3,
         "other_split": 1,
         "status_error": 1,
@@ -68,6 +69,7 @@ def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path):
         "truncated_turns": 1,
         "drifted_turns": 0,
         "cut_samples": 1,
+        "date_assumed": 0,
     }
 
 
@@ -113,7 +115,7 @@ def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Stor
     for shard in (2, 0, 2, 1):
         stage.run_shard(shard, spec, inputs, out_for(store, tmp_path, answers), placement, Heard())
     out = out_for(store, tmp_path, answers)
-    assert out.publish(spec, 1, stage.finish(inputs, out, Heard())).content == whole.content
+    assert out.publish(spec, 1, stage.finish(spec, inputs, out, Heard())).content == whole.content
 
 
 def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: Store, tmp_path: Path):
@@ -135,7 +137,7 @@ def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path
     spec, out = spec_for(target), out_for(store, tmp_path, answers)
     stage.run_shard(0, spec, inputs, out, placement, Heard())
     with pytest.raises(CaptureError, match=r"shards \[1\] of the target cache are not complete"):
-        stage.finish(inputs, out, Heard())
+        stage.finish(spec, inputs, out, Heard())
 
 
 def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,9 @@
 """Several workers share the shards; the bytes do not tell how many there were."""
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact
+from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import EXPIRY, Claims
-from deepspec.cache.run import run
+from deepspec.cache.run import finish, run
+from deepspec.cache.workers import helpers, work
 from deepspec.publish import Out
 from deepspec.store import Store
 from tests.cache.made import build, out_for, placement_for, publish_answers, rows, spec_for
@@ -84,6 +88,46 @@ def test_two_processes_write_what_one_writes(target: Path, store: Store, answers
     out = out_for(store, tmp_path, answers)
     counts = run(spec, {"answers": answers}, out, placement_for(target, tmp_path, processes=2), Heard())
     assert out.publish(spec, 1, counts).content == alone.content
+
+
+def test_a_helper_that_dies_is_told_and_its_shards_are_taken(
+    target: Path, store: Store, answers: Artifact, tmp_path: Path
+):
+    spec, report = spec_for(target), Heard()
+    alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
+    out, placement = out_for(store, tmp_path, answers), placement_for(target, tmp_path, processes=2)
+    capture = Capture(spec, answers, out, placement, report)
+    with helpers(spec, out, placement, report):
+        (helper,) = multiprocessing.active_children()
+        claim(out, 0, pid=helper.pid)
+        os.kill(helper.pid, signal.SIGKILL)
+        work(capture, Claims(out), count_shards(answers))
+    told = (
+        "capture worker 1 ended with exit code -9 (see its messages above); those that are left go on with its shards"
+    )
+    assert told in report.lines
+    counts = finish(spec, {"answers": answers}, out, Heard())
+    assert out.publish(spec, 1, counts).content == alone.content
+
+
+def test_helpers_end_with_a_run_that_fails(target: Path, store: Store, answers: Artifact, tmp_path: Path):
+    report = Heard()
+
+    class StopError(Exception):
+        pass
+
+    def stopped() -> None:
+        with helpers(spec_for(target), out_for(store, tmp_path, answers), placement, report):
+            found.extend(multiprocessing.active_children())
+            raise StopError
+
+    placement, found = placement_for(target, tmp_path, processes=2), []
+    with pytest.raises(StopError):
+        stopped()
+    for helper in found:
+        helper.join()
+    assert len(found) == 1
+    assert report.lines == []
 
 
 def test_two_writers_at_the_same_time_publish_one_artifact(

@@ -61,5 +61,6 @@ def test_the_variable_tells_an_engine_the_same_date():
 
 def test_a_row_is_rendered_with_the_date_that_it_names():
     row = tiny.answered("r", "hi", "yo", date="2024-02-29")
-    prompt = chat(BARE)._row_prompt(row, 1)
-    assert "29 February 2024" in tiny.tokenizer().decode(prompt)
+    ends = BARE.replace("+ '\n'", "+ '<|im_end|>'") + "{% if add_generation_prompt %}assistant: {% endif %}"
+    (sample,) = chat(ends).render(row).samples
+    assert "29 February 2024" in tiny.tokenizer().decode(sample.input_ids)

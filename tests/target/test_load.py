@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate import dispatch_model
 
-from deepspec.errors import TargetError
-from deepspec.target.capture import check_layers, default_layers
+from deepspec.errors import CaptureError, TargetError
+from deepspec.target.capture import capture, check_layers, default_layers
 from deepspec.target.load import Target, load_target
 from tests.target.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
 
@@ -73,8 +73,14 @@ def test_no_hook_stays_behind(target: Target):
 
     before = hooks()
     with pytest.raises(IndexError):
-        target.capture(torch.tensor([[VOCAB + 5]]), [-1, 1])
+        capture(target.decoder, torch.tensor([[VOCAB + 5]]), [-1, 1])
     assert hooks() == before
+
+
+@pytest.mark.parametrize("token", [-1, VOCAB])
+def test_a_token_outside_the_embedding_never_reaches_the_target(target: Target, token: int):
+    with pytest.raises(CaptureError, match=f"token id {token} is outside the embedding of {VOCAB} rows"):
+        target.capture(torch.tensor([[3, token]]), [1])
 
 
 @pytest.mark.parametrize(

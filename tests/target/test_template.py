@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deepspec.errors import RowError, SourceError, TargetError
+from deepspec.errors import RowError, TargetError
 from deepspec.target.template import ChatTemplate, Sample
 from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, THINKING, answered, tokenizer
 
@@ -129,14 +129,16 @@ def test_no_system_prompt_is_added():
 
 
 def test_nothing_supervised_is_an_error():
-    with pytest.raises(SourceError, match="sample a: no token of it was generated"):
+    with pytest.raises(RowError, match="sample a: no token of it was generated") as caught:
         template().render(answered("a", "x", generated=[], finish_reasons=[]))
+    assert caught.value.reason == "nothing_supervised"
 
 
 def test_everything_supervised_is_an_error():
     bare = "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
-    with pytest.raises(SourceError, match="sample a: every token is supervised"):
+    with pytest.raises(RowError, match="sample a: every token is supervised") as caught:
         template(bare).render(answered("a", "x", "y"))
+    assert caught.value.reason == "all_supervised"
 
 
 def test_template_that_rewrites_the_prompt_needs_token_ids():
@@ -163,6 +165,93 @@ def test_row_that_the_template_refuses_names_the_sample():
     text = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(RowError, match="sample a: the chat template of tiny refuses it: roles must alternate"):
         template(text).render(answered("a", "x", "y"))
+
+
+@pytest.mark.parametrize("broken", ["{{ 1 + 'a' }}", "{{ messages[7].content + 'a' }}", "{% for a in 5 %}{% endfor %}"])
+def test_whatever_a_template_raises_is_the_rows_error(broken: str):
+    with pytest.raises(RowError, match="sample a: the chat template of tiny refuses it") as caught:
+        template(broken + CHATML).render(answered("a", "x", "y"))
+    assert caught.value.reason == "template_refuses"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m.content[:3]",
+        "m.content | upper",
+        "m.content.replace('e', 'a')",
+        "m.content.split('r')[-1]",
+        "'Answer: ' + m.content",
+        "m.content + ' Bye.'",
+        "m.content + m.content",
+        "''",
+    ],
+)
+def test_a_template_that_changes_an_answer_is_not_trained_on(body: str):
+    text = CHATML.replace("m.content", f"({body} if m.role == 'assistant' else m.content)")
+    with pytest.raises(RowError, match="unlike the answer as given") as caught:
+        template(text).render(answered("a", "x", "three trees"))
+    assert caught.value.reason == "template_rewrites"
+
+
+@pytest.mark.parametrize("body", ["m.content | trim", "m.content.lstrip()", "'  ' + m.content", "m.content + '\n'"])
+@pytest.mark.parametrize("content", ["three trees", " three trees \n"])
+def test_a_template_may_trim_an_answer(body: str, content: str):
+    text = CHATML.replace("m.content", f"({body} if m.role == 'assistant' else m.content)")
+    (sample,) = template(text).render(answered("a", "x", content)).samples
+    assert shown(sample)[1].removesuffix("<|im_end|>").strip() == "three trees"
+
+
+def test_nothing_that_the_template_puts_behind_an_answer_is_put_behind_a_cut_one():
+    text = CHATML.replace("m.content", "(m.content + '\n' if m.role == 'assistant' else m.content)")
+    (sample,) = template(text).render(answered("a", "x", "three tr", finish_reasons=["length"])).samples
+    assert shown(sample)[1] == "three tr"
+
+
+def test_a_turn_that_supervises_nothing_leaves_the_others():
+    row = answered("a", "hi", "yo", "more", "", finish_reasons=["stop", "length"])
+    first, second = template(THINKING).render(row).samples
+    assert shown(first, THINKING)[1] == "yo<|im_end|>"
+    assert not any(second.loss_mask)
+
+
+def test_a_prompt_that_the_engine_read_otherwise_is_not_trained_on():
+    row = answered("a", "hi", "yo", "more", "ok")
+    prompts = [len(template().prompt_ids(row["messages"][:n])) for n in (1, 3)]
+    (sample,) = template().render({**row, "usage": {"prompt_tokens": sum(prompts)}}).samples
+    assert (sample,) == template().render({**row, "usage": {"prompt_tokens": 0}}).samples  # it does not count
+    with pytest.raises(
+        RowError, match=f"counted 40 tokens of prompts and the target's own .* gives {sum(prompts)}"
+    ) as caught:
+        template().render({**row, "usage": {"prompt_tokens": 40}})
+    assert caught.value.reason == "prompt_differs"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"messages": "<|mask|>"}, {"token_ids": 260}, {"token_ids": -1}, {"token_ids": 2**70}]
+)
+def test_a_token_outside_the_embedding_is_the_rows_error(changes: dict[str, Any]):
+    row = answered("a", "x", "y")
+    if "messages" in changes:
+        row["messages"][0]["content"] = changes["messages"]
+    else:
+        row["token_ids"] = [[*tokenizer().encode("y"), changes["token_ids"]]]
+    small = ChatTemplate(tokenizer(), STOPS, "tiny", vocab_size=259)
+    with pytest.raises(RowError, match=r"it holds token id .*; the embedding of tiny has 259 rows") as caught:
+        small.render(row)
+    assert caught.value.reason == "token_out_of_range"
+
+
+def test_the_last_row_of_the_embedding_is_inside():
+    row = answered("a", "<|mask|>", "y")
+    assert ChatTemplate(tokenizer(), STOPS, "tiny", vocab_size=260).render(row).samples
+
+
+def test_a_row_without_a_date_is_counted_where_the_template_reads_the_clock():
+    clock = "{{ strftime_now('%Y') }}" + CHATML
+    assert template(clock).render(answered("a", "x", "y")).date_assumed
+    assert not template(clock).render(answered("a", "x", "y", date="2025-05-05")).date_assumed
+    assert not template().render(answered("a", "x", "y")).date_assumed
 
 
 def test_prompt_is_what_the_engine_is_given():

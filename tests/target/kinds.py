@@ -1,0 +1,160 @@
+"""Chat templates of many kinds, written after those of real targets, each with a tokenizer that knows its signs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from deepspec.target.template import ChatTemplate
+from tests.target import tiny
+
+FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """One kind of template: `templates/NAME.jinja`."""
+
+    name: str
+    stop: str
+    """Ends an answer."""
+    signs: tuple[str, ...] = ()
+    """Other special tokens."""
+    stops: tuple[str, ...] = ()
+    """Other tokens that end an answer."""
+    bos: str | None = None
+    words: tuple[str, ...] = ("<think>", "</think>")
+    """Tokens of their own that are not special: an engine leaves them in the text."""
+    header: str = ""
+    """What the target writes before an answer and engines leave out of its text."""
+    footer: str = ""
+    """The same behind it."""
+    system: bool = True
+    """Whether it takes a system message."""
+    tools: bool = True
+    """Whether it renders calls of tools."""
+    calls: int = 9
+    """Calls that one answer may hold."""
+    beside_calls: bool = True
+    """Whether it renders content beside calls."""
+    reasoning: bool = False
+    """Whether it renders reasoning that is given apart."""
+    opens_reasoning: bool = False
+    """Whether its generation prompt opens the reasoning, so that only answers which hold it can be read."""
+
+    @property
+    def template(self) -> str:
+        return (FOLDER / f"{self.name}.jinja").read_text(encoding="utf-8")
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        fast = tiny.tokenizer(self.template)
+        fast.add_tokens(list(self.words))
+        more = [self.stop, *self.stops, *self.signs, *([self.bos] if self.bos else [])]
+        fast.add_special_tokens({"additional_special_tokens": more})
+        fast.eos_token = self.stop
+        fast.bos_token = self.bos
+        return fast
+
+    def chat(self, **options) -> ChatTemplate:
+        tokenizer = self.tokenizer()
+        stops = frozenset(tokenizer.convert_tokens_to_ids([self.stop, *self.stops]))
+        return ChatTemplate(tokenizer, stops, self.name, **{"vocab_size": len(tokenizer), **options})
+
+
+_CHATML = {"stop": "<|im_end|>", "signs": ("<|im_start|>", "<|endoftext|>")}
+_DEEPSEEK = (
+    "<|User|>",
+    "<|Assistant|>",
+    "<|tool_calls_begin|>",
+    "<|tool_calls_end|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_end|>",
+    "<|tool_sep|>",
+    "<|tool_output_begin|>",
+    "<|tool_output_end|>",
+)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(name="qwen2_5", **_CHATML),
+        Kind(name="qwen3", reasoning=True, **_CHATML),
+        Kind(name="qwen3_coder", **_CHATML),
+        Kind(
+            name="llama3_1",
+            stop="<|eot_id|>",
+            stops=("<|eom_id|>",),
+            signs=("<|start_header_id|>", "<|end_header_id|>"),
+            bos="<|begin_of_text|>",
+            calls=1,
+            beside_calls=False,
+        ),
+        Kind(name="hermes", bos="<|begin_of_text|>", beside_calls=False, **_CHATML),
+        Kind(name="deepseek_v3", stop="<|end_of_sentence|>", signs=_DEEPSEEK, bos="<|begin_of_sentence|>"),
+        Kind(
+            name="deepseek_r1",
+            stop="<|end_of_sentence|>",
+            signs=_DEEPSEEK,
+            bos="<|begin_of_sentence|>",
+            opens_reasoning=True,
+        ),
+        Kind(
+            name="mistral",
+            stop="</s>",
+            bos="<s>",
+            signs=(
+                "[INST]",
+                "[/INST]",
+                "[TOOL_CALLS]",
+                "[AVAILABLE_TOOLS]",
+                "[/AVAILABLE_TOOLS]",
+                "[TOOL_RESULTS]",
+                "[/TOOL_RESULTS]",
+            ),
+            beside_calls=False,
+        ),
+        Kind(name="granite", stop="<|end_of_text|>", signs=("<|start_of_role|>", "<|end_of_role|>", "<|tool_call|>")),
+        Kind(name="smollm3", tools=False, **_CHATML),
+        Kind(
+            name="gpt_oss",
+            stop="<|return|>",
+            stops=("<|call|>",),
+            signs=("<|start|>", "<|end|>", "<|message|>", "<|channel|>"),
+            words=(),
+            header="<|channel|>final<|message|>",
+            calls=1,
+            beside_calls=False,
+            reasoning=True,
+        ),
+        Kind(
+            name="gemma",
+            stop="<end_of_turn>",
+            signs=("<start_of_turn>",),
+            bos="<bos>",
+            system=False,
+            tools=False,
+        ),
+        Kind(
+            name="cohere",
+            stop="<|END_OF_TURN_TOKEN|>",
+            signs=(
+                "<|START_OF_TURN_TOKEN|>",
+                "<|USER_TOKEN|>",
+                "<|CHATBOT_TOKEN|>",
+                "<|SYSTEM_TOKEN|>",
+                "<|START_RESPONSE|>",
+                "<|END_RESPONSE|>",
+                "<|START_ACTION|>",
+                "<|END_ACTION|>",
+                "<|START_THINKING|>",
+                "<|END_THINKING|>",
+                "<|START_TOOL_RESULT|>",
+                "<|END_TOOL_RESULT|>",
+            ),
+            bos="<BOS_TOKEN>",
+            header="<|START_RESPONSE|>",
+            footer="<|END_RESPONSE|>",
+            beside_calls=False,
+        ),
+    )
+}
