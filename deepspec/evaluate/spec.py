@@ -1,8 +1,8 @@
 """What changes the scores."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark
@@ -11,7 +11,7 @@ from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark
 class EvaluateOptions(Spec):
     """What a user sets of an evaluation."""
 
-    temperatures: tuple[float, ...] = (0.0, 1.0)
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1.0), min_length=1)
     """Each benchmark is decoded once at each."""
     samples: int | None = Field(default=None, gt=0)
     """Questions per benchmark, a seeded choice; None: all of a file, the published sizes from the hub."""
@@ -41,6 +41,14 @@ class EvaluateOptions(Spec):
     """Questions also decoded with a fresh draft of the same shape, to compare with; 0: none."""
     calibration_samples: int = Field(default=64, ge=0)
     """Prompts of the calibration split on which confidence temperatures are fitted; 0: none are."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _differ(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        """Refuse one that is named twice: its samples would be counted twice."""
+        if len(set(temperatures)) < len(temperatures):
+            raise ValueError(f"{list(temperatures)} names a temperature twice; wanted each once")
+        return temperatures
 
     def questions(self) -> int:
         """Return how many questions the nine benchmarks ask, all temperatures together: for estimates."""

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.errors import SourceError, TargetError
 from deepspec.evaluate.run import run
-from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.evaluate.spec import EvaluateOptions, EvaluateSpec
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -74,3 +74,11 @@ def test_missing_places_are_told(tmp_path: Path):
     lost = Placement(scratch=case.placement.scratch, locations=places)
     with pytest.raises(TargetError, match=digest):
         evaluate(Given(case.store, case.draft, case.target, case.benchmarks, lost))
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "wrong"), [((), "at least 1 item"), ((0.0, 1.0, 0.0), "twice"), ((-0.5,), "greater than or equal")]
+)
+def test_temperatures_that_would_count_nothing_or_double_are_refused(temperatures: tuple[float, ...], wrong: str):
+    with pytest.raises(ValueError, match=wrong):
+        EvaluateOptions(temperatures=temperatures)
