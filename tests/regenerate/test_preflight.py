@@ -15,13 +15,13 @@ class Reader(TargetReader):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def prompt_tokens(self, messages, **told):
-        return sum(len(message["content"].split()) for message in messages) + 5
+    def prompt_ids(self, messages, **told):
+        return list(range(sum(len(message["content"].split()) for message in messages) + 5))
 
 
 @pytest.fixture
 def bench_with_reader(bench, monkeypatch):
-    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement: Reader()))
+    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: Reader()))
     return bench
 
 
