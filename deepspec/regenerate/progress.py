@@ -16,8 +16,8 @@ TABLE_SECONDS = 60.0
 """Time between two looks at the endpoints, unless one of them goes down or comes back."""
 TOLD_PAUSE_SECONDS = 60.0
 """Pauses that an endpoint asks for are told from here on; shorter ones come with load."""
-MOST_REASONS = 5
-"""Reasons that the last line of a run names; all are in the manifest."""
+MOST_REASONS, LONGEST_REASON = 5, 120
+"""Reasons that the last line of a run names, and characters of each; all are in the rows."""
 TABLE = "endpoints"
 
 
@@ -116,9 +116,15 @@ _REMARKS = {
 
 def _reasons(reasons: Mapping[str, int]) -> list[str]:
     counted = Counter(reasons).most_common()
-    told = [f"{rows} × {reason}" for reason, rows in counted[:MOST_REASONS]]
+    told = [f"{rows} × {_brief(reason)}" for reason, rows in counted[:MOST_REASONS]]
     rest = sum(rows for _, rows in counted[MOST_REASONS:])
     return [*told, f"{rest} × other reasons"] if rest else told
+
+
+def _brief(reason: str) -> str:
+    """Return what an engine said as a piece of one line."""
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
 def _duration(seconds: float) -> str:

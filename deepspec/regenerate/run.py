@@ -167,8 +167,8 @@ class _Asking:
     async def _watch(self, dispatcher: Dispatcher, progress: Progress) -> None:
         while True:
             progress.tick()
-            await asyncio.sleep(TICK_SECONDS)
             self._check_patience(dispatcher)
+            await asyncio.sleep(TICK_SECONDS)
 
     def _check_patience(self, dispatcher: Dispatcher) -> None:
         idle, paused = dispatcher.seconds_idle, dispatcher.seconds_paused

@@ -43,6 +43,8 @@ class Simulated:
     """Requests that may wait; more get 429. None: any number."""
     fault: Callable[[int, str], str | None] = never
     """(number of the row question, its text) -> name of a fault, or None."""
+    everywhere: str | None = None
+    """Name of a fault of every question, those of the preflight too."""
     ignores: frozenset[str] = frozenset()
     """Parameters without effect."""
     refuses: frozenset[str] = frozenset()
@@ -123,7 +125,7 @@ class Simulated:
 
     async def _respond(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
         text = text_of(body)
-        name = None
+        name = self.everywhere
         if text.startswith("row"):
             name = self.fault(self.rows, text)
             self.rows += 1

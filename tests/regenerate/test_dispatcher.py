@@ -1,6 +1,7 @@
 """Who is asked, without HTTP: engines here are objects that answer as told, in a time of their own."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -149,17 +150,38 @@ def test_a_fault_that_no_probe_sees_counts_as_nothing_under_way():
 
 
 def test_one_real_answer_sets_the_idle_time_back():
-    def answers_now_and_then(number):
-        return None if number % 6 == 5 else AskError("broken", "engine")
+    """One answer in fifteen minutes, and probes between that find nothing wrong."""
+    longest = 0.0
 
-    idle, _, done = watched(600, Fake("sick", answers_now_and_then), count=20)
-    assert sum(done) > 3
-    assert idle < 300
+    class Lazy(Fake):
+        async def ask(self, question, sampling):
+            if now() < 900 * (len(self.asked) + 1):
+                raise AskError("broken", "engine")
+            return await super().ask(question, sampling)
+
+    async def body(dispatcher):
+        nonlocal longest
+        lazy = dispatcher.lanes[0].engine
+        while now() < 4 * 3600:
+            longest = max(longest, dispatcher.seconds_idle)
+            with contextlib.suppress(AskError):
+                await dispatcher.ask(question(0))
+        return len(lazy.asked)
+
+    assert 14 <= run(body, Lazy("lazy"))[1] <= 16
+    assert 600 < longest < 1000  # it is looked at between questions only
 
 
 def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle():
     idle, paused, (done,) = watched(4 * 3600, Fake("slow", seconds=5 * 3600))
     assert (idle, paused, done) == (0.0, 0.0, False)
+
+
+def test_a_question_that_waits_for_its_next_attempt_is_not_under_way(monkeypatch):
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 1000.0)
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_WAIT", 1000.0)
+    idle, _, _ = watched(600, Fake("sick", lambda number: AskError("broken", "engine") if number == 0 else None))
+    assert idle == 600
 
 
 def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time():

@@ -5,16 +5,23 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any
 
+MOST_JUMPS = 20_000
+"""Jumps after which a test is taken for endless."""
+
 
 class _Jumping(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self._jumps = 0
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(timeout if timeout is None else 0)
         if not ready and timeout:
             self.now += timeout
+            self._jumps += 1
+            if self._jumps > MOST_JUMPS:
+                raise RuntimeError(f"nothing came of {MOST_JUMPS} jumps, {self.now:.0f} s")
         return ready
 
 
