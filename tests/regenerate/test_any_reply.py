@@ -69,7 +69,7 @@ contents = st.builds(lambda reply: json.dumps(reply).encode(), replies) | st.sam
 statuses = st.just(200) | st.sampled_from([204, 301, 304, 400, 401, 404, 408, 413, 422, 429, 500, 503, 529, 599])
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(status=statuses, headers=headers, content=contents)
 @example(status=429, headers={"retry-after": "86400"}, content=b"")
 @example(status=200, headers={"content-encoding": "gzip"}, content=b"no gzip")
