@@ -25,7 +25,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 30.0
 FAILURES_TO_TRIP = 4
 """Failures in a row that open an endpoint's breaker."""
 FIRST_PROBE, LONGEST_PROBE = 0.5, 30.0
-"""Seconds until an open breaker is probed: doubled each time, with jitter, until an answer succeeds."""
+"""Seconds until an open breaker is probed: doubled each time, with jitter, until the endpoint passes. Not beyond: what
+fails then may be the fault of a few questions, and the others wait."""
 DEFAULT_PAUSE = 1.0
 """Seconds that an endpoint is left alone after a 429 that names none."""
 
@@ -47,7 +48,8 @@ class Lane:
     failures_in_a_row: int = 0
     refusals_in_a_row: int = 0
     """Times that it said it was busy, asked after its pause and with nothing else of ours to do."""
-    trips_in_a_row: int = 0
+    is_trusted: bool = True
+    """Whether it has answered since its breaker was open, if ever it was."""
     answers: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -59,11 +61,6 @@ class Lane:
     def is_open(self) -> bool:
         """Return whether it may get questions."""
         return not self.tripped and self.paused_until <= self.clock()
-
-    @property
-    def is_trusted(self) -> bool:
-        """Return whether its last answer came after its breaker was open, if ever it was."""
-        return self.trips_in_a_row == 0
 
     @property
     def seconds_paused(self) -> float:
@@ -151,9 +148,8 @@ class Dispatcher:
         await asyncio.gather(*self._probes, return_exceptions=True)
 
     async def _ask_until_answered(self, question: Question) -> Answer:
-        failures, failed = 0, None
+        failures, failed, signs = 0, None, self._signs
         while True:
-            signs = self._signs
             lane = await self._take(failed)
             try:
                 return await self._ask_one(lane, question)
@@ -162,7 +158,7 @@ class Dispatcher:
                 failures += error.fault != "busy" or self._signs != signs
                 if not error.can_pass or failures >= ATTEMPTS:
                     raise
-            failed = lane
+            failed, signs = lane, self._signs
             await asyncio.sleep(_wait(failures))
 
     async def _ask_one(self, lane: Lane, question: Question) -> Answer:
@@ -226,7 +222,8 @@ class Dispatcher:
 
     def _note_answer(self, lane: Lane, answer: Answer, asked: float, full: bool) -> None:
         now = self._clock()
-        lane.failures_in_a_row = lane.refusals_in_a_row = lane.trips_in_a_row = 0
+        lane.failures_in_a_row = lane.refusals_in_a_row = 0
+        lane.is_trusted = True
         lane.answers += 1
         self._signs += 1
         self._patience.answered()
@@ -258,22 +255,22 @@ class Dispatcher:
         asyncio.get_running_loop().call_later(seconds + 0.01, self._hand_out)
 
     def _trip(self, lane: Lane) -> None:
-        lane.tripped = True
-        lane.trips_in_a_row += 1
+        lane.tripped, lane.is_trusted = True, False
         probe = asyncio.create_task(self._probe(lane))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
 
     async def _probe(self, lane: Lane) -> None:
         """Close a lane's breaker when its endpoint passes the check; then one failure opens it anew."""
+        failed = 0
         while lane.tripped:
-            wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(lane.trips_in_a_row - 1, 10))
+            wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(failed, 10))
             await asyncio.sleep(max(wait * random.uniform(0.8, 1.2), lane.seconds_paused))
             try:
                 await self._check(lane.engine)
             except (AskError, EngineError) as error:
                 lane.last_failure = str(error)
-                lane.trips_in_a_row += 1
+                failed += 1
                 if isinstance(error, AskError):
                     self._note_pause(lane, error)
                 continue

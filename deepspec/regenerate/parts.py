@@ -84,6 +84,8 @@ class Book:
         """Rows that are finished, in committed parts, ledgers, or as duplicates."""
         self.answered = 0
         """Rows that this run finished."""
+        self.kept = 0
+        """Rows of `done` that no later run asks again."""
         self.failed = 0
         """Rows left to the next run."""
 
@@ -104,6 +106,7 @@ class Book:
             is_duplicate = self._is_duplicate(row["id"], seen)
             if part is None or is_duplicate or row["id"] in part.ledger:
                 self.done += 1
+                self.kept += 1
             if part is None:
                 continue
             if is_duplicate:
@@ -124,6 +127,7 @@ class Book:
         part.finish(row, can_pass)
         self.done += 1
         self.answered += 1
+        self.kept += not can_pass
         self._judge(row)
 
     def check(self) -> None:

@@ -92,7 +92,7 @@ class _Asking:
             async with _clients(self._placement, deadline(self._sampling.max_tokens)) as engines:
                 await self._ask_engines(engines)
         except asyncio.CancelledError:
-            raise CancelledError(f"{self._book.done} of {self._book.total} rows are kept; run again to go on") from None
+            raise CancelledError(f"{self._book.kept} of {self._book.total} rows are kept; run again to go on") from None
         except BaseExceptionGroup as group:
             raise _first(group) from None
 
@@ -175,7 +175,7 @@ class _Asking:
         if idle + paused <= PATIENCE_SECONDS:
             return
         told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
-        kept = f"{self._book.done} of {self._book.total} rows are kept"
+        kept = f"{self._book.kept} of {self._book.total} rows are kept"
         if idle <= PATIENCE_SECONDS:
             raise EngineError(
                 f"every endpoint asks to be left alone, at least until {until(paused)} ({told}); {kept}, "

@@ -145,31 +145,50 @@ def test_a_tripped_endpoint_is_asked_again_only_after_the_check():
 
 def test_a_fault_that_no_probe_sees_counts_as_nothing_under_way():
     """Each probe finds the endpoint well, each question fails at once: nearly all of the time is idle."""
-    idle, _, _ = watched(600, Fake("sick", broken), count=ATTEMPTS * 4)
+    idle, _, _ = watched(600, Fake("sick", broken), count=400)
     assert idle > 590
 
 
+def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting():
+    """Ten poison prompts come first, an endpoint that answers each of the others at once: no matter of minutes."""
+
+    class Picky(Fake):
+        async def ask(self, question, sampling):
+            if question.seed < 10:
+                raise AskError("no answer", "odd", reason="odd_answer")
+            return await super().ask(question, sampling)
+
+    async def body(dispatcher):
+        asked = [dispatcher.ask(question(n)) for n in range(10)]
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        return now(), failed
+
+    seconds, failed = run(body, Picky("picky"))[1]
+    assert all(isinstance(error, AskError) for error in failed)
+    assert seconds < 120
+
+
 def test_one_real_answer_sets_the_idle_time_back():
-    """One answer in fifteen minutes, and probes between that find nothing wrong."""
+    """One answer in ten minutes, and probes between that find nothing wrong."""
     longest = 0.0
 
     class Lazy(Fake):
         async def ask(self, question, sampling):
-            if now() < 900 * (len(self.asked) + 1):
+            if now() < 600 * (len(self.asked) + 1):
                 raise AskError("broken", "engine")
             return await super().ask(question, sampling)
 
     async def body(dispatcher):
         nonlocal longest
         lazy = dispatcher.lanes[0].engine
-        while now() < 4 * 3600:
+        while now() < 3600:
             longest = max(longest, dispatcher.seconds_idle)
             with contextlib.suppress(AskError):
                 await dispatcher.ask(question(0))
         return len(lazy.asked)
 
-    assert 14 <= run(body, Lazy("lazy"))[1] <= 16
-    assert 600 < longest < 1000  # it is looked at between questions only
+    assert 5 <= run(body, Lazy("lazy"))[1] <= 7
+    assert 500 < longest < 700  # it is looked at between questions only
 
 
 def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle():
@@ -191,9 +210,17 @@ def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time():
 
 
 def test_while_all_endpoints_are_paused_no_attempt_is_used_up():
-    """Refused for ten days, far more often than a question may fail."""
-    one, other = Fake("one", lambda n: busy(n) if n < 10 else None), Fake("other", busy)
-    (answer,) = ask(1, one, other)[1]
+    """Refused for ten days, the checks too, and far more often than a question may fail."""
+
+    def quota(number):
+        return AskError("quota", "busy", retry_after=3600.0) if now() < 10 * DAY else None
+
+    async def check(engine):
+        if error := quota(0):
+            raise error
+
+    one, other = Fake("one", quota), Fake("other", busy)
+    (answer,) = ask(1, one, other, check=check)[1]
     assert answer.endpoint == "one"
     assert one.times[-1] >= 10 * DAY
 
