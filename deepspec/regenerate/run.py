@@ -171,17 +171,17 @@ class _Asking:
             await asyncio.sleep(TICK_SECONDS)
 
     def _check_patience(self, dispatcher: Dispatcher) -> None:
-        idle, paused = dispatcher.seconds_idle, dispatcher.seconds_paused
-        if idle + paused <= PATIENCE_SECONDS:
-            return
         told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
         kept = f"{self._book.kept} of {self._book.total} rows are kept"
-        if idle <= PATIENCE_SECONDS:
+        if dispatcher.seconds_paused > PATIENCE_SECONDS:
             raise EngineError(
-                f"every endpoint asks to be left alone, at least until {until(paused)} ({told}); {kept}, "
-                "and the same command goes on then"
+                f"every endpoint asks to be left alone, at least until {until(dispatcher.seconds_paused)} ({told}); "
+                f"{kept}, and the same command goes on then"
             )
-        raise AnswersError(f"no endpoint answered for {PATIENCE_SECONDS:.0f} s ({told}); {kept}, run again to go on")
+        if dispatcher.seconds_idle > PATIENCE_SECONDS:
+            raise AnswersError(
+                f"no endpoint answered for {PATIENCE_SECONDS:.0f} s ({told}); {kept}, run again to go on"
+            )
 
 
 def deadline(max_tokens: int) -> float:
