@@ -10,7 +10,7 @@ from typing import Any
 
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
-from deepspec.regenerate.engine import NO_ROUTE, Engine
+from deepspec.regenerate.engine import Engine
 from deepspec.regenerate.question import AskError, Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
@@ -91,8 +91,9 @@ async def _check_ids(engine: Engine, reader: TargetReader, sampling: Sampling) -
     try:
         counted = (await engine.ask_ids(question, sampling.but(max_tokens=1))).prompt_tokens
     except AskError as error:
-        if error.fault not in ("row", "odd") and error.status not in NO_ROUTE:
+        if error.fault in ("busy", "late"):
             raise
+        await engine.ask_messages(question, sampling.but(max_tokens=1))  # is it there at all?
         raise _no_way(engine, str(error)) from None
     if counted != len(ids or ()):
         raise _no_way(engine, f"it counts {counted} tokens where {len(ids or ())} were sent")

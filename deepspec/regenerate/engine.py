@@ -14,8 +14,6 @@ from deepspec.regenerate.spec import Sampling
 
 REFUSED = frozenset({400, 413, 422})
 """HTTP statuses that say that the request itself is wrong: asking again gives the same."""
-NO_ROUTE = frozenset({404, 405, 501})
-"""HTTP statuses that say that the endpoint has nothing of the kind that is asked for."""
 TOO_MANY = 429
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 5.0
@@ -134,9 +132,9 @@ class Engine:
 
     def _failure(self, told: str, status: int, pause: float | None) -> AskError:
         if status in REFUSED:
-            return AskError(self._clean(told), "row", reason="refused", status=status)
+            return AskError(self._clean(told), "row", reason="refused")
         is_busy = status == TOO_MANY or pause is not None
-        return AskError(self._clean(told), "busy" if is_busy else "engine", retry_after=pause, status=status)
+        return AskError(self._clean(told), "busy" if is_busy else "engine", retry_after=pause)
 
     def _clean(self, text: str) -> str:
         return (text.replace(self._key, "***") if self._key else text)[:LONGEST_REASON]

@@ -24,18 +24,14 @@ class AskError(DeepSpecError):
         fault: whose fault it is.
         reason: one word by which a row is counted that keeps failing so; empty where the next run may see it answered.
         retry_after: seconds that the endpoint asked to be left alone.
-        status: the HTTP status, where there was one that says why.
     """
 
-    def __init__(
-        self, message: str, fault: Fault, *, reason: str = "", retry_after: float | None = None, status: int = 0
-    ) -> None:
+    def __init__(self, message: str, fault: Fault, *, reason: str = "", retry_after: float | None = None) -> None:
         """Say why, and whose fault it is."""
         super().__init__(message[:LONGEST_REASON].encode(errors="replace").decode())
         self.fault = fault
         self.reason = reason
         self.retry_after = retry_after
-        self.status = status
 
     @property
     def can_pass(self) -> bool:

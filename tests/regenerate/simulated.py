@@ -62,6 +62,8 @@ class Simulated:
     counts_prompts: bool = True
     takes_ids: bool = False
     """Whether prompts may come as token ids."""
+    breaks_on_ids: bool = False
+    """Whether it fails over these, as one that never heard of them."""
     keep_bodies: bool = True
     key: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -125,7 +127,7 @@ class Simulated:
 
     async def _respond(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
         text = text_of(body)
-        name = self.everywhere
+        name = "500" if self.breaks_on_ids and "prompt" in body else self.everywhere
         if text.startswith("row"):
             name = self.fault(self.rows, text)
             self.rows += 1

@@ -112,6 +112,7 @@ def test_engines_are_told_each_in_its_own_way(told):
         (BARE, {"takes_ids": True, "counts_prompts": False}, "it counts 0 tokens where"),
         (BARE, {"takes_ids": True, "window": 3}, "it counts 3 tokens where"),
         (BARE, {"takes_ids": True, "refuses": frozenset({"prompt"})}, "unknown field prompt"),
+        (BARE, {"takes_ids": True, "breaks_on_ids": True}, "500"),
     ],
 )
 def test_an_engine_that_prints_its_own_day_is_refused(told, template, more, why):
@@ -154,7 +155,9 @@ def test_an_engine_that_is_away_while_it_is_checked_is_asked_again_later():
         label = "away"
 
         async def ask_ids(self, question, sampling):
-            raise AskError("out of memory", "engine", status=500)
+            raise AskError("out of memory", "engine")
+
+        ask_messages = ask_ids
 
     reader = TargetReader(tiny.tokenizer(BARE), "target", DAY)
     with pytest.raises(AskError, match="out of memory"):
