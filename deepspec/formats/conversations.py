@@ -74,10 +74,12 @@ class AnswerRow(Conversation):
     source: str
     status: Status
     finish_reasons: list[str]
-    """One per generated turn, as the engine gave it: "stop", "length", "tool_calls" …"""
+    """One per generated turn: a `formats.finish.Finish`, whatever the engine calls it."""
     thinking: bool
     chat_template_kwargs: NotRequired[dict[str, Any]]
     """More switches with which the chat template was rendered."""
+    date: NotRequired[str]
+    """Date (ISO) that the chat template was given, where it prints one."""
     generated: list[int]
     """Indices of the messages that the target generated: only these are supervised."""
     reasoning: NotRequired[dict[str, str]]
@@ -89,6 +91,8 @@ class AnswerRow(Conversation):
     date: NotRequired[str]
     """The day that a chat template which prints one is given, as 2026-01-31."""
     error: NotRequired[str]
+    reason: NotRequired[str]
+    """One word for an error of the row's own, which the next run would meet again."""
 
 
 def published_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:

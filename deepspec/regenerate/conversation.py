@@ -11,14 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from deepspec.formats.conversations import AnswerRow, Message, PromptRow, Status
-from deepspec.regenerate.engine import Answer, Question
+from deepspec.regenerate.judge import check_answer, without_ids
+from deepspec.regenerate.question import Answer, Question, SkipRow
 from deepspec.regenerate.spec import Sampling
 
 Ask = Callable[[Question], Awaitable[Answer]]
-
-
-class SkipRow(Exception):  # noqa: N818 - not an error: it becomes the row's reason
-    """The sample cannot be regenerated; stays inside this room."""
 
 
 async def regenerate_row(row: PromptRow, ask: Ask, sampling: Sampling) -> AnswerRow:
@@ -26,6 +23,7 @@ async def regenerate_row(row: PromptRow, ask: Ask, sampling: Sampling) -> Answer
 
     Raises:
         AskError: a turn got no answer.
+        RowError: an answer cannot be trained on.
     """
     thinking = is_thinking(sampling, row["id"])
     messages: list[Message] = []
@@ -42,8 +40,10 @@ async def regenerate_row(row: PromptRow, ask: Ask, sampling: Sampling) -> Answer
                     tools=row.get("tools") or [],
                     seed=turn_seed(sampling.seed, row["id"], index),
                     thinking=thinking,
+                    needs_calls="tools" in row and index != last,
                 )
             )
+            check_answer(answer)
             answers[index] = answer
             messages.append(_answered(answer, recorded, is_last=index == last))
     except SkipRow as skip:
@@ -111,6 +111,9 @@ def _success(row: PromptRow, messages: list[Message], answers: Mapping[int, Answ
     token_ids = [answer.token_ids for answer in turns if answer.token_ids is not None]
     if len(token_ids) == len(answers):
         answered["token_ids"] = token_ids
+    else:
+        for answer in turns:
+            check_answer(without_ids(answer))
     return answered
 
 

@@ -1,33 +1,34 @@
 """Which endpoint answers which question: the least loaded one; after a failure, another one.
 
 Each endpoint has a limit that adapts (`concurrency`) and a breaker: after a few failures in a row it gets no question
-until a probe finds it well again, and then one at a time. So a dead or slow endpoint costs only its own share.
+until a probe finds it well again, and then one at a time. So a dead or slow endpoint costs only its own share. One
+that asks to be left alone is, for as long as it says.
 """
 
 import asyncio
 import random
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
-
 from deepspec.errors import EngineError
 from deepspec.regenerate.concurrency import Concurrency
-from deepspec.regenerate.engine import Answer, AskError, Engine, Question
+from deepspec.regenerate.engine import Engine
+from deepspec.regenerate.patience import Patience
+from deepspec.regenerate.question import Answer, AskError, Question
 from deepspec.regenerate.spec import Sampling
 
 ATTEMPTS = 8
-"""Times that one question is asked before its failure is recorded."""
+"""Times that one question fails before its failure is recorded."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 30.0
 """Seconds between attempts: doubled each time, with jitter."""
 FAILURES_TO_TRIP = 4
 """Failures in a row that open an endpoint's breaker."""
 FIRST_PROBE, LONGEST_PROBE = 0.5, 30.0
-"""Seconds until an open breaker is probed: doubled each time, with jitter, until an answer succeeds."""
-DEFAULT_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-"""Seconds that an endpoint is left alone after a 429, where it names none, and at most."""
+"""Seconds until an open breaker is probed: doubled each time, with jitter, until the endpoint passes. Not beyond: what
+fails then may be the fault of a few questions, and the others wait."""
+DEFAULT_PAUSE = 1.0
+"""Seconds that an endpoint is left alone after a 429 that names none."""
 
 
 Check = Callable[[Engine], Awaitable[None]]
@@ -39,12 +40,16 @@ class Lane:
 
     engine: Engine
     concurrency: Concurrency
+    clock: Callable[[], float]
     in_flight: int = 0
     tripped: bool = False
     """The breaker is open: no questions."""
     paused_until: float = 0.0
     failures_in_a_row: int = 0
-    trips_in_a_row: int = 0
+    refusals_in_a_row: int = 0
+    """Times that it said it was busy, asked after its pause and with nothing else of ours to do."""
+    is_trusted: bool = True
+    """Whether it has answered since its breaker was open, if ever it was."""
     answers: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -55,7 +60,12 @@ class Lane:
     @property
     def is_open(self) -> bool:
         """Return whether it may get questions."""
-        return not self.tripped and self.paused_until <= time.monotonic()
+        return not self.tripped and self.paused_until <= self.clock()
+
+    @property
+    def seconds_paused(self) -> float:
+        """Return how long it still asks to be left alone."""
+        return max(0.0, self.paused_until - self.clock())
 
     @property
     def load(self) -> float:
@@ -79,14 +89,18 @@ class Dispatcher:
 
     def __init__(self, engines: Sequence[Engine], sampling: Sampling, check: Check) -> None:
         """Trust every endpoint at first."""
-        self.lanes = [Lane(engine, Concurrency(time.monotonic())) for engine in engines]
+        self._clock = asyncio.get_running_loop().time
+        self.lanes = [Lane(engine, Concurrency(self._clock()), self._clock) for engine in engines]
         self.room = asyncio.Event()
         """Set whenever more questions than before may be under way."""
         self._sampling = sampling
         self._check = check
         self._waiting: deque[tuple[asyncio.Future[Lane], Lane | None]] = deque()
         self._probes: set[asyncio.Task[None]] = set()
-        self._served_at = time.monotonic()
+        self._patience = Patience()
+        self._asking = 0
+        self._signs = 0
+        """Answers and passed checks: signs of life."""
 
     @property
     def capacity(self) -> int:
@@ -94,38 +108,38 @@ class Dispatcher:
         return sum(lane.concurrency.limit for lane in self.lanes if lane.is_open)
 
     @property
-    def seconds_down(self) -> float:
-        """Return for how long no endpoint has been up."""
-        if any(not lane.tripped for lane in self.lanes):
-            self._served_at = time.monotonic()
-        return time.monotonic() - self._served_at
+    def seconds_idle(self) -> float:
+        """Return for how long since the last answer nothing was under way."""
+        self._look()
+        return self._patience.spent(self._clock())
+
+    @property
+    def seconds_paused(self) -> float:
+        """Return how long every endpoint still asks to be left alone, while nothing is under way; 0 else."""
+        return 0.0 if self._is_working() else min(lane.seconds_paused for lane in self.lanes)
 
     async def ask(self, question: Question) -> Answer:
         """Return the answer of whichever endpoint gives one.
 
         Raises:
             AskError: the question cannot be answered, or every attempt failed.
+            SkipRow: the endpoint cannot be asked this.
         """
-        failed: Lane | None = None
+        self._asking += 1
+        try:
+            return await self._ask_until_answered(question)
+        finally:
+            self._asking -= 1
+            self._look()
 
-        async def ask_somewhere() -> Answer:
-            nonlocal failed
-            failed = await self._take(failed)
-            return await self._ask_one(failed, question)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT),
-            retry=retry_if_exception(lambda error: isinstance(error, AskError) and error.can_pass),
-            reraise=True,
-        )
-        return await retrying(ask_somewhere)
-
-    def distrust(self, engine: Engine) -> None:
-        """Send an endpoint no questions until a probe finds it well."""
+    def distrust(self, engine: Engine, error: AskError) -> None:
+        """Send an endpoint that did not pass its check no questions until a probe finds it well."""
         for lane in self.lanes:
             if lane.engine is engine:
+                self._note_pause(lane, error)
+                lane.last_failure = str(error)
                 self._trip(lane)
+        self._look()
 
     async def close(self) -> None:
         """Stop probing."""
@@ -133,9 +147,23 @@ class Dispatcher:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
 
+    async def _ask_until_answered(self, question: Question) -> Answer:
+        failures, failed, signs = 0, None, self._signs
+        while True:
+            lane = await self._take(failed)
+            try:
+                return await self._ask_one(lane, question)
+            except AskError as error:
+                # that all endpoints are busy, and answer nobody, says nothing about this question
+                failures += error.fault != "busy" or self._signs != signs
+                if not error.can_pass or failures >= ATTEMPTS:
+                    raise
+            failed, signs = lane, self._signs
+            await asyncio.sleep(_wait(failures))
+
     async def _ask_one(self, lane: Lane, question: Question) -> Answer:
         full = lane.load >= 1
-        asked = time.monotonic()
+        asked = self._clock()
         try:
             answer = await lane.engine.ask(question, self._sampling)
         except AskError as error:
@@ -177,6 +205,14 @@ class Dispatcher:
             place.set_result(lane)
         self._waiting.extendleft(reversed(unserved))
         self.room.set()
+        self._look()
+
+    def _look(self) -> None:
+        self._patience.look(self._clock(), idle=not self._is_working())
+
+    def _is_working(self) -> bool:
+        """Return whether an endpoint works on a question, or would if there were one."""
+        return any(lane.in_flight or (lane.is_open and not self._asking) for lane in self.lanes)
 
     def _free_lanes(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.is_open and lane.in_flight < lane.concurrency.limit]
@@ -185,9 +221,12 @@ class Dispatcher:
         return any(lane.is_open and lane is not avoid for lane in self.lanes)
 
     def _note_answer(self, lane: Lane, answer: Answer, asked: float, full: bool) -> None:
-        now = time.monotonic()
-        lane.failures_in_a_row = lane.trips_in_a_row = 0
+        now = self._clock()
+        lane.failures_in_a_row = lane.refusals_in_a_row = 0
+        lane.is_trusted = True
         lane.answers += 1
+        self._signs += 1
+        self._patience.answered()
         lane.tokens += answer.completion_tokens
         lane.seconds += now - asked
         lane.concurrency.answered(now, asked, answer.completion_tokens, full)
@@ -195,42 +234,54 @@ class Dispatcher:
     def _note_failure(self, lane: Lane, error: AskError, asked: float) -> None:
         if error.fault == "row":
             return
-        now = time.monotonic()
+        now = self._clock()
         lane.failures[error.fault] += 1
         lane.last_failure = str(error)
         if error.fault in ("busy", "late"):
             lane.concurrency.overloaded(now, asked)
-        if error.fault == "busy" or error.retry_after is not None:
-            pause = DEFAULT_PAUSE if error.retry_after is None else error.retry_after
-            self._pause(lane, min(pause, LONGEST_PAUSE))
         if error.fault != "busy":
             lane.failures_in_a_row += 1
-            if lane.failures_in_a_row >= FAILURES_TO_TRIP and not lane.tripped:
-                self._trip(lane)
+        elif lane.in_flight == 1 and asked >= lane.paused_until:
+            lane.refusals_in_a_row += 1
+        self._note_pause(lane, error)
+        if max(lane.failures_in_a_row, lane.refusals_in_a_row) >= FAILURES_TO_TRIP and not lane.tripped:
+            self._trip(lane)
 
-    def _pause(self, lane: Lane, seconds: float) -> None:
-        lane.paused_until = max(lane.paused_until, time.monotonic() + seconds)
+    def _note_pause(self, lane: Lane, error: AskError) -> None:
+        if error.fault != "busy":
+            return
+        seconds = DEFAULT_PAUSE if error.retry_after is None else error.retry_after
+        lane.paused_until = max(lane.paused_until, self._clock() + seconds)
         asyncio.get_running_loop().call_later(seconds + 0.01, self._hand_out)
 
     def _trip(self, lane: Lane) -> None:
-        lane.tripped = True
-        lane.trips_in_a_row += 1
+        lane.tripped, lane.is_trusted = True, False
         probe = asyncio.create_task(self._probe(lane))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
 
     async def _probe(self, lane: Lane) -> None:
         """Close a lane's breaker when its endpoint passes the check; then one failure opens it anew."""
+        failed = 0
         while lane.tripped:
-            wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(lane.trips_in_a_row - 1, 10))
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))
+            wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(failed, 10))
+            await asyncio.sleep(max(wait * random.uniform(0.8, 1.2), lane.seconds_paused))
             try:
                 await self._check(lane.engine)
             except (AskError, EngineError) as error:
                 lane.last_failure = str(error)
-                lane.trips_in_a_row += 1
+                failed += 1
+                if isinstance(error, AskError):
+                    self._note_pause(lane, error)
                 continue
             lane.tripped = False
+            self._signs += 1
             lane.failures_in_a_row = FAILURES_TO_TRIP - 1
-            lane.concurrency.restart(time.monotonic())
+            lane.concurrency.restart(self._clock())
             self._hand_out()
+
+
+def _wait(failures: int) -> float:
+    """Return the seconds until a question is asked again."""
+    doubled = FIRST_WAIT * 2 ** (failures - 1) if failures else 0.0
+    return min(LONGEST_WAIT, doubled) + random.uniform(0, FIRST_WAIT)

@@ -26,6 +26,8 @@ class Ledger:
         """Open or create the file and read which rows it holds."""
         self.path = path
         self._places: dict[str, tuple[int, int]] = {}
+        self.errors: list[str] = []
+        """Ids of the errors that an earlier run left here."""
         self._file = path.open("ab+", buffering=0)  # nothing is left in a buffer when the disk is full
         self._load()
         self._synced_at = time.monotonic()
@@ -87,6 +89,7 @@ class Ledger:
                     break
                 if not entry["can_pass"]:
                     self._places[entry["row"]["id"]] = (self._end, len(line))
+                    self.errors += [entry["row"]["id"]] if entry["row"]["status"] == "error" else []
                 self._end += len(line)
         self._file.truncate(self._end)
 

@@ -3,10 +3,8 @@
 At every commit `success + error + skipped == input`: duplicates of an id are counted as skipped and give no row.
 """
 
-import re
 from array import array
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,17 @@ import numpy as np
 import xxhash
 
 from deepspec.artifacts import Artifact, PartMark
-from deepspec.errors import AnswersError
+from deepspec.errors import AnswersError, RowError
+from deepspec.formats.bad_rows import BadRows
 from deepspec.formats.conversations import AnswerRow, PromptRow, published_prompts
 from deepspec.formats.rows import RowWriter
 from deepspec.publish import Out
 from deepspec.regenerate.ledger import Ledger, lock_folder
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.regenerate.tally import Drift, Tally, total_counts
 
 SHARD = 0
 """One process drives all parts, so they are one shard."""
-DUPLICATE = "the id came before"
-
-Drift = Callable[[AnswerRow], Collection[str]]
-"""Names of the counts in which a row differs from what the engine counted, see `TargetReader.drift`."""
 
 
 class Part:
@@ -65,7 +61,7 @@ class Book:
         spec: what is regenerated.
         prompts: the prompts.
         out: where parts are committed and ledgers are kept.
-        drift: tells rows whose tokens are not as many as the engine counted.
+        drift: tells answered rows of which something is not as it should be.
     """
 
     def __init__(self, spec: RegenerateSpec, prompts: Artifact, out: Out, drift: Drift) -> None:
@@ -83,18 +79,25 @@ class Book:
         self._lock = lock_folder(self._folder)
         self._open: dict[int, Part] = {}
         self.total, self._twice = _survey(prompts)
+        self._bad = BadRows(spec.bad_share, "regenerate.bad_share")
         self.done = 0
         """Rows that are finished, in committed parts, ledgers, or as duplicates."""
         self.answered = 0
         """Rows that this run finished."""
+        self.kept = 0
+        """Rows of `done` that no later run asks again."""
         self.failed = 0
         """Rows left to the next run."""
 
     def todo(self) -> Iterator[tuple[Part, PromptRow]]:
-        """Yield every row that is not finished, with its part; parts are sealed on the way."""
+        """Yield every row that is not finished, with its part; parts are sealed on the way.
+
+        Raises:
+            BadRowsError: too many rows are bad of those that an earlier run finished.
+        """
         seen: set[str] = set()
         part: Part | None = None
-        committed = {mark.part: mark for mark in self._out.parts()}
+        committed = self._committed()
         for index, row in enumerate(published_prompts(self._prompts)):
             number, place = divmod(index, self._spec.rows_per_part)
             if place == 0:
@@ -103,6 +106,7 @@ class Book:
             is_duplicate = self._is_duplicate(row["id"], seen)
             if part is None or is_duplicate or row["id"] in part.ledger:
                 self.done += 1
+                self.kept += 1
             if part is None:
                 continue
             if is_duplicate:
@@ -110,14 +114,29 @@ class Book:
                 continue
             part.ids.append(row["id"])
             if row["id"] not in part.ledger:
+                self._bad.add()  # those under way count as good: bad ones often come back first
                 yield part, row
         self._seal(part)
 
     def finish(self, part: Part, row: AnswerRow, can_pass: bool = False) -> None:
-        """Note what became of a row."""
+        """Note what became of a row.
+
+        Raises:
+            BadRowsError: too many rows are bad, this one among them; it is noted all the same.
+        """
         part.finish(row, can_pass)
         self.done += 1
         self.answered += 1
+        self.kept += not can_pass
+        self._judge(row)
+
+    def check(self) -> None:
+        """End the run where too many rows are bad.
+
+        Raises:
+            BadRowsError: they are; what was answered is kept.
+        """
+        self._bad.check()
 
     def take_complete(self, keep_errors: bool) -> list[Part]:
         """Return the parts that can be committed now; those that wait for another run are closed and left."""
@@ -168,9 +187,26 @@ class Book:
         _check(counts, self.total, self._out.prefix)
         return {**counts, "sampling": self._spec.sampling.model_dump(mode="json")}
 
+    def _committed(self) -> set[int]:
+        """Return the numbers of committed parts; their rows count among those that may be bad."""
+        marks = self._out.parts()
+        for mark in marks:
+            self._bad.add(mark.counts["input"])
+            self._bad.count(mark.counts["bad"])
+        self._bad.check()
+        return {mark.part for mark in marks}
+
     def _start(self, number: int) -> Part:
-        self._open[number] = Part(number, self._folder)
-        return self._open[number]
+        part = self._open[number] = Part(number, self._folder)
+        self._bad.add(len(part.ledger))
+        for sample_id in part.ledger.errors:
+            self._judge(part.ledger.read(sample_id))
+        return part
+
+    def _judge(self, row: AnswerRow) -> None:
+        if "reason" in row:
+            where = f"{row['id']}: {row.get('error', '')}"
+            self._bad.drop(RowError(row["reason"], where), where)
 
     def _seal(self, part: Part | None) -> None:
         if part is not None:
@@ -183,65 +219,6 @@ class Book:
             return True
         seen.add(sample_id)
         return False
-
-
-class Tally:
-    """Counts of rows; every field of `counts` adds up over parts."""
-
-    def __init__(self, drift: Drift) -> None:
-        """Begin at nothing."""
-        self._drift = drift
-        self._numbers: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
-        self._finish_reasons: Counter[str] = Counter()
-        self._endpoints: Counter[str] = Counter()
-
-    def add(self, row: AnswerRow) -> None:
-        """Count one row."""
-        self._numbers["input"] += 1
-        self._numbers[row["status"]] += 1
-        self._numbers["turns"] += len(row["generated"])
-        self._finish_reasons.update(row["finish_reasons"])
-        if "error" in row:
-            self._reasons[re.sub(r"\d+", "#", row["error"])] += 1
-        if row["status"] != "success":
-            return
-        self._numbers["thinking"] += row["thinking"]
-        self._numbers["truncated"] += "length" in row["finish_reasons"]
-        self._numbers["with_token_ids"] += "token_ids" in row
-        self._numbers.update(self._drift(row))
-        self._numbers.update(row.get("usage", {}))
-        self._endpoints.update(row["endpoint"].split(", ") if "endpoint" in row else ())
-
-    def add_duplicates(self, count: int) -> None:
-        """Count rows whose id came before."""
-        self._numbers["input"] += count
-        self._numbers["skipped"] += count
-        if count:
-            self._reasons[DUPLICATE] += count
-
-    def counts(self) -> dict[str, Any]:
-        """Return the counts as JSON values."""
-        names = ("input", "success", "error", "skipped", "turns", "prompt_tokens", "completion_tokens")
-        more = ("thinking", "truncated", "with_token_ids", "drifted", "prompt_drifted")
-        return {
-            **{name: self._numbers[name] for name in (*names, *more)},
-            "finish_reasons": dict(self._finish_reasons),
-            "reasons": dict(self._reasons),
-            "endpoints": dict(self._endpoints),
-        }
-
-
-def total_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sums of the counts of parts, nested counts by name."""
-    total: dict[str, Any] = Tally(lambda _: ()).counts()
-    for counts in parts:
-        for name, value in counts.items():
-            if isinstance(value, dict):
-                total[name] = dict(Counter(total[name]) + Counter(value))
-            else:
-                total[name] += value
-    return total
 
 
 def _check(counts: Mapping[str, Any], wanted: int, where: str) -> None:

@@ -1,9 +1,9 @@
 """Before the first row is asked, and whenever an endpoint has come back: is it the target, and does it do as told?
 
 Checked of each endpoint: it answers; it serves the model under the name that the plan gives; it accepts every
-sampling parameter; its prompts have as many tokens as the target's own tokenizer and chat template make of them; it
-heeds the parameters whose effect can be seen from outside. A mismatch ends the run; a parameter that seems to be
-ignored is reported, since that can be told from a few answers only.
+sampling parameter; its prompts have as many tokens as the target's own tokenizer and chat template make of them; an
+answer of it ends with a reason that is known; it heeds the parameters whose effect can be seen from outside. A
+mismatch ends the run; a parameter that seems to be ignored is reported, since that can be told from a few answers only.
 """
 
 import asyncio
@@ -12,11 +12,17 @@ from dataclasses import replace
 
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
-from deepspec.regenerate.engine import DIALECTS, OTHER, AskError, Engine, Question
+from deepspec.regenerate.dated import settle_date, told_date
+from deepspec.regenerate.dialects import DIALECTS, OTHER
+from deepspec.regenerate.engine import Engine
+from deepspec.regenerate.patience import until
+from deepspec.regenerate.question import AskError, Question, UnknownFinishError
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
 from deepspec.report import Report
 
+WHOLE_TOKENS = 64
+"""Longest answer of the question that is answered to its end."""
 PROBE_TOKENS = 12
 
 CONVERSATIONS: Sequence[list[Message]] = (
@@ -29,6 +35,8 @@ CONVERSATIONS: Sequence[list[Message]] = (
     ],
 )
 """Prompts whose token counts are compared: plain, with a system prompt and other scripts, with history."""
+
+BRIEF: list[Message] = [{"role": "user", "content": "Say yes."}]
 
 STORY: list[Message] = [{"role": "user", "content": "Write river river river, again and again."}]
 
@@ -67,26 +75,28 @@ class Preflight:
 
     def __init__(self, sampling: Sampling, reader: TargetReader, report: Report) -> None:
         """Check nothing yet."""
-        self._sampling = sampling
+        self._sampling = told_date(sampling, reader)
+        self._whole = self._sampling.but(max_tokens=min(WHOLE_TOKENS, sampling.max_tokens))
         self._reader = reader
         self._report = report
 
-    async def check_all(self, engines: Sequence[Engine]) -> list[Engine]:
-        """Check all endpoints at once and return those that do not answer; at least one does.
+    async def check_all(self, engines: Sequence[Engine]) -> list[tuple[Engine, AskError]]:
+        """Check all endpoints at once and return those that do not answer, and why; at least one does.
 
         Raises:
             EngineError: none is given, none answers, or one is not what the plan names.
         """
         if not engines:
             raise EngineError("no engine to ask; give --endpoint URL, or let the run start one")
-        reasons = await asyncio.gather(*(self._unreachable(engine) for engine in engines))
-        down = [engine for engine, reason in zip(engines, reasons, strict=True) if reason is not None]
-        for engine, reason in zip(engines, reasons, strict=True):
-            if reason is not None:
-                self._report.log(f"{engine.label} does not answer: {reason}; it is asked as soon as it does")
+        errors = await asyncio.gather(*(self._unreachable(engine) for engine in engines))
+        down = [(engine, error) for engine, error in zip(engines, errors, strict=True) if error is not None]
+        for engine, error in down:
+            if error.retry_after is None:  # the others are told while the run goes on
+                self._report.log(f"{_told(engine, error)}; it is asked as soon as it does")
         if len(down) == len(engines):
-            told = "; ".join(f"{engine.label}: {reason}" for engine, reason in zip(engines, reasons, strict=True))
-            raise EngineError(f"no engine answers ({told}); start one, or check the URL")
+            told = [_told(engine, error) for engine, error in down]
+            advice = "the same command goes on then" if _is_left_alone(errors) else "start one, or check the URL"
+            raise EngineError(f"no engine answers ({'; '.join(told)}); {advice}")
         return down
 
     async def check(self, engine: Engine) -> None:
@@ -98,24 +108,32 @@ class Preflight:
         """
         engine.dialect = DIALECTS.get(await self._owner(engine), OTHER)
         try:
-            first = await engine.ask(_question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
-            await self._check_prompts(engine)
-            ignored = ["max_tokens"] if first.completion_tokens > 1 else []
-            ignored += await self._ignored(engine)
+            await self._check_answers(engine)
+        except UnknownFinishError as error:
+            await self._check_end(engine)
+            raise error from None  # an engine that shuts down, say: not all of its answers end so
         except AskError as error:
             if error.can_pass:
                 raise
             advice = "set the parameter that it names to null in regenerate.sampling, or take another engine"
             raise EngineError(f"{engine.label} refuses what it is asked: {error}; {advice}") from None
+
+    async def _check_answers(self, engine: Engine) -> None:
+        await settle_date(engine, self._reader, self._sampling)
+        first = await engine.ask(self._question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
+        await self._check_prompts(engine)
+        await engine.ask(self._question(BRIEF), self._whole)
+        ignored = ["max_tokens"] if first.completion_tokens > 1 else []
+        ignored += await self._ignored(engine)
         if ignored:
             names = ", ".join(ignored)
             self._report.log(f"{engine.label} seems to ignore {names}; answers may not be sampled as planned")
 
-    async def _unreachable(self, engine: Engine) -> str | None:
+    async def _unreachable(self, engine: Engine) -> AskError | None:
         try:
             await self.check(engine)
         except AskError as error:
-            return str(error)
+            return error
         return None
 
     async def _owner(self, engine: Engine) -> str:
@@ -128,17 +146,27 @@ class Preflight:
     async def _check_prompts(self, engine: Engine) -> None:
         for messages in CONVERSATIONS:
             for thinking in (False, True):
-                switches = self._sampling.chat_template_kwargs
-                wanted = self._reader.prompt_tokens(messages, thinking=thinking, switches=switches)
-                if wanted is None:
+                question = self._question(messages, thinking=thinking)
+                if question.prompt_ids is None:
                     return
-                answer = await engine.ask(_question(messages, thinking=thinking), self._sampling.but(max_tokens=1))
-                got = answer.prompt_tokens
+                answer = await engine.ask(question, self._sampling.but(max_tokens=1))
+                got, wanted = answer.prompt_tokens, len(question.prompt_ids)
                 if got not in (0, wanted):  # 0: the engine does not count
                     raise EngineError(
                         f"{engine.label} makes {got} tokens of a prompt for which the target's chat template gives "
                         f"{wanted} (thinking {'on' if thinking else 'off'}); serve the model with its own template"
                     )
+
+    async def _check_end(self, engine: Engine) -> None:
+        """Ask once more for a whole answer: a reason for its end that is not known would make each row a failure."""
+        try:
+            await engine.ask(self._question(BRIEF), self._whole)
+        except UnknownFinishError as error:
+            raise EngineError(
+                f"{engine.label} ends an answer with the reason {error.told}, which says neither that the target "
+                "ended it (stop, tool_calls) nor that a limit cut it (length); take another engine, or put a proxy "
+                "before it that gives one of these"
+            ) from None
 
     async def _ignored(self, engine: Engine) -> list[str]:
         """Return the parameters that are set and show no effect."""
@@ -158,10 +186,21 @@ class Preflight:
 
     async def _answers(self, engine: Engine, *asked: tuple[Sampling, int]) -> list[str]:
         unsent = {name: None for name, value in self._sampling if value is None}
-        questions = ((replace(_question(STORY), seed=seed), sampling.but(**unsent)) for sampling, seed in asked)
+        questions = ((replace(self._question(STORY), seed=seed), sampling.but(**unsent)) for sampling, seed in asked)
         answers = await asyncio.gather(*(engine.ask(question, sampling) for question, sampling in questions))
         return [f"{answer.reasoning or ''}{answer.content}" for answer in answers]
 
+    def _question(self, messages: list[Message], *, thinking: bool = False) -> Question:
+        switches = self._sampling.chat_template_kwargs
+        ids = self._reader.prompt_ids(messages, thinking=thinking, switches=switches)
+        return Question(messages=messages, tools=[], seed=1, thinking=thinking, prompt_ids=ids)
 
-def _question(messages: list[Message], *, thinking: bool = False) -> Question:
-    return Question(messages=messages, tools=[], seed=1, thinking=thinking)
+
+def _told(engine: Engine, error: AskError) -> str:
+    if error.retry_after is None:
+        return f"{engine.label} does not answer: {error}"
+    return f"{engine.label} asks to be left alone until {until(error.retry_after)} ({error})"
+
+
+def _is_left_alone(errors: Sequence[AskError | None]) -> bool:
+    return all(error is not None and error.retry_after is not None for error in errors)

@@ -1,18 +1,23 @@
 """What people see while answers are made: rates, time left, and the health of each endpoint."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
 from deepspec.regenerate.dispatcher import Dispatcher, Lane
 from deepspec.regenerate.parts import Book
+from deepspec.regenerate.patience import until
 from deepspec.report import Report
 
 WINDOW_SECONDS = 30.0
 """Time over which rates are taken."""
 TABLE_SECONDS = 60.0
 """Time between two looks at the endpoints, unless one of them goes down or comes back."""
+TOLD_PAUSE_SECONDS = 60.0
+"""Pauses that an endpoint asks for are told from here on; shorter ones come with load."""
+MOST_REASONS, LONGEST_REASON = 5, 120
+"""Reasons that the last line of a run names, and characters of each; all are in the rows."""
 TABLE = "endpoints"
 
 
@@ -27,6 +32,7 @@ class Progress:
         self._marks: deque[tuple[float, int, int]] = deque()
         self._tabled_at = time.monotonic()
         self._down: set[str] = set()
+        self._resting: set[str] = set()
 
     def tick(self) -> None:
         """Tell the rates of the last half minute; now and then also the endpoints."""
@@ -48,15 +54,24 @@ class Progress:
         self._report.table(TABLE, [endpoint_row(lane) for lane in self._dispatcher.lanes])
 
     def _tell_changes(self) -> bool:
-        """Say which endpoints went down or came back since the last look; return whether any did."""
-        down = {lane.engine.label: lane.last_failure for lane in self._dispatcher.lanes if lane.tripped}
-        for label in sorted(down.keys() - self._down):
-            self._report.log(f"{label} is down ({down[label]}); the others answer until it is back")
-        for label in sorted(self._down - down.keys()):
+        """Say which endpoints went down, came back or ask to be left alone; return whether any changed."""
+        lanes = {lane.engine.label: lane for lane in self._dispatcher.lanes}
+        resting = {label for label, lane in lanes.items() if lane.seconds_paused > self._shortest_told(label)}
+        down = {label for label, lane in lanes.items() if not lane.is_trusted} - resting
+        for label in sorted(resting - self._resting):
+            told = f"until {until(lanes[label].seconds_paused)} ({lanes[label].last_failure})"
+            self._report.log(f"{label} asks to be left alone {told}")
+        for label in sorted(down - self._down):
+            self._report.log(f"{label} is down ({lanes[label].last_failure}); the others answer until it is back")
+        for label in sorted((self._down | self._resting) - down - resting):
             self._report.log(f"{label} is back")
-        changed = down.keys() != self._down
-        self._down = set(down)
+        changed = (down, resting) != (self._down, self._resting)
+        self._down, self._resting = down, resting
         return changed
+
+    def _shortest_told(self, label: str) -> float:
+        """Return which pauses are told: one that was is over only at its end."""
+        return 0.0 if label in self._resting else TOLD_PAUSE_SECONDS
 
     def _note(self, rows: float, tokens: float) -> str:
         up = sum(lane.is_open for lane in self._dispatcher.lanes)
@@ -85,11 +100,31 @@ def accounts(counts: Mapping[str, Any]) -> str:
         + " + ".join(f"{counts[status]} {status}" for status in ("success", "error", "skipped")),
         f"{counts['completion_tokens']} tokens generated, {counts['truncated']} rows cut by max_tokens",
         ", ".join(f"{rows} by {name}" for name, rows in counts["endpoints"].items()),
-        *(f"{rows} × {reason}" for reason, rows in counts["reasons"].items()),
+        *_reasons(counts["reasons"]),
+        *(f"{counts[name]} rows {what}" for name, what in _REMARKS.items() if counts[name]),
     ]
-    if counts["prompt_drifted"]:
-        told.append(f"{counts['prompt_drifted']} rows whose prompt the engine renders unlike the target's own template")
     return "; ".join(filter(None, told))
+
+
+_REMARKS = {
+    "prompt_drifted": "answered to another prompt than the target's own template renders (errors)",
+    "without_usage": "without the engine's count of tokens: that their prompts were not cut is not known",
+    "date_unknown": "for which nobody can tell here which date their prompts printed, or whether they did",
+}
+"""Count -> what it says of so many rows."""
+
+
+def _reasons(reasons: Mapping[str, int]) -> list[str]:
+    counted = Counter(reasons).most_common()
+    told = [f"{rows} × {_brief(reason)}" for reason, rows in counted[:MOST_REASONS]]
+    rest = sum(rows for _, rows in counted[MOST_REASONS:])
+    return [*told, f"{rest} × other reasons"] if rest else told
+
+
+def _brief(reason: str) -> str:
+    """Return what an engine said as a piece of one line."""
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
 
 def _duration(seconds: float) -> str:

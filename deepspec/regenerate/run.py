@@ -3,22 +3,29 @@
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from deepspec.artifacts import Artifact
-from deepspec.errors import AnswersError, CancelledError, DeepSpecError
-from deepspec.formats.conversations import PromptRow
+from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
+from deepspec.formats.bad_rows import one_row
+from deepspec.formats.conversations import AnswerRow, PromptRow
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers
 from deepspec.regenerate.conversation import is_thinking, regenerate_row, without_answer
+from deepspec.regenerate.dated import told_date
 from deepspec.regenerate.dispatcher import Dispatcher
-from deepspec.regenerate.engine import AskError, Engine
+from deepspec.regenerate.engine import Engine
+from deepspec.regenerate.judge import check_prompt
 from deepspec.regenerate.parts import Book, Part
+from deepspec.regenerate.patience import until
 from deepspec.regenerate.preflight import Preflight
 from deepspec.regenerate.progress import Progress, accounts
+from deepspec.regenerate.question import LONGEST_REASON, Answer, AskError, Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
@@ -26,7 +33,7 @@ from deepspec.report import Report
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""
 PATIENCE_SECONDS = 600.0
-"""How long a run waits while no endpoint is up."""
+"""How long a run waits while nothing is under way at any endpoint."""
 TICK_SECONDS = 1.0
 
 
@@ -36,19 +43,23 @@ def run(
     """Publish one row per prompt and return the counts.
 
     Raises:
-        EngineError: an endpoint is not there, or not what the plan names; no row was asked.
+        EngineError: an endpoint is not there, or not what the plan names, and no row was asked; or every endpoint asks
+            to be left alone.
+        BadRowsError: more rows are errors of their own than `bad_share` allows; the same call with a higher one goes
+            on.
         AnswersError: rows failed with errors that can pass, or every endpoint went away; the same call goes on.
         CancelledError: the process was asked to stop; the same call goes on.
     """
-    reader = TargetReader.of(spec.target, placement)
+    reader = TargetReader.of(spec.target, placement, spec.date)
     book = Book(spec, inputs["prompts"], out, reader.drift)
     try:
         if spec.answers is not None:
             adopt_answers(book, spec, placement, out.scratch, report)
         else:
-            asyncio.run(_Asking(spec, book, placement, report).run(reader))
+            asyncio.run(_Asking(spec, book, reader, placement, report).run())
     finally:
         book.close()
+    book.check()
     if book.failed:
         raise AnswersError(
             f"{book.failed} of {book.total} rows failed with errors that can pass, and wait in {out.scratch}; "
@@ -62,32 +73,39 @@ def run(
 class _Asking:
     """One run over the engines."""
 
-    def __init__(self, spec: RegenerateSpec, book: Book, placement: Placement, report: Report) -> None:
+    def __init__(
+        self, spec: RegenerateSpec, book: Book, reader: TargetReader, placement: Placement, report: Report
+    ) -> None:
         self._sampling = spec.sampling
         self._book = book
+        self._reader = reader
         self._placement = placement
         self._report = report
         self._active = 0
 
-    async def run(self, reader: TargetReader) -> None:
+    async def run(self) -> None:
         """Ask every row that is not finished; TERM and Ctrl-C end it in order."""
         task = asyncio.current_task()
         if task is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
             async with _clients(self._placement, deadline(self._sampling.max_tokens)) as engines:
-                preflight = Preflight(self._sampling, reader, self._report)
-                down = await preflight.check_all(engines)
-                dispatcher = Dispatcher(engines, self._sampling, preflight.check)
-                for engine in down:
-                    dispatcher.distrust(engine)
-                await self._ask_all(dispatcher)
-        except* asyncio.CancelledError:
-            raise CancelledError(f"{self._book.done} of {self._book.total} rows are kept; run again to go on") from None
-        except* DeepSpecError as group:
+                await self._ask_engines(engines)
+        except asyncio.CancelledError:
+            raise CancelledError(f"{self._book.kept} of {self._book.total} rows are kept; run again to go on") from None
+        except BaseExceptionGroup as group:
             raise _first(group) from None
 
-    async def _ask_all(self, dispatcher: Dispatcher) -> None:
+    async def _ask_engines(self, engines: list[Engine]) -> None:
+        preflight = Preflight(self._sampling, self._reader, self._report)
+        down = await preflight.check_all(engines)
+        dispatcher = Dispatcher(engines, told_date(self._sampling, self._reader), preflight.check)
+        for engine, error in down:
+            dispatcher.distrust(engine, error)
+        await self.ask_all(dispatcher)
+
+    async def ask_all(self, dispatcher: Dispatcher) -> None:
+        """Ask every row that is not finished of engines that were checked."""
         progress = Progress(self._book, dispatcher, self._report)
         try:
             async with asyncio.TaskGroup() as watching:
@@ -112,14 +130,35 @@ class _Asking:
 
     async def _ask_row(self, dispatcher: Dispatcher, part: Part, row: PromptRow) -> None:
         try:
-            self._book.finish(part, await regenerate_row(row, dispatcher.ask, self._sampling))
-        except AskError as error:
-            failed = without_answer(row, "error", str(error), is_thinking(self._sampling, row["id"]))
-            self._book.finish(part, failed, can_pass=error.can_pass)
+            finished, can_pass = await self._finished(dispatcher, row)
         finally:
             self._active -= 1
             dispatcher.room.set()
+        if self._reader.day is not None:
+            finished["date"] = self._reader.day.isoformat()
+        self._book.finish(part, finished, can_pass)
         await self._commit_complete()
+
+    async def _finished(self, dispatcher: Dispatcher, row: PromptRow) -> tuple[AnswerRow, bool]:
+        """Return what became of a row, and whether the next run may do better."""
+        try:
+            with one_row("odd_answer"):
+                return await regenerate_row(row, partial(self._ask, dispatcher), self._sampling), False
+        except (AskError, RowError) as error:
+            failed = without_answer(row, "error", str(error)[:LONGEST_REASON], is_thinking(self._sampling, row["id"]))
+            if error.reason:
+                failed["reason"] = error.reason
+            return failed, not error.reason
+
+    async def _ask(self, dispatcher: Dispatcher, question: Question) -> Answer:
+        """Return the answer to a question, given to the very prompt that the target's template renders."""
+        with one_row("template_refuses"):
+            told = {"tools": question.tools or None, "switches": self._sampling.chat_template_kwargs}
+            ids = self._reader.prompt_ids(question.messages, thinking=question.thinking, **told)
+        asked = replace(question, prompt_ids=ids)
+        answer = await dispatcher.ask(asked)
+        check_prompt(asked, answer)
+        return answer
 
     async def _commit_complete(self) -> None:
         for part in self._book.take_complete(self._placement.keep_errors):
@@ -128,13 +167,21 @@ class _Asking:
     async def _watch(self, dispatcher: Dispatcher, progress: Progress) -> None:
         while True:
             progress.tick()
+            self._check_patience(dispatcher)
             await asyncio.sleep(TICK_SECONDS)
-            if dispatcher.seconds_down > PATIENCE_SECONDS:
-                told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
-                raise AnswersError(
-                    f"no endpoint was up for {PATIENCE_SECONDS:.0f} s ({told}); "
-                    f"{self._book.done} of {self._book.total} rows are kept, run again to go on"
-                )
+
+    def _check_patience(self, dispatcher: Dispatcher) -> None:
+        told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
+        kept = f"{self._book.kept} of {self._book.total} rows are kept"
+        if dispatcher.seconds_paused > PATIENCE_SECONDS:
+            raise EngineError(
+                f"every endpoint asks to be left alone, at least until {until(dispatcher.seconds_paused)} ({told}); "
+                f"{kept}, and the same command goes on then"
+            )
+        if dispatcher.seconds_idle > PATIENCE_SECONDS:
+            raise AnswersError(
+                f"no endpoint answered for {PATIENCE_SECONDS:.0f} s ({told}); {kept}, run again to go on"
+            )
 
 
 def deadline(max_tokens: int) -> float:
@@ -155,6 +202,15 @@ async def _clients(placement: Placement, seconds: float) -> AsyncIterator[list[E
             await engine.close()
 
 
-def _first(group: BaseExceptionGroup[DeepSpecError]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error of a group that says why it ended: the first of ours where there is one."""
+    errors = list(_leaves(group))
+    return next((error for error in errors if isinstance(error, DeepSpecError)), errors[0])
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from deepspec.placement import Endpoint
-from deepspec.regenerate.engine import Engine, Question
+from deepspec.regenerate.engine import Engine
+from deepspec.regenerate.question import Question
 from deepspec.regenerate.spec import Sampling
 from infra.engines import free_port
 from tests.heard import Heard

@@ -11,6 +11,7 @@ from deepspec.formats.conversations import published_answers
 from deepspec.formats.rows import write_rows
 from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
+from deepspec.regenerate.parts import Book
 from deepspec.regenerate.run import run
 from deepspec.regenerate.spec import RegenerateSpec, Sampling
 from deepspec.store import Store
@@ -53,6 +54,10 @@ class Bench:
     def placement(self, *urls: str, **more: Any) -> Placement:
         endpoints = tuple(Endpoint(url=url, model="tiny") for url in urls)
         return Placement(endpoints=endpoints, scratch=self.folder / "scratch", **more)
+
+    def book(self, ref: ArtifactRef, out: Out) -> Book:
+        """Return the accounts of a run over these prompts."""
+        return Book(self.spec, open_artifact(self.store, ref, self.folder / "scratch"), out, lambda row: ())
 
     def regenerate(self, ref: ArtifactRef, placement: Placement) -> Artifact:
         out = self.out(ref)

@@ -13,7 +13,7 @@ import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,15 +43,27 @@ class Simulated:
     """Requests that may wait; more get 429. None: any number."""
     fault: Callable[[int, str], str | None] = never
     """(number of the row question, its text) -> name of a fault, or None."""
+    everywhere: str | None = None
+    """Name of a fault of every question, those of the preflight too."""
     ignores: frozenset[str] = frozenset()
     """Parameters without effect."""
     refuses: frozenset[str] = frozenset()
     """Parameters that give 400."""
     answer: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     """Request -> message, instead of the usual text."""
+    stop: Any = "stop"
+    """What it calls the end of an answer that the target ended."""
     template_tokens: int = 5
     """Added to the words of a prompt."""
+    render: Callable[[Mapping[str, Any]], Sequence[int]] | None = None
+    """Chat request -> token ids of its prompt, instead of words and `template_tokens`."""
+    window: int | None = None
+    """Tokens of a prompt that it reads: of a longer one it says nothing, and reads as many."""
     counts_prompts: bool = True
+    takes_ids: bool = False
+    """Whether prompts may come as token ids."""
+    breaks_on_ids: bool = False
+    """Whether it fails over these, as one that never heard of them."""
     keep_bodies: bool = True
     key: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +86,8 @@ class Simulated:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
+        if self.takes_ids:
+            app.router.add_post("/v1/completions", self.chat)
         app.router.add_get("/health", lambda _: web.Response())
         self.slot = asyncio.Semaphore(self.slots)
         self.killed = asyncio.Event()
@@ -113,7 +127,7 @@ class Simulated:
 
     async def _respond(self, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
         text = text_of(body)
-        name = None
+        name = "500" if self.breaks_on_ids and "prompt" in body else self.everywhere
         if text.startswith("row"):
             name = self.fault(self.rows, text)
             self.rows += 1
@@ -125,29 +139,37 @@ class Simulated:
     def _completion(self, body: Mapping[str, Any]) -> dict[str, Any]:
         message = dict(self.answer(body) if self.answer else {"role": "assistant", "content": self._text(body)})
         words = len((message.get("content") or "").split())
-        finish_reason = "tool_calls" if message.get("tool_calls") else "stop"
+        finish_reason = message.pop("finish_reason", "tool_calls" if message.get("tool_calls") else self.stop)
         if body["max_tokens"] == 1 and "max_tokens" not in self.ignores:  # as preflight asks
             message["content"], words, finish_reason = "answer", 0, "length"
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, "message": message}
+        said = {"text": message["content"]} if "prompt" in body else {"message": message}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason, **said}
         if body.get("return_token_ids"):
             choice["token_ids"] = list(range(words + 1))
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"id": number, "token": "x"} for number in range(words + 1)]}
-        prompt = sum(len(message["content"].split()) for message in body["messages"]) + self.template_tokens
-        counted = prompt if self.counts_prompts else 0
+        counted = min(self._prompt_tokens(body), self.window or 1 << 30) if self.counts_prompts else 0
         return {"choices": [choice], "usage": {"prompt_tokens": counted, "completion_tokens": words + 1}}
+
+    def _prompt_tokens(self, body: Mapping[str, Any]) -> int:
+        if "prompt" in body:
+            return len(body["prompt"])
+        if self.render is not None:
+            return len(self.render(body))
+        return sum(len(message["content"].split()) for message in body["messages"]) + self.template_tokens
 
     def _text(self, body: Mapping[str, Any]) -> str:
         heeded = {name: value for name, value in body.items() if name not in self.ignores}
         greedy = any(heeded.get(name) == value for name, value in GREEDY.items()) or heeded.get("top_p", 1) < 0.01
         seed = None if greedy else heeded.get("seed")
         penalties = [heeded.get(name) for name in ("repetition_penalty", "repeat_penalty", "presence_penalty")]
-        asked = json.dumps([body["messages"], seed, penalties])
+        asked = json.dumps([body["prompt"] if "prompt" in body else body["messages"], seed, penalties])
         return f"{hashlib.sha256(asked.encode()).hexdigest()[:12]} answered"
 
 
 def text_of(body: Mapping[str, Any]) -> str:
-    return str(body["messages"][-1]["content"])
+    """Return what was said last; nothing of token ids."""
+    return "" if "prompt" in body else str(body["messages"][-1]["content"])
 
 
 async def _hang(engine: Simulated, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
@@ -172,6 +194,17 @@ def _text_fault(data: bytes) -> Any:
     return respond
 
 
+def _reason_fault(reason: Any) -> Any:
+    """End an answer with another reason."""
+
+    async def respond(engine: Simulated, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+        completion = engine._completion(body)
+        completion["choices"][0]["finish_reason"] = reason
+        return web.json_response(completion)
+
+    return respond
+
+
 def _status_fault(status: int, message: str, headers: Mapping[str, str] | None = None) -> Any:
     async def respond(engine: Simulated, request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
         return web.json_response({"error": {"message": message}}, status=status, headers=headers)
@@ -192,9 +225,15 @@ FAULTS: Mapping[str, Any] = {
     "half a character": _text_fault(
         b'{"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": "smile \\ud83d"}}]}'
     ),
+    "unknown reason": _reason_fault("gave_up"),
+    "no reason": _reason_fault(None),
+    "filtered": _reason_fault("content_filter"),
+    "error in 200": _text_fault(b'{"error": {"message": "upstream is gone", "code": 502}}'),
     "html": _text_fault(b"<html>bad gateway</html>"),
     "500": _status_fault(500, "out of memory"),
     "429": _status_fault(429, "too many", {"Retry-After": "0.3"}),
+    "quota": _status_fault(429, "daily quota", {"Retry-After": "86400"}),
+    "warming up": _status_fault(503, "loading", {"Retry-After": "0.1"}),
     "400": _status_fault(400, "prompt of 9000 tokens is too long for 4096"),
     "404": _status_fault(404, "no such model"),
 }

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from deepspec.regenerate.conversation import is_thinking, regenerate_row, turn_seed
-from deepspec.regenerate.engine import OTHER, Answer, body
+from deepspec.regenerate.dialects import OTHER, body
+from deepspec.regenerate.question import Answer
 from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompt
 

@@ -1,14 +1,17 @@
-"""Who is asked, without HTTP: engines here are objects that answer as told."""
+"""Who is asked, without HTTP: engines here are objects that answer as told, in a time of their own."""
 
 import asyncio
-import time
+import contextlib
 
 import pytest
 
 from deepspec.errors import EngineError
-from deepspec.regenerate.dispatcher import FAILURES_TO_TRIP, Dispatcher
-from deepspec.regenerate.engine import Answer, AskError, Question
+from deepspec.regenerate.dispatcher import ATTEMPTS, FAILURES_TO_TRIP, FIRST_PROBE, LONGEST_WAIT, Dispatcher
+from deepspec.regenerate.question import Answer, AskError, Question
 from deepspec.regenerate.spec import Sampling
+from tests.regenerate.virtual import now, run_virtually
+
+DAY = 86400.0
 
 
 class Fake:
@@ -26,7 +29,7 @@ class Fake:
     async def ask(self, question, sampling):
         number = len(self.asked)
         self.asked.append(question.seed)
-        self.times.append(time.monotonic())
+        self.times.append(now())
         await asyncio.sleep(self.seconds)
         if error := self.rule(number):
             raise error
@@ -41,22 +44,47 @@ async def well(engine) -> None:
     """Find nothing wrong."""
 
 
-def ask(count, *engines, check=well):
-    async def run():
+def busy(number):
+    return AskError("quota", "busy", retry_after=DAY)
+
+
+def broken(number):
+    return AskError("broken", "engine")
+
+
+def run(body, *engines, check=well):
+    """Run `body(dispatcher)`; return the dispatcher and what it returns."""
+
+    async def main():
         dispatcher = Dispatcher(engines, Sampling(), check)
         try:
-            return dispatcher, await asyncio.gather(*(dispatcher.ask(question(n)) for n in range(count)))
+            return dispatcher, await body(dispatcher)
         finally:
             await dispatcher.close()
 
-    return asyncio.run(run())
+    return run_virtually(main())
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch):
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_PROBE", 0.02)
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_PROBE", 0.02)
+def ask(count, *engines, check=well):
+    async def body(dispatcher):
+        return await asyncio.gather(*(dispatcher.ask(question(n)) for n in range(count)))
+
+    return run(body, *engines, check=check)
+
+
+def watched(seconds, *engines, check=well, count=1):
+    """Ask for so many seconds; return the dispatcher's idle and paused seconds at their end, and the questions."""
+
+    async def body(dispatcher):
+        asked = [asyncio.create_task(dispatcher.ask(question(n))) for n in range(count)]
+        await asyncio.sleep(seconds)
+        told = dispatcher.seconds_idle, dispatcher.seconds_paused, [task.done() for task in asked]
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        return told
+
+    return run(body, *engines, check=check)[1]
 
 
 def test_questions_go_where_the_load_is_least():
@@ -76,10 +104,11 @@ def test_a_failed_question_is_asked_of_another_endpoint_next():
     assert set(failed) <= set(busy.asked)
 
 
-def test_a_pause_that_an_endpoint_asks_for_is_kept():
-    refuses = Fake("only", lambda number: AskError("busy", "busy", retry_after=0.3) if number == 0 else None)
+@pytest.mark.parametrize("seconds", [0.3, 3600.0, DAY])
+def test_a_pause_that_an_endpoint_asks_for_is_kept_however_long(seconds):
+    refuses = Fake("only", lambda number: AskError("busy", "busy", retry_after=seconds) if number == 0 else None)
     ask(1, refuses)
-    assert refuses.times[1] - refuses.times[0] >= 0.3
+    assert seconds <= refuses.times[1] - refuses.times[0] < seconds + 1
 
 
 def test_a_question_that_cannot_be_answered_is_asked_once():
@@ -87,6 +116,13 @@ def test_a_question_that_cannot_be_answered_is_asked_once():
     with pytest.raises(AskError, match="too long"):
         ask(1, refuses, Fake("other", lambda number: AskError("too long", "row")))
     assert len(refuses.asked) == 1
+
+
+def test_a_question_that_keeps_failing_is_given_up_after_so_many_attempts():
+    sick = Fake("sick", broken)
+    with pytest.raises(AskError, match="broken"):
+        ask(1, sick)
+    assert len(sick.asked) == ATTEMPTS
 
 
 def test_a_tripped_endpoint_is_asked_again_only_after_the_check():
@@ -105,3 +141,149 @@ def test_a_tripped_endpoint_is_asked_again_only_after_the_check():
     assert len(checks) == 3
     assert len(set(checks)) == 1  # nothing was asked between the checks
     assert dispatcher.lanes[0].state == "up"
+
+
+def test_a_fault_that_no_probe_sees_counts_as_nothing_under_way():
+    """Each probe finds the endpoint well, each question fails at once: nearly all of the time is idle."""
+    idle, _, _ = watched(600, Fake("sick", broken), count=400)
+    assert idle > 590
+
+
+def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting():
+    """Ten poison prompts come first, an endpoint that answers each of the others at once: no matter of minutes."""
+
+    class Picky(Fake):
+        async def ask(self, question, sampling):
+            if question.seed < 10:
+                raise AskError("no answer", "odd", reason="odd_answer")
+            return await super().ask(question, sampling)
+
+    async def body(dispatcher):
+        asked = [dispatcher.ask(question(n)) for n in range(10)]
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        return now(), failed
+
+    seconds, failed = run(body, Picky("picky"))[1]
+    assert all(isinstance(error, AskError) for error in failed)
+    assert seconds < 120
+
+
+def test_one_real_answer_sets_the_idle_time_back():
+    """One answer in ten minutes, and probes between that find nothing wrong."""
+    longest = 0.0
+
+    class Lazy(Fake):
+        async def ask(self, question, sampling):
+            if now() < 600 * (len(self.asked) + 1):
+                raise AskError("broken", "engine")
+            return await super().ask(question, sampling)
+
+    async def body(dispatcher):
+        nonlocal longest
+        lazy = dispatcher.lanes[0].engine
+        while now() < 3600:
+            longest = max(longest, dispatcher.seconds_idle)
+            with contextlib.suppress(AskError):
+                await dispatcher.ask(question(0))
+        return len(lazy.asked)
+
+    assert 5 <= run(body, Lazy("lazy"))[1] <= 7
+    assert 500 < longest < 700  # it is looked at between questions only
+
+
+def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle():
+    idle, paused, (done,) = watched(4 * 3600, Fake("slow", seconds=5 * 3600))
+    assert (idle, paused, done) == (0.0, 0.0, False)
+
+
+def test_a_question_that_waits_for_its_next_attempt_is_not_under_way(monkeypatch):
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 1000.0)
+    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_WAIT", 1000.0)
+    idle, _, _ = watched(600, Fake("sick", lambda number: AskError("broken", "engine") if number == 0 else None))
+    assert idle == 600
+
+
+def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time():
+    """As when all rows are answered and a slow store takes its time."""
+    idle, _, _ = watched(3600, Fake("well"), count=0)
+    assert idle == 0
+
+
+def test_while_all_endpoints_are_paused_no_attempt_is_used_up():
+    """Refused for ten days, the checks too, and far more often than a question may fail."""
+
+    def quota(number):
+        return AskError("quota", "busy", retry_after=3600.0) if now() < 10 * DAY else None
+
+    async def check(engine):
+        if error := quota(0):
+            raise error
+
+    one, other = Fake("one", quota), Fake("other", busy)
+    (answer,) = ask(1, one, other, check=check)[1]
+    assert answer.endpoint == "one"
+    assert one.times[-1] >= 10 * DAY
+
+
+def test_a_question_that_is_refused_while_others_are_answered_is_given_up():
+    """As one that is larger than the service's quota of a minute allows at all."""
+
+    class Picky(Fake):
+        async def ask(self, question, sampling):
+            if question.seed == 0:
+                raise AskError("too large", "busy", retry_after=1.0)
+            return await super().ask(question, sampling)
+
+    async def body(dispatcher):
+        async def others():
+            for number in range(1, 200):
+                await dispatcher.ask(question(number))
+
+        return await asyncio.gather(dispatcher.ask(question(0)), others(), return_exceptions=True)
+
+    (refused, others) = run(body, Picky("picky"))[1]
+    assert str(refused) == "too large"
+    assert others is None
+
+
+def test_a_question_that_is_refused_though_every_check_passes_is_given_up():
+    """The last row of a run, larger than the quota: nothing else is answered any more, but the endpoint is well."""
+    picky = Fake("picky", lambda number: AskError("too large", "busy"))
+    with pytest.raises(AskError, match="too large"):
+        ask(1, picky)
+
+
+def test_endpoints_that_are_all_paused_tell_when_the_first_may_be_asked():
+    _, paused, _ = watched(1, Fake("one", busy), Fake("other", lambda n: AskError("busy", "busy", retry_after=7200.0)))
+    assert paused == pytest.approx(7199, abs=1)
+
+
+def test_an_endpoint_that_still_works_is_waited_for_though_the_others_are_paused():
+    _, paused, _ = watched(1, Fake("one", busy), Fake("other", seconds=60), count=8)
+    assert paused == 0
+
+
+def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause():
+    probed = []
+
+    async def check(engine):
+        probed.append(now())
+
+    async def body(dispatcher):
+        dispatcher.distrust(dispatcher.lanes[0].engine, AskError("quota", "busy", retry_after=DAY))
+        return await dispatcher.ask(question(0))
+
+    run(body, Fake("only"), check=check)
+    assert DAY <= probed[0] < DAY + 2 * FIRST_PROBE
+
+
+def test_a_check_that_is_refused_for_a_time_is_made_again_after_it():
+    checks = []
+
+    async def check(engine):
+        checks.append(now())
+        if len(checks) == 1:
+            raise AskError("quota", "busy", retry_after=DAY)
+
+    ask(1, Fake("sick", lambda n: broken(n) if n < FAILURES_TO_TRIP else None), check=check)
+    assert DAY <= checks[1] - checks[0] < DAY + LONGEST_WAIT

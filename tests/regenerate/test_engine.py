@@ -1,26 +1,11 @@
-"""What is sent, and what is read from an answer."""
+"""What is sent."""
 
-import time
-from email.utils import formatdate
-
-import httpx
-import openai
-import pytest
-
-from deepspec.placement import Endpoint
-from deepspec.regenerate.engine import DIALECTS, OTHER, AskError, Engine, Question, body, label, retry_after
+from deepspec.regenerate.dialects import DIALECTS, OTHER, body, ids_body
+from deepspec.regenerate.engine import label
+from deepspec.regenerate.question import Question
 from deepspec.regenerate.spec import Sampling
 
 QUESTION = Question(messages=[{"role": "user", "content": "Hi"}], tools=[], seed=7, thinking=True)
-
-
-@pytest.fixture
-def engine():
-    return Engine(Endpoint(url="http://127.0.0.1:1/v1", model="tiny"), deadline=1)
-
-
-def response(**message):
-    return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
 
 
 def test_every_parameter_is_sent_under_its_own_name():
@@ -52,85 +37,15 @@ def test_llamacpp_calls_the_repetition_penalty_otherwise():
     assert "repetition_penalty" not in sent
 
 
-def test_token_ids_are_read_where_each_engine_puts_them(engine):
-    given = response(content="Hi") | {"usage": {"completion_tokens": 2}}
-    given["choices"][0] |= {"token_ids": [1, 2], "logprobs": {"content": [{"id": 3}, {"id": 4}]}}
-    assert engine.read(given).token_ids is None
-    engine.dialect = DIALECTS["vllm"]
-    assert engine.read(given).token_ids == [1, 2]
-    engine.dialect = DIALECTS["sglang"]
-    assert engine.read(given).token_ids == [1, 2]
-    engine.dialect = DIALECTS["llamacpp"]
-    assert engine.read(given).token_ids == [3, 4]
-    given["choices"][0]["logprobs"] = {"content": [{"token": "a"}, {"token": "b"}]}  # an older llama.cpp
-    assert engine.read(given).token_ids is None
-
-
-def test_token_ids_that_are_not_all_of_them_are_left_out(engine):
-    engine.dialect = DIALECTS["vllm"]
-    given = response(content="🙂") | {"usage": {"completion_tokens": 4}}
-    given["choices"][0]["token_ids"] = [1, 2]
-    assert engine.read(given).token_ids is None
-
-
-def test_reasoning_is_read_under_either_name(engine):
-    assert engine.read(response(content="4", reasoning_content="2 + 2")).reasoning == "2 + 2"
-    assert engine.read(response(content=None, reasoning="2 + 2")).reasoning == "2 + 2"
-
-
-@pytest.mark.parametrize(
-    "strange",
-    [
-        {},
-        {"choices": []},
-        {"choices": None},
-        {"choices": [{}]},
-        {"choices": ["text"]},
-        response(content=None),
-        response(content=["part"]),
-        response(content="", tool_calls=[{"function": {}}]),
-        response(content="Hi") | {"usage": {"completion_tokens": float("inf")}},
-    ],
-)
-def test_a_strange_answer_is_the_engines_fault(engine, strange):
-    with pytest.raises(AskError) as caught:
-        engine.read(strange)
-    assert caught.value.fault == "engine"
-
-
-@pytest.mark.parametrize(
-    ("reason", "fault"), [("abort", "engine"), ("error", "engine"), (None, "engine"), ("content_filter", "row")]
-)
-def test_an_answer_that_the_target_did_not_end_is_none(engine, reason, fault):
-    """vLLM and SGLang send 200 with a piece of an answer and `abort` when they shut down."""
-    given = response(content="half an ans")
-    given["choices"][0]["finish_reason"] = reason
-    with pytest.raises(AskError, match="was ended by") as caught:
-        engine.read(given)
-    assert caught.value.fault == fault
-
-
-@pytest.mark.parametrize("said", [{"content": "smile \ud83d"}, {"content": "", "tool_calls": [{"x": float("nan")}]}])
-def test_what_no_file_can_hold_is_the_rows_fault(engine, said):
-    with pytest.raises(AskError, match="no Unicode text") as caught:
-        engine.read(response(**said))
-    assert caught.value.fault == "row"
-
-
-def test_json_without_end_is_the_engines_fault(engine):
-    with pytest.raises(AskError, match="is not JSON"):
-        engine._object(b"[" * 100_000)
-
-
-def test_a_pause_is_told_in_seconds_or_as_a_date():
-    def told(value):
-        response = httpx.Response(429, headers={"retry-after": value}, request=httpx.Request("POST", "http://x"))
-        return retry_after(openai.APIStatusError("busy", response=response, body=None))
-
-    assert told("1.5") == 1.5
-    assert told("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert 50 < told(formatdate(time.time() + 60)) < 61
-    assert told("soon") is None
+def test_token_ids_are_sent_with_the_same_parameters_and_without_what_a_template_reads():
+    question = Question(messages=[], tools=[{}], seed=7, thinking=True, prompt_ids=[5, 6])
+    sent = ids_body(question, Sampling(max_tokens=64, chat_template_kwargs={"effort": "low"}), DIALECTS["vllm"])
+    assert sent["prompt"] == [5, 6]
+    assert (sent["seed"], sent["max_tokens"], sent["return_token_ids"]) == (7, 64, True)
+    assert not sent.keys() & {"messages", "tools", "chat_template_kwargs"}
+    sent = ids_body(question, Sampling(repetition_penalty=1.1, min_p=None), DIALECTS["llamacpp"])
+    assert sent["repeat_penalty"] == 1.1
+    assert "min_p" not in sent
 
 
 def test_a_label_holds_no_password():

@@ -30,6 +30,7 @@ def statuses(rows):
 
 
 PASSING = ["500", "429", "404", "cut", "not json", "no choices", "null", "list", "html", "abort"]
+PASSING += ["unknown reason", "no reason", "error in 200", "warming up"]
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -135,7 +136,7 @@ def test_a_run_without_any_endpoint_left_ends_and_goes_on_later(bench, monkeypat
     ref = bench.publish(prompts(200))
     with serve(Simulated(slots=1, seconds=0.01)) as (mortal,):
         once(mortal, 20, mortal.kill)
-        with pytest.raises(AnswersError, match="no endpoint was up"):
+        with pytest.raises(AnswersError, match="no endpoint answered for 0 s"):
             bench.regenerate(ref, bench.placement(mortal.engine.url))
         kept = mortal.engine.rows
         mortal.start()
@@ -157,7 +158,7 @@ def test_an_endpoint_that_is_down_at_the_start_is_taken_in_later(bench):
 def test_nobody_there_is_an_error_that_says_where(bench):
     with serve(Simulated()) as (engine,):
         engine.kill()
-        with pytest.raises(EngineError, match=f"no engine answers .127.0.0.1:{engine.engine.port}/v1: Cannot connect"):
+        with pytest.raises(EngineError, match=f"no engine answers .127.0.0.1:{engine.engine.port}/v1 does not"):
             bench.answers(prompts(3), engine.engine.url)
 
 

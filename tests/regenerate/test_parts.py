@@ -4,7 +4,8 @@ import pytest
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import AnswersError
-from deepspec.regenerate.parts import Book, Tally, total_counts
+from deepspec.regenerate.parts import Book
+from deepspec.regenerate.tally import Tally, total_counts
 from tests.regenerate.conftest import prompts
 
 
@@ -22,8 +23,9 @@ def answer(sample_id, **more):
     }
 
 
-def failed(sample_id, reason):
-    return answer(sample_id, status="error", finish_reasons=[], generated=[], error=reason)
+def failed(sample_id, error, **more):
+    row = {"id": sample_id, "messages": [], "thinking": False, "generated": [], "finish_reasons": []}
+    return {**row, "status": "error", "error": error, **more}
 
 
 def counts(*rows, drift=lambda row: ()):
@@ -33,18 +35,19 @@ def counts(*rows, drift=lambda row: ()):
     return tally.counts()
 
 
-def test_counts_of_four_rows():
+def test_counts_of_five_rows():
     told = counts(
         answer("a", token_ids=[[1, 2]]),
         answer("b", finish_reasons=["length"], thinking=True, endpoint="one, other"),
-        failed("c", "prompt of 9000 tokens is too long"),
-        failed("d", "prompt of 12000 tokens is too long"),
-        drift=lambda row: () if row["id"] == "a" else ("drifted", "prompt_drifted"),
+        failed("c", "prompt of 9000 tokens is too long", reason="refused"),
+        failed("d", "prompt of 12000 tokens is too long", reason="refused"),
+        failed("e", "out of memory"),
+        drift=lambda row: () if row["id"] == "a" else ("drifted", "date_unknown"),
     )
     assert told == {
-        "input": 4,
+        "input": 5,
         "success": 2,
-        "error": 2,
+        "error": 3,
         "skipped": 0,
         "turns": 2,
         "prompt_tokens": 20,
@@ -52,12 +55,34 @@ def test_counts_of_four_rows():
         "thinking": 1,
         "truncated": 1,
         "with_token_ids": 1,
+        "without_usage": 0,
         "drifted": 1,
-        "prompt_drifted": 1,
+        "prompt_drifted": 0,
+        "date_unknown": 1,
         "finish_reasons": {"stop": 1, "length": 1},
-        "reasons": {"prompt of # tokens is too long": 2},
+        "reasons": {"prompt of # tokens is too long": 2, "out of memory": 1},
+        "bad": {"refused": 2},
         "endpoints": {"one": 2, "other": 1},
     }
+
+
+def test_a_row_to_another_prompt_and_one_that_nobody_counted_are_told():
+    told = counts(
+        failed("a", "the engine read 200 tokens", reason="prompt_drifted"),
+        answer("b", usage={"prompt_tokens": 0, "completion_tokens": 2}),
+        answer("c", usage={"prompt_tokens": 9, "completion_tokens": 2}),
+    )
+    assert (told["prompt_drifted"], told["without_usage"], told["prompt_tokens"]) == (1, 1, 9)
+
+
+def test_reasons_that_hold_the_prompt_do_not_grow_with_the_rows():
+    words = [failed(f"id-{n}", f"bad input {chr(97 + n % 26) * (1 + n // 26)}", reason="refused") for n in range(100)]
+    often = [failed(f"too-{n}", f"{n} tokens", reason="refused") for n in range(3)]
+    told = counts(*words, *often)["reasons"]
+    assert len(told) == 21
+    assert told["# tokens"] == 3
+    assert sum(told.values()) == 103
+    assert sum(total_counts([counts(*words), counts(*often)])["reasons"].values()) == 103
 
 
 def test_counts_add_up_over_parts():

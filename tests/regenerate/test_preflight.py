@@ -15,13 +15,13 @@ class Reader(TargetReader):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def prompt_tokens(self, messages, **told):
-        return sum(len(message["content"].split()) for message in messages) + 5
+    def prompt_ids(self, messages, **told):
+        return list(range(sum(len(message["content"].split()) for message in messages) + 5))
 
 
 @pytest.fixture
 def bench_with_reader(bench, monkeypatch):
-    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement: Reader()))
+    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: Reader()))
     return bench
 
 
@@ -85,3 +85,38 @@ def test_an_engine_that_heeds_everything_is_not_reported(bench):
     with serve(Simulated()) as (engine,):
         bench.answers(prompts(3), engine.engine.url)
     assert not [line for line in bench.heard.lines if "ignore" in line]
+
+
+@pytest.mark.parametrize("name", ["eos_token", "eos", "END_TURN", "stop"])
+def test_an_end_is_known_by_many_names_and_kept_by_one(bench, name):
+    with serve(Simulated(stop=name)) as (engine,):
+        rows = bench.answers(prompts(3), engine.engine.url)
+    assert [row["finish_reasons"] for row in rows] == [["stop"]] * 3
+
+
+@pytest.mark.parametrize("name", ["gave_up", "", None])
+def test_an_end_that_nobody_knows_is_found_before_the_first_row_and_named(bench, name):
+    told = pytest.raises(EngineError, match=rf"ends an answer with the reason {name!r}.*a proxy before it")
+    with serve(Simulated(stop=name)) as (engine,):
+        with told:
+            bench.answers(prompts(3), engine.engine.url)
+        assert engine.engine.row_bodies == []
+
+
+def test_an_engine_that_just_shuts_down_is_no_engine_of_unknown_ends(bench):
+    said = iter(["abort"])
+
+    def answer(body):
+        whole = body["max_tokens"] > 1
+        return {"role": "assistant", "content": "fine", "finish_reason": next(said, "stop") if whole else "length"}
+
+    with serve(Simulated(answer=answer), Simulated()) as (ending, well):
+        assert len(bench.answers(prompts(3), ending.engine.url, well.engine.url)) == 3
+    assert [line for line in bench.heard.lines if "'abort'; it is asked as soon as it does" in line]
+
+
+def test_a_whole_answer_is_asked_for_that_is_no_longer_than_those_of_rows(bench):
+    with serve(Simulated()) as (engine,):
+        bench.answers(prompts(3), engine.engine.url)
+    asked = [body["max_tokens"] for body in engine.engine.bodies if body["messages"][0]["content"] == "Say yes."]
+    assert asked == [16]

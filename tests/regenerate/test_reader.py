@@ -1,9 +1,19 @@
 """What the target's tokenizer says about prompts and answers."""
 
+from datetime import date
+
+import pytest
+
 from deepspec.placement import Placement
 from deepspec.regenerate.reader import TargetReader
+from deepspec.target.clock import Clock
 from tests.regenerate.conftest import TARGET
 from tests.regenerate.test_parts import answer
+from tests.target import tiny
+
+DAY = date(2025, 12, 24)
+HELLO = [{"role": "user", "content": "hello"}]
+DATED = "{{ strftime_now('%Y-%m-%d') }}" + tiny.CHATML
 
 
 class Words:
@@ -27,13 +37,38 @@ def row(content, tokens, **more):
 
 
 def test_a_target_elsewhere_tells_nothing():
-    reader = TargetReader.of(TARGET, Placement())
-    assert reader.prompt_tokens([{"role": "user", "content": "Hi"}]) is None
-    assert reader.drift(row("one two", 4)) == frozenset()
+    reader = TargetReader.of(TARGET, Placement(), DAY)
+    assert reader.prompt_ids(HELLO) is None
+    assert (reader.clock, reader.day) == (None, None)
+    assert reader.drift(row("one two", 4)) == {"date_unknown"}
 
 
-def test_a_prompt_is_counted_as_the_template_renders_it():
-    assert TargetReader(Words()).prompt_tokens([{"role": "user", "content": "two words"}]) == 3
+def test_a_prompt_is_read_as_the_template_renders_it():
+    assert TargetReader(Words()).prompt_ids([{"role": "user", "content": "two words"}]) == ["user", "two", "words"]
+
+
+def test_a_template_that_prints_the_clock_prints_the_date_of_the_run():
+    reader = TargetReader(tiny.tokenizer(DATED), day=DAY)
+    assert tiny.tokenizer().decode(reader.prompt_ids(HELLO)).startswith("2025-12-24<|im_start|>user")
+    assert (reader.clock, reader.day) == (Clock(variable=None), DAY)
+    assert TargetReader(tiny.tokenizer(), day=DAY).day is None
+
+
+def test_a_row_without_the_date_that_its_prompt_printed_is_told():
+    """As one that was adopted from a log."""
+    reader = TargetReader(tiny.tokenizer(DATED), day=DAY)
+    assert reader.drift({**row("x", 2), "date": "2025-12-24"}) == frozenset()
+    assert reader.drift(row("x", 2)) == {"date_unknown"}
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), ValueError("odd"), KeyError("odd")])
+def test_a_text_that_the_tokenizer_cannot_read_is_drift_and_no_end(error, monkeypatch):
+    def fail(*told, **more):
+        raise error
+
+    reader = TargetReader(Words())
+    monkeypatch.setattr(Words, "encode", fail)
+    assert reader.drift(row("one two", 3)) == {"drifted"}
 
 
 def test_drift_is_another_number_of_tokens_than_the_engine_counted():
@@ -46,13 +81,3 @@ def test_drift_is_another_number_of_tokens_than_the_engine_counted():
 def test_drift_of_more_than_plain_text_cannot_be_told():
     assert TargetReader(Words()).drift(row("one two", 9, reasoning={"1": "hm"})) == frozenset()
     assert TargetReader(Words()).drift(row("one two", 9, token_ids=[[1] * 9])) == frozenset()
-
-
-def test_a_prompt_that_the_engine_renders_otherwise_is_told():
-    """As an engine does that puts the tools of a conversation elsewhere than the target's own template."""
-    two_turns = [*row("one", 4)["messages"], {"role": "user", "content": "and?"}, {"role": "assistant", "content": "b"}]
-    usage = {"prompt_tokens": 2 + 6, "completion_tokens": 4}  # a word and its role, then three of each
-    told = answer("a", messages=two_turns, generated=[1, 3], finish_reasons=["stop"] * 2, usage=usage)
-    assert TargetReader(Words()).drift(told) == frozenset()
-    assert TargetReader(Words()).drift({**told, "usage": {**usage, "prompt_tokens": 9}}) == {"prompt_drifted"}
-    assert TargetReader(Words()).drift({**told, "usage": {**usage, "prompt_tokens": 0}}) == frozenset()

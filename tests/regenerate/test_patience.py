@@ -1,0 +1,34 @@
+"""How long is waited, and how that is said."""
+
+from datetime import datetime
+
+import pytest
+
+from deepspec.regenerate.patience import Patience, until
+
+
+def test_only_time_without_work_is_summed_up():
+    patience = Patience()
+    patience.look(10.0, idle=True)
+    patience.look(70.0, idle=False)  # a minute of nothing, then an hour of work
+    patience.look(3670.0, idle=True)
+    assert patience.spent(3680.0) == 60 + 10
+    patience.look(3700.0, idle=True)
+    assert patience.spent(3700.0) == 60 + 30
+
+
+def test_an_answer_sets_it_back():
+    patience = Patience()
+    patience.look(0.0, idle=True)
+    patience.look(500.0, idle=False)
+    patience.answered()
+    patience.look(600.0, idle=True)
+    assert patience.spent(650.0) == 50
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(60, "23:11"), (49 * 60 + 59, "23:59"), (50 * 60, "2026-11-27 00:00"), (31 * 86400, "2026-12-27 23:10")],
+)
+def test_a_time_of_another_day_is_told_with_its_date(seconds, told):
+    assert until(seconds, datetime(2026, 11, 26, 23, 10)) == told
