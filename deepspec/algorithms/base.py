@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch
-from deepspec.models.config import DraftConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

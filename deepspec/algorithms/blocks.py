@@ -17,10 +17,10 @@ from deepspec.algorithms.base import LossResult
 from deepspec.algorithms.masks import blocks_mask
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
+from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import Batch
 from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
-from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
 
 EPSILON = 1e-6

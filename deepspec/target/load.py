@@ -17,6 +17,7 @@ from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.template import ChatTemplate
+from deepspec.target.tokens import check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {
     "auto": "auto",
@@ -114,19 +115,20 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     Args:
         folder: what `resolve_target` gave: config, safetensors, tokenizer, chat template.
         dtype: of the computation, as a dtype or a name in `DTYPES`; quantised checkpoints keep their own.
-        device: torch device, or `auto` to spread the layers over all devices.
+        device: torch device, or `spread` to lay the layers over all devices.
 
     Raises:
-        TargetError: it cannot be loaded.
+        TargetError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
     """
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    spread = {"device_map": "auto"} if device == "auto" else {}
+    spread = {"device_map": "auto"} if device == "spread" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=chosen, use_safetensors=True, **spread)
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], str(folder))
     model = model.eval().requires_grad_(False)
     if not spread:
         model = model.to(device)
