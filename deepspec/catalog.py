@@ -1,12 +1,11 @@
 """What lies in a store: published, partial and stale artifacts, named references and what they were made from."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, read_mark, reference
-from deepspec.errors import NotPublishedError, SpecError
+from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
 from deepspec.publish import is_complete
 from deepspec.stages import STAGES
 from deepspec.store import Store
@@ -64,19 +63,30 @@ def get_ref(store: Store, name: str) -> ArtifactRef:
         NotPublishedError: there is no such name.
     """
     try:
-        return ArtifactRef.model_validate_json(store.read_bytes(_ref_key(name)))
+        return _read_ref(store, _ref_key(name))
     except NotPublishedError as error:
         known = ", ".join(sorted(refs(store))) or "none"
         raise NotPublishedError(f"no ref {name!r} in {store.root}; known: {known}") from error
 
 
 def refs(store: Store) -> dict[str, ArtifactRef]:
-    """Return all named references."""
+    """Return all named references.
+
+    Raises:
+        CorruptArtifactError: one cannot be read.
+    """
     keys = [key for key in store.list("refs") if key.endswith(".json")]
-    return {
-        key.removeprefix("refs/").removesuffix(".json"): ArtifactRef.model_validate(json.loads(store.read_bytes(key)))
-        for key in keys
-    }
+    return {key.removeprefix("refs/").removesuffix(".json"): _read_ref(store, key) for key in keys}
+
+
+def _read_ref(store: Store, key: str) -> ArtifactRef:
+    try:
+        return ArtifactRef.model_validate_json(store.read_bytes(key))
+    except ValueError as error:
+        problem = str(error).splitlines()[0]
+        raise CorruptArtifactError(
+            f"{store.uri(key)} is not a reference: {problem}; set it anew: deepspec ref NAME ARTIFACT, or delete it"
+        ) from error
 
 
 def scores_before(store: Store, target: str) -> str | None:

@@ -1,12 +1,19 @@
 """Reports as sections, and the two ways to write them: markdown, and one HTML page that needs nothing else."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+_MARKS = re.compile(r"[\\`*<>|&~$]|\](?=[(\[:]|$)|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
+"""What may be markup wherever it stands. An underscore inside a word never is, nor are brackets that no link follows:
+they stay readable."""
+_FIRST = re.compile(r"([#+=-]|\d+(?=[.)]))")
+"""What may be markup at the beginning of a paragraph."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,18 +44,41 @@ def html(title: str, warnings: Sequence[str], sections: Sequence[Section]) -> st
 
 def markdown(title: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:
     """Return a report without its pictures."""
-    parts = [f"# {title}", *(f"**{each}**" for each in warnings)]
+    parts = [f"# {plain(title)}", *(f"**{plain(each)}**" for each in warnings)]
     for section in sections:
-        parts += [f"## {section.title}"] if section.title else []
-        parts += [*section.texts, *([table(section.rows)] if section.rows else [])]
+        parts += [f"## {plain(section.title)}"] if section.title else []
+        parts += [*map(paragraph, section.texts), *([table(section.rows)] if section.rows else [])]
     return "\n\n".join(parts) + "\n"
 
 
 def table(rows: Rows) -> str:
     """Return rows as a markdown table; columns are those of all rows."""
     columns = columns_of(rows)
-    lines = [columns, ["---"] * len(columns), *([str(row.get(name, "")) for name in columns] for row in rows)]
+    cells = ([plain(str(row.get(name, ""))) for name in columns] for row in rows)
+    lines = [[plain(str(name)) for name in columns], ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def plain(text: str) -> str:
+    """Return markdown that shows just this text, in one line: whoever wrote it, nothing in it is markup."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def paragraph(text: str) -> str:
+    """Return the same where the text stands alone, so that it is no heading, list or rule."""
+    line = plain(text)
+    first = _FIRST.match(line)
+    if first is None:
+        return line
+    return f"\\{line}" if not first[0].isdigit() else f"{first[0]}\\{line[first.end() :]}"
+
+
+def code(text: str) -> str:
+    """Return markdown that shows just this text as code, in one line."""
+    line = " ".join(text.split())
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
 
 
 def columns_of(rows: Rows) -> list[str]:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 PARTS_LIMIT = 64 << 30
 """Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
+
+
+DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?|auto|spread")
 
 
 class Endpoint(BaseModel):
@@ -53,7 +56,8 @@ class Placement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = "cpu"
-    """Torch device of the models."""
+    """Torch device of the models: cpu; cuda, of which each process takes a card; cuda:N; auto, which is cuda where
+    there is a card and cpu elsewhere; or spread, which lays one large target over all cards."""
     threads: int | None = Field(default=None, gt=0)
     """Torch threads per process; None leaves the library's choice."""
     processes: int = Field(default=1, gt=0)
@@ -82,3 +86,15 @@ class Placement(BaseModel):
     """Digest of a target, source or benchmark -> where it lies on this machine."""
     keep_errors: bool = False
     """Commit answers though some rows failed with errors that could pass."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_known(cls, device: str) -> str:
+        if not DEVICE.fullmatch(device):
+            raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N, auto, spread")
+        return device
+
+    @property
+    def draft_device(self) -> str:
+        """Return where a draft is trained, which is never spread."""
+        return "cuda" if self.device == "spread" else self.device

@@ -5,6 +5,7 @@ A key is a relative path with forward slashes. Three operations carry the whole 
 """
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import fsspec
 
 from deepspec.disk import free_bytes
 from deepspec.errors import NotPublishedError, SpecError, StoreError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +49,15 @@ class Store:
     Args:
         root: a local folder (created when first written) or an `s3://bucket/prefix` URL. Credentials for S3 come
             from where s3fs looks for them (environment, shared files), never through here.
+
+    Raises:
+        SpecError: the root begins like a URL and is none.
     """
 
     def __init__(self, root: str | Path) -> None:
         """Name the root; nothing is touched yet."""
         text = str(root)
+        _check_scheme(text)
         self.local = "://" not in text
         self.root = str(Path(text).expanduser().resolve()) if self.local else text.rstrip("/")
         self._fs: Any = None
@@ -307,6 +314,23 @@ class Store:
         except _failures() as error:
             advice = "check that the root exists, is writable and has space"
             raise StoreError(f"cannot write {self.uri(key)}: {error}; {advice}") from error
+
+
+def _check_scheme(root: str) -> None:
+    """Refuse what begins like a URL and would become a folder of that name."""
+    found = _SCHEME.match(root)
+    if found is None:
+        return
+    scheme, rest = found[1].lower(), root[found.end() :].lstrip("/")
+    if scheme in ("file", "local"):
+        raise SpecError(f"store {root!r}: give a local store as its folder, without {found[1]}:")
+    if found[2] and root[found.end() : found.end() + 1] in ("", "/"):
+        raise SpecError(f"store {root!r} names no bucket; wanted {scheme}://bucket/prefix")
+    if found[0] != f"{scheme}://":
+        raise SpecError(
+            f"store {root!r} begins like a URL and is none; write {scheme}://{rest}, or ./{root} for a folder of "
+            "that name"
+        )
 
 
 def _failures() -> tuple[type[Exception], ...]:

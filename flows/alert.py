@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.variables import Variable
 
 from deepspec.errors import SpecError
+from deepspec.page import paragraph, plain
 
 NOTIFY = "deepspec_notify"
 """Variable: the notification block that alerts go through, such as slack-webhook/oncall; `none` for none."""
@@ -38,6 +39,7 @@ def alert(draft: str, evidence: dict[str, Any]) -> str:
 
 def message(draft: str, evidence: dict[str, Any]) -> str:
     """Return the alert as Markdown."""
-    worse = "\n".join(f"- {line}" for line in evidence.get("regressions", ())) or "- see the scores"
+    worse = "\n".join(f"- {paragraph(str(line))}" for line in evidence.get("regressions", ())) or "- see the scores"
     rest = {key: value for key, value in evidence.items() if key != "regressions"}
-    return f"## {draft} has become worse\n\n{worse}\n\n```json\n{json.dumps(rest, indent=1)}\n```\n"
+    told = "".join(f"    {line}\n" for line in json.dumps(rest, indent=1).splitlines())
+    return f"## {plain(draft)} has become worse\n\n{worse}\n\n{told}"

@@ -1,19 +1,14 @@
 """A draft that a user brings: `--draft` with the folder or hub id of a checkpoint."""
 
-from pathlib import Path
-
 from deepspec.artifacts import read_manifest
+from deepspec.formats.draft_files import is_checkpoint
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from flows.choices import Choices
 from infra.settings import scratch_dir
 from infra.targets import ready_target
+from infra.terminal import say
 from infra.work import Site
-
-
-def is_checkpoint(name: str) -> bool:
-    """Return whether a name is that of a folder or a hub id, rather than of something published."""
-    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
 
 
 def adopted(choices: Choices, site: Site) -> Choices:
@@ -29,7 +24,8 @@ def adopted(choices: Choices, site: Site) -> Choices:
     from deepspec.train.adopt import adopt  # loads torch
 
     store = Store(site.root)
-    ref = adopt(choices.draft, folder, identify(folder, scratch_dir() / "hashes.json"), store, scratch_dir())
+    identity = identify(folder, scratch_dir() / "hashes.json")
+    ref = adopt(choices.draft, folder, identity, store, scratch_dir(), say)
     manifest = read_manifest(store, ref.kind, ref.address)
     algorithm = choices.algorithm if manifest is None else manifest.counts["algorithm"]
     return choices.but(draft=ref.prefix, algorithm=algorithm)

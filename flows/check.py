@@ -5,18 +5,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from deepspec.artifacts import Artifact, TargetId, open_artifact
 from deepspec.catalog import find_kind
 from deepspec.errors import SpecError
 from deepspec.placement import Placement
 from deepspec.store import Store
-from infra.listeners import rich_table
 from infra.settings import default_root, parts_limit, scratch_dir
+from infra.terminal import Styled, say, show_table
 
 app = typer.Typer()
-console = Console()
 
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 TargetFolder = Annotated[Path | None, typer.Option(help="Folder of the target; default: the one that runs have used.")]
@@ -30,7 +28,7 @@ def compare(first: str, second: str, root: Root = None, debug: Debug = False) ->
     from deepspec.decoding.compare import compare as compared  # loads scipy and pyarrow
 
     rows = [found.row() for found in compared(opened(first, root, "scores"), opened(second, root, "scores"))]
-    console.print(rich_table("accepted length with bonus", rows))
+    show_table("accepted length with bonus", rows)
 
 
 @app.command()
@@ -45,10 +43,15 @@ def parity(
 ) -> None:
     """Hold all forms of a DRAFT together: states cached and fresh, logits as trained, as decoded, as exported."""
     del debug
+    from deepspec.formats.draft_ends import ends_apart, warning
     from flows import forms  # loads torch
 
-    found = forms.gather(draft, target, root).check(text)
-    console.print(rich_table(f"{draft}: {'pass' if found.passed else 'FAIL'}", found.rows()))
+    gathered = forms.gather(draft, target, root)
+    found = gathered.check(text)
+    show_table(f"{draft}: {'pass' if found.passed else 'FAIL'}", found.rows())
+    loud = warning(ends_apart(gathered.folder, gathered.target))
+    if loud is not None:
+        say(Styled("warning:", "bold red"), f" {loud}")
     raise typer.Exit(0 if found.passed else 1)
 
 

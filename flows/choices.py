@@ -58,7 +58,7 @@ class Choices(Spec):
             parts.append(presets.load("datasets", dataset))
         size = self.size or ("laptop" if dataset == "demo" else None)
         if size:
-            parts.append(presets.load("sizes", size))
+            parts.append(_sized(presets.load("sizes", size), self.algorithm))
         parts += [self._told(), *([_smoke(self.smoke)] if self.smoke else [])]
         return presets.build_plan(parts, self.overrides)
 
@@ -114,12 +114,21 @@ def choose_site(
         placed: further fields of `Placement`.
 
     Raises:
-        SpecError: engines are to be started, though some run.
+        SpecError: engines are to be started, though some run; or a device that there is not.
     """
     if endpoints and engines != ManagedEngines():
         raise SpecError("--engine starts engines and --endpoint names running ones; give one of the two")
-    placement = Placement(endpoints=endpoints, scratch=scratch_dir(), parts_limit=parts_limit(), **placed)
+    told = {"endpoints": endpoints, "scratch": scratch_dir(), "parts_limit": parts_limit(), **placed}
+    placement = presets.validated(Placement, told, "the place of a run")
     return Site(root=root or default_root(), placement=placement, engines=engines)
+
+
+def _sized(size: Mapping[str, Any], algorithm: str) -> Mapping[str, Any]:
+    """Return the part of a plan that a size is: an eagle3 draft has one layer, whatever the size."""
+    if algorithm != "eagle3" or "draft" not in size.get("train", {}):
+        return size
+    draft = {key: value for key, value in size["train"]["draft"].items() if key != "num_layers"}
+    return {**size, "train": {**size["train"], "draft": draft}}
 
 
 def _smoke(samples: int) -> dict[str, Any]:

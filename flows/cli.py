@@ -8,13 +8,14 @@ from functools import partial
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
 from flows import brought, caches, check, cli_engine, cli_reevaluate, doctor, serve, shelf, show, tools
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from infra.engines import ENGINES
+from infra.listeners import attached
+from infra.terminal import Styled, complain, say
 from infra.work import Site
 
 app = typer.Typer(
@@ -24,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
 
 Target = Annotated[str, typer.Option(help="Preset, hub id ORG/MODEL, folder, or own YAML file.")]
 Algorithm = Annotated[
@@ -39,7 +39,7 @@ BenchmarksDir = Annotated[str | None, typer.Option(help="Folder of benchmark fil
 Override = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
 Smoke = Annotated[int | None, typer.Option(help="Run everything on this many samples.", min=8)]
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
-Device = Annotated[str, typer.Option(help="Torch device of target and draft.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, auto; spread lays a large target over all cards.")]
 Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)]
 Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
 MicroBatch = Annotated[int | None, typer.Option(help="Rows of a training pass; default: as memory allows.", min=1)]
@@ -128,46 +128,39 @@ def command(action: Action) -> Callable[..., None]:
 
 def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
-    show.check_input(choices.plan(), site)
+    site = show.check_input(choices.plan(), site)
     start = time.monotonic()
     choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
     from infra.prefect_api import prefect_api
 
-    with show.listening(console), prefect_api(say):
+    with attached(), prefect_api(say):
         built = build_draft(choices, site)
-    show.summary(console, built, site, time.monotonic() - start)
+    show.summary(built, site, time.monotonic() - start)
 
 
 def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
-    show.check_input(choices.plan(), site)
+    site = show.check_input(choices.plan(), site)
     choices = brought.adopted(choices, site)
     from flows.stages import STAGE_FLOWS  # as above
     from infra.prefect_api import prefect_api
 
-    with show.listening(console), prefect_api(say):
+    with attached(), prefect_api(say):
         step = STAGE_FLOWS[name](choices, site)
-    console.print(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}", soft_wrap=True)
-
-
-def say(line: str) -> None:
-    """Print one line for people."""
-    console.print(line, highlight=False)
+    say(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
 
 
 def show_plan(choices: Choices, site: Site) -> None:
     """Show what a run would cost and where its artifacts will be; nothing is spent."""
-    show.plan(console, choices.plan(), site)
+    show.plan(choices.plan(), site)
 
 
 app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(
     command(run_all)
 )
 app.command("plan", help="Show what a run will cost, before anything is spent.")(command(show_plan))
-app.command("doctor", help="Check machine, store, target and engine for a run.")(
-    command(partial(doctor.examine, console))
-)
+app.command("doctor", help="Check machine, store, target and engine for a run.")(command(doctor.examine))
 for _stage in STAGES.values():
     _help = f"Only this stage: publish {_stage.kind} from the published inputs."
     _run = command(partial(run_stage, _stage.name))
@@ -194,10 +187,10 @@ def main() -> None:
     except DeepSpecError as error:
         if debug:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        complain(Styled("error:", "bold red"), f" {error}")
         sys.exit(error.status)
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from here")
+        complain("stopped; the same command goes on from here")
         sys.exit(130)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
@@ -15,11 +14,10 @@ from deepspec.placement import Placement
 from deepspec.prepare.demo import BENCHMARKS as DEMO
 from deepspec.store import Store
 from flows.choices import named_endpoints
-from infra.listeners import rich_table
 from infra.settings import default_root, scratch_dir
+from infra.terminal import Styled, say, show_table
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command("ask-engine")
@@ -46,9 +44,9 @@ def ask(
     asked = first_turns(artifact, placement, load_template(target or _noted(artifact)), samples)
     drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
     found = check_engine(drafting, alone[0] if alone else None, asked, artifact.manifest.spec["max_new_tokens"])
-    console.print(rich_table(f"{artifact.prefix}: here and there", [found.row()]))
+    show_table(f"{artifact.prefix}: here and there", [found.row()])
     if found.warning:
-        console.print(f"[bold red]warning:[/] {found.warning}", highlight=False)
+        say(Styled("warning:", "bold red"), f" {found.warning}")
     raise typer.Exit(0 if found.agrees else 1)
 
 

@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
@@ -14,10 +13,10 @@ from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.store import Store
 from flows import show
 from flows.choices import Choices, choose_site
-from infra.listeners import rich_table
+from infra.listeners import attached
+from infra.terminal import Styled, say, show_table
 
 app = typer.Typer()
-console = Console()
 
 
 @app.command()
@@ -29,7 +28,7 @@ def reevaluate(
         str | None, typer.Option(help="ISO 8601; default: now. The same moment is not done twice.")
     ] = None,
     root: Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")] = None,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="Threads.", min=1)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -38,12 +37,12 @@ def reevaluate(
     moment = _moment(as_of)
     choices = Choices(target=target, benchmarks_dir=benchmarks_dir)
     site = choose_site(root, device=device, threads=threads)
-    show.check_input(choices.plan(), site)
+    site = show.check_input(choices.plan(), site)
     scores_of(Store(site.root), find(Store(site.root), release))  # a name that leads nowhere is told at once
     from flows.reevaluate import reevaluate as run  # Prefect takes a second to import
     from infra.prefect_api import prefect_api
 
-    with show.listening(console), prefect_api(lambda line: console.print(line, highlight=False)):
+    with attached(), prefect_api(say):
         step = run(choices, site, release, moment)
     raise typer.Exit(_tell(read_scores(open_artifact(Store(site.root), step.ref, site.placement.scratch).path(SCORES))))
 
@@ -52,10 +51,10 @@ def _tell(scores: Scores) -> int:
     """Show the comparison and return the exit code."""
     found = scores.comparison
     rows = [each.row() for each in found.differences] if found else []
-    console.print(rich_table("accepted length with bonus: the release, then now", rows))
+    show_table("accepted length with bonus: the release, then now", rows)
     worse = found.regressions if found else ()
     for line in worse:
-        console.print(f"[bold red]worse:[/] {line}", highlight=False)
+        say(Styled("worse:", "bold red"), f" {line}")
     return 1 if worse else 0
 
 

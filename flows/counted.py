@@ -1,42 +1,57 @@
 """Answers that are published already, counted for a plan: numbers instead of guesses."""
 
+from dataclasses import dataclass
+
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import SourceError
 from deepspec.plan.estimate import Sizes
+from deepspec.plan.known import Known
 from deepspec.plan.measured import Measured
-from deepspec.plan.plan import Plan
-from deepspec.plan.resolve import Resolved, resolve
+from deepspec.plan.resolve import Resolved, resolve, sizes_of
 from deepspec.stages import find_fresh, stage_named
 from deepspec.store import Store
-from deepspec.target.source import find_target
-from infra.settings import models_dir, scratch_dir
-from infra.work import Site
+from infra.settings import scratch_dir
 
 PILOT_PARAMETERS = 1e9
 """Targets up to this size run over a few samples, which tells how well their states compress."""
 
 
-def counted(plan: Plan, site: Site) -> tuple[Sizes | None, Measured | None]:
-    """Return the sizes of the target and the counts of a plan's answers; None for what is not on this machine yet."""
-    files = find_target(plan.target, models_dir(), plan.target.name)
-    if files is None:
-        return None, None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted:
+    """What a plan is made with, as far as it is on this machine."""
+
+    sizes: Sizes | None = None
+    resolved: Resolved | None = None
+    measured: Measured | None = None
+    """Counts of the answers, where there are some."""
+    missing: str = ""
+    """What the plan was made without."""
+
+
+def counted(seen: Known) -> Counted:
+    """Return what a plan's specs and its published answers say; a plan is also made without prompts that are far away.
+
+    Args:
+        seen: the plan, once every check of it has passed.
+    """
+    if seen.files is None or seen.target is None:
+        return Counted()
+    plan, files, sizes = seen.plan, seen.files, sizes_of(seen.target)
     try:
         resolved = resolve(plan, files, scratch_dir() / "hashes.json")
-    except SourceError:  # prompts on a hub that cannot be reached: a plan is made without them
-        return None, None
-    store = Store(site.root)
-    answers = _answers(resolved, store)
+    except SourceError as error:
+        return Counted(sizes=sizes, missing=f"planned without what cannot be reached: {error}")
+    answers = _answers(resolved, seen.store)
     if answers is None:
-        return resolved.sizes, None
+        return Counted(sizes=sizes, resolved=resolved)
     from deepspec.cache.measure import measure  # loads torch, and takes seconds: only where there is something to count
     from deepspec.target.load import load_target, load_template
 
-    small = resolved.sizes.parameters <= PILOT_PARAMETERS
+    small = sizes.parameters <= PILOT_PARAMETERS
     target = load_target(files.folder, plan.cache.dtype) if small else None
     template = load_template(files.folder) if target is None else target.template
-    artifact = open_artifact(store, answers, scratch_dir())
-    return resolved.sizes, measure(artifact, template, plan.cache, target)
+    artifact = open_artifact(seen.store, answers, scratch_dir())
+    return Counted(sizes=sizes, resolved=resolved, measured=measure(artifact, template, plan.cache, target))
 
 
 def _answers(resolved: Resolved, store: Store) -> ArtifactRef | None:

@@ -5,58 +5,68 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 
 import httpx
-from rich.console import Console
 
 from deepspec.errors import DeepSpecError, EngineError, InputError, TargetError
 from deepspec.placement import Endpoint
+from deepspec.plan.checks import Outcome, outcomes
 from deepspec.plan.estimate import size
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
-from deepspec.target.source import find_target
 from flows.choices import Choices
-from infra.listeners import rich_table
-from infra.settings import models_dir, secret
+from flows.show import settled
+from infra.devices import driver_version
+from infra.known import known
+from infra.settings import check_data_dir, secret
+from infra.terminal import Piece, Styled, show_table
 from infra.work import Site
 
 TIMEOUT_SECONDS = 5.0
+_STYLE = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 
 
-def examine(console: Console, choices: Choices, site: Site) -> None:
+def examine(choices: Choices, site: Site) -> None:
     """Show a line per check.
 
     Raises:
         InputError: a check failed; all of them are shown first.
     """
-    plan = choices.plan()
-    checks: dict[str, Callable[[], str]] = {
-        "machine": lambda: _machine(site),
+    plan, site = choices.plan(), settled(site)
+    around: dict[str, Callable[[], str]] = {
+        "machine": _machine,
+        "data folder": lambda: str(check_data_dir()),
         "store": lambda: _store(Store(site.root)),
-        "sources": lambda: _sources(plan),
-        "target": lambda: _target(plan),
+        "remote sources": lambda: _remote(plan),
         "engine": lambda: _engine(plan, site),
     }
-    rows = [_row(name, check) for name, check in checks.items()]
-    console.print(rich_table("doctor", rows))
-    failed = [str(row["check"]) for row in rows if row["result"] == "failed"]
+    found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
+    show_table("doctor", [_row(each) for each in found])
+    failed = [each.name for each in found if each.state == "failed"]
     if failed:
         raise InputError(f"{', '.join(failed)}: see the table above; mend it and run deepspec doctor again")
 
 
-def _row(name: str, check: Callable[[], str]) -> dict[str, str]:
+def _looked(name: str, check: Callable[[], str]) -> Outcome:
     try:
-        return {"check": name, "result": "ok", "detail": check()}
+        return Outcome(name=name, state="ok", detail=check())
     except DeepSpecError as error:
-        return {"check": name, "result": "failed", "detail": str(error)}
+        return Outcome(name=name, state="failed", detail=str(error), error=error)
 
 
-def _machine(site: Site) -> str:
-    device = site.placement.device
-    python = platform.python_version()
+def _row(found: Outcome) -> dict[str, Piece]:
+    detail = "; ".join([found.detail, *found.told])
+    return {"check": found.name, "result": Styled(found.state, _STYLE[found.state]), "detail": detail}
+
+
+def _machine() -> str:
+    python, torch = platform.python_version(), version("torch")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"Python {python} on {sys.platform}, {os.cpu_count()} cores, {size(memory)} memory, device {device}"
+    driver = driver_version()
+    cards = "no NVIDIA driver" if driver is None else f"NVIDIA driver {driver}"
+    return f"Python {python} on {sys.platform}, {os.cpu_count()} cores, {size(memory)} memory, {cards}, torch {torch}"
 
 
 def _store(store: Store) -> str:
@@ -65,14 +75,10 @@ def _store(store: Store) -> str:
     return f"{store.root}, {'no limit known' if free is None else size(free)} free"
 
 
-def _sources(plan: Plan) -> str:
+def _remote(plan: Plan) -> str:
+    """Ask the hub and URLs for what the plan names there; what lies on this machine has a row of its own."""
     check_sources(plan)
-    return ", ".join(plan.dataset.prompts) or f"answers in {plan.dataset.answers}"
-
-
-def _target(plan: Plan) -> str:
-    found = find_target(plan.target, models_dir(), plan.target.name)
-    return f"{found.folder}" if found else f"{plan.target.name}: will be fetched or converted by the first run"
+    return "all can be reached"
 
 
 def _engine(plan: Plan, site: Site) -> str:

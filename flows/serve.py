@@ -7,14 +7,12 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from deepspec.errors import ChildError, SpecError
 from infra.settings import data_dir, prefect_api
+from infra.terminal import say, show_table
 
 app = typer.Typer()
-console = Console()
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 LOOPBACK = "127.0.0.1"
@@ -38,8 +36,8 @@ def up(
         _detached([word for word in sys.argv[1:] if word != "--detach"])
         return
     with suppress(KeyboardInterrupt):  # Ctrl-C and `down` are how it ends
-        run(Wanted(host=host, port=port, s3=s3, engine=engine), _say)
-    _say("stopped")
+        run(Wanted(host=host, port=port, s3=s3, engine=engine), say)
+    say("stopped")
 
 
 @app.command()
@@ -48,7 +46,7 @@ def down(debug: Debug = False) -> None:
     del debug
     from infra.prefect_up import down as stop  # loads Prefect
 
-    console.print("stopped" if stop() else f"nothing runs from {data_dir()}")
+    say("stopped" if stop() else f"nothing runs from {data_dir()}")
 
 
 @app.command()
@@ -64,7 +62,7 @@ def deploy(
     from infra.prefect_setup import set_up  # loads Prefect
 
     pool = set_up(server(), environment, dict(_pair(told) for told in secret or ()))
-    _say(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
+    say(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
 
 
 @app.command()
@@ -77,12 +75,9 @@ def runs(
     del debug
     from infra.prefect_runs import newest_runs  # loads Prefect
 
-    table = Table(title=f"runs on {server()}", title_justify="left")
-    for column in ("run", "flow", "state", "started", "took", "tags", "id"):
-        table.add_column(column, overflow="fold")
-    for row in newest_runs(server(), tag or [], limit):
-        table.add_row(*row)
-    console.print(table)
+    columns = ("run", "flow", "state", "started", "took", "tags", "id")
+    found = newest_runs(server(), tag or [], limit)
+    show_table(f"runs on {server()}", [dict(zip(columns, row, strict=True)) for row in found], columns)
 
 
 def server() -> str:
@@ -106,11 +101,6 @@ def _pair(told: str) -> tuple[str, str]:
     return variable, block
 
 
-def _say(line: str) -> None:
-    """Print a line in one piece: people paste from it."""
-    console.print(line, highlight=False, soft_wrap=True)
-
-
 def _detached(words: list[str]) -> None:
     from infra.prefect_up import running_api  # loads Prefect
 
@@ -123,4 +113,4 @@ def _detached(words: list[str]) -> None:
         if started.poll() is not None:
             raise ChildError("deepspec up", started.returncode, log.read_text())
         time.sleep(0.5)
-    _say(log.read_text().strip())
+    say(log.read_text().strip())

@@ -5,21 +5,20 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from deepspec.catalog import Entry, catalog, find, refs, set_ref
 from deepspec.garbage import Garbage, delete_garbage, find_garbage
 from deepspec.plan.estimate import size
 from deepspec.store import Store
 from infra.settings import default_root
+from infra.terminal import Piece, Styled, say, show_table
 
 app = typer.Typer()
-console = Console()
 
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
+COLUMNS = ("kind", "address", "state", "size", "made", "counts", "note")
 _STYLE = {"published": "green", "partial": "yellow", "stale": "magenta", "incomplete": "red"}
 
 
@@ -28,14 +27,9 @@ def status(root: Root = None, debug: Debug = False) -> None:
     """List what is published, partial, stale or incomplete, and the named refs."""
     del debug
     store = Store(root or default_root())
-    table = Table(title=f"store {store.root}", title_justify="left")
-    for column in ("kind", "address", "state", "size", "made", "counts", "note"):
-        table.add_column(column, overflow="fold")
-    for entry in catalog(store):
-        table.add_row(*_cells(entry))
-    console.print(table)
+    show_table(f"store {store.root}", [_row(entry) for entry in catalog(store)], COLUMNS)
     for name, ref in refs(store).items():
-        console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False, soft_wrap=True)
+        say("ref ", Styled(name, "bold"), f" → {ref.prefix}")
 
 
 @app.command("ref")
@@ -45,7 +39,7 @@ def set_reference(name: str, artifact: str, root: Root = None, debug: Debug = Fa
     store = Store(root or default_root())
     ref = find(store, artifact)
     set_ref(store, name, ref)
-    console.print(f"ref [bold]{name}[/] → {ref.prefix}", highlight=False, soft_wrap=True)
+    say("ref ", Styled(name, "bold"), f" → {ref.prefix}")
 
 
 @app.command()
@@ -66,11 +60,11 @@ def gc(
         ref = find(store, artifact)
         found = Garbage(artifacts=((ref.kind, ref.address),), keys={})
     for line in _garbage_lines(store, found):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     if yes:
         delete_garbage(store, found)
     numbers = f"{len(found.artifacts)} artifacts, {len(found.keys)} files and {len(found.uploads)} unfinished uploads"
-    console.print(f"deleted {numbers}" if yes else f"{numbers} would be deleted; add --yes to do it")
+    say(f"deleted {numbers}" if yes else f"{numbers} would be deleted; add --yes to do it")
 
 
 def _garbage_lines(store: Store, found: Garbage) -> Iterator[str]:
@@ -82,9 +76,10 @@ def _garbage_lines(store: Store, found: Garbage) -> Iterator[str]:
         yield f"unfinished upload of {upload.key}"
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry) -> dict[str, Piece]:
     made = entry.manifest.provenance.get("finished", "") if entry.manifest else ""
     counts = entry.manifest.counts if entry.manifest else {}
     shown = ", ".join(f"{key} {value}" for key, value in counts.items() if isinstance(value, int | float))
-    state = f"[{_STYLE[entry.state]}]{entry.state}[/]"
-    return (entry.kind, entry.address[:12], state, size(entry.bytes), str(made), shown[:200], entry.note)
+    state = Styled(entry.state, _STYLE[entry.state])
+    cells = (entry.kind, entry.address[:12], state, size(entry.bytes), str(made), shown[:200], entry.note)
+    return dict(zip(COLUMNS, cells, strict=True))

@@ -1,20 +1,19 @@
 """What the command line shows: a plan with its cost, progress while a run works, a summary at the end."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
 from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
 from flows.counted import counted
-from infra.listeners import attached, rich_table
+from infra.known import known
+from infra.known import settled as known_device
+from infra.settings import check_data_dir
+from infra.terminal import Piece, Styled, say, show_table
 from infra.work import Site
 
 if TYPE_CHECKING:
@@ -22,53 +21,67 @@ if TYPE_CHECKING:
     from flows.draft import Built
 
 
-def check_input(plan: Plan, site: Site) -> None:
-    """Check what can be checked before anything starts: sources, keys, the store, and the limits.
+def check_input(plan: Plan, site: Site) -> Site:
+    """Check what can be known before anything starts; return the site with the device that there is.
 
     Raises:
-        DeepSpecError: the first thing that is wrong.
+        DeepSpecError: what is wrong.
     """
+    site = settled(site)
+    examine(known(plan, site))
     check_sources(plan)
+    check_data_dir()
     site.check_keys()
     store = Store(site.root)
     store.check_writable()
     check_limits(plan, store)
+    return site
 
 
-def plan(console: Console, chosen: Plan, site: Site) -> None:
-    """Show what a run would cost."""
-    store = Store(site.root)
-    sizes, measured = counted(chosen, site)
-    rows = plan_rows(chosen, store, sizes, measured)
-    console.print(rich_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", rows))
-    check_limits(chosen, store, sizes, measured)
+def settled(site: Site) -> Site:
+    """Return a site whose device is one that this machine has; what `auto` has become is said."""
+    site, told = known_device(site)
+    if told:
+        say(told)
+    return site
 
 
-@contextmanager
-def listening(console: Console) -> Iterator[None]:
-    """Show progress on the console while the block runs."""
-    with attached(console):
-        yield
+def plan(chosen: Plan, site: Site) -> None:
+    """Show what a run would cost, once it is known that one could begin.
+
+    Raises:
+        DeepSpecError: none could.
+    """
+    site = settled(site)
+    seen, store = known(chosen, site), Store(site.root)
+    told = examine(seen)
+    found = counted(seen)
+    if found.resolved is not None:
+        told = examine(known(chosen, site, found.resolved))
+    rows = plan_rows(chosen, store, found.sizes, found.measured)
+    show_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", rows)
+    for line in (*told, *filter(None, [found.missing])):
+        say(line)
+    check_limits(chosen, store, found.sizes, found.measured)
 
 
-def summary(console: Console, built: "Built", site: Site, seconds: float) -> None:
+def summary(built: "Built", site: Site, seconds: float) -> None:
     """Show the stages with states, times and paths, and the scores of the draft."""
-    table = Table(title="stages", title_justify="left")
-    for column in ("stage", "state", "seconds", "artifact"):
-        table.add_column(column, overflow="fold")
-    for step in built.steps:
-        table.add_row(step.stage, step.state, f"{step.seconds:.1f}", step.ref.prefix)
-    console.print(table)
+    stages = [
+        {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.prefix}
+        for step in built.steps
+    ]
+    show_table("stages", stages)
     store = Store(site.root)
-    console.print(rich_table("draft", headline(store, built)))
-    console.print(f"total {seconds:.0f} s; store {store.root}", highlight=False, soft_wrap=True)
+    show_table("draft", headline(store, built))
+    say(f"total {seconds:.0f} s; store {store.root}")
 
 
-def headline(store: Store, built: "Built") -> list[dict[str, str]]:
+def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
     """Return the numbers that one looks for first, from the manifests of draft, scores and speed."""
     counts = {step.stage: _counts(store, step.ref) for step in built.steps}
     scores, speed, draft = counts["evaluate"], counts["benchmark"], counts.get("train")
-    rows = [
+    rows: list[tuple[str, Piece]] = [
         (f"accepted length, temperature {float(temperature):g} (with bonus)", _number(value))
         for temperature, value in scores["accepted_length"].items()
     ]
@@ -92,14 +105,14 @@ def _lossless(scores: dict[str, Any]) -> str:
     return f"{'yes' if scores['lossless'] else 'NO'}, {scores['lossless_samples']} samples"
 
 
-def _served(engine: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _served(engine: dict[str, Any] | None) -> list[tuple[str, Piece]]:
     """Return what the engine that served target and draft told, loudly where it is not what was measured here."""
     if engine is None:
         return [("served by an engine", "not tried; see the log of benchmark")]
     told = f"{engine['tokens per round']} tokens per round, here {engine['here']}"
-    verdict = "agree" if engine["agrees"] else "[bold red]DISAGREE: what it serves is not what was evaluated[/]"
+    loud = Styled(f"{told}: DISAGREE: what it serves is not what was evaluated", "bold red")
     return [
-        (f"served by {engine['engine']}", f"{told}: {verdict}"),
+        (f"served by {engine['engine']}", f"{told}: agree" if engine["agrees"] else loud),
         ("its speed-up with the draft", f"{engine['speed-up']} ({engine['tokens/s']} tokens/s)"),
     ]
 

@@ -5,10 +5,12 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec, read_manifest
 from deepspec.errors import SpecError, TrainingError
+from deepspec.plan.checks import examine
 from deepspec.store import Store
 from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
+from infra.known import known, settled
 from infra.work import Site
 from tasks.cancel import cancel_with_parent
 from tasks.run import label_run, show_table
@@ -39,12 +41,16 @@ def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[d
 
     Raises:
         SpecError: there is nothing to compare, or two variants have one name.
+        DeepSpecError: one of them cannot be run, see `deepspec.plan.checks`; none is trained then.
         TrainingError: a variant failed; the leaderboard has all that did not.
     """
     if len({variant.name for variant in variants}) < max(2, len(variants)):
         raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own")
     label_run(tags_of(choices.plan()))
-    found = {variant.name: _try(choices, site, variant) for variant in variants}
+    changed = {each.name: choices.but(overrides=(*choices.overrides, *each.changes)) for each in variants}
+    for every in changed.values():  # before the first one is trained
+        examine(known(every.plan(), settled(site)[0]))
+    found = {name: _try(every, site, name) for name, every in changed.items()}
     board = leaderboard({name: _scores(site, built) for name, built in found.items() if built is not None})
     show_table("leaderboard", board, "accepted length with bonus; the longest first")
     failed = [name for name, built in found.items() if built is None]
@@ -53,9 +59,8 @@ def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[d
     return board
 
 
-def _try(choices: Choices, site: Site, variant: Variant) -> Built | None:
-    changed = choices.but(overrides=(*choices.overrides, *variant.changes))
-    state = try_draft.with_options(flow_run_name=variant.name)(changed, site, return_state=True)
+def _try(choices: Choices, site: Site, name: str) -> Built | None:
+    state = try_draft.with_options(flow_run_name=name)(choices, site, return_state=True)
     return state.result() if state.is_completed() else None
 
 

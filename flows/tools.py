@@ -4,30 +4,40 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from deepspec.artifacts import Spec, open_artifact
 from deepspec.catalog import find
 from deepspec.formats.exports import write_form
 from deepspec.plan.plan import Plan
 from deepspec.store import Store
-from infra.listeners import rich_table
 from infra.settings import default_root, scratch_dir
+from infra.terminal import Piece, Styled, say, show_table
 
 app = typer.Typer()
-console = Console()
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
-def inspect(checkpoint: str, debug: Debug = False) -> None:
-    """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched."""
+def inspect(
+    checkpoint: str,
+    target: Annotated[Path | None, typer.Option(help="Folder of its target: embedding and head are compared.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
     del debug
     from deepspec.formats.draft import describe  # loads torch
+    from deepspec.formats.draft_ends import ends_apart, told, warning
     from deepspec.formats.draft_files import checkpoint_folder
 
-    console.print(rich_table(checkpoint, describe(checkpoint_folder(checkpoint, weights=False))))
+    folder = checkpoint_folder(checkpoint, weights=target is not None)
+    rows: list[dict[str, Piece]] = [{**row} for row in describe(folder)]
+    if target is not None:
+        apart = ends_apart(folder, target)
+        loud = warning(apart)
+        shown = told(apart) if loud is None else Styled(loud, "bold red")
+        rows.append({"what": "distance from the target's own (relative)", "value": shown})
+    show_table(checkpoint, rows)
 
 
 @app.command()
@@ -42,7 +52,7 @@ def unpack(
     del debug
     store = Store(root or default_root())
     files = write_form(open_artifact(store, find(store, artifact), scratch_dir()), form, folder)
-    console.print(f"{folder}: {', '.join(path.name for path in files)}", highlight=False, soft_wrap=True)
+    say(f"{folder}: {', '.join(path.name for path in files)}")
 
 
 @app.command()
@@ -61,14 +71,14 @@ def push(
     where = pushed(
         open_artifact(store, find(store, release), scratch_dir()), destination, scratch_dir(), private=private
     )
-    console.print(f"{release} → {where}", highlight=False, soft_wrap=True)
+    say(f"{release} → {where}")
 
 
 @app.command()
 def fields(section: Annotated[str, typer.Argument(help="A section of the plan, train say.")] = "") -> None:
     """List what --set can change: every field of a plan, its default, and what it means."""
     rows = [row for row in field_rows(Plan) if row["field"].startswith(section)]
-    console.print(rich_table("--set FIELD=VALUE", rows))
+    show_table("--set FIELD=VALUE", rows)
 
 
 def field_rows(model: type[Spec], prefix: str = "") -> list[dict[str, str]]:

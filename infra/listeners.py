@@ -5,13 +5,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from deepspec.report import Report
+from infra.terminal import Bar, Bars, Styled, bars
 
-_PROGRESS: ContextVar[Progress | None] = ContextVar("progress", default=None)
+_BARS: ContextVar[Bars | None] = ContextVar("bars", default=None)
 
 
 class Listeners:
@@ -50,21 +47,21 @@ class Listeners:
 class TerminalReport:
     """A progress bar and a few lines for one stage."""
 
-    def __init__(self, name: str, progress: Progress) -> None:
+    def __init__(self, name: str, bars: Bars) -> None:
         """Draw into a running progress display."""
         self._name = name
-        self._progress = progress
-        self._bar: TaskID | None = None
+        self._bars = bars
+        self._bar: Bar | None = None
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Move the bar of the stage."""
         if self._bar is None:
-            self._bar = self._progress.add_task(self._name, total=total, unit=unit, note=note)
-        self._progress.update(self._bar, completed=done, total=total, unit=unit, note=note)
+            self._bar = self._bars.add(self._name, total, unit, note)
+        self._bars.move(self._bar, done, total, unit, note)
 
     def log(self, message: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(f"[dim]{self._name}[/dim] {message}", highlight=False)
+        self._bars.say(Styled(self._name, "dim"), f" {message}")
 
     def table(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Say nothing: tables are in the UI and in the artifact, and some come again and again."""
@@ -76,36 +73,18 @@ class TerminalReport:
         """Say nothing: the text is in the store and in the UI."""
 
 
-def rich_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Return rows that share their keys as a table for the terminal."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in rows[0] if rows else ():
-        table.add_column(str(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    return table
-
-
 @contextmanager
-def attached(console: Console) -> Iterator[None]:
-    """Show the progress of stages on a console while the block runs."""
-    columns = (
-        TextColumn("[bold]{task.description:<10}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        token = _PROGRESS.set(progress)
+def attached() -> Iterator[None]:
+    """Show the progress of stages on the terminal while the block runs."""
+    with bars() as drawn:
+        token = _BARS.set(drawn)
         try:
             yield
         finally:
-            _PROGRESS.reset(token)
+            _BARS.reset(token)
 
 
 def terminal(name: str) -> list[Report]:
     """Return a report to the attached terminal, or none where there is none."""
-    progress = _PROGRESS.get()
-    return [] if progress is None else [TerminalReport(name, progress)]
+    drawn = _BARS.get()
+    return [] if drawn is None else [TerminalReport(name, drawn)]

@@ -9,9 +9,11 @@
 | `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
 | `JOB_COMPLETION_INDEX` | number of this machine among them; Kubernetes sets it in an Indexed Job | 0 |
 | `SLURM_NODEID` | the same, as Slurm's srun sets it | 0 |
+| `CUDA_VISIBLE_DEVICES` | the cards that torch may see; read for messages only | all |
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,24 @@ _PREFECT_QUIET = {
 def data_dir() -> Path:
     """Return the local folder for everything that is not published."""
     return Path(os.environ.get("DEEPSPEC_DATA_DIR", "deepspec-data")).expanduser().resolve()
+
+
+def check_data_dir() -> Path:
+    """Return the data folder, made where it is not there, once a file could be written into it.
+
+    Raises:
+        SpecError: none could.
+    """
+    folder = data_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+            probe.write(b"deepspec")
+    except OSError as error:
+        raise SpecError(
+            f"the data folder {folder} cannot be written: {error.strerror}; set DEEPSPEC_DATA_DIR to one that can"
+        ) from error
+    return folder
 
 
 def default_root() -> str:
@@ -77,14 +97,21 @@ def nodes() -> Nodes:
     """Return the machines that train together.
 
     Raises:
-        SpecError: there are several, and where the first one is reached is not said.
+        SpecError: there are several, and where the first one is reached is not said; or a number is none.
     """
-    count = int(os.environ.get("DEEPSPEC_NODES", "1"))
+    count = _whole("DEEPSPEC_NODES", "1")
     first = os.environ.get("DEEPSPEC_FIRST_NODE", "")
     if count > 1 and not first:
         raise SpecError(f"DEEPSPEC_NODES is {count} and DEEPSPEC_FIRST_NODE is not set; set it to host:port of node 0")
-    number = os.environ.get("JOB_COMPLETION_INDEX") or os.environ.get("SLURM_NODEID") or "0"
-    return Nodes(count=count, number=int(number), first=first)
+    number = "JOB_COMPLETION_INDEX" if os.environ.get("JOB_COMPLETION_INDEX") else "SLURM_NODEID"
+    return Nodes(count=count, number=_whole(number, "0"), first=first)
+
+
+def _whole(name: str, default: str) -> int:
+    told = os.environ.get(name) or default
+    if not (told.isascii() and told.isdigit()):
+        raise SpecError(f"{name} is {told!r}; wanted a whole number")
+    return int(told)
 
 
 def secret(name: str) -> str:
@@ -109,6 +136,11 @@ def server_database() -> dict[str, str]:
     if "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ or "PREFECT_HOME" in os.environ:
         return {}
     return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{data_dir() / 'prefect.db'}"}
+
+
+def visible_cards() -> str | None:
+    """Return CUDA_VISIBLE_DEVICES, by which somebody has chosen among the cards; None: nobody has."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def prefect_api() -> str | None:

@@ -17,6 +17,7 @@ from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.disk import writing
 from deepspec.errors import CancelledError, ChildError, DeepSpecError, StoreError
+from deepspec.page import code
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec
@@ -194,10 +195,11 @@ def run_stage(
             caps = site.caps.at(f"{stage.kind}/{where}")
             told = run_job(job, path, report, keys, stop=lambda: caps.reached_now(store)).ref
     finally:
-        report.markdown("log", f"Everything that it printed: `{keep_logs(path, store)}`")
+        report.markdown("log", f"Everything that it printed: {code(keep_logs(path, store))}")
     ref = told or find_fresh(stage, spec, inputs, store)  # on machines after the first, another one published
     if ref is None:
         raise ChildError(f"the child of stage {stage.name}", 0, "it ended well and published nothing")
+    report.log(ref.uri)
     return ref
 
 

@@ -19,13 +19,17 @@ LEASE_SECONDS = 60
 
 
 def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
-    """Return the stage's artifact, made in a child process unless a fresh one is published."""
-    stage = stage_named(name)
-    report = Listeners([PrefectReport(name), *terminal(name)])
-    with slot(site.limit):
-        ref = run_stage(stage, spec, inputs, site, report, keys_of(site))
-    report.log(ref.uri)
-    return ref
+    """Return the stage's artifact, made in a child process unless a fresh one is published.
+
+    What the stage logs goes to the terminal and to the server; of a fresh artifact nothing is said.
+    """
+    stage, server = stage_named(name), PrefectReport(name)
+    report = Listeners([server, *terminal(name)])
+    try:
+        with slot(site.limit):
+            return run_stage(stage, spec, inputs, site, report, keys_of(site))
+    finally:
+        server.end()
 
 
 def slot(limit: str | None) -> AbstractContextManager[None]:

@@ -3,6 +3,8 @@
 import base64
 import re
 import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,11 +14,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
+from deepspec.page import plain
+
 UPDATE_SECONDS = 5.0
 """Least time between two updates of a progress artifact: each is a request to the server."""
 
 LINES = 200
 """Lines of one stage that go to the server's log as they come; the whole log is a file in the store."""
+
+LAST = 10
+"""Lines at a stage's end that are logged however many came before: there it says what became of its rows."""
 
 
 class PrefectReport:
@@ -30,6 +37,8 @@ class PrefectReport:
         self._first: tuple[float, float] | None = None
         self._updated = self._said = 0.0
         self._lines = self._held = 0
+        self._last: deque[str] = deque(maxlen=LAST)
+        """The newest of the lines held back."""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         """Show how far the stage is, how fast, and when it will be done, at most every few seconds."""
@@ -41,21 +50,29 @@ class PrefectReport:
             return
         self._updated = now
         text = f"{done:,.0f} of {total:,.0f} {unit} {pace(self._first, (now, done), total)} {note}".strip()
-        self._show("progress", ProgressArtifact(progress=percent, description=text))
+        self._show("progress", ProgressArtifact(progress=percent, description=plain(text)))
 
     def log(self, message: str) -> None:
         """Log one line; after a number of them only one every few seconds, with the count of those held back."""
         now = time.monotonic()
         if self._lines >= LINES and now - self._said < UPDATE_SECONDS:
             self._held += 1
+            self._last.append(message)
             return
         held = f" (and {self._held} lines before it, see the log in the store)" if self._held else ""
         self._logger.info(f"{message}{held}")
         self._lines, self._held, self._said = self._lines + 1, 0, now
+        self._last.clear()
+
+    def end(self) -> None:
+        """Log the last lines, where they were held back."""
+        for message in self._last:
+            self._logger.info(message)
+        self._last.clear()
 
     def table(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Show rows."""
-        self._show(key, TableArtifact(table=rows))
+        self._show(key, TableArtifact(table=as_shown(rows)))
 
     def figure(self, key: str, png: bytes) -> None:
         """Show a picture, carried in the artifact itself."""
@@ -75,6 +92,11 @@ class PrefectReport:
         update = ArtifactUpdate(data=artifact.format(), description=artifact.description)
         with get_client(sync_client=True) as client:
             client.update_artifact(self._shown[artifact.key], update)
+
+
+def as_shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows whose texts the UI shows as they are: it reads cells, and descriptions, as markdown."""
+    return [{name: plain(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
 
 
 def pace(first: tuple[float, float], now: tuple[float, float], total: float) -> str:

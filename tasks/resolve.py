@@ -1,21 +1,51 @@
 """The first task of every flow: find the target and the sources, and say what the run will cost."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deepspec.catalog import scores_before
 from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved, resolve
 from deepspec.release.spec import ReleaseSpec
 from deepspec.store import Store
-from infra.listeners import terminal
+from infra.known import known, settled
+from infra.listeners import Listeners, terminal
 from infra.targets import ready_target
 from infra.work import Site
 from tasks.report import PrefectReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """A run that can begin."""
+
+    resolved: Resolved
+    site: Site
+    """With a device that there is, and the places of everything."""
+    told: tuple[str, ...]
+    """Lines for the user."""
+
+
+def begun(plan: Plan, site: Site) -> Begun:
+    """Return a plan with the specs of all stages, once everything that can be known says that it can be run.
+
+    What the files say is looked at before anything is hashed, and again once a target has been fetched or converted.
+
+    Raises:
+        DeepSpecError: a source or the target is not there or damaged, the plan asks for what cannot be, or it does
+            not fit the store or its limits.
+    """
+    site, device = settled(site)
+    examine(known(plan, site))
+    resolved = resolved_here(plan, site)
+    told = examine(known(plan, site, resolved))
+    check_limits(plan, Store(site.root), resolved.sizes)
+    return Begun(resolved=resolved, site=site.at(resolved), told=(*([device] if device else []), *told))
 
 
 @task(name="plan", task_run_name="plan", tags=["deepspec"], cache_policy=NO_CACHE, persist_result=False)
@@ -23,16 +53,17 @@ def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
     """Return the specs of all stages, and the site that knows where everything lies.
 
     Raises:
-        InputError: a source or the target is not there, or the plan does not fit the store or its limits.
+        DeepSpecError: see `begun`.
     """
-    for report in terminal("plan"):
-        report.log(f"target {plan.target.name}")
-    resolved = resolved_here(plan, site)
+    report = Listeners([PrefectReport("plan"), *terminal("plan")])
+    report.log(f"target {plan.target.name}")
+    run = begun(plan, site)
+    for line in run.told:
+        report.log(line)
     store = Store(site.root)
-    check_limits(plan, store, resolved.sizes)
-    note_target(resolved, site)
-    PrefectReport("plan").table("estimate", plan_rows(plan, store, resolved.sizes))
-    return with_previous(resolved, store), site.at(resolved)
+    note_target(run.resolved, run.site)
+    report.table("estimate", plan_rows(plan, store, run.resolved.sizes))
+    return with_previous(run.resolved, store), run.site
 
 
 def resolved_here(plan: Plan, site: Site) -> Resolved:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable
 from datetime import timedelta
+from urllib.parse import quote
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -14,9 +15,10 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from deepspec.artifacts import ArtifactRef, open_artifact
+from deepspec.page import plain
 from deepspec.store import Store
 from infra.work import Site
-from tasks.report import artifact_key
+from tasks.report import artifact_key, as_shown
 
 
 def label_run(tags: Iterable[str]) -> timedelta:
@@ -32,12 +34,13 @@ def label_run(tags: Iterable[str]) -> timedelta:
 
 def show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
     """Show rows beside the run."""
-    create_table_artifact(table=rows, key=key, description=description)
+    create_table_artifact(table=as_shown(rows), key=key, description=plain(description))
 
 
 def show_link(stage: str, ref: ArtifactRef) -> None:
     """Link a published artifact."""
-    create_link_artifact(ref.uri, link_text=ref.prefix, key=f"{stage}-artifact", description=f"made by {stage}")
+    where = quote(ref.uri, safe="/:")
+    create_link_artifact(where, link_text=plain(ref.prefix), key=f"{stage}-artifact", description=f"made by {stage}")
 
 
 def show_content(stage: str, ref: ArtifactRef, site: Site) -> None:

@@ -70,8 +70,11 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
             raise ChildError(f"{site.fan_out.address}: shard {shard} of {name}", 1, str(state))
         return
     stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
-    with slot(site.limit):
-        run_shard(stage, shard, stage.spec.model_validate(spec), inputs, located(site, plan), report)
+    try:
+        with slot(site.limit):
+            run_shard(stage, shard, stage.spec.model_validate(spec), inputs, located(site, plan), report)
+    finally:
+        report.end()
 
 
 def _stopped() -> bool:

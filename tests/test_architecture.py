@@ -76,6 +76,31 @@ def test_no_pickle_is_ever_read(path):
     assert not [word for word in keywords if word.arg == "trust_remote_code" and ast.unparse(word.value) != "False"]
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_terminal_prints(path):
+    """What is printed elsewhere would be read as markup, or would not be shown as it was meant."""
+    if name_of(path) == "infra/terminal.py":
+        return
+    assert "rich" not in {name.split(".")[0] for name in imports(path)}
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not {"print", "echo", "secho"} & {ast.unparse(call).split(".")[-1] for call in calls}
+
+
 def test_flows_and_specs_do_not_load_torch():
     code = "import sys, flows.cli, flows.draft, deepspec.stages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_checks_do_not_load_torch(tmp_path):
+    """The target is made in a process of its own, for that loads torch."""
+    make = "import sys, pathlib; from tests.target.tiny import write_target; write_target(pathlib.Path(sys.argv[1]))"
+    look = (
+        "import sys, pathlib; from flows.choices import Choices, choose_site; from infra.known import known; "
+        "from deepspec.plan.checks import outcomes; "
+        "plan = Choices(target=sys.argv[1], dataset='demo', benchmarks_dir='demo').plan(); "
+        "found = outcomes(known(plan, choose_site(sys.argv[1] + '/store'))); "
+        "assert {each.state for each in found} == {'ok'}, found; sys.exit('torch' in sys.modules)"
+    )
+    for code in (make, look):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+        assert done.returncode == 0

@@ -18,7 +18,7 @@ from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
-from deepspec.target.capture import check_layers, default_layers
+from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_placed
 from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.samples import (

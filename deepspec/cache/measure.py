@@ -14,7 +14,7 @@ from deepspec.cache.spec import CacheOptions
 from deepspec.formats.target_cache import CODECS, TOKENS_ONLY
 from deepspec.plan.measured import Measured
 from deepspec.plan.ranges import Range
-from deepspec.target.capture import default_layers
+from deepspec.target.layers import default_layers
 from deepspec.target.load import Target
 from deepspec.target.samples import Item, padded, read_items, to_record
 from deepspec.target.template import ChatTemplate

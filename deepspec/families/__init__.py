@@ -3,17 +3,17 @@
 The only room that reads such configs. A new family is a row of `FAMILIES` and, where its block differs, a function.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deepspec.errors import TargetError, UnknownNameError
+from deepspec.errors import InputError, TargetError, UnknownNameError
 from deepspec.families import gemma, llama
 from deepspec.families.rope import Config
 from deepspec.families.shape import BlockShape, TargetShape
+from deepspec.formats.tensor_heads import read_object
 
 __all__ = ["FAMILIES", "BlockShape", "Family", "TargetShape", "family_named", "qwen3_block", "read", "read_folder"]
 
@@ -30,7 +30,7 @@ class Family:
     scaled_embedding: bool = False
     """Whether token embeddings are multiplied by √D."""
     draft_style: str | None = None
-    """Style in which a draft of the family's own shape is stored (models/config.py); None: no draft has this shape."""
+    """Style in which a draft of the family's own shape is stored (draft_shape.py); None: no draft has this shape."""
 
 
 _LLAMA = Family(name="llama", block=llama.block, defaults=llama.DEFAULTS, draft_style="llama")
@@ -76,8 +76,21 @@ def read(config: Config) -> TargetShape:
 
     Raises:
         UnknownNameError: unknown model_type or rope type.
-        TargetError: a key is missing.
+        TargetError: a key is missing, or has a value of a wrong type.
     """
+    try:
+        shape = _read(config)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise TargetError(f"config.json holds a value of a wrong type: {error}; is it complete?") from error
+    _check_sizes(shape)
+    return shape
+
+
+def _read(config: Config) -> TargetShape:
+    if not isinstance(config, Mapping):
+        raise TargetError(f"config.json holds {type(config).__name__}, wanted a JSON object")
     top = str(llama.need(config, "model_type"))
     text = _text_config(config, top)
     model_type = str(text["model_type"])
@@ -100,11 +113,28 @@ def read(config: Config) -> TargetShape:
 
 def read_folder(folder: Path) -> TargetShape:
     """Return what a draft must know of the model in a folder; errors as in `read`, and for a config.json not there."""
+    config = read_object(folder / "config.json")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TargetError(f"target {folder}: config.json cannot be read: {error}; check the folder") from error
-    return read(config)
+        return read(config)
+    except TargetError as error:
+        raise TargetError(f"target {folder}: {error}") from error
+
+
+def _check_sizes(shape: TargetShape) -> None:
+    block = shape.block
+    sizes = {
+        "num_hidden_layers": shape.num_layers,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_positions,
+        "hidden_size": block.hidden_size,
+        "intermediate_size": block.intermediate_size,
+        "num_attention_heads": block.num_heads,
+        "num_key_value_heads": block.num_kv_heads,
+        "head_dim": block.head_dim,
+    }
+    wrong = [f"{name} is {size}" for name, size in sizes.items() if size < 1]
+    if wrong:
+        raise TargetError(f"config.json makes no sense: {', '.join(wrong)}, wanted 1 or more")
 
 
 def qwen3_block(block: BlockShape) -> BlockShape:

@@ -73,6 +73,12 @@ class Index:
         lengths: Numbers = self._columns["length"].astype(np.int64)
         return lengths
 
+    @property
+    def supervised(self) -> Numbers:
+        """Return `(N,)`: tokens of each sample that the target generated."""
+        supervised: Numbers = self._columns["supervised"].astype(np.int64)
+        return supervised
+
     def numbers(self, split: str) -> Numbers:
         """Return the numbers of the samples of one split, ascending."""
         if split not in self._split_names:

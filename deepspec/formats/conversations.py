@@ -79,7 +79,7 @@ class AnswerRow(Conversation):
     chat_template_kwargs: NotRequired[dict[str, Any]]
     """More switches with which the chat template was rendered."""
     date: NotRequired[str]
-    """Date (ISO) that the chat template was given, where it prints one."""
+    """The day that the chat template was given, where it prints one, as 2026-01-31."""
     generated: list[int]
     """Indices of the messages that the target generated: only these are supervised."""
     reasoning: NotRequired[dict[str, str]]
@@ -88,8 +88,6 @@ class AnswerRow(Conversation):
     """Per generated turn, where the engine gives them."""
     usage: NotRequired[dict[str, Any]]
     endpoint: NotRequired[str]
-    date: NotRequired[str]
-    """The day that a chat template which prints one is given, as 2026-01-31."""
     error: NotRequired[str]
     reason: NotRequired[str]
     """One word for an error of the row's own, which the next run would meet again."""

@@ -46,7 +46,7 @@ def load_draft(
     Raises:
         CheckpointError: a file is missing or unreadable, tensors are missing, surplus or of a wrong shape, values are
             not finite, or the config makes no sense.
-        TargetError, UnknownNameError: the config's block cannot be read.
+        UnknownNameError: the config's block cannot be read.
     """
     config = load_config(folder)
     model = _on_meta(config)

@@ -6,11 +6,11 @@ The file is the target's text config with the draft's keys written over it, so k
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from deepspec.errors import CheckpointError, SpecError
+from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
 from deepspec.families.rope import rope_parameters
+from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import AlgorithmName, DraftRecipe, MarkovHead, Objective
-from deepspec.models.config import DraftConfig
 
 Config = Mapping[str, Any]
 
@@ -24,8 +24,7 @@ def read_draft_config(config: Config) -> DraftConfig:
     """Return the draft that a config.json describes.
 
     Raises:
-        CheckpointError: the architecture is not one of ours, or a value makes no sense.
-        TargetError: a key of the block is missing.
+        CheckpointError: the architecture is not one of ours, a key is missing, or a value makes no sense.
         UnknownNameError: unknown model_type or rope type.
     """
     style, kind = _architecture(config)
@@ -257,10 +256,8 @@ def _list(value: Any, key: str) -> list[Any]:
 def _read_shape(config: Config) -> TargetShape:
     try:
         return read(config)
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, SpecError):
-            raise
-        raise CheckpointError(f"config.json holds a value of a wrong type: {error}") from error
+    except TargetError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _refuse_what_blocks_lack(config: Config) -> None:

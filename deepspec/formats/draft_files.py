@@ -1,25 +1,39 @@
 """The files of a draft checkpoint: in a folder or on the hub, its weights in one file or in shards."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from deepspec.artifacts import check_name
 from deepspec.disk import writing
 from deepspec.errors import CheckpointError
+from deepspec.formats.tensor_heads import SHARDS, WEIGHTS, read_heads, read_object, read_placed
+
+if TYPE_CHECKING:  # a plan reads configs and headers, and does without torch
+    from torch import Tensor
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-SHARDS = "model.safetensors.index.json"
-"""Names the shards, where the weights are in several files."""
+
+__all__ = [
+    "CONFIG",
+    "SHARDS",
+    "WEIGHTS",
+    "checkpoint_folder",
+    "read_config",
+    "read_shapes",
+    "read_tensors",
+    "weight_files",
+    "write_weights",
+]
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a name is that of a folder or a hub id, rather than of something published."""
+    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
 
 
 def checkpoint_folder(name: str, *, weights: bool = True) -> Path:
@@ -56,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, or no JSON object.
     """
-    return _read_json(folder / CONFIG)
+    return read_object(folder / CONFIG, CheckpointError)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -67,23 +81,16 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
-    if not (folder / SHARDS).exists():
-        raise CheckpointError(f"{folder / WEIGHTS} does not exist, nor does {SHARDS}; is the folder a checkpoint?")
-    placed = _read_json(folder / SHARDS).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise CheckpointError(f"{folder / SHARDS} has no weight_map; fetch it again")
-    names = sorted({str(name) for name in placed.values()})
-    for name in names:
-        check_name(name, str(folder / SHARDS))
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(set(read_placed(folder, CheckpointError).values()))]
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> "dict[str, Tensor]":
     """Return all tensors of a checkpoint.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
+    read_heads(folder, CheckpointError)  # it says best what is wrong with the files
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
         with _opened(path) as file:
@@ -93,19 +100,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor, read from the files' headers; errors as in `read_tensors`."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        with _opened(path) as file:
-            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return found
+    return {name: head.shape for name, head in read_heads(folder, CheckpointError).items()}
 
 
-def write_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
+def write_weights(tensors: "Mapping[str, Tensor]", folder: Path) -> None:
     """Write the tensors of a checkpoint into one file.
 
     Raises:
         StoreError: it cannot be written: the disk is full, say.
     """
+    from safetensors.torch import save_file
+
     with writing(folder / WEIGHTS):
         save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -119,15 +124,3 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} does not exist; fetch the checkpoint again") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; is its folder a checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}, wanted a JSON object")
-    return value

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
-
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError
 from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark, HubBenchmark
@@ -68,6 +66,8 @@ def _hub_turns(benchmark: Benchmark) -> Iterator[list[str]]:
 
 
 def _hub_rows(source: HubBenchmark, revision: str) -> Iterable[Mapping[str, Any]]:
+    from datasets import load_dataset  # takes most of a second: only where the hub is asked
+
     if source.files is None:
         rows: Iterable[Mapping[str, Any]] = load_dataset(
             source.dataset, source.subset, split=source.split, revision=revision

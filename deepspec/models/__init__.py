@@ -1,7 +1,7 @@
 """The draft models. They branch on traits of a config, never on a family's name."""
 
+from deepspec.formats.draft_shape import DraftConfig
 from deepspec.models.attention import Context, KeyValue
-from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, Draft, EagleDraft
 
 __all__ = ["BlockDraft", "Context", "Draft", "DraftConfig", "EagleDraft", "KeyValue", "build_draft"]

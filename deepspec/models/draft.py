@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepspec.formats.draft_shape import DraftConfig
 from deepspec.models.attention import Context, KeyValue, Mask
 from deepspec.models.block import Block
-from deepspec.models.config import DraftConfig
 from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, RecurrentMarkovHead
 from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import RotaryEmbedding

@@ -39,7 +39,7 @@ def load(room: str, name: str) -> dict[str, Any]:
         raise UnknownNameError(f"{room.removesuffix('s')} preset", name, names(room))
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise SpecError(f"{path}: holds {type(value).__name__}, wanted a mapping like the presets of deepspec/plan")

@@ -3,17 +3,14 @@
 No path enters a spec. Everything that a stage's result depends on does.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec import families
 from deepspec.artifacts import Spec, TargetId, checksum
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.cache.spec import CacheSpec
-from deepspec.errors import SourceError, TargetError
+from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
 from deepspec.formats import benchmarks
@@ -24,7 +21,8 @@ from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
-from deepspec.target.identity import identify, read_template
+from deepspec.target.heads import TargetHeads, read_target
+from deepspec.target.identity import identify
 from deepspec.target.source import TargetFiles
 
 
@@ -44,15 +42,20 @@ class Resolved:
     """The target on this machine."""
 
 
-def check_sources(plan: Plan) -> None:
+def check_sources(plan: Plan, *, remote: bool = True) -> None:
     """Check that prompts, answers and benchmarks are there.
+
+    Args:
+        plan: names them.
+        remote: whether the hub and URLs are asked for those that lie there.
 
     Raises:
         SourceError: one is missing, empty or cannot be reached.
     """
-    _sources(plan)
+    _sources(plan, remote=remote)
     _answers(plan)
-    _benchmarks(plan)
+    if remote or plan.dataset.benchmarks_dir is not None:
+        benchmarks_of(plan)
 
 
 def resolve(plan: Plan, files: TargetFiles, memo: Path) -> Resolved:
@@ -65,33 +68,45 @@ def resolve(plan: Plan, files: TargetFiles, memo: Path) -> Resolved:
 
     Raises:
         SourceError: prompts, answers or benchmarks are missing.
-        TargetError: the target's config cannot be read, or it has no chat template.
+        TargetError: a file of the target cannot be read.
     """
-    config = json.loads((files.folder / "config.json").read_text(encoding="utf-8"))
-    if not read_template(files.folder):
-        advice = "give one in an own preset (target.chat_template), or choose the instruction-tuned version"
-        raise TargetError(f"target {plan.target.name} ({files.folder}) has no chat template; {advice}")
-    shape = families.read(config)
+    target = read_target(files.folder)
     identity = identify(files.folder, memo)
     found = _sources(plan)
-    tests = _benchmarks(plan)
+    tests = benchmarks_of(plan)
     return Resolved(
-        specs=_specs(plan, identity, found, tests),
+        specs=_specs(_within(plan, target.shape), identity, found, tests),
         target=identity,
         locations={**found.locations, **tests.locations, **_answers(plan), identity.digest: str(files.folder)},
-        sizes=_sizes(shape, files.folder),
+        sizes=sizes_of(target),
         files=files,
     )
 
 
-def _sources(plan: Plan) -> sources.Resolved:
+def released_name(plan: Plan) -> str:
+    """Return how cards and releases name the target: without a path of this machine."""
+    return plan.target.name if plan.target.is_local or not plan.target.model else plan.target.model
+
+
+def _within(plan: Plan, shape: TargetShape) -> Plan:
+    """Return a plan whose samples are no longer than the target reads."""
+    return plan.but(cache=plan.cache.but(max_length=min(plan.cache.max_length, shape.max_positions)))
+
+
+def _sources(plan: Plan, *, remote: bool = True) -> sources.Resolved:
     """Return the prompts; with answers and no prompts, the prompts are those of the answers."""
     data = plan.dataset
     names = data.prompts or ((data.answers,) if data.answers else ())
-    return sources.resolve(names, data.benchmarks_dir)
+    return sources.resolve([name for name in names if remote or not sources.is_remote(name)], data.benchmarks_dir)
 
 
-def _benchmarks(plan: Plan) -> benchmarks.Resolved:
+def benchmarks_of(plan: Plan) -> benchmarks.Resolved:
+    """Return the benchmarks of a plan with their digests, and where they lie.
+
+    Raises:
+        SourceError: the folder has none, or the hub cannot be reached.
+        UnknownNameError: a name that is not among them.
+    """
     folder = plan.dataset.benchmarks_dir
     if folder is None:
         return benchmarks.resolve(None, plan.dataset.benchmarks)
@@ -109,7 +124,7 @@ def _answers(plan: Plan) -> dict[str, str]:
 
 
 def _specs(plan: Plan, target: TargetId, found: sources.Resolved, tests: benchmarks.Resolved) -> dict[str, Spec]:
-    name = plan.target.name if plan.target.is_local or not plan.target.model else plan.target.model
+    name = released_name(plan)
     answers = next(iter(_answers(plan)), None)
     told = {"sources": found.sources, "benchmarks": found.benchmarks}
     first = {"prepare": _extended(PrepareSpec, plan.prepare, **told)} if found.sources else {}
@@ -144,8 +159,9 @@ def _extended(kind: type[Spec], options: Spec, **found: object) -> Spec:
     return kind.model_validate({**options.model_dump(), **found})
 
 
-def _sizes(shape: TargetShape, folder: Path) -> Sizes:
-    block = shape.block
+def sizes_of(target: TargetHeads) -> Sizes:
+    """Return what an estimate must know of a target."""
+    shape, block = target.shape, target.shape.block
     return Sizes(
         layers=shape.num_layers,
         hidden=block.hidden_size,
@@ -154,16 +170,5 @@ def _sizes(shape: TargetShape, folder: Path) -> Sizes:
         kv_heads=block.num_kv_heads,
         head_dim=block.head_dim,
         vocabulary=shape.vocab_size,
-        parameters=_parameters(folder),
+        parameters=target.parameters,
     )
-
-
-def _parameters(folder: Path) -> int:
-    """Return the number of weights in a folder of safetensors, read from the headers."""
-    total = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        total += sum(math.prod(told["shape"]) for name, told in header.items() if name != "__metadata__")
-    return total

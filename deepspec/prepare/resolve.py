@@ -8,6 +8,7 @@ A name is a file (JSONL, parquet), a folder of such files, a URL that fsspec kno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -64,6 +65,13 @@ def resolve(prompts: Sequence[str], benchmarks_dir: str | None = None) -> Resolv
     return Resolved(sources=sources, benchmarks=benchmarks, locations=locations)
 
 
+def is_remote(name: str) -> bool:
+    """Return whether prompts lie on the hub or behind a URL, so that the network is asked for them."""
+    where, _ = _parted(name)
+    local = where == DEMO or Path(where).exists() or where.lower().endswith((*SUFFIXES, ".json", ".csv", ".txt"))
+    return "://" in where or (not local and _HUB_ID.fullmatch(where) is not None)
+
+
 def _sources(name: str, locations: dict[str, str]) -> list[Source]:
     where, options = _parted(name)
     if where == DEMO:
@@ -114,6 +122,14 @@ def _local_checksum(path: Path) -> str:
         raise SourceError("no such file; check the path", path)
     if path.stat().st_size == 0:
         raise SourceError("the file is empty; wanted one JSON object a line", path)
+    stat = path.stat()
+    return _remembered(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(path: Path, size: int, changed: int) -> str:
+    """Return the checksum of a file; a process that asks again, of the same size and time, does not read it again."""
+    del size, changed
     return checksum(path)
 
 

@@ -39,7 +39,12 @@ class Released:
 
 def warnings(found: Released) -> list[str]:
     """Return what a user of the release must be told first."""
-    return [*_of_scores(found.scores), *_of_forms(found.index), *_of_speed(found.speed)]
+    return [
+        *found.trained.get("warnings", ()),
+        *_of_scores(found.scores),
+        *_of_forms(found.index),
+        *_of_speed(found.speed),
+    ]
 
 
 def _of_scores(scores: Scores) -> list[str]:

@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepspec.errors import TargetError
-
-EMBEDDING = -1
-"""Layer id of the embedding output, as it is fed to layer 0 (scaled where the family scales it)."""
+from deepspec.target.layers import EMBEDDING
 
 
 @torch.no_grad()
@@ -35,27 +32,6 @@ def capture(decoder: nn.Module, input_ids: Tensor, layers: Sequence[int], **inpu
         last: Tensor = decoder(input_ids=input_ids, **{"use_cache": False, **inputs}).last_hidden_state
     captured = [output[0].to(last.device) for output in outputs]
     return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last
-
-
-def default_layers(num_layers: int) -> tuple[int, ...]:
-    """Return the layers captured where nothing else is said: 5, evenly from 1 to L - 4, halves rounded to even.
-
-    Shallow targets give fewer; the last layer is never among them.
-    """
-    first = min(1, num_layers - 2)
-    last = max(first, num_layers - 4)
-    return tuple(sorted({round(first + step * (last - first) / 4) for step in range(5)}))
-
-
-def check_layers(layers: Sequence[int], num_layers: int) -> None:
-    """Check that the layers exist, are in order, and leave out the last one.
-
-    Raises:
-        TargetError: they do not.
-    """
-    wanted = f"wanted ascending ids from -1 (embedding output) to {num_layers - 2}, each once"
-    if not layers or list(layers) != sorted(set(layers)) or layers[0] < EMBEDDING or layers[-1] > num_layers - 2:
-        raise TargetError(f"cannot capture layers {list(layers)} of a target with {num_layers} layers; {wanted}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.template import ChatTemplate
+from deepspec.target.tokens import check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {
     "auto": "auto",
@@ -125,10 +126,10 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     Args:
         folder: what `resolve_target` gave: config, safetensors, tokenizer, chat template.
         dtype: of the computation, as a dtype or a name in `DTYPES`; quantised checkpoints keep their own.
-        device: torch device, or `SPREAD`.
+        device: torch device, or `SPREAD` to lay the layers over all devices.
 
     Raises:
-        TargetError: it cannot be loaded.
+        TargetError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
     """
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
     try:
@@ -139,6 +140,7 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], str(folder))
     model = model.eval().requires_grad_(False)
     if device != SPREAD:
         model = model.to(device)

@@ -1,7 +1,6 @@
 """Where a target comes from, and the folder in which it lies once it is ready."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import model_validator
 
 from deepspec.artifacts import Spec, canonical_json
 from deepspec.errors import TargetError
+from deepspec.formats.tensor_heads import check_pointer, read_object
 
 MARK = "deepspec_target.json"
 """Written into a prepared folder before the folder gets its name: a folder with that name is complete."""
@@ -103,7 +103,7 @@ def find_target(source: TargetSource, models: Path, name: str) -> TargetFiles | 
     mark = folder / MARK
     if not mark.is_file():
         return None
-    gguf = json.loads(mark.read_text())["gguf"]
+    gguf = read_object(mark).get("gguf")
     return TargetFiles(folder=folder, gguf=folder / gguf if gguf else None)
 
 
@@ -140,6 +140,7 @@ def parts(source: TargetSource) -> list[Path]:
     path = path / source.gguf_file if source.gguf_file else path
     if not path.is_file():
         raise TargetError(f"target {source.model}: no file {path}; check the path")
+    check_pointer(path)
     return [path.resolve()]
 
 

@@ -1,6 +1,8 @@
 """A checkpoint that was trained elsewhere, published as a draft: exported, measured and released like one of ours."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -9,11 +11,13 @@ from deepspec.artifacts import ArtifactRef, Spec, TargetId, address_of, checksum
 from deepspec.families import read_folder
 from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.formats.draft_config import check_target
+from deepspec.formats.draft_ends import ends_apart, warning
+from deepspec.formats.draft_ends import told as in_words
 from deepspec.formats.draft_files import checkpoint_folder, read_tensors, weight_files
 from deepspec.publish import Out, is_fresh
 from deepspec.store import Store
 
-ADOPT_VERSION = 1
+ADOPT_VERSION = 2
 
 
 class AdoptSpec(Spec):
@@ -25,8 +29,12 @@ class AdoptSpec(Spec):
     """Whose draft it is, as the user says: the public form does not tell."""
 
 
-def adopt(checkpoint: str, folder: Path, target: TargetId, store: Store, scratch: Path) -> ArtifactRef:
+def adopt(
+    checkpoint: str, folder: Path, target: TargetId, store: Store, scratch: Path, log: Callable[[str], None]
+) -> ArtifactRef:
     """Publish a checkpoint in the public DeepSpec form, unless it is published.
+
+    An embedding or head that is not the target's is told and counted, and no error: a target may have been fine-tuned.
 
     Args:
         checkpoint: its folder, or a hub id ORG/MODEL.
@@ -34,6 +42,7 @@ def adopt(checkpoint: str, folder: Path, target: TargetId, store: Store, scratch
         target: which one lies there.
         store: where to publish.
         scratch: local folder for work.
+        log: told how far embedding and head are from the target's.
 
     Raises:
         CheckpointError: it cannot be read, is not sound, or was made for another target.
@@ -45,13 +54,24 @@ def adopt(checkpoint: str, folder: Path, target: TargetId, store: Store, scratch
     address = address_of("draft", ADOPT_VERSION, spec, {})
     known = read_manifest(store, "draft", address) if is_fresh(store, "draft", address, {}) else None
     if known is not None:
+        _tell(known.counts, log)
         return reference(store, known)
     draft = load_draft(source, torch.bfloat16)  # only to be checked
     out = Out(store, "draft", address, {}, scratch)
     out.file(CONFIG).write_bytes((source / CONFIG).read_bytes())
     save_file(read_tensors(source), out.file(WEIGHTS), metadata={"format": "pt"})
-    told = {"algorithm": config.algorithm, "layers": list(config.target_layer_ids)}
+    told: dict[str, Any] = {"algorithm": config.algorithm, "layers": list(config.target_layer_ids)}
     size = sum(parameter.numel() for _, parameter in draft.trainable())
     named = checkpoint if "/" in checkpoint and not Path(checkpoint).exists() else source.name
+    apart = ends_apart(source, folder)
+    loud = warning(apart)
+    told |= {"apart": apart, "warnings": [] if loud is None else [loud]}
     counts = {"target": target.model_dump(), "adopted": named, "parameters": size, **told}
+    _tell(counts, log)
     return out.publish(spec, ADOPT_VERSION, counts)
+
+
+def _tell(counts: Mapping[str, Any], log: Callable[[str], None]) -> None:
+    log(f"the draft's distance from the target's own (relative): {in_words(counts['apart'])}")
+    for line in counts["warnings"]:
+        log(f"warning: {line}")

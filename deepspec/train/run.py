@@ -36,6 +36,7 @@ from deepspec.train.ranks import Ranks
 from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
 from deepspec.train.start import fresh_draft, target_folder
+from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task
 from deepspec.train.trackers import Trackers
 
@@ -63,7 +64,7 @@ def run(
         CancelledError: asked to stop by SIGTERM; the state is saved.
         TrainingError: it cannot go on.
     """
-    ranks = Ranks(placement.device)
+    ranks = Ranks(placement.draft_device)
     try:
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
@@ -130,6 +131,7 @@ def make_loop(
     held_out = CacheSplit(cache, "validation", spec.seed, spec.window)
     if len(train) == 0:
         raise SourceError("the cache has no sample in its training split; prepare more prompts")
+    check_supervised(cache, "train", *(["validation"] if spec.validation_samples else []))
     if ranks.count > spec.global_batch:
         raise SourceError(f"{ranks.count} ranks share a global batch of {spec.global_batch}; take fewer ranks")
     if spec.global_batch > len(train):

@@ -26,6 +26,17 @@ BEFORE_ANYTHING = {
     "missing answers": (["--answers", "none.jsonl"], r"none\.jsonl: no such file"),
     "missing benchmarks": (["--benchmarks-dir", "nowhere"], r"nowhere: no such folder"),
     "no place for the store": (["--root", "/dev/null/store"], r"cannot write /dev/null/store/.*check that the root"),
+    "a root that is no URL": (
+        ["--root", "s3:/bucket/x"],
+        r"store 's3:/bucket/x' begins like a URL and is none; write s3:",
+    ),
+    "a mistyped device": (["--device", "gpu"], r"device: unknown device 'gpu'; known: cpu, cuda, cuda:N, auto, spread"),
+    "a card that is not there": (
+        ["--device", "cuda:17"],
+        r"--device cuda:17: (torch sees no card here|this machine has)",
+    ),
+    "a mistyped tracker": (["--tracker", "tensorbord"], r"unknown tracker 'tensorbord'; known: aim, clearml"),
+    "a draft that is not there": (["--draft", "nothere"], r"nothing published in .* is called 'draft/nothere'"),
     "above a limit": (["--set", "limits.disk_gb=0.0001"], r"needs about .* above limits\.disk_gb"),
     "endpoint without a model": (["--endpoint", "http://127.0.0.1:1/v1"], r"--endpoint needs --model"),
     "key that is not set": (
@@ -65,6 +76,17 @@ def test_what_can_be_seen_before_anything_starts(tmp_path, case, monkeypatch, ca
         cli.main()
     printed = capsys.readouterr()
     check(subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err), message, tmp_path / "store")
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "file" / "data"))
+    monkeypatch.setattr(sys, "argv", ["deepspec", "run", "--root", str(tmp_path / "store")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr()
+    done = subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err)
+    check(done, r"the data folder .*file/data cannot be written: .*; set DEEPSPEC_DATA_DIR", tmp_path / "store")
 
 
 @pytest.mark.parametrize("case", IN_PREPARE)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.errors import CheckpointError, CorruptArtifactError, SpecError
+from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
 from deepspec.formats.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
 from deepspec.formats.draft_config import check_mask_token, check_target, new_draft_config
@@ -120,10 +120,10 @@ def test_weights_that_are_not_finite_are_refused(saved):
 def test_truncated_and_missing_files_are_refused(saved):
     weights = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=r"is cut off: .* bytes of tensors, its header says"):
         load_draft(saved)
     (saved / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
         load_draft(saved)
     (saved / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
@@ -146,10 +146,10 @@ def test_weights_in_shards_are_read(saved):
     loaded = load_draft(saved).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     (saved / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors does not exist"):
+    with pytest.raises(CheckpointError, match=r"names 2 files, of which model-00002-of-00002.safetensors is not there"):
         load_draft(saved)
     (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": "../other"}}))
-    with pytest.raises(CorruptArtifactError, match="only plain names"):
+    with pytest.raises(CheckpointError, match="only plain names"):
         load_draft(saved)
 
 

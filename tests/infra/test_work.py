@@ -25,7 +25,7 @@ from infra.child import Job, with_keys
 from infra.engines import ManagedEngines
 from infra.guard import EVENT
 from infra.launch import run_guarded
-from infra.listeners import Listeners, rich_table
+from infra.listeners import Listeners
 from infra.work import Events, Site, run_job, run_stage
 from tests.heard import Heard
 
@@ -100,6 +100,7 @@ def test_what_a_run_holds_in_the_store_is_capped(tmp_path):
 
 def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
     spec, site = prompts(tmp_path, "not json")
+    spec = spec.but(bad_rows="stop")
     with pytest.raises(SourceError, match=r"rows\.jsonl:1: "):
         run_stage(STAGES["prepare"], spec.but(bad_rows="stop"), {}, site, Heard())
     assert not [key for key in Store(site.root).list("prompts") if key.endswith("manifest.json")]
@@ -240,9 +241,3 @@ def test_listeners_pass_everything_on():
     both.figure("f", b"png")
     both.markdown("m", "text")
     assert one == other == Heard(["line"], {"t": [{"a": 1}]}, {"f": b"png"}, {"m": "text"}, [(1, 2)])
-
-
-def test_rows_become_a_table():
-    table = rich_table("title", [{"a": 0.123456, "b": "x"}])
-    assert [column.header for column in table.columns] == ["a", "b"]
-    assert list(table.columns[0].cells) == ["0.1235"]

@@ -122,6 +122,13 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
         presets.target(str(tmp_path / "mine.yaml"))
 
 
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a: [", b"\x00"])
+def test_a_preset_of_ones_own_that_is_no_text_is_refused(tmp_path, data):
+    (tmp_path / "mine.yaml").write_bytes(data)
+    with pytest.raises(SpecError, match=r"mine\.yaml: not YAML"):
+        presets.target(str(tmp_path / "mine.yaml"))
+
+
 def test_a_plan_without_input_says_what_to_give():
     with pytest.raises(SpecError, match="no prompts: give"):
         presets.build_plan([presets.target("smollm2-135m")])

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,11 @@ def test_the_report_tells_everything_and_warns_first(found: Released):
         "| 4 | 40.0 | 1.10 x | 1.25 x |",
     ):
         assert row in text
+
+
+def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released):
+    loud = "The draft's embedding is not the target's"
+    assert warnings(replace(found, trained={**found.trained, "warnings": [loud]}))[0] == loud
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install -y chromium to open reports in it")

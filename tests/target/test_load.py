@@ -7,7 +7,8 @@ import torch
 from accelerate import dispatch_model
 
 from deepspec.errors import CaptureError, TargetError
-from deepspec.target.capture import capture, check_layers, default_layers
+from deepspec.target.capture import capture
+from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_target
 from tests.target.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
 

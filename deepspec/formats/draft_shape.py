@@ -1,4 +1,4 @@
-"""What a draft is: everything needed to build one without weights."""
+"""What a draft is: everything needed to build one without weights. No torch: a plan is checked by it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

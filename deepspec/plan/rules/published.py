@@ -1,0 +1,120 @@
+"""What the plan names by its name: a cache, a draft, an earlier draft, the release that is the baseline."""
+
+from deepspec.artifacts import Manifest, read_manifest
+from deepspec.catalog import scores_before
+from deepspec.errors import CheckpointError, NotPublishedError, SpecError, TargetError
+from deepspec.formats.draft_config import check_mask_token, check_target
+from deepspec.plan.known import Known
+from deepspec.plan.resolve import released_name
+from deepspec.plan.rules.draft import captured
+from deepspec.plan.rules.seen import LATER, Seen
+from deepspec.publish import is_complete
+from deepspec.target.identity import differing
+
+STATE = "training_state.safetensors"
+"""Name of the optimizer state in a draft that was trained here, see deepspec/train/previous.py."""
+
+
+def cache(known: Known) -> Seen:
+    """Hold the target cache that the plan names against the target, and against what training wants of it."""
+    manifest, facts = known.cache, known.facts
+    if manifest is None or facts is None:
+        return Seen("made by this run")
+    where, source = f"{manifest.kind}/{manifest.address}", known.plan.train.source
+    _check_complete(known, manifest)
+    if source == "cache" and facts.codec == "none":
+        raise SpecError(f"{where} holds tokens only; set train.source=online or rolling")
+    if source == "rolling" and "batch_tokens" not in manifest.spec:
+        raise SpecError(f"{where} was imported and has no forward passes to repeat; set train.source=cache or online")
+    if known.target is None:
+        return LATER
+    shape = known.target.shape
+    sizes, wanted = (
+        (shape.num_layers, shape.block.hidden_size, known.target.rows),
+        (facts.num_layers, facts.hidden_size, facts.vocab_size),
+    )
+    if sizes != wanted:
+        raise TargetError(
+            f"target {known.target.folder}: layers, hidden size, vocabulary are {sizes}, those of {where} {wanted}"
+        )
+    apart = differing(known.target.folder, facts.target, known.identity)
+    if apart:
+        raise TargetError(
+            f"{where} was made by another target than {known.target.folder}: {', '.join(apart)} differ; give --target "
+            "the one that made it"
+        )
+    return Seen(f"{where}: {', '.join(f'{split.samples:,} {name}' for name, split in facts.splits.items())}")
+
+
+def draft(known: Known) -> Seen:
+    """Hold the draft that the plan names against the target."""
+    if known.plan.draft is None:
+        return Seen("trained by this run")
+    given = known.draft
+    if given is None:
+        return Seen(f"{known.plan.draft}: fetched from the hub by the run")
+    slots = {"evaluate.slots": known.plan.evaluate.slots, "benchmark.slots": known.plan.benchmark.slots}
+    for name, count in slots.items():
+        if given.algorithm != "eagle3" and count is not None and count > given.block_size:
+            raise CheckpointError(f"{name} is {count}: the draft was trained on blocks of {given.block_size}")
+    if known.target is not None:
+        check_target(given, known.target.shape)
+    if known.tokenizer is not None:
+        check_mask_token(given, known.tokenizer)
+    return Seen(f"{known.plan.draft}: {given.algorithm}")
+
+
+def earlier(known: Known) -> Seen:
+    """Hold the draft that training shall begin with against the one that it shall train."""
+    train = known.plan.train
+    name = train.continue_from or train.warm_start
+    if name is None or known.plan.draft is not None:
+        return Seen("begins anew")
+    setting = "train.continue_from" if train.continue_from else "train.warm_start"
+    if not train.continue_from and name in known.placement.locations:
+        return Seen(f"{setting}: {known.placement.locations[name]}")
+    manifest = read_manifest(known.store, "draft", name)
+    if manifest is None:
+        raise NotPublishedError(
+            f"{setting}: {known.store.uri(f'draft/{name}')} is not published; wanted the whole address of a draft, "
+            "see: deepspec status"
+        )
+    _check_complete(known, manifest)
+    if train.continue_from and STATE not in manifest.files:
+        raise CheckpointError(
+            f"{setting}: draft {name} has no optimizer state, it was trained elsewhere; set train.warm_start instead"
+        )
+    _check_alike(known, manifest, setting)
+    return Seen(f"{setting}: draft {name}")
+
+
+def baseline(known: Known) -> Seen:
+    """See that the scores are there that the release will be compared with."""
+    address = scores_before(known.store, released_name(known.plan))
+    if address is None:
+        return Seen("none: the release is the first of its target")
+    if read_manifest(known.store, "scores", address) is None:
+        raise NotPublishedError(
+            f"the ref baseline names a release whose scores, {known.store.uri(f'scores/{address}')}, are gone; let it "
+            "name another one: deepspec ref baseline RELEASE"
+        )
+    return Seen(f"scores/{address}")
+
+
+def _check_complete(known: Known, manifest: Manifest) -> None:
+    if not is_complete(known.store, manifest):
+        where = known.store.uri(f"{manifest.kind}/{manifest.address}")
+        raise NotPublishedError(f"{where} is not complete: files of it are gone; make it again, or name another one")
+
+
+def _check_alike(known: Known, manifest: Manifest, setting: str) -> None:
+    """Hold algorithm and layers of an earlier draft against those of the new one, as far as its counts tell them."""
+    wanted, layers = known.plan.train.draft.algorithm, captured(known)
+    found = manifest.counts.get("algorithm", wanted)
+    if found != wanted:
+        raise CheckpointError(f"{setting}: draft {manifest.address} is {found}, this run trains {wanted}")
+    read = manifest.counts.get("layers")
+    if layers is not None and read is not None and list(read) != list(layers):
+        raise CheckpointError(
+            f"{setting}: draft {manifest.address} reads layers {list(read)}, this run captures {list(layers)}"
+        )

@@ -1,0 +1,107 @@
+"""The target's context: what is cut, what has no room, and which questions of the benchmarks are too long."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepspec.errors import SourceError, SpecError
+from deepspec.formats.bad_rows import one_row
+from deepspec.formats.benchmarks import Benchmark
+from deepspec.formats.questions import Question, read_questions
+from deepspec.plan import resolve
+from deepspec.plan.known import Known
+from deepspec.plan.rules.seen import LATER, Seen
+from deepspec.target.template import ChatTemplate
+
+
+def context(known: Known) -> Seen:
+    """Hold every length of the plan against the positions of the target."""
+    if known.target is None:
+        return LATER
+    positions = known.target.shape.max_positions
+    for stage in ("evaluate", "benchmark"):
+        if room(known, stage) < 1:
+            setting, value = f"{stage}.max_new_tokens", _answer(known, stage)
+            raise SpecError(
+                f"the target reads {positions} tokens, {setting} is {value} and {_slots(known, stage) + 1} more are "
+                "kept for a proposal: no prompt has room; lower it"
+            )
+    return Seen(f"{positions:,} positions", tuple(_cut(known, positions)))
+
+
+def benchmarks(known: Known) -> Seen:
+    """Read the questions of local benchmarks, and hold those against the context that could be too long for it."""
+    if known.plan.dataset.benchmarks_dir is None:
+        return Seen("on the hub: read by evaluate")
+    options, found = known.plan.evaluate, resolve.benchmarks_of(known.plan)
+    counts: list[str] = []
+    told: list[str] = []
+    for each in found.benchmarks:
+        place = found.locations[each.digest]
+        questions = read_questions(each, place, options.samples, options.seed)
+        if not questions:
+            raise SourceError(f"benchmark {each.name} holds no question", Path(place))
+        counts.append(f"{each.name} {len(questions)}")
+        if known.target is not None and known.chat is not None:
+            told += _too_long(each, questions, known.chat, room(known, "evaluate"), options.thinking)
+    return Seen(", ".join(counts), tuple(told))
+
+
+def room(known: Known, stage: str) -> int:
+    """Return the most tokens of a prompt, beside an answer of `evaluate` or `benchmark` and a last proposal."""
+    positions = 0 if known.target is None else known.target.shape.max_positions
+    return positions - _answer(known, stage) - _slots(known, stage) - 1
+
+
+def _too_long(
+    benchmark: Benchmark, questions: list[Question], chat: ChatTemplate, most: int, thinking: bool
+) -> Iterator[str]:
+    """Tell how many questions have no room. No token is shorter than a byte, so short texts are not tokenised."""
+
+    def length(text: str) -> int:
+        with one_row("template", sample=f"of benchmark {benchmark.name}"):
+            return len(chat.prompt_ids([{"role": "user", "content": text}], thinking=thinking))
+
+    frame = length("x")
+    texts = [each.turns[0] for each in questions]
+    long = [text for text in texts if frame + len(text.encode()) > most and length(text) > most]
+    if len(long) == len(texts):
+        raise SourceError(
+            f"benchmark {benchmark.name}: none of its {len(texts)} questions fits the {most} tokens that the target "
+            "has for a prompt beside the answer; lower evaluate.max_new_tokens, or leave it out (dataset.benchmarks)"
+        )
+    if long:
+        yield (
+            f"benchmark {benchmark.name}: {len(long)} of {len(texts)} questions are longer than the {most} tokens that "
+            "the target has for a prompt; they are not asked"
+        )
+
+
+def _cut(known: Known, positions: int) -> Iterator[str]:
+    plan = known.plan
+    if plan.draft is not None or plan.dataset.cache is not None:
+        return
+    if plan.cache.max_length > positions:
+        yield (
+            f"the target reads {positions} tokens, cache.max_length is {plan.cache.max_length}: samples are cut at "
+            f"{positions} and counted"
+        )
+    if plan.dataset.answers is None and plan.regenerate.sampling.max_tokens >= positions:
+        yield (
+            f"the target reads {positions} tokens, regenerate.sampling.max_tokens is "
+            f"{plan.regenerate.sampling.max_tokens}: the engine cuts answers earlier"
+        )
+
+
+def _answer(known: Known, stage: str) -> int:
+    return (known.plan.evaluate if stage == "evaluate" else known.plan.benchmark).max_new_tokens
+
+
+def _slots(known: Known, stage: str) -> int:
+    """Return how many tokens are proposed at a time."""
+    chosen = (known.plan.evaluate if stage == "evaluate" else known.plan.benchmark).slots
+    if chosen is not None:
+        return chosen
+    if known.draft is not None:
+        return known.draft.block_size
+    train = known.plan.train
+    return train.objective.ttt_length if train.draft.algorithm == "eagle3" else train.draft.block_size

@@ -1,0 +1,13 @@
+"""Prompts, answers and benchmark files that lie on this machine."""
+
+from deepspec.plan.known import Known
+from deepspec.plan.resolve import check_sources
+from deepspec.plan.rules.seen import Seen
+
+
+def local(known: Known) -> Seen:
+    """See that they are there; what lies on the hub or behind a URL is asked for when a run begins."""
+    check_sources(known.plan, remote=False)
+    data = known.plan.dataset
+    named = [*data.prompts, *([f"answers in {data.answers}"] if data.answers else [])]
+    return Seen(", ".join(named) or "none")

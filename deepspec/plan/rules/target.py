@@ -1,0 +1,51 @@
+"""The target's own files: weights, tokenizer, chat template."""
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from deepspec.errors import TargetError
+from deepspec.plan.known import Known
+from deepspec.plan.rules.seen import LATER, Seen
+from deepspec.target.heads import EMBEDDING
+from deepspec.target.tokens import check_vocabulary, has_template
+
+
+def weights(known: Known) -> Seen:
+    """Hold the weights' files against their index, their headers, their sizes and the config."""
+    source, target = known.plan.target, known.target
+    if target is None and source.on_hub:
+        _check_hub_id(source.model)
+    if target is None:
+        return Seen(f"{source.name}: will be fetched or converted by the first run")
+    if known.plan.draft is None and not any(name.endswith(EMBEDDING) for name in target.heads):
+        raise TargetError(f"target {target.folder}: no tensor named …{EMBEDDING} in its safetensors files")
+    return Seen(f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters")
+
+
+def tokenizer(known: Known) -> Seen:
+    """Hold the tokenizer against the rows of the embedding."""
+    if known.target is None:
+        return LATER
+    if known.tokenizer is None:
+        return Seen("no tokenizer.json: seen when the target is loaded")
+    return Seen(check_vocabulary(known.tokenizer, known.target.rows, str(known.target.folder)))
+
+
+def chat_template(known: Known) -> Seen:
+    """Let the chat template render one user turn."""
+    if known.files is None:
+        return LATER
+    if not has_template(known.files.folder):
+        advice = "give one in an own preset (target.chat_template), or choose the instruction-tuned version"
+        raise TargetError(f"target {known.plan.target.name} ({known.files.folder}) has no chat template; {advice}")
+    if known.chat is None:
+        return Seen("there is one: tried when the target is loaded")
+    ids = known.chat.prompt_ids([{"role": "user", "content": "tea"}])
+    return Seen(f"renders a user turn of one word as {len(ids)} tokens")
+
+
+def _check_hub_id(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise TargetError(f"target {name}: neither a folder here nor a hub id ORG/MODEL; check the name") from error

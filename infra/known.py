@@ -1,0 +1,38 @@
+"""What is known of a run on this machine: plan and site, as the checks of `deepspec.plan.checks` look at them."""
+
+from deepspec.plan.known import Known
+from deepspec.plan.machine import settled as settled_placement
+from deepspec.plan.plan import Plan
+from deepspec.plan.resolve import Resolved
+from deepspec.store import Store
+from infra import devices
+from infra.settings import models_dir, nodes
+from infra.work import Site
+
+
+def settled(site: Site) -> tuple[Site, str]:
+    """Return a site whose device is one that this machine has, and what `auto` has become; empty where it was named."""
+    if site.placement.device != "auto" or site.fan_out.runner != "threads":
+        return site, ""
+    placement, told = settled_placement(site.placement, devices.machine())
+    return site.model_copy(update={"placement": placement}), told
+
+
+def known(plan: Plan, site: Site, resolved: Resolved | None = None) -> Known:
+    """Return what the checks look at.
+
+    Args:
+        plan: what is asked for.
+        site: where it runs.
+        resolved: what became of the plan, once its target is ready and hashed.
+    """
+    return Known(
+        plan=plan,
+        placement=site.placement,
+        store=Store(site.root),
+        models=models_dir(),
+        machine=devices.machine if site.fan_out.runner == "threads" else None,
+        ready=None if resolved is None else resolved.files,
+        identity=None if resolved is None else resolved.target,
+        nodes=nodes().count,
+    )

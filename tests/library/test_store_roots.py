@@ -1,0 +1,54 @@
+"""A root is a folder or a URL; what begins like one and is none never becomes a folder of that name."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspec.catalog import refs
+from deepspec.errors import CorruptArtifactError, SpecError
+from deepspec.store import Store
+
+WRONG = {
+    "s3:/bucket/x": "begins like a URL and is none; write s3://bucket/x, or ./s3:/bucket/x for a folder of that name",
+    "s3:bucket/x": "write s3://bucket/x",
+    "S3://bucket/x": "write s3://bucket/x",
+    "s3:///bucket": "names no bucket; wanted s3://bucket/prefix",
+    "s3://": "names no bucket",
+    "file:///tmp/x": "give a local store as its folder, without file:",
+    "file:x": "without file:",
+    "hf:org/model": "write hf://org/model",
+    "gs:/bucket": "write gs://bucket",
+    "c:data": None,
+}
+
+
+@pytest.mark.parametrize("root", WRONG)
+def test_a_root_that_begins_like_a_url_is_refused_by_name(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if WRONG[root] is None:  # one letter is no scheme
+        assert Store(root).local
+        return
+    with pytest.raises(SpecError, match="store '") as caught:
+        Store(root)
+    assert WRONG[root] in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["./s3:/bucket/x", "a/b:c", "/tmp/a:b", "~/x:y", "data store", "100% [x]"])
+def test_a_folder_may_be_called_anything(root):
+    assert Store(root).local
+    assert Store(Path(root).absolute()).local
+
+
+def test_a_bucket_is_a_bucket():
+    assert (Store("s3://bucket/prefix/").root, Store("s3://bucket").local) == ("s3://bucket/prefix", False)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"not json", b'{"kind": 3}', b"\xff"])
+def test_a_damaged_ref_is_named(tmp_path, data):
+    store = Store(tmp_path)
+    store.write_bytes("refs/baseline.json", data)
+    with pytest.raises(
+        CorruptArtifactError, match=r"refs/baseline\.json is not a reference: .*; set it anew: deepspec ref"
+    ):
+        refs(store)

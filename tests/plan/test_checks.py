@@ -1,0 +1,152 @@
+"""What can be known is known before anything is spent: one table of checks."""
+
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from deepspec.cache.spec import CacheSpec
+from deepspec.errors import InputError
+from deepspec.formats.tensor_heads import POINTER
+from deepspec.plan.checks import CHECKS, examine, outcomes
+from deepspec.plan.rules.machine import TRACKERS
+from infra.known import known
+from tasks.resolve import begun
+from tests.plan.placed import FIELDS, choices, edit, questions, refused, site, told
+from tests.target.test_tokens import with_tokens
+
+
+def test_a_plan_that_can_be_run_passes_every_check(place):
+    found = outcomes(known(choices(place).plan(), site(place)))
+    assert [each.name for each in found] == list(CHECKS)
+    assert {each.state for each in found} == {"ok"}
+
+
+@pytest.mark.parametrize("override", FIELDS)
+def test_a_field_that_cannot_be_is_refused_by_name(place, override):
+    assert FIELDS[override] in refused(place, override)
+
+
+def test_a_prompt_of_one_token_is_room_enough(place):
+    """531 positions hold 503 tokens of an answer, 7 + 1 of a last round, and a prompt of 19 and one byte."""
+    questions(place, 1)
+    edit(place / "target" / "config.json", max_position_embeddings=503 + 8 + 20)
+    assert "samples are cut at 531" in told(place, "benchmark.max_new_tokens=522", "evaluate.max_new_tokens=503")[0]
+    assert "no prompt has room" in refused(place, "benchmark.max_new_tokens=523")
+    assert "none of its 1 questions fits the 19 tokens" in refused(place, "evaluate.max_new_tokens=504")
+
+
+def test_eagle3_needs_no_mask_token(place):
+    told(place, "train.mask_token_id=999999", algorithm="eagle3")
+    with_tokens(place / "target", *(f"<|more_{n}|>" for n in range(4)))  # every row has its token
+    told(place, algorithm="eagle3")
+    (place / "target" / "tokenizer.json").write_text(
+        (place / "target" / "tokenizer.json").read_text().replace("<|mask|>", "<|none|>")
+    )
+    assert "choose one with --set train.mask_token_id=ID" in refused(place, algorithm="dspark")
+
+
+@pytest.mark.parametrize(("overrides", "asked"), [
+    (("train.keep=best",), "train.keep=best look at"),
+    (("train.patience=2",), "train.patience=2 look at"),
+    (("train.keep=best", "train.patience=1"), "train.patience=1 and train.keep=best look at"),
+])  # fmt: skip
+def test_what_judges_needs_something_to_judge_by(place, overrides, asked):
+    told(place, *overrides)
+    for nothing in ("prepare.splits.validation=0", "cache.splits=[train]"):
+        message = refused(place, *overrides, nothing)
+        assert "there is nothing to judge by" in message
+        assert asked in message
+
+
+def test_lengths_that_the_target_cuts_are_told(place):
+    lines = told(place, "regenerate.sampling.max_tokens=512", "cache.max_length=4096")
+    assert lines == (
+        "the target reads 512 tokens, cache.max_length is 4096: samples are cut at 512 and counted",
+        "the target reads 512 tokens, regenerate.sampling.max_tokens is 512: the engine cuts answers earlier",
+    )
+    assert told(place, "cache.max_length=512") == ()
+
+
+def test_the_spec_says_where_samples_are_cut(place):
+    def length(*overrides: str) -> int:
+        run = begun(choices(place, *overrides).plan(), site(place))
+        return CacheSpec.model_validate(run.resolved.specs["cache"]).max_length
+
+    assert (length(), length("cache.max_length=513"), length("cache.max_length=100")) == (512, 512, 100)
+
+
+def test_questions_without_room_are_told_or_refused(place):
+    """512 positions less 400 of the answer and 8 of a round leave 104; the frame of a question takes 19 of them."""
+    questions(place, 85, 86, 200)
+    lines = told(place, "evaluate.max_new_tokens=400", "cache.max_length=64")
+    assert lines == (
+        "benchmark own: 2 of 3 questions are longer than the 104 tokens that the target has for a prompt; they are not "
+        "asked",
+    )
+    questions(place, 86, 200)
+    assert "none of its 2 questions fits the 104 tokens" in refused(place, "evaluate.max_new_tokens=400")
+    assert told(place, "evaluate.max_new_tokens=399", "cache.max_length=64")[0].startswith("benchmark own: 1 of 2")
+
+
+def test_only_questions_that_could_be_too_long_are_tokenised(place, monkeypatch):
+    asked: list[int] = []
+    plan = choices(place, "evaluate.max_new_tokens=400").plan()
+    seen = known(plan, site(place))
+    original = type(seen.chat).prompt_ids
+    monkeypatch.setattr(
+        type(seen.chat),
+        "prompt_ids",
+        lambda self, messages, **told: asked.append(len(messages[0]["content"])) or original(self, messages, **told),
+    )
+    questions(place, 10, 84, 85, 86)
+    examine(seen)
+    assert [length for length in asked if length > 9] == [85, 86]
+
+
+def test_benchmark_files_that_cannot_be_read_are_refused(place):
+    (place / "benchmarks" / "own.jsonl").write_text('{"question": "x"}\n')
+    assert "own.jsonl:1: wanted" in refused(place)
+
+
+def test_several_things_are_told_at_once(place):
+    (place / "target" / "chat_template.jinja").write_text("{{")
+    message = refused(place, "cache.layers=[9]", "train.keep=best", "prepare.splits.validation=0")
+    assert message.startswith("3 things are in the way:\n")
+    assert all(part in message for part in ("chat template cannot", "cannot capture layers", "nothing to judge by"))
+
+
+def test_one_fault_is_told_once(place):
+    (place / "target" / "model.safetensors").write_bytes(POINTER + b"v1\n")
+    assert "things are in the way" not in refused(place)
+    states = {each.name: each.state for each in outcomes(known(choices(place).plan(), site(place)))}
+    assert (states["target"], states["tokenizer"], states["context"]) == ("failed", "skipped", "skipped")
+
+
+def test_trackers_are_those_of_accelerate_and_installed(place, monkeypatch):
+    assert set(TRACKERS) == set(map(str, LOGGER_TYPE_TO_CLASS))
+    plan = choices(place).plan()
+    examine(known(plan, site(place, trackers=("tensorboard",))))
+    with pytest.raises(InputError, match="unknown tracker 'tensorbord'; known: aim, "):
+        examine(known(plan, site(place, trackers=("tensorbord",))))
+    with pytest.raises(InputError, match="--tracker swanlab: its package is not installed; run: pip install swanlab"):
+        examine(known(plan, site(place, trackers=("swanlab",))))
+
+
+def test_processes_share_a_step(place, monkeypatch):
+    plan = choices(place).plan()
+    examine(known(plan, site(place, processes=2)))
+    with pytest.raises(InputError, match=r"3 processes share a step of train\.global_batch=2"):
+        examine(known(plan, site(place, processes=3)))
+    monkeypatch.setenv("DEEPSPEC_NODES", "2")
+    monkeypatch.setenv("DEEPSPEC_FIRST_NODE", "a:1")
+    with pytest.raises(InputError, match="4 processes share"):
+        examine(known(plan, site(place, processes=2)))
+    monkeypatch.setenv("DEEPSPEC_NODES", "two")
+    with pytest.raises(InputError, match="DEEPSPEC_NODES is 'two'; wanted a whole number"):
+        known(plan, site(place))
+
+
+def test_a_target_that_is_not_here_yet_is_no_reason_to_refuse(place):
+    plan = choices(place, target="some/model").plan()
+    assert examine(known(plan, site(place))) == ()
+    with pytest.raises(InputError, match="neither a folder here nor a hub id ORG/MODEL"):
+        examine(known(choices(place, target="a/b/c").plan(), site(place)))
