@@ -148,7 +148,7 @@ class Capture:
 
     def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
         tally(self._bad, rows, examples)
-        self._bad.check()
+        self._bad.check_so_far()
 
     def _capture(self, job: "_PartJob", encode: Background, done: int, total: int) -> None:
         for batch in batches(job.items, self._spec.batch_tokens):

@@ -5,6 +5,8 @@ comes out as a `RowError` with file, line, id and reason; what is not a row's (a
 memory, a device, a source that ends early) passes through as it is and ends the stage.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ from deepspec.errors import BadRowsError, DeepSpecError, RowError
 
 FROM_ROWS = 20
 """Rows from which on the share of bad ones is judged: of fewer, one says nothing."""
+
+DEVIATIONS = 3
+"""Standard deviations above the share that end a stage before all of its rows are read."""
 
 EXAMPLES = 5
 """Bad rows of each reason that are shown."""
@@ -92,20 +97,7 @@ class BadRows:
         self.read += rows
 
     def drop(self, error: RowError, where: str = "") -> None:
-        """Count one of the rows read as bad, and judge them.
-
-        Args:
-            error: why.
-            where: how the row is shown in examples; empty: by file and line.
-
-        Raises:
-            BadRowsError: more than the share of at least `FROM_ROWS` rows are bad.
-        """
-        self.note(error, where)
-        self.check()
-
-    def note(self, error: RowError, where: str = "") -> None:
-        """Count one of the rows read as bad; who reads a file to its end judges then, whatever the order of its rows.
+        """Count one of the rows read as bad.
 
         Args:
             error: why.
@@ -120,14 +112,29 @@ class BadRows:
         """Count bad rows that were met elsewhere, by reason; they are among those read."""
         self.dropped.update(reasons)
 
+    def check_so_far(self) -> None:
+        """End the stage early where the rows still to come can hardly mend the share: most of the way is paid for.
+
+        A share that is met over the whole is missed by chance over its first rows: `DEVIATIONS` standard deviations
+        of a binomial count more than the share are allowed here, and `check` judges the whole.
+
+        Raises:
+            BadRowsError: too many are bad; the message is the table of reasons.
+        """
+        share = self._share
+        self._hold(share * self.read + DEVIATIONS * math.sqrt(self.read * share * (1 - share)))
+
     def check(self) -> None:
-        """End the stage where too many rows are bad.
+        """End the stage where more than the share of all rows, at least `FROM_ROWS` of them, are bad.
 
         Raises:
             BadRowsError: they are; the message is the table of reasons.
         """
+        self._hold(self._share * self.read)
+
+    def _hold(self, allowed: float) -> None:
         bad = self.dropped.total()
-        if self.read >= FROM_ROWS and bad > self._share * self.read:
+        if self.read >= FROM_ROWS and bad > allowed:
             raise BadRowsError(
                 f"{bad:,} of {self.read:,} rows ({bad / self.read:.1%}) cannot be used, and {self._setting} allows "
                 f"{self._share:g} of them:\n{self.table()}\nmend the rows, or allow more with --set {self._setting}=…"
@@ -160,4 +167,5 @@ def _told(error: BaseException) -> str:
 
 
 def _named(message: str, sample: str) -> str:
-    return f"sample {sample}: {message}" if sample and sample not in message else message
+    known = not sample or re.search(rf"\bsample {re.escape(sample)}(?!\w)", message)
+    return message if known else f"sample {sample}: {message}"

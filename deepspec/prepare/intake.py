@@ -109,7 +109,7 @@ class Intake:
             if self._spec.bad_rows == "stop":
                 raise error
             self.bad.add()
-            self.bad.note(error)
+            self.bad.drop(error)
             shown = self.examples.setdefault(error.reason, [])
             if len(shown) < EXAMPLES:
                 shown.append(f"{source.name}:{error.line}: {str(error).removeprefix(f'{error.path}:{error.line}: ')}")

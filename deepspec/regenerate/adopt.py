@@ -94,7 +94,7 @@ class _Reading:
     def _note(self, counts: BadRows, error: RowError) -> None:
         if self._stops:
             raise error
-        counts.note(error)
+        counts.drop(error)
 
     def _shelve(self, line: int, row: Row, conversation: Conversation) -> None:
         key = _key(conversation)

@@ -193,7 +193,7 @@ class Book:
         for mark in marks:
             self._bad.add(mark.counts["input"])
             self._bad.count(mark.counts["bad"])
-        self._bad.check()
+        self._bad.check_so_far()
         return {mark.part for mark in marks}
 
     def _start(self, number: int) -> Part:
@@ -207,6 +207,7 @@ class Book:
         if "reason" in row:
             where = f"{row['id']}: {row.get('error', '')}"
             self._bad.drop(RowError(row["reason"], where), where)
+            self._bad.check_so_far()
 
     def _seal(self, part: Part | None) -> None:
         if part is not None:

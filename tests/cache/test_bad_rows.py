@@ -32,13 +32,14 @@ FUSSY = "{% if messages[0].role == 'system' %}{{ raise_exception('no [system] ro
 
 @pytest.fixture(scope="module")
 def fussy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A target whose template refuses some rows; its tokenizer knows one token more than its embedding has rows."""
+    """A target whose template refuses some rows; its embedding has no row for the token of padding, a usual thing."""
     folder = write_target(tmp_path_factory.mktemp("fussy"), FUSSY)
     tokens = [f"<|extra_{n}|>" for n in range(5)]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.pad_token = tokens[-1]
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -56,14 +56,17 @@ def test_of_few_rows_none_is_judged():
     rows.add(19)
     for _ in range(19):
         rows.drop(RowError("not_json", "x"))
+    rows.check()
 
 
 def test_one_in_twenty_is_allowed_and_two_are_not():
     rows = BadRows(0.05, "prepare.bad_share")
     rows.add(20)
     rows.drop(RowError("not_json", "a.jsonl:3: torn"))
+    rows.check()
+    rows.drop(RowError("bad_tools", "a.jsonl:9: no name"))
     with pytest.raises(BadRowsError) as found:
-        rows.drop(RowError("bad_tools", "a.jsonl:9: no name"))
+        rows.check()
     message = str(found.value)
     assert "2 of 20 rows (10.0%) cannot be used, and prepare.bad_share allows 0.05 of them" in message
     assert "not_json" in message
@@ -71,13 +74,15 @@ def test_one_in_twenty_is_allowed_and_two_are_not():
     assert "--set prepare.bad_share=" in message
 
 
-def test_rows_that_are_noted_are_judged_when_asked():
+def test_the_first_rows_end_a_stage_only_where_chance_does_not_explain_them():
     rows = BadRows(0.05, "prepare.bad_share")
-    rows.add(20)
-    for _ in range(20):
-        rows.note(RowError("not_json", "x"))
-    with pytest.raises(BadRowsError, match="20 of 20 rows"):
-        rows.check()
+    rows.add(20)  # 1 is allowed, and 3 deviations of sqrt(20 * 0.05 * 0.95) = 0.975 more: 3.92
+    for _ in range(3):
+        rows.drop(RowError("not_json", "x"))
+    rows.check_so_far()
+    rows.drop(RowError("not_json", "x"))
+    with pytest.raises(BadRowsError, match="4 of 20 rows"):
+        rows.check_so_far()
 
 
 def test_rows_are_told_in_one_line():

@@ -162,13 +162,13 @@ def test_bad_rows_of_committed_parts_count_too(bench):
     for part in book.take_complete(keep_errors=False):
         book.commit(part)
     book.close()
-    bench.spec = bench.spec.but(bad_share=0.1)
+    bench.spec = bench.spec.but(bad_share=0.03)
     again = bench.book(ref, out)
     with pytest.raises(BadRowsError, match="4 of 20 rows") as caught:
         next(again.todo())
     again.close()
     assert "refused" in str(caught.value)
-    bench.spec = bench.spec.but(bad_share=0.2)
+    bench.spec = bench.spec.but(bad_share=0.06)
     again = bench.book(ref, out)
     with pytest.raises(BadRowsError, match="6 of 25 rows"):  # with those of the ledger
         next(again.todo())
@@ -176,14 +176,17 @@ def test_bad_rows_of_committed_parts_count_too(bench):
 
 
 def test_bad_rows_that_come_back_first_do_not_end_a_run_of_good_ones(bench):
-    """Refusals come at once, answers take long: rows under way count as good until they are known."""
+    """Refusals come at once, answers take long: rows under way count as good until they are known.
+
+    Of 100 rows 5 may be bad, and three deviations more while they come: 5 + 3 * 2.18 = 11.5.
+    """
     ref = bench.publish(prompts(100))
     book = bench.book(ref, bench.out(ref))
     rows = list(book.todo())
-    for part, row in rows[:5]:
+    for part, row in rows[:11]:
         book.finish(part, failed(row["id"], "too long", reason="refused"))
-    with pytest.raises(BadRowsError, match="6 of 100 rows"):
-        book.finish(rows[5][0], failed(rows[5][1]["id"], "too long", reason="refused"))
+    with pytest.raises(BadRowsError, match="12 of 100 rows"):
+        book.finish(rows[11][0], failed(rows[11][1]["id"], "too long", reason="refused"))
     book.close()
 
 
