@@ -177,15 +177,21 @@ class Artifact:
     def path(self, name: str) -> Path:
         """Return a local file with the verified bytes: the store's own where it is local, else fetched once.
 
+        A copy fetched before that is damaged by now is fetched again.
+
         Raises:
             CorruptArtifactError: size or checksum differ from the manifest.
         """
         entry = self.entry(name)
-        local = self.store.local_path(f"{self.prefix}/{entry.key}")
-        if local is None:
-            local = self._scratch / entry.checksum.removeprefix("xxh3:") / name
-            if not local.exists():
-                self.store.get_file(f"{self.prefix}/{entry.key}", local)
+        key = f"{self.prefix}/{entry.key}"
+        own = self.store.local_path(key)
+        local = own or self._scratch / entry.checksum.removeprefix("xxh3:") / name
+        if own is None and local.exists() and (name in self._verified or is_sound(local, entry)):
+            self._verified.add(name)
+            return local
+        if own is None:
+            self.store.get_file(key, local)
+            self._verified.discard(name)
         if name not in self._verified:
             verify_file(local, entry, f"{self.prefix}/{name}")
             self._verified.add(name)
@@ -230,6 +236,15 @@ def checksum(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return f"xxh3:{digest.hexdigest()}"
+
+
+def is_sound(path: Path, entry: FileEntry) -> bool:
+    """Return whether a local file has the size and the checksum of its entry."""
+    try:
+        verify_file(path, entry, path.name)
+    except CorruptArtifactError:
+        return False
+    return True
 
 
 def verify_file(path: Path, entry: FileEntry, name: str) -> None:

@@ -65,8 +65,8 @@ def _try(choices: Choices, site: Site, name: str) -> Built | None:
 
 
 def leaderboard(scores: dict[str, dict[str, float]]) -> list[dict[str, str]]:
-    """Return variants in the order of their first score, the longest accepted length first."""
-    ordered = sorted(scores.items(), key=lambda item: -next(iter(item[1].values())))
+    """Return variants in the order of their first score, the longest accepted length first, those without one last."""
+    ordered = sorted(scores.items(), key=lambda item: -next(iter(item[1].values()), 0.0))
     return [
         {"variant": name, **{f"temperature {float(t):g}": f"{value:.3f}" for t, value in row.items()}}
         for name, row in ordered

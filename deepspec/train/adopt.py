@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from deepspec.artifacts import ArtifactRef, Spec, TargetId, address_of, checksum, read_manifest, reference
 from deepspec.families import read_folder
-from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
+from deepspec.formats.draft import CONFIG, load_config, load_draft
 from deepspec.formats.draft_config import check_target
 from deepspec.formats.draft_ends import ends_apart, warning
 from deepspec.formats.draft_ends import told as in_words
-from deepspec.formats.draft_files import checkpoint_folder, read_tensors, weight_files
+from deepspec.formats.draft_files import checkpoint_folder, read_tensors, weight_files, write_weights
 from deepspec.publish import Out, is_fresh
 from deepspec.store import Store
 
@@ -59,7 +58,7 @@ def adopt(
     draft = load_draft(source, torch.bfloat16)  # only to be checked
     out = Out(store, "draft", address, {}, scratch)
     out.file(CONFIG).write_bytes((source / CONFIG).read_bytes())
-    save_file(read_tensors(source), out.file(WEIGHTS), metadata={"format": "pt"})
+    write_weights(read_tensors(source), out.folder)
     told: dict[str, Any] = {"algorithm": config.algorithm, "layers": list(config.target_layer_ids)}
     size = sum(parameter.numel() for _, parameter in draft.trainable())
     named = checkpoint if "/" in checkpoint and not Path(checkpoint).exists() else source.name

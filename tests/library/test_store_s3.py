@@ -103,6 +103,16 @@ def test_an_artifact_with_parts_is_published_found_and_read(store, tmp_path):
     assert not is_fresh(store, "answers", "a" * 32, {})
 
 
+def test_a_fetched_copy_that_was_damaged_is_fetched_again(store, tmp_path):
+    out = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
+    out.file("rows.txt").write_text("hello")
+    ref = out.publish(Spec(), 1, {})
+    copy = open_artifact(store, ref, tmp_path / "here").path("rows.txt")
+    for damage in (b"hellO", b"hel"):
+        copy.write_bytes(damage)
+        assert open_artifact(store, ref, tmp_path / "here").read_bytes("rows.txt") == b"hello"
+
+
 def test_unfinished_uploads_are_found_by_age_and_given_up(store):
     client, prefix = boto3.client("s3"), store.root.split("/", 3)[3]
     for key in (f"{prefix}/draft/big", "elsewhere/big"):

@@ -10,7 +10,7 @@ from deepspec.target.answered import read_answered
 from tests.target.kinds import KINDS
 from tests.target.tiny import answered
 
-WITHOUT = object()
+WITHOUT = "without it"
 
 
 def row(**changes: Any) -> dict[str, Any]:
