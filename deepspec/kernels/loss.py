@@ -8,7 +8,7 @@ One program has one row and goes over its vocabulary in tiles, two or three time
 
 The target's normalizers are taken once per distinct position. Within a pass each lane keeps sums of its own, and the
 lanes are added up at its end: every row is summed in one fixed order, so equal inputs give equal bits. Passes go to and
-fro, because what was read last is still in the L2 cache. What it costs, and why it is so: docs/adr/0020.
+fro, because what was read last is still in the L2 cache. What it costs, and why it is so: docs/adr/0009.
 
 **A further term** is a summand of `_slope` and a factor; where it is measured, a sum in `_sweep`, too. The reverse
 Kullback-Leibler divergence has u = log q − log p, the Jensen-Shannon divergence u = ½·log(2q / (p + q)). A term that

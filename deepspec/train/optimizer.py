@@ -3,7 +3,7 @@
 The model computes in its own precision. Gradients of all micro-batches are added in fp32 in one flat buffer, then
 summed over ranks, each rank receiving its share: so how a global batch was cut changes the order of additions and
 nothing else. Each rank steps its share and hands the new weights to the others. With one rank the share is everything.
-Why not fully_shard: docs/adr/0011-shares-of-one-flat-buffer.md.
+Why not fully_shard: docs/adr/0005-shares-of-one-flat-buffer.md.
 """
 
 from collections.abc import Callable, Mapping
