@@ -23,8 +23,8 @@ from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch, Record, collate, supervises
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Batch, Record, collate, supervises
 from deepspec.target.load import Target
 
 STATES = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.1}

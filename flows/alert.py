@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.variables import Variable
 
 from deepspec.errors import SpecError
-from deepspec.page import paragraph, plain
+from deepspec.page.page import paragraph, plain
 
 NOTIFY = "deepspec_notify"
 """Variable: the notification block that alerts go through, such as slack-webhook/oncall; `none` for none."""

@@ -1,7 +1,7 @@
 """A draft that a user brings: `--draft` with the folder or hub id of a checkpoint."""
 
 from deepspec.artifacts import read_manifest
-from deepspec.formats.draft_files import is_checkpoint
+from deepspec.checkpoint.files import is_checkpoint
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from flows.choices import Choices
@@ -21,7 +21,7 @@ def adopted(choices: Choices, site: Site) -> Choices:
         return choices
     source = choices.plan().target
     folder = ready_target(source, source.name).folder
-    from deepspec.train.adopt import adopt  # loads torch
+    from deepspec.brought.draft import adopt  # loads torch
 
     store = Store(site.root)
     identity = identify(folder, scratch_dir() / "hashes.json")

@@ -54,7 +54,7 @@ def stat(cache: Cache, root: Root = None, debug: Debug = False) -> None:
     """Show what a target cache holds: samples, lengths, bytes, and what each rule saved."""
     del debug
     from deepspec.cache.totals import savings, statistics  # loads torch
-    from deepspec.formats.target_cache import INDEX, Index
+    from deepspec.target_cache.index import INDEX, Index
 
     artifact = opened(cache, root, "target_cache")
     rows: list[dict[str, Any]] = statistics(artifact, Index(artifact.path(INDEX)).lengths.tolist())
@@ -77,7 +77,7 @@ def import_cache(
     del debug
     source = presets.validated(TargetPlan, presets.target(target).get("target", {}), f"--target {target}")
     files = ready_target(source, source.name)
-    from deepspec.cache.public import import_folder  # loads torch
+    from deepspec.brought.cache import import_folder  # loads torch
 
     with attached():
         report = Listeners(terminal("import"))

@@ -43,7 +43,7 @@ def parity(
 ) -> None:
     """Hold all forms of a DRAFT together: states cached and fresh, logits as trained, as decoded, as exported."""
     del debug
-    from deepspec.formats.draft_ends import ends_apart, warning
+    from deepspec.checkpoint.ends import ends_apart, warning
     from flows import forms  # loads torch
 
     gathered = forms.gather(draft, target, root)

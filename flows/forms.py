@@ -7,19 +7,20 @@ import torch
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog
+from deepspec.checkpoint.config import check_mask_token, check_target
+from deepspec.checkpoint.draft import load_config, load_draft
+from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError
 from deepspec.export.run import read_forms
 from deepspec.families import read_folder
-from deepspec.formats.draft import load_config, load_draft
-from deepspec.formats.draft_config import check_mask_token, check_target
-from deepspec.formats.draft_files import checkpoint_folder, is_checkpoint
-from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import CachedStates, Parity, check_parity
 from deepspec.placement import Placement
 from deepspec.target.live import open_cache
 from deepspec.target.load import load_target
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.codec import TOKENS_ONLY
 from flows.check import opened, placement_of, target_folder
 
 LONGEST = 512

@@ -26,9 +26,9 @@ def inspect(
 ) -> None:
     """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
     del debug
-    from deepspec.formats.draft import describe  # loads torch
-    from deepspec.formats.draft_ends import ends_apart, told, warning
-    from deepspec.formats.draft_files import checkpoint_folder
+    from deepspec.checkpoint.draft import describe  # loads torch
+    from deepspec.checkpoint.ends import ends_apart, told, warning
+    from deepspec.checkpoint.files import checkpoint_folder
 
     folder = checkpoint_folder(checkpoint, weights=target is not None)
     rows: list[dict[str, Piece]] = [{**row} for row in describe(folder)]

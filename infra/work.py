@@ -17,7 +17,7 @@ from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.disk import writing
 from deepspec.errors import CancelledError, ChildError, DeepSpecError, StoreError
-from deepspec.page import code
+from deepspec.page.page import code
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.regenerate.spec import RegenerateSpec

@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
-from deepspec.page import plain
+from deepspec.page.page import plain
 
 UPDATE_SECONDS = 5.0
 """Least time between two updates of a progress artifact: each is a request to the server."""

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from deepspec.artifacts import ArtifactRef, open_artifact
-from deepspec.page import plain
+from deepspec.page.page import plain
 from deepspec.store import Store
 from infra.work import Site
 from tasks.report import artifact_key, as_shown

@@ -11,8 +11,8 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate
-from deepspec.losses import kernel_of
+from deepspec.losses.chunked import kernel_of
+from deepspec.records.batch import collate
 from tests.models.drafts import four_records, tiny
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for CUDA")
@@ -45,7 +45,7 @@ def compiled(kernel, constants, **types):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from deepspec.kernels.loss import NOT_SPECIALIZED, OPTIONS
+    from deepspec.losses.triton_loss import NOT_SPECIALIZED, OPTIONS
 
     signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
     even = [n for n, name in enumerate(kernel.arg_names) if signature[name][0] == "*" or name == "vocab"]
@@ -70,7 +70,7 @@ NUMBERS = dict.fromkeys(("first_row", "first_position", "num_rows", "vocab"), "i
     ],
 )
 def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(algorithm, flags, gradient, monkeypatch, tmp_path):
-    from deepspec.kernels.loss import TILE, measure_rows
+    from deepspec.losses.triton_loss import TILE, measure_rows
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     off = {"CAPPED": False, "BIASED": False, "HELD": True, "SLOPED": True, "GRADIENT": True, "TILE": TILE}
@@ -84,7 +84,7 @@ def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(algorithm, flags,
 
 
 def test_the_targets_normalizer_compiles_for_a_gpu(monkeypatch, tmp_path):
-    from deepspec.kernels.loss import TILE, normalize_target
+    from deepspec.losses.triton_loss import TILE, normalize_target
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     made = compiled(normalize_target, {"CAPPED": True, "TILE": TILE}, best="*i32", vocab="i32", softcap="fp32")
@@ -108,10 +108,10 @@ class Launch:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkeypatch):
     """On the `meta` device there is nothing to read: bool(), item(), nonzero and tolist() of its tensors are errors."""
-    monkeypatch.setattr("deepspec.losses.kernel_of", lambda device: "triton")
-    monkeypatch.setattr("deepspec.kernels.chunks.measure_rows", Launch())
-    monkeypatch.setattr("deepspec.kernels.chunks.normalize_target", Launch())
-    monkeypatch.setattr("deepspec.losses.CHUNK_ROWS", 8)
+    monkeypatch.setattr("deepspec.losses.chunked.kernel_of", lambda device: "triton")
+    monkeypatch.setattr("deepspec.losses.triton_chunks.measure_rows", Launch())
+    monkeypatch.setattr("deepspec.losses.triton_chunks.normalize_target", Launch())
+    monkeypatch.setattr("deepspec.losses.chunked.CHUNK_ROWS", 8)
     launched = Launch.count
     model, batch = tiny(algorithm, **recipe).to("meta"), collate(four_records())
     made = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepspec.losses import Head, RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import Head, RowLosses, Rows, Terms, chunked_loss
 from deepspec.models import whole_head
 from deepspec.models.products import Product, TiledProduct, WideProduct, product_of
 from deepspec.models.whole_head import Whole

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from deepspec.errors import ParityError
-from deepspec.formats.records import Record
-from deepspec.models import build_draft
+from deepspec.models.draft import build_draft
 from deepspec.parity import CachedStates, check_parity
+from deepspec.records.batch import Record
 from deepspec.target.load import Target
 from tests.decoding import tiny
 

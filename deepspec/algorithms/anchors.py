@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepspec.formats.records import Tokens
+from deepspec.records.batch import Tokens
 
 
 def draw_anchors(batch: Tokens, num_anchors: int, keys: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from deepspec.errors import TrainingError
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch, Tokens
+from deepspec.models.config import DraftConfig
+from deepspec.records.batch import Batch, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,11 +17,11 @@ from deepspec.algorithms.base import LossResult, Work, check_tokens
 from deepspec.algorithms.masks import blocks_mask, form_for
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch, Tokens
-from deepspec.losses import RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import RowLosses, Rows, Terms, chunked_loss
+from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
+from deepspec.records.batch import Batch, Tokens
 
 EPSILON = 1e-6
 """Added to denominators, as the public checkpoints were trained."""

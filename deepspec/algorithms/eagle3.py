@@ -15,12 +15,12 @@ from torch import Tensor
 from deepspec.algorithms.base import LossResult, Work, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch, Tokens
-from deepspec.losses import RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import RowLosses, Rows, Terms, chunked_loss
 from deepspec.models.attention import KeyValue
+from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
+from deepspec.records.batch import Batch, Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

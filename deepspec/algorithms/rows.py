@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepspec.losses import Head
+from deepspec.losses.chunked import Head
 from deepspec.models.draft import Draft
 from deepspec.models.whole_head import Whole
 

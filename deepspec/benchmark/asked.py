@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from deepspec.artifacts import Artifact
-from deepspec.decoding.results import Decoded
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.questions import Question, read_questions
 from deepspec.formats.scores import decoded_of, trace_rows
 from deepspec.placement import Placement
+from deepspec.rounds.decoded import Decoded
 from deepspec.target.template import ChatTemplate
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from deepspec.decoding.measure import estimates, tally
-from deepspec.decoding.results import Decoded
 from deepspec.errors import EngineError
 from deepspec.formats.scores import Interval, interval
 from deepspec.formats.speed import EngineSpeed
 from deepspec.placement import Endpoint
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import estimates, tally
 
 TIMEOUT = 600.0
 RESAMPLES = 1000

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from deepspec.decoding.confidence import calibrated
-from deepspec.decoding.measure import Floats, tally
-from deepspec.decoding.results import Decoded
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.schedule import StepRate, replay
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.formats.speed import BatchSpeed, LoadSpeed
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import Floats, tally
 from deepspec.target.load import Target
 
 ENOUGH_SECONDS = 0.5

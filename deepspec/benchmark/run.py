@@ -19,7 +19,6 @@ from deepspec.benchmark.served import ask_engine
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
-from deepspec.decoding.results import Prompt, Settings
 from deepspec.decoding.room import Room
 from deepspec.decoding.schedule import StepRate
 from deepspec.formats.questions import Question
@@ -28,6 +27,7 @@ from deepspec.formats.speed import SPEED, BatchSpeed, LoadSpeed, Speed
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.rounds.decoded import Prompt, Settings
 
 
 def run(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.results import Prompt
 from deepspec.formats.speed import BatchSpeed
+from deepspec.rounds.decoded import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,6 @@ from deepspec.cache.judged import tally
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.disk import writing
 from deepspec.formats.bad_rows import BadRows
-from deepspec.formats.target_cache import TOKENS_ONLY, PartWriter, part_name
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
@@ -32,6 +31,8 @@ from deepspec.target.samples import (
     shard_files,
     to_record,
 )
+from deepspec.target_cache.codec import TOKENS_ONLY
+from deepspec.target_cache.part import PartWriter, part_name
 
 MAX_SHARDS = 500
 """A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""

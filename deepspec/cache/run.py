@@ -13,10 +13,11 @@ from deepspec.cache.totals import savings, totals
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError
 from deepspec.formats.bad_rows import BadRows
-from deepspec.formats.target_cache import INDEX, concatenate, write_index
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.target_cache.index import INDEX, write_index
+from deepspec.target_cache.part import concatenate
 
 
 def run(

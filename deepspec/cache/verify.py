@@ -5,17 +5,14 @@ from dataclasses import dataclass, field
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, DeepSpecError
-from deepspec.formats.target_cache import (
-    INDEX,
-    TOKENS_ONLY,
-    BoundedFolder,
-    TargetCache,
-    stored_parts,
-)
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.target.agree import TOLERANCE, difference
 from deepspec.target.live import open_cache
+from deepspec.target_cache.cache import TargetCache, stored_parts
+from deepspec.target_cache.codec import TOKENS_ONLY
+from deepspec.target_cache.fetch import BoundedFolder
+from deepspec.target_cache.index import INDEX
 
 
 @dataclass(slots=True)

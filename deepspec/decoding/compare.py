@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from deepspec.artifacts import Artifact
-from deepspec.decoding.measure import estimates, paired_difference, tally
-from deepspec.decoding.results import Decoded
 from deepspec.errors import SourceError
 from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, interval, read_scores, trace_rows
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import estimates, paired_difference, tally
 
 ALL = "all"
 """Stands for every benchmark together."""

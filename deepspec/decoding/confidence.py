@@ -6,8 +6,8 @@ Legend: B rows, K slots.
 import torch
 from torch import Tensor
 
-from deepspec.decoding.results import Settings
 from deepspec.decoding.sampling import Proposal
+from deepspec.rounds.decoded import Settings
 
 
 def cut(proposal: Proposal, settings: Settings) -> Proposal:

@@ -13,11 +13,11 @@ from torch import Tensor
 from deepspec.decoding.clock import Clock
 from deepspec.decoding.confidence import cut
 from deepspec.decoding.propose import Proposer
-from deepspec.decoding.results import Decoded, Prompt, Settings
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.running import Row, Running
 from deepspec.decoding.sampling import Noise, Proposal, Verdict, pick, probabilities, verify
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.rounds.decoded import Decoded, Prompt, Settings
 
 
 class Decoder:

@@ -7,16 +7,16 @@ import torch
 
 from deepspec import families
 from deepspec.artifacts import Artifact, TargetId
+from deepspec.checkpoint.config import check_mask_token, check_target
+from deepspec.checkpoint.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.layout import lay_out_for_decoding
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
-from deepspec.decoding.results import Settings
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
-from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
-from deepspec.formats.draft_config import check_mask_token, check_target
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.placement import Placement
+from deepspec.rounds.decoded import Settings
 from deepspec.target.load import Target, load_target
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.sampling import Proposal, pick, probabilities
 from deepspec.errors import CheckpointError
-from deepspec.models import BlockDraft, EagleDraft, KeyValue
+from deepspec.models.attention import KeyValue
+from deepspec.models.draft import BlockDraft, EagleDraft
 
 
 class Proposer(Protocol):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.propose import ProposerRows
-from deepspec.decoding.results import Decoded, FinishReason, Prompt, Round
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.sampling import Noise, Proposal, Verdict
+from deepspec.rounds.decoded import Decoded, FinishReason, Prompt, Round
 
 
 @dataclass(kw_only=True, slots=True)

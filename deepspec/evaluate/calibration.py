@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from deepspec.decoding.results import Decoded
+from deepspec.rounds.decoded import Decoded
 
 Floats = NDArray[np.float64]
 

@@ -4,10 +4,10 @@ from functools import cached_property
 from typing import Any
 
 from deepspec.artifacts import Artifact, PartMark, read_manifest
+from deepspec.checkpoint.draft import load_config
 from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
-from deepspec.decoding.results import Settings
 from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.evaluate.figure import acceptance_by_position, reliability
@@ -17,16 +17,16 @@ from deepspec.evaluate.scoring import Subject, Traces, score
 from deepspec.evaluate.shards import Role, Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
-from deepspec.formats import reports
-from deepspec.formats.draft import load_config
 from deepspec.formats.questions import Question
 from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
-from deepspec.formats.tables import acceptance_rows, left_out
-from deepspec.page import html, markdown
+from deepspec.page import scores as reports
+from deepspec.page.page import html, markdown
+from deepspec.page.tables import acceptance_rows, left_out
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.rounds.decoded import Settings
 
 
 class Evaluation:

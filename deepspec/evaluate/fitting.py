@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepspec.decoding.measure import Estimate, Floats, resampled
-from deepspec.decoding.results import Decoded
 from deepspec.evaluate.calibration import BINS, bin_of, sigmoid, traces
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import Estimate, Floats, resampled
 
 FOLDS = 5
 """Folds that samples are dealt into; with fewer samples nothing can be told, and nothing is fitted."""

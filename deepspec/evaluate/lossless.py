@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from deepspec.decoding.results import Decoded
 from deepspec.formats.scores import Divergence, LosslessCheck
+from deepspec.rounds.decoded import Decoded
 from deepspec.target.load import Target
 
 NEAR_TIE = 1e-3

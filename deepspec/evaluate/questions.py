@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.results import Decoded, Prompt
 from deepspec.formats.questions import Question
+from deepspec.rounds.decoded import Decoded, Prompt
 from deepspec.target.load import Target
 
 

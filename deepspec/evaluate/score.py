@@ -7,8 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from deepspec.decoding.measure import Estimate, estimates, tally
-from deepspec.decoding.results import Decoded
 from deepspec.evaluate.calibration import Calibration, calibration, survival, traces
 from deepspec.evaluate.fitting import Fit, used
 from deepspec.formats.scores import (
@@ -21,6 +19,8 @@ from deepspec.formats.scores import (
     ThresholdScore,
     interval,
 )
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import Estimate, estimates, tally
 
 EDGES: Mapping[Literal["output_length", "context_length"], tuple[int, ...]] = {
     "output_length": (0, 64, 256, 1024, 1 << 30),

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepspec.decoding.results import Decoded
 from deepspec.evaluate.calibration import traces
 from deepspec.evaluate.fitting import fit_temperatures
 from deepspec.evaluate.score import acceptance, calibration_score, slices
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.scores import BenchmarkScore, CalibrationScore, LosslessCheck, Scores, decoded_of
+from deepspec.rounds.decoded import Decoded
 
 Key = tuple[str, str, float]
 """Role, name, temperature."""

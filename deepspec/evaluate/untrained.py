@@ -2,9 +2,9 @@
 
 import torch
 
+from deepspec.checkpoint.draft import adopt_target
 from deepspec.decoding.layout import dense, lay_out_for_decoding
-from deepspec.formats.draft import adopt_target
-from deepspec.models import BlockDraft, EagleDraft, build_draft
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.load import Target
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepspec.formats.draft import CONFIG, WEIGHTS
-from deepspec.formats.draft_files import write_weights
-from deepspec.models import DraftConfig
+from deepspec.checkpoint.draft import CONFIG, WEIGHTS
+from deepspec.checkpoint.files import write_weights
+from deepspec.models.config import DraftConfig
 
 Json = dict[str, Any]
 Tensors = dict[str, Tensor]

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import NotPublishedError
-from deepspec.formats.records import Record
-from deepspec.formats.target_cache import TOKENS_ONLY, CacheFacts, TargetCache
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import CachedStates, check_form, check_parity, states_now
+from deepspec.records.batch import Record
 from deepspec.target.load import Target, load_target
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.codec import TOKENS_ONLY
+from deepspec.target_cache.facts import CacheFacts
 
 TEXT = (
     "A draft proposes several tokens and the target checks them in one pass: what comes out is what the target alone "

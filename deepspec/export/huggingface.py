@@ -5,8 +5,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from deepspec.checkpoint.draft import CONFIG, WEIGHTS
 from deepspec.export.form import Form, Json, Source, Tensors, safetensors_form, write_config
-from deepspec.formats.draft import CONFIG, WEIGHTS
 
 MODULE = "modeling_deepspec"
 
@@ -18,7 +18,7 @@ _CODE = '''"""Loads this draft through transformers; needs `pip install deepspec
 from pathlib import Path
 
 import torch
-from deepspec.formats.draft import load_draft
+from deepspec.checkpoint.draft import load_draft
 from huggingface_hub import snapshot_download
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.checkpoint.config import read_draft_config
 from deepspec.errors import ParityError
 from deepspec.export.form import Source
-from deepspec.formats.draft_config import read_draft_config
-from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 
 TOLERANCE = 1e-5
 """Largest difference of two logits; the same weights in the same kernels usually give none."""

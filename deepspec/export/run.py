@@ -9,6 +9,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from deepspec.artifacts import Artifact, TargetId, checksum
+from deepspec.checkpoint.config import write_draft_config
+from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
 from deepspec.export.form import Form, Source
 from deepspec.export.gate import Gate
@@ -19,10 +21,8 @@ from deepspec.export.sglang import SGLANG
 from deepspec.export.spec import ExportSpec
 from deepspec.export.speculators import SPECULATORS
 from deepspec.export.vllm import VLLM
-from deepspec.formats.draft import WEIGHTS, load_config
-from deepspec.formats.draft_config import write_draft_config
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import Comparison
 from deepspec.placement import Placement
 from deepspec.publish import Out

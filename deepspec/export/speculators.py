@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from deepspec.checkpoint.draft import CONFIG
 from deepspec.export.form import (
     BORROWED,
     Form,
@@ -14,7 +15,6 @@ from deepspec.export.form import (
     unlike_its_block,
     without,
 )
-from deepspec.formats.draft import CONFIG
 
 _CLASSES = {"dspark": "DSparkSpeculator", "dflash": "DFlashSpeculator", "eagle3": "Eagle3Speculator"}
 

@@ -13,10 +13,10 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepspec.artifacts import Artifact
-from deepspec.decoding.measure import Estimate
-from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import CorruptArtifactError
 from deepspec.formats.rows import read_rows
+from deepspec.rounds.decoded import Decoded, Round
+from deepspec.rounds.measure import Estimate
 
 VERSION: Literal[2] = 2
 SCORES = "scores.json"

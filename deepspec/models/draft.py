@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.models.attention import Context, KeyValue, Mask
 from deepspec.models.block import Block
+from deepspec.models.config import DraftConfig
 from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, RecurrentMarkovHead
 from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import RotaryEmbedding
@@ -217,3 +217,8 @@ def _confidence_head(config: DraftConfig) -> ConfidenceHead | None:
     if not config.confidence_head:
         return None
     return ConfidenceHead(config.block.hidden_size + (config.markov_rank if config.confidence_with_markov else 0))
+
+
+def build_draft(config: DraftConfig) -> BlockDraft | EagleDraft:
+    """Return the draft that a config describes, with weights that mean nothing yet."""
+    return EagleDraft(config) if config.algorithm == "eagle3" else BlockDraft(config)

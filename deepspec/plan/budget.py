@@ -4,15 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
 from deepspec.plan import presets
 from deepspec.plan.cache_bytes import CODEC_RATIO, Captured
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
-from deepspec.plan.measured import Measured
 from deepspec.plan.plan import Plan
-from deepspec.plan.ranges import Range
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
+from deepspec.ranges import Range
 from deepspec.store import Store
 
 UNKNOWN_SAMPLES = 10_000

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from deepspec.artifacts import Spec
-from deepspec.plan.ranges import NOTHING, Range
+from deepspec.ranges import NOTHING, Range
 
 CODEC_RATIO: Mapping[str, Range] = {
     "bf16": Range.around(1.0),

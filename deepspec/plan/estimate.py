@@ -12,7 +12,7 @@ from pydantic import Field
 from deepspec.artifacts import Spec
 from deepspec.placement import PARTS_LIMIT
 from deepspec.plan.cache_bytes import CODEC_RATIO, CacheSize, Captured, cache_size, published_bytes
-from deepspec.plan.ranges import NOTHING, Range
+from deepspec.ranges import NOTHING, Range
 
 GUESS = 0.30
 """Half-width of the interval around a guessed token count, as a share of it."""

@@ -8,12 +8,11 @@ from typing import Any
 
 from deepspec.artifacts import Artifact, Manifest, TargetId, read_manifest
 from deepspec.catalog import find_kind
+from deepspec.checkpoint.config import read_draft_config
+from deepspec.checkpoint.files import CONFIG, is_checkpoint, read_config
 from deepspec.errors import CheckpointError, NotPublishedError
-from deepspec.formats._cache_facts import CacheFacts
-from deepspec.formats.draft_config import read_draft_config
-from deepspec.formats.draft_files import CONFIG, is_checkpoint, read_config
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.tensor_heads import read_heads, read_object
+from deepspec.models.config import DraftConfig
 from deepspec.placement import Placement
 from deepspec.plan.machine import Machine
 from deepspec.plan.plan import Plan
@@ -23,6 +22,7 @@ from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.source import TargetFiles, find_target
 from deepspec.target.template import ChatTemplate
 from deepspec.target.tokens import read_chat, read_tokenizer
+from deepspec.target_cache.facts import CacheFacts
 
 
 @dataclass(frozen=True, kw_only=True)

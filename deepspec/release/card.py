@@ -7,7 +7,7 @@ from typing import Any
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportedForm
 from deepspec.formats.scores import Scores
-from deepspec.formats.tables import acceptance_rows
+from deepspec.page.tables import acceptance_rows
 from deepspec.release.spec import ReleaseSpec
 
 _HUB_LICENSES = frozenset({"apache-2.0", "mit", "gemma", "cc-by-4.0", "cc-by-sa-4.0", "bsd-3-clause", "llama3.1"})
@@ -76,4 +76,4 @@ def serving(form: str, algorithm: str, slots: int, target: str, exported: Export
         )
     if form == "huggingface":
         return 'AutoModel.from_pretrained("./huggingface", trust_remote_code=True)  # needs: pip install deepspec'
-    return 'deepspec.formats.draft.load_draft(Path("./deepspec"))'
+    return 'deepspec.checkpoint.draft.load_draft(Path("./deepspec"))'

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deepspec.formats.tables import calibration_text, lossless_text
-from deepspec.page import table
+from deepspec.page.page import table
+from deepspec.page.tables import calibration_text, lossless_text
 from deepspec.release import card
 from deepspec.release.report import Released, warnings
 from deepspec.release.spec import ReleaseSpec

@@ -6,12 +6,12 @@ from typing import Any
 
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportIndex
-from deepspec.formats.reports import left_out_warnings
-from deepspec.formats.reports import sections as score_sections
 from deepspec.formats.scores import CalibrationScore, Difference, Scores
 from deepspec.formats.speed import Speed
-from deepspec.formats.tables import lossless_text
-from deepspec.page import Section
+from deepspec.page.page import Section
+from deepspec.page.scores import left_out_warnings
+from deepspec.page.scores import sections as score_sections
+from deepspec.page.tables import lossless_text
 
 PARITY = "One text through the target, the cache that the draft was trained on, the draft, and every form read back."
 

@@ -20,7 +20,7 @@ from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.exports import INDEX, ExportedForm, ExportIndex, read_index
 from deepspec.formats.scores import SCORES, CalibrationScore, Difference, Scores, read_scores
 from deepspec.formats.speed import SPEED, Speed, read_speed
-from deepspec.page import html, markdown
+from deepspec.page.page import html, markdown
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.release import card

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from deepspec.formats.records import Record
-from deepspec.formats.target_cache import TOKENS_ONLY
+from deepspec.records.batch import Record
+from deepspec.target_cache.codec import TOKENS_ONLY
 
 TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
 """Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise

@@ -18,27 +18,17 @@ from torch import Tensor
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import SpecError
-from deepspec.formats.records import Record
-from deepspec.formats.target_cache import (
-    HEADER,
-    INDEX,
-    BoundedFolder,
-    Bytes,
-    CacheFacts,
-    Index,
-    MadeParts,
-    OnCorrupt,
-    Part,
-    PartReader,
-    PartSource,
-    PartWriter,
-    TargetCache,
-    stored_parts,
-)
 from deepspec.placement import Placement
+from deepspec.records.batch import Record
 from deepspec.target.load import Target, load_placed
 from deepspec.target.samples import Item, batches, check_finite, padded, raw_bytes, to_record
 from deepspec.target.template import Sample
+from deepspec.target_cache.cache import OnCorrupt, TargetCache, stored_parts
+from deepspec.target_cache.codec import Bytes
+from deepspec.target_cache.facts import CacheFacts
+from deepspec.target_cache.fetch import BoundedFolder, MadeParts, PartReader, PartSource
+from deepspec.target_cache.index import INDEX, Index
+from deepspec.target_cache.part import HEADER, Part, PartWriter
 
 Source = Literal["cache", "online", "rolling"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from deepspec.errors import CaptureError, RowError
 from deepspec.formats.bad_rows import EXAMPLES, one_row
 from deepspec.formats.conversations import Status
-from deepspec.formats.records import Record, supervises
 from deepspec.formats.rows import read_rows
+from deepspec.records.batch import Record, supervises
 from deepspec.target.answered import label_of
 from deepspec.target.template import ChatTemplate, Sample
 

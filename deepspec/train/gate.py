@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import ParityError
-from deepspec.formats.target_cache import TOKENS_ONLY, TargetCache
 from deepspec.placement import Placement
 from deepspec.target.agree import TOLERANCE, difference
 from deepspec.target.live import open_cache
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.codec import TOKENS_ONLY
 
 
 def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int], placement: Placement) -> float | None:

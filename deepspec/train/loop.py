@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from deepspec.errors import CancelledError
-from deepspec.formats.records import on_device
+from deepspec.records.batch import on_device
+from deepspec.records.stream import Cut, Samples, Share, Stream
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
-from deepspec.train.data import Cut, Samples, Share, Stream
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.optimizer import MasterAdamW

@@ -14,9 +14,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from deepspec.errors import TrainingError
-from deepspec.formats.records import Record, collate_rows, on_device
-from deepspec.models import BlockDraft, EagleDraft
-from deepspec.train.data import Cut, Samples, read_record
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Record, collate_rows, on_device
+from deepspec.records.stream import Cut, Samples, read_record
 from deepspec.train.reader import MicroBatch, Supervised
 from deepspec.train.task import Task, total_denominators
 

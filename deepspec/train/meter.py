@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import Work
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 
 PEAK_FLOPS: Mapping[str, float] = {
     "A100": 312e12,

@@ -17,15 +17,8 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import Work
-from deepspec.formats.records import (
-    Batch,
-    Tokens,
-    collate_states,
-    collate_tokens,
-    each_tensor,
-    on_device,
-)
-from deepspec.train.data import Row, Samples, Share, read_record, read_tokens
+from deepspec.records.batch import Batch, Tokens, collate_states, collate_tokens, each_tensor, on_device
+from deepspec.records.stream import Row, Samples, Share, read_record, read_tokens
 
 STEPS_AHEAD = 2
 """Steps that are begun beyond the one that is computed, at most."""

@@ -14,28 +14,27 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import Artifact
+from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import SourceError
-from deepspec.formats.draft import save_draft
-from deepspec.formats.target_cache import TargetCache
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.records.stream import Cut
 from deepspec.report import Report
+from deepspec.start.begin import earlier_weights, new_draft
+from deepspec.start.previous import STATE
 from deepspec.store import Store
 from deepspec.target.live import open_cache
-from deepspec.train.bigrams import start_markov_head
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.split import CacheSplit
 from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
-from deepspec.train.data import CacheSplit, Cut
-from deepspec.train.fitted import fit_first_block
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
 from deepspec.train.meter import peak_memory
 from deepspec.train.narrator import Narrator
-from deepspec.train.previous import STATE, previous
 from deepspec.train.ranks import Ranks
 from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
-from deepspec.train.start import fresh_draft, target_folder
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task
 from deepspec.train.trackers import Trackers
@@ -139,13 +138,7 @@ def make_loop(
             f"a step takes {spec.global_batch} samples (train.global_batch) and there are {len(train)} in the training "
             f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
         )
-    model = fresh_draft(spec, cache.facts, target_folder(cache.facts, placement), train, log)
-    if ranks.first:  # the others are given its weights
-        bigrams = start_markov_head(model, train, spec.bigram_samples)
-        unfit = fit_first_block(model, train, bigrams) if spec.start == "fitted" else None
-        if unfit is not None:
-            log(f"the draft cannot start from a linear guess: {unfit}")
-    model = model.to(ranks.device)
+    model = new_draft(spec, cache.facts, train, placement, log, first=ranks.first).to(ranks.device)
     task = Task(
         spec=spec,
         config=model.config,
@@ -206,7 +199,8 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
     """Return the state to go on from, or the one that the spec begins with."""
     saved = saves.last.newest()
     if saved is None:
-        return previous(loop, out, placement, report.log)
+        tensors = earlier_weights(loop.task.spec, out, placement, report.log)
+        return None if tensors is None else Saved(step=0, tensors=tensors, rows=[], progress={})
     report.log(f"going on after step {saved.step} of {loop.total}")
     kernel = saved.progress.get("kernel", "torch")
     if kernel != loop.task.kernel:

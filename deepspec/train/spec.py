@@ -4,20 +4,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import NOT_ADDRESSED, Spec
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.artifacts import NOT_ADDRESSED
+from deepspec.start.beginning import Beginning
 
 
-class TrainSpec(Spec):
+class TrainSpec(Beginning):
     """Fit a draft model to the cached states of a target.
 
     Layers, sizes and identity of the target come from the cache.
     """
 
-    draft: DraftRecipe = DraftRecipe()
-    """Algorithm and shape of the draft."""
-    objective: Objective = Objective()
-    """What it is trained for."""
     source: Literal["cache", "online", "rolling"] = "cache"
     """Where hidden states come from: stored; from the target, sample by sample; or from it, part by part."""
     on_corrupt: Literal["stop", "quarantine"] = "stop"
@@ -40,10 +36,6 @@ class TrainSpec(Spec):
     """Largest gradient norm."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the forward and backward pass; master weights and optimizer state are fp32 in both."""
-    seed: int = Field(default=0, ge=0)
-
-    mask_token_id: int | None = Field(default=None, ge=0)
-    """Token that stands for "not drafted yet" (dspark, dflash); None: one that the tokenizer never produces."""
 
     validate_every: int | None = Field(default=None, gt=0)
     """Steps between looks at the validation split; None: twenty looks a run."""
@@ -58,18 +50,6 @@ class TrainSpec(Spec):
     window: int = Field(default=8, gt=0)
     """Cache parts among which samples are shuffled."""
 
-    start: Literal["random", "target", "fitted"] = "random"
-    """Weights of a fresh draft: random; the target's last blocks, where those have the form of the draft's; or these,
-    the first of them fitted to the states before a slot (dspark, dflash): the best on small budgets."""
-    bigram_samples: int = Field(default=512, ge=0)
-    """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
-    vocabulary_samples: int = Field(default=4096, gt=0)
-    """Samples by whose answers a reduced vocabulary is chosen (train.draft.draft_vocab_size)."""
-    continue_from: str | None = None
-    """Address of a finished draft whose weights and optimizer state to start from, on a new schedule."""
-    warm_start: str | None = None
-    """Address of a draft, or digest of a public checkpoint (see `Placement.locations`), whose weights to start from."""
-
     checkpoint_every: int = Field(default=50, gt=0, json_schema_extra=NOT_ADDRESSED)
     """Steps between saved states."""
     keep_checkpoints: int = Field(default=2, gt=0, json_schema_extra=NOT_ADDRESSED)
@@ -80,9 +60,7 @@ class TrainSpec(Spec):
     """Cached samples whose states the target computes again before the first step; they must agree. 0: none."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.continue_from and self.warm_start:
-            raise ValueError("continue_from and warm_start are both given; continue_from already brings the weights")
+    def _judged(self) -> Self:
         if self.validation_samples == 0 and (self.patience or self.keep == "best"):
             raise ValueError("patience and keep=best judge by the validation split; set validation_samples above 0")
         return self

@@ -1,7 +1,7 @@
 """Training on nothing is refused before the first step."""
 
 from deepspec.errors import SourceError
-from deepspec.formats.target_cache import TargetCache
+from deepspec.target_cache.cache import TargetCache
 
 
 def check_supervised(cache: TargetCache, *splits: str) -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import Algorithm, LossResult
-from deepspec.formats.records import Tokens, each_tensor
-from deepspec.losses import Kernel, kernel_of
-from deepspec.models import BlockDraft, DraftConfig, EagleDraft
+from deepspec.losses.chunked import Kernel, kernel_of
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Tokens, each_tensor
 from deepspec.train.reader import MicroBatch, Supervised
 from deepspec.train.spec import TrainSpec
 

@@ -5,8 +5,8 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from deepspec.formats.records import on_device
-from deepspec.train.data import Draw, Samples, Share, key_of
+from deepspec.records.batch import on_device
+from deepspec.records.stream import Draw, Samples, Share, key_of
 from deepspec.train.ranks import Ranks
 from deepspec.train.reader import Pace, Reader
 from deepspec.train.stop import StopSignal

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
-from deepspec.formats.draft import choose_vocabulary
+from deepspec.checkpoint.draft import choose_vocabulary
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate, collate_rows
+from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.models.drafts import HEADS, VOCAB, four_records, record, tiny
 

@@ -8,10 +8,10 @@ from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.blocks import backbone
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.checkpoint.draft import adopt_target, choose_vocabulary
 from deepspec.errors import TrainingError
-from deepspec.formats.draft import adopt_target, choose_vocabulary
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate, collate_rows
+from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.algorithms.forms import use_form
 from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny

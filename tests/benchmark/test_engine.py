@@ -8,10 +8,10 @@ from threading import Thread
 import pytest
 
 from deepspec.benchmark.engine import Answer, check_engine, overlap, tokens_per_round
-from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import EngineError
 from deepspec.formats.scores import Interval
 from deepspec.placement import Endpoint
+from deepspec.rounds.decoded import Decoded, Round
 
 
 class Engine(BaseHTTPRequestHandler):

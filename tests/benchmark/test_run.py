@@ -10,7 +10,6 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.benchmark.load import beside, by_load, recorded
 from deepspec.benchmark.run import run
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.decoding.results import Decoded, Round
 from deepspec.decoding.schedule import StepRate
 from deepspec.errors import SpecError
 from deepspec.evaluate.run import run as evaluate
@@ -19,6 +18,7 @@ from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import SCORES
 from deepspec.formats.speed import SPEED, BatchSpeed, Speed, read_speed
 from deepspec.publish import Out
+from deepspec.rounds.decoded import Decoded, Round
 from tests.evaluate.published import Given, given
 from tests.heard import Heard
 

@@ -26,20 +26,14 @@ from safetensors.torch import load_file, save_file
 from deepspec.artifacts import FileEntry, checksum
 from deepspec.cache.capture import Capture
 from deepspec.errors import TargetError
-from deepspec.formats._fetch import FETCHERS
-from deepspec.formats.records import Record, collate, supervises
-from deepspec.formats.target_cache import (
-    CODECS,
-    BoundedFolder,
-    Part,
-    PartWriter,
-    map_file,
-    part_name,
-)
+from deepspec.records.batch import Record, collate, supervises
 from deepspec.store import Store
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from deepspec.target.samples import batches, cut_parts, padded, read_items
+from deepspec.target_cache.codec import CODECS
+from deepspec.target_cache.fetch import FETCHERS, BoundedFolder, map_file
+from deepspec.target_cache.part import Part, PartWriter, part_name
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.cache.made import out_for, placement_for, publish_answers, spec_for
 from tests.heard import Heard
@@ -205,7 +199,7 @@ def test_index_of_a_million_samples(tmp_path: Path):
     script = """
 import sys, time
 from pathlib import Path
-from deepspec.formats.target_cache import Index, epoch_order
+from deepspec.target_cache.cache import Index, epoch_order
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from deepspec.benchmark.timing import compare
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import adopt_target, load_config, save_draft
 from deepspec.decoding.pair import Pair, load_pair
-from deepspec.decoding.results import Prompt, Settings
 from deepspec.families import read
-from deepspec.formats.draft import adopt_target, load_config, save_draft
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.speed import BatchSpeed
-from deepspec.models import build_draft
+from deepspec.models.draft import build_draft
+from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import load_target
 from deepspec.target.resolve import resolve_target
 from deepspec.target.source import TargetSource

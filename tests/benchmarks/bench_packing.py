@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
+from deepspec.checkpoint.config import new_draft_config
 from deepspec.families import read
-from deepspec.formats.draft_config import new_draft_config
-from deepspec.formats.records import Record
-from deepspec.models import build_draft
-from deepspec.models.initial import initialize
-from deepspec.train.data import Cut, Stream
+from deepspec.models.draft import build_draft
+from deepspec.records.batch import Record
+from deepspec.records.stream import Cut, Stream
+from deepspec.start.initial import initialize
 from deepspec.train.reader import MicroBatch, Reader, Supervised
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import Artifact, read_manifest
-from deepspec.formats.target_cache import TargetCache
 from deepspec.placement import Placement
 from deepspec.store import Store
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec

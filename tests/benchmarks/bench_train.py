@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from deepspec.artifacts import Artifact, open_artifact
-from deepspec.formats.target_cache import TargetCache
 from deepspec.store import Store
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.checkpoint import Checkpoints, Retention
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks

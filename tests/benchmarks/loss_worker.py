@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from deepspec.losses import CHUNK_ROWS, Head, Kernel, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import CHUNK_ROWS, Head, Kernel, Rows, Terms, chunked_loss
 
 KERNELS: tuple[Kernel, ...] = ("torch", "triton")
 WARM, ROUNDS = 3, 20
@@ -80,7 +80,7 @@ def compare(shape: Shape, device: torch.device, dtype: torch.dtype, rounds: int 
         for kernel in KERNELS:
 
             def step(kernel: Kernel = kernel) -> None:
-                with patch("deepspec.losses.kernel_of", lambda device: kernel):
+                with patch("deepspec.losses.chunked.kernel_of", lambda device: kernel):
                     loss, _ = chunked_loss(rows, head, shape.terms)
                 found[kernel] = [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -99,7 +99,7 @@ def compare(shape: Shape, device: torch.device, dtype: torch.dtype, rounds: int 
 
 def alone(shape: Shape, device: torch.device, dtype: torch.dtype, rounds: int = ROUNDS) -> dict[str, object]:
     """Return times of a chunk's launches without its products, and the bytes a second that its passes ask for."""
-    from deepspec.kernels.chunks import TritonChunks
+    from deepspec.losses.triton_chunks import TritonChunks
 
     rows, head = rows_of(shape, device, dtype)
     chunks = TritonChunks(rows, head, shape.terms, with_target=True, most=CHUNK_ROWS)

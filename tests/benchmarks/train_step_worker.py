@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from deepspec.algorithms import ALGORITHMS
+from deepspec.checkpoint.config import new_draft_config
 from deepspec.families import read
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.formats.records import Batch
-from deepspec.models import build_draft
-from deepspec.models.initial import initialize
+from deepspec.models.draft import build_draft
+from deepspec.records.batch import Batch
+from deepspec.start.initial import initialize
 
 LAYERS = (1, 7, 13, 19, 26)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -10,11 +10,11 @@ from deepspec.artifacts import Artifact, ArtifactRef, Spec, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.formats.rows import write_rows
-from deepspec.formats.target_cache import TargetCache
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import identify
+from deepspec.target_cache.cache import TargetCache
 from tests.heard import Heard
 from tests.target.tiny import answered
 

@@ -8,7 +8,7 @@ import torch
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import SpecError, TargetError
-from deepspec.formats.records import Record
+from deepspec.records.batch import Record
 from deepspec.store import Store
 from deepspec.target.live import Source, open_cache
 from tests.cache.made import build, held, placement_for, publish_answers, rows, spec_for

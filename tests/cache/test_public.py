@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepspec.artifacts import read_manifest
-from deepspec.cache.public import PublicCache, import_folder
+from deepspec.brought.cache import PublicCache, import_folder
 from deepspec.errors import SourceError, TargetError
 from deepspec.store import Store
 from tests.heard import Heard

@@ -11,9 +11,12 @@ from torch.utils.data import DataLoader
 
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import BudgetError, CorruptArtifactError
-from deepspec.formats.records import collate
-from deepspec.formats.target_cache import INDEX, BoundedFolder, TargetCache, epoch_order
+from deepspec.records.batch import collate
+from deepspec.records.order import epoch_order
 from deepspec.store import Store
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.fetch import BoundedFolder
+from deepspec.target_cache.index import INDEX
 from tests.cache.made import build, held, opened, publish_answers, rows, spec_for
 
 

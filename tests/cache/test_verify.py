@@ -8,8 +8,8 @@ import pytest
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.cache.totals import statistics
 from deepspec.cache.verify import verify
-from deepspec.formats.target_cache import TargetCache
 from deepspec.store import Store
+from deepspec.target_cache.cache import TargetCache
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 

@@ -6,11 +6,11 @@ import pytest
 
 from deepspec.artifacts import Artifact, Spec, open_artifact
 from deepspec.decoding.compare import ALL, compare, regressions
-from deepspec.decoding.results import Decoded, Round
 from deepspec.errors import SourceError
 from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
 from deepspec.publish import Out
+from deepspec.rounds.decoded import Decoded, Round
 from deepspec.store import Store
 
 

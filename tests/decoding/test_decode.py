@@ -5,8 +5,8 @@ import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
-from deepspec.decoding.results import Decoded, Prompt, Settings
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny
 

@@ -15,8 +15,8 @@ from scipy.stats import chisquare
 from deepspec.decoding import sampling
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
-from deepspec.decoding.results import Prompt, Settings
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny
 

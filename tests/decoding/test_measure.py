@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from deepspec.decoding.measure import estimates, paired_difference, tally
-from deepspec.decoding.results import Decoded, Round
+from deepspec.rounds.decoded import Decoded, Round
+from deepspec.rounds.measure import estimates, paired_difference, tally
 
 
 def sample(*rounds: tuple[int, int], limit: int = 100, stopped: bool = False, name: str = "a") -> Decoded:

@@ -10,7 +10,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 
 from deepspec.decoding.sampling import Proposal
 from deepspec.families import qwen3_block, read
-from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.load import Target
 
 STOP = frozenset({1})

@@ -9,7 +9,6 @@ import torch
 
 from deepspec.artifacts import open_artifact
 from deepspec.decoding.pair import Pair
-from deepspec.decoding.results import Decoded, Prompt, Settings
 from deepspec.evaluate.run import run as evaluate
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.export.run import run as export
@@ -18,6 +17,7 @@ from deepspec.formats.exports import read_index
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.parity import check_parity
 from deepspec.publish import Out
+from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from tests.decoding import tiny
 from tests.elsewhere.device import DEVICE, there
 from tests.evaluate.published import Given, given

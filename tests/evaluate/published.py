@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import adopt_target, save_draft
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import read
 from deepspec.formats.benchmarks import Benchmark, resolve
-from deepspec.formats.draft import adopt_target, save_draft
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.rows import read_rows, write_rows
-from deepspec.models import build_draft
+from deepspec.models.draft import build_draft
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from deepspec.decoding.measure import resampled
-from deepspec.decoding.results import Decoded, Round
 from deepspec.evaluate.calibration import auroc, calibration, measure
 from deepspec.evaluate.fitting import best_temperature, fit_temperatures, used
+from deepspec.rounds.decoded import Decoded, Round
+from deepspec.rounds.measure import resampled
 
 
 def rounds(logits: np.ndarray, accepted: np.ndarray, samples: int = 20) -> list[Decoded]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deepspec.decoding.results import Decoded
 from deepspec.evaluate import lossless
 from deepspec.evaluate.lossless import check_lossless
+from deepspec.rounds.decoded import Decoded
 from deepspec.target.load import Target, load_target
 from tests.target.tiny import VOCAB, write_target
 

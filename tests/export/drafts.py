@@ -7,11 +7,11 @@ from typing import Any
 import gguf
 import torch
 
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import choose_vocabulary, save_draft
 from deepspec.families import read
-from deepspec.formats.draft import choose_vocabulary, save_draft
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models import build_draft
+from deepspec.models.draft import build_draft
 
 SIZES: dict[str, Any] = {
     "vocab_size": 48,

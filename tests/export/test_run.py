@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import TargetId, open_artifact
+from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError, UnknownNameError
 from deepspec.export.gate import Gate
 from deepspec.export.proof import load
 from deepspec.export.run import read_source, run
 from deepspec.export.spec import ExportSpec
-from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import read_index, write_form
 from deepspec.placement import Placement
 from deepspec.publish import Out

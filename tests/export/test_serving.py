@@ -19,13 +19,13 @@ import gguf
 import pytest
 import torch
 
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
-from deepspec.formats.draft import save_draft
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models import BlockDraft, build_draft
+from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines import free_port
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from deepspec.checkpoint.config import check_target, new_draft_config
+from deepspec.checkpoint.draft import adopt_target
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
-from deepspec.decoding.results import Prompt, Settings
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.families import read
-from deepspec.formats.draft import adopt_target
-from deepspec.formats.draft_config import check_target, new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models import build_draft
-from deepspec.models.initial import initialize
+from deepspec.models.draft import build_draft
+from deepspec.rounds.decoded import Prompt, Settings
+from deepspec.start.initial import initialize
 from deepspec.target.load import load_target
 from tests.target.tiny import IM_END, VOCAB, tokenizer
 

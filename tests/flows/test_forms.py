@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from deepspec.checkpoint.draft import load_draft, save_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
-from deepspec.formats.draft import load_draft, save_draft
 from deepspec.publish import Out
 from flows.forms import gather, published_forms
 from tests.heard import Heard

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from deepspec.errors import RowError
-from deepspec.formats._content import placeholder
+from deepspec.formats.content import placeholder
 from deepspec.formats.conversations import parse_conversation, prompt_of, sample_id, user_texts
 from tests.formats import wild
 

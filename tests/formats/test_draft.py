@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepspec.checkpoint.config import check_mask_token, check_target, new_draft_config
+from deepspec.checkpoint.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
+from deepspec.checkpoint.files import checkpoint_folder
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
-from deepspec.formats.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
-from deepspec.formats.draft_config import check_mask_token, check_target, new_draft_config
-from deepspec.formats.draft_files import checkpoint_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
 from tests.parity import golden

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepspec.errors import TrainingError
-from deepspec.formats.records import Record, collate, collate_rows
+from deepspec.records.batch import Record, collate, collate_rows
 from tests.models.drafts import record
 
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from deepspec.formats.target_blocks import start_from_target
 from deepspec.models.attention import KeyValue
+from deepspec.start.blocks import start_from_target
 from tests.models.drafts import SIZE, TARGETS, tiny
 
 

@@ -18,13 +18,13 @@ import torch
 
 from deepspec.artifacts import Artifact, ArtifactRef, canonical_json, open_artifact
 from deepspec.formats.rows import read_rows
-from deepspec.formats.target_cache import TargetCache
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
 from deepspec.stages import STAGES, materialize
 from deepspec.store import Store
 from deepspec.target.source import TargetFiles
+from deepspec.target_cache.cache import TargetCache
 from tests.heard import Heard
 from tests.target import tiny
 

@@ -11,8 +11,10 @@ import zstandard
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from deepspec.formats.records import Record, supervises
-from deepspec.formats.target_cache import CODECS, COLUMNS, PartWriter, write_index
+from deepspec.records.batch import Record, supervises
+from deepspec.target_cache.codec import CODECS
+from deepspec.target_cache.index import write_index
+from deepspec.target_cache.part import COLUMNS, PartWriter
 
 
 def record(sample_id: str, length: int, answer: int) -> Record:

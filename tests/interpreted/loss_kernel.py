@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepspec.kernels.chunks import TritonChunks
-from deepspec.losses import Head, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import Head, Rows, Terms, chunked_loss
+from deepspec.losses.triton_chunks import TritonChunks
 from tests.parity import golden
 from tests.parity import test_training as parity
 from tests.test_losses import ALL, TERMS, draw_rows, leaves, plain
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy tells
 
 @pytest.fixture(autouse=True)
 def _triton(monkeypatch):
-    monkeypatch.setattr("deepspec.losses.kernel_of", lambda device: "triton")
+    monkeypatch.setattr("deepspec.losses.chunked.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: False)  # fp32 sums, as on CUDA
     tiles_of(monkeypatch, TILE)
 
 
 def tiles_of(monkeypatch, tokens):
-    monkeypatch.setattr("deepspec.kernels.chunks.TILE", tokens)
+    monkeypatch.setattr("deepspec.losses.triton_chunks.TILE", tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

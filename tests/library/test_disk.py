@@ -110,7 +110,7 @@ import sys
 from pathlib import Path
 import torch
 from deepspec.errors import StoreError
-from deepspec.formats.draft import save_draft
+from deepspec.checkpoint.draft import save_draft
 from deepspec.train.checkpoint import write_tensors
 from tests.models.drafts import tiny
 

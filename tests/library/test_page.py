@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from deepspec.page import Section, code, html, markdown, paragraph, plain, table
+from deepspec.page.page import Section, code, html, markdown, paragraph, plain, table
 from tasks.report import as_shown
 
 HARD = (

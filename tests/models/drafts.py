@@ -2,13 +2,13 @@
 
 import torch
 
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import adopt_target
 from deepspec.families import read
-from deepspec.formats.draft import adopt_target
-from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.formats.records import Record, supervises
-from deepspec.models import build_draft
-from deepspec.models.initial import initialize
+from deepspec.models.draft import build_draft
+from deepspec.records.batch import Record, supervises
+from deepspec.start.initial import initialize
 
 VOCAB, SIZE, LAYERS = 40, 16, [1, 3]
 MASK = 39

@@ -9,10 +9,10 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import backbone, previous_tokens
 from deepspec.algorithms.eagle3 import steps
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate
 from deepspec.models.attention import KeyValue
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
-from deepspec.models.initial import initialize
+from deepspec.records.batch import collate
+from deepspec.start.initial import initialize
 from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

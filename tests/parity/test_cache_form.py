@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
-from deepspec.cache.public import ImportSpec, PublicCache, import_out, publish_public
-from deepspec.formats.records import collate, supervises
-from deepspec.formats.target_cache import TargetCache
+from deepspec.brought.cache import ImportSpec, PublicCache, import_out, publish_public
+from deepspec.records.batch import collate, supervises
 from deepspec.store import Store
 from deepspec.target import identify
 from deepspec.target.load import load_target
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.gate import check_states
 from tests.cache.made import placement_for
 from tests.heard import Heard

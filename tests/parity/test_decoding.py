@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.measure import tally
 from deepspec.decoding.propose import proposer_for
-from deepspec.decoding.results import Decoded, Prompt, Round, Settings
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.evaluate.calibration import auroc, calibration, survival, traces
-from deepspec.formats.draft import load_draft
+from deepspec.rounds.decoded import Decoded, Prompt, Round, Settings
+from deepspec.rounds.measure import tally
 from deepspec.target.load import Target, load_target
 from tests.parity.golden import MISSING, root, target
 

@@ -7,9 +7,9 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import backbone, block_inputs, previous_tokens
 from deepspec.algorithms.eagle3 import Eagle3, steps
 from deepspec.algorithms.masks import blocks_mask, steps_mask
-from deepspec.formats.draft import load_draft
+from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Batch
+from deepspec.records.batch import Batch
 from tests.algorithms.forms import use_form
 from tests.parity import golden
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.formats.draft import load_draft
+from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Record, collate, supervises
+from deepspec.records.batch import Record, collate, supervises
 from deepspec.train.schedule import learning_rate
 from tests.parity import golden
 

@@ -10,8 +10,8 @@ from deepspec.plan import resolve as resolving
 from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
 from deepspec.plan.cache_bytes import Captured, cache_size
 from deepspec.plan.estimate import size
-from deepspec.plan.ranges import Range
 from deepspec.plan.resolve import check_sources
+from deepspec.ranges import Range
 from deepspec.store import Store
 from flows.choices import Choices, named_endpoints
 

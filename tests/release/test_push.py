@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import open_artifact, read_manifest
+from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import SpecError
 from deepspec.evaluate.again import scores_of
-from deepspec.formats.draft import load_draft
 from deepspec.release import push as pushing
 from deepspec.release.push import push
 from deepspec.store import Store

@@ -14,7 +14,7 @@ from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.formats.exports import ExportIndex
 from deepspec.formats.scores import Difference, Interval
 from deepspec.formats.speed import EngineSpeed, LoadSpeed
-from deepspec.page import html, markdown
+from deepspec.page.page import html, markdown
 from deepspec.release.report import Released, sections, warnings
 from tests.release.test_run import calibration, interval, scores_of, speed_of
 

@@ -7,8 +7,8 @@ import yaml
 
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import scores_before, set_ref
+from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CorruptArtifactError, NotPublishedError
-from deepspec.formats.draft import load_draft
 from deepspec.formats.exports import write_form
 from deepspec.formats.scores import (
     Acceptance,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepspec.cache.background import Background
-from deepspec.formats.records import supervises
+from deepspec.records.batch import supervises
 from deepspec.target.samples import Item, batches, cut_parts, fit, published_bytes, raw_bytes, shard_files
 from deepspec.target.template import Sample
 

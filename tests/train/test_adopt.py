@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepspec.artifacts import open_artifact
+from deepspec.brought.draft import adopt
+from deepspec.checkpoint.ends import ends_apart
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError
-from deepspec.formats.draft_ends import ends_apart
-from deepspec.train.adopt import adopt
 from tests.evaluate.published import given
 
 

@@ -7,10 +7,11 @@ import torch
 
 from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
-from deepspec.formats.records import Record, supervises
-from deepspec.models import DraftConfig, build_draft
-from deepspec.models.initial import initialize
-from deepspec.train.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import build_draft
+from deepspec.records.batch import Record, supervises
+from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
+from deepspec.start.initial import initialize
 
 D, V = 8, 12
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats.target_cache import TargetCache
+from deepspec.target_cache.cache import TargetCache
 from tests.heard import Heard
 from tests.train.conftest import SMALL, Site, make_site
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.train.data import Cut, Stream, key_of
+from deepspec.records.stream import Cut, Stream, key_of
 from tests.train.toy import ToySamples
 
 

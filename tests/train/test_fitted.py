@@ -6,8 +6,8 @@ from torch.nn.functional import cosine_similarity
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import backbone
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import Record, collate, supervises
-from deepspec.train.fitted import fit_first_block
+from deepspec.records.batch import Record, collate, supervises
+from deepspec.start.fitted import fit_first_block
 from tests.models.drafts import LAYERS, MASK, SIZE, tiny
 from tests.train.test_bigrams import Few
 

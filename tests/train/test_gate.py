@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from deepspec.errors import ParityError
-from deepspec.formats.target_cache import TargetCache
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.gate import check_states
 from tests.heard import Heard
 from tests.train.conftest import SMALL

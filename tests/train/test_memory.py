@@ -6,10 +6,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.errors import TrainingError
-from deepspec.formats.records import collate_rows
-from deepspec.formats.target_cache import TargetCache
+from deepspec.records.batch import collate_rows
+from deepspec.records.stream import Cut, Draw
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
-from deepspec.train.data import CacheSplit, Cut, Draw
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop

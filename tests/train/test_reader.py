@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deepspec.errors import CorruptArtifactError, TrainingError
-from deepspec.formats.records import collate_rows
-from deepspec.train.data import Cut, Stream
+from deepspec.records.batch import collate_rows
+from deepspec.records.stream import Cut, Stream
 from deepspec.train.reader import Pace, Reader
 from tests.train.toy import ToyAlgorithm, ToySamples
 

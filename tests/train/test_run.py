@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
+from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
-from deepspec.formats.draft import load_draft
-from deepspec.formats.target_cache import TargetCache
+from deepspec.records.stream import Draw
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
 from deepspec.train.checkpoint import Checkpoints
-from deepspec.train.data import Draw
 from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from tests.heard import Heard

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepspec.errors import SourceError
-from deepspec.formats.target_cache import TargetCache
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.supervised import check_supervised
 from tests.train.conftest import SMALL
 
@@ -30,7 +30,7 @@ def test_a_split_that_supervises_nothing_is_refused(site, split):
 
 
 def test_training_refuses_it_before_the_first_step(site, monkeypatch):
-    monkeypatch.setattr("deepspec.formats._index.Index.supervised", property(lambda self: np.zeros(len(self), int)))
+    monkeypatch.setattr("deepspec.target_cache.index.Index.supervised", property(lambda self: np.zeros(len(self), int)))
     with pytest.raises(SourceError, match="the cache's train split supervises nothing"):
         site.train(SMALL, "nothing")
     assert not [key for key in site.store.list("draft/nothing") if key.endswith("manifest.json")]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.algorithms import LossResult
-from deepspec.formats.records import Batch, Record, Tokens, supervises
-from deepspec.train.data import Cut
+from deepspec.records.batch import Batch, Record, Tokens, supervises
+from deepspec.records.stream import Cut
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec

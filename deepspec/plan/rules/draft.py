@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.errors import SpecError
-from deepspec.formats.draft_config import check_mask_token, new_draft_config
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.layers import check_layers, default_layers

@@ -2,8 +2,8 @@
 
 from deepspec.artifacts import Manifest, read_manifest
 from deepspec.catalog import scores_before
+from deepspec.checkpoint.config import check_mask_token, check_target
 from deepspec.errors import CheckpointError, NotPublishedError, SpecError, TargetError
-from deepspec.formats.draft_config import check_mask_token, check_target
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import released_name
 from deepspec.plan.rules.draft import captured
@@ -12,7 +12,7 @@ from deepspec.publish import is_complete
 from deepspec.target.identity import differing
 
 STATE = "training_state.safetensors"
-"""Name of the optimizer state in a draft that was trained here, see deepspec/train/previous.py."""
+"""Name of the optimizer state in a draft that was trained here, see deepspec/start/previous.py."""
 
 
 def cache(known: Known) -> Seen:

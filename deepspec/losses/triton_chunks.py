@@ -9,8 +9,8 @@ Legend: M rows of a chunk, Q distinct target positions of it, V vocabulary of th
 import torch
 from torch import Tensor
 
-from deepspec.kernels.loss import OPTIONS, TILE, measure_rows, normalize_target
-from deepspec.losses import Chunks
+from deepspec.losses.chunked import Chunks
+from deepspec.losses.triton_loss import OPTIONS, TILE, measure_rows, normalize_target
 
 
 class TritonChunks(Chunks):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats._order import Numbers
-from deepspec.formats._part import COLUMNS, part_name
+from deepspec.records.order import Numbers
+from deepspec.target_cache.part import COLUMNS, part_name
 
 INDEX = "index.parquet"
 """Name of the index in the artifact."""

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from deepspec.formats.scores import CalibrationScore, Comparison, Scores
-from deepspec.formats.tables import (
+from deepspec.page.page import Section
+from deepspec.page.tables import (
     COUNTED,
     acceptance_rows,
     calibration_rows,
@@ -14,7 +15,6 @@ from deepspec.formats.tables import (
     slice_rows,
     threshold_rows,
 )
-from deepspec.page import Section
 
 
 def title(scores: Scores) -> str:

@@ -7,22 +7,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from deepspec.artifacts import ArtifactRef, PartMark, Spec, TargetId, address_of, read_manifest, reference
-from deepspec.cache.public_form import DTYPES, Looked, PublicCache
+from deepspec.brought.public_form import DTYPES, Looked, PublicCache
 from deepspec.cache.spec import MIB
 from deepspec.cache.totals import savings, totals
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
 from deepspec.formats.bad_rows import DEFAULT_SHARE, FROM_ROWS, BadShare, told
-from deepspec.formats.records import Record
-from deepspec.formats.target_cache import (
-    CODECS,
-    INDEX,
-    TOKENS_ONLY,
-    PartWriter,
-    concatenate,
-    part_name,
-    write_index,
-)
 from deepspec.publish import Out, is_complete
+from deepspec.records.batch import Record
 from deepspec.report import Report
 from deepspec.store import Store
 from deepspec.target.heads import read_target
@@ -30,6 +21,9 @@ from deepspec.target.identity import identify
 from deepspec.target.load import Target, load_target
 from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.samples import check_finite, raw_record_bytes
+from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
+from deepspec.target_cache.index import INDEX, write_index
+from deepspec.target_cache.part import PartWriter, concatenate, part_name
 
 __all__ = ["ImportSpec", "PublicCache", "import_folder", "import_out", "publish_public"]
 

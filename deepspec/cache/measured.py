@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from deepspec.artifacts import Spec
-from deepspec.plan.ranges import Range
+from deepspec.ranges import Range
 
 
 class Measured(Spec):

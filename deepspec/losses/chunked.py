@@ -132,7 +132,7 @@ def _chunks_of(rows: Rows, head: Head) -> "type[Chunks]":
     """Return what works between the products: the target's whole head is for looks, which can take their time."""
     if kernel_of(rows.hidden.device) == "torch" or rows.hidden.dtype == torch.float64 or head.whole is not None:
         return Chunks
-    from deepspec.kernels.chunks import TritonChunks  # torch for CPUs comes without Triton
+    from deepspec.losses.triton_chunks import TritonChunks  # torch for CPUs comes without Triton
 
     return TritonChunks
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from deepspec.artifacts import canonical_json, check_name, checksum
 from deepspec.cache.spec import MIB
 from deepspec.errors import CorruptArtifactError, SourceError, TargetError
-from deepspec.formats.records import Record, supervises
 from deepspec.formats.tensor_heads import is_file, listed, read_object
+from deepspec.records.batch import Record, supervises
 from deepspec.target.layers import check_layers
 
 MANIFEST, ROWS = "manifest.json", "samples.idx"

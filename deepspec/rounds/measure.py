@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepspec.decoding.results import Decoded, Round
+from deepspec.rounds.decoded import Decoded, Round
 
 Floats = NDArray[np.float64]
 

@@ -14,9 +14,12 @@ from torch.utils.data import Dataset
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, SpecError
-from deepspec.formats._cache_facts import CacheFacts, SplitCounts
-from deepspec.formats._codec import CODECS, TOKENS_ONLY, Bytes
-from deepspec.formats._fetch import (
+from deepspec.placement import PARTS_LIMIT
+from deepspec.records.batch import Record
+from deepspec.records.order import Numbers, epoch_order
+from deepspec.target_cache.codec import CODECS, TOKENS_ONLY, Bytes
+from deepspec.target_cache.facts import CacheFacts, SplitCounts
+from deepspec.target_cache.fetch import (
     FETCHERS,
     BoundedFolder,
     LocalParts,
@@ -26,11 +29,8 @@ from deepspec.formats._fetch import (
     fetched_parts,
     map_file,
 )
-from deepspec.formats._index import INDEX, Index, write_index
-from deepspec.formats._order import Numbers, epoch_order
-from deepspec.formats._part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name
-from deepspec.formats.records import Record
-from deepspec.placement import PARTS_LIMIT
+from deepspec.target_cache.index import INDEX, Index, write_index
+from deepspec.target_cache.part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name
 
 __all__ = [
     "CODECS",

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.formats.records import supervises
-from deepspec.models import BlockDraft, EagleDraft
 from deepspec.models.block import Block
-from deepspec.train.bigrams import Bigrams
-from deepspec.train.data import Samples, read_record
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import supervises
+from deepspec.records.stream import Samples, read_record
+from deepspec.start.bigrams import Bigrams
 
 ROWS = 32768
 """Positions that the regression is fitted to."""

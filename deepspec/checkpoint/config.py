@@ -9,8 +9,8 @@ from typing import Any, get_args
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
 from deepspec.families.rope import rope_parameters
-from deepspec.formats.draft_shape import DraftConfig
 from deepspec.formats.recipe import AlgorithmName, DraftRecipe, MarkovHead, Objective
+from deepspec.models.config import DraftConfig
 
 Config = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deepspec.families import BlockShape, read
-from deepspec.models import BlockDraft, EagleDraft
-from deepspec.models.initial import start_from_blocks
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.start.initial import start_from_blocks
 
 FINAL_NORM = "model.norm.weight"
 

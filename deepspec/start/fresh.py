@@ -7,18 +7,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from deepspec.checkpoint.config import check_mask_token, new_draft_config
+from deepspec.checkpoint.draft import adopt_target
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
-from deepspec.formats.draft import adopt_target
-from deepspec.formats.draft_config import check_mask_token, new_draft_config
-from deepspec.formats.target_blocks import start_from_target
-from deepspec.formats.target_cache import CacheFacts
-from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
-from deepspec.models.initial import initialize
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.placement import Placement
-from deepspec.train.data import Samples
-from deepspec.train.spec import TrainSpec
-from deepspec.train.vocabulary import learn_vocabulary
+from deepspec.records.stream import Samples
+from deepspec.start.beginning import Beginning
+from deepspec.start.blocks import start_from_target
+from deepspec.start.initial import initialize
+from deepspec.start.vocabulary import learn_vocabulary
+from deepspec.target_cache.facts import CacheFacts
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """How the names of the two weights end in every family; a tied model stores the first only."""
@@ -39,7 +40,7 @@ def target_folder(facts: CacheFacts, placement: Placement) -> Path:
 
 
 def fresh_draft(
-    spec: TrainSpec, facts: CacheFacts, folder: Path, samples: Samples, log: Callable[[str], None]
+    spec: Beginning, facts: CacheFacts, folder: Path, samples: Samples, log: Callable[[str], None]
 ) -> BlockDraft | EagleDraft:
     """Return an untrained draft in fp32 on the CPU: the same weights on every rank and machine.
 
@@ -71,7 +72,7 @@ def fresh_draft(
     return model
 
 
-def draft_config(spec: TrainSpec, facts: CacheFacts, folder: Path) -> DraftConfig:
+def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfig:
     """Return the config of the draft to be trained on a cache.
 
     Raises:
@@ -109,7 +110,7 @@ def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
     return found[EMBEDDING], found.get(HEAD, found[EMBEDDING])
 
 
-def _mask_token(spec: TrainSpec, facts: CacheFacts) -> int | None:
+def _mask_token(spec: Beginning, facts: CacheFacts) -> int | None:
     if spec.draft.algorithm == "eagle3":
         return None
     chosen = facts.mask_token_id if spec.mask_token_id is None else spec.mask_token_id

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import BudgetError, CorruptArtifactError, NotPublishedError
-from deepspec.formats._codec import Bytes
-from deepspec.formats._part import ADVICE
-from deepspec.formats.records import Record
+from deepspec.records.batch import Record
+from deepspec.target_cache.codec import Bytes
+from deepspec.target_cache.part import ADVICE
 
 FETCHERS = 4
 """Parts fetched at the same time, and asked for ahead of their use."""

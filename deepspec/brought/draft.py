@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from deepspec.artifacts import ArtifactRef, Spec, TargetId, address_of, checksum, read_manifest, reference
+from deepspec.checkpoint.config import check_target
+from deepspec.checkpoint.draft import CONFIG, load_config, load_draft
+from deepspec.checkpoint.ends import ends_apart, warning
+from deepspec.checkpoint.ends import told as in_words
+from deepspec.checkpoint.files import checkpoint_folder, read_tensors, weight_files, write_weights
 from deepspec.families import read_folder
-from deepspec.formats.draft import CONFIG, load_config, load_draft
-from deepspec.formats.draft_config import check_target
-from deepspec.formats.draft_ends import ends_apart, warning
-from deepspec.formats.draft_ends import told as in_words
-from deepspec.formats.draft_files import checkpoint_folder, read_tensors, weight_files, write_weights
 from deepspec.publish import Out, is_fresh
 from deepspec.store import Store
 

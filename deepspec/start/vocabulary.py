@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from deepspec.formats.draft import choose_vocabulary
-from deepspec.models import BlockDraft, EagleDraft
-from deepspec.train.data import Samples
+from deepspec.checkpoint.draft import choose_vocabulary
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.stream import Samples
 
 
 def learn_vocabulary(model: BlockDraft | EagleDraft, samples: Samples, most: int) -> str | None:

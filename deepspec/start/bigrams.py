@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.formats.records import supervises
-from deepspec.models import BlockDraft, EagleDraft
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.heads import MarkovHead
-from deepspec.train.data import Samples, read_record
+from deepspec.records.batch import supervises
+from deepspec.records.stream import Samples, read_record
 
 SMOOTHING = 2.0
 """Weight of the mean over all tokens in the mean after one token, in positions."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats._codec import CODECS, Bytes
-from deepspec.formats.records import Record, supervises
+from deepspec.records.batch import Record, supervises
+from deepspec.target_cache.codec import CODECS, Bytes
 
 FORMAT = "deepspec.target_cache"
 VERSION = 1

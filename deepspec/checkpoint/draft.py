@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.disk import writing
-from deepspec.errors import CheckpointError, InputError
-from deepspec.formats.draft_config import read_draft_config, write_draft_config
-from deepspec.formats.draft_files import (
+from deepspec.checkpoint.config import read_draft_config, write_draft_config
+from deepspec.checkpoint.files import (
     CONFIG,
     WEIGHTS,
     read_config,
@@ -24,7 +22,10 @@ from deepspec.formats.draft_files import (
     weight_files,
     write_weights,
 )
-from deepspec.models import BlockDraft, DraftConfig, EagleDraft, build_draft
+from deepspec.disk import writing
+from deepspec.errors import CheckpointError, InputError
+from deepspec.models.config import DraftConfig
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 
 __all__ = [
     "CONFIG",

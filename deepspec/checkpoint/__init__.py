@@ -1,0 +1,1 @@
+"""A draft's config and weights in every public form: reading, writing, and what they must hold."""

@@ -1,0 +1,1 @@
+"""A sample of training, a batch of them, and the order of an epoch."""

@@ -1,0 +1,1 @@
+"""What decoding gives: rounds, and the numbers about them with their intervals."""

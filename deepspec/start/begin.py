@@ -1,0 +1,63 @@
+"""With which weights a run begins: the one place that says it."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.placement import Placement
+from deepspec.publish import Out
+from deepspec.records.stream import Samples
+from deepspec.start.beginning import Beginning
+from deepspec.start.bigrams import start_markov_head
+from deepspec.start.fitted import fit_first_block
+from deepspec.start.fresh import fresh_draft, target_folder
+from deepspec.start.previous import continued, warm_weights
+from deepspec.target_cache.facts import CacheFacts
+
+Log = Callable[[str], None]
+
+
+def new_draft(
+    spec: Beginning, facts: CacheFacts, samples: Samples, placement: Placement, log: Log, *, first: bool = True
+) -> BlockDraft | EagleDraft:
+    """Return the draft of a run that begins, in fp32 on the CPU.
+
+    Shape, vocabulary, embedding and head are the same on every rank. What takes long, a look at the cached states, only
+    the first rank does; the others are given its weights before the first step.
+
+    Args:
+        spec: shape, seed and kind of start.
+        facts: of the cache: layers, sizes, mask token.
+        samples: of the training split.
+        placement: where the target lies.
+        log: told what was chosen, and what could not be done.
+        first: whether this is the first rank.
+
+    Raises:
+        TargetError: the target's folder cannot be read, or is not of the cache's sizes.
+        SpecError: no mask token can be chosen.
+    """
+    model = fresh_draft(spec, facts, target_folder(facts, placement), samples, log)
+    if not first:
+        return model
+    bigrams = start_markov_head(model, samples, spec.bigram_samples)
+    unfit = fit_first_block(model, samples, bigrams) if spec.start == "fitted" else None
+    if unfit is not None:
+        log(f"the draft cannot start from a linear guess: {unfit}")
+    return model
+
+
+def earlier_weights(spec: Beginning, out: Out, placement: Placement, log: Log) -> dict[str, Tensor] | None:
+    """Return the tensors of an earlier draft that a run begins with in place of the new draft's; None: of none.
+
+    Master weights are named `master.…`; with them comes the optimizer's state where the spec continues a draft.
+
+    Raises:
+        CheckpointError: the earlier draft is not there, or has another shape.
+    """
+    if spec.continue_from is not None:
+        return continued(spec.continue_from, out, placement, log)
+    if spec.warm_start is not None:
+        return warm_weights(spec.warm_start, out, placement, log)
+    return None

@@ -1,0 +1,38 @@
+"""What decides with which weights a run begins. No torch, so that specs can hold it."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from deepspec.artifacts import Spec
+from deepspec.formats.recipe import DraftRecipe, Objective
+
+
+class Beginning(Spec):
+    """The draft that is to be trained, and where its first weights come from."""
+
+    draft: DraftRecipe = DraftRecipe()
+    """Algorithm and shape of the draft."""
+    objective: Objective = Objective()
+    """What it is trained for."""
+    seed: int = Field(default=0, ge=0)
+    mask_token_id: int | None = Field(default=None, ge=0)
+    """Token that stands for "not drafted yet" (dspark, dflash); None: one that the tokenizer never produces."""
+
+    start: Literal["random", "target", "fitted"] = "random"
+    """Weights of a fresh draft: random; the target's last blocks, where those have the form of the draft's; or these,
+    the first of them fitted to the states before a slot (dspark, dflash): the best on small budgets."""
+    bigram_samples: int = Field(default=512, ge=0)
+    """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
+    vocabulary_samples: int = Field(default=4096, gt=0)
+    """Samples by whose answers a reduced vocabulary is chosen (train.draft.draft_vocab_size)."""
+    continue_from: str | None = None
+    """Address of a finished draft whose weights and optimizer state to start from, on a new schedule."""
+    warm_start: str | None = None
+    """Address of a draft, or digest of a public checkpoint (see `Placement.locations`), whose weights to start from."""
+
+    @model_validator(mode="after")
+    def _from_one(self) -> Self:
+        if self.continue_from and self.warm_start:
+            raise ValueError("continue_from and warm_start are both given; continue_from already brings the weights")
+        return self
