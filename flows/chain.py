@@ -16,7 +16,7 @@ from deepspec.stages import Stage, address, find_fresh, stage_named
 from deepspec.store import Store
 from flows.choices import Choices
 from infra.caps import caps_of
-from infra.work import Site
+from infra.site import Site
 from tasks.resolve import resolve_plan
 from tasks.run import label_run, show_content, show_link, show_table
 from tasks.shards import make_shards

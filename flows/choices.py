@@ -11,9 +11,9 @@ from deepspec.errors import SpecError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
-from infra.engines import ManagedEngines, kind_named
+from infra.engines.managed import ManagedEngines, kind_named
 from infra.settings import default_root, parts_limit, scratch_dir
-from infra.work import Site
+from infra.site import Site
 
 SMOKE_STEPS = 4
 

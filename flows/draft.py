@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.chain import Chain, Step, chain_of
 from flows.choices import Choices
-from infra.work import Site
+from infra.site import Site
 from tasks.cancel import cancel_with_parent
 
 

@@ -9,7 +9,7 @@ from deepspec.evaluate.again import evaluated_again, scores_of
 from deepspec.store import Store
 from flows.chain import Chain, Step, begin
 from flows.choices import Choices
-from infra.work import Site
+from infra.site import Site
 from tasks.alert import announce
 from tasks.cancel import cancel_with_parent
 

@@ -6,7 +6,7 @@ from prefect import flow
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.plan.plan import Plan
-from infra.work import Site
+from infra.site import Site
 from tasks.shards import make_shard
 
 

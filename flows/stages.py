@@ -5,7 +5,7 @@ from prefect import flow
 from deepspec.stages import stage_named
 from flows.chain import Step, chain_of
 from flows.choices import Choices
-from infra.work import Site
+from infra.site import Site
 from tasks.cancel import cancel_with_parent
 
 RUN_NAME = "{choices.label}"

@@ -11,7 +11,7 @@ from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
 from infra.known import known, settled
-from infra.work import Site
+from infra.site import Site
 from tasks.cancel import cancel_with_parent
 from tasks.run import label_run, show_table
 

@@ -5,9 +5,9 @@ from deepspec.plan.machine import settled as settled_placement
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved
 from deepspec.store import Store
-from infra import devices
+from infra.children import devices
 from infra.settings import models_dir, nodes
-from infra.work import Site
+from infra.site import Site
 
 
 def settled(site: Site) -> tuple[Site, str]:

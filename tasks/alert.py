@@ -7,7 +7,7 @@ from prefect.events import emit_event
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.store import Store
-from infra.work import Site
+from infra.site import Site
 
 REGRESSED = "deepspec.eval.regressed"
 

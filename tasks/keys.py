@@ -4,7 +4,7 @@ from prefect.blocks.system import Secret
 
 from deepspec.errors import SpecError
 from deepspec.placement import Endpoint
-from infra.work import Site
+from infra.site import Site
 
 
 def keys_of(site: Site) -> dict[str, str]:

@@ -6,8 +6,9 @@ from prefect.concurrency.sync import concurrency
 
 from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.stages import stage_named
+from infra.children.stage import run_stage
 from infra.listeners import Listeners, terminal
-from infra.work import Site, run_stage
+from infra.site import Site
 from tasks.keys import keys_of
 from tasks.report import PrefectReport
 

@@ -13,10 +13,10 @@ from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved, resolve
 from deepspec.release.spec import ReleaseSpec
 from deepspec.store import Store
+from infra.children.targets import ready_target
 from infra.known import known, settled
 from infra.listeners import Listeners, terminal
-from infra.targets import ready_target
-from infra.work import Site
+from infra.site import Site
 from tasks.report import PrefectReport
 
 

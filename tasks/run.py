@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.page.page import plain
 from deepspec.store import Store
-from infra.work import Site
+from infra.site import Site
 from tasks.report import artifact_key, as_shown
 
 

@@ -23,8 +23,8 @@ from deepspec.artifacts import Spec
 from deepspec.errors import CancelledError, ChildError
 from deepspec.plan.plan import Plan
 from deepspec.stages import Stage, stage_named
-from infra.shards import count_shards, run_shard
-from infra.work import FanOut, Site
+from infra.children.shards import count_shards, run_shard
+from infra.site import FanOut, Site
 from tasks.cancel import cancel_runs_below
 from tasks.perform import Refs, slot
 from tasks.policy import can_pass

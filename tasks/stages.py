@@ -13,7 +13,7 @@ from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
 from deepspec.train.spec import TrainSpec
-from infra.work import Site
+from infra.site import Site
 from tasks.perform import Refs, perform
 from tasks.policy import stage_options
 

@@ -13,8 +13,8 @@ import click
 import typer
 from pydantic import BaseModel
 
+from cli.main import app
 from deepspec.plan.plan import Plan
-from flows.cli import app
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("deepspec", "flows", "tasks", "infra")
@@ -30,7 +30,7 @@ NO_COMMAND = {
 }
 """What reads like a command and is a sentence -> which."""
 PROGRAMS = {
-    "infra.llama_engine": "--name --slots --context",
+    "infra.engines.llama_cpp": "--name --slots --context",
     "llama-server": "--alias --ctx-size --jinja --parallel --spec-type --spec-draft-n-max",
     "pip": "--no-deps --force-reinstall",
     "prefect": "--pool --watch",

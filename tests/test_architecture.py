@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("deployments", "flows", "tasks", "infra", "deepspec")
+LAYERS = ("deployments", "cli", "flows", "tasks", "infra", "deepspec")
 """Each may import rightwards only."""
 
 STAGE_ROOMS = frozenset({"prepare", "regenerate", "cache", "train", "export", "evaluate", "benchmark", "release"})
@@ -87,7 +87,7 @@ def test_only_the_terminal_prints(path):
 
 
 def test_flows_and_specs_do_not_load_torch():
-    code = "import sys, flows.cli, flows.draft, deepspec.stages; sys.exit('torch' in sys.modules)"
+    code = "import sys, cli.main, flows.draft, deepspec.stages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -300,7 +300,7 @@ def test_capture_against_the_forward_pass(tmp_path: Path):
 
 
 def test_a_plan_for_38_terabytes(tmp_path: Path):
-    command = [sys.executable, "-m", "flows.cli", "plan", "--target", "qwen3-4b", "--dataset", "open-perfectblend"]
+    command = [sys.executable, "-m", "cli.main", "plan", "--target", "qwen3-4b", "--dataset", "open-perfectblend"]
     environment = {**os.environ, "DEEPSPEC_DATA_DIR": str(tmp_path)}
     begin = time.perf_counter()
     told = subprocess.run([*command, "--root", "s3://nowhere/x"], env=environment, capture_output=True, text=True)

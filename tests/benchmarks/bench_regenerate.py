@@ -21,7 +21,7 @@ from deepspec.placement import Endpoint
 from deepspec.regenerate.engine import Engine
 from deepspec.regenerate.question import Question
 from deepspec.regenerate.spec import Sampling
-from infra.engines import free_port
+from infra.engines.managed import free_port
 from tests.heard import Heard
 from tests.regenerate.conftest import Bench, prompt, prompts
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.main import app
 from deepspec.artifacts import open_artifact, read_manifest
 from deepspec.store import Store
-from flows.cli import app
 from tests.cache.made import build, opened, publish_answers, rows, spec_for
 from tests.cache.test_public import write
 

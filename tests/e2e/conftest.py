@@ -16,8 +16,8 @@ from prefect.logging.handlers import APILogWorker
 from deepspec.artifacts import Manifest
 from deepspec.catalog import catalog
 from deepspec.store import Store
-from infra.engines import free_port
-from infra.prefect_up import server
+from infra.engines.managed import free_port
+from infra.server.up import server
 from tests.e2e.operated import ask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ class Deepspec:
     def command(self, *words: str) -> list[str]:
         sizes = [word for size in SIZES for word in ("--set", size)]
         options = [*sizes, *self.extra, "--threads", "1", "--root", str(self.root)]
-        return [sys.executable, "-m", "flows.cli", *words, *options]
+        return [sys.executable, "-m", "cli.main", *words, *options]
 
     def environment(self) -> dict[str, str]:
         return {
@@ -105,7 +105,7 @@ class Deepspec:
                 environment = (path / "environ").read_bytes()
             except OSError:
                 continue
-            if str(self.data).encode() in environment and b"flows.cli" not in words and self._ours(words):
+            if str(self.data).encode() in environment and b"cli.main" not in words and self._ours(words):
                 found.append(b" ".join(words).decode())
         return found
 

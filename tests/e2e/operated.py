@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from deepspec.store import Store
-from infra.launch import GUARD
-from infra.prefect_setup import set_up
-from infra.prefect_up import s3_server, worker
+from infra.processes.launch import GUARD
+from infra.server.setup import set_up
+from infra.server.up import s3_server, worker
 from infra.settings import default_root
 from tests.target.tiny import write_target
 

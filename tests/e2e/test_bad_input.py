@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cli import main as cli
 from deepspec.store import Store
-from flows import cli
-from infra.engines import free_port
+from infra.engines.managed import free_port
 from tests.e2e.conftest import Deepspec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -16,7 +16,7 @@ from flows.draft import build_draft, try_draft
 from flows.reevaluate import reevaluate
 from flows.stages import STAGE_FLOWS
 from flows.sweep import sweep
-from infra.work import FanOut, Site
+from infra.site import FanOut, Site
 from tasks import shards
 from tasks.cancel import cancel_runs_below, cancel_with_parent
 

@@ -16,9 +16,9 @@ from deepspec.catalog import find
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
-from infra.prefect_setup import set_up
+from infra.server.setup import set_up
 from infra.settings import default_root
-from infra.work import FanOut, Site
+from infra.site import FanOut, Site
 from tasks import shards
 from tasks.report import PrefectReport
 from tests.e2e.conftest import ROOT, query
@@ -76,7 +76,7 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert {str(found["type"]) for found in shown} >= {"progress", "table", "image", "markdown"}
     assert {"plan-estimate", "stages", "train-progress", "release-report"} <= {str(found["key"]) for found in shown}
     assert {f"{stage}-artifact" for stage in STAGES} <= {str(found["key"]) for found in shown}
-    words = [sys.executable, "-m", "flows.cli", "runs", "--tag", "algorithm:dspark"]
+    words = [sys.executable, "-m", "cli.main", "runs", "--tag", "algorithm:dspark"]
     listed = subprocess.run(words, env=environment(operated.api), cwd=ROOT, capture_output=True, text=True, check=True)
     assert "build-draft" in listed.stdout
     assert "Completed" in listed.stdout

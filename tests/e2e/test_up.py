@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from flows import cli
-from infra.engines import free_port
+from cli import main as cli
+from infra.engines.managed import free_port
 from tests.e2e.conftest import ROOT
 from tests.e2e.operated import until
 
@@ -48,7 +48,7 @@ def test_a_server_with_a_password_has_a_worker_that_comes_back_and_ends_with_dow
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    said = run("flows.cli", "up", "--detach", "--host", "0.0.0.0", "--port", str(port))
+    said = run("cli.main", "up", "--detach", "--host", "0.0.0.0", "--port", str(port))
     try:
         assert f"export PREFECT_API_URL={api}" in said
         assert AUTH not in said
@@ -59,9 +59,9 @@ def test_a_server_with_a_password_has_a_worker_that_comes_back_and_ends_with_dow
         until(lambda: [found for found in workers_in(tmp_path) if found.pid != lost.pid])
         client = {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": AUTH}
         run("prefect", "deployment", "run", "alert/local", "--params", ALERT, "--watch", **client)
-        assert "alert-deepspec.draft.abc" in run("flows.cli", "runs", COLUMNS="200")
+        assert "alert-deepspec.draft.abc" in run("cli.main", "runs", COLUMNS="200")
     finally:
-        assert "stopped" in run("flows.cli", "down")
+        assert "stopped" in run("cli.main", "down")
     until(lambda: not processes_in(tmp_path), seconds=60)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{api}/health")

@@ -27,7 +27,7 @@ from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.target.source import TargetSource, parts
-from infra.engines import free_port
+from infra.engines.managed import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def target(tmp_path_factory):
 def engine(target: Path, *draft: str):
     """Serve the target, with a draft where one is given, and yield its URL."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    words = ["-m", "infra.llama_engine", "--model", f"{target}/target.gguf", "--name", "t", "--port", str(port)]
+    words = ["-m", "infra.engines.llama_cpp", "--model", f"{target}/target.gguf", "--name", "t", "--port", str(port)]
     process = subprocess.Popen(
         [sys.executable, *words, "--slots", "1", "--threads", "1", *draft],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import pytest
 from deepspec.errors import SpecError
 from deepspec.store import Store
 from flows.chain import Chain
-from infra.work import Site
+from infra.site import Site
 from tests.cache.made import build, publish_answers, rows, spec_for
 from tests.evaluate.published import given
 from tests.target.tiny import write_target

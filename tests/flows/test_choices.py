@@ -4,7 +4,7 @@ import pytest
 
 from deepspec.errors import SpecError, UnknownNameError
 from flows.choices import choose_site, managed_engines, named_endpoints
-from infra.engines import ManagedEngines
+from infra.engines.managed import ManagedEngines
 
 URLS = ["http://127.0.0.1:8000/v1", "https://engine.example/v1"]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.forms import gather, published_forms
 from deepspec.checkpoint.draft import load_draft, save_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
 from deepspec.publish import Out
-from flows.forms import gather, published_forms
 from tests.heard import Heard
 from tests.train.conftest import SMALL, make_site
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from cli.main import app
 from deepspec.catalog import set_ref
 from deepspec.store import Store
-from flows.cli import app
 from tests.cache.made import publish_answers, rows
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from cli.show import headline
 from deepspec.artifacts import Spec
 from deepspec.publish import Out
 from deepspec.store import Store
-from flows.show import headline
 
 SCORES = {
     "accepted_length": {"0.0": 1.5},

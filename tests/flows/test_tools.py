@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from flows.cli import app
+from cli.main import app
 from tests.evaluate.published import given
 
 

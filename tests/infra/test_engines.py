@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from deepspec.errors import EngineError, UnknownNameError
-from infra import engines
-from infra.engines import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
+from infra.engines.managed import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
+from infra.engines.managed import managed as engines
 
 SERVER = """
 import http.server, os, sys
@@ -140,7 +140,7 @@ def test_the_embedded_engine_answers_and_dies_with_its_run(tmp_path):
     run = f"""
 import sys, time
 from pathlib import Path
-from infra.engines import ManagedEngines, Served, start_engines
+from infra.engines.managed import ManagedEngines, Served, start_engines
 served = Served(name="smollm2", gguf=Path({str(gguf())!r}), context=256, threads=1)
 with start_engines(ManagedEngines(slots=1), served, Path(sys.argv[1])) as endpoints:
     print(endpoints[0].url, flush=True)

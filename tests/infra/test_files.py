@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.prefect_setup import DEPLOYMENTS, ENVIRONMENTS, HOME
+from infra.server.setup import DEPLOYMENTS, ENVIRONMENTS, HOME
 from infra.settings import nodes
 
 KUBERNETES = HOME / "infra" / "kubernetes"

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from deepspec.errors import ChildError
-from infra.guard import EVENT
-from infra.launch import run_guarded, start_guarded
+from infra.processes.guard import EVENT
+from infra.processes.launch import run_guarded, start_guarded
 
 TREE = """
 import os, pathlib, signal, subprocess, sys, time
@@ -35,7 +35,7 @@ time.sleep(300)
 PARENT = """
 import sys
 from pathlib import Path
-from infra.launch import run_guarded
+from infra.processes.launch import run_guarded
 
 run_guarded(sys.argv[2:], log_path=Path(sys.argv[1], "job.log"), on_line=print, grace_seconds=0.5)
 """
@@ -206,7 +206,7 @@ def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed
 
 
 def test_events_are_not_among_the_last_lines_of_a_job_that_failed(tmp_path):
-    speak = "from infra.child import emit; print('out of memory'); emit(event='log', message='hello'); exit(7)"
+    speak = "from infra.children.child import emit; print('out of memory'); emit(event='log', message='hello'); exit(7)"
     heard: list[str] = []
     with pytest.raises(ChildError) as caught:
         run_guarded([sys.executable, "-c", speak], log_path=tmp_path / "log", on_line=heard.append)
@@ -218,7 +218,7 @@ def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path):
     """More than a pipe holds: telling must not fail, nor wait, though nobody listens."""
     tell = """
     import pathlib, signal, sys, time
-    from infra.child import emit
+    from infra.children.child import emit
     def stop(*_):
         for step in range(50):
             emit(event="log", message="saving" + "." * 20_000)
@@ -248,7 +248,8 @@ def test_a_full_disk_under_the_log_ends_no_job():
 def test_an_event_waits_for_no_line_to_end(tmp_path):
     """A progress bar that never ends its line does not hold events back, and is not torn apart otherwise."""
     speak = (
-        "import sys; from infra.child import emit; print('10 %', end='', flush=True); emit(event='log', message='a')"
+        "import sys; from infra.children.child import emit; "
+        "print('10 %', end='', flush=True); emit(event='log', message='a')"
     )
     heard: list[str] = []
     run_guarded([sys.executable, "-c", speak], log_path=tmp_path / "log", on_line=heard.append)

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from infra.prefect_api import prefect_api
+from infra.server.api import prefect_api
 
 COMMAND = """
 import time
-from infra.prefect_api import prefect_api
+from infra.server.api import prefect_api
 with prefect_api(lambda line: print(line, flush=True)):
     time.sleep(600)
 """

@@ -8,8 +8,8 @@ from threading import Thread
 import pytest
 
 from deepspec.errors import ChildError
-from infra.child import Job
-from infra.work import run_job
+from infra.children.child import Job
+from infra.children.stage import run_job
 from tests.heard import Heard
 from tests.infra.test_launch import wait_for
 from tests.train.conftest import SMALL, Site, site  # noqa: F401 - a fixture

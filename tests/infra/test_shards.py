@@ -4,8 +4,9 @@ from pathlib import Path
 
 from deepspec.stages import STAGES
 from deepspec.store import Store
-from infra.shards import count_shards, run_shard
-from infra.work import Site, run_stage
+from infra.children.shards import count_shards, run_shard
+from infra.children.stage import run_stage
+from infra.site import Site
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 from tests.target.tiny import write_target

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flows import cli
+from cli import main as cli
 from infra import terminal
 from infra.listeners import attached
 from infra.listeners import terminal as reports

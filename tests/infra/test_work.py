@@ -19,14 +19,16 @@ from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
 from deepspec.store import Store
-from infra import work
 from infra.caps import caps_of
-from infra.child import Job, with_keys
-from infra.engines import ManagedEngines
-from infra.guard import EVENT
-from infra.launch import run_guarded
+from infra.children import stage as work
+from infra.children.child import Job, with_keys
+from infra.children.events import Events
+from infra.children.stage import run_job, run_stage
+from infra.engines.managed import ManagedEngines
 from infra.listeners import Listeners
-from infra.work import Events, Site, run_job, run_stage
+from infra.processes.guard import EVENT
+from infra.processes.launch import run_guarded
+from infra.site import Site
 from tests.heard import Heard
 
 
@@ -190,7 +192,7 @@ def test_a_rank_that_was_asked_to_stop_does_not_hide_the_error_of_the_one_that_f
 NOISE = "import os; os.write(2, b'!'); [os.write(1, b'tick tock ') for _ in range(300_000)]"
 NOISY = f"""
 import os, subprocess, sys, threading
-from infra.child import emit
+from infra.children.child import emit
 
 noise = subprocess.Popen([sys.executable, "-c", {NOISE!r}], stderr=subprocess.PIPE)
 noise.stderr.read(1)
@@ -219,7 +221,7 @@ def test_what_others_print_tears_no_event(tmp_path):
 
 
 def test_events_go_to_stdout_where_no_guard_offers_a_pipe(tmp_path):
-    speak = "from infra.child import emit; emit(event='log', message='hello')"
+    speak = "from infra.children.child import emit; emit(event='log', message='hello')"
     env = {**os.environ, "DEEPSPEC_EVENTS": str(tmp_path / "gone")}
     for environment in ({**os.environ}, env, {**env, "DEEPSPEC_EVENTS": str(tmp_path / "file")}):
         (tmp_path / "file").write_text("no pipe")

@@ -18,7 +18,7 @@ from deepspec.errors import NotPublishedError, StoreError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.store import Store
-from infra.engines import free_port
+from infra.engines.managed import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from deepspec.errors import InputError, StoreError
 from deepspec.plan.checks import examine
 from flows.choices import Choices, choose_site
 from infra.known import known
-from infra.work import Site
+from infra.site import Site
 
 SMALL = (
     "train.global_batch=2", "train.draft.block_size=7", "evaluate.max_new_tokens=32", "benchmark.max_new_tokens=32"

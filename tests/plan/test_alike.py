@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cli import show
+from cli.doctor import examine as doctor
 from deepspec.errors import DeepSpecError, InputError
 from deepspec.formats.tensor_heads import POINTER
-from flows import show
 from flows.choices import Choices
-from flows.doctor import examine as doctor
-from infra.work import Site
+from infra.site import Site
 from tasks.resolve import Begun, begun
 from tests.plan.placed import FIELDS, choices, edit, questions, site
 from tests.target.test_tokens import with_tokens

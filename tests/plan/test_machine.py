@@ -8,9 +8,9 @@ from deepspec.errors import ChildError, SpecError
 from deepspec.placement import Placement
 from deepspec.plan.machine import Card, Machine, check_device, settled
 from flows.choices import choose_site
-from infra import devices
+from infra.children import devices
 from infra.known import settled as settled_site
-from infra.work import FanOut, Site
+from infra.site import FanOut, Site
 
 CARD = Card(name="NVIDIA H100", memory=85_000_000_000)
 CPU = Machine(torch="2.13.0+cpu", built_for=None, driver=None, failure="Torch not compiled with CUDA enabled")

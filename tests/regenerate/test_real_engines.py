@@ -14,7 +14,7 @@ from deepspec.formats.rows import read_rows
 from deepspec.regenerate.reader import TargetReader
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
-from infra.engines import ManagedEngines, Served, start_engines
+from infra.engines.managed import ManagedEngines, Served, start_engines
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
 DATA = os.environ.get("DEEPSPEC_DATA")
@@ -37,7 +37,7 @@ def real_prompts():
 def first_engine() -> psutil.Process:
     """Return the process of one engine (not its guard)."""
     below = psutil.Process().children(recursive=True)
-    return next(child for child in below if child.cmdline()[1:3] == ["-m", "infra.llama_engine"])
+    return next(child for child in below if child.cmdline()[1:3] == ["-m", "infra.engines.llama_cpp"])
 
 
 def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tmp_path):

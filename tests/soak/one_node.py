@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from infra.child import Job, SilentReport
-from infra.work import run_job
+from infra.children.child import Job, SilentReport
+from infra.children.stage import run_job
 
 if __name__ == "__main__":
     job = Job.model_validate_json(Path(sys.argv[1]).read_bytes())

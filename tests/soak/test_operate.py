@@ -17,9 +17,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from flows.chain import Chain
-from infra.child import Job
-from infra.engines import free_port
-from infra.work import FanOut, Site, child_job
+from infra.children.child import Job
+from infra.children.stage import child_job
+from infra.engines.managed import free_port
+from infra.site import FanOut, Site
 from tasks import shards
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.e2e.conftest import ROOT, api, query  # noqa: F401 - a fixture

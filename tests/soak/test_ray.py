@@ -10,7 +10,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from flows.chain import Chain
-from infra.work import FanOut, Site, run_stage
+from infra.children.stage import run_stage
+from infra.site import FanOut, Site
 from tasks.shards import make_shards
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.e2e.conftest import api  # noqa: F401 - a fixture

@@ -14,7 +14,7 @@ from deepspec.errors import TargetError
 from deepspec.target import TargetSource
 from deepspec.target.load import Target, load_target
 from deepspec.target.resolve import resolve_target
-from infra.engines import free_port
+from infra.engines.managed import free_port
 
 pytestmark = pytest.mark.soak
 

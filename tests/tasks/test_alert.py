@@ -10,7 +10,7 @@ from deepspec.formats.scores import SCORES, Comparison, Difference, Interval, Sc
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
-from infra.work import Site
+from infra.site import Site
 from tasks import alert
 
 WORSE = ("accepted length at temperature 0 fell from 2.000 to 1.700",)

@@ -5,7 +5,7 @@ from prefect.blocks.system import Secret
 
 from deepspec.errors import SpecError
 from deepspec.placement import Endpoint, Placement
-from infra.work import Site
+from infra.site import Site
 from tasks.keys import keys_of
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deepspec.placement import Placement
 from flows.choices import Choices
-from infra.work import Site
+from infra.site import Site
 from tasks.resolve import located
 from tests.e2e.operated import write_inputs
 

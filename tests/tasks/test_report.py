@@ -12,7 +12,7 @@ from deepspec.prepare.resolve import resolve
 from deepspec.prepare.spec import PrepareSpec
 from infra import terminal
 from infra.listeners import attached
-from infra.work import Site
+from infra.site import Site
 from tasks import perform, report
 from tasks.report import LAST, LINES, PrefectReport
 

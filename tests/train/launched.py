@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.train.spec import TrainSpec
-from infra.launch import GUARD
+from infra.processes.launch import GUARD
 from tests.train.conftest import Site
 
 ROOT = Path(__file__).parents[2]

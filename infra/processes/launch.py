@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, whatever ends the parent: see `infra.guard` for how.
+"""Child processes that end with their parent, whatever ends the parent: see `infra.processes.guard` for how.
 
 On Linux nothing of a child survives a TERM, a Ctrl-C or a kill -9 of the parent, also not processes that it started
 in sessions of their own (as torchrun starts its ranks). Elsewhere the child's process group is ended, which misses
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deepspec.errors import ChildError
-from infra.guard import EVENT
+from infra.processes.guard import EVENT
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
@@ -45,7 +45,7 @@ def run_guarded(
         command: program and arguments.
         log_path: file that the output (stdout and stderr) is appended to.
         env: variables on top of this process's environment.
-        on_line: called with each line of output, and each event (see `infra.guard`), without its end.
+        on_line: called with each line of output, and each event (see `infra.processes.guard`), without its end.
         grace_seconds: time between TERM and KILL when the parent is stopped.
         stop: asked every few seconds; what it returns ends the command, with its grace period, and is raised.
 

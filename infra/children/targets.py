@@ -1,6 +1,6 @@
 """Make a target ready: in this process where it is, in a child of its own where that needs torch or the network.
 
-python -m infra.targets JOB.json
+python -m infra.children.targets JOB.json
 """
 
 import sys
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deepspec.errors import ChildError, DeepSpecError, TargetError, rebuilt
 from deepspec.target.source import TargetFiles, TargetSource, find_target
-from infra.child import emit, emit_error
-from infra.guard import EVENT
-from infra.launch import run_guarded
+from infra.children.child import emit, emit_error
+from infra.processes.guard import EVENT
+from infra.processes.launch import run_guarded
 from infra.settings import models_dir, torch_env
 
 
@@ -61,7 +61,7 @@ def _in_child(job: TargetJob) -> TargetFiles:
             with suppress(ValidationError):  # a line of the log that happens to look like one
                 told.append(_Found.model_validate_json(line.removeprefix(EVENT)))
 
-    command = [sys.executable, "-m", "infra.targets", str(path)]
+    command = [sys.executable, "-m", "infra.children.targets", str(path)]
     try:
         run_guarded(command, log_path=log, env=torch_env(None), on_line=listen)
     except ChildError as failure:

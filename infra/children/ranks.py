@@ -1,4 +1,4 @@
-"""Several ranks of one job, on one machine or on many: `python -m infra.ranks JOB.json LOG_FOLDER`.
+"""Several ranks of one job, on one machine or on many: `python -m infra.children.ranks JOB.json LOG_FOLDER`.
 
 torch's launcher starts them and lets them find each other. The first local rank speaks to the parent; every other one
 writes files of its own below LOG_FOLDER. When a rank fails, the others are ended, and this process says what it printed
@@ -13,8 +13,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from deepspec.errors import SIGNALLED
-from infra.child import Job
-from infra.launch import LAST_LINES
+from infra.children.child import Job
+from infra.processes.launch import LAST_LINES
 from infra.settings import Nodes, nodes
 
 
@@ -39,7 +39,7 @@ def run(job_file: Path, folder: Path) -> int:
     job = Job.model_validate_json(job_file.read_bytes())
     logs = DefaultLogsSpecs(log_dir=str(folder), redirects=dict.fromkeys(range(1, job.placement.processes), Std.ALL))
     try:
-        elastic_launch(launch_config(job, nodes(), logs), sys.executable)("-m", "infra.child", str(job_file))
+        elastic_launch(launch_config(job, nodes(), logs), sys.executable)("-m", "infra.children.child", str(job_file))
     except ChildFailedError as failure:
         rank, first = failure.get_first_failure()
         _say(folder, rank, first.local_rank, first.exitcode)

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import temporary_settings
 
-from infra.prefect_setup import client_settings
+from infra.server.setup import client_settings
 
 
 def newest_runs(api: str, tags: list[str], limit: int) -> list[tuple[str, ...]]:

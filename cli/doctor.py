@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import httpx
 
+from cli.show import settled
 from deepspec.errors import DeepSpecError, EngineError, InputError, TargetError
 from deepspec.placement import Endpoint
 from deepspec.plan.checks import Outcome, outcomes
@@ -17,12 +18,11 @@ from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
 from flows.choices import Choices
-from flows.show import settled
-from infra.devices import driver_version
+from infra.children.devices import driver_version
 from infra.known import known
 from infra.settings import check_data_dir, secret
+from infra.site import Site
 from infra.terminal import Piece, Styled, show_table
-from infra.work import Site
 
 TIMEOUT_SECONDS = 5.0
 _STYLE = {"ok": "green", "failed": "bold red", "skipped": "yellow"}

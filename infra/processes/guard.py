@@ -1,6 +1,6 @@
 """The guard: a small process between a parent and its job, so that nothing of the job outlives the parent.
 
-Started by `infra.launch` as a plain file (no package, no site: it is up in some 30 ms):
+Started by `infra.processes.launch` as a plain file (no package, no site: it is up in some 30 ms):
 
     guard.py GRACE_SECONDS LOG_PATH COMMAND...
 

@@ -1,4 +1,4 @@
-"""The cards of this machine, looked at by a short child that loads torch: python -m infra.devices
+"""The cards of this machine, looked at by a short child that loads torch: python -m infra.children.devices
 
 The parent never imports torch, and asks once: what it is told holds for as long as it runs.
 """
@@ -25,7 +25,7 @@ def machine() -> Machine:
     Raises:
         ChildError: it could not be loaded, or did not answer.
     """
-    command = [sys.executable, "-m", "infra.devices"]
+    command = [sys.executable, "-m", "infra.children.devices"]
     env = environment(torch_env(None))
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Several ranks of one job on a Ray cluster: `python -m infra.ray_ranks JOB.json ADDRESS`.
+"""Several ranks of one job on a Ray cluster: `python -m infra.children.ray_ranks JOB.json ADDRESS`.
 
 Ray starts the ranks where it has room, and again after a machine is lost: they go on at the newest checkpoint, so that
 has to be in a store that all machines reach. What a rank prints comes here, events included.
@@ -11,7 +11,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchTrainer
 
-from infra.child import Job, work
+from infra.children.child import Job, work
 
 LOST_MACHINES = 3
 """How often the ranks are started again."""

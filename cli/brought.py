@@ -5,10 +5,10 @@ from deepspec.checkpoint.files import is_checkpoint
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from flows.choices import Choices
+from infra.children.targets import ready_target
 from infra.settings import scratch_dir
-from infra.targets import ready_target
+from infra.site import Site
 from infra.terminal import say
-from infra.work import Site
 
 
 def adopted(choices: Choices, site: Site) -> Choices:

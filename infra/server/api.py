@@ -7,9 +7,9 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from infra.engines import free_port
-from infra.prefect_setup import client_settings
-from infra.prefect_up import running_api, server
+from infra.engines.managed import free_port
+from infra.server.setup import client_settings
+from infra.server.up import running_api, server
 from infra.settings import data_dir
 
 DRAIN_SECONDS = 5.0

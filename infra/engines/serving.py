@@ -10,7 +10,7 @@ from deepspec.artifacts import Artifact
 from deepspec.formats.exports import read_index, write_form
 from deepspec.placement import Placement
 from deepspec.report import Report
-from infra.engines import PROMPT_ROOM, ManagedEngines, Served, start_engines
+from infra.engines.managed import PROMPT_ROOM, ManagedEngines, Served, start_engines
 
 FORM = "llama.cpp"
 KIND = "xllamacpp"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from cli.published import opened, placement_of, target_folder
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog
 from deepspec.checkpoint.config import check_mask_token, check_target
@@ -21,7 +22,6 @@ from deepspec.target.live import open_cache
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.codec import TOKENS_ONLY
-from flows.check import opened, placement_of, target_folder
 
 LONGEST = 512
 """Tokens of a cached sample that are compared: where forms part, they do so early."""

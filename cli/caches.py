@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.check import Debug, Root, TargetFolder
+from cli.published import opened, placement_of
 from deepspec.plan import presets
 from deepspec.plan.plan import TargetPlan
 from deepspec.store import Store
-from flows.check import Debug, Root, TargetFolder, opened, placement_of
+from infra.children.targets import ready_target
 from infra.listeners import Listeners, attached, terminal
 from infra.settings import default_root, scratch_dir
-from infra.targets import ready_target
 from infra.terminal import say, show_table
 
 app = typer.Typer()

@@ -1,7 +1,8 @@
 """Engines that a run starts itself and ends with itself: one table of commands, one port and one log file each.
 
 An engine serves the target through an OpenAI-compatible API on loopback. `start_engines` yields endpoints once
-every engine says that it is healthy; leaving the block, or losing the process in any way, ends them (`infra.launch`).
+every engine says that it is healthy; leaving the block, or losing the process in any way, ends them
+(`infra.processes.launch`).
 An engine that ends by itself in between is started again on its port: whoever asks it sees it come back.
 """
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deepspec.errors import ChildError, EngineError, UnknownNameError
 from deepspec.placement import Endpoint
-from infra.launch import Child, start_guarded
+from infra.processes.launch import Child, start_guarded
 
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 1.0
@@ -51,7 +52,7 @@ class EngineKind:
 
 ENGINES: Mapping[str, EngineKind] = {
     "xllamacpp": EngineKind(
-        command="{python} -m infra.llama_engine --model {model} --name {name} --port {port} --slots {slots} "
+        command="{python} -m infra.engines.llama_cpp --model {model} --name {name} --port {port} --slots {slots} "
         "--context {context} --threads {threads}",
         serves="file",
         slots=8,

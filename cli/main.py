@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli import brought, caches, check, doctor, serve, shelf, show, tools
+from cli import engine as cli_engine
+from cli import reevaluate as cli_reevaluate
 from deepspec.errors import DeepSpecError
 from deepspec.stages import STAGES
-from flows import brought, caches, check, cli_engine, cli_reevaluate, doctor, serve, shelf, show, tools
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
-from infra.engines import ENGINES
+from infra.engines.managed import ENGINES
 from infra.listeners import attached
+from infra.site import Site
 from infra.terminal import Styled, complain, say
-from infra.work import Site
 
 app = typer.Typer(
     name="deepspec",
@@ -132,7 +134,7 @@ def run_all(choices: Choices, site: Site) -> None:
     start = time.monotonic()
     choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
-    from infra.prefect_api import prefect_api
+    from infra.server.api import prefect_api
 
     with attached(), prefect_api(say):
         built = build_draft(choices, site)
@@ -144,7 +146,7 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
     site = show.check_input(choices.plan(), site)
     choices = brought.adopted(choices, site)
     from flows.stages import STAGE_FLOWS  # as above
-    from infra.prefect_api import prefect_api
+    from infra.server.api import prefect_api
 
     with attached(), prefect_api(say):
         step = STAGE_FLOWS[name](choices, site)

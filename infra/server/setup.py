@@ -28,7 +28,7 @@ from prefect.workers.process import ProcessWorker
 from deepspec.errors import ChildError, SpecError, UnknownNameError
 from infra.settings import data_dir, default_root, environment, server_auth
 
-HOME = Path(__file__).resolve().parent.parent
+HOME = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = HOME / "deployments"
 BLOCK = "deepspec"
 """Name of the result storage block, local or remote."""

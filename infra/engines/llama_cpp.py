@@ -1,6 +1,6 @@
 """The embedded engine: llama.cpp's server as a library (xllamacpp), in a process of its own.
 
-    python -m infra.llama_engine --model FILE.gguf --name NAME --port PORT [--slots 8] [--context 2048] [--threads 2]
+    python -m infra.engines.llama_cpp --model FILE.gguf --name NAME --port PORT [--slots 8] [--context 2048]
 
 Serves an OpenAI-compatible API on loopback until it gets TERM. With `--draft` it decodes speculatively.
 """
@@ -20,7 +20,9 @@ DRAFT_TYPES = {
 
 def parse_arguments() -> argparse.Namespace:
     """Return the settings of one engine."""
-    parser = argparse.ArgumentParser(prog="python -m infra.llama_engine", description="Serve a GGUF file on loopback.")
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.engines.llama_cpp", description="Serve a GGUF file on loopback."
+    )
     parser.add_argument("--model", type=Path, required=True, help="GGUF file of the target")
     parser.add_argument("--name", required=True, help="name to serve it under")
     parser.add_argument("--port", type=int, required=True)

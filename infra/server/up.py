@@ -19,11 +19,11 @@ import psutil
 from deepspec.errors import ChildError, SpecError
 from deepspec.plan import presets
 from deepspec.plan.plan import TargetPlan
-from infra.engines import LOOPBACK, ManagedEngines, Served, free_port, start_engines
-from infra.launch import Child, start_guarded
-from infra.prefect_setup import ENVIRONMENTS, set_up, worker_environment
+from infra.children.targets import ready_target
+from infra.engines.managed import LOOPBACK, ManagedEngines, Served, free_port, start_engines
+from infra.processes.launch import Child, start_guarded
+from infra.server.setup import ENVIRONMENTS, set_up, worker_environment
 from infra.settings import data_dir, default_root, server_auth, server_database, use
-from infra.targets import ready_target
 
 START_SECONDS = 300.0
 """A busy machine may need long; a server that ends is noticed at once."""

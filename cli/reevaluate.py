@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
+from cli import show
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError
 from deepspec.evaluate.again import scores_of
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.store import Store
-from flows import show
 from flows.choices import Choices, choose_site
 from infra.listeners import attached
 from infra.terminal import Styled, say, show_table
@@ -40,7 +40,7 @@ def reevaluate(
     site = show.check_input(choices.plan(), site)
     scores_of(Store(site.root), find(Store(site.root), release))  # a name that leads nowhere is told at once
     from flows.reevaluate import reevaluate as run  # Prefect takes a second to import
-    from infra.prefect_api import prefect_api
+    from infra.server.api import prefect_api
 
     with attached(), prefect_api(say):
         step = run(choices, site, release, moment)

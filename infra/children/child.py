@@ -1,4 +1,4 @@
-"""One stage in a process of its own: `python -m infra.child JOB.json`.
+"""One stage in a process of its own: `python -m infra.children.child JOB.json`.
 
 It tells its parent what it does as events: lines that start with the ASCII record separator (RFC 7464) and hold one
 JSON object. They go through a pipe of their own where a guard offers one, so that nothing else that writes to stdout
@@ -24,7 +24,7 @@ from deepspec.errors import DeepSpecError
 from deepspec.placement import Placement
 from deepspec.stages import Shards, join, materialize, stage_named
 from deepspec.store import Store
-from infra.guard import EVENT, EVENTS
+from infra.processes.guard import EVENT, EVENTS
 from infra.settings import secret
 
 _WRITING = threading.Lock()

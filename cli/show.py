@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
 from deepspec.plan.budget import check_limits, plan_rows
@@ -9,12 +10,11 @@ from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
-from flows.counted import counted
 from infra.known import known
 from infra.known import settled as known_device
 from infra.settings import check_data_dir
+from infra.site import Site
 from infra.terminal import Piece, Styled, say, show_table
-from infra.work import Site
 
 if TYPE_CHECKING:
     from flows.chain import Step

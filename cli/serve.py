@@ -29,8 +29,8 @@ def up(
 ) -> None:
     """Run a Prefect server, a worker and every deployment, until Ctrl-C or `deepspec down`."""
     del debug
-    from infra.prefect_up import Wanted  # loads Prefect
-    from infra.prefect_up import up as run
+    from infra.server.up import Wanted  # loads Prefect
+    from infra.server.up import up as run
 
     if detach:
         _detached([word for word in sys.argv[1:] if word != "--detach"])
@@ -44,7 +44,7 @@ def up(
 def down(debug: Debug = False) -> None:
     """Stop what `deepspec up` started, and nothing else."""
     del debug
-    from infra.prefect_up import down as stop  # loads Prefect
+    from infra.server.up import down as stop  # loads Prefect
 
     say("stopped" if stop() else f"nothing runs from {data_dir()}")
 
@@ -59,7 +59,7 @@ def deploy(
 ) -> None:
     """Make or update pool, limits, result storage, automations and deployments on the server."""
     del debug
-    from infra.prefect_setup import set_up  # loads Prefect
+    from infra.server.setup import set_up  # loads Prefect
 
     pool = set_up(server(), environment, dict(_pair(told) for told in secret or ()))
     say(f"deployed {environment} to {server()}; start a worker with: prefect worker start --pool {pool}")
@@ -73,7 +73,7 @@ def runs(
 ) -> None:
     """List the newest runs: what they make, how they stand, how long they took."""
     del debug
-    from infra.prefect_runs import newest_runs  # loads Prefect
+    from infra.server.runs import newest_runs  # loads Prefect
 
     columns = ("run", "flow", "state", "started", "took", "tags", "id")
     found = newest_runs(server(), tag or [], limit)
@@ -86,7 +86,7 @@ def server() -> str:
     Raises:
         SpecError: there is none.
     """
-    from infra.prefect_up import running_api  # loads Prefect
+    from infra.server.up import running_api  # loads Prefect
 
     found = prefect_api() or running_api()
     if found is None:
@@ -102,11 +102,11 @@ def _pair(told: str) -> tuple[str, str]:
 
 
 def _detached(words: list[str]) -> None:
-    from infra.prefect_up import running_api  # loads Prefect
+    from infra.server.up import running_api  # loads Prefect
 
     log = data_dir() / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "flows.cli", *words]
+    command = [sys.executable, "-m", "cli.main", *words]
     with log.open("wb") as output:
         started = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     while running_api() is None:

@@ -8,8 +8,10 @@ from deepspec.errors import ChildError
 from deepspec.report import Report
 from deepspec.stages import Stage
 from deepspec.store import Store
-from infra.child import Job
-from infra.work import Events, Site, child_job, keep_logs, run_job
+from infra.children.child import Job
+from infra.children.events import Events
+from infra.children.stage import child_job, keep_logs, run_job
+from infra.site import Site
 
 
 def count_shards(stage: Stage, spec: Spec, inputs: dict[str, ArtifactRef], site: Site, report: Report) -> int:

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from infra.settings import quiet_prefect
+
+quiet_prefect()

@@ -1,0 +1,163 @@
+"""Run one stage in a child process under the guard, and turn its events into a report, a reference or an error."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from deepspec.artifacts import ArtifactRef, Spec, open_artifact
+from deepspec.benchmark.spec import BenchmarkSpec
+from deepspec.disk import writing
+from deepspec.errors import ChildError, DeepSpecError, StoreError
+from deepspec.page.page import code
+from deepspec.placement import Placement
+from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.report import Report
+from deepspec.stages import Stage, address, find_fresh
+from deepspec.store import Store
+from infra.children.child import Job
+from infra.children.events import Events
+from infra.engines.managed import PROMPT_ROOM, Served, start_engines
+from infra.engines.serving import serving_draft
+from infra.processes.launch import run_guarded
+from infra.settings import nodes, torch_env
+from infra.site import Site
+
+
+def run_stage(
+    stage: Stage,
+    spec: Spec,
+    inputs: dict[str, ArtifactRef],
+    site: Site,
+    report: Report,
+    keys: Mapping[str, str] = MappingProxyType({}),
+) -> ArtifactRef:
+    """Return the stage's artifact, made in a child process unless a fresh one is published.
+
+    Args:
+        stage: the row of the table.
+        spec: what changes the result.
+        inputs: kind -> reference.
+        site: where to run.
+        report: who listens.
+        keys: variable -> key of an endpoint: given to the child in its environment, written nowhere.
+
+    Raises:
+        DeepSpecError: the error that the child raised, or ChildError where it died without one.
+    """
+    store = Store(site.root)
+    found = find_fresh(stage, spec, inputs, store)
+    if found is not None:
+        return found
+    site.caps.check(store)
+    where = address(stage, spec, {kind: ref.address for kind, ref in inputs.items()})
+    path = site.placement.scratch / "jobs" / f"{stage.name}-{where}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _engines(spec, inputs, site, path, report) as placement:
+            job = child_job(stage, spec, inputs, site.model_copy(update={"placement": placement}))
+            caps = site.caps.at(f"{stage.kind}/{where}")
+            told = run_job(job, path, report, keys, stop=lambda: caps.reached_now(store)).ref
+    finally:
+        report.markdown("log", f"Everything that it printed: {code(keep_logs(path, store))}")
+    ref = told or find_fresh(stage, spec, inputs, store)  # on machines after the first, another one published
+    if ref is None:
+        raise ChildError(f"the child of stage {stage.name}", 0, "it ended well and published nothing")
+    report.log(ref.uri)
+    return ref
+
+
+def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site) -> Job:
+    """Return what a child is asked to do for a stage."""
+    return Job(
+        stage=stage.name,
+        spec=spec.model_dump(mode="json"),
+        inputs={kind: inputs[kind] for kind in stage.inputs},
+        root=site.root,
+        placement=site.placement,
+        ray=site.fan_out.address or "auto" if site.fan_out.runner == "ray" else None,
+    )
+
+
+def keep_logs(path: Path, store: Store) -> str:
+    """Publish what a job and its ranks and engines printed; return where it lies.
+
+    A store that cannot take it, a full one say, hides no error of the job: it stays where it was printed to.
+    """
+    logs = [path.with_name(f"{path.name}.log"), *sorted(path.parent.glob(f"{path.name}-*/**/*.log"))]
+    try:
+        for log in logs:
+            if log.exists() and log.stat().st_size:
+                store.put_file(log, f"logs/{path.name}/{'-'.join(log.relative_to(path.parent).parts[1:]) or 'job.log'}")
+    except StoreError as error:
+        return f"{logs[0]} ({error})"
+    return store.uri(f"logs/{path.name}")
+
+
+@contextmanager
+def _engines(
+    spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site, path: Path, report: Report
+) -> Iterator[Placement]:
+    """Yield the placement with engines: those given, or our own for as long as the block runs."""
+    placement, folder = site.placement, path.with_name(f"{path.name}-engines")
+    if isinstance(spec, BenchmarkSpec) and spec.engine_samples:
+        opened = {kind: open_artifact(Store(site.root), ref, placement.scratch) for kind, ref in inputs.items()}
+        with serving_draft(opened, placement, site.gguf, folder, report) as serving:
+            yield serving
+        return
+    if not isinstance(spec, RegenerateSpec) or spec.answers is not None or placement.endpoints:
+        yield placement
+        return
+    served = Served(
+        name="target",
+        gguf=site.gguf,
+        folder=site.folder,
+        context=spec.sampling.max_tokens + PROMPT_ROOM,
+        threads=placement.threads,
+    )
+    with start_engines(site.engines, served, folder) as endpoints:
+        yield placement.model_copy(update={"endpoints": endpoints})
+
+
+def run_job(
+    job: Job,
+    path: Path,
+    report: Report,
+    keys: Mapping[str, str] = MappingProxyType({}),
+    stop: Callable[[], DeepSpecError | None] = lambda: None,
+) -> Events:
+    """Run a job under the guard and return what it told; `path` without suffix names its job file and its log.
+
+    Raises:
+        DeepSpecError: the error that the child raised, what `stop` returned, or ChildError where it died without one.
+    """
+    job_file, log = path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.log")
+    with writing(job_file):
+        job_file.write_text(job.model_dump_json())
+    events = Events(report)
+    env = {**torch_env(job.placement.threads), **keys}
+    try:
+        run_guarded(_command(job, job_file), log_path=log, env=env, on_line=events.line, stop=stop)
+    except ChildError as failure:
+        raise events.error or failure from failure
+    finally:
+        job_file.unlink()
+    return events
+
+
+def _command(job: Job, job_file: Path) -> list[str]:
+    """Return the command of a job: the child itself, or the launcher of several ranks of it."""
+    several = job.stage == "train" and job.placement.processes * nodes().count > 1
+    if several and job.ray is not None:
+        return [sys.executable, "-m", "infra.children.ray_ranks", str(job_file), job.ray]
+    if several:
+        return [
+            sys.executable,
+            "-m",
+            "infra.children.ranks",
+            str(job_file),
+            str(job_file.with_name(f"{job_file.stem}-ranks")),
+        ]
+    return [sys.executable, "-m", "infra.children.child", str(job_file)]

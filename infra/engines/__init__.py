@@ -1,0 +1,1 @@
+"""Engines that a run starts: to answer prompts, and to serve a target with its draft."""
