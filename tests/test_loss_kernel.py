@@ -11,7 +11,7 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
-from deepspec.formats.records import collate
+from deepspec.formats.records import collate, on_device
 from deepspec.losses import kernel_of
 from tests.models.drafts import four_records, tiny
 
@@ -115,7 +115,8 @@ def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkey
     launched = Launch.count
     model, batch = tiny(algorithm, **recipe).to("meta"), collate(four_records())
     made = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))
-    result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), made, made.denominators)
+    there = on_device(made, "meta")
+    result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), there, there.denominators)
     result.loss.backward()
     assert all(value.device.type == "meta" for value in result.sums.values())
     assert Launch.count > launched + 4
