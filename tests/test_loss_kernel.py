@@ -1,10 +1,6 @@
 """The kernel of the loss without a GPU: its numbers by Triton's interpreter, that it compiles and waits for nothing."""
 
 import ast
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,31 +9,18 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
 from deepspec.formats.records import collate, on_device
 from deepspec.losses import kernel_of
+from tests.apart import ROOT, run_apart
 from tests.models.drafts import four_records, tiny
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for CUDA")
+triton = pytest.importorskip("triton", reason="Triton is not installed; `make install` brings it on Linux")
 
-ROOT = Path(__file__).resolve().parent.parent
 HOPPER = 90
 
 
 @pytest.mark.parametrize("which", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
 def test_numbers_by_the_interpreter(which):
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-qm",
-        which,
-        "-p",
-        "no:cacheprovider",
-        "tests/interpreted/loss_kernel.py",
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    run_apart("tests/interpreted/loss_kernel.py", which, TRITON_INTERPRET="1")
 
 
 def compiled(kernel, constants, **types):
