@@ -1,10 +1,6 @@
 """The kernel of the loss without a GPU: its numbers by Triton's interpreter, that it compiles and waits for nothing."""
 
 import ast
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,32 +8,19 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
 from deepspec.losses.chunked import kernel_of
-from deepspec.records.batch import collate
+from deepspec.records.batch import collate, on_device
+from tests.apart import ROOT, run_apart
 from tests.models.drafts import four_records, tiny
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for CUDA")
+triton = pytest.importorskip("triton", reason="Triton is not installed; `make install` brings it on Linux")
 
-ROOT = Path(__file__).resolve().parent.parent
 HOPPER = 90
 
 
 @pytest.mark.parametrize("which", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
 def test_numbers_by_the_interpreter(which):
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-qm",
-        which,
-        "-p",
-        "no:cacheprovider",
-        "tests/interpreted/loss_kernel.py",
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    run_apart("tests/interpreted/loss_kernel.py", which, TRITON_INTERPRET="1")
 
 
 def compiled(kernel, constants, **types):
@@ -115,7 +98,8 @@ def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkey
     launched = Launch.count
     model, batch = tiny(algorithm, **recipe).to("meta"), collate(four_records())
     made = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))
-    result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), made, made.denominators)
+    there = on_device(made, "meta")
+    result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), there, there.denominators)
     result.loss.backward()
     assert all(value.device.type == "meta" for value in result.sums.values())
     assert Launch.count > launched + 4

@@ -25,6 +25,7 @@ from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.stop import StopSignal
+from deepspec.train.unread import Sieve
 
 pytestmark = pytest.mark.bench
 
@@ -75,16 +76,18 @@ def curve(scratch: Path, algorithm: str, seed: int) -> Curve:
     total = STEPS[algorithm]
     spec = SPEC.but(draft=draft, seed=seed, steps=total, validate_every=total // LOOKS)
     loop = make_loop(spec, cache, Ranks("cpu"), placement, print)
+    sieve = Sieve(SPEC.skip_limit, 0, loop.task.device)
     seconds, found = 0.0, []
     with StopSignal() as stop, closing(loop.reader.steps(0, loop.total)) as steps:
         while True:
-            loop._look_if_due(stop)
+            loop._look_if_due(None, stop)
             if loop.progress.looks()[-1]["step"] == loop.progress.step:
                 found.append((seconds, loop.progress.looks()[-1]["tau_greedy"]))
             if loop.finished:
                 return found
-            micro_batches, begin = next(steps), time.process_time()
-            loop._step(micro_batches, stop)
+            step, begin = next(steps), time.process_time()
+            loop._step(step, sieve, stop)
+            loop._fetch()
             seconds += time.process_time() - begin
 
 

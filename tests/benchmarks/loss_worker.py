@@ -62,7 +62,8 @@ def rows_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Row
         labels=torch.randint(0, shape.vocab, (shape.rows,), generator=generator, device=device),
         weights=torch.full((shape.rows,), 1 / shape.rows, device=device),
         target=normal(shape.positions, shape.size),
-        target_index=index,
+        target_index=index.to(device),
+        on_host=index.numpy(),
         markov=normal(shape.rows, shape.rank).requires_grad_() if shape.rank else None,
         markov_weight=(0.1 * normal(shape.vocab, shape.rank)).requires_grad_() if shape.rank else None,
     )

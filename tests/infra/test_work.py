@@ -69,7 +69,7 @@ def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, mo
     spec, site = prompts(tmp_path, "not json")
     monkeypatch.setattr(Store, "put_file", full)
     heard = Heard()
-    with pytest.raises(SourceError, match="holds no row"):
+    with pytest.raises(SourceError, match="no row is left: 1 rows read"):
         run_stage(STAGES["prepare"], spec, {}, site, heard)
     assert "No space left on device" in heard.texts["log"]
     assert str(site.placement.scratch / "jobs") in heard.texts["log"]

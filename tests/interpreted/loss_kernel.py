@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from deepspec.losses.chunked import Head, Rows, Terms, chunked_loss
 from deepspec.losses.triton_chunks import TritonChunks
+from deepspec.records.batch import on_device
 from tests.parity import golden
 from tests.parity import test_training as parity
 from tests.test_losses import ALL, TERMS, draw_rows, leaves, plain
@@ -58,8 +59,8 @@ class Case:
         biased = self.bias is not None
         rows = Rows(
             hidden=torch.zeros(num_rows, 1, **like), labels=self.labels.to(DEVICE), weights=torch.ones(num_rows),
-            target=torch.zeros(len(self.target), 1, **like), target_index=self.index,
-            markov=torch.zeros(num_rows, 1, **like) if biased else None,
+            target=torch.zeros(len(self.target), 1, **like), target_index=self.index.to(DEVICE),
+            on_host=self.index.numpy(), markov=torch.zeros(num_rows, 1, **like) if biased else None,
             markov_weight=torch.zeros(vocab, 1, **like) if biased else None,
         )  # fmt: skip
         head = Head(weight=torch.zeros(vocab, 1, **like), softcap=self.softcap)
@@ -67,7 +68,7 @@ class Case:
         chunks.case = self
         outer, inner = torch.empty(self.draft.shape), torch.empty(self.draft.shape)
         for span, positions in chunks.spans:
-            found = chunks._chunk(span, positions, with_gradients=True)
+            found = chunks._chunk(span, positions)
             outer[span], inner[span] = found, chunks._uncap(found)
         return chunks.measured.cpu(), inner, *[outer] * biased
 
@@ -254,11 +255,8 @@ def test_loss_and_gradients_of_states_and_weights(name, softcap, markov, dtype):
 
 def loss_of(rows, head, terms, **options):
     """Return the loss and what is measured of rows in host memory, computed on the device; gradients find back."""
-    moved = {name: getattr(rows, name) for name in Rows.__slots__}
-    moved = {
-        name: value if value is None or name == "target_index" else value.to(DEVICE) for name, value in moved.items()
-    }
-    loss, measured = chunked_loss(Rows(**moved), replace(head, weight=head.weight.to(DEVICE)), terms, **options)
+    moved = replace(on_device(rows, DEVICE), on_host=rows.target_index.numpy())
+    loss, measured = chunked_loss(moved, on_device(head, DEVICE), terms, **options)
     return loss.cpu(), measured
 
 

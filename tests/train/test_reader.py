@@ -1,6 +1,7 @@
 """The reader gives the loop what the stream says, ahead of it and within its bounds."""
 
 import threading
+from contextlib import closing
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ def reader(samples=None, *, batch=4, micro=2, pack=False, **pace):
 
 def taken(found, start, end):
     """Return what the loop sees of some steps."""
-    return [(step.tokens, step.sample_ids, list(step.micro_batches())) for step in found.steps(start, end)]
+    with closing(found.steps(start, end)) as steps:
+        return [(step.tokens, step.sample_ids, list(step.micro_batches())) for step in steps]
 
 
 def equal(one, other):
@@ -120,11 +122,11 @@ def broken(number, error, name="record"):
 @pytest.mark.parametrize("name", ["record", "tokens"])
 def test_an_error_of_a_thread_reaches_the_loop_where_its_sample_is_asked_for(name):
     bad = Stream(ToySamples(), 4, 0).draws(2)[0].number
-    steps = reader(broken(bad, TrainingError("it is damaged"), name), workers=2).steps(0, 9)
-    for _ in range(2):
-        list(next(steps).micro_batches())
-    with pytest.raises(TrainingError, match=rf"sample sample-{bad}: it is damaged"):
-        list(next(steps).micro_batches())
+    with closing(reader(broken(bad, TrainingError("it is damaged"), name), workers=2).steps(0, 9)) as steps:
+        for _ in range(2):
+            list(next(steps).micro_batches())
+        with pytest.raises(TrainingError, match=rf"sample sample-{bad}: it is damaged"):
+            list(next(steps).micro_batches())
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,8 @@ def test_an_unreadable_sample_is_named(error, kind):
 
 
 def test_no_thread_is_left_when_the_loop_ends_early():
-    steps = reader(workers=3).steps(0, 100)
-    next(steps)
-    steps.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader") and thread.is_alive()]
+    before = set(threading.enumerate())
+    with closing(reader(workers=3).steps(0, 100)) as steps:
+        next(steps)
+        assert set(threading.enumerate()) - before
+    assert not set(threading.enumerate()) - before
