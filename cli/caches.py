@@ -54,8 +54,8 @@ def verify(
 def stat(cache: Cache, root: Root = None, debug: Debug = False) -> None:
     """Show what a target cache holds: samples, lengths, bytes, and what each rule saved."""
     del debug
-    from deepspec.cache.totals import savings, statistics  # loads torch
     from deepspec.target_cache.index import INDEX, Index
+    from deepspec.target_cache.totals import savings, statistics  # loads torch
 
     artifact = opened(cache, root, "target_cache")
     rows: list[dict[str, Any]] = statistics(artifact, Index(artifact.path(INDEX)).lengths.tolist())

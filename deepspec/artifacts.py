@@ -46,6 +46,11 @@ class Spec(BaseModel):
         """Return a validated copy with some fields changed."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
+    @property
+    def engine_tokens(self) -> int:
+        """Return how many tokens an engine is asked for, an answer; 0: the stage asks none."""
+        return 0
+
     def identity(self) -> dict[str, Any]:
         """Return the fields that differ from the default they were introduced with, as JSON values."""
         return {name: _identity(getattr(self, name)) for name in self._told()}

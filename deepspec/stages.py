@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
@@ -42,6 +42,8 @@ class Stage:
     version: int = 1
     """Raised whenever the output changes for the same spec and inputs."""
 
+    needs: Literal["target", "pair"] | None = None
+    """What an engine must serve while it runs, where its spec asks one: the target, or the target with the draft."""
     sharded: bool = False
     """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
 
@@ -57,14 +59,17 @@ class Stage:
 
 _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
-    Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), version=2),
+    Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=2),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=3, sharded=True),
-    Stage(name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), version=3),
+    Stage(
+        name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
+        version=3,
+    ),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=3),
-)
+)  # fmt: skip
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}
 """Stage name -> row, in the order in which a draft is built."""
@@ -102,77 +107,73 @@ def find_fresh(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], stor
     return None if manifest is None else reference(store, manifest)
 
 
-def materialize(
-    stage: Stage,
-    spec: Spec,
-    inputs: Mapping[str, ArtifactRef],
-    store: Store,
-    placement: Placement,
-    report: Report,
-) -> ArtifactRef:
-    """Return the stage's artifact: the published one where it is fresh, else made now and published.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One stage's work: what is made, from what, where, and who hears of it."""
 
-    Args:
-        stage: the row of the table.
-        spec: what changes the result.
-        inputs: kind -> reference of each input; its content decides whether a published result is stale.
-        store: where artifacts lie.
-        placement: where and how wide to run.
-        report: who listens.
-    """
-    found = find_fresh(stage, spec, inputs, store)
+    stage: Stage
+    spec: Spec
+    inputs: Mapping[str, ArtifactRef]
+    """Kind -> reference of each input; its content decides whether a published result is stale."""
+    store: Store
+    """Where artifacts lie."""
+    placement: Placement
+    """Where and how wide to run."""
+    report: Report
+
+    def out(self) -> Out:
+        """Return an attempt to make it."""
+        used = {kind: self.inputs[kind] for kind in self.stage.inputs}
+        where = address(self.stage, self.spec, {kind: ref.address for kind, ref in used.items()})
+        return Out(self.store, self.stage.kind, where, used, self.placement.scratch)
+
+    def opened(self) -> dict[str, Artifact]:
+        """Return the inputs, opened for reading."""
+        used = ((kind, self.inputs[kind]) for kind in self.stage.inputs)
+        return {kind: open_artifact(self.store, ref, self.placement.scratch) for kind, ref in used}
+
+
+def materialize(work: Work) -> ArtifactRef:
+    """Return the stage's artifact: the published one where it is fresh, else made now and published."""
+    found = find_fresh(work.stage, work.spec, work.inputs, work.store)
     if found is not None:
         return found
-    out = _attempt(stage, spec, inputs, store, placement)
-    if read_manifest(store, out.kind, out.address) is not None:
-        report.log(f"{out.prefix} is stale or incomplete; it is made again")
-    counts = _run(stage, spec, out, placement, report)
+    out = work.out()
+    if read_manifest(work.store, out.kind, out.address) is not None:
+        work.report.log(f"{out.prefix} is stale or incomplete; it is made again")
+    counts = _run(work, out)
     with _full_disk_named(out):
-        return out.publish(spec, stage.version, counts)
+        return out.publish(work.spec, work.stage.version, counts)
 
 
-def join(
-    stage: Stage,
-    spec: Spec,
-    inputs: Mapping[str, ArtifactRef],
-    store: Store,
-    placement: Placement,
-    report: Report,
-) -> None:
-    """Take part in a stage as a rank that does not publish; the arguments are those of `materialize`."""
-    _run(stage, spec, _attempt(stage, spec, inputs, store, placement), placement, report)
+def join(work: Work) -> None:
+    """Take part in a stage as a rank that does not publish."""
+    _run(work, work.out())
 
 
 class Shards:
-    """The shards of a stage, for workers that share them out; the arguments are those of `materialize`."""
+    """The shards of a stage, for workers that share them out."""
 
-    def __init__(
-        self, stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store, placement: Placement
-    ) -> None:
+    def __init__(self, work: Work) -> None:
         """Open the inputs."""
-        self._room, self._spec, self._placement = stage.room(), spec, placement
-        self._out = _attempt(stage, spec, inputs, store, placement)
-        self._opened = _open(self._out, placement)
+        self._work, self._room = work, work.stage.room()
+        self._out, self._opened = work.out(), work.opened()
 
-    def count(self, report: Report) -> int:
+    def count(self) -> int:
         """Return how many there are."""
-        return int(self._room.shards(self._spec, self._opened, self._out, self._placement, report))
+        work = self._work
+        return int(self._room.shards(work.spec, self._opened, self._out, work.placement, work.report))
 
-    def make(self, shard: int, report: Report) -> None:
+    def make(self, shard: int) -> None:
         """Make what is missing of one and commit it."""
+        work = self._work
         with _full_disk_named(self._out):
-            self._room.run_shard(shard, self._spec, self._opened, self._out, self._placement, report)
+            self._room.run_shard(shard, work.spec, self._opened, self._out, work.placement, work.report)
 
 
-def _attempt(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store, placement: Placement) -> Out:
-    used = {kind: inputs[kind] for kind in stage.inputs}
-    where = address(stage, spec, {kind: ref.address for kind, ref in used.items()})
-    return Out(store, stage.kind, where, used, placement.scratch)
-
-
-def _run(stage: Stage, spec: Spec, out: Out, placement: Placement, report: Report) -> dict[str, Any]:
+def _run(work: Work, out: Out) -> dict[str, Any]:
     with _full_disk_named(out):
-        return stage.run()(spec, _open(out, placement), out, placement, report)
+        return work.stage.run()(work.spec, work.opened(), out, work.placement, work.report)
 
 
 @contextmanager
@@ -189,7 +190,3 @@ def _full_disk_named(out: Out) -> Iterator[None]:
         if is_full(error):
             out.discard()
         raise
-
-
-def _open(out: Out, placement: Placement) -> dict[str, Artifact]:
-    return {kind: open_artifact(out.store, ref, placement.scratch) for kind, ref in out.inputs.items()}

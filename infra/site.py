@@ -1,12 +1,17 @@
 """Where a run happens."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from deepspec.artifacts import ArtifactRef, Spec
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
+from deepspec.report import Report
+from deepspec.stages import Stage, Work
+from deepspec.store import Store
 from infra.caps import Caps
 from infra.engines.managed import ManagedEngines
 from infra.settings import default_root, scratch_dir, secret
@@ -60,6 +65,12 @@ class Site(BaseModel):
         for endpoint in self.placement.endpoints:
             if endpoint.api_key_env:
                 secret(endpoint.api_key_env)
+
+    def work(self, stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], report: Report) -> Work:
+        """Return a stage's work at this place."""
+        return Work(
+            stage=stage, spec=spec, inputs=inputs, store=Store(self.root), placement=self.placement, report=report
+        )
 
     def at(self, resolved: Resolved) -> "Site":
         """Return the site with the places of everything that a plan names."""

@@ -28,7 +28,7 @@ def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
     report = Listeners([server, *terminal(name)])
     try:
         with slot(site.limit):
-            return run_stage(stage, spec, inputs, site, report, keys_of(site))
+            return run_stage(site.work(stage, spec, inputs, report), site, keys_of(site))
     finally:
         server.end()
 

@@ -71,8 +71,9 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         return
     stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
     try:
+        here = located(site, plan)
         with slot(site.limit):
-            run_shard(stage, shard, stage.spec.model_validate(spec), inputs, located(site, plan), report)
+            run_shard(here.work(stage, stage.spec.model_validate(spec), inputs, report), shard, here)
     finally:
         report.end()
 
@@ -90,7 +91,7 @@ def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site, plan: Plan |
     Raises:
         Exception: that of the first shard that failed for good, once none is running any more.
     """
-    total = count_shards(stage, spec, inputs, site, PrefectReport(stage.name))
+    total = count_shards(site.work(stage, spec, inputs, PrefectReport(stage.name)), site)
     given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site, "plan": plan}
     with _runner(site) as runner, _ended_with(site):
         futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]

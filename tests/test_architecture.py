@@ -12,7 +12,7 @@ LAYERS = ("deployments", "cli", "flows", "tasks", "infra", "deepspec")
 """Each may import rightwards only."""
 
 STAGE_ROOMS = frozenset({"prepare", "regenerate", "cache", "train", "export", "evaluate", "benchmark", "release"})
-TABLES = frozenset({"deepspec/stages.py", "deepspec/catalog.py", "deepspec/plan"})
+TABLES = frozenset({"deepspec/stages.py", "deepspec/catalog.py", "deepspec/plan/"})
 """What may know all stage rooms: the table and what reads it."""
 
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))

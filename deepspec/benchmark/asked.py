@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from deepspec.artifacts import Artifact
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.questions import Question, read_questions
 from deepspec.formats.scores import decoded_of, trace_rows
 from deepspec.placement import Placement
 from deepspec.rounds.decoded import Decoded
-from deepspec.target.template import ChatTemplate
 
 
 def questions(

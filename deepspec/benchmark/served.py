@@ -3,11 +3,11 @@
 from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import first_turns
 from deepspec.benchmark.engine import check_engine
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.speed import EngineSpeed
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.target.template import ChatTemplate
 
 
 def ask_engine(

@@ -66,3 +66,8 @@ class BenchmarkSpec(BenchmarkOptions):
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
     hardware: str = Field(default_factory=hardware)
     """Fingerprint of the machine that is measured."""
+
+    @property
+    def engine_tokens(self) -> int:
+        """Return how many tokens an engine decodes of a question; 0 where none is asked."""
+        return self.max_new_tokens if self.engine_samples else 0

@@ -8,8 +8,6 @@ from pydantic import Field
 
 from deepspec.artifacts import ArtifactRef, PartMark, Spec, TargetId, address_of, read_manifest, reference
 from deepspec.brought.public_form import DTYPES, Looked, PublicCache
-from deepspec.cache.spec import MIB
-from deepspec.cache.totals import savings, totals
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
 from deepspec.formats.bad_rows import DEFAULT_SHARE, FROM_ROWS, BadShare, told
 from deepspec.publish import Out, is_complete
@@ -20,10 +18,12 @@ from deepspec.target.heads import read_target
 from deepspec.target.identity import identify
 from deepspec.target.load import Target, load_target
 from deepspec.target.mask_token import mask_token_facts
-from deepspec.target.samples import check_finite, raw_record_bytes
+from deepspec.target.samples import check_finite
 from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
 from deepspec.target_cache.index import INDEX, write_index
-from deepspec.target_cache.part import PartWriter, concatenate, part_name
+from deepspec.target_cache.part import PartWriter, concatenate, part_name, raw_record_bytes
+from deepspec.target_cache.sizes import MIB
+from deepspec.target_cache.totals import savings, totals
 
 __all__ = ["ImportSpec", "PublicCache", "import_folder", "import_out", "publish_public"]
 

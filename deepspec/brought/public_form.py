@@ -19,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from torch import Tensor
 
 from deepspec.artifacts import canonical_json, check_name, checksum
-from deepspec.cache.spec import MIB
 from deepspec.errors import CorruptArtifactError, SourceError, TargetError
 from deepspec.formats.tensor_heads import is_file, listed, read_object
 from deepspec.records.batch import Record, supervises
 from deepspec.target.layers import check_layers
+from deepspec.target_cache.sizes import MIB
 
 MANIFEST, ROWS = "manifest.json", "samples.idx"
 VERSION = 2

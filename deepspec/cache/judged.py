@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from deepspec.chat.clock import DATE
 from deepspec.errors import SourceError
 from deepspec.formats.bad_rows import BadRows, told
-from deepspec.target.clock import DATE
 
 _DROPPED = "dropped_"
 _STATUS = "status_"

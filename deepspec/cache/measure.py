@@ -12,11 +12,11 @@ from deepspec.cache.capture import answer_files
 from deepspec.cache.judged import no_sample
 from deepspec.cache.measured import Measured
 from deepspec.cache.spec import CacheOptions
+from deepspec.chat.template import ChatTemplate
 from deepspec.ranges import Range
 from deepspec.target.layers import default_layers
 from deepspec.target.load import Target
 from deepspec.target.samples import Item, padded, read_items, to_record
-from deepspec.target.template import ChatTemplate
 from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
 
 ROWS = 2000

@@ -9,7 +9,6 @@ from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
 from deepspec.cache.judged import line, no_sample, tally
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
-from deepspec.cache.totals import savings, totals
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError
 from deepspec.formats.bad_rows import BadRows
@@ -18,6 +17,7 @@ from deepspec.publish import Out
 from deepspec.report import Report
 from deepspec.target_cache.index import INDEX, write_index
 from deepspec.target_cache.part import concatenate
+from deepspec.target_cache.totals import savings, totals
 
 
 def run(

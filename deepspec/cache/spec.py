@@ -6,8 +6,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
-
-MIB = 1 << 20
+from deepspec.target_cache.sizes import MIB
 
 BAD_SHARE = "cache.bad_share"
 """Where the share of bad rows is set, for messages."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepspec import families
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SourceError, SpecError
 from deepspec.formats.questions import Question
 from deepspec.target.load import load_template
-from deepspec.target.template import ChatTemplate
 
 
 class Room:

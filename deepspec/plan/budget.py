@@ -7,13 +7,13 @@ from typing import Any
 from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
 from deepspec.plan import presets
-from deepspec.plan.cache_bytes import CODEC_RATIO, Captured
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
 from deepspec.plan.plan import Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
 from deepspec.ranges import Range
 from deepspec.store import Store
+from deepspec.target_cache.sizes import CODEC_RATIO, Captured
 
 UNKNOWN_SAMPLES = 10_000
 """Assumed where prompts come from somewhere that cannot be counted offline."""

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec
 from deepspec.placement import PARTS_LIMIT
-from deepspec.plan.cache_bytes import CODEC_RATIO, CacheSize, Captured, cache_size, published_bytes
 from deepspec.ranges import NOTHING, Range
+from deepspec.target_cache.sizes import CODEC_RATIO, CacheSize, Captured, cache_size, published_range
 
 GUESS = 0.30
 """Half-width of the interval around a guessed token count, as a share of it."""
@@ -143,7 +143,7 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
     codec = work.codec if work.source == "cache" else TOKENS_ONLY
     return Estimate(
         tokens=work.captured.tokens,
-        cache_bytes={"published": published_bytes(work.captured), **{name: size.bytes for name, size in found.items()}},
+        cache_bytes={"published": published_range(work.captured), **{name: size.bytes for name, size in found.items()}},
         sources=sources,
         store_bytes=chosen.stored.plus(rest),
         files=found[codec].parts.scaled(2).plus(Range.around(2)),  # each part has a mark; index and manifest

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepspec.artifacts import Artifact, Manifest, TargetId, read_manifest
 from deepspec.catalog import find_kind
+from deepspec.chat.template import ChatTemplate
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.files import CONFIG, is_checkpoint, read_config
 from deepspec.errors import CheckpointError, NotPublishedError
@@ -20,7 +21,6 @@ from deepspec.plan.presets import validated
 from deepspec.store import Store
 from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.source import TargetFiles, find_target
-from deepspec.target.template import ChatTemplate
 from deepspec.target.tokens import read_chat, read_tokenizer
 from deepspec.target_cache.facts import CacheFacts
 

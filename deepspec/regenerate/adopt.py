@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import checksum
+from deepspec.chat.clock import DATE
 from deepspec.errors import RowError, SourceError
 from deepspec.formats.bad_rows import BadRows, one_row, told
 from deepspec.formats.conversations import AnswerRow, Conversation, Message, PromptRow, parse_conversation
@@ -24,7 +25,6 @@ from deepspec.regenerate.parts import Book
 from deepspec.regenerate.shelf import Shelf
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
-from deepspec.target.clock import DATE
 
 REPORT_EVERY = 1000
 

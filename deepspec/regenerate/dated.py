@@ -8,13 +8,13 @@ these. That a plain prompt has as many tokens proves nothing: today's date may b
 from collections.abc import Sequence
 from typing import Any
 
+from deepspec.chat.clock import Clock
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
 from deepspec.regenerate.engine import Engine
 from deepspec.regenerate.question import AskError, Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
-from deepspec.target.clock import Clock
 
 SHORT, LONG = "1", "one two three four five six seven eight nine ten"
 """Values of a variable for the date: no two engines that ignore it read as many tokens of both as ours does."""

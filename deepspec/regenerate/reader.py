@@ -7,13 +7,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast  # the one tokenizer class that comes without torch
 
 from deepspec.artifacts import TargetId
+from deepspec.chat.clock import DATE, Clock
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.conversations import AnswerRow, Message
 from deepspec.formats.finish import LENGTH
 from deepspec.placement import Placement
-from deepspec.target.clock import DATE, Clock
-from deepspec.target.template import ChatTemplate
 
 
 class TargetReader:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
+from deepspec.chat.clock import DATE
 from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
-from deepspec.target.clock import DATE
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -78,3 +78,8 @@ class RegenerateSpec(RegenerateOptions):
     """What becomes of rows of that file that cannot be read: what `prepare.bad_rows` says, of the same rows."""
     answers_bad_share: BadShare = DEFAULT_SHARE
     """Share of its rows that may be such: `prepare.bad_share`."""
+
+    @property
+    def engine_tokens(self) -> int:
+        """Return how many tokens an answer takes at most; 0 where answers are adopted."""
+        return 0 if self.answers is not None else self.sampling.max_tokens

@@ -48,16 +48,23 @@ def new_draft(
     return model
 
 
-def earlier_weights(spec: Beginning, out: Out, placement: Placement, log: Log) -> dict[str, Tensor] | None:
+def earlier_weights(spec: Beginning, steps: int, out: Out, placement: Placement, log: Log) -> dict[str, Tensor] | None:
     """Return the tensors of an earlier draft that a run begins with in place of the new draft's; None: of none.
 
     Master weights are named `master.…`; with them comes the optimizer's state where the spec continues a draft.
+
+    Args:
+        spec: names the earlier draft, or none.
+        steps: of the run that begins, for the log.
+        out: of the run: its store has published drafts.
+        placement: where public checkpoints lie.
+        log: told what is taken.
 
     Raises:
         CheckpointError: the earlier draft is not there, or has another shape.
     """
     if spec.continue_from is not None:
-        return continued(spec.continue_from, out, placement, log)
+        return continued(spec.continue_from, steps, out, placement, log)
     if spec.warm_start is not None:
         return warm_weights(spec.warm_start, out, placement, log)
     return None

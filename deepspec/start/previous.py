@@ -17,7 +17,9 @@ STATE = "training_state.safetensors"
 DRAFT_FILES = ("config.json", "model.safetensors")
 
 
-def continued(address: str, out: Out, placement: Placement, log: Callable[[str], None]) -> dict[str, Tensor]:
+def continued(
+    address: str, steps: int, out: Out, placement: Placement, log: Callable[[str], None]
+) -> dict[str, Tensor]:
     """Return master weights and optimizer state of a published draft.
 
     Raises:
@@ -26,7 +28,7 @@ def continued(address: str, out: Out, placement: Placement, log: Callable[[str],
     tensors: dict[str, Tensor] = load_file(_published(address, out, placement).path(STATE))
     log(
         f"warning: continuing draft {address}, {int(tensors['step'])} steps old, with its optimizer state on a new "
-        "schedule: the learning rate climbs and falls again"
+        f"schedule of {steps} steps: the learning rate climbs and falls again"
     )
     return tensors
 

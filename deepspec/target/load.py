@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from deepspec.artifacts import TargetId
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import read_folder
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
-from deepspec.target.template import ChatTemplate
 from deepspec.target.tokens import check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {

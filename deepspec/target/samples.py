@@ -13,20 +13,14 @@ from typing import Any, Protocol, get_args
 import torch
 from torch import Tensor
 
+from deepspec.chat.answered import label_of
+from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import CaptureError, RowError
 from deepspec.formats.bad_rows import EXAMPLES, one_row
 from deepspec.formats.conversations import Status
 from deepspec.formats.rows import read_rows
 from deepspec.records.batch import Record, supervises
-from deepspec.target.answered import label_of
-from deepspec.target.template import ChatTemplate, Sample
-
-BF16 = 2
-"""Bytes of a stored value before the codec."""
-
-TOKEN = 5
-"""Bytes of a token id and its mask."""
-
+from deepspec.target_cache.sizes import BF16_BYTES, TOKEN_BYTES
 
 _SHOWN = 400
 """Characters of a bad row's message that are kept."""
@@ -144,17 +138,7 @@ def cut_parts(items: Sequence[Item], layers: int, width: int, part_bytes: int) -
 
 def raw_bytes(item: Item, layers: int, width: int) -> int:
     """Return the bytes of a sample in the cache before the codec."""
-    return (item.length * layers + item.last_rows) * width * BF16 + item.length * TOKEN
-
-
-def raw_record_bytes(record: Record) -> int:
-    """Return the same of a sample whose states are there."""
-    return (record.hidden.numel() + record.last_hidden.numel()) * BF16 + len(record.input_ids) * TOKEN
-
-
-def published_bytes(tokens: int, layers: int, width: int) -> int:
-    """Return what the public layout takes: every position of all layers and the last, ids and two masks."""
-    return tokens * ((layers + 1) * width * BF16 + TOKEN + 1)
+    return (item.length * layers + item.last_rows) * width * BF16_BYTES + item.length * TOKEN_BYTES
 
 
 def batches(items: Sequence[Item], batch_tokens: int) -> Iterator[list[Item]]:

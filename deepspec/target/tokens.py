@@ -5,11 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.tensor_heads import check_pointer, listed, read_object
 from deepspec.target.identity import TOKENIZER_FILES, read_template
-from deepspec.target.template import ChatTemplate
 
 TOKENIZER = "tokenizer.json"
 _CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")

@@ -19,6 +19,7 @@ from torch import Tensor
 from deepspec.errors import CorruptArtifactError
 from deepspec.records.batch import Record, supervises
 from deepspec.target_cache.codec import CODECS, Bytes
+from deepspec.target_cache.sizes import BF16_BYTES, TOKEN_BYTES
 
 FORMAT = "deepspec.target_cache"
 VERSION = 1
@@ -201,6 +202,12 @@ class Part:
         if len(data) != size:
             raise CorruptArtifactError(f"{self.name}: the file ends before byte {start + size}; {ADVICE}")
         return data
+
+
+def raw_record_bytes(record: Record) -> int:
+    """Return the bytes of a sample before any codec: its states in bf16, ids and mask."""
+    states = record.hidden.numel() + record.last_hidden.numel()
+    return states * BF16_BYTES + len(record.input_ids) * TOKEN_BYTES
 
 
 def concatenate(columns: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:

@@ -199,7 +199,7 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
     """Return the state to go on from, or the one that the spec begins with."""
     saved = saves.last.newest()
     if saved is None:
-        tensors = earlier_weights(loop.task.spec, out, placement, report.log)
+        tensors = earlier_weights(loop.task.spec, loop.total, out, placement, report.log)
         return None if tensors is None else Saved(step=0, tensors=tensors, rows=[], progress={})
     report.log(f"going on after step {saved.step} of {loop.total}")
     kernel = saved.progress.get("kernel", "torch")

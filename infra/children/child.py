@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from deepspec.artifacts import ArtifactRef
 from deepspec.errors import DeepSpecError
 from deepspec.placement import Placement
-from deepspec.stages import Shards, join, materialize, stage_named
+from deepspec.stages import Shards, Work, join, materialize, stage_named
 from deepspec.store import Store
 from infra.processes.guard import EVENT, EVENTS
 from infra.settings import secret
@@ -122,19 +122,16 @@ def work(job: Job, rank: int) -> None:
     stage = stage_named(job.stage)
     spec = stage.spec.model_validate(job.spec)
     placement = with_keys(job.placement)
-    store = Store(job.root)
-    if job.do != "stage":
-        shards = Shards(stage, spec, job.inputs, store, placement)
-        if job.do == "count":
-            emit(event="shards", count=shards.count(EventReport()))
-        else:
-            shards.make(job.shard, EventReport())
-        return
-    if rank != 0:
-        join(stage, spec, job.inputs, store, placement, SilentReport())
-        return
-    ref = materialize(stage, spec, job.inputs, store, placement, EventReport())
-    emit(event="result", ref=ref.model_dump())
+    report = EventReport() if rank == 0 else SilentReport()
+    asked = Work(stage=stage, spec=spec, inputs=job.inputs, store=Store(job.root), placement=placement, report=report)
+    if job.do == "count":
+        emit(event="shards", count=Shards(asked).count())
+    elif job.do == "shard":
+        Shards(asked).make(job.shard)
+    elif rank != 0:
+        join(asked)
+    else:
+        emit(event="result", ref=materialize(asked).model_dump())
 
 
 def main(arguments: list[str]) -> int:

@@ -3,19 +3,18 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from deepspec.artifacts import ArtifactRef, Spec, open_artifact
-from deepspec.benchmark.spec import BenchmarkSpec
+from deepspec.artifacts import ArtifactRef
 from deepspec.disk import writing
 from deepspec.errors import ChildError, DeepSpecError, StoreError
 from deepspec.page.page import code
 from deepspec.placement import Placement
-from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
-from deepspec.stages import Stage, address, find_fresh
+from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
 from infra.children.child import Job
 from infra.children.events import Events
@@ -26,59 +25,55 @@ from infra.settings import nodes, torch_env
 from infra.site import Site
 
 
-def run_stage(
-    stage: Stage,
-    spec: Spec,
-    inputs: dict[str, ArtifactRef],
-    site: Site,
-    report: Report,
-    keys: Mapping[str, str] = MappingProxyType({}),
-) -> ArtifactRef:
+def run_stage(work: Work, site: Site, keys: Mapping[str, str] = MappingProxyType({})) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published.
 
     Args:
-        stage: the row of the table.
-        spec: what changes the result.
-        inputs: kind -> reference.
+        work: what is made, from what, and who listens.
         site: where to run.
-        report: who listens.
         keys: variable -> key of an endpoint: given to the child in its environment, written nowhere.
 
     Raises:
         DeepSpecError: the error that the child raised, or ChildError where it died without one.
     """
-    store = Store(site.root)
-    found = find_fresh(stage, spec, inputs, store)
+    stage, store, report = work.stage, work.store, work.report
+    found = find_fresh(stage, work.spec, work.inputs, store)
     if found is not None:
         return found
     site.caps.check(store)
-    where = address(stage, spec, {kind: ref.address for kind, ref in inputs.items()})
-    path = site.placement.scratch / "jobs" / f"{stage.name}-{where}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    where = address(stage, work.spec, {kind: ref.address for kind, ref in work.inputs.items()})
+    path = job_path(site, f"{stage.name}-{where}")
     try:
-        with _engines(spec, inputs, site, path, report) as placement:
-            job = child_job(stage, spec, inputs, site.model_copy(update={"placement": placement}))
+        with _engines(work, site, path) as placement:
+            job = child_job(replace(work, placement=placement), site)
             caps = site.caps.at(f"{stage.kind}/{where}")
             told = run_job(job, path, report, keys, stop=lambda: caps.reached_now(store)).ref
     finally:
         report.markdown("log", f"Everything that it printed: {code(keep_logs(path, store))}")
-    ref = told or find_fresh(stage, spec, inputs, store)  # on machines after the first, another one published
+    ref = told or find_fresh(stage, work.spec, work.inputs, store)  # on machines after the first, another published it
     if ref is None:
         raise ChildError(f"the child of stage {stage.name}", 0, "it ended well and published nothing")
     report.log(ref.uri)
     return ref
 
 
-def child_job(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site) -> Job:
+def child_job(work: Work, site: Site) -> Job:
     """Return what a child is asked to do for a stage."""
     return Job(
-        stage=stage.name,
-        spec=spec.model_dump(mode="json"),
-        inputs={kind: inputs[kind] for kind in stage.inputs},
+        stage=work.stage.name,
+        spec=work.spec.model_dump(mode="json"),
+        inputs={kind: work.inputs[kind] for kind in work.stage.inputs},
         root=site.root,
-        placement=site.placement,
+        placement=work.placement,
         ray=site.fan_out.address or "auto" if site.fan_out.runner == "ray" else None,
     )
+
+
+def job_path(site: Site, name: str) -> Path:
+    """Return where a job and what it prints lie while it runs, without suffix; the folder is there."""
+    folder = site.placement.scratch / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
 
 
 def keep_logs(path: Path, store: Store) -> str:
@@ -97,28 +92,21 @@ def keep_logs(path: Path, store: Store) -> str:
 
 
 @contextmanager
-def _engines(
-    spec: Spec, inputs: Mapping[str, ArtifactRef], site: Site, path: Path, report: Report
-) -> Iterator[Placement]:
+def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
     """Yield the placement with engines: those given, or our own for as long as the block runs."""
-    placement, folder = site.placement, path.with_name(f"{path.name}-engines")
-    if isinstance(spec, BenchmarkSpec) and spec.engine_samples:
-        opened = {kind: open_artifact(Store(site.root), ref, placement.scratch) for kind, ref in inputs.items()}
-        with serving_draft(opened, placement, site.gguf, folder, report) as serving:
-            yield serving
-        return
-    if not isinstance(spec, RegenerateSpec) or spec.answers is not None or placement.endpoints:
+    placement, folder = work.placement, path.with_name(f"{path.name}-engines")
+    if not work.spec.engine_tokens:
         yield placement
-        return
-    served = Served(
-        name="target",
-        gguf=site.gguf,
-        folder=site.folder,
-        context=spec.sampling.max_tokens + PROMPT_ROOM,
-        threads=placement.threads,
-    )
-    with start_engines(site.engines, served, folder) as endpoints:
-        yield placement.model_copy(update={"endpoints": endpoints})
+    elif work.stage.needs == "pair":
+        with serving_draft(work.opened(), placement, site.gguf, folder, work.report) as serving:
+            yield serving
+    elif work.stage.needs == "target" and not placement.endpoints:
+        context = work.spec.engine_tokens + PROMPT_ROOM
+        served = Served(name="target", gguf=site.gguf, folder=site.folder, context=context, threads=placement.threads)
+        with start_engines(site.engines, served, folder) as endpoints:
+            yield placement.model_copy(update={"endpoints": endpoints})
+    else:
+        yield placement
 
 
 def run_job(

@@ -14,11 +14,11 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.cache import run as stage
 from deepspec.cache.measure import measure
 from deepspec.cache.spec import CacheOptions
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import BadRowsError, SourceError, StoreError
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
 from deepspec.target.samples import read_items
-from deepspec.target.template import ChatTemplate
 from tests.cache.made import build, opened, out_for, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 from tests.target.tiny import CHATML, answered, write_target

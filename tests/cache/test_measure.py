@@ -8,11 +8,11 @@ from deepspec.artifacts import open_artifact
 from deepspec.cache import measure as measuring
 from deepspec.cache.measure import measure
 from deepspec.cache.spec import CacheOptions
-from deepspec.plan import cache_bytes
-from deepspec.plan.cache_bytes import Captured, cache_size
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
+from deepspec.target_cache import sizes as cache_bytes
 from deepspec.target_cache.part import HEADER
+from deepspec.target_cache.sizes import Captured, cache_size
 from tests.cache.made import build, publish_answers, rows, spec_for
 from tests.target.tiny import HIDDEN, answered
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact, open_artifact
-from deepspec.cache.totals import statistics
 from deepspec.cache.verify import verify
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.totals import statistics
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 

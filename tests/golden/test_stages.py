@@ -21,7 +21,7 @@ from deepspec.formats.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
-from deepspec.stages import STAGES, materialize
+from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
 from deepspec.target.source import TargetFiles
 from deepspec.target_cache.cache import TargetCache
@@ -82,8 +82,11 @@ def run_chain(folder: Path) -> dict[str, Artifact]:
     placement = Placement(scratch=scratch, threads=1, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
     for name, stage in STAGES.items():
-        ref = materialize(stage, resolved.specs[name], refs, store, placement, Heard())
-        assert materialize(stage, resolved.specs[name], refs, store, placement, Heard()) == ref
+        work = Work(
+            stage=stage, spec=resolved.specs[name], inputs=refs, store=store, placement=placement, report=Heard()
+        )
+        ref = materialize(work)
+        assert materialize(work) == ref
         refs[stage.kind] = ref
     return {name: open_artifact(store, refs[stage.kind], scratch) for name, stage in STAGES.items()}
 

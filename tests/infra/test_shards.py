@@ -18,12 +18,13 @@ def test_a_stage_finds_the_shards_that_others_made(tmp_path: Path):
     answers = publish_answers(store, scratch, [rows(6), rows(7, seed=1)])
     site = Site(root=store.root, placement=placement_for(target, scratch))
     stage, inputs, heard = STAGES["cache"], {"answers": answers.ref}, Heard()
-    assert count_shards(stage, spec, inputs, site, heard) == 2
-    run_shard(stage, 1, spec, inputs, site, heard)
+    work = site.work(stage, spec, inputs, heard)
+    assert count_shards(work, site) == 2
+    run_shard(work, 1, site)
     made = {key for key in store.list("target_cache") if "/parts/" in key}
     assert made
     assert all("shard-00001" in key for key in made)
-    ref = run_stage(stage, spec, inputs, site, heard)
+    ref = run_stage(work, site)
     alone = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "elsewhere")
     assert ref.content == alone.content
     assert made <= set(store.list("target_cache")), "what was made was kept, not made again"

@@ -46,9 +46,9 @@ def prompts(tmp_path: Path, *lines: str) -> tuple[PrepareSpec, Site]:
 def test_a_stage_is_made_once_and_then_found(tmp_path):
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     heard = Heard()
-    ref = run_stage(STAGES["prepare"], spec, {}, site, heard)
+    ref = run_stage(site.work(STAGES["prepare"], spec, {}, heard), site)
     assert heard.steps
-    assert run_stage(STAGES["prepare"], spec, {}, site, Heard()) == ref
+    assert run_stage(site.work(STAGES["prepare"], spec, {}, Heard()), site) == ref
     assert len(heard.texts) == 1
 
 
@@ -56,7 +56,7 @@ def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp
     spec, site = prompts(tmp_path, "not json")
     heard = Heard()
     with pytest.raises(SourceError):
-        run_stage(STAGES["prepare"], spec, {}, site, heard)
+        run_stage(site.work(STAGES["prepare"], spec, {}, heard), site)
     (log,) = Store(site.root).list("logs")
     assert "Traceback" in Store(site.root).read_bytes(log).decode()
     assert log.rpartition("/")[0] in str(heard.texts)
@@ -70,7 +70,7 @@ def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, mo
     monkeypatch.setattr(Store, "put_file", full)
     heard = Heard()
     with pytest.raises(SourceError, match="no row is left: 1 rows read"):
-        run_stage(STAGES["prepare"], spec, {}, site, heard)
+        run_stage(site.work(STAGES["prepare"], spec, {}, heard), site)
     assert "No space left on device" in heard.texts["log"]
     assert str(site.placement.scratch / "jobs") in heard.texts["log"]
 
@@ -79,9 +79,9 @@ def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     late = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(hours=1))})
     with pytest.raises(BudgetError, match=r"limits\.hours .*goes on from there"):
-        run_stage(STAGES["prepare"], spec, {}, late, Heard())
+        run_stage(late.work(STAGES["prepare"], spec, {}, Heard()), late)
     early = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(minutes=59))})
-    assert run_stage(STAGES["prepare"], spec, {}, early, Heard()).kind == "prompts"
+    assert run_stage(early.work(STAGES["prepare"], spec, {}, Heard()), early).kind == "prompts"
 
 
 def test_money_pays_for_hours_of_the_machine():
@@ -104,7 +104,7 @@ def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
     spec, site = prompts(tmp_path, "not json")
     spec = spec.but(bad_rows="stop")
     with pytest.raises(SourceError, match=r"rows\.jsonl:1: "):
-        run_stage(STAGES["prepare"], spec.but(bad_rows="stop"), {}, site, Heard())
+        run_stage(site.work(STAGES["prepare"], spec.but(bad_rows="stop"), {}, Heard()), site)
     assert not [key for key in Store(site.root).list("prompts") if key.endswith("manifest.json")]
 
 
@@ -112,7 +112,7 @@ def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path, monkeypatch
     spec, site = prompts(tmp_path, json.dumps({"prompt": "Hello there, how are you?"}))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildError, match="exit code 1"):
-        run_stage(STAGES["prepare"], spec, {}, site, Heard())
+        run_stage(site.work(STAGES["prepare"], spec, {}, Heard()), site)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_our_own_engines_are_those_that_the_site_names(tmp_path, engines, starte
     site = site_of(tmp_path, {}).model_copy(update={"engines": engines})
     prompts = ArtifactRef(kind="prompts", address="0" * 32, content="1", uri="here")
     with pytest.raises(EngineError, match=f"engine {started} serves a"):
-        run_stage(STAGES["regenerate"], RegenerateSpec(target=target), {"prompts": prompts}, site, Heard())
+        run_stage(site.work(STAGES["regenerate"], RegenerateSpec(target=target), {"prompts": prompts}, Heard()), site)
 
 
 def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(tmp_path, monkeypatch):

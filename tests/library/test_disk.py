@@ -14,7 +14,7 @@ from deepspec.disk import full_disk_named, is_full, writing
 from deepspec.errors import StoreError
 from deepspec.placement import Placement
 from deepspec.publish import Out
-from deepspec.stages import Stage, materialize
+from deepspec.stages import Stage, Work, materialize
 from deepspec.store import Store
 from tests.heard import Heard
 
@@ -60,7 +60,8 @@ def stage_that(monkeypatch: pytest.MonkeyPatch, write) -> None:
 def run(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     stage = Stage(name="prepare", kind="prompts", spec=Spec)
-    materialize(stage, Spec(), {}, store, Placement(scratch=tmp_path / "scratch"), Heard())
+    placement = Placement(scratch=tmp_path / "scratch")
+    materialize(Work(stage=stage, spec=Spec(), inputs={}, store=store, placement=placement, report=Heard()))
     return store
 
 

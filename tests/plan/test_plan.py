@@ -8,11 +8,11 @@ from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameErro
 from deepspec.plan import presets
 from deepspec.plan import resolve as resolving
 from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
-from deepspec.plan.cache_bytes import Captured, cache_size
 from deepspec.plan.estimate import size
 from deepspec.plan.resolve import check_sources
 from deepspec.ranges import Range
 from deepspec.store import Store
+from deepspec.target_cache.sizes import Captured, cache_size
 from flows.choices import Choices, named_endpoints
 
 

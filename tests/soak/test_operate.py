@@ -25,6 +25,7 @@ from tasks import shards
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.e2e.conftest import ROOT, api, query  # noqa: F401 - a fixture
 from tests.e2e.operated import Operated, checkpoints, manifests, operate, until, workers
+from tests.heard import Heard
 from tests.target.tiny import write_target
 from tests.train.conftest import SMALL, make_site
 
@@ -166,9 +167,8 @@ def test_shards_on_threads_give_the_bytes_of_one_process(api, tmp_path):  # noqa
 def test_two_nodes_train_one_draft(tmp_path):
     """The same job on two machines, as an Indexed Job or srun starts it; both are this one here."""
     site = make_site(tmp_path)
-    job = child_job(
-        STAGES["train"], SMALL, {"target_cache": site.cache.ref}, Site(root=site.store.root, placement=site.placement)
-    )
+    place = Site(root=site.store.root, placement=site.placement)
+    job = child_job(place.work(STAGES["train"], SMALL, {"target_cache": site.cache.ref}, Heard()), place)
     first = f"127.0.0.1:{free_port()}"
     nodes = [start_node(job, number, first, tmp_path) for number in (0, 1)]
     said = [node.communicate(timeout=600) for node in nodes]

@@ -68,6 +68,6 @@ def test_two_ranks_on_a_cluster_train_one_draft(cluster, tmp_path):
         root=made.store.root, placement=placement, fan_out=FanOut(workers=2, runner="ray", address=cluster.address)
     )
     heard = Heard()
-    ref = run_stage(STAGES["train"], SMALL, {"target_cache": made.cache.ref}, site, heard)
+    ref = run_stage(site.work(STAGES["train"], SMALL, {"target_cache": made.cache.ref}, heard), site)
     assert made.open(ref).counts["steps"] == SMALL.steps
     assert heard.steps, "events come through Ray's log"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from deepspec.target.template import ChatTemplate
+from deepspec.chat.template import ChatTemplate
 from tests.target import tiny
 
 FOLDER = Path(__file__).parent / "templates"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from deepspec.chat.answered import read_answered
 from deepspec.errors import RowError
-from deepspec.target.answered import read_answered
 from tests.target.kinds import KINDS
 from tests.target.tiny import answered
 

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from deepspec.target.clock import DATE, Clock
-from deepspec.target.template import ChatTemplate
+from deepspec.chat.clock import DATE, Clock
+from deepspec.chat.template import ChatTemplate
 from tests.target import tiny
 
 TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"

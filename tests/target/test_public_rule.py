@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from deepspec.target.template import ChatTemplate
+from deepspec.chat.template import ChatTemplate
 from tests.target.tiny import answered
 
 GOLDEN = os.environ.get("DEEPSPEC_GOLDEN", "")

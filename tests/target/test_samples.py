@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from deepspec.cache.background import Background
+from deepspec.chat.template import Sample
 from deepspec.records.batch import supervises
-from deepspec.target.samples import Item, batches, cut_parts, fit, published_bytes, raw_bytes, shard_files
-from deepspec.target.template import Sample
+from deepspec.target.samples import Item, batches, cut_parts, fit, raw_bytes, shard_files
+from deepspec.target_cache.sizes import published_bytes
 
 
 def item(length: int, answer: int = 1) -> Item:

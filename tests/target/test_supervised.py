@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import RowError
-from deepspec.target.template import ChatTemplate, Sample
 from tests.target.kinds import KINDS, Kind
 from tests.target.tiny import answered
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import RowError, TargetError
-from deepspec.target.template import ChatTemplate, Sample
 from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, THINKING, answered, tokenizer
 
 STOPS = frozenset({IM_END, END_OF_TEXT})

@@ -2,9 +2,9 @@
 
 import pytest
 
+from deepspec.chat.template import ChatTemplate
+from deepspec.chat.tool_calls import shown
 from deepspec.errors import RowError
-from deepspec.target.template import ChatTemplate
-from deepspec.target.tool_calls import shown
 from tests.target import tiny
 from tests.target.kinds import KINDS, Kind
 from tests.target.tiny import IM_END, answered
@@ -133,7 +133,7 @@ def test_a_template_that_prints_arguments_is_given_text():
 def test_a_template_is_probed_once(monkeypatch: pytest.MonkeyPatch):
     chat = KINDS["deepseek_v3"].chat()
     asked = []
-    monkeypatch.setattr("deepspec.target.rendering.reads_text", lambda render: not asked.append(render))
+    monkeypatch.setattr("deepspec.chat.rendering.reads_text", lambda render: not asked.append(render))
     for _ in range(3):
         chat.render(row(call()))
     assert len(asked) == 1

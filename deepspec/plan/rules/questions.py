@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SourceError, SpecError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.benchmarks import Benchmark
@@ -10,7 +11,6 @@ from deepspec.formats.questions import Question, read_questions
 from deepspec.plan import resolve
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
-from deepspec.target.template import ChatTemplate
 
 
 def context(known: Known) -> Seen:

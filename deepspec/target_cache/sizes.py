@@ -15,6 +15,10 @@ CODEC_RATIO: Mapping[str, Range] = {
 }
 """Bytes of hidden states against raw bf16, as measured on real states; it differs a little from target to target."""
 
+MIB = 1 << 20
+
+BF16_BYTES = 2
+
 TOKEN_BYTES = 5
 """Token id (int32) and loss mask (one byte), stored for every position."""
 
@@ -60,9 +64,20 @@ class CacheSize(Spec):
     """Requests that read it once."""
 
 
-def published_bytes(what: Captured) -> Range:
-    """Return what the layout of the public caches takes: every position of all layers and the last, raw bf16."""
-    return what.tokens.scaled((what.layers + 1) * 2.0 * what.hidden + PUBLISHED_TOKEN_BYTES)
+def published_bytes(tokens: int, layers: int, width: int) -> int:
+    """Return what the layout of the public caches takes: every position of all layers and the last, ids and two masks.
+
+    Args:
+        tokens: of all samples.
+        layers: that are captured.
+        width: hidden size of the target.
+    """
+    return tokens * ((layers + 1) * width * BF16_BYTES + PUBLISHED_TOKEN_BYTES)
+
+
+def published_range(what: Captured) -> Range:
+    """Return the same of what is known within an interval."""
+    return what.tokens.scaled(published_bytes(1, what.layers, what.hidden))
 
 
 def cache_size(what: Captured, ratio: Range) -> CacheSize:

@@ -7,9 +7,9 @@ tokens say, belongs to the answer: engines take special tokens out of the text t
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from deepspec.chat.answered import Turn
+from deepspec.chat.tool_calls import name_of, shown
 from deepspec.formats.thinking import MARKERS
-from deepspec.target.answered import Turn
-from deepspec.target.tool_calls import name_of, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,10 +6,10 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from deepspec.target.answered import Message
-from deepspec.target.clock import CODES, DATE, READS_CLOCK, Clock, clock_of, codes, frozen
-from deepspec.target.faithful import Signs
-from deepspec.target.tool_calls import reads_text, with_arguments
+from deepspec.chat.answered import Message
+from deepspec.chat.clock import CODES, DATE, READS_CLOCK, Clock, clock_of, codes, frozen
+from deepspec.chat.faithful import Signs
+from deepspec.chat.tool_calls import reads_text, with_arguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from deepspec.artifacts import Artifact, PartMark
-from deepspec.target.samples import published_bytes
 from deepspec.target_cache.facts import SplitCounts
+from deepspec.target_cache.sizes import published_bytes
 
 
 def totals(marks: Sequence[PartMark], columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

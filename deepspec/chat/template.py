@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from deepspec.chat.answered import Answered, Message, name_of, read_answered
+from deepspec.chat.clock import DATE, Clock
+from deepspec.chat.generated import TurnReader
+from deepspec.chat.rendering import Renderer, Told
 from deepspec.errors import RowError, TargetError
 from deepspec.formats.bad_rows import one_row
-from deepspec.target.answered import Answered, Message, name_of, read_answered
-from deepspec.target.clock import DATE, Clock
-from deepspec.target.generated import TurnReader
-from deepspec.target.rendering import Renderer, Told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from deepspec.chat.answered import Answered, Message, Turn
+from deepspec.chat.clock import DATE
+from deepspec.chat.faithful import Signs, before_stop, generated_text, marks_in, unrepeated
+from deepspec.chat.rendering import Renderer, Told
+from deepspec.chat.tool_calls import name_of
 from deepspec.errors import RowError, TargetError
 from deepspec.formats.bad_rows import one_row
-from deepspec.target.answered import Answered, Message, Turn
-from deepspec.target.clock import DATE
-from deepspec.target.faithful import Signs, before_stop, generated_text, marks_in, unrepeated
-from deepspec.target.rendering import Renderer, Told
-from deepspec.target.tool_calls import name_of
 
 
 class Text(NamedTuple):

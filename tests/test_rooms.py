@@ -1,0 +1,108 @@
+"""The rooms of the house: none is in a circle, no import hides, and docs/architecture.md says what the code does."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.test_architecture import LAYERS, ROOT
+
+BIG = ("deepspec", "infra")
+"""Layers whose folders are rooms; the others are rooms themselves."""
+
+LATE = {
+    "torch": {"cli/caches.py", "cli/check.py", "cli/counted.py", "cli/engine.py", "cli/tools.py", "cli/brought.py"},
+    "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py"},
+    "Triton": {"deepspec/losses/chunked.py"},
+    "transformers": {"infra/children/targets.py"},
+}
+"""What is slow to load, or may not be there -> modules that load what needs it within a function."""
+
+
+def modules() -> Mapping[str, Path]:
+    paths = (path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py")))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    layer, _, rest = module.partition(".")
+    return f"{layer}/{rest.partition('.')[0]}" if layer in BIG and rest else layer
+
+
+def imported(path: Path, *, late: bool) -> Iterator[str]:
+    """Yield modules of ours that a file imports: at its top, or within its functions."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    within = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if (id(node) in within) == late and isinstance(node, ast.ImportFrom) and node.module:
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                found = name if name in MODULES else node.module
+                if found in MODULES:
+                    yield found
+
+
+def arrows() -> Mapping[str, set[str]]:
+    """Return room -> the rooms that it imports from, wherever in its files."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, path in MODULES.items():
+        for late in (False, True):
+            found[room(name)] |= {room(other) for other in imported(path, late=late)} - {room(name)}
+    return found
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return rooms from which one comes back to where one was, or nothing."""
+    done: set[str] = set()
+
+    def look(at: str, way: list[str]) -> list[str]:
+        if at in way:
+            return [*way[way.index(at) :], at]
+        if at in done:
+            return []
+        for other in sorted(graph.get(at, ())):
+            if found := look(other, [*way, at]):
+                return found
+        done.add(at)
+        return []
+
+    return next(filter(None, (look(start, []) for start in sorted(graph))), [])
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_room_is_in_a_circle():
+    assert circle(arrows()) == []
+
+
+def test_no_import_hides_in_a_function_but_those_that_are_listed():
+    hidden = {path.relative_to(ROOT).as_posix() for path in MODULES.values() if any(imported(path, late=True))}
+    assert hidden == set().union(*LATE.values())
+
+
+def table() -> Mapping[str, set[str]]:
+    """Return the rooms of docs/architecture.md with the rooms that each may know."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([a-z_/]+)(?:\.py)?` \|[^|]*\| ([^|]*) \|$", text, re.MULTILINE)
+    return {name: set(re.findall(r"[a-z_]+(?:/[a-z_]+)?", known.replace("—", ""))) for name, known in rows}
+
+
+def test_the_page_on_architecture_has_every_room_and_every_arrow():
+    written = table()
+    found = {name: known for name, known in arrows().items() if name.startswith("deepspec/")}
+    within = {
+        name.removeprefix("deepspec/"): {other.removeprefix("deepspec/") for other in known}
+        for name, known in found.items()
+    }
+    assert {name: known - EVERYWHERE for name, known in within.items() if name not in EVERYWHERE} == written
+
+
+EVERYWHERE = {"artifacts", "catalog", "disk", "errors", "garbage", "placement", "publish", "ranges", "report", "store"}
+"""Modules that any room may use; the page names them once."""
