@@ -1,6 +1,6 @@
 """What changes the scores."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark
 class EvaluateOptions(Spec):
     """What a user sets of an evaluation."""
 
-    temperatures: tuple[float, ...] = (0.0, 1.0)
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 1.0), min_length=1)
     """Each benchmark is decoded once at each."""
     samples: int | None = Field(default=None, gt=0)
     """Questions per benchmark, a seeded choice; None: all of a file, the published sizes from the hub."""
@@ -25,7 +25,7 @@ class EvaluateOptions(Spec):
     """A proposal is cut before the first slot whose confidence is below this; 0: never."""
     threshold_mode: Literal["cumulative", "per_slot"] = "cumulative"
     """Confidence of a slot: the product through it; or its own, as in the public evaluator."""
-    confidence_temperatures: tuple[float, ...] = ()
+    confidence_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """One per position, dividing its confidence logit where a threshold is set: `calibration.json` of a release."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the target; auto: that of its checkpoint."""

@@ -17,7 +17,7 @@ from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.template import ChatTemplate
-from deepspec.target.tokens import check_vocabulary
+from deepspec.target.tokens import NO_END, check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {
     "auto": "auto",
@@ -179,5 +179,5 @@ def _stop_ids(generation: Any, tokenizer: Any) -> frozenset[int]:
     configured = generation.eos_token_id
     found = configured if configured is not None else tokenizer.eos_token_id
     if found is None:
-        raise TargetError("the target names no end token; set eos_token_id in its generation_config.json")
+        raise TargetError(NO_END)
     return frozenset(found if isinstance(found, list) else [found])
