@@ -115,7 +115,7 @@ class ChatTemplate:
             if token in self._stop_ids
         ]
         if not stops:
-            known = ", ".join(map(str, self._tokenizer.convert_ids_to_tokens(sorted(self._stop_ids))))
+            known = ", ".join(self._tokenizer.convert_ids_to_tokens(sorted(self._stop_ids)))
             raise TargetError(
                 f"target {self._name}: its chat template ends an answer with none of its stop tokens ({known}); "
                 "name the token that does in stop_tokens of the target's preset"

@@ -168,6 +168,8 @@ def test_a_template_that_ends_no_answer_is_told_where_answers_are_rendered(place
     (line,) = told(place, "cache.max_length=64")
     assert line.startswith("answers without token ids of the engine cannot be trained on: target ")
     assert "its chat template ends an answer with none of its stop tokens (" in line
+    edit(place / "target" / "generation_config.json", eos_token_id=[9999])  # no token at all
+    assert "answers without token ids" in told(place, "cache.max_length=64")[0]
     edit(place / "target" / "generation_config.json", eos_token_id=[66, IM_END])
     assert told(place, "cache.max_length=64") == ()
 
