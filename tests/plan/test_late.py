@@ -23,7 +23,7 @@ from deepspec.plan.plan import Plan
 from deepspec.plan.rules.published import apart
 from deepspec.target.identity import identify
 from deepspec.target.layers import check_layers, default_layers
-from deepspec.target.load import Target, load_target
+from deepspec.target.load import Target, load_target, load_template
 from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.tokens import read_stops
 from deepspec.train.start import draft_config
@@ -185,3 +185,4 @@ def test_the_tokens_that_end_an_answer_are_those_of_the_loaded_target(place, cas
     target = load_target(folder)
     assert read_stops(folder, target.tokenizer) == target.stop_ids
     assert IM_END in target.stop_ids
+    assert load_template(folder).stop_id == target.template.stop_id == IM_END
