@@ -13,9 +13,8 @@ from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.results import Settings
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
-from deepspec.formats.draft import load_config, load_draft
+from deepspec.formats.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.formats.draft_config import check_mask_token, check_target
-from deepspec.formats.draft_files import link_draft
 from deepspec.models import BlockDraft, EagleDraft
 from deepspec.placement import Placement
 from deepspec.target.load import Target, load_target
@@ -57,7 +56,13 @@ def target_folder(target: TargetId, placement: Placement) -> Path:
 
 def draft_folder(draft: Artifact, scratch: Path) -> Path:
     """Return a folder with the draft's config and weights, wherever its store keeps them."""
-    return link_draft(draft, scratch / f"draft-{draft.manifest.content}")
+    folder = scratch / f"draft-{draft.manifest.content}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(draft.path(name).resolve())
+    return folder
 
 
 def load_pair(

@@ -1,6 +1,5 @@
 """The files of a draft checkpoint: in a folder or on the hub, its weights in one file or in shards."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
-from deepspec.artifacts import Artifact
 from deepspec.errors import CheckpointError
 from deepspec.formats.tensor_heads import SHARDS, WEIGHTS, read_heads, read_object, read_placed
 
@@ -24,7 +22,6 @@ __all__ = [
     "SHARDS",
     "WEIGHTS",
     "checkpoint_folder",
-    "link_draft",
     "read_config",
     "read_shapes",
     "read_tensors",
@@ -35,19 +32,6 @@ __all__ = [
 def is_checkpoint(name: str) -> bool:
     """Return whether a name is that of a folder or a hub id, rather than of something published."""
     return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
-
-
-def link_draft(draft: Artifact, folder: Path) -> Path:
-    """Return a folder, made where it is missing, that holds a published draft's config and weights as links.
-
-    At no time is a link missing that was there: another run may be reading through it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, WEIGHTS):
-        fresh = folder / f".{name}.{secrets.token_hex(4)}"
-        fresh.symlink_to(draft.path(name).resolve())
-        fresh.replace(folder / name)
-    return folder
 
 
 def checkpoint_folder(name: str, *, weights: bool = True) -> Path:

@@ -9,7 +9,6 @@ from torch import Tensor
 from deepspec.artifacts import Artifact, read_manifest
 from deepspec.errors import CheckpointError
 from deepspec.formats.draft import load_draft
-from deepspec.formats.draft_files import link_draft
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.train.checkpoint import Saved
@@ -17,6 +16,7 @@ from deepspec.train.loop import Loop
 
 STATE = "training_state.safetensors"
 """Master weights and optimizer state of a finished run, so that it can be continued."""
+DRAFT_FILES = ("config.json", "model.safetensors")
 
 
 def previous(loop: Loop, out: Out, placement: Placement, log: Callable[[str], None]) -> Saved | None:
@@ -55,5 +55,10 @@ def _weights(name: str, out: Out, placement: Placement) -> dict[str, Tensor]:
     if name in placement.locations:
         folder = Path(placement.locations[name])
     else:
-        folder = link_draft(_published(name, out, placement), out.scratch / "previous")
+        artifact = _published(name, out, placement)
+        folder = out.scratch / "previous"
+        folder.mkdir(exist_ok=True)
+        for file in DRAFT_FILES:
+            (folder / file).unlink(missing_ok=True)
+            (folder / file).symlink_to(artifact.path(file).resolve())
     return {f"master.{name}": value.detach().float() for name, value in load_draft(folder).named_parameters()}
