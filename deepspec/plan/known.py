@@ -42,6 +42,12 @@ class Known:
     """Which target it is, once its weights have been hashed."""
     nodes: int = 1
     """Machines that train together."""
+    only: str | None = None
+    """What alone is made, a stage or `reevaluate`; None: all of a run. Settings of others hold nothing up."""
+
+    def makes(self, stage: str) -> bool:
+        """Return whether a stage is among what is made."""
+        return self.only in (None, stage)
 
     @cached_property
     def files(self) -> TargetFiles | None:

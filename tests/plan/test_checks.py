@@ -35,6 +35,31 @@ def test_a_prompt_of_one_token_is_room_enough(place):
     assert "none of its 1 questions fits the 19 tokens" in refused(place, "evaluate.max_new_tokens=504")
 
 
+@pytest.mark.parametrize("only", ["prepare", "cache", "train", "export", "release"])
+def test_answers_without_room_hold_no_stage_up_that_asks_nothing(place, only):
+    plan = choices(place, "evaluate.max_new_tokens=600", "benchmark.max_new_tokens=504", "cache.max_length=64").plan()
+    assert examine(known(plan, site(place), only=only)) == (
+        "the target reads 512 tokens, evaluate.max_new_tokens is 600 and 8 more are kept for a proposal: no prompt has "
+        "room; lower it before evaluate",
+        "the target reads 512 tokens, benchmark.max_new_tokens is 504 and 8 more are kept for a proposal: no prompt "
+        "has room; lower it before benchmark",
+    )
+
+
+def test_answers_without_room_end_the_stage_that_asks_for_them(place):
+    plan = choices(place, "evaluate.max_new_tokens=600").plan()
+    for only in ("evaluate", None):
+        with pytest.raises(InputError, match=r"evaluate\.max_new_tokens is 600 .* lower it$"):
+            examine(known(plan, site(place), only=only))
+    assert "lower it before evaluate" in examine(known(plan, site(place), only="benchmark"))[-1]
+
+
+def test_a_release_is_reevaluated_by_settings_of_its_own(place):
+    plan = choices(place, "evaluate.max_new_tokens=600", "cache.max_length=64").plan()
+    assert examine(known(plan, site(place), only="reevaluate")) == ()
+    assert begun(plan, site(place), "reevaluate").told == ()
+
+
 def test_eagle3_needs_no_mask_token(place):
     told(place, "train.mask_token_id=999999", algorithm="eagle3")
     with_tokens(place / "target", *(f"<|more_{n}|>" for n in range(4)))  # every row has its token
