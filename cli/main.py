@@ -143,7 +143,7 @@ def run_all(choices: Choices, site: Site) -> None:
 
 def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
-    site = show.check_input(choices.plan(), site)
+    site = show.check_input(choices.plan(), site, name)
     choices = brought.adopted(choices, site)
     from flows.stages import STAGE_FLOWS  # as above
     from infra.server.api import prefect_api

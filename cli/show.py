@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from flows.draft import Built
 
 
-def check_input(plan: Plan, site: Site) -> Site:
+def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
     """Check what can be known before anything starts; return the site with the device that there is.
+
+    Args:
+        plan: what is asked for.
+        site: where it runs.
+        only: what alone is made, a stage or `reevaluate`; default: all of a run.
 
     Raises:
         DeepSpecError: what is wrong.
     """
     site = settled(site)
-    examine(known(plan, site))
+    examine(known(plan, site, only=only))
     check_sources(plan)
     check_data_dir()
     site.check_keys()

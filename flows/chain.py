@@ -124,11 +124,11 @@ class Chain:
         return None if given is None else find_kind(self._store, given, stage_named(name).kind)
 
 
-def begin(choices: Choices, site: Site) -> tuple[Resolved, Site]:
+def begin(choices: Choices, site: Site, only: str | None = None) -> tuple[Resolved, Site]:
     """Resolve what was chosen; the run is tagged with target, algorithm and plan, and the site knows its caps."""
     plan = choices.plan()
     caps = caps_of(plan.limits, spent=label_run(tags_of(plan)))
-    return resolve_plan(plan, site.model_copy(update={"caps": caps}))
+    return resolve_plan(plan, site.model_copy(update={"caps": caps}), only)
 
 
 def tags_of(plan: Plan) -> tuple[str, ...]:
@@ -136,8 +136,8 @@ def tags_of(plan: Plan) -> tuple[str, ...]:
     return (f"target:{plan.target.name}", f"algorithm:{plan.train.draft.algorithm}", f"plan:{plan.digest}")
 
 
-def chain_of(choices: Choices, site: Site) -> Chain:
-    """Return the chain of all stages for what was chosen."""
-    resolved, site = begin(choices, site)
+def chain_of(choices: Choices, site: Site, only: str | None = None) -> Chain:
+    """Return the chain of all stages for what was chosen, of which `only` one may be made."""
+    resolved, site = begin(choices, site, only)
     plan = choices.plan()
     return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan)

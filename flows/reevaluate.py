@@ -32,7 +32,8 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     """
     store = Store(site.root)
     released = find(store, release)
-    resolved, site = begin(choices.but(algorithm=scores_of(store, released).counts["algorithm"]), site)
+    chosen = choices.but(algorithm=scores_of(store, released).counts["algorithm"])
+    resolved, site = begin(chosen, site, "reevaluate")
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, released, resolved.target, moment)
     chain = Chain({"evaluate": spec}, site, plan=choices.plan())

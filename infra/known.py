@@ -18,13 +18,14 @@ def settled(site: Site) -> tuple[Site, str]:
     return site.model_copy(update={"placement": placement}), told
 
 
-def known(plan: Plan, site: Site, resolved: Resolved | None = None) -> Known:
+def known(plan: Plan, site: Site, resolved: Resolved | None = None, only: str | None = None) -> Known:
     """Return what the checks look at.
 
     Args:
         plan: what is asked for.
         site: where it runs.
         resolved: what became of the plan, once its target is ready and hashed.
+        only: what alone is made, a stage or `reevaluate`; default: all of a run.
     """
     return Known(
         plan=plan,
@@ -35,4 +36,5 @@ def known(plan: Plan, site: Site, resolved: Resolved | None = None) -> Known:
         ready=None if resolved is None else resolved.files,
         identity=None if resolved is None else resolved.target,
         nodes=nodes().count,
+        only=only,
     )

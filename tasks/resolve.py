@@ -31,7 +31,7 @@ class Begun:
     """Lines for the user."""
 
 
-def begun(plan: Plan, site: Site) -> Begun:
+def begun(plan: Plan, site: Site, only: str | None = None) -> Begun:
     """Return a plan with the specs of all stages, once everything that can be known says that it can be run.
 
     What the files say is looked at before anything is hashed, and again once a target has been fetched or converted.
@@ -41,15 +41,15 @@ def begun(plan: Plan, site: Site) -> Begun:
             not fit the store or its limits.
     """
     site, device = settled(site)
-    examine(known(plan, site))
+    examine(known(plan, site, only=only))
     resolved = resolved_here(plan, site)
-    told = examine(known(plan, site, resolved))
+    told = examine(known(plan, site, resolved, only))
     check_limits(plan, Store(site.root), resolved.sizes)
     return Begun(resolved=resolved, site=site.at(resolved), told=(*([device] if device else []), *told))
 
 
 @task(name="plan", task_run_name="plan", tags=["deepspec"], cache_policy=NO_CACHE, persist_result=False)
-def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
+def resolve_plan(plan: Plan, site: Site, only: str | None = None) -> tuple[Resolved, Site]:
     """Return the specs of all stages, and the site that knows where everything lies.
 
     Raises:
@@ -57,7 +57,7 @@ def resolve_plan(plan: Plan, site: Site) -> tuple[Resolved, Site]:
     """
     report = Listeners([PrefectReport("plan"), *terminal("plan")])
     report.log(f"target {plan.target.name}")
-    run = begun(plan, site)
+    run = begun(plan, site, only)
     for line in run.told:
         report.log(line)
     store = Store(site.root)

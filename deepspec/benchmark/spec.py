@@ -3,7 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -36,7 +36,7 @@ def _processor() -> str:
 class BenchmarkOptions(Spec):
     """What a user sets of the measurement."""
 
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
     """Sequences decoded together."""
     samples: int = Field(default=4, gt=0)
     """Questions decoded at each batch size, taken in turn from all benchmarks; a larger batch asks them repeatedly."""
@@ -45,7 +45,7 @@ class BenchmarkOptions(Spec):
     temperature: float = Field(default=0.0, ge=0)
     slots: int | None = Field(default=None, gt=0)
     """Tokens proposed per round; None: the draft's block size."""
-    loads: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    loads: tuple[Annotated[int, Field(gt=0)], ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     """Numbers of requests for which the throughput to expect is told, by replay of the scores' rounds; none: it is not.
     """
     engine_samples: int = Field(default=16, ge=0)

@@ -25,7 +25,7 @@ class EvaluateOptions(Spec):
     """A proposal is cut before the first slot whose confidence is below this; 0: never."""
     threshold_mode: Literal["cumulative", "per_slot"] = "cumulative"
     """Confidence of a slot: the product through it; or its own, as in the public evaluator."""
-    confidence_temperatures: tuple[float, ...] = ()
+    confidence_temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """One per position, dividing its confidence logit where a threshold is set: `calibration.json` of a release."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the target; auto: that of its checkpoint."""

@@ -42,6 +42,12 @@ class Known:
     """Which target it is, once its weights have been hashed."""
     nodes: int = 1
     """Machines that train together."""
+    only: str | None = None
+    """What alone is made, a stage or `reevaluate`; None: all of a run. Settings of others hold nothing up."""
+
+    def makes(self, stage: str) -> bool:
+        """Return whether a stage is among what is made."""
+        return self.only in (None, stage)
 
     @cached_property
     def files(self) -> TargetFiles | None:
@@ -94,13 +100,21 @@ class Known:
             manifest = self.published(name, "draft")
             if manifest is None:
                 return None
-            opened = Artifact(self.store, manifest, self.placement.scratch)
-            return read_draft_config(read_object(opened.path(CONFIG), CheckpointError))
+            return self.config_of(manifest)
         folder = Path(name).expanduser()
         if not folder.is_dir():
             return None
         read_heads(folder, CheckpointError)
         return read_draft_config(read_config(folder))
+
+    def config_of(self, draft: Manifest) -> DraftConfig:
+        """Return the shape of a published draft; its config is fetched, and nothing else of it.
+
+        Raises:
+            CheckpointError: that cannot be read.
+        """
+        opened = Artifact(self.store, draft, self.placement.scratch)
+        return read_draft_config(read_object(opened.path(CONFIG), CheckpointError))
 
     def published(self, name: str | None, kind: str) -> Manifest | None:
         """Return the published artifact of a kind that a name stands for; None for no name.

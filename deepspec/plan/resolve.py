@@ -14,6 +14,7 @@ from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
 from deepspec.formats import benchmarks
+from deepspec.formats.tensor_heads import check_pointer
 from deepspec.plan.estimate import Sizes
 from deepspec.plan.plan import Plan
 from deepspec.prepare import resolve as sources
@@ -120,6 +121,7 @@ def _answers(plan: Plan) -> dict[str, str]:
     path = Path(plan.dataset.answers).expanduser()
     if not path.is_file():
         raise SourceError("no such file; --answers wants a file of conversations with the target's answers", path)
+    check_pointer(path, SourceError)
     return {checksum(path): str(path.resolve())}
 
 

@@ -22,6 +22,7 @@ from deepspec.artifacts import checksum
 from deepspec.errors import SourceError, SpecError
 from deepspec.formats.lines import is_url
 from deepspec.formats.rows import SUFFIXES, form_of
+from deepspec.formats.tensor_heads import check_pointer
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.spec import Source
 
@@ -122,6 +123,7 @@ def _local_checksum(path: Path) -> str:
         raise SourceError("no such file; check the path", path)
     if path.stat().st_size == 0:
         raise SourceError("the file is empty; wanted one JSON object a line", path)
+    check_pointer(path, SourceError)
     stat = path.stat()
     return _remembered(path.resolve(), stat.st_size, stat.st_mtime_ns)
 

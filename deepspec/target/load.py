@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
@@ -18,7 +18,7 @@ from deepspec.families import read_folder
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
-from deepspec.target.tokens import check_vocabulary
+from deepspec.target.tokens import GENERATION, NO_END, check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {
     "auto": "auto",
@@ -183,10 +183,17 @@ def load_template(folder: Path) -> ChatTemplate:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        generation = GenerationConfig.from_pretrained(folder)
+        generation = _generation(folder)
     except (OSError, ValueError) as error:
         raise TargetError(f"target {folder}: {_reason(error)}; check the folder") from error
     return ChatTemplate(tokenizer, _stop_ids(generation, tokenizer), str(folder), read_folder(folder).vocab_size)
+
+
+def _generation(folder: Path) -> GenerationConfig:
+    """Return a target's generation config; where it has none what its config says, as for a model that is loaded."""
+    if (folder / GENERATION).exists():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
 
 
 def _reason(error: Exception) -> str:
@@ -198,5 +205,5 @@ def _stop_ids(generation: Any, tokenizer: Any) -> frozenset[int]:
     configured = generation.eos_token_id
     found = configured if configured is not None else tokenizer.eos_token_id
     if found is None:
-        raise TargetError("the target names no end token; set eos_token_id in its generation_config.json")
+        raise TargetError(NO_END)
     return frozenset(found if isinstance(found, list) else [found])

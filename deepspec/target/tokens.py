@@ -12,11 +12,14 @@ from deepspec.formats.tensor_heads import check_pointer, listed, read_object
 from deepspec.target.identity import TOKENIZER_FILES, read_template
 
 TOKENIZER = "tokenizer.json"
-_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+GENERATION = "generation_config.json"
+_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", GENERATION)
 _NEEDED = ("bos_token", "eos_token", "unk_token")
 """Tokens that conversations hold, whatever their text."""
 
 _PROBE = "tea"
+
+NO_END = "the target names no end token; set eos_token_id in its generation_config.json"
 
 Stamps = tuple[tuple[str, int, int], ...]
 
@@ -88,9 +91,9 @@ def read_chat(folder: Path, tokenizer: Any) -> ChatTemplate:
     """Return how a target reads a conversation, once it has read one.
 
     Raises:
-        TargetError: it has no chat template, or one that fails or loses what a user says.
+        TargetError: it has no chat template, or one that fails or loses what a user says, or no end token.
     """
-    template = ChatTemplate(tokenizer, frozenset(), str(folder))
+    template = ChatTemplate(tokenizer, read_stops(folder, tokenizer) or frozenset(), str(folder))
     try:
         with one_row("template"):
             ids = template.prompt_ids([{"role": "user", "content": _PROBE}])
@@ -100,6 +103,26 @@ def read_chat(folder: Path, tokenizer: Any) -> ChatTemplate:
     if _PROBE not in text.lower():
         raise TargetError(f"target {folder}: its chat template leaves out what a user says, it gives {text!r}")
     return template
+
+
+def read_stops(folder: Path, tokenizer: Any) -> frozenset[int] | None:
+    """Return the tokens that end an answer, as `load_target` will find them; None where only transformers can tell.
+
+    Raises:
+        TargetError: none is named, or what is named is no token id.
+    """
+    generation = folder / GENERATION
+    told = read_object(generation if generation.exists() else folder / "config.json")
+    found = told.get("eos_token_id")
+    if found is None and not generation.exists():
+        return None  # each class of config has a default of its own
+    found = tokenizer.eos_token_id if found is None else found
+    ids = found if isinstance(found, list) else [found]
+    if ids == [None]:
+        raise TargetError(NO_END)
+    if not ids or not all(type(each) is int for each in ids):
+        raise TargetError(f"target {folder}: eos_token_id is {found!r}, wanted a token id or a list of them")
+    return frozenset(ids)
 
 
 def has_template(folder: Path) -> bool:

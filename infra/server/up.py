@@ -4,6 +4,7 @@ Everything runs under the guard below the process of `up`, so ending that one pr
 all of it and nothing else. `up.json` in the data folder says which process it is.
 """
 
+import fcntl
 import json
 import signal
 import sys
@@ -157,9 +158,21 @@ def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
     data_dir().mkdir(parents=True, exist_ok=True)  # the database is made there, its folder is not
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     env = {**server_database(), "PREFECT_SERVER_UI_API_URL": "/api"}  # whatever address a browser finds the UI at
-    with start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS) as child:
-        _wait(child, f"{api}/health")
+    with ExitStack() as stack:
+        with _one_at_a_time():
+            child = stack.enter_context(
+                start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS)
+            )
+            _wait(child, f"{api}/health")
         yield api, child
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Wait while another server of this data folder starts: two that migrate one database break each other."""
+    with (data_dir() / "server.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the process, however that ends
+        yield
 
 
 @contextmanager

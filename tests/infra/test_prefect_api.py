@@ -1,16 +1,20 @@
 """A command's own Prefect server ends with the command, whatever ends the command."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from infra.server import up as prefect_up
 from infra.server.api import prefect_api
 
 COMMAND = """
@@ -48,3 +52,29 @@ def test_a_configured_server_is_used():
     said: list[str] = []
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), prefect_api(said.append):
         assert said == []
+
+
+def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both would make the tables of one new database; once a server is healthy, the next may start."""
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
+
+    def is_free() -> bool:
+        with (tmp_path / "server.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    seen: list[bool] = []
+
+    @contextmanager
+    def started(*command: object, **told: object) -> Iterator[None]:
+        seen.append(is_free())
+        yield
+
+    monkeypatch.setattr(prefect_up, "start_guarded", started)
+    monkeypatch.setattr(prefect_up, "_wait", lambda child, url: seen.append(is_free()))
+    with prefect_up.server(prefect_up.free_port(), tmp_path):
+        assert seen == [False, False]
+        assert is_free()

@@ -61,5 +61,13 @@ FIELDS = {
     "benchmark.max_new_tokens=504": "benchmark.max_new_tokens is 504 and 8 more are kept for a proposal: no prompt has",
     "cache.splits=[validation]": "there is nothing to train on",
     "train.source=nonsense": "train.source",
+    "evaluate.slots=8": "evaluate.slots is 8: the draft is trained on blocks of 7; lower it",
+    "benchmark.slots=8": "benchmark.slots is 8: the draft is trained on blocks of 7; lower it",
+    "evaluate.temperatures=[]": "evaluate.temperatures: ",
+    "evaluate.temperatures=[-1]": "evaluate.temperatures.0: ",
+    "evaluate.confidence_temperatures=[0]": "evaluate.confidence_temperatures.0: ",
+    "benchmark.batches=[]": "benchmark.batches: ",
+    "benchmark.batches=[1,0]": "benchmark.batches.1: ",
+    "benchmark.loads=[0]": "benchmark.loads.0: ",
 }
 """Override -> what is said of it."""

@@ -93,6 +93,9 @@ HARMFUL: dict[str, Change] = {
     "a broken template": _write("chat_template.jinja", "{% if %}"),
     "a template that loses text": _write("chat_template.jinja", "hello"),
     "questions too long": lambda place: questions(place, 600, 700),
+    "an end token that is none": _write("generation_config.json", '{"eos_token_id": "<|im_end|>"}'),
+    "end tokens that are none": _write("generation_config.json", '{"eos_token_id": []}'),
+    "questions as a pointer": lambda place: (place / "benchmarks" / "own.jsonl").write_bytes(POINTER) and None,
     "no benchmarks": lambda place: shutil.rmtree(place / "benchmarks"),
 }
 

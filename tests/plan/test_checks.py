@@ -12,6 +12,7 @@ from infra.known import known
 from tasks.resolve import begun
 from tests.plan.placed import FIELDS, choices, edit, questions, refused, site, told
 from tests.target.test_tokens import with_tokens
+from tests.target.tiny import IM_END
 
 
 def test_a_plan_that_can_be_run_passes_every_check(place):
@@ -32,6 +33,31 @@ def test_a_prompt_of_one_token_is_room_enough(place):
     assert "samples are cut at 531" in told(place, "benchmark.max_new_tokens=522", "evaluate.max_new_tokens=503")[0]
     assert "no prompt has room" in refused(place, "benchmark.max_new_tokens=523")
     assert "none of its 1 questions fits the 19 tokens" in refused(place, "evaluate.max_new_tokens=504")
+
+
+@pytest.mark.parametrize("only", ["prepare", "cache", "train", "export", "release"])
+def test_answers_without_room_hold_no_stage_up_that_asks_nothing(place, only):
+    plan = choices(place, "evaluate.max_new_tokens=600", "benchmark.max_new_tokens=504", "cache.max_length=64").plan()
+    assert examine(known(plan, site(place), only=only)) == (
+        "the target reads 512 tokens, evaluate.max_new_tokens is 600 and 8 more are kept for a proposal: no prompt has "
+        "room; lower it before evaluate",
+        "the target reads 512 tokens, benchmark.max_new_tokens is 504 and 8 more are kept for a proposal: no prompt "
+        "has room; lower it before benchmark",
+    )
+
+
+def test_answers_without_room_end_the_stage_that_asks_for_them(place):
+    plan = choices(place, "evaluate.max_new_tokens=600").plan()
+    for only in ("evaluate", None):
+        with pytest.raises(InputError, match=r"evaluate\.max_new_tokens is 600 .* lower it$"):
+            examine(known(plan, site(place), only=only))
+    assert "lower it before evaluate" in examine(known(plan, site(place), only="benchmark"))[-1]
+
+
+def test_a_release_is_reevaluated_by_settings_of_its_own(place):
+    plan = choices(place, "evaluate.max_new_tokens=600", "cache.max_length=64").plan()
+    assert examine(known(plan, site(place), only="reevaluate")) == ()
+    assert begun(plan, site(place), "reevaluate").told == ()
 
 
 def test_eagle3_needs_no_mask_token(place):
@@ -150,3 +176,31 @@ def test_a_target_that_is_not_here_yet_is_no_reason_to_refuse(place):
     assert examine(known(plan, site(place))) == ()
     with pytest.raises(InputError, match="neither a folder here nor a hub id ORG/MODEL"):
         examine(known(choices(place, target="a/b/c").plan(), site(place)))
+
+
+@pytest.mark.parametrize("option", ["prompts", "answers"])
+def test_rows_that_are_a_pointer_are_named(place, option):
+    rows = place / "rows.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}\n')
+    named = {"prompts": (str(rows),)} if option == "prompts" else {"answers": str(rows)}
+    told(place, dataset=None, **named)
+    rows.write_bytes(POINTER + b"v1\n")
+    assert "rows.jsonl is a git-lfs pointer, not the file itself" in refused(place, dataset=None, **named)
+
+
+def test_a_template_that_ends_no_answer_is_told_where_answers_are_rendered(place):
+    edit(place / "target" / "generation_config.json", eos_token_id=[66])
+    (line,) = told(place, "cache.max_length=64")
+    assert line.startswith("answers without token ids of the engine cannot be trained on: target ")
+    assert "its chat template ends an answer with none of its stop tokens (" in line
+    edit(place / "target" / "generation_config.json", eos_token_id=[9999])  # no token at all
+    assert "answers without token ids" in told(place, "cache.max_length=64")[0]
+    edit(place / "target" / "generation_config.json", eos_token_id=[66, IM_END])
+    assert told(place, "cache.max_length=64") == ()
+
+
+def test_a_target_without_an_end_token_is_refused(place):
+    edit(place / "target" / "generation_config.json", eos_token_id=None)
+    told(place)
+    edit(place / "target" / "tokenizer_config.json", eos_token=None)
+    assert "names no end token; set eos_token_id in its generation_config.json" in refused(place)

@@ -1,5 +1,6 @@
 """What a plan names by its name is looked at before it is needed: caches, drafts, earlier drafts, the baseline."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Spec, read_manifest
+from deepspec.checkpoint.config import new_draft_config, write_draft_config
 from deepspec.errors import InputError
+from deepspec.families import read_folder
+from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.tensor_heads import POINTER
 from deepspec.publish import Out
 from deepspec.store import Store
@@ -15,6 +19,7 @@ from tasks.resolve import begun
 from tests.cache.made import build, publish_answers, rows, spec_for
 from tests.evaluate.published import given as given_draft
 from tests.plan.placed import choices, edit, refused, site, told
+from tests.target.tiny import MASK
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ DRAFT = "a" * 32
 def test_a_published_draft_of_this_shape_is_taken(drafted):
     told(drafted, "draft=draft/aaaa", "cache.layers=[99]")  # nothing is captured
     message = refused(drafted, "draft=draft/aaaa", "evaluate.slots=9")
-    assert "evaluate.slots is 9: the draft was trained on blocks of 4" in message
+    assert "evaluate.slots is 9: the draft is trained on blocks of 4" in message
     edit(drafted / "target" / "config.json", num_hidden_layers=5)
     assert "the draft is for another target: num_target_layers 6, the target's is 5" in refused(
         drafted, "draft=draft/aaaa"
@@ -103,26 +108,53 @@ def test_a_checkpoint_in_a_folder_is_held_against_the_target(drafted):
     told(drafted, draft="some/draft")  # the hub is asked by the run
 
 
+def published_draft(place: Path, address: str, layers: tuple[int, ...] = (1, 2), **recipe: Any) -> None:
+    """Publish config and empty weights of a draft for the target of the place; `adopted`: without optimizer state."""
+    adopted = recipe.pop("adopted", False)
+    wanted = DraftRecipe(**{"num_layers": 2, "markov_rank": 128, **recipe})
+    mask = None if wanted.algorithm == "eagle3" else MASK + 1
+    config = new_draft_config(read_folder(place / "target"), wanted, layers, mask, Objective())
+    out = Out(Store(place / "store"), "draft", address, {}, place)
+    out.file("config.json").write_text(json.dumps(write_draft_config(config)))
+    for name in ("model.safetensors", "training_state.safetensors")[: 2 - adopted]:
+        out.file(name).write_bytes(b"x")
+    out.publish(Spec(), 1, {})
+
+
+EARLIER: dict[str, tuple[dict[str, Any], str]] = {
+    "alike": ({}, ""),
+    "longer blocks": ({"block_size": 9}, ""),
+    "another algorithm": ({"algorithm": "eagle3", "num_layers": 1}, "draft b is eagle3, this run trains dspark"),
+    "other layers": ({"layers": (0, 3)}, "reads layers [0, 3], this run captures [1, 2]"),
+    "fewer blocks": ({"num_layers": 1}, "num_layers is 1, wanted 2; set train.draft to its shape"),
+    "another rank": ({"markov_rank": 8}, "markov_rank is 8, wanted 128"),
+    "no Markov head": ({"markov_rank": 0}, "markov_rank is 0, wanted 128"),
+    "another Markov head": ({"markov_head": "gated"}, "markov_head is gated, wanted vanilla"),
+    "no confidence": ({"confidence_head": False}, "confidence_head is False, wanted True"),
+    "a smaller head": ({"draft_vocab_size": 64}, "draft_vocab_size is 64, wanted 264"),
+}
+"""What an earlier draft is -> what is said of it; empty: it is taken."""
+
+
+@pytest.mark.parametrize("case", EARLIER)
 @pytest.mark.parametrize("setting", ["continue_from", "warm_start"])
-def test_an_earlier_draft_is_held_against_the_new_one(drafted, setting):
-    store = Store(drafted / "store")
-
-    def draft(address: str, **counts: Any) -> str:
-        out = Out(store, "draft", address, {}, drafted)
-        for name in ("config.json", "model.safetensors", "training_state.safetensors")[: 3 - ("adopted" in counts)]:
-            out.file(name).write_bytes(b"x")
-        out.publish(Spec(), 1, counts)
-        return f"train.{setting}={address}"
-
-    told(drafted, draft("b1", algorithm="dspark", layers=[1, 2]))
-    assert "draft b2 is eagle3, this run trains dspark" in refused(drafted, draft("b2", algorithm="eagle3"))
-    assert "reads layers [0, 3], this run captures [1, 2]" in refused(drafted, draft("b3", layers=[0, 3]))
-    adopted = draft("b4", algorithm="dspark", adopted="x")
-    if setting == "continue_from":
-        assert "has no optimizer state, it was trained elsewhere; set train.warm_start" in refused(drafted, adopted)
+def test_an_earlier_draft_is_held_against_the_new_one(place, setting, case):
+    traits, message = EARLIER[case]
+    published_draft(place, "b", **traits)
+    option = f"train.{setting}=b"
+    if message:
+        assert message in refused(place, option)
     else:
-        told(drafted, adopted)
-    assert "is not published; wanted the whole address" in refused(drafted, f"train.{setting}=b")
+        told(place, option)
+
+
+def test_an_earlier_draft_needs_what_is_taken_of_it(place):
+    published_draft(place, "b", adopted=True)
+    told(place, "train.warm_start=b")
+    message = refused(place, "train.continue_from=b")
+    assert "has no optimizer state, it was trained elsewhere; set train.warm_start" in message
+    for setting in ("continue_from", "warm_start"):
+        assert "is not published; wanted the whole address" in refused(place, f"train.{setting}=c")
 
 
 def test_a_baseline_without_scores_is_refused(place):

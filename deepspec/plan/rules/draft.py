@@ -5,7 +5,10 @@ from typing import Any
 
 from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.errors import SpecError
+from deepspec.formats.recipe import AlgorithmName
+from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
+from deepspec.plan.plan import Plan
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.mask_token import choose_mask_token
@@ -27,18 +30,14 @@ def recipe(known: Known) -> Seen:
     """Hold the draft's shape, mask token and vocabulary against the target."""
     if known.plan.draft is not None:
         return GIVEN
-    train, target, chosen = known.plan.train, known.target, captured(known)
-    if target is None or chosen is None:
+    check_slots(known.plan, known.plan.train.draft.algorithm, known.plan.train.draft.block_size)
+    config = wanted(known)
+    if config is None:
         return LATER
-    needed, mask = train.draft.algorithm != "eagle3", None
-    if needed:
-        mask = _mask_token(known, target.rows)
-    if needed and mask is None:
-        return Seen("its mask token is seen when the tokenizer is loaded")
-    config = new_draft_config(target.shape, train.draft, chosen, mask, train.objective)
-    if train.mask_token_id is not None and known.tokenizer is not None:
+    if known.plan.train.mask_token_id is not None and known.tokenizer is not None:
         check_mask_token(config, known.tokenizer)
-    return Seen(f"{config.algorithm}, {config.num_layers} layers{'' if mask is None else f', mask token {mask}'}")
+    mask = "" if config.mask_token_id is None else f", mask token {config.mask_token_id}"
+    return Seen(f"{config.algorithm}, {config.num_layers} layers{mask}")
 
 
 def held_out(known: Known) -> Seen:
@@ -75,6 +74,33 @@ def captured(known: Known) -> Sequence[int] | None:
     chosen = known.plan.cache.layers or default_layers(known.target.shape.num_layers)
     check_layers(chosen, known.target.shape.num_layers)
     return chosen
+
+
+def wanted(known: Known) -> DraftConfig | None:
+    """Return the draft to be trained; None where that hangs on a target or a tokenizer that is not read yet.
+
+    Raises:
+        InputError: there is none of this shape.
+    """
+    train, target, chosen, mask = known.plan.train, known.target, captured(known), None
+    if target is None or chosen is None:
+        return None
+    if train.draft.algorithm != "eagle3":
+        mask = _mask_token(known, target.rows)
+        if mask is None:
+            return None
+    return new_draft_config(target.shape, train.draft, chosen, mask, train.objective)
+
+
+def check_slots(plan: Plan, algorithm: AlgorithmName, block_size: int) -> None:
+    """Check that a draft proposes as many tokens at a time as are asked of it: eagle3 any number, others a block.
+
+    Raises:
+        SpecError: it proposes fewer.
+    """
+    for name, count in {"evaluate.slots": plan.evaluate.slots, "benchmark.slots": plan.benchmark.slots}.items():
+        if algorithm != "eagle3" and count is not None and count > block_size:
+            raise SpecError(f"{name} is {count}: the draft is trained on blocks of {block_size}; lower it")
 
 
 def _mask_token(known: Known, rows: int) -> int | None:

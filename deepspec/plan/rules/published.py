@@ -4,15 +4,30 @@ from deepspec.artifacts import Manifest, read_manifest
 from deepspec.catalog import scores_before
 from deepspec.checkpoint.config import check_mask_token, check_target
 from deepspec.errors import CheckpointError, NotPublishedError, SpecError, TargetError
+from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import released_name
-from deepspec.plan.rules.draft import captured
+from deepspec.plan.rules.draft import captured, check_slots, wanted
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.publish import is_complete
 from deepspec.target.identity import differing
 
 STATE = "training_state.safetensors"
 """Name of the optimizer state in a draft that was trained here, see deepspec/start/previous.py."""
+
+SHAPE = ("num_layers", "markov_rank", "markov_head", "confidence_head", "confidence_with_markov", "draft_vocab_size")
+BLOCK = (
+    "hidden_size",
+    "intermediate_size",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "qk_norm",
+    "tied_kv",
+    "sandwich_norms",
+    "layer_scalar",
+)
+"""Traits of a draft, and of its blocks, that names and shapes of its weights hang on."""
 
 
 def cache(known: Known) -> Seen:
@@ -53,10 +68,7 @@ def draft(known: Known) -> Seen:
     given = known.draft
     if given is None:
         return Seen(f"{known.plan.draft}: fetched from the hub by the run")
-    slots = {"evaluate.slots": known.plan.evaluate.slots, "benchmark.slots": known.plan.benchmark.slots}
-    for name, count in slots.items():
-        if given.algorithm != "eagle3" and count is not None and count > given.block_size:
-            raise CheckpointError(f"{name} is {count}: the draft was trained on blocks of {given.block_size}")
+    check_slots(known.plan, given.algorithm, given.block_size)
     if known.target is not None:
         check_target(given, known.target.shape)
     if known.tokenizer is not None:
@@ -108,13 +120,26 @@ def _check_complete(known: Known, manifest: Manifest) -> None:
 
 
 def _check_alike(known: Known, manifest: Manifest, setting: str) -> None:
-    """Hold algorithm and layers of an earlier draft against those of the new one, as far as its counts tell them."""
-    wanted, layers = known.plan.train.draft.algorithm, captured(known)
-    found = manifest.counts.get("algorithm", wanted)
-    if found != wanted:
-        raise CheckpointError(f"{setting}: draft {manifest.address} is {found}, this run trains {wanted}")
-    read = manifest.counts.get("layers")
-    if layers is not None and read is not None and list(read) != list(layers):
+    """Hold algorithm, layers and shape of an earlier draft against those of the new one, as far as these are known."""
+    old, new, layers = known.config_of(manifest), wanted(known), captured(known)
+    algorithm = known.plan.train.draft.algorithm
+    if old.algorithm != algorithm:
+        raise CheckpointError(f"{setting}: draft {manifest.address} is {old.algorithm}, this run trains {algorithm}")
+    if layers is not None and list(old.target_layer_ids) != list(layers):
         raise CheckpointError(
-            f"{setting}: draft {manifest.address} reads layers {list(read)}, this run captures {list(layers)}"
+            f"{setting}: draft {manifest.address} reads layers {list(old.target_layer_ids)}, this run captures "
+            f"{list(layers)}"
         )
+    traits = [] if new is None else apart(old, new)
+    if traits:
+        raise CheckpointError(
+            f"{setting}: draft {manifest.address} has another shape than the one that this run trains: "
+            f"{'; '.join(traits)}; set train.draft to its shape, or begin anew"
+        )
+
+
+def apart(old: DraftConfig, new: DraftConfig) -> list[str]:
+    """Return in which traits that their weights hang on two drafts differ, in words."""
+    pairs = {name: (getattr(old, name), getattr(new, name)) for name in SHAPE}
+    pairs |= {name: (getattr(old.block, name), getattr(new.block, name)) for name in BLOCK}
+    return [f"{name} is {first}, wanted {second}" for name, (first, second) in pairs.items() if first != second]

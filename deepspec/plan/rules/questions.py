@@ -14,18 +14,19 @@ from deepspec.plan.rules.seen import LATER, Seen
 
 
 def context(known: Known) -> Seen:
-    """Hold every length of the plan against the positions of the target."""
+    """Hold every length of the plan against the positions of the target.
+
+    Answers that leave no room for a prompt are told, not refused, where only an earlier stage is made.
+    """
     if known.target is None:
         return LATER
     positions = known.target.shape.max_positions
-    for stage in ("evaluate", "benchmark"):
-        if room(known, stage) < 1:
-            setting, value = f"{stage}.max_new_tokens", _answer(known, stage)
-            raise SpecError(
-                f"the target reads {positions} tokens, {setting} is {value} and {_slots(known, stage) + 1} more are "
-                "kept for a proposal: no prompt has room; lower it"
-            )
-    return Seen(f"{positions:,} positions", tuple(_cut(known, positions)))
+    full = {stage: _full(known, stage, positions) for stage in ("evaluate", "benchmark") if room(known, stage) < 1}
+    for stage, message in full.items():
+        if known.makes(stage):
+            raise SpecError(message)
+    later = [f"{message} before {stage}" for stage, message in full.items() if known.only != "reevaluate"]
+    return Seen(f"{positions:,} positions", (*_cut(known, positions), *later))
 
 
 def benchmarks(known: Known) -> Seen:
@@ -41,7 +42,7 @@ def benchmarks(known: Known) -> Seen:
         if not questions:
             raise SourceError(f"benchmark {each.name} holds no question", Path(place))
         counts.append(f"{each.name} {len(questions)}")
-        if known.target is not None and known.chat is not None:
+        if known.makes("evaluate") and known.target is not None and known.chat is not None:
             told += _too_long(each, questions, known.chat, room(known, "evaluate"), options.thinking)
     return Seen(", ".join(counts), tuple(told))
 
@@ -50,6 +51,13 @@ def room(known: Known, stage: str) -> int:
     """Return the most tokens of a prompt, beside an answer of `evaluate` or `benchmark` and a last proposal."""
     positions = 0 if known.target is None else known.target.shape.max_positions
     return positions - _answer(known, stage) - _slots(known, stage) - 1
+
+
+def _full(known: Known, stage: str, positions: int) -> str:
+    return (
+        f"the target reads {positions} tokens, {stage}.max_new_tokens is {_answer(known, stage)} and "
+        f"{_slots(known, stage) + 1} more are kept for a proposal: no prompt has room; lower it"
+    )
 
 
 def _too_long(

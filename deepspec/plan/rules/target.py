@@ -1,13 +1,17 @@
 """The target's own files: weights, tokenizer, chat template."""
 
+from collections.abc import Iterator
+
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from deepspec.errors import TargetError
+from deepspec.chat.template import ChatTemplate
+from deepspec.errors import RowError, TargetError
+from deepspec.formats.bad_rows import one_row
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.heads import EMBEDDING
-from deepspec.target.tokens import check_vocabulary, has_template
+from deepspec.target.tokens import check_vocabulary, has_template, read_stops
 
 
 def weights(known: Known) -> Seen:
@@ -32,7 +36,7 @@ def tokenizer(known: Known) -> Seen:
 
 
 def chat_template(known: Known) -> Seen:
-    """Let the chat template render one user turn."""
+    """Let the chat template render one user turn, and see where an answer ends."""
     if known.files is None:
         return LATER
     if not has_template(known.files.folder):
@@ -41,7 +45,20 @@ def chat_template(known: Known) -> Seen:
     if known.chat is None:
         return Seen("there is one: tried when the target is loaded")
     ids = known.chat.prompt_ids([{"role": "user", "content": "tea"}])
-    return Seen(f"renders a user turn of one word as {len(ids)} tokens")
+    return Seen(f"renders a user turn of one word as {len(ids)} tokens", tuple(_endless(known, known.chat)))
+
+
+def _endless(known: Known, chat: ChatTemplate) -> Iterator[str]:
+    """Tell where an answer that comes as text would end with no stop token. One with token ids brings its own."""
+    if known.plan.draft is not None or known.plan.dataset.cache is not None:
+        return
+    if known.files is None or read_stops(known.files.folder, known.tokenizer) is None:
+        return
+    try:
+        with one_row("template"):
+            _ = chat.stop_id
+    except (RowError, TargetError) as error:
+        yield f"answers without token ids of the engine cannot be trained on: {error}"
 
 
 def _check_hub_id(name: str) -> None:
