@@ -1,4 +1,4 @@
-"""The target model: where it is, which one it is, how it reads a conversation, and what it computes inside.
+"""The target model: where it is, which one it is, and what it computes inside. How it reads: deepspec/chat.
 
 source.py      where a target comes from; finds one that is ready            (no torch)
 identity.py    which target it is: hashes of config, weights, tokenizer, template (no torch)
@@ -8,7 +8,8 @@ layers.py      which layers are captured                                    (no 
 resolve.py     makes a source ready: a folder of safetensors, tokenizer and template
 load.py        the model in memory
 capture.py     hidden states of chosen layers
-template.py    conversations -> token ids and the one loss mask
+samples.py     answers -> samples, each row checked; how they are batched
+live.py        states made while training reads them
 mask_token.py  the token that stands for "not drafted yet"
 """
 

@@ -3,8 +3,7 @@
 import shutil
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -12,15 +11,15 @@ from hypothesis import strategies as st
 
 from deepspec.checkpoint.config import check_mask_token, check_target, new_draft_config
 from deepspec.decoding.propose import proposer_for
+from deepspec.decoding.room import room_of
 from deepspec.errors import InputError
-from deepspec.evaluate.evaluation import Evaluation
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.rules.published import apart
-from deepspec.start.draft import draft_config
+from deepspec.start.fresh import draft_config
 from deepspec.target.identity import identify
 from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_target, load_template
@@ -71,8 +70,7 @@ def go_through_the_stages(plan: Plan, folder: Path) -> None:
     check_mask_token(config, target.tokenizer)
     model = build_draft(config)
     slots = {stage: proposer_for(model, getattr(plan, stage).slots).slots for stage in ("evaluate", "benchmark")}
-    evaluation: Any = SimpleNamespace(pair=SimpleNamespace(target=target, slots=slots["evaluate"]), _spec=plan.evaluate)
-    room = Evaluation._room(cast(Evaluation, evaluation))
+    room = room_of(folder, plan.evaluate.max_new_tokens, slots["evaluate"], stage="evaluate", thinking=False).most
     if len(target.template.prompt_ids([{"role": "user", "content": "x"}])) > room:
         raise InputError("no question is asked")
 
