@@ -206,10 +206,6 @@ class Artifact:
         """Return the verified bytes of one file."""
         return self.path(name).read_bytes()
 
-    def read_json(self, name: str) -> Any:
-        """Return one file parsed as JSON."""
-        return json.loads(self.read_bytes(name))
-
 
 def address_of(kind: str, version: int, spec: Spec, inputs: Mapping[str, str]) -> str:
     """Return the address that a stage's result will have.

@@ -56,19 +56,6 @@ def set_ref(store: Store, name: str, ref: ArtifactRef) -> None:
     store.write_bytes(key, ref.model_dump_json(indent=1).encode())
 
 
-def get_ref(store: Store, name: str) -> ArtifactRef:
-    """Return the artifact that a name points at.
-
-    Raises:
-        NotPublishedError: there is no such name.
-    """
-    try:
-        return _read_ref(store, _ref_key(name))
-    except NotPublishedError as error:
-        known = ", ".join(sorted(refs(store))) or "none"
-        raise NotPublishedError(f"no ref {name!r} in {store.root}; known: {known}") from error
-
-
 def refs(store: Store) -> dict[str, ArtifactRef]:
     """Return all named references.
 

@@ -77,19 +77,6 @@ class Parity:
             for each in self.comparisons
         ]
 
-    def require(self) -> None:
-        """Raise where forms part.
-
-        Raises:
-            ParityError: names the first that does, and where.
-        """
-        for each in self.comparisons:
-            if not each.passed:
-                raise ParityError(
-                    f"{each.name} differ by {each.difference:.2e} (allowed {each.tolerance:.0e}), first at token "
-                    f"{each.position}; do not train on or serve this form before it agrees"
-                )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachedStates:

@@ -1,7 +1,6 @@
 """Publishing: an attempt's folder, parts with their own commit marks, and the manifest last."""
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -233,11 +232,6 @@ def git_sha() -> str | None:
         packed = (line.split(" ") for line in (git / "packed-refs").read_text().splitlines() if " " in line)
         return next((sha for sha, ref in packed if ref == name), None)
     return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file for people and programs: indented, sorted, with a final newline."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _same_inputs(one: Manifest, other: Manifest) -> bool:

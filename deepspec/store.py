@@ -79,15 +79,6 @@ class Store:
         with self._reading(key):
             return self._path(key).read_bytes() if self.local else bytes(self._remote.cat_file(self.uri(key)))
 
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes of a key from byte `start`."""
-        with self._reading(key):
-            if self.local:
-                with self._path(key).open("rb") as file:
-                    file.seek(start)
-                    return file.read(length)
-            return bytes(self._remote.cat_file(self.uri(key), start=start, end=start + length))
-
     def write_bytes(self, key: str, data: bytes) -> None:
         """Write a small key, replacing what was there in one step."""
         with self._writing(key):

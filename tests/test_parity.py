@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from deepspec.errors import ParityError
 from deepspec.models.draft import build_draft
 from deepspec.parity import CachedStates, check_parity
 from deepspec.records.batch import Record
@@ -59,9 +58,7 @@ def test_layers_shifted_by_one_fail():
     target = tiny.target()
     draft = tiny.draft(target, "dflash")
     found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2), draft.config.target_layer_ids))
-    assert [each.name for each in found.comparisons if not each.passed] == ["cached states"]
-    with pytest.raises(ParityError, match=r"cached states differ by .* first at token 0"):
-        found.require()
+    assert [(each.name, each.position) for each in found.comparisons if not each.passed] == [("cached states", 0)]
 
 
 def test_a_rope_that_is_off_by_a_little_fails():

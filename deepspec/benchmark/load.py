@@ -1,7 +1,7 @@
 """What a draft is worth under load: the target's step rate, profiled here, and recorded rounds, replayed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -95,11 +95,6 @@ def _one_load(rounds: Recorded, target: StepRate, spent: float, requests: int, s
         fixed_tokens_per_second=found.fixed,
         scheduled_tokens_per_second=found.scheduled,
     )
-
-
-def step_seconds(rate: StepRate) -> Mapping[int, float]:
-    """Return tokens -> seconds of a profiled rate."""
-    return dict(zip(rate.tokens, rate.seconds, strict=True))
 
 
 def _batch(speed: BatchSpeed) -> int:

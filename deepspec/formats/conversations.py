@@ -106,11 +106,6 @@ def published_prompts(artifact: Artifact) -> Iterator[PromptRow]:
     return cast(Iterator[PromptRow], published_rows(artifact))
 
 
-def published_answers(artifact: Artifact) -> Iterator[AnswerRow]:
-    """Yield the rows of an `answers` artifact in order."""
-    return cast(Iterator[AnswerRow], published_rows(artifact))
-
-
 def sample_id(conversation: Conversation) -> str:
     """Return the stable name of a sample: a hash of its messages and tools, whatever file or row it came from."""
     content = [conversation["messages"], conversation.get("tools")]

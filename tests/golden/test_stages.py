@@ -97,7 +97,7 @@ def told(artifacts: dict[str, Artifact]) -> dict[str, Any]:
     records = [cache.record(number) for number in cache.numbers("train")]
     states = torch.cat([record.hidden.float() for record in records])
     metrics = artifacts["train"].read_bytes("metrics.jsonl").decode().splitlines()
-    scores = artifacts["evaluate"].read_json("scores.json")
+    scores = json.loads(artifacts["evaluate"].read_bytes("scores.json"))
     return {
         "prepare": digest(_rows(artifacts["prepare"])),
         "regenerate": digest(_rows(artifacts["regenerate"])),
@@ -111,7 +111,7 @@ def told(artifacts: dict[str, Artifact]) -> dict[str, Any]:
             "rounds": scores["overall"]["0.0"]["rounds"],
             "accepted length": round(scores["overall"]["0.0"]["accepted_length"]["value"], 3),
         },
-        "benchmark": sorted(artifacts["benchmark"].read_json("speed.json")),
+        "benchmark": sorted(json.loads(artifacts["benchmark"].read_bytes("speed.json"))),
         "release": sorted(artifacts["release"].names()),
     }
 

@@ -65,7 +65,6 @@ def test_bytes_ranges_sizes_and_lists(store, tmp_path):
     (tmp_path / "f").write_bytes(b"file")
     store.put_file(tmp_path / "f", "a/c/d.bin")
     assert store.read_bytes("a/b.bin") == b"0123456789"
-    assert store.read_range("a/b.bin", 3, 4) == b"3456"
     assert store.list("a") == ["a/b.bin", "a/c/d.bin"]
     assert store.sizes("a") == {"a/b.bin": 10, "a/c/d.bin": 4}
     assert store.list("nothing") == []

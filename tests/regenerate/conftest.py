@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
-from deepspec.formats.conversations import published_answers
+from deepspec.formats.conversations import published_rows
 from deepspec.formats.rows import write_rows
 from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
@@ -66,7 +66,7 @@ class Bench:
         return open_artifact(self.store, out.publish(self.spec, 1, counts), self.folder / "scratch")
 
     def answers(self, rows: Iterable[dict[str, Any]], *urls: str, **more: Any) -> list[Any]:
-        return list(published_answers(self.regenerate(self.publish(rows), self.placement(*urls, **more))))
+        return list(published_rows(self.regenerate(self.publish(rows), self.placement(*urls, **more))))
 
 
 @pytest.fixture

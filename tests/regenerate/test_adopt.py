@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepspec.artifacts import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
-from deepspec.formats.conversations import parse_conversation, prompt_of, published_answers
+from deepspec.formats.conversations import parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf
 from tests.formats import wild
 from tests.regenerate.conftest import Bench, prompt, prompts
@@ -26,7 +26,7 @@ def adopt(bench, tmp_path):
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in given))
         bench.spec = bench.spec.but(answers=checksum(path), **spec)
         placement = bench.placement(locations={checksum(path): str(path)})
-        return list(published_answers(bench.regenerate(bench.publish(rows), placement)))
+        return list(published_rows(bench.regenerate(bench.publish(rows), placement)))
 
     return adopt
 
@@ -174,7 +174,7 @@ def test_no_input_row_ends_adoption(lines):
         path.write_text("\n".join([json.dumps(log("row 1", "good")), *lines]) + "\n", encoding="utf-8")
         bench.spec = bench.spec.but(answers=checksum(path), answers_bad_share=1.0, bad_share=1.0)
         placement = bench.placement(locations={checksum(path): str(path)})
-        rows = {row["id"]: row for row in published_answers(bench.regenerate(bench.publish(asked), placement))}
+        rows = {row["id"]: row for row in published_rows(bench.regenerate(bench.publish(asked), placement))}
     assert rows["good"]["status"] == "success"
     assert len(rows) == len(asked)
     for row in rows.values():

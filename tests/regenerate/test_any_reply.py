@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.formats.conversations import published_answers
+from deepspec.formats.conversations import published_rows
 from tests.regenerate.conftest import Bench, prompt
 from tests.regenerate.simulated import Simulated, text_of
 from tests.regenerate.test_replies import replies
@@ -55,7 +55,7 @@ def answers(status: int, headers: dict[str, str], content: bytes) -> dict[str, d
         artifact = bench.regenerate(bench.publish(ROWS), bench.placement("http://engine/v1", keep_errors=True))
         counts = artifact.counts
         assert counts["success"] + counts["error"] + counts["skipped"] == counts["input"] == len(ROWS)
-        return {row["id"]: row for row in published_answers(artifact)}
+        return {row["id"]: row for row in published_rows(artifact)}
 
 
 headers = st.dictionaries(

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from deepspec.artifacts import ArtifactRef, open_artifact, read_manifest, reference
-from deepspec.formats.conversations import published_answers
+from deepspec.formats.conversations import published_rows
 from deepspec.formats.rows import read_rows
 from tests.regenerate.conftest import Bench, prompts
 from tests.regenerate.one_run import ROWS
@@ -60,7 +60,7 @@ def kill_and_resume(bench, seed: int, kills: int) -> None:
 def check_final(bench, ref, before) -> None:
     out = bench.out(ref)
     manifest = read_manifest(bench.store, out.kind, out.address)
-    rows = list(published_answers(open_artifact(bench.store, reference(bench.store, manifest), bench.folder)))
+    rows = list(published_rows(open_artifact(bench.store, reference(bench.store, manifest), bench.folder)))
     assert [row["id"] for row in rows] == [f"id-{number}" for number in range(ROWS)]
     assert {row["status"] for row in rows} == {"success"}
     assert manifest.counts["success"] == manifest.counts["input"] == ROWS

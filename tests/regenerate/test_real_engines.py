@@ -9,7 +9,7 @@ import psutil
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from deepspec.formats.conversations import parse_conversation, published_answers
+from deepspec.formats.conversations import parse_conversation, published_rows
 from deepspec.formats.rows import read_rows
 from deepspec.regenerate.reader import TargetReader
 from deepspec.target import TargetSource
@@ -56,7 +56,7 @@ def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tm
     with start_engines(engines, served, tmp_path / "logs") as endpoints:
         artifact = bench.regenerate(bench.publish(rows), bench.placement(*(endpoint.url for endpoint in endpoints)))
     assert killed.is_set()
-    assert [row["id"] for row in published_answers(artifact)] == [row["id"] for row in rows]
+    assert [row["id"] for row in published_rows(artifact)] == [row["id"] for row in rows]
     assert artifact.counts["success"] == artifact.counts["input"] == ROWS
     assert artifact.counts["with_token_ids"] > 0.9 * ROWS
 
@@ -73,7 +73,7 @@ def test_a_template_that_prints_the_date_is_answered_by_token_ids(bench, tmp_pat
     served = Served(name="tiny", gguf=files.gguf, threads=1)
     with start_engines(ManagedEngines(count=1, slots=4), served, tmp_path / "logs") as (endpoint,):
         artifact = bench.regenerate(bench.publish(rows), bench.placement(endpoint.url))
-    answered = [row for row in published_answers(artifact) if row["status"] == "success"]
+    answered = [row for row in published_rows(artifact) if row["status"] == "success"]
     assert artifact.counts["prompt_drifted"] == 0
     assert len(answered) > 15
     assert {row["date"] for row in answered} == {"2026-01-01"}
