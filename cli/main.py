@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
 from deepspec.errors import DeepSpecError
+from deepspec.formats.recipe import AlgorithmName
 from deepspec.stages import STAGES
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from infra.engines.managed import ENGINES
@@ -29,9 +30,7 @@ app = typer.Typer(
 )
 
 Target = Annotated[str, typer.Option(help="Preset, hub id ORG/MODEL, folder, or own YAML file.")]
-Algorithm = Annotated[
-    Literal["dspark", "dflash", "eagle3"], typer.Option(help="What the draft proposes, and how it is trained.")
-]
+Algorithm = Annotated[AlgorithmName, typer.Option(help="What the draft proposes, and how it is trained.")]
 Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo, unless prompts are given.")]
 Size = Annotated[str | None, typer.Option(help="Size preset (laptop, hour); default: the published sizes.")]
 Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]

@@ -124,9 +124,8 @@ class Chain:
         return None if given is None else find_kind(self._store, given, stage_named(name).kind)
 
 
-def begin(choices: Choices, site: Site, only: str | None = None) -> tuple[Resolved, Site]:
-    """Resolve what was chosen; the run is tagged with target, algorithm and plan, and the site knows its caps."""
-    plan = choices.plan()
+def begin(plan: Plan, site: Site, only: str | None = None) -> tuple[Resolved, Site]:
+    """Resolve a plan; the run is tagged with target, algorithm and plan, and the site knows its caps."""
     caps = caps_of(plan.limits, spent=label_run(tags_of(plan)))
     return resolve_plan(plan, site.model_copy(update={"caps": caps}), only)
 
@@ -138,6 +137,6 @@ def tags_of(plan: Plan) -> tuple[str, ...]:
 
 def chain_of(choices: Choices, site: Site, only: str | None = None) -> Chain:
     """Return the chain of all stages for what was chosen, of which `only` one may be made."""
-    resolved, site = begin(choices, site, only)
     plan = choices.plan()
+    resolved, site = begin(plan, site, only)
     return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan)

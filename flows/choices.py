@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
+from deepspec.formats.recipe import AlgorithmName
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
@@ -23,7 +24,7 @@ class Choices(Spec):
 
     target: str = "smollm2-135m"
     """Preset, hub id ORG/MODEL, folder, or own YAML file."""
-    algorithm: Literal["dspark", "dflash", "eagle3"] = "dspark"
+    algorithm: AlgorithmName = "dspark"
     dataset: str | None = None
     """Dataset preset; None: demo, unless prompts, answers or a draft are given."""
     size: str | None = None

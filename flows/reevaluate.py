@@ -32,11 +32,11 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     """
     store = Store(site.root)
     released = find(store, release)
-    chosen = choices.but(algorithm=scores_of(store, released).counts["algorithm"])
-    resolved, site = begin(chosen, site, "reevaluate")
+    plan = choices.but(algorithm=scores_of(store, released).counts["algorithm"]).plan()
+    resolved, site = begin(plan, site, "reevaluate")
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, released, resolved.target, moment)
-    chain = Chain({"evaluate": spec}, site, plan=choices.plan())
+    chain = Chain({"evaluate": spec}, site, plan=plan)
     announce(chain.run("evaluate", draft), site)
     chain.report()
     return chain.steps[-1]

@@ -17,7 +17,7 @@ from cli.main import app
 from deepspec.plan.plan import Plan
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("deepspec", "flows", "tasks", "infra")
+ROOMS = ("deepspec", "cli", "flows", "tasks", "infra")
 COMMAND = re.compile(r"\bdeepspec ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 FIELD = re.compile(rf"(?<![\w./-])(?:{'|'.join(Plan.model_fields)})(?:\.[a-z_]+)+(?![\w/-])")
