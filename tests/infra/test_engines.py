@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from deepspec.errors import EngineError, UnknownNameError
+from infra.engines import managed as engines
 from infra.engines.managed import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
-from infra.engines.managed import managed as engines
 
 SERVER = """
 import http.server, os, sys

@@ -113,7 +113,7 @@ def test_a_child_that_cannot_load_torch_is_named(monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", "ImportError: libcudart.so.12: cannot open shared object file")
     monkeypatch.setattr(subprocess, "run", lambda *words, **told: done)
     with pytest.raises(
-        ChildError, match=r"infra\.devices ended with exit code 1; its last lines:\nImportError: libcudart"
+        ChildError, match=r"infra\.children\.devices ended with exit code 1; its last lines:\nImportError: libcudart"
     ):
         devices.machine()
     devices.machine.cache_clear()
