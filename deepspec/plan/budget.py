@@ -83,7 +83,7 @@ def sample_count(plan: Plan) -> int:
     """Return how many prompts a plan asks: stated, counted in local files, or assumed; never above `max_samples`."""
     if plan.draft is not None:
         return 0
-    counted = [_lines(Path(path)) for path in plan.dataset.prompts]
+    counted = [_lines(Path(path).expanduser()) for path in plan.dataset.sources]
     known = plan.dataset.samples or (sum(filter(None, counted)) if counted and all(counted) else UNKNOWN_SAMPLES)
     return min(known, plan.prepare.max_samples or known)
 

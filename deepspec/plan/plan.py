@@ -53,6 +53,11 @@ class DatasetPlan(Spec):
     """Mean length of all answers of a sample, for estimates."""
     license: str = "other"
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return where the prompts come from: without prompts of their own, the answers hold them, too."""
+        return self.prompts or ((self.answers,) if self.answers else ())
+
 
 class Limits(Spec):
     """What a run may spend; it stops before a stage that would pass a limit. None: no limit."""

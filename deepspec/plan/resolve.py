@@ -95,10 +95,9 @@ def _within(plan: Plan, shape: TargetShape) -> Plan:
 
 
 def _sources(plan: Plan, *, remote: bool = True) -> sources.Resolved:
-    """Return the prompts; with answers and no prompts, the prompts are those of the answers."""
     data = plan.dataset
-    names = data.prompts or ((data.answers,) if data.answers else ())
-    return sources.resolve([name for name in names if remote or not sources.is_remote(name)], data.benchmarks_dir)
+    names = [name for name in data.sources if remote or not sources.is_remote(name)]
+    return sources.resolve(names, data.benchmarks_dir)
 
 
 def benchmarks_of(plan: Plan) -> benchmarks.Resolved:

@@ -7,7 +7,7 @@ from deepspec.artifacts import TargetId
 from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan import resolve as resolving
-from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count
+from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count, sample_count
 from deepspec.plan.estimate import size
 from deepspec.plan.resolve import check_sources
 from deepspec.ranges import Range
@@ -186,6 +186,15 @@ def test_questions_are_counted_in_the_folder(tmp_path):
         benchmarks_dir=str(tmp_path), overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")
     ).plan()
     assert question_count(plan) == (3 + 5) * 2
+
+
+@pytest.mark.parametrize("given", ["answers", "prompts"])
+def test_the_rows_of_a_local_file_are_counted_for_an_estimate(tmp_path, given):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"messages": []}\n' * 60)
+    plan = Choices(**{given: str(file) if given == "answers" else (str(file),)}).plan()
+    assert sample_count(plan) == 60
+    assert sample_count(plan.but(prepare=plan.prepare.but(max_samples=20))) == 20
 
 
 def test_the_nine_benchmarks_have_their_published_sizes():
