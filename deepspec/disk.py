@@ -1,9 +1,8 @@
 """Files that cannot be written: a full disk is named wherever it happens, with what to do."""
 
 import errno
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,21 +68,3 @@ def free_bytes(folder: Path) -> int:
 
 def _free(folder: Path) -> str:
     return f"{free_bytes(folder) / 1e6:,.1f} MB"
-
-
-@contextmanager
-def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, which no other process of this machine gets until the block is left, or this process ends.
-
-    Args:
-        path: of the file; it stays.
-        waiting: called once where another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

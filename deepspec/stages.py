@@ -12,7 +12,7 @@ from typing import Any, Literal
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.cache.spec import CacheSpec
-from deepspec.disk import alone, full_disk_named, is_full
+from deepspec.disk import full_disk_named, is_full
 from deepspec.errors import StoreError, UnknownNameError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.export.spec import ExportSpec
@@ -134,20 +134,10 @@ class Work:
 
 
 def materialize(work: Work) -> ArtifactRef:
-    """Return the stage's artifact: the published one where it is fresh, else made now and published.
-
-    Where another process of this machine is making it, its end is waited for, and what it published is taken.
-    """
+    """Return the stage's artifact: the published one where it is fresh, else made now and published."""
     found = find_fresh(work.stage, work.spec, work.inputs, work.store)
     if found is not None:
         return found
-    where = address(work.stage, work.spec, {kind: ref.address for kind, ref in work.inputs.items()})
-    lock = work.placement.scratch / work.stage.kind / f"{where}.lock"
-    with alone(lock, lambda: work.report.log("another run on this machine makes it; waiting for that one")):
-        return find_fresh(work.stage, work.spec, work.inputs, work.store) or _made(work)
-
-
-def _made(work: Work) -> ArtifactRef:
     out = work.out()
     if read_manifest(work.store, out.kind, out.address) is not None:
         work.report.log(f"{out.prefix} is stale or incomplete; it is made again")
