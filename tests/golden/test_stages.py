@@ -72,14 +72,14 @@ def write_inputs(folder: Path) -> None:
     (folder / "benchmarks" / "sums.jsonl").write_text(lines)
 
 
-def run_chain(folder: Path) -> dict[str, Artifact]:
-    """Run every stage of the table in its order; return the artifacts by stage."""
+def run_chain(folder: Path, device: str = "cpu") -> dict[str, Artifact]:
+    """Run every stage of the table in its order, models on a device; return the artifacts by stage."""
     torch.set_num_threads(1)
     write_inputs(folder)
     target = TargetFiles(folder=folder / "target", gguf=None)
     resolved = resolve(build_plan([plan_parts(folder)]), target, folder / "hashes.json")
     store, scratch = Store(folder / "store"), folder / "scratch"
-    placement = Placement(scratch=scratch, threads=1, locations=resolved.locations)
+    placement = Placement(scratch=scratch, threads=1, device=device, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
     for name, stage in STAGES.items():
         work = Work(
