@@ -1,8 +1,8 @@
 """Faults that users of such software met, each rebuilt in a folder: all of them, whole, through the command line.
 
 The folders lie where DEEPSPEC_FAULTS says. Each has a `run.sh`, which takes `deepspec` from PATH and its places from
-the environment. What its commands have to do stands in `tests.soak.faults_of_data` and in
-`tests.soak.faults_of_surroundings`.
+the environment. What its commands have to do stands in `tests.soak.faults_of_data`, `tests.soak.faults_of_surroundings`
+and `tests.soak.faults_of_use`.
 """
 
 import os
@@ -20,8 +20,9 @@ from tests.e2e.conftest import ROOT, api  # noqa: F401 - a fixture
 from tests.soak.fault import NEVER, Fault, Told
 from tests.soak.faults_of_data import DATA
 from tests.soak.faults_of_surroundings import SURROUNDINGS
+from tests.soak.faults_of_use import USE
 
-FAULTS = {**DATA, **SURROUNDINGS}
+FAULTS = {**DATA, **SURROUNDINGS, **USE}
 MISSING = "set DEEPSPEC_FAULTS to a folder of faults, each with a run.sh"
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
@@ -118,7 +119,8 @@ def check(number: int, wanted: Told, command: str, text: str, code: int) -> None
     """Hold a command against what it had to do."""
     which = f"command {number}, deepspec {command}"
     words = f"{command.split(' --')[0]} "
-    assert (words.startswith(f"{wanted.command} "), code) == (True, wanted.code), which
+    named = not wanted.command or words.startswith(f"{wanted.command} ")
+    assert (named, code) == (True, wanted.code), which
     for pattern in wanted.says:
         assert re.search(pattern, text, re.M), f"{which} does not say {pattern!r}"
     for pattern in wanted.never:
