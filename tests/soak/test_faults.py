@@ -55,12 +55,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def places(api: str, base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:  # noqa: F811
-    """Yield the environment of a run: everything in folders of its own, and `deepspec` of this checkout."""
+    """Yield the environment of a run: everything in folders of its own, and what is called is of this checkout."""
     for name in ("bin", "work", "home", "data"):
         (tmp_path / name).mkdir()
     script(
         tmp_path / "bin" / "python",
-        'case "$1" in */show_cache.py) shift; set -- -m tests.soak.shown "$@" ;; esac\n'  # modules of this checkout
+        'case "$1" in */show_cache.py|*/show_answers.py) shift; set -- -m tests.soak.shown "$@" ;; esac\n'
         f'exec "{sys.executable}" "$@"',
     )
     script(
