@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
 from infra.children.child import Job
 from infra.children.events import Events
+from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
 from infra.engines.serving import serving_draft
 from infra.processes.launch import run_guarded
@@ -36,12 +37,37 @@ def run_stage(work: Work, site: Site, keys: Mapping[str, str] = MappingProxyType
     Raises:
         DeepSpecError: the error that the child raised, or ChildError where it died without one.
     """
-    stage, store, report = work.stage, work.store, work.report
-    found = find_fresh(stage, work.spec, work.inputs, store)
+    found = find_fresh(work.stage, work.spec, work.inputs, work.store)
     if found is not None:
         return found
-    site.caps.check(store)
-    where = address(stage, work.spec, {kind: ref.address for kind, ref in work.inputs.items()})
+    site.caps.check(work.store)
+    with _turn(work, site):
+        found = find_fresh(work.stage, work.spec, work.inputs, work.store)  # what a run before this one published
+        return _made(work, site, keys) if found is None else found
+
+
+def _turn(work: Work, site: Site) -> AbstractContextManager[object]:
+    """Return a block in which no other run of this data folder makes the same; machines that train together all do."""
+    if nodes().count > 1:
+        return nullcontext()
+    told = False
+
+    def waiting() -> None:
+        nonlocal told
+        if not told:
+            work.report.log("another run of this data folder makes the same; waiting for its end")
+        told = True
+        site.caps.check(work.store)
+
+    return turn(work.placement.scratch / work.stage.kind / _where(work), waiting)
+
+
+def _where(work: Work) -> str:
+    return address(work.stage, work.spec, {kind: ref.address for kind, ref in work.inputs.items()})
+
+
+def _made(work: Work, site: Site, keys: Mapping[str, str]) -> ArtifactRef:
+    stage, store, report, where = work.stage, work.store, work.report, _where(work)
     path = job_path(site, f"{stage.name}-{where}")
     try:
         with _engines(work, site, path) as placement:

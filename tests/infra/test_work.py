@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -50,6 +51,45 @@ def test_a_stage_is_made_once_and_then_found(tmp_path):
     assert heard.steps
     assert run_stage(site.work(STAGES["prepare"], spec, {}, Heard()), site) == ref
     assert len(heard.texts) == 1
+
+
+def test_of_two_runs_of_a_data_folder_the_second_waits_and_finds_what_the_first_published(tmp_path, monkeypatch):
+    spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
+    waiting, jobs = Event(), []
+
+    class Second(Heard):
+        def log(self, message: str) -> None:
+            super().log(message)
+            waiting.set()
+
+    def first_job(job: Job, *rest, **options) -> Events:
+        jobs.append(job)
+        later.start()
+        assert waiting.wait(60), "the second did not wait"
+        return run_job(job, *rest, **options)
+
+    def run(heard: Heard) -> None:
+        refs.append(run_stage(site.work(STAGES["prepare"], spec, {}, heard), site))
+
+    refs: list[ArtifactRef] = []
+    second = Second()
+    later = Thread(target=run, args=(second,), daemon=True)
+    monkeypatch.setattr(work, "run_job", first_job)
+    run(Heard())
+    later.join(60)
+    assert second.lines == ["another run of this data folder makes the same; waiting for its end"]
+    assert len(refs) == 2
+    assert refs[0] == refs[1]
+    assert len(jobs) == 1, "made once"
+
+
+def test_machines_that_train_together_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
+    monkeypatch.setenv("DEEPSPEC_NODES", "2")
+    monkeypatch.setenv("DEEPSPEC_FIRST_NODE", "127.0.0.1:29500")
+    asked = site.work(STAGES["prepare"], spec, {}, Heard())
+    with work._turn(asked, site), work._turn(asked, site):
+        pass
 
 
 def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp_path):

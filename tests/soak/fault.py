@@ -6,6 +6,9 @@ from dataclasses import dataclass
 NEVER = (r"Traceback \(most recent", r"ExceptionGroup", r"^[\w.]*(Error|Exception): ")
 """No user is ever shown a traceback, whole or its last lines."""
 
+STAGES = ("prepare", "regenerate", "cache", "train", "export")
+AGREES = "^train the cache agrees with its target: 2 samples computed again, off by "
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
@@ -51,3 +54,8 @@ def dropped(read: int, kept: int, reasons: str) -> str:
 def built(answers: str = "", *, rows: str = "", cache: str = r"^cache: Completed, ") -> tuple[Told, ...]:
     """Return prepare, regenerate and cache, all of which do their work."""
     return (done("prepare", rows), done("regenerate", answers), done("cache", cache))
+
+
+def trained(**says: str) -> tuple[Told, ...]:
+    """Return prepare to export, all of which do their work."""
+    return tuple(done(stage, f"^{stage}: Completed, ", says.get(stage, "")) for stage in STAGES)

@@ -54,7 +54,7 @@ ROWS: Mapping[str, Sequence[Fault]] = {
     "system-null": (
         Fault(
             commands=twice(done("prepare", dropped(3, 2, "1 wrong_roles"))),
-            shown=(r"'What is rain\?'", r"'What is snow\?'"),
+            shown=(r"^ +user\+assistant train .*'What is rain\?'", r"^ +user\+assistant train .*'What is snow\?'"),
             never=("What is hail",),
         ),
     ),

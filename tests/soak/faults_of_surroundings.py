@@ -1,19 +1,10 @@
-"""What is right for each folder of a faulty target, engine, cache, machine or command: folder -> ways to run it."""
+"""What is right for each folder of a faulty target, engine or cache: folder -> ways to run it."""
 
-import re
 from collections.abc import Mapping, Sequence
 
-from tests.soak.fault import Fault, Told, built, done, ends
+from tests.soak.fault import AGREES, Fault, Told, built, done, ends, trained
 
-STAGES = ("prepare", "regenerate", "cache", "train", "export")
-AGREES = "^train the cache agrees with its target: 2 samples computed again, off by "
 LATER = r"is not published or stale; run first: deepspec "
-
-
-def trained(**says: str) -> tuple[Told, ...]:
-    """Return prepare to export, all of which do their work."""
-    return tuple(done(stage, f"^{stage}: Completed, ", says.get(stage, "")) for stage in STAGES)
-
 
 TARGETS: Mapping[str, Sequence[Fault]] = {
     "target-shard-missing": (
@@ -49,6 +40,20 @@ TARGETS: Mapping[str, Sequence[Fault]] = {
                 ends("benchmark", r"512 tokens, benchmark\.max_new_tokens is 600 .*: no prompt has room"),
             ),
             never=('"lossless": true',),
+        ),
+        Fault(
+            commands=(
+                done(
+                    "evaluate",
+                    "^evaluate benchmark long: 2 of 3 questions will be left out, their prompts are longer ",
+                    "^evaluate checking 1 samples against the target alone$",
+                    "^evaluate left out: long: 2 of 3 turns were not asked, ",
+                ),
+                ends("evaluate", r"512 tokens, evaluate\.max_new_tokens is 600 .*: no prompt has room"),
+                ends("benchmark", r"512 tokens, benchmark\.max_new_tokens is 600 .*: no prompt has room"),
+            ),
+            also=("dataset.benchmarks_dir=benchmarks",),
+            shown=(r'"left_out": \["long: 2 of 3 turns were not asked, .*"lossless_samples": 1,',),
         ),
     ),
     "random-embeddings-in-draft": (
@@ -119,7 +124,47 @@ ENGINES: Mapping[str, Sequence[Fault]] = {
                     "same command goes on then$",
                 ),
             ),
-            never=(r"(busy_day\s[^$]*){13}",),
+            never=(r"(?s)(busy_day\n.*?){13}",),  # six rows, asked at most twice each
+        ),
+    ),
+    "engine-faults": (
+        Fault(
+            commands=(
+                done("prepare", "^prepare 24 rows read, 24 kept$"),
+                *(
+                    ends(
+                        "regenerate",
+                        r"^error: \d+ of \d+ rows .* cannot be used, and regenerate\.bad_share allows 0\.05 of them:$",
+                        "1  refused  .*Error code: 400 - 1 validation error for Request .* see \\[/docs\\]$",
+                        r"^mend the rows, or allow more with --set regenerate\.bad_share=…$",
+                    )
+                    for _ in range(2)
+                ),
+                ends("cache", LATER + "regenerate"),
+            ),
+        ),
+        Fault(
+            commands=(
+                done("prepare", "^prepare 24 rows read, 24 kept$"),
+                ends(
+                    "regenerate",
+                    "^error: 3 of 24 rows failed with errors that can pass, and wait in .*; run again",
+                    code=1,
+                ),
+                done("regenerate", r"^regenerate 24 prompts = 13 success \+ 11 error \+ 0 skipped; "),
+                done(
+                    "cache", "^cache 24 rows read, 12 kept, dropped: 11 status_error, 1 template_rewrites; 12 samples$"
+                ),
+            ),
+            also=("regenerate.bad_share=1", "cache.bad_share=1"),
+            shown=(
+                r"error .* CASE:filter .*  the answer was ended by 'content_filter'$",
+                r"error .* CASE:null_finish .*  the answer was ended by None$",
+                r"error .* CASE:null_reasoning .*  only reasoning, no content$",
+                r"success \['stop'\] .* CASE:eos_token ",
+                r"success \['stop'\] .* CASE:slow ",
+                r"«Own answer 6b7083 word word word<\|im_end\|>'",
+            ),
         ),
     ),
     "engine-cuts-prompt": (
@@ -179,87 +224,4 @@ CACHES: Mapping[str, Sequence[Fault]] = {
 }
 """Caches in the public form that are damaged, incomplete, or of another target."""
 
-MACHINE: Mapping[str, Sequence[Fault]] = {
-    "odd-paths": (
-        Fault(
-            commands=(
-                *trained(prepare="^prepare 40 rows read, 40 kept$", train=AGREES),
-                done(
-                    "status", *(rf"^│ {kind} +│ \w+ +│ published " for kind in ("prompts", "target_cache", "exports"))
-                ),
-            ),
-        ),
-    ),
-}
-"""Disks, folders and runs beside each other."""
-
-MISTYPED: Mapping[str, str] = {
-    "--target SmolLM2-135M": "^error: unknown target .* 'SmolLM2-135M'; known: .*smollm2-135m$",
-    "--target smollm2": "^error: unknown target .* 'smollm2'; known: .*smollm2-135m$",
-    r"--target HuggingFaceTB\SmolLM2": "^error: unknown target ",
-    "--algorithm DSpark": "'DSpark' is not one of 'dspark', 'dflash', 'eagle3'",
-    "--algorithm eagle-3": "'eagle-3' is not one of 'dspark', 'dflash', 'eagle3'",
-    "--set train.steps=1e3": r"^error: train\.steps: Input should be a valid integer",
-    "--set train.steps=0.5": r"^error: train\.steps: Input should be a valid integer",
-    "--set train.steps 400": r"Got unexpected extra argument\(s\) \(400\)",
-    "--set train.step=400": r"^error: train\.step: unknown; see the fields with: deepspec fields$",
-    "--set Train.steps=400": "^error: Train: unknown; see the fields with: deepspec fields$",
-    "--set train=5": "^error: train: Input should be ",
-    "--set train.draft.markov_rank=none": r"^error: train\.draft\.markov_rank: Input should be a valid integer",
-    "--set cache.layers=1,2": r"^error: cache\.layers: Input should be a valid tuple",
-    "--set cache.layers=[1,99]": r"^error: cannot capture layers \[1, 99\] of a target with 6 layers; ",
-    "--set cache.layers=[2,1]": r"^error: cannot capture layers \[2, 1\] of .*; wanted ascending ids ",
-    "--set cache.codec=fp16": r"^error: cache\.codec: Input should be 'bf16', ",
-    "--set evaluate.temperatures=0": r"^error: evaluate\.temperatures: Input should be a valid tuple",
-    "--smoke 5": "'--smoke': Input should be greater than or equal to 8",
-    "--device gpu": "^error: device: unknown device 'gpu'; known: cpu, cuda, ",
-    "--threads 0": "'--threads': Input should be greater than or equal to 1",
-    "--endpoint localhost:8000/v1 --model x": "^error: --endpoint: an endpoint's URL is not one; ",
-    "--endpoint http://user:pw@localhost:8000/v1 --model x": "^error: --endpoint: .* holds a user or password; ",
-    "--root s3:/bucket/x": "^error: store 's3:/bucket/x' begins like a URL and is none; write s3://bucket/x, ",
-    "--root S3://bucket/x": "^error: store 'S3://bucket/x' begins like a URL and is none; write s3://bucket/x, ",
-    "--prompts a.jsonl b.jsonl": r"Got unexpected extra argument\(s\) \(b\.jsonl\)",
-    "--prompts a.json": r"^error: a\.json: no such file; check the path$",
-    "--prompts https://127.0.0.1:9/none.jsonl": "^planned without what cannot be reached: https://127",
-    "--size small": "^error: unknown size preset 'small'; known: ",
-    "--dataset democratic": "^error: unknown dataset preset 'democratic'; known: ",
-    "--draft nothere": "^error: nothing published in .* is called 'draft/nothere'; ",
-    "--tracker tensorbord": "^error: unknown tracker 'tensorbord'; known: .*tensorboard",
-    "--prompt x.jsonl": "No such option: --prompt .*--prompts",
-    "--engine vLLM": "^error: unknown engine 'vLLM'; known: .*vllm",
-    "--set train.mask_token_id=999999": "^error: mask token 999999 is outside the embedding, which has ids 0 to 263$",
-    "--set dataset.benchmarks=[gsm9k]": "^error: unknown benchmark 'gsm9k'; known: ",
-    "--set limits.hours=-1": r"^error: limits\.hours: Input should be greater than 0$",
-    "--prompts demo?limit=ten": "^error: source prompts: limit: Input should be a valid integer",
-    "--prompts demo?limt=10": r"^error: demo\?limt=10: no such file, folder or dataset",
-}
-"""What `deepspec plan` says to options with a mistake in them."""
-
-NOT_CALLED = "^error: nothing published in .* is called '{}'; see: deepspec status$"
-
-
-def mistyped(option: str, answer: str) -> str:
-    """Return the option and, in the lines up to the next one, the answer to it."""
-    begin, text = ("", answer.removeprefix("^")) if answer.startswith("^") else (".*", answer)
-    return rf"^--- {re.escape(option)}\n(?:(?!--- ).*\n)*?{begin}{text}"
-
-
-COMMANDS: Mapping[str, Sequence[Fault]] = {
-    "typing-mistakes": (
-        Fault(
-            commands=(
-                Told(command="trian", code=2, says=(r"No such command 'trian'\. Did you mean 'train'\?",)),
-                done("status", "^store "),
-                done("runs", "^runs on "),
-                ends("compare a b", NOT_CALLED.format("scores/a")),
-                ends("gc", NOT_CALLED.format("nothing")),
-                ends("push nothing", NOT_CALLED.format("nothing")),
-                ends("ref x y", NOT_CALLED.format("y")),
-            ),
-            shown=tuple(mistyped(option, answer) for option, answer in MISTYPED.items()),
-        ),
-    ),
-}
-"""Commands with mistakes in them."""
-
-SURROUNDINGS: Mapping[str, Sequence[Fault]] = {**TARGETS, **ENGINES, **CACHES, **MACHINE, **COMMANDS}
+SURROUNDINGS: Mapping[str, Sequence[Fault]] = {**TARGETS, **ENGINES, **CACHES}

@@ -1,8 +1,8 @@
 """Faults that users of such software met, each rebuilt in a folder: all of them, whole, through the command line.
 
 The folders lie where DEEPSPEC_FAULTS says. Each has a `run.sh`, which takes `deepspec` from PATH and its places from
-the environment. What its commands have to do stands in `tests.soak.faults_of_data` and in
-`tests.soak.faults_of_surroundings`.
+the environment. What its commands have to do stands in `tests.soak.faults_of_data`, `tests.soak.faults_of_surroundings`
+and `tests.soak.faults_of_use`.
 """
 
 import os
@@ -20,8 +20,9 @@ from tests.e2e.conftest import ROOT, api  # noqa: F401 - a fixture
 from tests.soak.fault import NEVER, Fault, Told
 from tests.soak.faults_of_data import DATA
 from tests.soak.faults_of_surroundings import SURROUNDINGS
+from tests.soak.faults_of_use import USE
 
-FAULTS = {**DATA, **SURROUNDINGS}
+FAULTS = {**DATA, **SURROUNDINGS, **USE}
 MISSING = "set DEEPSPEC_FAULTS to a folder of faults, each with a run.sh"
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
@@ -54,12 +55,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def places(api: str, base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:  # noqa: F811
-    """Yield the environment of a run: everything in folders of its own, and `deepspec` of this checkout."""
+    """Yield the environment of a run: everything in folders of its own, and what is called is of this checkout."""
     for name in ("bin", "work", "home", "data"):
         (tmp_path / name).mkdir()
     script(
         tmp_path / "bin" / "python",
-        'case "$1" in */show_cache.py) shift; set -- -m tests.soak.shown "$@" ;; esac\n'  # modules of this checkout
+        'case "$1" in */show_cache.py|*/show_answers.py) shift; set -- -m tests.soak.shown "$@" ;; esac\n'
         f'exec "{sys.executable}" "$@"',
     )
     script(
@@ -118,7 +119,8 @@ def check(number: int, wanted: Told, command: str, text: str, code: int) -> None
     """Hold a command against what it had to do."""
     which = f"command {number}, deepspec {command}"
     words = f"{command.split(' --')[0]} "
-    assert (words.startswith(f"{wanted.command} "), code) == (True, wanted.code), which
+    named = not wanted.command or words.startswith(f"{wanted.command} ")
+    assert (named, code) == (True, wanted.code), which
     for pattern in wanted.says:
         assert re.search(pattern, text, re.M), f"{which} does not say {pattern!r}"
     for pattern in wanted.never:
