@@ -1,6 +1,7 @@
-"""Every stage, the golden numbers and a run that is interrupted, on a GPU: make test-gpu.
+"""Every stage and the golden numbers, on a GPU: make test-gpu.
 
-Where there is none, DEEPSPEC_TEST_DEVICE=cpu runs the same tests on the CPU: it says that they are right, not that a GPU is.
+Where there is none, DEEPSPEC_TEST_DEVICE=cpu runs the same tests on the CPU, which says that they are right, not that a
+GPU is.
 """
 
 import json
