@@ -61,8 +61,13 @@ ROWS: Mapping[str, Sequence[Fault]] = {
     "lfs-pointer": (
         Fault(
             commands=(
-                ends("prepare", r"rows\.jsonl: a git-lfs pointer, not the file itself; run git lfs pull"),
-                ends("prepare", r"rows\.parquet: a git-lfs pointer, not the file itself; run git lfs pull"),
+                ends(
+                    "prepare", r"rows\.jsonl is a git-lfs pointer, not the file itself; run in its folder: git lfs pull"
+                ),
+                ends(
+                    "prepare",
+                    r"rows\.parquet is a git-lfs pointer, not the file itself; run in its folder: git lfs pull",
+                ),
                 ends("prepare", r"model\.safetensors is a git-lfs pointer, .*git lfs pull"),
                 ends("doctor", r"^│ target +│ failed "),
             )
