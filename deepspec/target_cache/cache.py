@@ -137,6 +137,10 @@ class TargetCache(Dataset[Record]):
         """Return token ids and loss mask of one sample, `(T,)` each: its states are neither read nor checked."""
         return self._parts.get(self.index.part_of(number)).tokens(self.index.row(number))
 
+    def __getitem__(self, number: int) -> Record:
+        """Return one sample, as torch's DataLoader asks for it: this is a dataset for loops of other people, too."""
+        return self.record(number)
+
     def stream(self, numbers: Sequence[int] | Numbers) -> Iterator[Record]:
         """Yield the samples of these numbers in order.
 
