@@ -3,7 +3,7 @@
 A row is one supervised position: a draft distribution q = softmax(head(h) + W2 m) against a target distribution
 p = softmax(head(t)). Rows that share a target position lie side by side, so p is computed once for all of them. No
 tensor of rows × vocabulary outlives a chunk: what remains is the gradient of h, of m and of W2. Between the products
-of a chunk work torch's functions, or on CUDA a kernel in Triton (kernels/chunks.py).
+of a chunk work torch's functions, or on CUDA a kernel in Triton (triton_chunks.py).
 
 A head may know a part of the target's vocabulary. Then p is restricted to that part and sums to 1 there, for all loss
 terms; where the target's whole head is given, too, acceptance is counted against what the target really says.

@@ -1,4 +1,4 @@
-"""The chunks of `losses.py` with a kernel between the products: on CUDA.
+"""The chunks of `chunked.py` with a kernel between the products: on CUDA.
 
 A chunk's logits are fp32 and exist once; of the target, those of its distinct positions. The gradient takes the place
 of fp32 logits where the weights are fp32, too, and lies beside them where they are narrower, rounded once.

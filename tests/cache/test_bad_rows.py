@@ -19,7 +19,7 @@ from deepspec.errors import BadRowsError, SourceError, StoreError
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
 from deepspec.target.samples import read_items
-from tests.cache.made import build, opened, out_for, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 from tests.target.tiny import CHATML, answered, write_target
 
@@ -163,14 +163,6 @@ def test_a_stage_that_goes_on_drops_the_same_rows(fussy: Path, store: Store, tmp
     answers = publish_answers(store, tmp_path, [mixed(20)])
     spec = spec_for(fussy, bad_share=0.5, part_bytes=60_000)
     whole = build(spec, fussy, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
-
-    class StopError(Exception):
-        pass
-
-    class Stopping(Heard):
-        def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-            if note and done > 8:
-                raise StopError
 
     out = out_for(store, tmp_path, answers)
     with pytest.raises(StopError):

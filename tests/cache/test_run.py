@@ -10,7 +10,7 @@ from deepspec.cache import run as stage
 from deepspec.errors import CaptureError, SourceError, TargetError
 from deepspec.store import Store
 from deepspec.target.load import load_target
-from tests.cache.made import build, opened, out_for, placement_for, publish_answers, rows, spec_for
+from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 from tests.target.tiny import answered, write_target
 
@@ -86,14 +86,6 @@ def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path
     answers = publish_answers(store, tmp_path, [rows(20)])
     spec = spec_for(target, part_bytes=60_000)
     whole = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
-
-    class StopError(Exception):
-        pass
-
-    class Stopping(Heard):
-        def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-            if note and done > 8:
-                raise StopError
 
     out = out_for(store, tmp_path, answers)
     with pytest.raises(StopError):
