@@ -30,7 +30,7 @@ class Family:
     scaled_embedding: bool = False
     """Whether token embeddings are multiplied by √D."""
     draft_style: str | None = None
-    """Style in which a draft of the family's own shape is stored (checkpoint/config.py); None: no draft has this shape."""
+    """Style in which a draft of the family's own shape is stored (checkpoint/config.py); None: none has it."""
 
 
 _LLAMA = Family(name="llama", block=llama.block, defaults=llama.DEFAULTS, draft_style="llama")
