@@ -75,6 +75,10 @@ class Attention(nn.Module):
         key_BGTd = rotate(self.k_norm(raw_BTGd).transpose(1, 2), rotation)
         return KeyValue(key_BGTd, self.v_norm(value_BTGd).transpose(1, 2))
 
+    def queries(self, x_BQD: Tensor, rotation: Rotation) -> Tensor:
+        """Return rotated queries, `(B, H, Q, d)`."""
+        return rotate(self.q_norm(self._split(self.q_proj(x_BQD))).transpose(1, 2), rotation)
+
     def forward(self, x_BQD: Tensor, rotation: Rotation, seen: KeyValue, mask: Mask) -> Tensor:
         """Return what the queries read.
 
@@ -87,8 +91,7 @@ class Attention(nn.Module):
         Returns:
             `(B, Q, D)`.
         """
-        query_BHQd = rotate(self.q_norm(self._split(self.q_proj(x_BQD))).transpose(1, 2), rotation)
-        read_BHQd = attend(query_BHQd, seen, mask, self.scale)
+        read_BHQd = attend(self.queries(x_BQD, rotation), seen, mask, self.scale)
         read: Tensor = self.o_proj(read_BHQd.transpose(1, 2).flatten(2))
         return read
 

@@ -15,7 +15,7 @@ SMALLEST_HEAD = 16
 """Heads below this size are refused by flex_attention's kernels."""
 
 COMPILATIONS = 32
-"""Kinds of shapes for which it may be compiled: with and without gradients, one row or several, and few more."""
+"""Kinds of shapes for which a function may be compiled: with and without gradients, one row or several, few more."""
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> tuple[Tensor, Tensor]:
@@ -44,8 +44,13 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: floa
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    config: Any = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
-    config.fail_on_recompile_limit_hit = True  # else it would silently become its dense form
+    allow_compilations()
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
     return compiled
+
+
+def allow_compilations() -> None:
+    """Let functions be compiled for so many kinds of shapes; one more is an error, never a silent, dense fall-back."""
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
+    config.fail_on_recompile_limit_hit = True

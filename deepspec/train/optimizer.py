@@ -39,6 +39,8 @@ class MasterAdamW:
         self._working = flat.to(dtype)  # with one rank in fp32 the master itself
         self.gradient = torch.zeros_like(flat)
         """Of all parameters, until it is summed; then this rank's share of it counts."""
+        self._stale: dict[str, Tensor] = {}
+        """Parts of it, by parameter, that hold what was there before the last step: the next gradient replaces it."""
         self.master.grad = ranks.share(self.gradient)
         self._clip = spec.clip
         self._adam = torch.optim.AdamW(
@@ -56,10 +58,27 @@ class MasterAdamW:
         working, gradient = self._views(self._working), self._views(self.gradient)
         for name, parameter in self._parameters.items():
             parameter.data = working[name]
-            parameter.register_post_accumulate_grad_hook(_collector(gradient[name]))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(self._collector(name, gradient[name]))  # type: ignore[no-untyped-call]
+        self._gradients = gradient
+
+    def _collector(self, name: str, gradient: Tensor) -> Callable[[Tensor], None]:
+        """Return a hook that moves a parameter's new gradient into a view of the flat one."""
+
+        def collect(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                if self._stale.pop(name, None) is None:
+                    gradient.add_(parameter.grad)
+                else:
+                    gradient.copy_(parameter.grad)
+                parameter.grad = None
+
+        return collect
 
     def sum_gradients(self) -> Tensor:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""
+        for unused in self._stale.values():
+            unused.zero_()
+        self._stale = {}
         own = self._ranks.sum_shares(self.gradient)
         norm: Tensor = torch.linalg.vector_norm(own)
         return norm if self._ranks.count == 1 else self._ranks.sum_(norm.square()).sqrt()
@@ -80,8 +99,8 @@ class MasterAdamW:
         self._refresh()
 
     def forget(self) -> None:
-        """Drop the gradients collected so far."""
-        self.gradient.zero_()
+        """Drop the gradients collected so far; nothing is written before there are others."""
+        self._stale = dict(self._gradients)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of weights, moments and step count by parameter name, fp32 on the CPU.
@@ -141,17 +160,10 @@ class MasterAdamW:
 
     def _refresh(self) -> None:
         """Let the model compute with the masters of all ranks."""
-        if self._working.data_ptr() != self.master.data_ptr():
-            with torch.no_grad():
+        if self._working.data_ptr() == self.master.data_ptr():
+            return
+        with torch.no_grad():
+            if self._ranks.count == 1:
+                self._working.copy_(self.master)
+            else:
                 self._ranks.join_shares(self.master.detach().to(self._working.dtype), self._working)
-
-
-def _collector(gradient: Tensor) -> Callable[[Tensor], None]:
-    """Return a hook that moves a parameter's new gradient into a view of the flat one."""
-
-    def collect(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            gradient.add_(parameter.grad)
-            parameter.grad = None
-
-    return collect

@@ -16,6 +16,7 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import Artifact
 from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import SourceError
+from deepspec.models.compiled import compile_blocks
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.records.stream import Cut
@@ -139,6 +140,9 @@ def make_loop(
             f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
         )
     model = new_draft(spec, cache.facts, train, placement, log, first=ranks.first).to(ranks.device)
+    if ranks.device.type == "cuda":
+        compile_blocks(model)
+        log("blocks are compiled for the card: the first steps of each kind of shape take some seconds more")
     task = Task(
         spec=spec,
         config=model.config,

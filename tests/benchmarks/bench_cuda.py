@@ -1,0 +1,153 @@
+"""One training step on a card: ours, ours at b1a4fa0, and speculators 0.9.0, at the shapes of Qwen3-4B.
+
+Every library runs in a process of its own that makes a few steps each time it is told to, one after another, so that
+whatever the card and the host do hits all alike. Ratios are of steps made side by side.
+
+    git archive b1a4fa0 deepspec | tar -x -C before        # what ratios are held against
+    DEEPSPEC_BEFORE=before python -m pytest -m bench tests/benchmarks/bench_cuda.py -s
+
+    DEEPSPEC_BEFORE          a folder with `deepspec/` of b1a4fa0
+    DEEPSPEC_PEERS_PYTHON    a Python with speculators 0.9.0 (bench_train_step.py says how); default: this one
+    DEEPSPEC_BENCH_SMALL=1   small shapes, on the CPU if there is no card: shows that it runs
+
+A library that is not there is left out; what is held against it is not asserted.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+ROUNDS, STEPS = 5, 4
+GOALS = {("dspark", 1): 0.43, ("dspark", 4): 0.52, ("dflash", 1): 0.43, ("eagle3", 1): 0.44}
+"""Algorithm, rows of a pass -> largest share of the time of b1a4fa0."""
+MEMORY, AGAINST_PEER = 0.85, 0.6
+"""Largest share of the memory of b1a4fa0, and of the time of speculators."""
+SMALL = bool(os.environ.get("DEEPSPEC_BENCH_SMALL"))
+
+pytestmark = [
+    pytest.mark.bench,
+    pytest.mark.skipif(not SMALL and not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+
+@dataclass
+class Library:
+    """A process that makes steps when it is asked."""
+
+    name: str
+    process: subprocess.Popen[str]
+    ms: dict[int, list[float]] = field(default_factory=dict)
+    """Rows of a pass -> of a step, by round."""
+    peak_gib: dict[int, float] = field(default_factory=dict)
+
+    def takes(self, rows: int) -> bool:
+        """Return whether it is asked for so many rows: speculators, whose logits are whole, only for one."""
+        return rows == 1 or self.name != "speculators"
+
+    def ask(self, rows: int, steps: int) -> None:
+        """Ask for steps; `told` waits for them."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{rows} {steps}\n")
+        self.process.stdin.flush()
+
+    def told(self) -> dict[str, float] | None:
+        """Return what the process said of its steps; None where it has ended."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("STEP "):
+                found: dict[str, float] = json.loads(line[5:])
+                return found
+        return None
+
+    def measure(self, rows: int) -> None:
+        """Make a round of steps."""
+        self.ask(rows, STEPS)
+        found = self.told()
+        if found is None:
+            pytest.fail(f"{self.name} ended with {self.process.wait()}")
+        self.ms.setdefault(rows, []).append(found["ms"])
+        self.peak_gib[rows] = found["peak_gib"]
+
+
+def start(name: str, algorithm: str) -> Library | None:
+    """Start a library's process; None where it is not there."""
+    before, python = os.environ.get("DEEPSPEC_BEFORE"), os.environ.get("DEEPSPEC_PEERS_PYTHON", sys.executable)
+    paths = {"ours": [ROOT], "b1a4fa0": [before and Path(before).resolve(), ROOT], "speculators": [ROOT]}[name]
+    if None in paths or (name == "speculators" and subprocess.run([python, "-c", "import speculators"]).returncode):
+        return None
+    path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
+    command = [python if name == "speculators" else sys.executable, "-m", "tests.benchmarks.step.worker", name]
+    process = subprocess.Popen(
+        [*command, algorithm, *(["small"] if SMALL else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd="/", env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    return Library(name, process)
+
+
+def spread(values: list[float]) -> str:
+    """Return median, smallest and largest."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def ratio(ours: list[float], other: list[float]) -> float:
+    """Return the median of the ratios of rounds made side by side."""
+    return statistics.median(a / b for a, b in zip(ours, other, strict=True))
+
+
+def warmed(names: tuple[str, ...], algorithm: str, kinds: list[int]) -> list[Library]:
+    """Return the libraries that are there, each after a first step of every kind, all at once."""
+    libraries = [found for name in names if (found := start(name, algorithm)) is not None]
+    for rows in kinds:
+        asked = [library for library in libraries if library.takes(rows)]
+        for library in asked:
+            library.ask(rows, 1)
+        for library in asked:
+            if library.told() is None:
+                print(f"{library.name} makes no step of {algorithm} here: it ended with {library.process.wait()}")
+                libraries.remove(library)
+    return libraries
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_step(algorithm: str) -> None:
+    """Print medians, peaks and ratios; fail where a goal is missed."""
+    kinds = [rows for name, rows in GOALS if name == algorithm]
+    libraries = warmed(("ours", "b1a4fa0", "speculators"), algorithm, kinds)
+    try:
+        for _ in range(ROUNDS):
+            for library in libraries:
+                for rows in filter(library.takes, kinds):
+                    library.measure(rows)
+    finally:
+        for library in libraries:
+            library.process.kill()
+            library.process.wait()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"\n{algorithm}, {device}, torch {torch.__version__}: {ROUNDS} rounds of {STEPS} steps, ms a sample")
+    missed = [line for rows in kinds for line in told_of(algorithm, rows, libraries)]
+    assert SMALL or not missed, "; ".join(missed)
+
+
+def told_of(algorithm: str, rows: int, libraries: list[Library]) -> list[str]:
+    """Print what was found of one kind of step; return what misses a goal."""
+    ours, *others = libraries = [library for library in libraries if library.takes(rows)]
+    missed = []
+    for library in libraries:
+        each = [ms / rows for ms in library.ms[rows]]
+        print(f"  {rows} rows, {library.name:12} {spread(each)} ms, peak {library.peak_gib[rows]:.1f} GiB")
+    for other in others:
+        time = ratio(ours.ms[rows], other.ms[rows])
+        memory = ours.peak_gib[rows] / max(other.peak_gib[rows], 1e-9)
+        goals = (AGAINST_PEER, 1.0) if other.name == "speculators" else (GOALS[algorithm, rows], MEMORY)
+        print(f"    of {other.name}: time {time:.3f}, goal {goals[0]}; memory {memory:.3f}, goal {goals[1]}")
+        missed += [f"{algorithm} of {rows} rows takes {time:.3f} of {other.name}"] * (time > goals[0])
+        missed += [f"{algorithm} of {rows} rows holds {memory:.3f} of {other.name}"] * (memory > goals[1])
+    return missed

@@ -1,0 +1,121 @@
+"""Steps of this library: the loop of the train stage, from records in host memory to new weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.families import read
+from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.models.compiled import compile_blocks
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
+from deepspec.records.batch import Record
+from deepspec.records.stream import Cut
+from deepspec.start.initial import initialize
+from deepspec.train.loop import Loop
+from deepspec.train.ranks import Ranks
+from deepspec.train.reader import Pace
+from deepspec.train.spec import TrainSpec
+from deepspec.train.stop import StopSignal
+from deepspec.train.task import Task
+from deepspec.train.unread import Sieve
+from tests.benchmarks.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
+
+READERS = 4
+SAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A few samples, read as a cache is."""
+
+    records: Sequence[Record]
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the states of one token."""
+        first = self.records[0]
+        return (first.hidden.shape[1] + first.last_hidden.shape[1]) * first.hidden.element_size()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.records)
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """Return their numbers."""
+        del epoch
+        return range(len(self.records))
+
+    def sample_id(self, number: int) -> str:
+        """Return the id of a sample."""
+        return self.records[number].sample_id
+
+    def length(self, number: int) -> int:
+        """Return its tokens."""
+        return len(self.records[number].input_ids)
+
+    def record(self, number: int) -> Record:
+        """Return a sample."""
+        return self.records[number]
+
+    def tokens(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return its token ids and loss mask."""
+        return self.records[number].input_ids, self.records[number].loss_mask
+
+
+def record(shape: Shape, seed: int) -> Record:
+    """Return a sample of random states."""
+    ids, hidden, last = states(shape, seed)
+    return Record(
+        sample_id=str(seed), input_ids=ids, loss_mask=loss_mask(shape), hidden=hidden, last_hidden=last[31:].clone()
+    )
+
+
+def draft(algorithm: str, shape: Shape) -> tuple[BlockDraft | EagleDraft, TrainSpec]:
+    """Return a draft with the papers' sizes, and what it is trained for."""
+    eagle = algorithm == "eagle3"
+    recipe = DraftRecipe(
+        algorithm=algorithm, num_layers=1 if eagle else 5, block_size=SLOTS, markov_rank=RANK * (algorithm == "dspark")
+    )
+    objective = Objective(num_anchors=shape.anchors, ttt_length=SLOTS)
+    mask = None if eagle else shape.vocab - 1
+    model = build_draft(new_draft_config(read(shape.target), recipe, shape.layers, mask, objective))
+    initialize(model, seed=0)
+    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    return model, TrainSpec(draft=recipe, objective=objective, precision=precision, steps=10**6, global_batch=1)
+
+
+def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
+    """Return what makes steps; states cross from the reader's pinned memory while the step before is computed."""
+    shape, device = shape_of(algorithm, small="small" in flags), "cuda" if torch.cuda.is_available() else "cpu"
+    model, spec = draft(algorithm, shape)
+    if device == "cuda" and "plain" not in flags:
+        compile_blocks(model)
+    samples = InMemory([record(shape, seed) for seed in range(SAMPLES)])
+    ranks = Ranks(device)
+    task = Task(
+        spec=spec, config=model.config, model=model.to(device), algorithm=ALGORITHMS[algorithm],
+        device=torch.device(device),
+    )  # fmt: skip
+    loops = {1: Loop(task, samples, ranks, Cut(ranks=1, micro_batch=1), _pace(device))}
+    first = loops[1]
+
+    def steps(rows: int, count: int) -> None:
+        first.cut = replace(first.cut, micro_batch=rows)
+        first._stream._batch = rows
+        sieve = Sieve(first.guard.limit, 0, task.device)
+        reader = first.reader.steps(first.progress.step, first.progress.step + count)
+        with StopSignal() as stop:
+            for step in reader:
+                first._step(step, sieve, stop)
+        first._fetch()
+
+    return steps
+
+
+def _pace(device: str) -> Pace:
+    card = device == "cuda"
+    return Pace(workers=READERS if card else 1, bytes_ahead=4 << 30, pinned=card)
