@@ -15,6 +15,9 @@ from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, R
 from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import RotaryEmbedding
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""That a draft computes in."""
+
 
 class Draft(nn.Module):
     """What every draft has: the target's frozen embedding and head, the fusion of captured layers, blocks, a norm."""
@@ -42,12 +45,13 @@ class Draft(nn.Module):
             self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
         self.register_buffer("_target_head", None, persistent=False)
         self._target_head_is_embedding = False
+        self._scales = {dtype: _rounded(config.embedding_scale, dtype) for dtype in DTYPES}
+        """Of the embedding, rounded as the target rounds it."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the (scaled) embedding of tokens, `(…, D)`."""
         embedded: Tensor = self.embed_tokens(ids)
-        scale = torch.tensor(self.config.embedding_scale, dtype=embedded.dtype).item()
-        return embedded * scale
+        return embedded * self._scales[embedded.dtype]
 
     def head(self, normed: Tensor) -> Tensor:
         """Return logits `(…, V)` of states after the final norm, softcapped where the family does."""
@@ -199,6 +203,11 @@ class EagleDraft(Draft):
         if not isinstance(block, Block):
             raise TypeError(f"an Eagle3 draft is made of one Block, not of {type(block).__name__}")
         return block
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """Return a number as a dtype holds it, whatever device is the default."""
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
 def _markov_head(config: DraftConfig) -> MarkovHead | None:

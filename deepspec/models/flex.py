@@ -18,6 +18,19 @@ COMPILATIONS = 32
 """Kinds of shapes for which a function may be compiled: with and without gradients, one row or several, few more."""
 
 
+def check_heads(size: int) -> None:
+    """Check that a card's attention takes heads of a size.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    if size < SMALLEST_HEAD:
+        raise TrainingError(
+            f"the draft has heads of {size}, as its target has, and attention on a card takes none below "
+            f"{SMALLEST_HEAD}: train it with --device cpu"
+        )
+
+
 def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> tuple[Tensor, Tensor]:
     """Return attention under a block mask with the logarithm of its normaliser, differentiable in both.
 
@@ -32,6 +45,9 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: floa
         TrainingError: it was compiled for too many kinds of shapes; going on would compute every pair of positions.
     """
     told: dict[str, Any] = {"block_mask": mask, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    if torch.compiler.is_compiling():  # as part of what is around it
+        read, beside = flex_attention(query, key, value, return_aux=AuxRequest(lse=True), **told)
+        return read, beside.lse
     try:
         read, beside = _compiled()(query, key, value, return_aux=AuxRequest(lse=True), **told)
     except FailOnRecompileLimitHit as error:

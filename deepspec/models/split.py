@@ -47,10 +47,14 @@ class Ranges:
         return ((position >= self.starts[..., None]) & (position < self.stops[..., None]))[:, None]
 
     def blocks(self) -> BlockMask:
-        """Return it as flex_attention's block mask; nothing of Q × C is made, and the host waits for nothing."""
+        """Return it as flex_attention's block mask; nothing of Q × C is made, and the host waits for nothing.
+
+        Queries and positions are padded to whole tiles: the kernel then asks nowhere whether it is within them.
+        """
         some, whole = self._tiles()
         partial = some & ~whole
-        first, behind = self.starts, self.stops
+        queries = self.starts.shape[1]
+        first, behind = (pad(each, (0, spare_of(queries))) for each in (self.starts, self.stops))
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             del head
@@ -58,13 +62,13 @@ class Ranges:
 
         return BlockMask.from_kv_blocks(
             *_listed(partial), *_listed(whole), BLOCK_SIZE=TILE, mask_mod=sees,
-            seq_lengths=(first.shape[1], self.context),
+            seq_lengths=(first.shape[1], self.context + spare_of(self.context)),
         )  # fmt: skip
 
     def _tiles(self) -> tuple[Tensor, Tensor]:
         """Return which tiles of positions some query of a tile of queries sees, and which every one sees whole."""
         queries = self.starts.shape[1]
-        spare = -queries % TILE
+        spare = spare_of(queries)
         empty_BQ = self.starts >= self.stops
         starts, stops, empty = (
             _cut(pad(each, (0, spare), value=value), 1, (-1, TILE))
@@ -76,7 +80,7 @@ class Ranges:
         all_from = starts.masked_fill(empty & real, beyond).amax(2)
         all_to = stops.masked_fill(~real, beyond).masked_fill(empty & real, 0).amin(2)
         begin = torch.arange(0, self.context, TILE, device=starts.device)
-        end = (begin + TILE).clamp(max=self.context)
+        end = begin + TILE
         some = (begin < highest[..., None]) & (end > lowest[..., None])
         return some, (begin >= all_from[..., None]) & (end <= all_to[..., None])
 
@@ -123,7 +127,15 @@ def merged(parts: Sequence[Part]) -> Tensor:
 def _context(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Part:
     if mask.blocks is None:
         return dense(query, key, value, mask.ranges.dense(), scale)
-    return flex(query, key, value, mask.blocks, scale)
+    queries = query.shape[2]
+    query, key, value = (pad(each, (0, 0, 0, spare_of(each.shape[2]))) for each in (query, key, value))
+    read, lse = flex(query, key, value, mask.blocks, scale)
+    return read[:, :, :queries], lse[:, :, :queries]
+
+
+def spare_of(size: int) -> int:
+    """Return what a size is short of whole tiles."""
+    return -(-size // TILE) * TILE - size
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Part:
@@ -163,10 +175,10 @@ def _own_chunks(query: Tensor, key: Tensor, value: Tensor, _: Any, scale: float)
     size = (-1, query.shape[2])
     query_BGhQd = _grouped(query, key.shape[1])
     key_BGSQd, value_BGSQd = _cut(key, 2, size), _cut(value, 2, size)
-    scores = torch.einsum("bghqd,bgsqd->bghqs", query_BGhQd, key_BGSQd).float() * scale
-    lse = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - lse[..., None]).to(value.dtype)
-    read = torch.einsum("bghqs,bgsqd->bghqd", weights, value_BGSQd)
+    scores = (query_BGhQd[:, :, :, None].float() * key_BGSQd[:, :, None]).sum(-1) * scale  # (B, G, H/G, S, Q)
+    lse = torch.logsumexp(scores, dim=3)
+    weights = torch.exp(scores - lse[:, :, :, None]).to(value.dtype)
+    read = (weights[..., None] * value_BGSQd[:, :, None].float()).sum(3).to(value.dtype)
     return read.flatten(1, 2), lse.flatten(1, 2)
 
 

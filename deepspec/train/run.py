@@ -16,7 +16,8 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import Artifact
 from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import SourceError
-from deepspec.models.compiled import compile_blocks
+from deepspec.models.compiled import PAYS_FROM, compile_draft
+from deepspec.models.flex import check_heads
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.records.stream import Cut
@@ -141,8 +142,7 @@ def make_loop(
         )
     model = new_draft(spec, cache.facts, train, placement, log, first=ranks.first).to(ranks.device)
     if ranks.device.type == "cuda":
-        compile_blocks(model)
-        log("blocks are compiled for the card: the first steps of each kind of shape take some seconds more")
+        check_heads(model.config.block.head_dim)
     task = Task(
         spec=spec,
         config=model.config,
@@ -154,6 +154,9 @@ def make_loop(
     ranks.wait()  # what the first one did alone may have taken long
     cut = Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack)
     loop = Loop(task, train, ranks, cut, _pace(placement, ranks))
+    if ranks.device.type == "cuda" and loop.total * spec.global_batch // ranks.count >= PAYS_FROM:
+        compile_draft(model)
+        log("the draft is compiled for the card: the first step of each kind of shape takes up to a minute")
     loop.fetch_every = placement.fetch_every or (1 if ranks.device.type == "cpu" else FETCH_EVERY)
     if placement.micro_batch is None:
         most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else _silent)

@@ -21,6 +21,7 @@ from deepspec.formats.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
+from deepspec.report import Report
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
 from deepspec.target.source import TargetFiles
@@ -59,9 +60,9 @@ def plan_parts(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path, heads: int = 4) -> None:
     """Write target, answers and questions."""
-    tiny.write_target(folder / "target")
+    tiny.write_target(folder / "target", heads=heads)
     rows = [
         {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"{n} and {n * n}."}]}
         for n in range(60)
@@ -72,18 +73,34 @@ def write_inputs(folder: Path) -> None:
     (folder / "benchmarks" / "sums.jsonl").write_text(lines)
 
 
-def run_chain(folder: Path, device: str = "cpu") -> dict[str, Artifact]:
-    """Run every stage of the table in its order, models on a device; return the artifacts by stage."""
+def run_chain(
+    folder: Path, device: str = "cpu", heads: int = 4, report: Report | None = None, **train: Any
+) -> dict[str, Artifact]:
+    """Run every stage of the table in its order, models on a device; return the artifacts by stage.
+
+    Args:
+        folder: for everything; what an interrupted run left there is taken up.
+        device: of target and draft.
+        heads: of the target.
+        report: what is told; None: it is heard and forgotten.
+        train: of the train stage, beside `plan_parts`.
+    """
     torch.set_num_threads(1)
-    write_inputs(folder)
-    target = TargetFiles(folder=folder / "target", gguf=None)
-    resolved = resolve(build_plan([plan_parts(folder)]), target, folder / "hashes.json")
+    if not (folder / "answers.jsonl").exists():
+        write_inputs(folder, heads)
+    target, parts = TargetFiles(folder=folder / "target", gguf=None), plan_parts(folder)
+    resolved = resolve(build_plan([{**parts, "train": parts["train"] | train}]), target, folder / "hashes.json")
     store, scratch = Store(folder / "store"), folder / "scratch"
     placement = Placement(scratch=scratch, threads=1, device=device, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
     for name, stage in STAGES.items():
         work = Work(
-            stage=stage, spec=resolved.specs[name], inputs=refs, store=store, placement=placement, report=Heard()
+            stage=stage,
+            spec=resolved.specs[name],
+            inputs=refs,
+            store=store,
+            placement=placement,
+            report=report or Heard(),
         )
         ref = materialize(work)
         assert materialize(work) == ref

@@ -39,16 +39,16 @@ def tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return fast
 
 
-def write_target(folder: Path, template: str = CHATML, seed: int = 0) -> Path:
-    """Write a random Llama of 6 layers as a target folder."""
+def write_target(folder: Path, template: str = CHATML, seed: int = 0, heads: int = 4) -> Path:
+    """Write a random Llama of 6 layers as a target folder; a card's attention wants heads of 16, so two of them."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
         intermediate_size=64,
         num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         initializer_range=0.15,
         eos_token_id=IM_END,

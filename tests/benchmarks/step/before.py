@@ -1,7 +1,5 @@
 """Steps of this library at b1a4fa0, before it was made fast on a card: run with that tree first on PYTHONPATH."""
 
-from collections.abc import Callable
-
 import torch
 
 from deepspec.algorithms import ALGORITHMS
@@ -10,13 +8,13 @@ from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.records import Batch
 from deepspec.models import build_draft
-from deepspec.models.initial import initialize
 from deepspec.train.data import MicroBatch
 from deepspec.train.optimizer import MasterAdamW
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators
 from tests.benchmarks.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
+from tests.benchmarks.step.worker import Steps, fill
 
 
 def batch_of(shape: Shape, rows: int) -> Batch:
@@ -33,7 +31,7 @@ def batch_of(shape: Shape, rows: int) -> Batch:
     )
 
 
-def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
+def stepper(algorithm: str, *flags: str) -> Steps:
     """Return what makes steps."""
     shape, device = shape_of(algorithm, small="small" in flags), "cuda" if torch.cuda.is_available() else "cpu"
     eagle = algorithm == "eagle3"
@@ -43,15 +41,15 @@ def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
     objective = Objective(num_anchors=shape.anchors, ttt_length=SLOTS)
     mask = None if eagle else shape.vocab - 1
     model = build_draft(new_draft_config(read(shape.target), recipe, shape.layers, mask, objective))
-    initialize(model, seed=0)
     spec = TrainSpec(draft=recipe, objective=objective, precision="bf16" if device == "cuda" else "fp32")
     model = model.to(device)
+    fill(model)
     task = Task(
         spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[algorithm], device=torch.device(device)
     )
     optimizer, batches, made = MasterAdamW(model, spec, task.dtype, Ranks(device)), {}, [0]
 
-    def steps(rows: int, count: int) -> None:
+    def steps(rows: int, count: int) -> float:
         if rows not in batches:
             batches[rows] = batch_of(shape, rows)
         batch = batches[rows]
@@ -61,7 +59,8 @@ def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
             result = task.loss(part, total_denominators([part]))
             result.loss.backward()
             norm = optimizer.sum_gradients()
-            float(result.loss)
+            float(result.loss.detach())
             optimizer.step(1e-4, norm)
+        return 0.0
 
     return steps

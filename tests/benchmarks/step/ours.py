@@ -1,7 +1,7 @@
 """Steps of this library: the loop of the train stage, from records in host memory to new weights."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,21 +10,23 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.config import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models.compiled import compile_blocks
+from deepspec.models.compiled import compile_draft
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.batch import Record
-from deepspec.records.stream import Cut
-from deepspec.start.initial import initialize
+from deepspec.records.stream import Cut, Stream
 from deepspec.train.loop import Loop
 from deepspec.train.ranks import Ranks
-from deepspec.train.reader import Pace
+from deepspec.train.reader import Pace, Reader, Step
 from deepspec.train.spec import TrainSpec
 from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task
 from deepspec.train.unread import Sieve
 from tests.benchmarks.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
+from tests.benchmarks.step.worker import Steps, fill
 
 READERS = 4
+MANY = 10**6
+"""Steps: more than are ever made."""
 SAMPLES = 4
 
 
@@ -83,39 +85,52 @@ def draft(algorithm: str, shape: Shape) -> tuple[BlockDraft | EagleDraft, TrainS
     objective = Objective(num_anchors=shape.anchors, ttt_length=SLOTS)
     mask = None if eagle else shape.vocab - 1
     model = build_draft(new_draft_config(read(shape.target), recipe, shape.layers, mask, objective))
-    initialize(model, seed=0)
     precision = "bf16" if torch.cuda.is_available() else "fp32"
-    return model, TrainSpec(draft=recipe, objective=objective, precision=precision, steps=10**6, global_batch=1)
+    return model, TrainSpec(draft=recipe, objective=objective, precision=precision, steps=MANY, global_batch=1)
 
 
-def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
-    """Return what makes steps; states cross from the reader's pinned memory while the step before is computed."""
-    shape, device = shape_of(algorithm, small="small" in flags), "cuda" if torch.cuda.is_available() else "cpu"
+def loop_of(algorithm: str, shape: Shape, *, compiled: bool) -> Loop:
+    """Return a loop at its beginning, on the card if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model, spec = draft(algorithm, shape)
-    if device == "cuda" and "plain" not in flags:
-        compile_blocks(model)
-    samples = InMemory([record(shape, seed) for seed in range(SAMPLES)])
-    ranks = Ranks(device)
+    fill(model.to(device))
+    if compiled:
+        compile_draft(model)
     task = Task(
-        spec=spec, config=model.config, model=model.to(device), algorithm=ALGORITHMS[algorithm],
-        device=torch.device(device),
-    )  # fmt: skip
-    loops = {1: Loop(task, samples, ranks, Cut(ranks=1, micro_batch=1), _pace(device))}
-    first = loops[1]
+        spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[algorithm], device=torch.device(device)
+    )
+    samples = InMemory([record(shape, seed) for seed in range(SAMPLES)])
+    card = device == "cuda"
+    pace = Pace(workers=READERS if card else 1, bytes_ahead=2 << 30, pinned=card)
+    return Loop(task, samples, Ranks(device), Cut(ranks=1, micro_batch=1), pace)
 
-    def steps(rows: int, count: int) -> None:
-        first.cut = replace(first.cut, micro_batch=rows)
-        first._stream._batch = rows
-        sieve = Sieve(first.guard.limit, 0, task.device)
-        reader = first.reader.steps(first.progress.step, first.progress.step + count)
+
+def reader_of(loop: Loop, rows: int) -> Reader:
+    """Return a reader of steps of so many rows, which reads ahead as the loop's own does."""
+    stream, cut = Stream(loop.reader.samples, rows, seed=0), Cut(ranks=1, micro_batch=rows)
+    return Reader(
+        samples=loop.reader.samples, share=lambda step: stream.share(step, 0, cut), supervise=loop.task.supervise,
+        pace=loop.reader.pace,
+    )  # fmt: skip
+
+
+def stepper(algorithm: str, *flags: str) -> Steps:
+    """Return what makes steps; states cross from the reader's pinned memory while the step before is computed."""
+    shape, card = shape_of(algorithm, small="small" in flags), torch.cuda.is_available()
+    loop = loop_of(algorithm, shape, compiled=card and "plain" not in flags)
+    sieve = Sieve(loop.guard.limit, 0, loop.task.device)
+    readers: dict[int, Reader] = {}
+    ahead: dict[int, Iterator[Step]] = {}
+
+    def steps(rows: int, count: int) -> float:
+        if rows not in readers:
+            readers[rows] = reader_of(loop, rows)
+            ahead[rows] = readers[rows].steps(0, MANY)
+        before = readers[rows].waited
         with StopSignal() as stop:
-            for step in reader:
-                first._step(step, sieve, stop)
-        first._fetch()
+            for _ in range(count):
+                loop._step(next(ahead[rows]), sieve, stop)
+        loop._fetch()
+        return readers[rows].waited - before
 
     return steps
-
-
-def _pace(device: str) -> Pace:
-    card = device == "cuda"
-    return Pace(workers=READERS if card else 1, bytes_ahead=4 << 30, pinned=card)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Qwen3Config
 
 from tests.benchmarks.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
+from tests.benchmarks.step.worker import Steps, fill
 
 warnings.filterwarnings("ignore")
 NOT_OF_A_LAYER = ("model_type", "rope_theta", "num_hidden_layers")
@@ -101,20 +102,17 @@ def batch_of(shape: Shape, rows: int) -> list[Tensor]:
     ]
 
 
-def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
+def stepper(algorithm: str, *flags: str) -> Steps:
     """Return what makes steps."""
     shape, device = shape_of(algorithm, small="small" in flags), "cuda" if torch.cuda.is_available() else "cpu"
     model, forward = model_of(algorithm, shape, device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.isnan().any():
-                parameter.normal_(0, 0.02)
     model = model.to(device).train()
+    fill(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=device == "cuda")
     batches: dict[int, list[Tensor]] = {}
 
-    def steps(rows: int, count: int) -> None:
+    def steps(rows: int, count: int) -> float:
         if rows not in batches:
             batches[rows] = batch_of(shape, rows)
         for _ in range(count):
@@ -125,6 +123,7 @@ def stepper(algorithm: str, *flags: str) -> Callable[[int, int], None]:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            float(loss)
+            float(loss.detach())
+        return 0.0
 
     return steps

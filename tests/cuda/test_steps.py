@@ -1,0 +1,102 @@
+"""What only a card can show of training: no waiting, memory that runs out, a run that was killed."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepspec.errors import TrainingError
+from deepspec.train.memory import _taken, fitting_micro_batch
+from deepspec.train.stop import StopSignal
+from deepspec.train.unread import Sieve
+from tests.apart import ROOT
+from tests.benchmarks.step.ours import MANY, loop_of, reader_of
+from tests.benchmarks.step.shapes import SMALL, SMALL_LAYERS, Shape
+from tests.cuda.test_device import DEVICE, HEADS
+from tests.golden.test_stages import run_chain
+from tests.heard import Heard
+
+on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these")
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these on one"
+)
+SHAPE = Shape(SMALL, SMALL_LAYERS, length=256, anchors=16)
+LONG = Shape({**SMALL, "vocab_size": 32768, "max_position_embeddings": 4096}, SMALL_LAYERS, length=4096, anchors=512)
+
+TRAIN = {"steps": 60, "checkpoint_every": 5}
+CHAIN = f"""
+import sys
+from pathlib import Path
+from tests.golden.test_stages import run_chain
+run_chain(Path(sys.argv[1]), {DEVICE!r}, heads={HEADS}, **{TRAIN!r})
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+@on_a_card
+@pytest.mark.parametrize(
+    ("algorithm", "compiled"), [("dspark", False), ("dflash", False), ("eagle3", False), ("dspark", True)]
+)
+def test_a_step_waits_for_nothing(algorithm, compiled):
+    loop = loop_of(algorithm, SHAPE, compiled=compiled)
+    steps, sieve = reader_of(loop, 2).steps(0, MANY), Sieve(1, 0, loop.task.device)
+    with StopSignal() as stop:
+        for _ in range(2):
+            loop._step(next(steps), sieve, stop)
+        taken = [next(steps) for _ in range(1)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loop._step(taken[0], sieve, stop)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    loop._fetch()
+    steps.close()
+
+
+def trial(loop, limit):
+    """Return what fits into so many bytes beyond what is held, and what was said."""
+    said = []
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + limit) / total)
+    try:
+        return fitting_micro_batch(loop.task, loop.reader.samples, loop.cut, said.append), said
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+@on_a_card
+def test_the_trial_survives_memory_that_runs_out():
+    loop = loop_of("dspark", LONG, compiled=False)
+    loop.task = replace(loop.task, spec=loop.task.spec.but(global_batch=2))
+    row = [loop.reader.samples.record(0)]
+    one, two = _taken(loop.task, [row]), _taken(loop.task, [row, row])
+    size, said = trial(loop, one + 6 * (two - one) // 10)
+    assert size == 1, said
+    with pytest.raises(TrainingError, match="even with activations computed again"):
+        trial(loop, one // 20)
+    assert trial(loop, 3 * two)[0] == 2  # nothing is held that the trials before could not have
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", CHAIN, str(killed)], cwd=ROOT, env=ENVIRONMENT)
+    while process.poll() is None and not list(killed.glob("scratch/**/checkpoints/last/step-*")):
+        time.sleep(0.05)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    heard = Heard()
+    resumed = run_chain(killed, DEVICE, heads=HEADS, report=heard, **TRAIN)
+    unbroken = run_chain(whole, DEVICE, heads=HEADS, **TRAIN)
+    assert any("going on after step" in line for line in heard.lines)
+    ours, theirs = (load_file(each["train"].path("model.safetensors")) for each in (resumed, unbroken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
