@@ -1,7 +1,7 @@
 """From batches of held-out samples to the rounds of a draft, and what they add up to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepspec.algorithms.base import Algorithm
+from deepspec.algorithms.rows import head_of
 from deepspec.errors import TrainingError
 from deepspec.records.batch import Batch, Tokens, on_device
 from deepspec.rounds.measure import Floats, Tally
 from deepspec.rounds.walk import Answers, walk
 from deepspec.target_cache.facts import Sampled
-from deepspec.walk.agreement import agreement
+from deepspec.walk.agreement import Said, kept_of_draft, said_by_target
 from deepspec.walk.answers import Answer, answers_in
 
 
@@ -67,6 +68,8 @@ class Walker:
     """Tokens of a sample that are walked, from its first answer on."""
     at_once: int
     """Rounds of a row that are computed at once."""
+    memory: dict[tuple[str, ...], Said] = field(default_factory=dict)
+    """Ids of a batch's samples -> what the target says there, a few bytes a token: the same at every look."""
 
     def rounds(self, model: Any, batch: Batch, numbers: Sequence[int]) -> tuple[Rounds, Rounds]:
         """Return the rounds over a batch: at temperature 0, and as the answers were sampled.
@@ -97,16 +100,33 @@ class Walker:
         begins = torch.zeros(batch.input_ids.shape, dtype=torch.bool)
         for each in answers:
             begins[each.row, each.start : each.start + each.length - 1] = True
-        new = batch.hidden.new_zeros
-        kept = [new((*begins.shape, self.slots), dtype=torch.float32) for _ in range(2)]
-        whole = [new(begins.shape, dtype=torch.float32) for _ in range(2)]
-        for drafted in self.algorithm.drafted(model, batch, on_device(begins, batch.hidden.device), self.at_once):
-            found = agreement(drafted, self.sampled)
-            for grid, values in zip(kept, (found.greedy, found.sampled), strict=True):
-                grid.view(-1)[drafted.places] = values.float()
-            for grid, values in zip(whole, (found.own, found.possible), strict=True):
-                grid.view(-1)[drafted.targets + 1] = values.float()
-        return [each.cpu() for each in (*kept, *whole)]
+        begins = on_device(begins, batch.hidden.device)
+        said = self._said(model, batch, begins)
+        kept = [batch.hidden.new_zeros((*begins.shape, self.slots), dtype=torch.float32) for _ in range(2)]
+        for drafted in self.algorithm.drafted(model, batch, begins, self.at_once):
+            tokens = drafted.targets[drafted.rows.target_index] + 1
+            there = Said(best=said.best.flatten()[tokens], chance=said.chance.flatten()[tokens])
+            found = kept_of_draft(drafted, there, self.slots, self._drawn)
+            for grid, values in zip(kept, found, strict=True):
+                grid.view(-1)[drafted.places] = values
+        return [each.cpu() for each in (*kept, said.best == batch.input_ids, said.chance > 0)]
+
+    def _said(self, model: Any, batch: Batch, begins: Tensor) -> Said:
+        """Return what the target says of every token of the answers but the first, `(B, T)`: asked once a batch."""
+        if batch.sample_ids not in self.memory:
+            tokens, best = batch.ahead(batch.input_ids, 1), torch.full_like(batch.input_ids, -1)
+            found = said_by_target(head_of(model, whole=True), batch.last_hidden[begins], tokens[begins], self._drawn)
+            chance = torch.ones_like(best, dtype=torch.float32)
+            places = begins.flatten().nonzero()[:, 0] + 1
+            best.view(-1)[places] = found.best
+            chance.view(-1)[places] = found.chance
+            self.memory[batch.sample_ids] = Said(best=best, chance=chance)
+        return self.memory[batch.sample_ids]
+
+    @property
+    def _drawn(self) -> Sampled | None:
+        """Return how answers were sampled, where any chance is asked for."""
+        return self.sampled if self.sampled is not None and self.sampled.temperature > 0 else None
 
 
 def _on_host(batch: Batch) -> Tokens:

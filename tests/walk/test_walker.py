@@ -152,3 +152,18 @@ def test_nothing_is_left_of_the_pass():
     walker(draft, target).rounds(draft, batch_of(target, [[3, 4]], [[5, 2, 3]]), [0])
     assert all(parameter.grad is None for parameter in draft.parameters())
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["dspark", "eagle3"])
+def test_the_target_is_asked_once_and_another_draft_finds_its_answers(name, monkeypatch):
+    target, prompts = target_of(), tiny.prompts(4, VOCAB)
+    first, second = draft_of(target, name), draft_of(target, name)
+    torch.nn.init.normal_(second.fc.weight, std=0.5, generator=torch.Generator().manual_seed(8))
+    batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts, temperature=1.0)])
+    fresh = walker(second, target, Sampled(temperature=1.0)).rounds(second, batch, range(4))
+    walking = walker(first, target, Sampled(temperature=1.0))
+    walking.rounds(first, batch, range(4))
+    monkeypatch.setattr("deepspec.walk.walker.said_by_target", lambda *_: pytest.fail("it was asked again"))
+    again = walking.rounds(second, batch, range(4))
+    for one, other in zip(fresh, again, strict=True):
+        np.testing.assert_array_equal(one.answers.kept, other.answers.kept)
