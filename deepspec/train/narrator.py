@@ -98,9 +98,19 @@ def _shown(look: Mapping[str, Any]) -> str:
 def told(look: Mapping[str, Any]) -> str:
     """Return accepted lengths and loss of a look in one line."""
     names = {"_greedy": "greedily", "_sampled": "as the answers were sampled"}
-    parts = [f"{_length(look, suffix)} {how}" for suffix, how in names.items() if LENGTH + suffix in look]
+    parts = [
+        f"{_length(look, suffix)} {how}{_over(look, suffix)}"
+        for suffix, how in names.items()
+        if LENGTH + suffix in look
+    ]
     lengths = f"accepted length {', '.join(parts)}; " if parts else ""
     return f"{lengths}loss {look['loss']:.4f}"
+
+
+def _over(look: Mapping[str, Any], suffix: str) -> str:
+    """Return of how much of the answers a length is, where that is not all."""
+    known = look.get(f"known{suffix}", 1.0)
+    return "" if known == 1 else f" over {known:.0%} of the answers' tokens"
 
 
 def row_of(look: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,4 +214,7 @@ def test_a_look_is_told_in_one_line():
     assert told({**look, "accepted_length_greedy_high": 2.75}) == (
         "accepted length 2.500 (2.250 to 2.750) greedily; loss 1.2500"
     )
+    assert told({**look, "accepted_length_greedy_high": 2.75, "known_greedy": 0.4}) == (
+        "accepted length 2.500 (2.250 to 2.750) greedily over 40% of the answers' tokens; loss 1.2500"
+    )
     assert told({"loss": 1.25}) == "loss 1.2500"
