@@ -61,14 +61,14 @@ _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
-    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=2),
+    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
-    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=3, sharded=True),
+    Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
         version=3,
     ),
-    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=3),
+    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=4),
 )  # fmt: skip
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}

@@ -3,7 +3,7 @@
 Legend: B rows of samples, T positions, N anchors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,3 +48,17 @@ def choose_anchors(candidates_BT: Tensor, scores_BT: Tensor, num_anchors: int) -
     sorted_BN = torch.nn.functional.pad(sorted_BN, (0, num_anchors - sorted_BN.shape[1]), value=length)
     keep_BN = sorted_BN < length
     return sorted_BN.where(keep_BN, 0), keep_BN
+
+
+def position_groups(wanted_BT: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield chosen positions, at most so many of a row at a time: they and which are real, `(B, N)` each; others are 0.
+
+    Args:
+        wanted_BT: which are chosen.
+        most: positions of a row in a group.
+    """
+    place_BT = wanted_BT.cumsum(1) - 1
+    for start in range(0, int(wanted_BT.sum(1).max()), most):
+        group_BT = wanted_BT & (place_BT >= start) & (place_BT < start + most)
+        widest = int(group_BT.sum(1).max())
+        yield choose_anchors(group_BT, torch.zeros(group_BT.shape, device=group_BT.device), widest)

@@ -1,6 +1,6 @@
 """The interface of a draft algorithm in training: what it supervises, and its loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
+from deepspec.losses.chunked import Head, Rows
 from deepspec.models.config import DraftConfig
 from deepspec.records.batch import Batch, Tokens
 
@@ -42,6 +43,23 @@ class Work:
         return Work(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(Work)})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drafted:
+    """What a draft says in the slots of some rounds, where every slot before was kept: its rows, not yet logits."""
+
+    rows: Rows
+    """R slots, ordered by target position; their weights mean nothing."""
+    head: Head
+    tokens: Tensor
+    """`(R,)` the true token of each slot, as the target numbers it."""
+    known: Tensor
+    """`(R,)` bool: whether the draft can say that token."""
+    places: Tensor
+    """`(R,)` flat index into `(B, T, K)`: row, where its round begins, slot."""
+    targets: Tensor
+    """`(P,)` flat index into `(B, T)` of the distinct target positions."""
+
+
 class Algorithm(Protocol):
     """One draft algorithm; stateless."""
 
@@ -70,6 +88,19 @@ class Algorithm(Protocol):
             denominators: `supervision.denominators`, summed over the *global* batch, on the model's device.
             measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step;
                 a draft of reduced vocabulary: more, since it is counted against all that the target says).
+        """
+
+    def slots(self, config: DraftConfig) -> int:
+        """Return K, the tokens that decoding proposes in a round."""
+
+    def drafted(self, model: Any, batch: Batch, begins: Tensor, most: int) -> Iterator[Drafted]:
+        """Yield what the draft says in the rounds that begin at chosen positions, some rounds at a time.
+
+        Args:
+            model: the draft.
+            batch: samples on the model's device, states in the model's dtype.
+            begins: `(B, T)` bool, there, too: positions of tokens, each with one before it in its sample.
+            most: rounds of a row that are computed at once.
         """
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -5,15 +5,15 @@ Slot k of a block at anchor i has input token i (k = 0) or MASK, rope position i
 Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D hidden size, r Markov rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from deepspec.algorithms.anchors import draw_anchors
-from deepspec.algorithms.base import LossResult, Work, check_tokens
+from deepspec.algorithms.anchors import draw_anchors, position_groups
+from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens
 from deepspec.algorithms.masks import blocks_mask, form_for
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.errors import TrainingError
@@ -129,6 +129,27 @@ class BlockAlgorithm:
         exact = measure or (confident and not model.config.reduced_vocabulary)
         sums |= _sums(supervision, extra.slots, counted, measure=exact)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
+
+    def slots(self, config: DraftConfig) -> int:
+        """Return K."""
+        return config.block_size
+
+    def drafted(self, model: BlockDraft, batch: Batch, begins: Tensor, most: int) -> Iterator[Drafted]:
+        """Yield the slots of the blocks at chosen anchors; arguments as in `Algorithm.drafted`."""
+        for anchors, keep in position_groups(begins, most):
+            supervision = self.supervise_blocks(model.config, Objective(), batch, anchors, keep)
+            hidden_BQD = backbone(model, batch, supervision)
+            rows, extra = _rows(model, batch, supervision, hidden_BQD, torch.ones((), device=anchors.device))
+            order, size, length = supervision.order, model.config.block_size, batch.input_ids.shape[1]
+            labels_R, begin_R = supervision.labels.flatten()[extra.slots], anchors.flatten()[extra.slots // size]
+            yield Drafted(
+                rows=rows,
+                head=head_of(model, whole=True),
+                tokens=batch.input_ids[order.batch_rows, labels_R],
+                known=extra.known.bool(),
+                places=(order.batch_rows * length + begin_R) * size + extra.slots % size,
+                targets=order.target_batch_rows * length + order.target_positions,
+            )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss terms, acceptance per slot, and the accepted length to expect (bonus token included)."""

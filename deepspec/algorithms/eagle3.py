@@ -6,13 +6,13 @@ target distribution comes from the target's state at i + 1 + s.
 Legend: B rows of samples, S steps, T positions, R supervised rows, D hidden size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import LossResult, Work, check_tokens
+from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
@@ -76,17 +76,10 @@ class Eagle3:
     ) -> LossResult:
         """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
         supervised, order, denominator = supervision.supervised, supervision.order, denominators["steps"]
-        outputs_BSTD = steps(model, batch, supervised.shape[1])
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
         known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
-        rows = Rows(
-            hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
-            labels=torch.zeros_like(order.rows),
-            weights=known_R * (supervision.step_weights / denominator.clamp(min=1))[step_R],
-            target=batch.last_hidden[order.target_batch_rows, order.target_positions],
-            target_index=order.target_index,
-            on_host=order.on_host,
-        )
+        weights_R = known_R * (supervision.step_weights / denominator.clamp(min=1))[step_R]
+        rows = _rows(model, batch, order, supervised.shape[1], torch.zeros_like(order.rows), weights_R)
         head = head_of(model, whole=measure)
         loss, measured = chunked_loss(rows, head, Terms(soft_cross_entropy=1.0))
         sums = {
@@ -99,6 +92,37 @@ class Eagle3:
         if measure or not model.config.reduced_vocabulary:  # its distances are at hand anyway
             sums |= _accepted(supervised, order.rows, measured, 1.0 if head.whole is not None else known_R)
         return LossResult(loss=loss, sums=sums)
+
+    def slots(self, config: DraftConfig) -> int:
+        """Return the steps that decoding takes in a round, however many were trained."""
+        return config.block_size
+
+    def drafted(self, model: EagleDraft, batch: Batch, begins: Tensor, most: int) -> Iterator[Drafted]:
+        """Yield the steps of the rounds at chosen positions; arguments as in `Algorithm.drafted`.
+
+        They are of one pass, since each step needs the whole of the one before. A round that begins at a token goes out
+        from the position before it, whose input that token is.
+        """
+        del most
+        num_steps, length = self.slots(model.config), batch.input_ids.shape[1]
+        chained = batch.ahead(begins, 1)
+        known = []
+        for step in range(num_steps):
+            chained = chained & batch.ahead(batch.loss_mask, step + 2)
+            known.append(chained)
+        supervised = torch.stack(known, dim=1)
+        order = order_by_target(supervised, _target_positions(supervised))
+        tokens = _predicted(batch, num_steps).flatten()[order.rows]
+        labels, said = model.draft_ids(tokens)
+        step_R, begin_R = order.rows // length % num_steps, order.rows % length + 1
+        yield Drafted(
+            rows=_rows(model, batch, order, num_steps, labels, said.float()),
+            head=head_of(model, whole=True),
+            tokens=tokens,
+            known=said,
+            places=(order.batch_rows * length + begin_R) * num_steps + step_R,
+            targets=order.target_batch_rows * length + order.target_positions,
+        )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return loss and acceptance per step, the accepted length to expect (bonus token included), and the coverage.
@@ -114,6 +138,19 @@ class Eagle3:
             found["tau"] = ratio(sums["tau"], sums["blocks"])
             found["tau_greedy"] = ratio(sums["tau_greedy"], sums["blocks"])
         return found
+
+
+def _rows(model: EagleDraft, batch: Batch, order: Order, num_steps: int, labels_R: Tensor, weights_R: Tensor) -> Rows:
+    """Return the supervised positions, those of one target position side by side."""
+    outputs_BSTD = steps(model, batch, num_steps)
+    return Rows(
+        hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
+        labels=labels_R,
+        weights=weights_R,
+        target=batch.last_hidden[order.target_batch_rows, order.target_positions],
+        target_index=order.target_index,
+        on_host=order.on_host,
+    )
 
 
 def _accepted(supervised: Tensor, rows: Tensor, measured: RowLosses, counted: Tensor | float) -> dict[str, Tensor]:

@@ -145,6 +145,7 @@ class Capture:
             "dtype": str(target.dtype).removeprefix("torch."),
             "quantization": target.quantization,
             "codec": self._spec.codec,
+            "stop_ids": sorted(target.stop_ids),
         }
 
     def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
@@ -200,5 +201,6 @@ class _PartJob:
             "stored_bytes": self._path.stat().st_size if self.items else 0,
         }
         files = {self._name: self._path} if self.items else {}
-        told = {**extra, "columns": self._writer.columns}
+        kinds = {item.sample.sample_id: item.kind for item in self.items if item.split != "train" and item.kind}
+        told = {**extra, "columns": self._writer.columns, "kinds": kinds}
         self._capture._out.commit_part(self._shard, self._part, files, counts, told)

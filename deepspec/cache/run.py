@@ -15,7 +15,9 @@ from deepspec.formats.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.target_cache.facts import sampled_as
 from deepspec.target_cache.index import INDEX, write_index
+from deepspec.target_cache.kinds import KINDS, write_kinds
 from deepspec.target_cache.part import concatenate
 from deepspec.target_cache.totals import savings, totals
 
@@ -67,7 +69,13 @@ def finish(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, report: Re
     if not columns["sample_id"]:
         raise no_sample(rows, bad.examples)
     write_index(out.file(INDEX), columns)
-    counts = {**marks[0].extra["facts"], **totals(marks, columns), "rows": dict(sorted(rows.items()))}
+    kinds = {name: kind for mark in marks for name, kind in mark.extra.get("kinds", {}).items()}
+    if kinds:
+        write_kinds(out.file(KINDS), kinds)
+    sampled = sampled_as(inputs["answers"].manifest.spec)
+    said = {name: value for mark in marks for name, value in mark.extra["facts"].items()}
+    facts = {**said, "sampled": None if sampled is None else sampled.model_dump()}
+    counts = {**facts, **totals(marks, columns), "rows": dict(sorted(rows.items()))}
     report.table("target-cache", savings(counts))
     return counts
 
@@ -79,5 +87,10 @@ def _check_complete(marks: Sequence[PartMark], total: int) -> None:
     missing += [shard for shard, count in parts.items() if any((shard, n) not in found for n in range(count))]
     if missing:
         raise CaptureError(f"shards {sorted(missing)} of the target cache are not complete; run the stage again")
-    if any(mark.extra["facts"] != marks[0].extra["facts"] for mark in marks):
+    if any(_told(mark) != _told(marks[0]) for mark in marks):
         raise CaptureError("parts were captured from different targets; delete the artifact and run the stage again")
+
+
+def _told(mark: PartMark) -> dict[str, Any]:
+    """Return what a part says of its target, but for what parts of an earlier release do not say."""
+    return {name: value for name, value in mark.extra["facts"].items() if name != "stop_ids"}

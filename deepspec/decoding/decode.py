@@ -61,7 +61,7 @@ class Decoder:
             ended = list(running.ended())
             yield from [running.rows[place].result() for place in ended]
             self._refill(running, ended, waiting)
-            if running.rows:
+            if running.rows and not any(row.finish_reason for row in running.rows):  # a first token may be the last
                 self._round(running)
 
     @torch.inference_mode()

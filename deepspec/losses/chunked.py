@@ -120,12 +120,20 @@ def chunked_loss(
     """
     target = bool(measure or terms.total_variation or terms.soft_cross_entropy)
     most = chunk_rows or (CHUNK_ROWS_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_ROWS)
-    chunks = _chunks_of(rows, head)(rows, head, terms, with_target=target, most=most)
+    cut = _chunks_of(rows, head)(rows, head, terms, with_target=target, most=most)
     if not torch.is_grad_enabled():  # within a Function it never is, and what it is given still asks for gradients
-        loss, measured, _ = chunks.run(with_gradients=False)
+        loss, measured, _ = cut.run(with_gradients=False)
         return loss, RowLosses(*measured)
-    loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, chunks)  # type: ignore[no-untyped-call]
+    loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, cut)  # type: ignore[no-untyped-call]
     return loss, RowLosses(*measured)
+
+
+def chunks(rows: Rows, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows of each chunk, at most so many, and the target positions that they are held against."""
+    index = rows.target_index.cpu().numpy() if rows.on_host is None else rows.on_host
+    for start in range(0, len(index), max(1, size)):
+        stop = min(start + size, len(index))
+        yield slice(start, stop), slice(int(index[start]), int(index[stop - 1]) + 1)
 
 
 def _chunks_of(rows: Rows, head: Head) -> "type[Chunks]":
@@ -169,7 +177,7 @@ class Chunks:
         self.dtype = torch.float64 if rows.hidden.dtype == torch.float64 else torch.float32
         num_rows = len(rows.hidden)
         self.size = math.ceil(num_rows / max(1, math.ceil(num_rows / most)))
-        self.spans = list(self._spans())
+        self.spans = list(chunks(rows, self.size))
         distinct = max((positions.stop - positions.start for _, positions in self.spans), default=0)
         self.whole = None if head.whole is None or not with_target else WholeHead(head.whole, head.softcap, distinct)
         self.logits = self._buffer(self.size)
@@ -200,14 +208,6 @@ class Chunks:
             grad_ND[span] = self.head.backward(self._uncap(logits_grad_MV)) * weights_M1
         grad_W2 = None if grad_Vr is None or rows.markov_weight is None else grad_Vr.to(rows.markov_weight.dtype)
         return self._loss(), tuple(self.measured), (grad_ND, grad_Nr, grad_W2)
-
-    def _spans(self) -> Iterator[tuple[slice, slice]]:
-        """Yield the rows of each chunk, and the target positions that they are held against."""
-        known = self.rows.on_host
-        index = self.rows.target_index.cpu().numpy() if known is None else known
-        for start in range(0, len(index), max(1, self.size)):
-            stop = min(start + self.size, len(index))
-            yield slice(start, stop), slice(int(index[start]), int(index[stop - 1]) + 1)
 
     def _buffer(self, rows: int) -> Tensor:
         return self.rows.hidden.new_empty(rows, len(self.head.weight_VD), dtype=self.dtype)

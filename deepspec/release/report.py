@@ -81,8 +81,32 @@ def sections(found: Released) -> list[Section]:
     """Return the parts of the report."""
     rows = [each.row() for each in found.differences]
     before = [Section(title="Against the release before", texts=["That one is the first."], rows=rows)] if rows else []
+    trained = _training_sections(found)
     gate = [Section(title="Parity gate", texts=[PARITY], rows=[each.row() for each in found.index.parity or ()])]
-    return [*score_sections(found.scores, found.figures), *before, *_speed_sections(found, found.speed), *gate]
+    return [
+        *score_sections(found.scores, found.figures),
+        *trained,
+        *before,
+        *_speed_sections(found, found.speed),
+        *gate,
+    ]
+
+
+def _training_sections(found: Released) -> list[Section]:
+    """Return how accepted length grew in training; nothing of a draft that was trained elsewhere."""
+    figures, look = _some(found, "learning_curve"), found.trained.get("held_out") or {}
+    if not figures:
+        return []
+    texts = [
+        "Losses, and the accepted length over held-out answers that a walk over their rounds gives, at every look."
+    ]
+    if "accepted_length" in look:
+        low, high = look["accepted_length_low"], look["accepted_length_high"]
+        length = f"{look['accepted_length']:.3f} ({low:.3f} to {high:.3f})"
+        texts.append(
+            f"Those of the draft, of step {look['step']}: {length}. Other prompts than those of the benchmarks."
+        )
+    return [Section(title="While it was trained", texts=texts, figures=figures)]
 
 
 def _speed_sections(found: Released, speed: Speed) -> list[Section]:

@@ -32,7 +32,11 @@ from deepspec.report import Report
 CALIBRATION = "calibration.json"
 CARD = "README.md"
 PROVENANCE = "provenance.json"
-FIGURES = {"scores": ("acceptance.png", "reliability.png"), "speed": ("speed.png", "load.png")}
+FIGURES = {
+    "draft": ("learning_curve.png",),
+    "scores": ("acceptance.png", "reliability.png"),
+    "speed": ("speed.png", "load.png"),
+}
 """Kind of artifact -> pictures in it, where they were drawn."""
 
 

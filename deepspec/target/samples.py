@@ -48,6 +48,8 @@ class Item:
 
     sample: Sample
     split: str
+    kind: str = ""
+    """Source that its prompt names; none: nobody asks."""
 
     @property
     def length(self) -> int:
@@ -218,6 +220,7 @@ def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, re
         date_assumed=rendered.date_assumed,
     )
     kept = [item for sample in rendered.samples if (item := _item(sample, split, wanted, read.counts)) is not None]
+    kept = [replace(item, kind=str(row.get("source") or "")) for item in kept]
     read.items += kept
     read.counts["rows_kept"] += bool(kept)
 

@@ -1,6 +1,7 @@
 """What a target cache says about itself in its manifest. Loads no model library."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +17,30 @@ class SplitCounts(BaseModel):
     tokens: int = 0
     supervised: int = 0
     """Tokens that the target generated."""
+
+
+class Sampled(BaseModel):
+    """How answers were sampled, as far as a distribution over the next token says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float
+    """0: greedily."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+    min_p: float = 0.0
+
+
+def sampled_as(answers: Mapping[str, Any]) -> Sampled | None:
+    """Return how the answers of an artifact were sampled, from its spec; None where that does not say it."""
+    sampling = answers.get("sampling")
+    if sampling is None or answers.get("answers") is not None:
+        return None
+    if sampling.get("repetition_penalty") not in (None, 1.0) or sampling.get("presence_penalty") not in (None, 0.0):
+        return None
+    told = {name: sampling.get(name) for name in Sampled.model_fields}
+    return Sampled.model_validate({name: value for name, value in told.items() if value is not None})
 
 
 class CacheFacts(BaseModel):
@@ -41,6 +66,11 @@ class CacheFacts(BaseModel):
     quantization: str | None = None
     """How its weights were quantised (gptq, fp8, …); None: they were not."""
     codec: str
+    stop_ids: tuple[int, ...] | None = None
+    """Tokens that end an answer; None: the cache was made before it told them."""
+    sampled: Sampled | None = None
+    """How its answers were sampled; None: nobody knows, as of answers that were brought, or penalties changed the
+    distribution from token to token."""
     splits: Mapping[str, SplitCounts]
     stored_bytes: int
     """Of all parts."""

@@ -7,11 +7,13 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+LENGTHS = {"accepted_length_greedy": "greedily", "accepted_length_sampled": "as sampled"}
+"""Of a look's row -> how it is called; both with `_low` and `_high`."""
 _SMOOTH = 0.9
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return a PNG: losses of training and held-out samples, and the expected accepted length, by step.
+    """Return a PNG: losses of training and held-out samples, and accepted lengths with their intervals, by step.
 
     The same rows give the same bytes.
 
@@ -27,16 +29,29 @@ def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     losses.plot([row["step"] for row in held_out], [row["loss"] for row in held_out], "o-", ms=3, label="held out")
     losses.set(xlabel="step", ylabel="loss", yscale="log")
     losses.legend()
-    for name in ("tau", "tau_greedy"):
-        points = [(row["step"], row[name]) for row in held_out if name in row]
-        lengths.plot([step for step, _ in points], [tau for _, tau in points], "o-", ms=3, label=name)
-    lengths.set(xlabel="step", ylabel="expected accepted length, bonus token included")
-    lengths.legend()
+    _draw_lengths(lengths, held_out)
     for axes in (losses, lengths):
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw_lengths(axes: Any, held_out: Sequence[Mapping[str, Any]]) -> None:
+    """Draw what decoding would give, as bands; thin, what a block at any place gives by itself."""
+    for name, label in LENGTHS.items():
+        rows = [row for row in held_out if name in row]
+        if rows:
+            steps = [row["step"] for row in rows]
+            axes.plot(steps, [row[name] for row in rows], "o-", ms=3, label=label)
+            axes.fill_between(
+                steps, [row[f"{name}_low"] for row in rows], [row[f"{name}_high"] for row in rows], alpha=0.2
+            )
+    for name in ("tau", "tau_greedy"):
+        rows = [row for row in held_out if name in row]
+        axes.plot([row["step"] for row in rows], [row[name] for row in rows], ":", lw=1, label=name)
+    axes.set(xlabel="step", ylabel="accepted length, bonus token included")
+    axes.legend()
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

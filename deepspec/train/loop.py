@@ -17,6 +17,7 @@ from torch import Tensor
 from deepspec.errors import CancelledError
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Cut, Samples, Share, Stream
+from deepspec.train.accepted import Answered
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
@@ -60,7 +61,9 @@ class Loop:
         self.total = total_steps(spec, len(samples))
         self.held_out: Samples | None = None
         """The slice that is looked at."""
-        self.progress = Progress()
+        self.answered = Answered()
+        """What is known of its answers."""
+        self.progress = Progress(watch=spec.watch)
         self.meter = Meter(device_peak(task.device))
         self.guard = Guard(spec.skip_limit)
         self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
@@ -79,7 +82,8 @@ class Loop:
         """Return how the held-out slice is looked at: cut as the steps are, once it is known how they are."""
         if self.held_out is None:
             return None
-        return Validation(self.task, self.held_out, self.ranks, self.cut.micro_batch, self.reader.pace)
+        size, pace = self.cut.micro_batch, self.reader.pace
+        return Validation(self.task, self.held_out, self.ranks, size, pace, self.answered)
 
     @property
     def data_wait_share(self) -> float:
@@ -89,7 +93,7 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Return whether no step is left, or the held-out loss has not improved for too long."""
+        """Return whether no step is left, or what is watched of held-out samples is not better for too long."""
         return self.progress.step >= self.total or self._out_of_patience()
 
     def run(self, saves: Saves | None, on_rows: Callable[["Loop"], object] | None = None) -> None:
@@ -159,7 +163,8 @@ class Loop:
         if known["cut"].get("ranks") == self.ranks.count:
             self.cut = _cut_anew(Cut(**known["cut"]), micro_batch, pack, log)
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
-        self.progress = Progress(step, known.get("samples", 0), known.get("tokens", 0), rows)
+        counted = known.get("samples", 0), known.get("tokens", 0)
+        self.progress = Progress(step, *counted, rows, watch=self.task.spec.watch)
 
     def _share(self, step: int) -> Share:
         return self._stream.share(step, self.ranks.rank, self.cut)

@@ -1,10 +1,11 @@
-"""What a run tells while it goes: progress at most once a second, the curve at most once a minute."""
+"""What a run tells while it goes: progress at most once a second, the curve at most once a minute, and each look."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from deepspec.report import Report
+from deepspec.train.accepted import LENGTH
 from deepspec.train.figure import learning_curve
 from deepspec.train.loop import Loop
 from deepspec.train.meter import peak_memory
@@ -12,6 +13,12 @@ from deepspec.train.meter import peak_memory
 PROGRESS_SECONDS = 1.0
 FIGURE_SECONDS = 60.0
 FIGURE = "learning-curve"
+LOOKS = "held-out"
+UNWALKED = (
+    "the held-out answers give no accepted length (train.watch): too few of their tokens are known to be the target's "
+    "own; looks are held against each other by their loss"
+)
+"""Answers that were brought, sampled nobody knows how; or too short ones."""
 
 
 class Narrator:
@@ -42,11 +49,28 @@ class Narrator:
             self.draw(loop)
 
     def _tell(self, row: Mapping[str, Any]) -> None:
+        if row["split"] == "validation":
+            self._report.log(f"step {row['step']}, held out: {told(row)}")
+            if row["step"] == 0 and LENGTH not in row and "known_greedy" in row:
+                self._report.log(UNWALKED)
         if "skipped" in row:
             self._report.log(f"step {row['step']} was skipped: loss or gradients were not finite")
         if "spike" in row:
             self._report.log(
                 f"step {row['step']}: gradient norm {row['gradient_norm']:.3g} jumps out of the recent ones"
+            )
+
+    def end(self, loop: Loop) -> None:
+        """Tell all looks once more, and what they cost."""
+        looks, step = loop.progress.looks(), loop.meter.training / max(loop.progress.step, 1)
+        if loop.validation is None or not looks:
+            return
+        self._report.table(LOOKS, [row_of(look) for look in looks])
+        whole, walking = loop.validation.seconds, loop.validation.walking
+        if whole:
+            self._report.log(
+                f"looks at held-out samples took {whole:.1f} s, {walking:.1f} s of it for the accepted length: each as "
+                f"long as {whole / len(looks) / step:.1f} steps"
             )
 
     def draw(self, loop: Loop) -> bytes:
@@ -60,8 +84,46 @@ def note(loop: Loop) -> str:
     """Return loss, held-out accepted length, throughput, data wait and memory in one line."""
     loss, looks = loop.progress.last_loss(), loop.progress.looks()
     parts = [] if loss is None else [f"loss {loss:.3f}"]
-    parts += [f"τ {looks[-1]['tau']:.3f}"] if looks else []
+    parts += [_shown(looks[-1])] if looks else []
     share = loop.meter.utilization
     parts += [f"{loop.meter.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"]
     parts += [f"memory {peak_memory(loop.task.device) / 1e9:.1f} GB"]
     return "  ".join(parts if share is None else [*parts, f"MFU {share:.0%}"])
+
+
+def _shown(look: Mapping[str, Any]) -> str:
+    return f"accepted length {look[LENGTH]:.3f}" if LENGTH in look else f"τ {look['tau']:.3f}"
+
+
+def told(look: Mapping[str, Any]) -> str:
+    """Return accepted lengths and loss of a look in one line."""
+    names = {"_greedy": "greedily", "_sampled": "as the answers were sampled"}
+    parts = [
+        f"{_length(look, suffix)} {how}{_over(look, suffix)}"
+        for suffix, how in names.items()
+        if LENGTH + suffix in look
+    ]
+    lengths = f"accepted length {', '.join(parts)}; " if parts else ""
+    return f"{lengths}loss {look['loss']:.4f}"
+
+
+def _over(look: Mapping[str, Any], suffix: str) -> str:
+    """Return of how much of the answers a length is, where that is not all."""
+    known = look.get(f"known{suffix}", 1.0)
+    return "" if known == 1 else f" over {known:.0%} of the answers' tokens"
+
+
+def row_of(look: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of looks."""
+    return {
+        "step": look["step"],
+        "loss": f"{look['loss']:.4f}",
+        "accepted length": _length(look, "") if LENGTH in look else "",
+        "greedily": _length(look, "_greedy") if f"{LENGTH}_greedy" in look else "",
+        "as sampled": _length(look, "_sampled") if f"{LENGTH}_sampled" in look else "",
+    }
+
+
+def _length(look: Mapping[str, Any], suffix: str) -> str:
+    low, high = (look[f"{LENGTH}{suffix}_{end}"] for end in ("low", "high"))
+    return f"{look[LENGTH + suffix]:.3f} ({low:.3f} to {high:.3f})"

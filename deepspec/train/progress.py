@@ -5,10 +5,12 @@ Every question about the rows is answered without reading them again: a run of a
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Look = dict[str, Any]
 """Metric row of a look at the held-out slice."""
+Watch = Literal["accepted_length", "loss"]
+"""By what looks are held against each other: the longer, or the lower, the better."""
 
 
 @dataclass(slots=True)
@@ -20,11 +22,14 @@ class Progress:
     tokens: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Metric rows; no clock enters them, so that equal runs write equal files. Added by `add`."""
+    watch: Watch = "accepted_length"
+    """Looks that tell no accepted length (none could be walked, or an earlier release took them) are held against each
+    other by their loss, and are worse than any that does."""
     _looks: list[Look] = field(default_factory=list, init=False)
     _best: list[Look] = field(default_factory=list, init=False)
     """Each better than all before it; the last is the best."""
-    _lowest: int = field(default=0, init=False)
-    """Number of the look with the lowest loss, the untrained draft's among them; of equals the first."""
+    _top: int = field(default=0, init=False)
+    """Number of the best look, the untrained draft's among them; of equals the first."""
 
     def __post_init__(self) -> None:
         """Take in the rows of the run so far."""
@@ -41,8 +46,8 @@ class Progress:
         return self._looks
 
     def best_look(self) -> Look | None:
-        """Return the look with the lowest loss, of equals the first; not that at the untrained draft, nor one whose
-        weights could not be saved.
+        """Return the best look, of equals the first; not that at the untrained draft, nor one whose weights could not
+        be saved.
         """
         return self._best[-1] if self._best else None
 
@@ -52,8 +57,8 @@ class Progress:
         return next((float(row["loss"]) for row in rows), None)
 
     def looks_without_progress(self) -> int:
-        """Return how many looks there were since the one with the lowest loss."""
-        return max(len(self._looks) - 1 - self._lowest, 0)
+        """Return how many looks there were since the best one."""
+        return max(len(self._looks) - 1 - self._top, 0)
 
     def not_kept(self, look: Look) -> None:
         """Note that the weights of the best look could not be saved: the one before it is the best again."""
@@ -64,14 +69,14 @@ class Progress:
         if row["split"] != "validation":
             return
         self._looks.append(row)
-        if _loss(row) < _loss(self._looks[self._lowest]):
-            self._lowest = len(self._looks) - 1
+        if self._badness(row) < self._badness(self._looks[self._top]):
+            self._top = len(self._looks) - 1
         best = self.best_look()
-        if row["step"] > 0 and row.get("saved", True) and (best is None or _loss(row) < _loss(best)):
+        if row["step"] > 0 and row.get("saved", True) and (best is None or self._badness(row) < self._badness(best)):
             self._best.append(row)
 
-
-def _loss(look: Look) -> float:
-    """Return the loss of a look; one that is not a number is worse than any."""
-    loss = float(look["loss"])
-    return math.inf if math.isnan(loss) else loss
+    def _badness(self, look: Look) -> tuple[bool, float]:
+        """Return what is lower for a better look; a number that is none is worse than any."""
+        walked = self.watch == "accepted_length" and "accepted_length" in look
+        badness = -float(look["accepted_length"]) if walked else float(look["loss"])
+        return not walked, math.inf if math.isnan(badness) else badness

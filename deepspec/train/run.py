@@ -27,7 +27,9 @@ from deepspec.start.previous import STATE
 from deepspec.store import Store
 from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
+from deepspec.train.accepted import Answered
 from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
@@ -73,6 +75,7 @@ def run(
         if ranks.first:
             _check_cache(spec, inputs["target_cache"], cache, placement, report)
         loop = make_loop(spec, cache, ranks, placement, report.log)
+        loop.answered = _answered(inputs["target_cache"], cache)
         kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
         for damage in cache.quarantined.values():
             report.log(f"left out: {damage}")
@@ -169,6 +172,12 @@ def make_loop(
     return loop
 
 
+def _answered(artifact: Artifact, cache: TargetCache) -> Answered:
+    """Return what a cache tells of its answers."""
+    stops, kinds = frozenset(cache.facts.stop_ids or ()), read_kinds(artifact)
+    return Answered(sampled=cache.facts.sampled, stop_ids=stops, kinds=kinds)
+
+
 def _pace(placement: Placement, ranks: Ranks) -> Pace:
     """Return how far and how wide each rank reads ahead: cores and free memory are shared by those of a machine."""
     card = ranks.device.type == "cuda"
@@ -229,7 +238,7 @@ def _keep_best(loop: Loop, saves: Saves | None, log: Callable[[str], None]) -> i
         loop.optimizer.load(None if best is None else best.tensors)
         return int(step)
     if loop.task.spec.keep == "best" and loop.held_out is not None:
-        log("the weights of the best held-out loss could not be kept: those of the last step become the draft")
+        log("the weights of the best look could not be kept: those of the last step become the draft")
     return loop.progress.step
 
 
@@ -238,7 +247,9 @@ def _write(loop: Loop, out: Out, report: Report) -> None:
     out.folder.mkdir(parents=True, exist_ok=True)
     save_draft(loop.task.model, out.folder)
     out.file(METRICS).write_text("".join(f"{json.dumps(row)}\n" for row in loop.progress.rows))
-    out.file(CURVE).write_bytes(Narrator(report).draw(loop))
+    narrator = Narrator(report)
+    out.file(CURVE).write_bytes(narrator.draw(loop))
+    narrator.end(loop)
     write_tensors(loop.optimizer.state(), out.file(STATE))
 
 
@@ -261,6 +272,8 @@ def _counts(loop: Loop, cache: TargetCache, kept: int) -> dict[str, Any]:
         "kept_step": kept,
         "held_out": next((look for look in looks if look["step"] == kept), None),
         "seconds": round(loop.meter.training, 1),
+        "look_seconds": 0.0 if loop.validation is None else round(loop.validation.seconds, 1),
+        "walk_seconds": 0.0 if loop.validation is None else round(loop.validation.walking, 1),
         "tokens_per_second": round(loop.meter.tokens_per_second, 1),
         "samples_per_second": round(loop.meter.samples_per_second, 3),
         "data_wait_share": round(loop.data_wait_share, 4),

@@ -41,10 +41,14 @@ class TrainSpec(Beginning):
     """Steps between looks at the validation split; None: twenty looks a run."""
     validation_samples: int = Field(default=64, ge=0)
     """Held-out samples of each look, at most; 0: none is taken."""
+    walked_tokens: int = Field(default=512, ge=0)
+    """Answer tokens of each of them over which accepted length is walked, at most; 0: it is not."""
+    watch: Literal["accepted_length", "loss"] = "accepted_length"
+    """By what looks are held against each other: the accepted length that decoding would have, or the loss."""
     patience: int | None = Field(default=None, gt=0)
-    """Looks without a better validation loss after which training stops; None: never."""
+    """Looks that are no better than the best one after which training stops; None: never."""
     keep: Literal["last", "best"] = "last"
-    """Which weights become the draft: those of the last step, or of the best validation loss."""
+    """Which weights become the draft: those of the last step, or of the best look."""
     skip_limit: int = Field(default=10, ge=0)
     """Steps in a row that may be skipped because loss or gradients are not finite."""
     window: int = Field(default=8, gt=0)
@@ -63,4 +67,8 @@ class TrainSpec(Beginning):
     def _judged(self) -> Self:
         if self.validation_samples == 0 and (self.patience or self.keep == "best"):
             raise ValueError("patience and keep=best judge by the validation split; set validation_samples above 0")
+        if self.walked_tokens == 0 and self.watch == "accepted_length" and (self.patience or self.keep == "best"):
+            raise ValueError(
+                "patience and keep=best go by the accepted length; set walked_tokens above 0, or watch=loss"
+            )
         return self

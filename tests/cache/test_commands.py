@@ -46,7 +46,7 @@ def test_only_what_is_damaged_is_made_again(target: Path, store: Store, tmp_path
     manifest = read_manifest(store, "target_cache", "c")
     assert manifest is not None
     moved = {file for file, entry in manifest.files.items() if entry.key != artifact.entry(file).key}
-    assert moved == {name, "index.parquet"}
+    assert moved == {name, "index.parquet", "kinds.json"}
     assert again.content == ref.content
 
 

@@ -7,12 +7,16 @@ import torch
 
 from deepspec.artifacts import open_artifact
 from deepspec.cache import run as stage
+from deepspec.cache.capture import Capture
 from deepspec.errors import CaptureError, SourceError, TargetError
+from deepspec.regenerate.spec import RegenerateSpec, Sampling
 from deepspec.store import Store
 from deepspec.target.load import load_target
+from deepspec.target_cache.facts import Sampled, sampled_as
+from deepspec.target_cache.kinds import read_kinds
 from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
-from tests.target.tiny import answered, write_target
+from tests.target.tiny import END_OF_TEXT, IM_END, answered, write_target
 
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.0), ("bf16-zstd", 0.0), ("fp8", 0.07)])
@@ -44,6 +48,43 @@ def test_manifest_tells_training_all_it_needs(target: Path, store: Store, tmp_pa
     assert facts.stored_bytes == sum(
         entry.size for name, entry in open_artifact(store, ref, tmp_path).manifest.files.items() if "part" in name
     )
+
+
+def test_manifest_tells_how_answers_were_sampled_and_end_and_a_file_of_which_kind_the_held_out_are(
+    target: Path, store: Store, tmp_path: Path
+):
+    some = [{**row, "source": f"kind {number % 2}"} for number, row in enumerate(rows(10))]
+    sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20)
+    spec = RegenerateSpec(target=spec_for(target).target, sampling=sampling)
+    answers = publish_answers(store, tmp_path, [some[:5], some[5:]], spec=spec)
+    ref = build(spec_for(target), target, answers, store, tmp_path)
+    facts = opened(ref, store, tmp_path).facts
+    assert facts.stop_ids == (IM_END, END_OF_TEXT)
+    assert facts.sampled == Sampled(temperature=0.7, top_p=0.8, top_k=20)
+    assert read_kinds(open_artifact(store, ref, tmp_path)) == {"s004": "kind 0", "s009": "kind 1"}
+
+
+@pytest.mark.parametrize("changes", [{"answers": "xxh3:0"}, {"sampling": Sampling(presence_penalty=1.5)}])
+def test_of_answers_that_were_brought_or_penalised_no_distribution_is_told(target: Path, changes):
+    spec = RegenerateSpec(target=spec_for(target).target, **changes)
+    assert sampled_as(spec.model_dump(mode="json")) is None
+    assert sampled_as({}) is None
+
+
+def test_parts_of_an_earlier_release_that_tell_no_end_tokens_fit_beside_others(
+    target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answers = publish_answers(store, tmp_path, [rows(4), rows(4, seed=1)])
+    spec, real = spec_for(target), Capture.facts.func
+    out, place = out_for(store, tmp_path, answers), placement_for(target, tmp_path)
+    told = {"inputs": {"answers": answers}, "out": out}
+    monkeypatch.setattr(
+        Capture, "facts", property(lambda self: {k: v for k, v in real(self).items() if k != "stop_ids"})
+    )
+    stage.run_shard(0, spec, **told, placement=place, report=Heard())
+    monkeypatch.undo()
+    stage.run_shard(1, spec, **told, placement=place, report=Heard())
+    assert stage.finish(spec, **told, report=Heard())["stop_ids"] == [IM_END, END_OF_TEXT]
 
 
 def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path):

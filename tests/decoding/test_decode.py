@@ -51,6 +51,18 @@ def test_every_algorithm_is_lossless_at_temperature_0(algorithm: str, sliding: b
     assert [decoded[str(row)].tokens for row in range(5)] == generated(target, prompts)
 
 
+def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_read():
+    """Of the same prompts one at a time, and together, where it comes into the place of one that has ended."""
+    target = tiny.target(6, sharpness=2.0)
+    prompts = [[number % 6, number // 6, 3] for number in range(24)]
+    proposer = proposer_for(tiny.draft(target, "dflash"), stop_ids=target.stop_ids)
+    for batch in (1, 3, 24):
+        every = decode(target, proposer, prompts, batch, temperature=1.0).values()
+        ended = [each for each in every if each.tokens[0] in target.stop_ids]
+        assert ended
+        assert all(len(each.tokens) == 1 and not each.rounds for each in ended)
+
+
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
 def test_a_sample_does_not_depend_on_its_batch(algorithm: str):
     target, prompts = tiny.target(), tiny.prompts(6)

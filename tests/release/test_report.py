@@ -63,6 +63,17 @@ def test_the_report_tells_everything_and_warns_first(found: Released):
         assert row in text
 
 
+def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Released):
+    assert "While it was trained" not in [each.title for each in sections(found)]
+    look = {"step": 40, "accepted_length": 2.5, "accepted_length_low": 2.25, "accepted_length_high": 2.75}
+    trained = replace(found, trained={"held_out": look}, figures={**found.figures, "learning_curve": b"png"})
+    (shown,) = [each for each in sections(trained) if each.title == "While it was trained"]
+    assert shown.figures == {"learning_curve": b"png"}
+    assert "Those of the draft, of step 40: 2.500 (2.250 to 2.750)." in shown.texts[1]
+    (bare,) = [each for each in sections(replace(trained, trained={"held_out": None})) if each.title == shown.title]
+    assert len(bare.texts) == 1
+
+
 def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released):
     loud = "The draft's embedding is not the target's"
     assert warnings(replace(found, trained={**found.trained, "warnings": [loud]}))[0] == loud

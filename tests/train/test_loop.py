@@ -153,7 +153,7 @@ def test_where_no_best_weights_could_be_saved_the_last_ones_are_taken_and_it_is_
     loop.run(saves)
     before = weights(loop)
     assert _keep_best(loop, saves, told.append) == 12
-    assert told == ["the weights of the best held-out loss could not be kept: those of the last step become the draft"]
+    assert told == ["the weights of the best look could not be kept: those of the last step become the draft"]
     assert all(torch.equal(value, before[name]) for name, value in weights(loop).items())
 
 

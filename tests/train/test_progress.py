@@ -54,6 +54,33 @@ def test_a_loss_that_is_no_number_is_never_the_best_for_long():
     assert progress.best_look() == look(8, 2.0)
 
 
+LENGTHS = st.lists(st.sampled_from([1.0, 1.5, 2.0, 2.5]), max_size=12)
+
+
+@given(LENGTHS, st.integers(1, 5))
+def test_the_longest_rounds_are_the_best_whatever_the_loss(lengths: list[float], patience: int):
+    looks = [look(step, 0.1 * length, accepted_length=length) for step, length in enumerate(lengths)]
+    progress = Progress(rows=looks)
+    assert progress.best_look() == max(looks[1:], key=lambda row: row["accepted_length"], default=None)
+    stale = len(lengths) > patience and max(lengths[:-patience]) >= max(lengths[-patience:])
+    assert (progress.looks_without_progress() >= patience) == stale
+    by_loss = Progress(rows=looks, watch="loss")
+    assert by_loss.best_look() == min(looks[1:], key=lambda row: row["loss"], default=None)
+
+
+def test_looks_of_an_earlier_release_are_read_and_those_that_tell_a_length_are_better():
+    before = [look(0, 3.0), look(4, 1.0), look(8, 2.0)]
+    assert Progress(rows=list(before)).best_look() == look(4, 1.0)
+    assert Progress(rows=list(before)).looks_without_progress() == 1
+    progress = Progress(rows=[*before, look(12, 2.5, accepted_length=1.2), look(16, 0.5)])
+    assert progress.best_look() == look(12, 2.5, accepted_length=1.2)
+
+
+def test_a_length_that_is_no_number_is_never_the_best_for_long():
+    progress = Progress(rows=[look(4, 1.0, accepted_length=float("nan")), look(8, 2.0, accepted_length=1.1)])
+    assert progress.best_look()["step"] == 8
+
+
 class Counted(list):
     """Rows that count how often they are read one after another."""
 

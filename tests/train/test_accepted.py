@@ -1,0 +1,220 @@
+"""Looks tell the accepted length of decoding: counted by sample, summed over batches, by kind and by slot."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepspec.algorithms import ALGORITHMS
+from deepspec.artifacts import open_artifact
+from deepspec.decoding.propose import proposer_for
+from deepspec.records.batch import collate
+from deepspec.records.stream import Cut
+from deepspec.regenerate.spec import RegenerateSpec, Sampling
+from deepspec.rounds.measure import estimates, tally
+from deepspec.store import Store
+from deepspec.target_cache.facts import Sampled
+from deepspec.train.accepted import AcceptedLength, Answered
+from deepspec.train.loop import Loop
+from deepspec.train.narrator import UNWALKED, told
+from deepspec.train.ranks import Ranks
+from deepspec.train.spec import TrainSpec
+from deepspec.train.stop import StopSignal
+from deepspec.train.task import Task, add
+from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
+from tests.decoding import tiny
+from tests.heard import Heard
+from tests.target.tiny import write_target
+from tests.train.conftest import SMALL, Site
+from tests.train.toy import ToySamples
+from tests.walk.held_out import decoded, record
+
+VOCAB, MASK = 6, 5
+SPEC = TrainSpec(
+    steps=6, global_batch=4, precision="fp32", validate_every=2, learning_rate=0.02, objective={"num_anchors": 16}
+)
+
+
+class Answers(ToySamples):
+    """Greedy answers of a tiny target, through their stop tokens."""
+
+    def __init__(self, target: Any, seed: int, count: int = 12) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        asked = [torch.randint(2, MASK, (4,), generator=generator).tolist() for _ in range(count * 20)]
+        ended = [each for each in decoded(target, asked, max_new_tokens=60) if each.finish_reason == "stop"]
+        fit = [each for each in ended if len(each.tokens) > 2 and MASK not in each.tokens][:count]
+        self.prompts = [asked[int(each.sample_id)] for each in fit]
+        self.answers = [each.tokens for each in fit]
+        pairs = zip(self.prompts, self.answers, strict=True)
+        self.records = [record(target, f"{seed}-{number}", *pair) for number, pair in enumerate(pairs)]
+
+
+def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> Task:
+    model = tiny.draft(target, algorithm, **({"markov_rank": 4} if algorithm == "dspark" else {}))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(("embed_tokens", "lm_head")))
+    return Task(
+        spec=spec, config=model.config, model=model, algorithm=ALGORITHMS[algorithm], device=torch.device("cpu")
+    )
+
+
+def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", sampled: Any = None) -> Loop:
+    """Return a loop that learns greedy answers and looks at others."""
+    samples = Answers(target, seed=5)
+    loop = Loop(task_of(target, spec, algorithm), samples, Ranks("cpu"), Cut(ranks=1, micro_batch=3))
+    loop.held_out = Answers(target, seed=6)
+    kinds = {f"6-{number}": "even" if number % 2 == 0 else "odd" for number in range(12)}
+    loop.answered = Answered(sampled=sampled, stop_ids=target.stop_ids, kinds=kinds)
+    return loop
+
+
+@pytest.fixture(scope="module")
+def target() -> Any:
+    return tiny.target(VOCAB, sharpness=2.0)
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+def test_a_look_tells_what_decoding_with_that_draft_gives(target, algorithm):
+    loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
+    loop.run(None)
+    look, held = loop.progress.looks()[-1], loop.held_out
+    proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
+    wanted = tally(decoded(target, held.prompts, proposer, max_new_tokens=60), loop.task.config.block_size)
+    length = estimates(wanted)["accepted_length"]
+    assert look["accepted_length"] == look["accepted_length_greedy"] == pytest.approx(length.value)
+    assert look["accepted_length_low"] < look["accepted_length"] < look["accepted_length_high"]
+    assert look["known_greedy"] == 1
+    assert look["cut_greedy"] == 0
+    assert "accepted_length_sampled" not in look
+    for slot in range(loop.task.config.block_size):
+        if wanted.reached.sum(0)[slot]:
+            share = wanted.accepted.sum(0)[slot] / wanted.reached.sum(0)[slot]
+            assert look[f"accepted@{slot}"] == pytest.approx(share)
+
+
+def test_a_look_tells_each_kind_of_prompt(target):
+    loop = loop_of(target, sampled=Sampled(temperature=0.0))
+    look, held = loop.validation.look(StopSignal()), loop.held_out
+    proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
+    every = decoded(target, held.prompts, proposer, max_new_tokens=60)
+    for kind, first in (("even", 0), ("odd", 1)):
+        wanted = estimates(tally(every[first::2], 4))["accepted_length"]
+        assert look[f"accepted_length/{kind}"] == pytest.approx(wanted.value)
+        assert look[f"accepted_length_low/{kind}"] <= wanted.value <= look[f"accepted_length_high/{kind}"]
+
+
+def test_answers_that_were_sampled_are_watched_as_such(target):
+    loop = loop_of(target, sampled=Sampled(temperature=1.0))
+    look = loop.validation.look(StopSignal())
+    assert look["accepted_length"] == look["accepted_length_sampled"] != look["accepted_length_greedy"]
+    assert look["cut_sampled"] == 0
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_watched(target, greedy):
+    loop = loop_of(target)
+    if not greedy:
+        for each in loop.held_out.records:
+            each.input_ids[5:-1] = (each.input_ids[5:-1] - 1) % 3 + 2
+    look = loop.validation.look(StopSignal())
+    assert ("accepted_length" in look) == greedy
+    assert look["known_greedy"] == 1 if greedy else look["known_greedy"] < 0.5
+
+
+def test_how_samples_are_cut_into_batches_changes_nothing(target):
+    """Ranks sum the same way: each has rows of its own."""
+    samples = Answers(target, seed=6)
+    names = [each.sample_id for each in samples.records]
+    task = task_of(target)
+
+    def metrics(*groups):
+        counted = AcceptedLength(task, names, Answered(sampled=Sampled(temperature=0.7), stop_ids=target.stop_ids))
+        sums: dict[str, torch.Tensor] = {}
+        for group in groups:
+            add(sums, counted.sums(collate([samples.records[number] for number in group])))
+        return counted.metrics(sums)
+
+    whole = metrics(range(12))
+    assert whole["accepted_length_low"] < whole["accepted_length_high"]
+    assert metrics([3, 7, 2], [0, 1], [4, 5, 6], [11, 10, 9, 8]) == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_best_look_is_the_one_of_the_longest_rounds(target):
+    """And its weights are kept, though another look has the lower loss."""
+    spec = SPEC.but(steps=18, validate_every=2, learning_rate=0.05, keep="best")
+    loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
+    loop.run(None)
+    looks = loop.progress.looks()[1:]
+    best = max(looks, key=lambda look: look["accepted_length"])
+    assert loop.progress.best_look() is best
+    assert best is not min(looks, key=lambda look: look["loss"])
+    by_loss = loop_of(target, spec.but(watch="loss"), sampled=Sampled(temperature=0.0))
+    by_loss.run(None)
+    assert by_loss.progress.best_look()["step"] == min(looks, key=lambda look: look["loss"])["step"]
+
+
+def test_patience_ends_with_rounds_that_grow_no_longer(target):
+    spec = SPEC.but(steps=400, validate_every=2, learning_rate=0.05, patience=3)
+    loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
+    loop.run(None)
+    lengths = [look["accepted_length"] for look in loop.progress.looks()]
+    assert loop.progress.step < 400
+    assert len(lengths) - 1 - int(np.argmax(lengths)) == 3
+
+
+def site_of(root: Any, **sampling: Any) -> Site:
+    """Return a site whose answers tell how they were sampled, though they were not sampled so."""
+    store, scratch = Store(root / "store"), root / "scratch"
+    folder = write_target(root / "target")
+    some = [{**row, "source": f"kind {number // 5 % 2}"} for number, row in enumerate(rows(25))]
+    spec = RegenerateSpec(target=spec_for(folder).target, sampling=Sampling(**sampling))
+    answers = publish_answers(store, scratch, [some], spec=spec)
+    cache = open_artifact(store, build(spec_for(folder), folder, answers, store, scratch), scratch)
+    return Site(root=root, store=store, cache=cache, placement=placement_for(folder, scratch, micro_batch=2))
+
+
+def test_a_run_tells_its_curve_in_rows_log_table_and_picture(tmp_path):
+    site, heard = site_of(tmp_path, temperature=0.7, top_p=0.99), Heard()
+    ref, counts = site.train(SMALL, "sampled", heard)
+    rows = [json.loads(line) for line in site.open(ref).read_bytes("metrics.jsonl").splitlines()]
+    looks = [row for row in rows if row["split"] == "validation"]
+    assert [look["step"] for look in looks] == [0, 4, 8]
+    assert all(look["accepted_length"] == look["accepted_length_sampled"] >= 1 for look in looks)
+    assert {"accepted_length/kind 0", "accepted_length/kind 1", "accepted@0"} <= looks[0].keys()
+    assert [line for line in heard.lines if line.startswith("step 8, held out: accepted length ")]
+    assert any(line.startswith("looks at held-out samples took ") for line in heard.lines)
+    assert [row["step"] for row in heard.tables["held-out"]] == [0, 4, 8]
+    assert heard.figures["learning-curve"].startswith(b"\x89PNG")
+    assert counts["held_out"]["accepted_length"] == looks[-1]["accepted_length"]
+    assert counts["walk_seconds"] <= counts["look_seconds"]
+
+
+def test_a_run_says_where_no_round_can_be_walked(site):
+    """The answers of this site are no words of its target, and nobody knows how they were sampled."""
+    heard = Heard()
+    _, counts = site.train(SMALL, "unwalked", heard)
+    assert UNWALKED in heard.lines
+    assert "accepted_length" not in counts["held_out"]
+    quiet = Heard()
+    _, counts = site.train(SMALL.but(watch="loss", walked_tokens=0), "not-asked", quiet)
+    assert UNWALKED not in quiet.lines
+    assert not [name for name in counts["held_out"] if name.startswith("accepted_length")]
+
+
+def test_nothing_to_watch_is_refused_where_something_goes_by_it():
+    with pytest.raises(ValueError, match="set walked_tokens above 0, or watch=loss"):
+        TrainSpec(keep="best", walked_tokens=0)
+    TrainSpec(keep="best", walked_tokens=0, watch="loss")
+
+
+def test_a_look_is_told_in_one_line():
+    look = {"loss": 1.25, "accepted_length_greedy": 2.5, "accepted_length_greedy_low": 2.25}
+    assert told({**look, "accepted_length_greedy_high": 2.75}) == (
+        "accepted length 2.500 (2.250 to 2.750) greedily; loss 1.2500"
+    )
+    assert told({**look, "accepted_length_greedy_high": 2.75, "known_greedy": 0.4}) == (
+        "accepted length 2.500 (2.250 to 2.750) greedily over 40% of the answers' tokens; loss 1.2500"
+    )
+    assert told({"loss": 1.25}) == "loss 1.2500"
