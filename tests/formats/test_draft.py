@@ -22,7 +22,11 @@ from tests.target.tiny import IM_END, IM_START, tokenizer
 SHAPES = [
     *({"algorithm": "dspark", **heads} for heads in HEADS.values()),
     {"algorithm": "dflash"},
+    {"algorithm": "dflash", "layout": "fill_in"},
+    {"algorithm": "dflash2"},
+    {"algorithm": "dflash2", "layout": "shift", "conv_kernel_size": 3},
     {"algorithm": "eagle3"},
+    {"algorithm": "eagle3", "norms": "eagle3.1"},
     *({"algorithm": algorithm, "draft_vocab_size": 8} for algorithm in ("dspark", "dflash", "eagle3")),
     *({"algorithm": "dspark", "target": target} for target in TARGETS),
     *({"algorithm": "eagle3", "target": target, "shape": "target"} for target in ("qwen3", "gemma4", "llama")),
@@ -37,7 +41,9 @@ def test_draft_written_is_read_again(shape, tmp_path):
     save_draft(model, tmp_path)
     again = load_draft(tmp_path)
     for name in ("block", "algorithm", "embedding_scale", "logit_softcap", "block_size", "mask_token_id", "markov_head",
-                 "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids"):  # fmt: skip
+                 "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids",
+                 "layout", "norms", "conv_kernel_size", "conv_group_size", "selector_rank",
+                 "selector_top_k"):  # fmt: skip
         assert getattr(again.config, name) == getattr(model.config, name), name
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
