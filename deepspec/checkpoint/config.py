@@ -109,7 +109,7 @@ def new_draft_config(
         CheckpointError: layers or mask token do not fit the target.
     """
     traits = TRAITS[recipe.algorithm]
-    _check_recipe(recipe)
+    _check_recipe(recipe, objective)
     style, source = _style_and_source(target, recipe, objective)
     rank = recipe.markov_rank if traits.heads else 0
     confident = traits.heads and recipe.confidence_head
@@ -331,8 +331,16 @@ def _eagle_keys(draft: DraftConfig) -> dict[str, Any]:
     return {"ttt_length": draft.block_size, "draft_num_hidden_layers": draft.num_layers, **set_norms}
 
 
-def _check_recipe(recipe: DraftRecipe) -> None:
+def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
+    """Refuse what the algorithm has not, so that nobody takes it for chosen."""
     traits = TRAITS[recipe.algorithm]
+    chosen = [key for key in _CONVOLVED if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
+    if chosen and not traits.convolved:
+        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: a {recipe.algorithm} draft has none; leave it out")
+    if not traits.blocks and objective.slot_weights != "decay":
+        raise SpecError(
+            f"slot_weights {objective.slot_weights}: an {recipe.algorithm} draft has no slots; leave it out"
+        )
     if not traits.blocks and recipe.num_layers not in (None, 1):
         raise SpecError(f"num_layers {recipe.num_layers}: an eagle3 draft has one; leave it out")
     if not traits.blocks and recipe.layout is not None:

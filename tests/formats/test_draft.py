@@ -241,3 +241,32 @@ def test_foreign_checkpoint_is_described(tmp_path):
     rows = {row["what"]: row["value"] for row in describe(tmp_path)}
     assert rows["model_type"] == "llama"
     assert "is no draft in DeepSpec's form" in rows["why it is no draft in DeepSpec's form"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "objective", "message"),
+    [
+        ({"algorithm": "dflash", "selector_rank": 8}, {}, "selector_rank 8: a dflash draft has none"),
+        ({"algorithm": "eagle3", "layout": "fill_in"}, {}, "layout fill_in: an eagle3 draft has no blocks"),
+        ({"algorithm": "dspark", "norms": "eagle3.1"}, {}, "norms eagle3.1: a dspark draft has none of these"),
+        ({"algorithm": "eagle3"}, {"slot_weights": "dpace"}, "slot_weights dpace: an eagle3 draft has no slots"),
+    ],
+)
+def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
+    with pytest.raises(SpecError, match=message):
+        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective(**objective))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"conv_group_size": 5}, "conv_group_size 5 does not divide the hidden size 16"),
+        ({"selector_top_k": 41}, r"selector_top_k 41 is not in 2 … 40"),
+        ({"draft_vocab_size": 20}, "dflash2 knows the whole vocabulary only"),
+        ({"block_size": 1}, "block_size 1 proposes nothing"),
+        ({"target": "gemma4", "shape": "target"}, "a gemma4 block has norms behind its sublayers"),
+    ],
+)
+def test_a_dflash2_that_cannot_be_is_refused(recipe, message):
+    with pytest.raises(CheckpointError, match=message):
+        tiny("dflash2", **recipe)

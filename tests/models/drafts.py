@@ -45,13 +45,9 @@ SMALL = {"conv_group_size": 8, "selector_rank": 3, "selector_top_k": 5}
 
 def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
     """Return a tiny draft with random weights, heads included."""
-    chosen = {
-        "num_layers": 2 if TRAITS[algorithm].blocks else None,
-        "markov_rank": 4,
-        "block_size": 4,
-        **SMALL,
-        **recipe,
-    }
+    traits = TRAITS[algorithm]
+    small = SMALL if traits.convolved else {}
+    chosen = {"num_layers": 2 if traits.blocks else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
     objective = objective or Objective(num_anchors=5, ttt_length=3)
     config = new_draft_config(
         read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), LAYERS, MASK, objective
