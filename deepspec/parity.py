@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.blocks import BlockAlgorithm, backbone, previous_tokens
+from deepspec.algorithms.blocks import BlockAlgorithm
 from deepspec.algorithms.eagle3 import steps
-from deepspec.decoding.propose import BlockProposer, BlockRows, EagleProposer
+from deepspec.algorithms.slots import backbone, previous_tokens
+from deepspec.decoding.propose import BlockProposer, BlockRows, Correction, EagleProposer
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
@@ -175,7 +176,7 @@ def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Ten
         draft.config, Objective(), batch, chosen, torch.ones_like(chosen, dtype=torch.bool)
     )
     states = backbone(draft, batch, blocks)[0].view(len(anchors), size, -1)
-    return _block_logits(draft, states, previous_tokens(batch, blocks)[0]), anchors
+    return _block_logits(draft, states, previous_tokens(draft.config, batch, blocks)[0]), anchors
 
 
 def decoding_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor, anchors: Sequence[int]) -> Tensor:
@@ -193,7 +194,9 @@ def _read_block(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
     for anchor in anchors:
         rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
         slots = rows.states(ids[:, anchor])
-        found.append(_block_logits(draft, slots, ids[:, anchor : anchor + size])[0])
+        first = draft.config.first_slot
+        previous = torch.cat([ids[:, anchor : anchor + first], ids[:, anchor : anchor + size - first]], dim=1)
+        found.append(_block_logits(draft, slots, previous)[0])
         start = anchor
     return found
 
@@ -214,16 +217,15 @@ def _read_eagle(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
 
 
 def _block_logits(draft: BlockDraft, states: Tensor, previous: Tensor) -> Tensor:
-    """Return logits `(N, K, V)` of slots' states `(N, K, D)`, the tokens before them `(N, K)` given."""
-    logits = draft.head(states)
-    head = draft.markov_head
-    if head is None:
-        return logits
-    state, biases = head.start(states[:, 0]), []
+    """Return logits `(N, K, V)` of slots' states `(N, K, D)`, the tokens before them `(N, K)` given.
+
+    Where a selector corrects some tokens' logits, the others keep their own.
+    """
+    correction, found = Correction(draft, states), draft.head(states)
     for slot in range(states.shape[1]):
-        bias, state = head.step(previous[:, slot], states[:, slot], state)
-        biases.append(bias)
-    return logits + torch.stack(biases, 1)
+        scores, ids = correction(slot, found[:, slot], previous[:, slot])
+        found[:, slot] = scores if ids is None else found[:, slot].scatter(1, ids, scores)
+    return found
 
 
 def _stepwise(target: Target, layers: Sequence[int], input_ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
-from deepspec.formats.recipe import AlgorithmName
+from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
@@ -124,11 +124,16 @@ def choose_site(
     return Site(root=root or default_root(), placement=placement, engines=engines)
 
 
-def _sized(size: Mapping[str, Any], algorithm: str) -> Mapping[str, Any]:
-    """Return the part of a plan that a size is: an eagle3 draft has one layer, whatever the size."""
-    if algorithm != "eagle3" or "draft" not in size.get("train", {}):
+def _sized(size: Mapping[str, Any], algorithm: AlgorithmName) -> Mapping[str, Any]:
+    """Return the part of a plan that a size is, without what the algorithm has no choice of.
+
+    Whatever the size, an eagle3 draft has one layer, and a dflash2 draft knows the whole vocabulary.
+    """
+    traits = TRAITS[algorithm]
+    left = {"num_layers"} if not traits.blocks else {"draft_vocab_size"} if traits.convolved else set()
+    if not left or "draft" not in size.get("train", {}):
         return size
-    draft = {key: value for key, value in size["train"]["draft"].items() if key != "num_layers"}
+    draft = {key: value for key, value in size["train"]["draft"].items() if key not in left}
     return {**size, "train": {**size["train"], "draft": draft}}
 
 

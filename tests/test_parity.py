@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from deepspec.models.config import EagleNorms
 from deepspec.models.draft import build_draft
 from deepspec.parity import CachedStates, check_parity
 from deepspec.records.batch import Record
 from deepspec.target.load import Target
 from tests.decoding import tiny
+from tests.decoding.tiny import DFLASH2
 
 DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
@@ -18,6 +20,11 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3": {"algorithm": "eagle3"},
+    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **DFLASH2},
+    "dflash-filled": {"algorithm": "dflash", "layout": "fill_in"},
+    "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
+    "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
+    "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
 }
 TEXT = torch.tensor(tiny.prompts(10)[-1])
 

@@ -11,6 +11,7 @@ __all__ = ["ALGORITHMS", "Algorithm", "LossResult"]
 ALGORITHMS: Mapping[str, Algorithm] = {
     "dspark": BlockAlgorithm(cross_entropy=0.1, total_variation=0.9),
     "dflash": BlockAlgorithm(cross_entropy=1.0, total_variation=0.0),
+    "dflash2": BlockAlgorithm(cross_entropy=1.0, total_variation=0.0),
     "eagle3": Eagle3(),
 }
 """Name -> algorithm, with the factors of its loss."""

@@ -1,6 +1,6 @@
 """The interface of a draft algorithm in training: what it supervises, and its loss."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -52,12 +52,16 @@ class Drafted:
     head: Head
     tokens: Tensor
     """`(R,)` the true token of each slot, as the target numbers it."""
+    labels: Tensor
+    """`(R,)` the same, as the draft's head numbers it; where it is not known, any."""
     known: Tensor
     """`(R,)` bool: whether the draft can say that token."""
     places: Tensor
     """`(R,)` flat index into `(B, T, K)`: row, where its round begins, slot."""
     targets: Tensor
     """`(P,)` flat index into `(B, T)` of the distinct target positions."""
+    choose: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Logits `(M, V)` of chosen rows `(M,)` -> those that the draft draws from; None: the same."""
 
 
 class Algorithm(Protocol):

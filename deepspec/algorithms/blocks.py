@@ -1,11 +1,12 @@
 """DSpark and DFlash in training: blocks of K slots behind random anchors. arXiv 2607.05147, 2602.06036.
 
-Slot k of a block at anchor i has input token i (k = 0) or MASK, rope position i + k, and predicts token i + k + 1.
+They differ in the factors of the loss and, in the model, in their parts: a Markov head and a confidence head, or a
+convolution over slots and a selector (DFlash 2, selector.py). What a slot is: slots.py.
 
 Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D hidden size, r Markov rank.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepspec.algorithms.anchors import draw_anchors, position_groups
-from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens
-from deepspec.algorithms.masks import blocks_mask, form_for
-from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
-from deepspec.errors import TrainingError
+from deepspec.algorithms.base import Drafted, LossResult, check_tokens
+from deepspec.algorithms.rows import diverged, divergences, head_of, ratio, scattered
+from deepspec.algorithms.selector import Choice, selected_logits, selector_loss
+from deepspec.algorithms.slots import BlockSupervision, backbone, previous_tokens, supervise_blocks
+from deepspec.algorithms.weights import dpace
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import Head, RowLosses, Rows, chunked_loss
+from deepspec.losses.terms import Terms
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Batch, Tokens
@@ -28,36 +31,8 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BlockSupervision:
-    """The blocks of a batch."""
-
-    starts: Tensor
-    """`(B, N)` int64: where the sample of each anchor begins."""
-    anchors: Tensor
-    """`(B, N)` int64; 0 for dummy blocks."""
-    keep: Tensor
-    """`(B, N)` bool: False for dummy blocks."""
-    real: Tensor
-    """`(M,)` flat index of the blocks that are none."""
-    labels: Tensor
-    """`(B, N, K)` int64: positions of the predicted tokens, clamped into the row."""
-    supervised: Tensor
-    """`(B, N, K)` bool: a prefix of each block."""
-    slot_weights: Tensor
-    """`(K,)` exp(−k/γ)."""
-    terms: Terms
-    confidence: float
-    """Factor of the confidence loss."""
-    order: Order
-    """Of the supervised slots."""
-    work: Work
-    denominators: dict[str, Tensor]
-    """`weight`: the sum of the weights of all supervised slots."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class BlockAlgorithm:
-    """DSpark, or DFlash: they differ in the factors of the loss and, in the model, in their heads."""
+    """DSpark, DFlash or DFlash 2, with the factors of its loss."""
 
     cross_entropy: float
     total_variation: float
@@ -78,28 +53,7 @@ class BlockAlgorithm:
         self, config: DraftConfig, objective: Objective, batch: Tokens, anchors: Tensor, keep: Tensor
     ) -> BlockSupervision:
         """Return the blocks behind given anchors `(B, N)`, real where `keep`."""
-        slots = torch.arange(config.block_size, device=anchors.device)
-        labels = anchors[..., None] + 1 + slots
-        inside = labels < batch.ends.gather(1, anchors)[..., None]
-        labels = labels.clamp(max=batch.input_ids.shape[1] - 1)
-        wanted = batch.loss_mask[:, None].expand(-1, anchors.shape[1], -1).gather(2, labels)
-        supervised = (inside & wanted & keep[..., None]).cumprod(-1).bool()
-        weights = torch.exp(-slots / objective.slot_decay) if objective.slot_decay else torch.ones_like(slots) * 1.0
-        starts, order = batch.starts.gather(1, anchors), order_by_target(supervised, labels - 1)
-        return BlockSupervision(
-            starts=starts,
-            anchors=anchors,
-            keep=keep,
-            real=keep.flatten().nonzero()[:, 0],
-            labels=labels,
-            supervised=supervised,
-            slot_weights=weights,
-            terms=self._terms(objective),
-            confidence=objective.confidence,
-            order=order,
-            work=_work(batch, (anchors - starts)[keep], order, config.block_size),
-            denominators={"weight": (supervised * weights).sum()},
-        )
+        return supervise_blocks(config, objective, self._terms(objective), batch, anchors, keep)
 
     def loss(
         self,
@@ -111,56 +65,77 @@ class BlockAlgorithm:
         measure: bool = True,
     ) -> LossResult:
         """Return the loss of the blocks, and sums for metrics; arguments as in `Algorithm.loss`."""
-        denominator = denominators["weight"]
+        denominator = denominators["weight"] + EPSILON
         hidden_BQD = backbone(model, batch, supervision)
-        rows, extra = _rows(model, batch, supervision, hidden_BQD, denominator)
         head = head_of(model, whole=measure)
+        rows, extra = _rows(model, batch, supervision, hidden_BQD)
+        placed_R = supervision.slot_weights[extra.slots % model.config.block_size]
+        shares_R = _shares(supervision, rows, head, extra, placed_R)
+        rows = replace(rows, weights=shares_R * extra.trained / denominator)
         confident = model.confidence_head is not None and supervision.confidence > 0
-        loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure or confident)
-        counted = _of_known(measured, extra.known, exact=head.whole is not None)
+        loss, measured = chunked_loss(
+            rows, head, supervision.terms, measure=measure or confident, candidates=model.config.selector_top_k
+        )
+        counted = _of_known(measured, extra.trained, exact=head.whole is not None)
         sums = {"known": extra.known.sum()}
         if confident:
             logits_R = model.confidence(rows.hidden, extra.embedded).float()
             kept_R = (1 - measured.total_variation / 2).clamp(0, 1)  # in training and at looks alike
-            term = binary_cross_entropy_with_logits(logits_R, kept_R, rows.weights, reduction="sum")
+            weights_R = placed_R * extra.trained / denominator
+            term = binary_cross_entropy_with_logits(logits_R, kept_R, weights_R, reduction="sum")
             loss = loss + supervision.confidence * term
-            sums["confidence"] = term.detach() * (denominator + EPSILON)
+            sums["confidence"] = term.detach() * denominator
             sums["confidence_error"] = (logits_R.detach().sigmoid() - counted.acceptance).abs().sum()
+        if model.candidate_selector is not None:
+            choice = _choice(model, batch, supervision, rows, measured)
+            own_R = _dpace(supervision, extra, choice.cross_entropy) if supervision.dpace else shares_R
+            term = (own_R * choice.cross_entropy).sum() / denominator
+            loss = loss + supervision.selector * term
+            sums |= _chosen(supervision, extra, choice) | {"selector": term.detach() * denominator}
         exact = measure or (confident and not model.config.reduced_vocabulary)
-        sums |= _sums(supervision, extra.slots, counted, measure=exact)
+        sums |= _sums(supervision, extra.slots, counted, shares_R, measure=exact)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
 
     def slots(self, config: DraftConfig) -> int:
-        """Return K."""
-        return config.block_size
+        """Return how many tokens a block proposes."""
+        return config.drafts
 
     def drafted(self, model: BlockDraft, batch: Batch, begins: Tensor, most: int) -> Iterator[Drafted]:
         """Yield the slots of the blocks at chosen anchors; arguments as in `Algorithm.drafted`."""
         for anchors, keep in position_groups(begins, most):
             supervision = self.supervise_blocks(model.config, Objective(), batch, anchors, keep)
             hidden_BQD = backbone(model, batch, supervision)
-            rows, extra = _rows(model, batch, supervision, hidden_BQD, torch.ones((), device=anchors.device))
+            rows, extra = _rows(model, batch, supervision, hidden_BQD)
             order, size, length = supervision.order, model.config.block_size, batch.input_ids.shape[1]
             labels_R, begin_R = supervision.labels.flatten()[extra.slots], anchors.flatten()[extra.slots // size]
+            slot_R = extra.slots % size - supervision.first_slot
+            tokens_R = batch.input_ids[order.batch_rows, labels_R]
             yield Drafted(
                 rows=rows,
                 head=head_of(model, whole=True),
-                tokens=batch.input_ids[order.batch_rows, labels_R],
+                tokens=tokens_R,
+                labels=model.draft_ids(tokens_R)[0],
                 known=extra.known.bool(),
-                places=(order.batch_rows * length + begin_R) * size + extra.slots % size,
+                places=(order.batch_rows * length + begin_R) * model.config.drafts + slot_R,
                 targets=order.target_batch_rows * length + order.target_positions,
+                choose=_chooser(model, batch, supervision, rows),
             )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return loss terms, acceptance per slot, and the accepted length to expect (bonus token included)."""
+        """Return loss terms, acceptance per drafted token, and the accepted length to expect (bonus token included)."""
         found = {"cross_entropy": ratio(sums["cross_entropy"], sums["weight"])}
         found["coverage"] = ratio(sums["known"], sums["supervised"].sum())
         if "confidence" in sums:
             found["confidence"] = ratio(sums["confidence"], sums["weight"])
             found["confidence_error"] = ratio(sums["confidence_error"], sums["supervised"].sum())
+        if "selector" in sums:
+            found["selector"] = ratio(sums["selector"], sums["weight"])
+            found["selector_recall"] = ratio(sums["selector_recall"], sums["supervised"].sum())
+            found["tau_selected"] = ratio(sums["tau_selected"], sums["blocks"])
         if "accept" in sums:
-            found["total_variation"] = ratio(sums["total_variation"], sums["weight"])
-            found["soft_cross_entropy"] = ratio(sums["soft_cross_entropy"], sums["weight"])
+            for name in TERMS:
+                if name in sums:
+                    found[name] = ratio(sums[name], sums["weight"])
             for name in ("accept", "correct"):
                 found |= {
                     f"{name}@{slot}": ratio(sums[name][slot], count) for slot, count in enumerate(sums["supervised"])
@@ -177,47 +152,40 @@ class BlockAlgorithm:
             cross_entropy=factor(objective.cross_entropy, self.cross_entropy),
             total_variation=factor(objective.total_variation, self.total_variation),
             soft_cross_entropy=objective.soft_cross_entropy,
+            **divergences(objective),
         )
 
 
-def _work(batch: Tokens, seen: Tensor, order: Order, size: int) -> Work:
-    """Return the work of blocks, of each of which the slots see so many positions of the context and each other."""
-    return Work(
-        context=int((batch.starts < batch.ends).sum()),
-        slots=len(seen) * size,
-        pairs=int(seen.sum()) * size + len(seen) * size**2,
-        rows=len(order.rows),
-        targets=len(order.target_positions),
+def selected(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> tuple[Choice, Tensor]:
+    """Return what a draft's selector makes of the supervised slots, and which of `(B, N, K)` these are."""
+    rows, extra = _rows(model, batch, supervision, backbone(model, batch, supervision))
+    _, measured = chunked_loss(
+        rows, head_of(model, whole=False), supervision.terms, candidates=model.config.selector_top_k
     )
+    return _choice(model, batch, supervision, rows, measured), extra.slots
 
 
-def block_inputs(config: DraftConfig, batch: Batch, supervision: BlockSupervision) -> tuple[Tensor, Tensor]:
-    """Return the tokens and rope positions of all slots, `(B, N·K)` each; a dummy block is all MASK."""
-    if config.mask_token_id is None:
-        raise TrainingError("a block draft needs a mask token; its config has none")
-    anchors, slots = supervision.anchors, torch.arange(config.block_size, device=supervision.anchors.device)
-    ids = torch.full_like(supervision.labels, config.mask_token_id)
-    first = batch.input_ids.gather(1, anchors)
-    ids[..., 0] = first.where(supervision.keep, config.mask_token_id)
-    return ids.flatten(1), ((anchors - supervision.starts)[..., None] + slots).flatten(1)
+def _chooser(
+    model: BlockDraft, batch: Batch, supervision: BlockSupervision, rows: Rows
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what a draft's selector makes of the logits `(M, V)` of chosen rows `(M,)`; None: it has none."""
+    if model.candidate_selector is None:
+        return None
+    previous_R = previous_tokens(model.config, batch, supervision).flatten()[supervision.order.rows]
+
+    def choose(logits_MV: Tensor, chosen_M: Tensor) -> Tensor:
+        return selected_logits(model, logits_MV, rows.hidden[chosen_M], previous_R[chosen_M])
+
+    return choose
 
 
-def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> Tensor:
-    """Return the states of all slots after the final norm, `(B, N·K, D)`."""
-    size, length = model.config.block_size, batch.input_ids.shape[1]
-    ids, positions = block_inputs(model.config, batch, supervision)
-    form = form_for(batch.hidden.device)
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, form)
-    context = model.context_keys_values(model.context(batch.hidden), batch.positions)
-    states: Tensor = model(ids, positions, context, mask)
-    return states
+def _choice(model: BlockDraft, batch: Batch, supervision: BlockSupervision, rows: Rows, measured: RowLosses) -> Choice:
+    previous_R = previous_tokens(model.config, batch, supervision).flatten()[supervision.order.rows]
+    return selector_loss(model, rows, measured, previous_R)
 
 
-def previous_tokens(batch: Batch, supervision: BlockSupervision) -> Tensor:
-    """Return the true token before each slot's prediction, `(B, N, K)`: the anchor's for slot 0."""
-    slots = torch.arange(supervision.labels.shape[2], device=supervision.anchors.device)
-    positions = (supervision.anchors[..., None] + slots).clamp(max=batch.input_ids.shape[1] - 1)
-    return batch.input_ids[:, None].expand(-1, positions.shape[1], -1).gather(2, positions)
+TERMS = ("total_variation", "soft_cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")
+"""Terms beside the cross-entropy that metrics tell, where they were measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,29 +194,31 @@ class _Extra:
     slots: Tensor
     """`(R,)` flat index into `(B, N, K)`."""
     known: Tensor
-    """`(R,)` 1 where the predicted token is in the draft's vocabulary, else 0: such rows are not trained on."""
+    """`(R,)` 1 where the true token is in the draft's vocabulary, else 0."""
+    trained: Tensor
+    """`(R,)` 1 where the label is in it: other rows are not trained on."""
 
 
-def _rows(
-    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, denominator: Tensor
-) -> tuple[Rows, _Extra]:
-    """Return the supervised slots, those of one target position side by side."""
+def _rows(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> tuple[Rows, _Extra]:
+    """Return the supervised slots, those of one target position side by side, all of weight 1."""
     order = supervision.order
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
     features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
     labels_R, known_R = model.draft_ids(batch.input_ids[order.batch_rows, supervision.labels.flatten()[order.rows]])
-    weights_R = supervision.slot_weights[order.rows % model.config.block_size] / (denominator + EPSILON)
+    true = supervision.true_labels
     rows = Rows(
         hidden=hidden_RD,
-        labels=labels_R,
-        weights=weights_R * known_R,
+        labels=labels_R if true else None,
+        weights=torch.ones_like(known_R, dtype=supervision.slot_weights.dtype),
         target=batch.last_hidden[order.target_batch_rows, order.target_positions],
         target_index=order.target_index,
         on_host=order.on_host,
         markov=features_Rr,
         markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,
     )
-    return rows, _Extra(embedded=embedded_Rr, slots=order.rows, known=known_R.float())
+    known = known_R.float()
+    trained = known if true else torch.ones_like(known)
+    return rows, _Extra(embedded=embedded_Rr, slots=order.rows, known=known, trained=trained)
 
 
 def _markov(
@@ -259,10 +229,27 @@ def _markov(
         return None, None
     size = model.config.block_size
     blocks_NKD = hidden_BQD.reshape(-1, size, hidden_BQD.shape[-1])
-    embedded_MKr = model.markov_head.embed(previous_tokens(batch, supervision).flatten(0, 1)[supervision.real])
+    previous_BNK = previous_tokens(model.config, batch, supervision)
+    embedded_MKr = model.markov_head.embed(previous_BNK.flatten(0, 1)[supervision.real])
     features_MKr = model.markov_head.sequence(embedded_MKr, blocks_NKD[supervision.real])
     within = (supervision.keep.flatten().cumsum(0) - 1)[rows_R // size] * size + rows_R % size
     return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
+
+
+def _shares(supervision: BlockSupervision, rows: Rows, head: Head, extra: _Extra, placed_R: Tensor) -> Tensor:
+    """Return how much each row weighs: by its place, or by D-PACE, which takes a look at the cross-entropies before."""
+    if supervision.dpace is None:
+        return placed_R
+    with torch.no_grad():
+        _, looked = chunked_loss(rows, replace(head, whole=None), Terms(cross_entropy=1.0), measure=False)
+    return _dpace(supervision, extra, looked.cross_entropy)
+
+
+def _dpace(supervision: BlockSupervision, extra: _Extra, cross_entropy_R: Tensor) -> Tensor:
+    grid = supervision.supervised
+    trained = scattered(grid, extra.slots, extra.trained).bool()
+    weights = dpace(scattered(grid, extra.slots, cross_entropy_R.detach()), trained, supervision.dpace or 1.0)
+    return weights.flatten()[extra.slots]
 
 
 def _of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses:
@@ -280,25 +267,37 @@ def _of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses
     return replace(measured, acceptance=measured.acceptance * known_R, correct=measured.correct * known_R)
 
 
-def _sums(supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, *, measure: bool) -> dict[str, Tensor]:
-    supervised = supervision.supervised
-    weights_R = supervision.slot_weights[slots_R % supervised.shape[-1]]
+def _chosen(supervision: BlockSupervision, extra: _Extra, choice: Choice) -> dict[str, Tensor]:
+    """Return sums of what the selector chooses, the true tokens before each slot given."""
+    right_BNK = scattered(supervision.supervised, extra.slots, choice.right * choice.found)
+    real = supervision.supervised.any(-1)
+    return {
+        "selector_recall": choice.found.sum(),
+        "tau_selected": (real * (1 + right_BNK[..., supervision.drafted].cumprod(-1).sum(-1))).sum(),
+    }
+
+
+def _sums(
+    supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, weights_R: Tensor, *, measure: bool
+) -> dict[str, Tensor]:
+    supervised, drafted = supervision.supervised, supervision.drafted
+    real = supervised.any(-1)
     sums = {
         "weight": supervision.denominators["weight"],
         "cross_entropy": (weights_R * measured.cross_entropy).sum(),
-        "supervised": supervised.sum((0, 1)),
+        "supervised": supervised[..., drafted].sum((0, 1)),
+        "blocks": real.sum(),
     }
     if not measure:
         return sums
-    real = supervised[..., 0]
-    accept_BNK = scattered(supervised, slots_R, measured.acceptance)
-    correct_BNK = scattered(supervised, slots_R, measured.correct)
+    accept_BNK = scattered(supervised, slots_R, measured.acceptance)[..., drafted]
+    correct_BNK = scattered(supervised, slots_R, measured.correct)[..., drafted]
     return sums | {
         "total_variation": (weights_R * measured.total_variation).sum(),
         "soft_cross_entropy": (weights_R * measured.soft_cross_entropy).sum(),
+        **{name: (weights_R * values).sum() for name, values in diverged(measured).items()},
         "accept": accept_BNK.sum((0, 1)),
         "correct": correct_BNK.sum((0, 1)),
-        "blocks": real.sum(),
         "tau": (real * (1 + accept_BNK.cumprod(-1).sum(-1))).sum(),
         "tau_greedy": (real * (1 + correct_BNK.cumprod(-1).sum(-1))).sum(),
     }

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens
 from deepspec.algorithms.masks import form_for, steps_mask
-from deepspec.algorithms.rows import Order, head_of, order_by_target, ratio, scattered
+from deepspec.algorithms.rows import Order, diverged, divergences, head_of, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import RowLosses, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import RowLosses, Rows, chunked_loss
+from deepspec.losses.terms import Terms
 from deepspec.models.attention import KeyValue
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
@@ -31,6 +32,9 @@ class EagleSupervision:
     """`(B, S, T)` bool."""
     step_weights: Tensor
     """`(S,)` decay^s."""
+    true_labels: bool
+    """Whether a position is trained on only where the draft knows the true token."""
+    terms: Terms
     order: Order
     """Of the supervised positions."""
     work: Work
@@ -38,8 +42,12 @@ class EagleSupervision:
     """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
 
 
+TERMS = ("soft_cross_entropy", "forward_kl", "reverse_kl", "jensen_shannon")
+"""Terms that metrics tell of each step, where they were measured."""
+
+
 class Eagle3:
-    """Eagle3: one block, soft cross-entropy with the target's distribution at every step."""
+    """Eagle3: one block, soft cross-entropy with the target's distribution, or a divergence from it, at every step."""
 
     def supervise(
         self, config: DraftConfig, objective: Objective, batch: Tokens, keys: Sequence[int]
@@ -51,15 +59,17 @@ class Eagle3:
         """
         del keys
         check_tokens(config, batch)
-        public = objective.mask_alignment == "deepspec"
-        first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
-        steps = torch.arange(objective.ttt_length, device=first_BT.device)
-        supervised = torch.stack([batch.ahead(first_BT, step) for step in range(objective.ttt_length)], dim=1)
+        theirs = objective.convention == "speculators"
+        public = objective.mask_alignment == "deepspec" and not theirs
+        steps = torch.arange(objective.ttt_length, device=batch.loss_mask.device)
+        supervised = _theirs(batch, len(steps)) if theirs else _ours(batch, len(steps), public=public)
         order = order_by_target(supervised, _target_positions(supervised))
         counts = _positions(batch).expand_as(steps) if public else supervised.sum((0, 2))
         return EagleSupervision(
             supervised=supervised,
             step_weights=objective.step_decay ** steps.float(),
+            true_labels=not theirs,
+            terms=_terms(objective),
             order=order,
             work=_work(batch, order, objective.ttt_length),
             denominators={"steps": counts.float()},
@@ -78,19 +88,22 @@ class Eagle3:
         supervised, order, denominator = supervision.supervised, supervision.order, denominators["steps"]
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
         known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
-        weights_R = known_R * (supervision.step_weights / denominator.clamp(min=1))[step_R]
+        trained_R = known_R if supervision.true_labels else torch.ones_like(known_R)
+        weights_R = trained_R * (supervision.step_weights / denominator.clamp(min=1))[step_R]
         rows = _rows(model, batch, order, supervised.shape[1], torch.zeros_like(order.rows), weights_R)
         head = head_of(model, whole=measure)
-        loss, measured = chunked_loss(rows, head, Terms(soft_cross_entropy=1.0))
+        loss, measured = chunked_loss(rows, head, supervision.terms)
         sums = {
             "loss": loss.detach(),
             "steps": supervision.denominators["steps"],
             "supervised": supervised.sum((0, 2)),
-            "soft_cross_entropy": scattered(supervised, order.rows, measured.soft_cross_entropy * known_R).sum((0, 2)),
             "known": known_R.sum(),
         }
+        told = {"soft_cross_entropy": measured.soft_cross_entropy, **diverged(measured)}
+        for name, values in told.items():
+            sums[name] = scattered(supervised, order.rows, values * trained_R).sum((0, 2))
         if measure or not model.config.reduced_vocabulary:  # its distances are at hand anyway
-            sums |= _accepted(supervised, order.rows, measured, 1.0 if head.whole is not None else known_R)
+            sums |= _accepted(supervised, order.rows, measured, 1.0 if head.whole is not None else trained_R)
         return LossResult(loss=loss, sums=sums)
 
     def slots(self, config: DraftConfig) -> int:
@@ -119,6 +132,7 @@ class Eagle3:
             rows=_rows(model, batch, order, num_steps, labels, said.float()),
             head=head_of(model, whole=True),
             tokens=tokens,
+            labels=labels,
             known=said,
             places=(order.batch_rows * length + begin_R) * num_steps + step_R,
             targets=order.target_batch_rows * length + order.target_positions,
@@ -130,7 +144,7 @@ class Eagle3:
         That is the share of the supervised tokens that are in the draft's vocabulary.
         """
         found: dict[str, float] = {}
-        for name, count in (("soft_cross_entropy", "steps"), ("accept", "supervised"), ("correct", "supervised")):
+        for name, count in (*((term, "steps") for term in TERMS), ("accept", "supervised"), ("correct", "supervised")):
             totals = sums.get(name, ())
             found |= {f"{name}@{step}": ratio(total, sums[count][step]) for step, total in enumerate(totals)}
         found["coverage"] = ratio(sums["known"], sums["supervised"].sum())
@@ -184,9 +198,30 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     outputs = []
     for step in range(num_steps):
         seen = steps_mask(batch.starts, batch.ends, step) if mask is None else mask
-        state, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
-        outputs.append(state)
+        output, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
+        state = model.handed(output)
+        outputs.append(output)
     return torch.stack(outputs, dim=1)
+
+
+def _terms(objective: Objective) -> Terms:
+    """Return the factors of the loss: soft cross-entropy alone where no divergence is chosen."""
+    terms = Terms(soft_cross_entropy=objective.soft_cross_entropy, **divergences(objective))
+    return terms if terms.divergent else Terms(soft_cross_entropy=1.0)
+
+
+def _ours(batch: Tokens, num_steps: int, *, public: bool) -> Tensor:
+    """Return which positions are supervised at each step, `(B, S, T)`: by the predicted token, or the feature's."""
+    first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
+    return torch.stack([batch.ahead(first_BT, step) for step in range(num_steps)], dim=1)
+
+
+def _theirs(batch: Tokens, num_steps: int) -> Tensor:
+    """Return the same by the convention of speculators: by the token that a step reads.
+
+    It is the one before the predicted token, so that what follows the last supervised one is predicted, too.
+    """
+    return torch.stack([batch.ahead(batch.loss_mask, step + 1) for step in range(num_steps)], dim=1)
 
 
 def _work(batch: Tokens, order: Order, num_steps: int) -> Work:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepspec.losses.chunked import Head
+from deepspec.formats.recipe import Objective
+from deepspec.losses.chunked import Head, RowLosses
 from deepspec.models.draft import Draft
 from deepspec.models.whole_head import Whole
 
@@ -44,6 +45,19 @@ def head_of(model: Draft, *, whole: bool) -> Head:
     every, known = model.target_head() if whole else None, model.known_ids()
     kept = None if every is None or known is None else Whole(weight=every, known=known)
     return Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap, whole=kept)
+
+
+def divergences(objective: Objective) -> dict[str, float]:
+    """Return the factors of the terms beside cross-entropies and total variation, as `Terms` takes them."""
+    names = ("forward_kl", "reverse_kl", "jensen_shannon", "log_acceptance", "lk_hybrid", "lk_sharpness")
+    return {name: getattr(objective, name) for name in names}
+
+
+def diverged(measured: RowLosses) -> dict[str, Tensor]:
+    """Return the divergences that were measured of rows, by name; nothing where none was."""
+    names = ("forward_kl", "reverse_kl", "jensen_shannon")
+    found = {name: getattr(measured, name) for name in names}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def order_by_target(supervised: Tensor, targets: Tensor) -> Order:

@@ -9,13 +9,23 @@ from typing import Any, get_args
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
 from deepspec.families.rope import rope_parameters
-from deepspec.formats.recipe import AlgorithmName, DraftRecipe, MarkovHead, Objective
-from deepspec.models.config import DraftConfig
+from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, MarkovHead, Objective, layout_of
+from deepspec.models.config import DraftConfig, EagleNorms
 
 Config = Mapping[str, Any]
 
 STYLES: Mapping[str, str] = {"qwen3": "Qwen3", "llama": "Llama", "gemma4": "Gemma4"}
 """Style of the block -> beginning of the architecture's name."""
+KINDS: Mapping[AlgorithmName, str] = {
+    "dspark": "DSparkModel",
+    "dflash": "DSparkModel",
+    "dflash2": "DFlash2Model",
+    "eagle3": "Eagle3Model",
+}
+"""Algorithm -> its end."""
+
+_CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+_NORMS = ("norm_before_fc", "fc_norm", "norm_before_residual", "norm_output")
 
 _KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
 
@@ -30,11 +40,12 @@ def read_draft_config(config: Config) -> DraftConfig:
     style, kind = _architecture(config)
     shape = _read_shape(config)
     _refuse_what_blocks_lack(config)
-    eagle = kind == "Eagle3Model"
+    eagle, convolved = kind == "Eagle3Model", kind == "DFlash2Model"
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
+    parts = {key: _need_whole(config, key) for key in _CONVOLVED} if convolved else {}
     draft = DraftConfig(
-        algorithm=_algorithm(eagle, rank, confident),
+        algorithm=_algorithm(kind, rank, confident),
         block=shape.block,
         num_layers=shape.num_layers,
         vocab_size=shape.vocab_size,
@@ -49,8 +60,11 @@ def read_draft_config(config: Config) -> DraftConfig:
         markov_head=_markov_head(config) if rank else "vanilla",
         confidence_head=confident,
         confidence_with_markov=bool(confident and rank and config.get("confidence_head_with_markov")),
+        layout="shift" if eagle or config.get("sample_from_anchor", True) else "fill_in",
+        norms=EagleNorms(**{key: bool(config.get(key)) for key in _NORMS}) if eagle else EagleNorms(),
         style=style,
         source=dict(config),
+        **parts,
     )
     check(draft)
     return draft
@@ -58,16 +72,16 @@ def read_draft_config(config: Config) -> DraftConfig:
 
 def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
     """Return the config.json of a draft; `read_draft_config` reads the same again."""
-    eagle = draft.algorithm == "eagle3"
+    traits = TRAITS[draft.algorithm]
     written = {
         **draft.source,
-        "architectures": [STYLES[draft.style] + ("Eagle3Model" if eagle else "DSparkModel")],
+        "architectures": [STYLES[draft.style] + KINDS[draft.algorithm]],
         "num_hidden_layers": draft.num_layers,
         "layer_types": ["full_attention"] * draft.num_layers,
         "num_target_layers": draft.num_target_layers,
         "target_layer_ids": list(draft.target_layer_ids),
         "tie_word_embeddings": False,
-        **(_eagle_keys(draft) if eagle else _block_keys(draft)),
+        **(_block_keys(draft) if traits.blocks else _eagle_keys(draft)),
     }
     if draft.reduced_vocabulary:
         written["draft_vocab_size"] = draft.draft_vocab_size
@@ -87,35 +101,38 @@ def new_draft_config(
         target: what the draft shall propose for.
         recipe: its shape.
         target_layer_ids: captured layers, in the order of the cache.
-        mask_token_id: a token that text never holds; None for eagle3.
+        mask_token_id: a token that text never holds; None where none is needed.
         objective: num_anchors and ttt_length are written into config.json, as the public drafts have them.
 
     Raises:
         SpecError: the recipe contradicts itself, or the target's own shape is not one that drafts can have.
         CheckpointError: layers or mask token do not fit the target.
     """
-    eagle = recipe.algorithm == "eagle3"
-    spark = recipe.algorithm == "dspark"
-    _check_recipe(recipe)
+    traits = TRAITS[recipe.algorithm]
+    _check_recipe(recipe, objective)
     style, source = _style_and_source(target, recipe, objective)
-    rank = recipe.markov_rank if spark else 0
-    confident = spark and recipe.confidence_head
+    rank = recipe.markov_rank if traits.heads else 0
+    confident = traits.heads and recipe.confidence_head
+    newer = recipe.norms == "eagle3.1" and not traits.blocks
     draft = DraftConfig(
         algorithm=recipe.algorithm,
         block=target.block if recipe.shape == "target" else qwen3_block(target.block),
-        num_layers=recipe.num_layers or (1 if eagle else 5),
+        num_layers=recipe.num_layers or traits.num_layers,
         vocab_size=target.vocab_size,
         draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
         embedding_scale=target.embedding_scale,
         logit_softcap=target.logit_softcap,
         num_target_layers=target.num_layers,
         target_layer_ids=tuple(target_layer_ids),
-        block_size=objective.ttt_length if eagle else recipe.block_size,
-        mask_token_id=None if eagle else mask_token_id,
+        block_size=recipe.block_size if traits.blocks else objective.ttt_length,
+        layout=layout_of(recipe),
+        mask_token_id=mask_token_id if traits.blocks else None,
         markov_rank=rank,
         markov_head=recipe.markov_head if rank else "vanilla",
         confidence_head=confident,
         confidence_with_markov=bool(confident and rank and recipe.confidence_with_markov),
+        norms=EagleNorms(fc_norm=newer, norm_output=newer),
+        **{key: getattr(recipe, key) for key in _CONVOLVED if traits.convolved},
         style=style,
         source=source,
     )
@@ -131,12 +148,17 @@ def check(draft: DraftConfig) -> None:
     """
     _check_sizes(draft)
     _check_layers(draft)
-    if draft.algorithm != "eagle3" and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
+    blocks = TRAITS[draft.algorithm].blocks
+    if blocks and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
         raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
     if not 0 < draft.draft_vocab_size <= draft.vocab_size:
         raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
-    if draft.algorithm == "eagle3" and draft.num_layers != 1:
+    if not blocks and draft.num_layers != 1:
         raise CheckpointError(f"an eagle3 draft has one layer, this one {draft.num_layers}")
+    if draft.norms.norm_before_fc and draft.norms.fc_norm:
+        raise CheckpointError("norm_before_fc and fc_norm are both set: the captured states are normed once")
+    if TRAITS[draft.algorithm].convolved:
+        _check_convolved(draft)
 
 
 def _check_sizes(draft: DraftConfig) -> None:
@@ -144,8 +166,25 @@ def _check_sizes(draft: DraftConfig) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise CheckpointError(f"{name} is {size}, wanted at least 1")
+    if draft.drafts < 1:
+        raise CheckpointError("block_size 1 proposes nothing where the first slot holds the anchor; wanted at least 2")
     if draft.markov_rank < 0:
         raise CheckpointError(f"markov_rank is {draft.markov_rank}, wanted 0 (no Markov head) or more")
+
+
+def _check_convolved(draft: DraftConfig) -> None:
+    size, shape = draft.block.hidden_size, draft.block
+    for name in _CONVOLVED:
+        if getattr(draft, name) < 1:
+            raise CheckpointError(f"{name} is {getattr(draft, name)}, wanted at least 1")
+    if size % draft.conv_group_size:
+        raise CheckpointError(f"conv_group_size {draft.conv_group_size} does not divide the hidden size {size}")
+    if not 1 < draft.selector_top_k <= draft.vocab_size:
+        raise CheckpointError(f"selector_top_k {draft.selector_top_k} is not in 2 … {draft.vocab_size}")
+    if draft.reduced_vocabulary:
+        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size}: dflash2 knows the whole vocabulary only")
+    if shape.sandwich_norms or shape.layer_scalar:
+        raise CheckpointError(f"a {draft.style} block has norms behind its sublayers, dflash2 none; use shape: qwen3")
 
 
 def _check_layers(draft: DraftConfig) -> None:
@@ -205,17 +244,17 @@ def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
 
 def _architecture(config: Config) -> tuple[str, str]:
     names = _list(config.get("architectures") or [], "architectures")
-    known = [prefix + kind for prefix in STYLES.values() for kind in ("DSparkModel", "Eagle3Model")]
+    known = [prefix + kind for prefix in STYLES.values() for kind in dict.fromkeys(KINDS.values())]
     if len(names) != 1 or names[0] not in known:
         raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {', '.join(known)}")
     style = next(style for style, prefix in STYLES.items() if names[0].startswith(prefix))
     return style, names[0].removeprefix(STYLES[style])
 
 
-def _algorithm(eagle: bool, rank: int, confident: bool) -> AlgorithmName:
-    if eagle:
-        return "eagle3"
-    return "dspark" if rank or confident else "dflash"
+def _algorithm(kind: str, rank: int, confident: bool) -> AlgorithmName:
+    """Return the algorithm of a kind of class: DSpark's without heads is DFlash's."""
+    of_kind = [name for name, known in KINDS.items() if known == kind]
+    return next(name for name in of_kind if not TRAITS[name].heads or rank or confident)
 
 
 def _markov_head(config: Config) -> MarkovHead:
@@ -276,6 +315,10 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
         "markov_rank": draft.markov_rank,
         "enable_confidence_head": draft.confidence_head,
     }
+    if draft.layout == "fill_in":
+        keys["sample_from_anchor"] = False
+    if TRAITS[draft.algorithm].convolved:
+        return {**keys, **{key: getattr(draft, key) for key in _CONVOLVED}}
     if draft.markov_rank:
         keys["markov_head_type"] = draft.markov_head
     if draft.confidence_head and (draft.markov_rank or "confidence_head_with_markov" not in draft.source):
@@ -284,13 +327,26 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
 
 
 def _eagle_keys(draft: DraftConfig) -> dict[str, Any]:
-    return {"ttt_length": draft.block_size, "draft_num_hidden_layers": draft.num_layers}
+    set_norms = {key: True for key in _NORMS if getattr(draft.norms, key)}
+    return {"ttt_length": draft.block_size, "draft_num_hidden_layers": draft.num_layers, **set_norms}
 
 
-def _check_recipe(recipe: DraftRecipe) -> None:
-    eagle = recipe.algorithm == "eagle3"
-    if eagle and recipe.num_layers not in (None, 1):
+def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
+    """Refuse what the algorithm has not, so that nobody takes it for chosen."""
+    traits = TRAITS[recipe.algorithm]
+    chosen = [key for key in _CONVOLVED if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
+    if chosen and not traits.convolved:
+        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: a {recipe.algorithm} draft has none; leave it out")
+    if not traits.blocks and objective.slot_weights != "decay":
+        raise SpecError(
+            f"slot_weights {objective.slot_weights}: an {recipe.algorithm} draft has no slots; leave it out"
+        )
+    if not traits.blocks and recipe.num_layers not in (None, 1):
         raise SpecError(f"num_layers {recipe.num_layers}: an eagle3 draft has one; leave it out")
+    if not traits.blocks and recipe.layout is not None:
+        raise SpecError(f"layout {recipe.layout}: an {recipe.algorithm} draft has no blocks; leave it out")
+    if traits.blocks and recipe.norms != "eagle3":
+        raise SpecError(f"norms {recipe.norms}: a {recipe.algorithm} draft has none of these; leave it out")
 
 
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
@@ -304,9 +360,9 @@ def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objec
     if style == "gemma4":
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
     extra = (
-        {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
-        if recipe.algorithm == "eagle3"
-        else {"num_anchors": objective.num_anchors}
+        {"num_anchors": objective.num_anchors}
+        if TRAITS[recipe.algorithm].blocks
+        else {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
     )
     return style, kept | extra
 

@@ -24,6 +24,7 @@ from deepspec.checkpoint.files import (
 )
 from deepspec.disk import writing
 from deepspec.errors import CheckpointError, InputError
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 
@@ -174,9 +175,9 @@ def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
             "vocabulary",
             f"{draft.vocab_size}" + (f", known {draft.draft_vocab_size}" if draft.reduced_vocabulary else ""),
         ),
-        ("tokens proposed", draft.block_size),
+        ("tokens proposed", draft.drafts),
     ]
-    if draft.algorithm != "eagle3":
+    if TRAITS[draft.algorithm].blocks:
         markov = f"{draft.markov_head}, rank {draft.markov_rank}" if draft.markov_rank else "none"
         confidence = ("with" if draft.confidence_with_markov else "without") + " Markov feature"
         rows += [

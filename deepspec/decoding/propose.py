@@ -87,7 +87,7 @@ class NoProposer:
 
 
 class BlockProposer:
-    """DSpark and DFlash: one pass of the backbone, then slot after slot from left to right."""
+    """DSpark, DFlash and DFlash 2: one pass of the backbone, then slot after slot from left to right."""
 
     def __init__(self, draft: BlockDraft, slots: int | None = None) -> None:
         """Take K from the draft, or fewer.
@@ -95,11 +95,11 @@ class BlockProposer:
         Raises:
             CheckpointError: the draft has no mask token, or shorter blocks.
         """
-        mask, most = draft.config.mask_token_id, draft.config.block_size
+        mask, most = draft.config.mask_token_id, draft.config.drafts
         if mask is None:
             raise CheckpointError("a draft that proposes blocks needs a mask_token_id in its config.json")
         if slots is not None and not 1 <= slots <= most:
-            raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained on blocks of {most}")
+            raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained to propose {most} at a time")
         self.draft = draft
         self.mask_id = mask
         self.slots = most if slots is None else slots
@@ -129,12 +129,12 @@ class BlockRows:
         self._cache.advance(counts)
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
-        """Run the block, then sample each slot with the Markov head's correction for the token before it."""
+        """Run the block, then sample each slot with what the token before it makes of its logits."""
         return self._sample(current, self.states(current), temperature, noise)
 
     def states(self, current: Tensor) -> Tensor:
-        """Return the state of each slot behind the current token, `(B, K, D)`, after the final norm."""
-        positions = self._cache.open(self._proposer.slots)
+        """Return the state of each slot after the final norm, `(B, K, D)`, those that propose nothing among them."""
+        positions = self._cache.open(self._draft.config.first_slot + self._proposer.slots)
         ids = torch.full_like(positions, self._proposer.mask_id)
         ids[:, 0] = current
         context = [_Layer(self._cache, layer) for layer in range(self._draft.config.num_layers)]
@@ -142,23 +142,22 @@ class BlockRows:
         return hidden
 
     def _sample(self, current: Tensor, hidden: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
-        draft, head = self._draft, self._draft.markov_head
-        logits = draft.head(hidden)
-        state = None if head is None else head.start(hidden[:, 0])
+        draft, first = self._draft, self._draft.config.first_slot
+        correction, logits = Correction(draft, hidden), draft.head(hidden)
         tokens, drawn = [current], []
         for slot in range(hidden.shape[1]):
-            scores = logits[:, slot]
-            if head is not None and state is not None:
-                bias, state = head.step(tokens[-1], hidden[:, slot], state)
-                scores = scores + bias
-            token, weights = choose(draft, scores, temperature, None if noise is None else noise[:, slot])
+            scores, ids = correction(slot, logits[:, slot], tokens[-1])
+            if slot < first:
+                continue
+            uniform = None if noise is None else noise[:, slot - first]
+            token, weights = choose(draft, scores, temperature, uniform, ids)
             tokens.append(token)
             drawn.append(weights)
         return Proposal(
             tokens=torch.stack(tokens[1:], 1),
-            lengths=torch.full_like(current, hidden.shape[1]),
+            lengths=torch.full_like(current, len(drawn)),
             probabilities=_stacked(drawn),
-            confidence=self._confidence(hidden, torch.stack(tokens[:-1], 1)),
+            confidence=self._confidence(hidden[:, first:], torch.stack(tokens[:-1], 1)),
         )
 
     def _confidence(self, hidden: Tensor, previous: Tensor) -> Tensor | None:
@@ -176,13 +175,40 @@ class BlockRows:
         self._cache.replace(rows, other._cache)
 
 
+class Correction:
+    """What the token before each slot makes of the slots' logits, from left to right."""
+
+    def __init__(self, draft: BlockDraft, hidden: Tensor) -> None:
+        """Take the states of a block's slots, `(B, K, D)`."""
+        self._draft, self._hidden = draft, hidden
+        head = draft.markov_head
+        self._state = None if head is None else head.start(hidden[:, 0])
+
+    def __call__(self, slot: int, logits: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a slot's scores, and the target's tokens that they are of; None: all that the head knows.
+
+        Args:
+            slot: the next one.
+            logits: `(B, V)` of the slot.
+            previous: `(B,)` the token before what it predicts.
+        """
+        head, selector = self._draft.markov_head, self._draft.candidate_selector
+        if head is not None and self._state is not None:
+            bias, self._state = head.step(previous, self._hidden[:, slot], self._state)
+            logits = logits + bias
+        if selector is None:
+            return logits, None
+        best = logits.float().topk(self._draft.config.selector_top_k, dim=-1)
+        return best.values + selector(self._hidden[:, slot], previous, best.indices).float(), best.indices
+
+
 class EagleProposer:
     """Eagle3: one token a pass, each fed with the output of the pass before."""
 
     def __init__(self, draft: EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()) -> None:
         """Propose `slots` tokens, by default as many as the draft was trained to; none behind a stop token."""
         self.draft = draft
-        self.slots = draft.config.block_size if slots is None else slots
+        self.slots = draft.config.drafts if slots is None else slots
         self.layers: Sequence[int] = draft.config.target_layer_ids
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=draft.fc.weight.device)
 
@@ -239,7 +265,8 @@ class EagleRows:
         """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
         positions = self._cache.open(1)
         mask = None if self._cache.plainly_causal else self._cache.causal_mask()
-        advanced, _ = self._draft(token[:, None], output[:, None], positions, _Layer(self._cache, 0), mask)
+        state = self._draft.handed(output)[:, None]
+        advanced, _ = self._draft(token[:, None], state, positions, _Layer(self._cache, 0), mask)
         self._cache.advance(1)
         next_output: Tensor = advanced.squeeze(1)
         return next_output
@@ -273,15 +300,34 @@ class _Layer:
 
 
 def choose(
-    draft: BlockDraft | EagleDraft, logits: Tensor, temperature: float, noise: Tensor | None
+    draft: BlockDraft | EagleDraft,
+    logits: Tensor,
+    temperature: float,
+    noise: Tensor | None,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0."""
+    """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0.
+
+    Args:
+        draft: whose logits they are.
+        logits: `(B, V)`, or `(B, k)` of candidates.
+        temperature: of the distribution.
+        noise: `(B,)`; None at temperature 0.
+        candidates: `(B, k)` the target's tokens that the logits are of; None: those that the head knows.
+    """
+
+    def named(place: Tensor) -> Tensor:
+        return draft.target_ids(place) if candidates is None else candidates.gather(1, place[:, None])[:, 0]
+
     if noise is None:
-        return draft.target_ids(logits.float().argmax(-1)), None  # in bf16 it takes four times as long
+        return named(logits.float().argmax(-1)), None  # in bf16 it takes four times as long
     weights = probabilities(logits, temperature)
-    token, known = draft.target_ids(pick(weights, noise)), draft.known_ids()
-    if known is not None:
-        weights = weights.new_zeros(len(weights), draft.config.vocab_size).index_copy_(1, known, weights)
+    token, known = named(pick(weights, noise)), draft.known_ids()
+    whole = (len(weights), draft.config.vocab_size)
+    if candidates is not None:
+        weights = weights.new_zeros(whole).scatter_(1, candidates, weights)
+    elif known is not None:
+        weights = weights.new_zeros(whole).index_copy_(1, known, weights)
     return token, weights
 
 

@@ -46,7 +46,7 @@ class Evaluation:
         self._placement, self._report = placement, report
         self._folder = draft_folder(draft, out.scratch)
         self.config = load_config(self._folder)
-        self.slots = spec.slots or self.config.block_size
+        self.slots = spec.slots or self.config.drafts
         """Tokens proposed per round."""
         self.shards = shards(
             spec, draft, placement, confident=self.config.confidence_head, fits=lambda each: self.room.fits(each)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
 from deepspec.checkpoint.files import write_weights
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 
 Json = dict[str, Any]
@@ -105,6 +106,19 @@ def unlike_its_block(draft: DraftConfig) -> str | None:
     return f"a {draft.style} block with {what}, which its class for {draft.style} has not"
 
 
+def not_filled_in(draft: DraftConfig) -> str | None:
+    """Refuse DFlash 2 in the layout in which no engine serves it."""
+    if TRAITS[draft.algorithm].convolved and draft.layout != "fill_in":
+        return f"the layout {draft.layout} for {draft.algorithm}; it has fill_in"
+    return None
+
+
+def has_norms(draft: DraftConfig, *known: str) -> str | None:
+    """Refuse norms of EAGLE-3.1 beside those that are known."""
+    own = [name for name, set_ in asdict(draft.norms).items() if set_ and name not in known]
+    return f"an eagle3 draft with {' and '.join(own)}" if own else None
+
+
 def not_vanilla(draft: DraftConfig) -> str | None:
     """Refuse Markov heads that only DeepSpec and speculators know."""
     if draft.markov_rank and draft.markov_head != "vanilla":
@@ -114,7 +128,7 @@ def not_vanilla(draft: DraftConfig) -> str | None:
 
 def not_whole(draft: DraftConfig) -> str | None:
     """Refuse a reduced vocabulary where the engine maps draft ids for Eagle3 only."""
-    if draft.algorithm != "eagle3" and draft.reduced_vocabulary:
+    if TRAITS[draft.algorithm].blocks and draft.reduced_vocabulary:
         return f"a reduced vocabulary for {draft.algorithm}; it knows the target's whole one only"
     return None
 

@@ -1,4 +1,4 @@
-"""llama.cpp's form: one GGUF file. DSpark and DFlash are its architecture `dflash`, Eagle3 is `eagle3`.
+"""llama.cpp's form: one GGUF file. DSpark, DFlash and DFlash 2 are its architecture `dflash`, Eagle3 is `eagle3`.
 
 The token embedding and the head are the target's and stay out: llama.cpp shares them from the target it serves. The
 tokenizer is copied from the target's own GGUF file, so that both always agree.
@@ -12,6 +12,7 @@ import gguf
 import torch
 from torch import Tensor
 
+from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
 from deepspec.export.form import (
     BORROWED,
@@ -19,6 +20,8 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    has_norms,
+    not_filled_in,
     not_style,
     not_vanilla,
     not_whole,
@@ -26,6 +29,7 @@ from deepspec.export.form import (
     without,
 )
 from deepspec.export.gguf_file import GgufFile, read_gguf
+from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
 
 FILE = "draft.gguf"
 
@@ -44,6 +48,9 @@ _NAMES: Mapping[str, str] = {
     "embed_tokens.weight": "token_embd.weight",
     "lm_head.weight": "output.weight",
     "d2t": "d2t",
+    "candidate_selector.predecessor_codebook": "selector_predecessor.weight",
+    "candidate_selector.successor_codebook": "selector_successor.weight",
+    "candidate_selector.hidden_projection.weight": "selector_hidden.weight",
 }
 """Our name -> GGUF's."""
 
@@ -60,8 +67,18 @@ _BLOCK_NAMES: Mapping[str, str] = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "attention_conv.kernel_projection": "attn_conv_proj",
+    "mlp_conv.kernel_projection": "ffn_conv_proj",
 }
-"""Within `layers.N` and `blk.N`."""
+"""Within `layers.N` and `blk.N`, each with `.weight` behind it."""
+
+_BARE_NAMES: Mapping[str, str] = {
+    "attention_conv.base_kernel": "attn_conv_base",
+    "mlp_conv.base_kernel": "ffn_conv_base",
+}
+"""The same, without `.weight`; in fp32, since dynamic kernels are added to them."""
+
+_CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 
 _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 """Rows that the architecture `eagle3` wants in the order of interleaved rope."""
@@ -73,12 +90,21 @@ def _refuse(source: Source) -> str | None:
         return f"rope of kind {draft.block.rope.kind}; only plain rope is written"
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
-    if draft.algorithm != "eagle3":
-        return not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+    if TRAITS[draft.algorithm].blocks:
+        if draft.markov_rank and draft.layout == "fill_in":
+            return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
+        most, size = draft.selector_top_k, draft.block.hidden_size
+        if size < most * (most + 1):
+            return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
+        return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None
-    return not_style(draft, "llama") or ("an embedding scale or logit softcap" if scaled else None)
+    return (
+        not_style(draft, "llama")
+        or has_norms(draft, "norm_before_residual")
+        or ("an embedding scale or logit softcap" if scaled else None)
+    )
 
 
 def target_gguf(folder: Path | None) -> Path | None:
@@ -91,8 +117,10 @@ def _write(source: Source, folder: Path) -> list[str]:
     target = target_gguf(source.target_folder)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
-    eagle = source.draft.algorithm == "eagle3"
-    config, tensors, notes = (dict(source.config), dict(source.tensors), []) if eagle else with_zero_markov(source)
+    eagle, kind = not TRAITS[source.draft.algorithm].blocks, method_of(source.draft.algorithm, source.draft.layout)
+    config, tensors, notes = dict(source.config), dict(source.tensors), list[str]()
+    if kind == "dspark":
+        config, tensors, notes = with_zero_markov(source)
     if source.draft.confidence_head and not source.draft.confidence_with_markov:
         tensors = without(tensors, "confidence_head.proj.weight", "confidence_head.proj.bias")
         notes = [*notes, "without the confidence head: llama.cpp wants one that sees the Markov embedding"]
@@ -106,7 +134,7 @@ def _write(source: Source, folder: Path) -> list[str]:
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
-    return [*notes, f"serve with --spec-type draft-{'eagle3' if eagle else 'dspark'}; needs the target's own GGUF file"]
+    return [*notes, f"serve with --spec-type draft-{kind}; needs the target's own GGUF file"]
 
 
 def _write_shape(writer: Any, source: Source, config: Json) -> None:
@@ -130,9 +158,11 @@ def _write_shape(writer: Any, source: Source, config: Json) -> None:
 def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
     draft = source.draft
     writer.add_uint32("dflash.block_size", draft.block_size)
-    writer.add_bool("dflash.sample_from_anchor", True)
+    writer.add_bool("dflash.sample_from_anchor", draft.layout == "shift")
     writer.add_bool("dflash.has_confidence_head", confident)
     writer.add_uint32(_MASK, draft.mask_token_id)
+    for key in _CONVOLVED if TRAITS[draft.algorithm].convolved else ():
+        writer.add_uint32(f"dflash.{key}", getattr(draft, key))
     if draft.embedding_scale != 1.0:
         writer.add_float32("dflash.embedding_scale", draft.embedding_scale)
     if draft.logit_softcap is not None:
@@ -142,7 +172,7 @@ def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
 def _write_eagle(writer: Any, source: Source, confident: bool) -> None:
     del confident  # Eagle3 has no such head
     writer.add_uint32("eagle3.target_hidden_size", source.draft.block.hidden_size)
-    writer.add_bool("eagle3.norm_before_residual", False)
+    writer.add_bool("eagle3.norm_before_residual", source.draft.norms.norm_before_residual)
     writer.add_bool("eagle3.norm_before_fc", False)
 
 
@@ -159,7 +189,7 @@ def _add(writer: Any, name: str, tensor: Tensor) -> None:
         writer.add_tensor(name, tensor.numpy())
         return
     data = tensor.float().numpy()
-    if tensor.dtype == torch.bfloat16 and tensor.ndim > 1:
+    if tensor.dtype == torch.bfloat16 and tensor.ndim == 2:
         kind = gguf.GGMLQuantizationType.BF16
         writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
         return
@@ -173,7 +203,7 @@ def _translated(tensors: Tensors, source: Source) -> Iterator[tuple[str, Tensor]
         value = tensor
         if name == "d2t":
             value = tensor + torch.arange(len(tensor))  # GGUF holds the target's ids, we the differences
-        if source.draft.algorithm == "eagle3" and told.endswith(_INTERLEAVED):
+        if not TRAITS[source.draft.algorithm].blocks and told.endswith(_INTERLEAVED):
             value = _interleaved(tensor, source.draft.block.head_dim)
         yield told, value
 
@@ -182,13 +212,18 @@ def _gguf_name(name: str) -> str:
     if name in _NAMES:
         return _NAMES[name]
     _, layer, rest = name.split(".", 2)
+    if rest in _BARE_NAMES:
+        return f"blk.{layer}.{_BARE_NAMES[rest]}"
     return f"blk.{layer}.{_BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
 def _our_name(name: str) -> str:
     if not name.startswith("blk."):
         return next(ours for ours, told in _NAMES.items() if told == name)
-    _, layer, rest, _ = name.split(".")
+    _, layer, rest, *_ = name.split(".")
+    bare = {told: ours for ours, told in _BARE_NAMES.items()}
+    if rest in bare:
+        return f"layers.{layer}.{bare[rest]}"
     return f"layers.{layer}.{next(ours for ours, told in _BLOCK_NAMES.items() if told == rest)}.weight"
 
 
@@ -223,7 +258,7 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
         return found.value(f"{arch}.{key}")
 
     config: Json = {
-        "architectures": ["LlamaEagle3Model" if arch == "eagle3" else "Qwen3DSparkModel"],
+        "architectures": ["LlamaEagle3Model" if arch == "eagle3" else "Qwen3" + KINDS[_algorithm(found, tensors)]],
         "model_type": "llama" if arch == "eagle3" else "qwen3",
         "hidden_act": "silu",
         "vocab_size": told("vocab_size"),
@@ -242,17 +277,26 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
     if "d2t" in tensors:
         config["draft_vocab_size"] = len(tensors["d2t"])
     if arch == "eagle3":
-        return config
+        return {**config, "norm_before_residual": told("norm_before_residual")}
     for key in ("embedding_scale", "final_logit_softcapping"):
         if f"{arch}.{key}" in found.fields:
             config[key] = told(key)
+    markov = tensors.get("markov_head.markov_w1.weight")
+    config |= {key: told(key) for key in _CONVOLVED if f"{arch}.{key}" in found.fields}
     return config | {
         "block_size": told("block_size"),
+        "sample_from_anchor": told("sample_from_anchor"),
         "mask_token_id": found.value(_MASK),
-        "markov_rank": tensors["markov_head.markov_w1.weight"].shape[1],
+        "markov_rank": 0 if markov is None else markov.shape[1],
         "enable_confidence_head": told("has_confidence_head"),
         "confidence_head_with_markov": told("has_confidence_head"),
     }
+
+
+def _algorithm(found: GgufFile, tensors: Tensors) -> AlgorithmName:
+    if "dflash.selector_rank" in found.fields:
+        return "dflash2"
+    return "dspark" if "markov_head.markov_w1.weight" in tensors else "dflash"
 
 
 LLAMA_CPP: Form = Form(refuse=_refuse, write=_write, read=_read)

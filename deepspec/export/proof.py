@@ -11,6 +11,7 @@ from torch import Tensor
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.errors import ParityError
 from deepspec.export.form import Source
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 
@@ -59,9 +60,12 @@ def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) ->
 
 def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
     """Compare what outputs on given states do not show: captured layers, mask token, sizes, rope."""
-    keys = ("target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale")
+    keys = (
+        "target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale",
+        "layout", "norms", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
+    )  # fmt: skip
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
-    if wanted.algorithm != "eagle3":
+    if TRAITS[wanted.algorithm].blocks:
         pairs["block_size"] = (found.block_size, wanted.block_size)
     pairs |= _pairs(asdict(found.block), asdict(wanted.block))
     wrong = [f"{key} {have!r}, wanted {want!r}" for key, (have, want) in pairs.items() if not _same(have, want)]
@@ -126,6 +130,9 @@ def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
     if model.markov_head is not None and embedded is not None:
         logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, state))
     found = {"logits": logits}
+    if model.candidate_selector is not None:
+        some = previous[..., None].expand(-1, -1, slots).flatten(0, 1)
+        found["selector"] = model.candidate_selector(state.flatten(0, 1), previous.flatten(), some)
     if model.confidence_head is not None:
         found["confidence"] = model.confidence(state, embedded)
     return found
@@ -136,7 +143,7 @@ def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
     positions = torch.arange(CONTEXT, device=ids.device)[None]
     causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool, device=ids.device).tril()[None, None]
     output, seen = model(ids, model.fuse(hidden), positions, None, causal)
-    after, _ = model(ids[:, :1], output[:, -1:], positions[:, -1:] + 1, seen, None)
+    after, _ = model(ids[:, :1], model.handed(output[:, -1:]), positions[:, -1:] + 1, seen, None)
     found = {"first": model.logits(output), "second": model.logits(after)}
     known = model.known_ids()
     return found if known is None else {**found, "ids": known.float()}

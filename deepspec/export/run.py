@@ -22,6 +22,7 @@ from deepspec.export.spec import ExportSpec
 from deepspec.export.speculators import SPECULATORS
 from deepspec.export.vllm import VLLM
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
+from deepspec.formats.recipe import method_of
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import Comparison
 from deepspec.placement import Placement
@@ -136,7 +137,9 @@ class Writing:
         if self.gate is not None:
             self.gate.check(name, again)
         files = {path.name: self._keep(path, f"{name}__{path.name}") for path in sorted(folder.iterdir())}
-        return ExportedForm(files=files, notes=tuple(notes), difference=worst)
+        method = method_of(self.source.draft.algorithm, self.source.draft.layout)
+        told = method if method == "dflash" else None
+        return ExportedForm(files=files, method=told, notes=tuple(notes), difference=worst)
 
     def _keep(self, path: Path, name: str) -> str:
         """Move a file into the artifact unless its bytes are there already; return the name under which they are."""

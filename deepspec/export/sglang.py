@@ -2,12 +2,15 @@
 
 import torch
 
+from deepspec.export import zlab
 from deepspec.export.form import (
     BORROWED,
     Form,
     Json,
     Source,
     Tensors,
+    has_norms,
+    not_filled_in,
     not_style,
     not_whole,
     safetensors_form,
@@ -15,6 +18,7 @@ from deepspec.export.form import (
     with_zero_markov,
     without,
 )
+from deepspec.formats.recipe import TRAITS
 
 _EAGLE = "LlamaForCausalLMEagle3"
 _EAGLE_LAYERS = 3
@@ -24,15 +28,19 @@ _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
-    if draft.algorithm != "eagle3":
-        return not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
+    if zlab.is_filled_in(draft):
+        return zlab.refuse(draft)
+    if TRAITS[draft.algorithm].blocks:
+        return not_filled_in(draft) or not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
-    return not_style(draft, "llama") or unlike_its_block(draft)
+    return not_style(draft, "llama") or unlike_its_block(draft) or has_norms(draft)
 
 
 def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
-    if source.draft.algorithm == "eagle3":
+    if zlab.is_filled_in(source.draft):
+        return zlab.encode(source)
+    if not TRAITS[source.draft.algorithm].blocks:
         return _encode_eagle(source)
     config, tensors, notes = with_zero_markov(source)
     nested = {key: config[key] for key in (*_NESTED, *_CONFIDENCE) if key in config}
@@ -59,6 +67,8 @@ def _encode_eagle(source: Source) -> tuple[Json, Tensors, list[str]]:
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    if zlab.decodes(config):
+        return zlab.decode(config, tensors)
     if config["architectures"] != [_EAGLE]:
         return {**config, **config["dflash_config"]}, tensors
     public = {key: value for key, value in config.items() if key != "eagle_config"}

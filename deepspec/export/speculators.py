@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from deepspec.checkpoint.config import KINDS
 from deepspec.checkpoint.draft import CONFIG
 from deepspec.export.form import (
     BORROWED,
@@ -15,8 +16,15 @@ from deepspec.export.form import (
     unlike_its_block,
     without,
 )
+from deepspec.formats.recipe import TRAITS, AlgorithmName
+from deepspec.models.config import DraftConfig
 
-_CLASSES = {"dspark": "DSparkSpeculator", "dflash": "DFlashSpeculator", "eagle3": "Eagle3Speculator"}
+_CLASSES = {
+    "dspark": "DSparkSpeculator",
+    "dflash": "DFlashSpeculator",
+    "dflash2": "DFlash2DraftModel",
+    "eagle3": "Eagle3Speculator",
+}
 
 _VERSION = "0.9.0"
 """Version of speculators whose form this is."""
@@ -25,18 +33,23 @@ _OURS = frozenset(
     {
         "architectures", "block_size", "confidence_head_with_markov", "draft_num_hidden_layers", "draft_vocab_size",
         "enable_confidence_head", "markov_head_type", "markov_rank", "mask_token_id", "num_anchors",
-        "num_target_layers", "step_loss_decay", "target_layer_ids", "ttt_length",
+        "num_target_layers", "step_loss_decay", "target_layer_ids", "ttt_length", "sample_from_anchor",
+        "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
+        "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output",
     }
 )  # fmt: skip
 """Keys of the public form that are not the block's."""
 
 _HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov")
 
-_EAGLE_FLAGS = dict.fromkeys(("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"), False)
+_CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+
+_NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+"""Written where they are false, too: engines take some that are missing for true."""
 
 
 def _refuse(source: Source) -> str | None:
-    styles = ("qwen3", "llama") if source.draft.algorithm == "eagle3" else ("qwen3",)
+    styles = ("qwen3",) if TRAITS[source.draft.algorithm].blocks else ("qwen3", "llama")
     return not_style(source.draft, *styles) or unlike_its_block(source.draft)
 
 
@@ -53,33 +66,39 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "dtype": str(source.tensors["fc.weight"].dtype).removeprefix("torch."),
     }
     layers = [layer + 1 for layer in draft.target_layer_ids]
-    if draft.algorithm == "eagle3":
-        return {**config, "eagle_aux_hidden_state_layer_ids": layers, **_EAGLE_FLAGS}, dict(source.tensors), []
+    if not TRAITS[draft.algorithm].blocks:
+        norms = {key: getattr(draft.norms, key) for key in _NORMS}
+        return {**config, "eagle_aux_hidden_state_layer_ids": layers, **norms}, dict(source.tensors), []
     config |= {
         "aux_hidden_state_layer_ids": layers,
         "block_size": draft.block_size,
         "mask_token_id": draft.mask_token_id,
-        "sample_from_anchor": True,
+        "sample_from_anchor": draft.layout == "shift",
         "sliding_window_non_causal": True,
     }
-    if draft.algorithm == "dspark":
+    if TRAITS[draft.algorithm].convolved:
+        config |= {key: getattr(draft, key) for key in _CONVOLVED}
+    if TRAITS[draft.algorithm].heads:
         heads = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
         config |= dict(zip(_HEADS, heads, strict=True))
     borrowed = BORROWED[:1] if draft.reduced_vocabulary else BORROWED
-    return config, without(source.tensors, *borrowed), [_note(draft.algorithm)]
+    return config, without(source.tensors, *borrowed), _notes(draft)
 
 
-def _note(algorithm: str) -> str:
-    """Return the trap that this form has in engines."""
+def _notes(draft: DraftConfig) -> list[str]:
+    """Return the traps that this form has in engines."""
+    if draft.layout == "fill_in":
+        return ["not every vLLM translates this form; serve the folder for vllm"] if draft.selector_rank else []
     shift = "several vLLM versions ignore sample_from_anchor of this form and shift the block by one token"
-    return f"{shift}; in vLLM serve the folder for vllm instead" + (", as DSpark" if algorithm == "dflash" else "")
+    advice = "in vLLM serve the folder for vllm instead"
+    return [f"{shift}; {advice}" + ("" if TRAITS[draft.algorithm].heads else ", as DSpark")]
 
 
 def _proposal(source: Source) -> Json:
     verifier = {"name_or_path": source.target, "architectures": _target_architectures(source)}
     method = {
         "proposal_type": "greedy",
-        "speculative_tokens": source.draft.block_size,
+        "speculative_tokens": source.draft.drafts,
         "verifier_accept_k": 1,
         "accept_tolerance": 0.0,
     }
@@ -100,19 +119,22 @@ def _target_architectures(source: Source) -> list[Any]:
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     block = config["transformer_layer_config"]
-    eagle = config["speculators_model_type"] == "eagle3"
+    kind: AlgorithmName = config["speculators_model_type"]
+    eagle = not TRAITS[kind].blocks
     style = "Llama" if block["model_type"] == "llama" else "Qwen3"
     layers = config["eagle_aux_hidden_state_layer_ids" if eagle else "aux_hidden_state_layer_ids"]
     public = {
         **block,
-        "architectures": [style + ("Eagle3Model" if eagle else "DSparkModel")],
+        "architectures": [style + KINDS[kind]],
         "draft_vocab_size": config["draft_vocab_size"],
         "target_layer_ids": [layer - 1 for layer in layers],
     }
     if eagle:
         proposal = config["speculators_config"]["proposal_methods"][0]
-        return {**public, "ttt_length": proposal["speculative_tokens"]}, tensors
-    public |= {key: config[key] for key in ("block_size", "mask_token_id", *_HEADS) if key in config}
+        norms = {key: config.get(key, False) for key in _NORMS}
+        return {**public, "ttt_length": proposal["speculative_tokens"], **norms}, tensors
+    kept = ("block_size", "mask_token_id", "sample_from_anchor", *_HEADS, *_CONVOLVED)
+    public |= {"sample_from_anchor": kind == "dspark"} | {key: config[key] for key in kept if key in config}
     return public, tensors
 
 

@@ -1,10 +1,15 @@
-"""vLLM's native form: the public DeepSpec form for DSpark, an own class name and layer count for Eagle3."""
+"""vLLM's native form: the public DeepSpec form for DSpark, an own class name and layer count for Eagle3.
 
+DFlash in the layout fill_in, and DFlash 2, are written as their authors have them (zlab.py).
+"""
+
+from deepspec.export import zlab
 from deepspec.export.form import (
     Form,
     Json,
     Source,
     Tensors,
+    not_filled_in,
     not_style,
     not_vanilla,
     not_whole,
@@ -12,39 +17,50 @@ from deepspec.export.form import (
     unlike_its_block,
     with_zero_markov,
 )
+from deepspec.formats.recipe import TRAITS
 
 _EAGLE = {"qwen3": "Eagle3Qwen3ForCausalLM", "llama": "Eagle3LlamaForCausalLM"}
 
-_EAGLE_FLAGS = {"norm_before_residual": False, "norm_output": False}
-"""Written because vLLM takes a missing norm_before_residual for true."""
+_FLAGS = ("norm_before_residual", "norm_output")
+"""Written where they are false, too: vLLM takes a missing norm_before_residual for true."""
+_PRE_NORMS = ("norm_before_fc", "fc_norm")
 
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
-    if draft.algorithm == "eagle3":
+    if not TRAITS[draft.algorithm].blocks:
         return not_style(draft, *_EAGLE) or unlike_its_block(draft)
+    if zlab.is_filled_in(draft):
+        return zlab.refuse(draft)
     unmapped = not_whole(draft) if draft.style == "gemma4" else None
-    return not_style(draft, "qwen3", "gemma4") or unlike_its_block(draft) or not_vanilla(draft) or unmapped
+    unknown = not_filled_in(draft) or not_style(draft, "qwen3", "gemma4")
+    return unknown or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
 
 def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
-    if source.draft.algorithm != "eagle3":
+    if zlab.is_filled_in(source.draft):
+        return zlab.encode(source)
+    if TRAITS[source.draft.algorithm].blocks:
         return with_zero_markov(source)
+    norms = source.draft.norms
     config = {key: value for key, value in source.config.items() if key != "target_layer_ids"}
     config |= {
         "architectures": [_EAGLE[source.draft.style]],
         "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in source.draft.target_layer_ids],
         "draft_vocab_size": source.draft.draft_vocab_size,
-        **_EAGLE_FLAGS,
+        **{key: getattr(norms, key) for key in _FLAGS},
+        **{key: True for key in _PRE_NORMS if getattr(norms, key)},
     }
     return config, dict(source.tensors), []
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    if zlab.decodes(config):
+        return zlab.decode(config, tensors)
     if config["architectures"][0] not in _EAGLE.values():
         return config, tensors
     style = next(style for style, name in _EAGLE.items() if name == config["architectures"][0])
-    public = {key: value for key, value in config.items() if key not in _EAGLE_FLAGS}
+    public = {key: value for key, value in config.items() if key not in _FLAGS or value}
     public["architectures"] = [f"{style.capitalize()}Eagle3Model"]
     public["target_layer_ids"] = [layer - 1 for layer in public.pop("eagle_aux_hidden_state_layer_ids")]
     return public, tensors

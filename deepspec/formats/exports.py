@@ -7,6 +7,7 @@ there once. `exports.json` says which file of the artifact is which file of whic
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +27,8 @@ class ExportedForm(BaseModel):
     """What of the draft the form cannot express."""
     files: dict[str, str] = Field(default_factory=dict)
     """Name in the form's folder -> name in the artifact."""
+    method: Literal["dflash"] | None = Field(default=None, exclude_if=lambda method: method is None)
+    """By what name engines serve the draft; None: eagle3 where it is one, else dspark."""
     notes: tuple[str, ...] = ()
     """What a user of the folder must know."""
     difference: float | None = None

@@ -1,13 +1,61 @@
 """What a new draft shall look like and what it is trained for; no torch, so that specs can hold it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from deepspec.artifacts import Spec
 
-AlgorithmName = Literal["dspark", "dflash", "eagle3"]
+AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3"]
 MarkovHead = Literal["vanilla", "gated", "rnn"]
+Layout = Literal["shift", "fill_in"]
+"""Which token slot k of a block behind anchor i proposes: i + k + 1; or i + k, and the first slot none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traits:
+    """What sets an algorithm's drafts apart, where its name would otherwise be asked for."""
+
+    blocks: bool = True
+    """Whether a pass proposes a block of slots behind a mask token; else tokens come one by one."""
+    heads: bool = False
+    """Whether it has a Markov head and a confidence head."""
+    convolved: bool = False
+    """Whether its blocks are convolved over slots, and a selector chooses among candidates."""
+    layout: Layout = "shift"
+    """Of a block, where the recipe does not say."""
+    num_layers: int = 5
+    """Decoder blocks, where the recipe does not say; eagle3 has no other number of them."""
+
+
+TRAITS: Mapping[AlgorithmName, Traits] = {
+    "dspark": Traits(heads=True),
+    "dflash": Traits(),
+    "dflash2": Traits(convolved=True, layout="fill_in"),
+    "eagle3": Traits(blocks=False, num_layers=1),
+}
+"""Name -> what sets it apart."""
+
+
+def layout_of(recipe: "DraftRecipe") -> Layout:
+    """Return the layout of the blocks that a recipe describes."""
+    return recipe.layout or TRAITS[recipe.algorithm].layout
+
+
+def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "dflash", "eagle3"]:
+    """Return by what name engines serve a draft: DFlash that predicts from its anchor on is served as DSpark."""
+    if not TRAITS[algorithm].blocks:
+        return "eagle3"
+    return "dflash" if layout == "fill_in" else "dspark"
+
+
+def drafts(recipe: "DraftRecipe", objective: "Objective") -> int:
+    """Return how many tokens a draft of a recipe proposes at a time: eagle3 by default, others at most."""
+    if not TRAITS[recipe.algorithm].blocks:
+        return objective.ttt_length
+    return recipe.block_size - (layout_of(recipe) == "fill_in")
 
 
 class DraftRecipe(Spec):
@@ -17,9 +65,11 @@ class DraftRecipe(Spec):
     shape: Literal["qwen3", "target"] = "qwen3"
     """Style of the decoder block: Qwen3's for every target, or the target's own."""
     num_layers: int | None = Field(default=None, gt=0)
-    """Decoder blocks; None: 5 for dspark and dflash, 1 for eagle3 (the only choice there)."""
+    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 1 for eagle3 (the only choice there)."""
     block_size: int = Field(default=7, gt=0)
-    """Tokens that one pass proposes (dspark, dflash)."""
+    """Slots of a block (dspark, dflash, dflash2): each proposes a token, but the first one in the layout fill_in."""
+    layout: Layout | None = None
+    """Which token a slot proposes; None: fill_in for dflash2, as engines serve it, and shift for dspark and dflash."""
     markov_head: MarkovHead = "vanilla"
     markov_rank: int = Field(default=256, ge=0)
     """Rank of the Markov head; 0: none (dspark)."""
@@ -27,6 +77,16 @@ class DraftRecipe(Spec):
     """Whether a head learns the chance that a slot is accepted (dspark)."""
     confidence_with_markov: bool = True
     """Whether that head also sees the Markov embedding of the previous token."""
+    conv_kernel_size: int = Field(default=2, gt=0)
+    """Taps of the convolution over slots (dflash2)."""
+    conv_group_size: int = Field(default=16, gt=0)
+    """Channels that share the dynamic part of its kernel (dflash2)."""
+    selector_rank: int = Field(default=256, gt=0)
+    """Rank of the selector (dflash2)."""
+    selector_top_k: int = Field(default=16, gt=1)
+    """Most likely tokens of a slot that it chooses among (dflash2)."""
+    norms: Literal["eagle3", "eagle3.1"] = "eagle3"
+    """Norms beside those of the block: none; or of each captured state, and of what a step hands on (eagle3)."""
     draft_vocab_size: int | None = Field(default=None, gt=0)
     """Reduced output vocabulary, the most frequent tokens of the answers; None: the target's."""
 
@@ -35,17 +95,35 @@ class Objective(Spec):
     """What the draft is trained for. None means: as the algorithm has it (algorithms/__init__.py)."""
 
     num_anchors: int = Field(default=512, gt=0)
-    """Blocks sampled from one sample (dspark, dflash)."""
+    """Blocks sampled from one sample (all but eagle3)."""
     cross_entropy: float | None = Field(default=None, ge=0)
-    """Weight of the cross-entropy with the true token (dspark 0.1, dflash 1)."""
+    """Weight of the cross-entropy with the true token (dspark 0.1, dflash and dflash2 1)."""
     total_variation: float | None = Field(default=None, ge=0)
-    """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, dflash 0)."""
+    """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, the others 0)."""
     soft_cross_entropy: float = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy with the target's distribution (dspark, dflash; eagle3 knows no other loss)."""
+    """Weight of the cross-entropy with the target's distribution (eagle3: 1 where no term below is chosen)."""
+    forward_kl: float = Field(default=0.0, ge=0)
+    """Weight of KL(p‖q), p the target's distribution: the same gradient, a loss that can become 0."""
+    reverse_kl: float = Field(default=0.0, ge=0)
+    """Weight of KL(q‖p)."""
+    jensen_shannon: float = Field(default=0.0, ge=0)
+    """Weight of the Jensen-Shannon divergence of q and p."""
+    log_acceptance: float = Field(default=0.0, ge=0)
+    """Weight of −log Σ min(p, q), the chance that the target keeps a drafted token."""
+    lk_hybrid: float = Field(default=0.0, ge=0)
+    """Weight of λ·KL(p‖q) + (1 − λ)·(1 − a), where a = Σ min(p, q) and λ = exp(−η·a)."""
+    lk_sharpness: float = Field(default=3.0, ge=0)
+    """η of `lk_hybrid`."""
     confidence: float = Field(default=1.0, ge=0)
     """Weight of the confidence head's loss, where there is one."""
+    selector: float = Field(default=1.0, ge=0)
+    """Weight of the selector's loss, where there is one."""
+    slot_weights: Literal["decay", "dpace"] = "decay"
+    """How slots of a block weigh: by their place, or by what the tokens behind them stand to lose (D-PACE)."""
     slot_decay: float = Field(default=4.0, ge=0)
-    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (dspark, dflash)."""
+    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (all but eagle3)."""
+    dpace_alpha: float = Field(default=0.5, gt=0, le=1)
+    """α of D-PACE: 1 counts the slots from k on, less heeds how likely the draft finds the tokens before them."""
     ttt_length: int = Field(default=7, gt=0)
     """Test-time training steps (eagle3)."""
     step_decay: float = Field(default=0.8, gt=0)
@@ -53,3 +131,8 @@ class Objective(Spec):
     mask_alignment: Literal["predicted", "deepspec"] = "predicted"
     """Which token decides whether an Eagle3 position is supervised, and by what the loss is divided: the token that
     is predicted and the supervised tokens; or, as the public checkpoints, the feature's token and all positions."""
+    convention: Literal["deepspec", "speculators"] = "deepspec"
+    """What is a label and what a loss is divided by. deepspec: the true token, and the weights of the supervised slots,
+    which end at the first unsupervised one. speculators: the target's most likely token, and the number of supervised
+    slots, each by itself and across the ends of samples; in the layout shift, and for eagle3, by the mask of the token
+    before the one that is proposed."""

@@ -8,7 +8,7 @@ of a chunk work torch's functions, or on CUDA a kernel in Triton (triton_chunks.
 A head may know a part of the target's vocabulary. Then p is restricted to that part and sums to 1 there, for all loss
 terms; where the target's whole head is given, too, acceptance is counted against what the target really says.
 
-With row weights w and the terms' factors, the loss is
+With row weights w and the terms' factors (terms.py), the loss is
 
     Σ w · (α·CE(label, q) + β·‖q − p‖₁ + γ·CE(p, q))
 
@@ -16,12 +16,14 @@ and its gradient with respect to the logits, where s = sign(q − p):
 
     w · (α·(q − onehot) + β·q⊙(s − ⟨s, q⟩) + γ·(q − p))
 
+The further terms stand in divergences.py.
+
 Legend: N rows, P distinct target positions, M rows of a chunk, D hidden size, r Markov rank, V vocabulary of the head.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -32,25 +34,17 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from deepspec.losses import divergences
+from deepspec.losses.terms import Terms
 from deepspec.models.products import product_of
 from deepspec.models.whole_head import Whole, WholeHead, cap
 
 CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
 """Rows of a chunk: as few as keep matrix products efficient."""
+MEASURED = 5
+"""Numbers that are measured of each row, whatever the terms."""
 Kernel = Literal["torch", "triton"]
 """What works between the products of a chunk: results differ by rounding."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """Factors of the loss terms."""
-
-    cross_entropy: float = 0.0
-    """α, against the label."""
-    total_variation: float = 0.0
-    """β, of ‖q − p‖₁ (twice the total variation distance)."""
-    soft_cross_entropy: float = 0.0
-    """γ, against p."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +64,9 @@ class Rows:
 
     hidden: Tensor
     """`(N, D)` draft states after the final norm."""
-    labels: Tensor
-    """`(N,)` true tokens, as the head numbers them."""
+    labels: Tensor | None
+    """`(N,)` true tokens, as the head numbers them; None: the label is the target's most likely token that the head
+    knows."""
     weights: Tensor
     """`(N,)` row weights, already divided by the global denominator."""
     target: Tensor
@@ -99,6 +94,16 @@ class RowLosses:
     is not restricted; without it, a head that knows a part of the vocabulary gives too much."""
     correct: Tensor
     """1 where the draft's most likely token is the target's, else 0; of the vocabulary that p is of."""
+    forward_kl: Tensor | None = None
+    """None, like what follows, where there is no term beside the first three."""
+    reverse_kl: Tensor | None = None
+    jensen_shannon: Tensor | None = None
+    overlap: Tensor | None = None
+    """Σ min(p, q) of the vocabulary that the head knows: what `log_acceptance` and `lk_hybrid` read."""
+    labels: Tensor | None = None
+    """`(N,)` int64: what the cross-entropy is held against."""
+    candidates: Tensor | None = None
+    """`(N, k)` int64: the draft's k most likely tokens, the best first; None where none were asked for."""
 
 
 def kernel_of(device: torch.device) -> Kernel:
@@ -107,7 +112,13 @@ def kernel_of(device: torch.device) -> Kernel:
 
 
 def chunked_loss(
-    rows: Rows, head: Head, terms: Terms, *, measure: bool = True, chunk_rows: int | None = None
+    rows: Rows,
+    head: Head,
+    terms: Terms,
+    *,
+    measure: bool = True,
+    candidates: int = 0,
+    chunk_rows: int | None = None,
 ) -> tuple[Tensor, RowLosses]:
     """Return the weighted loss, differentiable in hidden, markov and W2, and what was measured of each row.
 
@@ -116,16 +127,17 @@ def chunked_loss(
         head: the frozen head.
         terms: factors of the loss terms.
         measure: whether distances to p are wanted though no term needs them; they cost the target's logits.
+        candidates: how many of each row's most likely tokens are wanted.
         chunk_rows: most rows of a chunk; None: `CHUNK_ROWS`, or `CHUNK_ROWS_ON_CPU`.
     """
-    target = bool(measure or terms.total_variation or terms.soft_cross_entropy)
+    target = measure or terms.held or rows.labels is None
     most = chunk_rows or (CHUNK_ROWS_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_ROWS)
-    cut = _chunks_of(rows, head)(rows, head, terms, with_target=target, most=most)
+    cut = _chunks_of(rows, head)(rows, head, terms, with_target=target, most=most, candidates=candidates)
     if not torch.is_grad_enabled():  # within a Function it never is, and what it is given still asks for gradients
         loss, measured, _ = cut.run(with_gradients=False)
-        return loss, RowLosses(*measured)
-    loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, cut)  # type: ignore[no-untyped-call]
-    return loss, RowLosses(*measured)
+    else:
+        loss, *measured = _ChunkedLoss.apply(rows.hidden, rows.markov, rows.markov_weight, cut)  # type: ignore[no-untyped-call]
+    return loss, replace(RowLosses(*measured), labels=cut.labels, candidates=cut.candidates)
 
 
 def chunks(rows: Rows, size: int) -> Iterator[tuple[slice, slice]]:
@@ -168,7 +180,9 @@ class _ChunkedLoss(Function):
 class Chunks:
     """One pass over the rows, with buffers that every chunk reuses."""
 
-    def __init__(self, rows: Rows, head: Head, terms: Terms, *, with_target: bool, most: int) -> None:
+    def __init__(
+        self, rows: Rows, head: Head, terms: Terms, *, with_target: bool, most: int, candidates: int = 0
+    ) -> None:
         """Cut the rows into chunks of at most so many, and make the buffers."""
         self.rows, self.terms, self.softcap = rows, terms, head.softcap
         self.with_target = with_target
@@ -182,7 +196,10 @@ class Chunks:
         self.whole = None if head.whole is None or not with_target else WholeHead(head.whole, head.softcap, distinct)
         self.logits = self._buffer(self.size)
         self.target = self._buffer(distinct * with_target)
-        self.measured = rows.hidden.new_zeros(5, num_rows, dtype=self.dtype)
+        kinds = MEASURED + len(divergences.MEASURED) * terms.divergent
+        self.measured = rows.hidden.new_zeros(kinds, num_rows, dtype=self.dtype)
+        self.labels = rows.target_index.new_empty(num_rows) if rows.labels is None else rows.labels.contiguous()
+        self.candidates = rows.target_index.new_empty(num_rows, candidates) if candidates else None
         self._make_buffers()
 
     def run(self, *, with_gradients: bool) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
@@ -229,6 +246,11 @@ class Chunks:
         self._measure(span, logits_MV, target)
         return self._logits_gradient(span, logits_MV, target)
 
+    def _note_candidates(self, span: slice, logits_MV: Tensor) -> None:
+        """Keep the most likely tokens of a chunk's rows, where they are asked for."""
+        if self.candidates is not None:
+            self.candidates[span] = logits_MV.topk(self.candidates.shape[1], dim=-1).indices
+
     def _draft_logits(self, span: slice) -> Tensor:
         rows = self.rows
         logits_MV = self.logits[: span.stop - span.start]
@@ -239,6 +261,7 @@ class Chunks:
             logits_MV.mul_(self.softcap)
         if self.markov is not None and rows.markov is not None:
             self.markov.forward(rows.markov[span].detach(), logits_MV, add=True)
+        self._note_candidates(span, logits_MV)
         return logits_MV
 
     def _target(self, span: slice, positions: slice) -> "_Said | None":
@@ -254,20 +277,25 @@ class Chunks:
         else:
             best_Q, share_Q = self.whole.logits(states_QD, target_QV)
             best_M, share_M = best_Q[local_M], share_Q[local_M]
+        if self.rows.labels is None:
+            self.labels[span] = best_M if self.whole is None else target_QV.argmax(-1)[local_M]
+        log_MV = target_QV.log_softmax(-1)[local_M] if self.terms.divergent else None
         torch.softmax(target_QV, -1, out=target_QV)
         target_MV = torch.index_select(target_QV, 0, local_M, out=self.expanded[: span.stop - span.start])
-        return _Said(target_MV, best_M, share_M)
+        return _Said(target_MV, best_M, share_M, log_MV)
 
     def _measure(self, span: slice, logits_MV: Tensor, target: "_Said | None") -> None:
         """Fill in what is measured; logits become q, and p becomes q − p."""
-        cross, distance, soft, acceptance, correct = (part[span] for part in self.measured)
+        cross, distance, soft, acceptance, correct = (part[span] for part in self.measured[:MEASURED])
         top_M = logits_MV.amax(-1)
-        label_M = logits_MV.gather(1, self.rows.labels[span, None])[:, 0]
+        label_M = logits_MV.gather(1, self.labels[span, None])[:, 0]
         if target is not None:
             target_MV, best_M = target.chances, target.best
             said_M = logits_MV.gather(1, best_M.clamp(min=0)[:, None])[:, 0]
             correct.copy_((said_M == top_M) & (best_M >= 0))
             expected_M = torch.linalg.vecdot(target_MV, logits_MV)
+            if target.log is not None:
+                divergences.ratio(logits_MV, target.log, logits_MV.logsumexp(-1))
         torch.softmax(logits_MV, -1, out=logits_MV)
         normalizer_M = top_M - logits_MV.amax(-1).log_()
         torch.sub(normalizer_M, label_M, out=cross)
@@ -276,6 +304,8 @@ class Chunks:
             if target.share is not None:
                 scaled_MV = torch.mul(target_MV, target.share[:, None], out=self.scaled[: len(target_MV)])
                 torch.sum(torch.minimum(scaled_MV, logits_MV, out=scaled_MV), -1, out=acceptance)
+            if target.log is not None:
+                divergences.measure(logits_MV, target_MV, target.log, soft, self.measured[MEASURED:, span])
             torch.sub(logits_MV, target_MV, out=target_MV)
             torch.linalg.vector_norm(target_MV, 1, dim=-1, out=distance)
             if target.share is None:
@@ -284,7 +314,10 @@ class Chunks:
     def _logits_gradient(self, span: slice, q_MV: Tensor, target: "_Said | None") -> Tensor:
         """Return the gradient of each row's loss, without its weight, in the place of q or of q − p."""
         terms = self.terms
-        if target is None or not (terms.total_variation or terms.soft_cross_entropy):
+        if target is not None and target.log is not None:
+            overlap_M = self.measured[-1, span]
+            grad_MV = divergences.gradient(terms, q_MV, target.chances, target.log, overlap_M)
+        elif target is None or not terms.held:
             grad_MV = q_MV if terms.cross_entropy == 1 else q_MV.mul_(terms.cross_entropy)
         elif terms.total_variation:
             grad_MV = self._variation_gradient(q_MV, target.chances)
@@ -295,7 +328,7 @@ class Chunks:
             if terms.cross_entropy:
                 grad_MV.add_(q_MV, alpha=terms.cross_entropy)
         if terms.cross_entropy:
-            labels_M1 = self.rows.labels[span, None]
+            labels_M1 = self.labels[span, None]
             grad_MV.scatter_add_(1, labels_M1, grad_MV.new_full(labels_M1.shape, -terms.cross_entropy))
         return grad_MV
 
@@ -321,6 +354,8 @@ class Chunks:
         cross, distance, soft, *_ = self.measured
         terms, weights_N = self.terms, self.rows.weights.to(self.dtype)
         per_row = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
+        if terms.divergent:
+            per_row = per_row + divergences.loss(terms, self.measured[MEASURED:])
         return torch.dot(weights_N, per_row)
 
 
@@ -334,3 +369,5 @@ class _Said:
     """`(M,)` the target's most likely token, as the head numbers it; −1: one that it does not know."""
     share: Tensor | None
     """`(M,)` chance that the target gives to all tokens that the head knows; None: not asked, or all."""
+    log: Tensor | None
+    """`(M, V)` log p, and then log(q / p); None: no term reads it."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deepspec.losses.chunked import Chunks
+from deepspec.losses.terms import LEAST_ACCEPTANCE
 from deepspec.losses.triton_loss import OPTIONS, TILE, measure_rows, normalize_target
 
 
@@ -25,7 +26,6 @@ class TritonChunks(Chunks):
         rows = self.rows
         narrow = rows.hidden.dtype != self.dtype
         beside = self.markov is not None and self.softcap is not None
-        self.labels = rows.labels.contiguous()
         self.index = rows.target_index.to(torch.int32)
         self.bias = self._buffer(self.size) if beside else self.logits
         self.logits_grad = torch.empty_like(self.logits, dtype=rows.hidden.dtype) if narrow else self.logits
@@ -52,6 +52,7 @@ class TritonChunks(Chunks):
         self.head.forward(rows.hidden[span].detach(), self.logits[:size])
         if self.markov is not None and rows.markov is not None:
             self.markov.forward(rows.markov[span].detach(), self.bias[:size], add=self.bias is self.logits)
+        self._note_candidates(span, self.logits[:size])
         if self.with_target:
             self.head.forward(rows.target[positions], self.target[: positions.stop - positions.start])
 
@@ -63,14 +64,16 @@ class TritonChunks(Chunks):
             )  # fmt: skip
 
     def _launch(self, span: slice, positions: slice, *, with_gradients: bool) -> None:
-        terms = self.terms
+        terms, rows = self.terms, self.rows
         measure_rows[(span.stop - span.start,)](
             self.logits, self.bias, self.logits_grad, self.bias_grad, self.labels,
             self.target, self.normalizers, self.best, self.index, self.measured,
             span.start, positions.start, self.measured.shape[1], self.logits.shape[1], float(self.softcap or 1),
-            terms.cross_entropy, terms.total_variation, terms.soft_cross_entropy,
+            terms.cross_entropy, terms.total_variation, terms.soft_cross_entropy, terms.forward_kl, terms.reverse_kl,
+            terms.jensen_shannon, terms.log_acceptance, terms.lk_hybrid, terms.lk_sharpness, LEAST_ACCEPTANCE,
             CAPPED=self.softcap is not None, BIASED=self.bias is not self.logits, HELD=self.with_target,
-            SLOPED=self.with_target and terms.total_variation != 0, GRADIENT=with_gradients, TILE=TILE, **OPTIONS,
+            SLOPED=terms.sloped, DIVERGENT=terms.divergent, LABELLED=rows.labels is not None,
+            GRADIENT=with_gradients, TILE=TILE, **OPTIONS,
         )  # fmt: skip
 
     def _uncap(self, grad_MV: Tensor) -> Tensor:

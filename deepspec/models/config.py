@@ -5,7 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepspec.families.shape import BlockShape
-from deepspec.formats.recipe import AlgorithmName, MarkovHead
+from deepspec.formats.recipe import AlgorithmName, Layout, MarkovHead
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EagleNorms:
+    """Norms by which EAGLE-3.1, and public EAGLE-3 drafts, differ from EAGLE-3."""
+
+    norm_before_fc: bool = False
+    """One norm of all captured states side by side, before they are fused."""
+    fc_norm: bool = False
+    """One norm of each captured layer's state, before they are fused."""
+    norm_before_residual: bool = False
+    """Whether the block's residual is the normed state instead of the state itself."""
+    norm_output: bool = False
+    """Whether a step hands its normed output on instead of the output itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,17 +39,39 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
     """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""
     block_size: int = 7
-    """Tokens that one pass proposes (dspark, dflash); Eagle3: proposed one by one, this many by default."""
+    """Slots of a block (dspark, dflash, dflash2); Eagle3: tokens proposed one by one, this many by default."""
+    layout: Layout = "shift"
+    """Which token a slot of a block predicts."""
     mask_token_id: int | None = None
     """Fills the slots after the anchor; None for eagle3."""
     markov_rank: int = 0
     markov_head: MarkovHead = "vanilla"
     confidence_head: bool = False
     confidence_with_markov: bool = False
+    conv_kernel_size: int = 0
+    """Taps of the convolution over a block's slots; 0: none is (dflash2)."""
+    conv_group_size: int = 16
+    """Channels that share the dynamic part of its kernel."""
+    selector_rank: int = 0
+    """Rank of the selector among a slot's most likely tokens; 0: there is none (dflash2)."""
+    selector_top_k: int = 0
+    """How many tokens it chooses among."""
+    norms: EagleNorms = EagleNorms()
+    """Where Eagle3 has norms beside those of its block."""
     style: str = "qwen3"
     """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama or gemma4."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """The config.json that this was read from or will extend; keys that mean nothing here survive in it."""
+
+    @property
+    def first_slot(self) -> int:
+        """Return the first slot of a block that predicts a token."""
+        return 1 if self.layout == "fill_in" else 0
+
+    @property
+    def drafts(self) -> int:
+        """Return how many tokens are proposed in a round, at most for blocks, by default for Eagle3."""
+        return self.block_size - self.first_slot
 
     @property
     def num_captured(self) -> int:

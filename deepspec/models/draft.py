@@ -1,4 +1,4 @@
-"""The draft models: DSpark and DFlash (one class), and Eagle3.
+"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3.
 
 Legend: B batch, T context positions, Q queries, N rows, D hidden size, A captured layers, V vocabulary of the head.
 """
@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from deepspec.models.attention import Context, KeyValue, Mask
 from deepspec.models.block import Block
 from deepspec.models.config import DraftConfig
-from deepspec.models.heads import ConfidenceHead, GatedMarkovHead, MarkovHead, RecurrentMarkovHead
+from deepspec.models.convolution import ConvolvedBlock
+from deepspec.models.heads import (
+    CandidateSelector,
+    ConfidenceHead,
+    GatedMarkovHead,
+    MarkovHead,
+    RecurrentMarkovHead,
+)
 from deepspec.models.lean import RMSNorm
 from deepspec.models.rope import RotaryEmbedding
 
@@ -92,16 +99,17 @@ class Draft(nn.Module):
 
 
 class BlockDraft(Draft):
-    """DSpark; with both heads off, DFlash. One pass proposes a block of K tokens."""
+    """DSpark; with both heads off, DFlash; with convolved blocks and a selector, DFlash 2: a block of slots a pass."""
 
     def __init__(self, config: DraftConfig) -> None:
         """Make the blocks and heads that the config names."""
         super().__init__(config)
         shape = config.block
         self.hidden_norm = RMSNorm(shape.hidden_size, shape.norm_eps)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(_block(config) for _ in range(config.num_layers))
         self.markov_head = _markov_head(config)
         self.confidence_head = _confidence_head(config)
+        self.candidate_selector = _selector(config)
 
     def context(self, hidden_BTE: Tensor) -> Tensor:
         """Return the fused context `(B, T, D)` of captured states `(B, T, A·D)`."""
@@ -159,12 +167,28 @@ class EagleDraft(Draft):
     def __init__(self, config: DraftConfig) -> None:
         """Make the block."""
         super().__init__(config)
+        size, eps, norms = config.block.hidden_size, config.block.norm_eps, config.norms
         self.layers = nn.ModuleList([Block(config.block, with_state=True)])
+        if norms.norm_before_fc:
+            self.input_norm = RMSNorm(config.num_captured * size, eps)
+        if norms.fc_norm:
+            self.fc_norm = nn.ModuleList(RMSNorm(size, eps) for _ in range(config.num_captured))
 
     def fuse(self, hidden_BTE: Tensor) -> Tensor:
         """Return the first state `(B, T, D)` of captured states `(B, T, A·D)`."""
+        norms = self.config.norms
+        if norms.norm_before_fc:
+            hidden_BTE = self.input_norm(hidden_BTE)
+        if norms.fc_norm:
+            parts = hidden_BTE.chunk(self.config.num_captured, dim=-1)
+            hidden_BTE = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
         fused: Tensor = self.fc(hidden_BTE)
         return fused
+
+    def handed(self, output: Tensor) -> Tensor:
+        """Return the state that a step hands to the next one, of the block's output."""
+        state: Tensor = self.norm(output) if self.config.norms.norm_output else output
+        return state
 
     def forward(
         self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Context | None, mask: Mask
@@ -173,18 +197,19 @@ class EagleDraft(Draft):
 
         Args:
             ids_BQ: the token *after* each position.
-            state_BQD: `fuse` of the target's states, or the output of the step before.
+            state_BQD: `fuse` of the target's states, or `handed` of the output of the step before.
             positions_BQ: rope positions.
             past: keys and values of earlier chunks.
             mask: `(B, 1, Q, C + Q)` bool over past and own chunk; None: all.
 
         Returns:
-            `(B, Q, D)` before the final norm (the next step's state; `logits` of it), and past with this chunk.
+            `(B, Q, D)` before the final norm (`handed` and `logits` read it), and past with this chunk.
         """
         block, joined, rotation = self._block(), self._joined(ids_BQ, state_BQD), self._rotation(positions_BQ)
         own = block.self_attn.keys_values(joined, rotation)
         seen = own if past is None else past.append(own)
-        return block.finish(state_BQD, block.self_attn(joined, rotation, seen, mask)), seen
+        residual = block.hidden_norm(state_BQD) if self.config.norms.norm_before_residual else state_BQD
+        return block.finish(residual, block.self_attn(joined, rotation, seen, mask)), seen
 
     def logits(self, output: Tensor) -> Tensor:
         """Return logits `(…, V)` of the block's output."""
@@ -208,6 +233,19 @@ class EagleDraft(Draft):
 def _rounded(value: float, dtype: torch.dtype) -> float:
     """Return a number as a dtype holds it, whatever device is the default."""
     return float(torch.tensor(value, dtype=dtype, device="cpu"))
+
+
+def _block(config: DraftConfig) -> Block:
+    if not config.conv_kernel_size:
+        return Block(config.block)
+    taps, group = config.conv_kernel_size, config.conv_group_size
+    return ConvolvedBlock(config.block, taps=taps, group=group, slots=config.block_size)
+
+
+def _selector(config: DraftConfig) -> CandidateSelector | None:
+    if not config.selector_rank:
+        return None
+    return CandidateSelector(config.vocab_size, config.selector_rank, config.block.hidden_size)
 
 
 def _markov_head(config: DraftConfig) -> MarkovHead | None:

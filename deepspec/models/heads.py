@@ -1,10 +1,11 @@
-"""Heads on top of the backbone: Markov correction of a slot's logits, and confidence.
+"""Heads on top of the backbone: Markov correction of a slot's logits, selection of a candidate, and confidence.
 
 Legend: N rows, D hidden size, r Markov rank, V vocabulary. DSpark, arXiv 2607.05147.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 
 class MarkovHead(nn.Module):
@@ -83,6 +84,28 @@ class RecurrentMarkovHead(MarkovHead):
         gate, candidate, out = joint.chunk(3, dim=-1)
         keep = gate.sigmoid()
         return out.tanh(), keep * state_Nr + (1 - keep) * candidate.tanh()
+
+
+class CandidateSelector(nn.Module):
+    """DFlash 2's correction of a slot's k most likely tokens v by the token u before: Σ_r P[u]_r · (H h)_r · S[v]_r."""
+
+    def __init__(self, vocab_size: int, rank: int, hidden_size: int) -> None:
+        """Make P, S and H."""
+        super().__init__()
+        self.predecessor_codebook = nn.Parameter(torch.zeros(vocab_size, rank))
+        self.successor_codebook = nn.Parameter(torch.zeros(vocab_size, rank))
+        self.hidden_projection = nn.Linear(hidden_size, rank, bias=False)
+
+    def forward(self, hidden_ND: Tensor, previous_N: Tensor, candidates_Nk: Tensor) -> Tensor:
+        """Return the correction of the candidates' logits, `(N, k)`.
+
+        Args:
+            hidden_ND: states after the final norm.
+            previous_N: token before each slot.
+            candidates_Nk: tokens to choose from.
+        """
+        query_Nr = embedding(previous_N, self.predecessor_codebook) * self.hidden_projection(hidden_ND)
+        return torch.einsum("nr,nkr->nk", query_Nr, embedding(candidates_Nk, self.successor_codebook))
 
 
 class ConfidenceHead(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 
 from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
+from deepspec.formats.recipe import TRAITS
 from deepspec.plan import presets
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
 from deepspec.plan.plan import Plan
@@ -47,7 +48,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         ratios={**CODEC_RATIO, **(measured.ratios if measured else {})},
         source=train.source,
         passes=train.steps / per_pass if train.steps else train.epochs,
-        draft_layers=draft.num_layers or (1 if draft.algorithm == "eagle3" else 5),
+        draft_layers=draft.num_layers or TRAITS[draft.algorithm].num_layers,
         anchors=train.objective.num_anchors,
         block=draft.block_size,
         draft_vocabulary=draft.draft_vocab_size,

@@ -60,7 +60,7 @@ def lineage_rows(lineage: Mapping[str, Manifest]) -> list[dict[str, str]]:
 
 def serving(form: str, algorithm: str, slots: int, target: str, exported: ExportedForm) -> str:
     """Return the command that serves a form, or the lines that load it."""
-    method = "eagle3" if algorithm == "eagle3" else "dspark"
+    method = exported.method or ("eagle3" if algorithm == "eagle3" else "dspark")
     if form in ("vllm", "speculators"):
         config = {"method": method, "model": f"./{form}", "num_speculative_tokens": slots}
         return f"vllm serve {target} --speculative-config '{json.dumps(config)}'"

@@ -35,7 +35,8 @@ def start_from_target(model: BlockDraft | EagleDraft, folder: Path) -> bool:
     numbers = range(shape.num_layers - model.config.num_layers, shape.num_layers)
     found = dict(_read(folder, (FINAL_NORM, *(f"model.layers.{number}." for number in numbers))))
     blocks = [_below(found, f"model.layers.{number}.") for number in numbers]
-    wanted = {name for name, _ in model.layers[0].named_parameters()} - {"hidden_norm.weight"}
+    own = {name for name, _ in model.layers[0].named_parameters() if "_conv." not in name}
+    wanted = own - {"hidden_norm.weight"}
     optional = {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
     if FINAL_NORM not in found or any(block.keys() - optional != wanted - optional for block in blocks):
         return False

@@ -65,7 +65,7 @@ def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: B
     plain = not (shape.tied_kv or shape.v_norm or shape.sandwich_norms)
     if not isinstance(model, BlockDraft) or not isinstance(first, Block) or not plain:
         return "its blocks have another form"
-    reach = min(shape.num_heads // shape.num_kv_heads, model.config.block_size)
+    reach = min(shape.num_heads // shape.num_kv_heads, model.config.drafts)
     with torch.no_grad():
         seen = _read(model, samples, bigrams, reach)
         if len(seen.left[0]) < ENOUGH * shape.hidden_size:
@@ -127,12 +127,15 @@ def _ridge(inputs_ND: Tensor, wanted_NM: Tensor) -> Tensor:
 
 
 def _look_back(model: BlockDraft, block: Block, query_D: Tensor, key_D: Tensor, reach: int) -> None:
-    """Let head j of every group look j + 1 positions back, whatever is written there."""
+    """Let head j of every group look j + 1 positions back, whatever is written there; of blocks that are filled in, one
+    more, since a slot stands where the token that it proposes will.
+    """
     attention, shape = block.self_attn, model.config.block
     frequencies = model.rotary.frequencies
     gain = (SHARPNESS / (shape.attention_scale * shape.head_dim)) ** 0.5
+    back = 1 + model.config.first_slot
     heads = torch.arange(shape.num_heads) % (shape.num_heads // shape.num_kv_heads) % reach
-    turned_Hd = torch.stack([_direction(-(place + 1) * frequencies, shape.head_dim) for place in heads])
+    turned_Hd = torch.stack([_direction(-(place + back) * frequencies, shape.head_dim) for place in heads])
     straight_Gd = _direction(0 * frequencies, shape.head_dim).expand(shape.num_kv_heads, -1)
     length = gain * shape.head_dim**0.5  # where queries and keys are normed, their weight says it
     attention.q_proj.weight.copy_(length * turned_Hd.flatten()[:, None] * query_D)

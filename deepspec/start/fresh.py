@@ -11,6 +11,7 @@ from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.placement import Placement
@@ -111,7 +112,7 @@ def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _mask_token(spec: Beginning, facts: CacheFacts) -> int | None:
-    if spec.draft.algorithm == "eagle3":
+    if not TRAITS[spec.draft.algorithm].blocks:
         return None
     chosen = facts.mask_token_id if spec.mask_token_id is None else spec.mask_token_id
     if chosen is None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from deepspec.models.convolution import SlotConvolution
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.heads import MarkovHead
 
@@ -15,8 +16,9 @@ def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
     """Fill in everything but the target's embedding and head, which must be there already.
 
     Projections are normal with deviation 0.02, those that end a residual branch smaller by √(2·layers). The Markov
-    bias starts at 0. The final norm starts where the logits have deviation 1: with rows as long as those of a target's
-    head, a weight of 1 would make a confident, wrong draft (a loss near 50 instead of ln V).
+    bias and what a selector adds start at 0, and convolutions let everything pass. The final norm starts where the
+    logits have deviation 1: with rows as long as those of a target's head, a weight of 1 would make a confident, wrong
+    draft (a loss near 50 instead of ln V).
 
     Args:
         model: on the CPU, so that a seed means the same weights on every machine.
@@ -36,6 +38,21 @@ def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
         if isinstance(markov, MarkovHead):
             markov.markov_w2.weight.zero_()
             markov.markov_w1.weight.normal_(0.0, markov.markov_w1.embedding_dim**-0.5, generator=generator)
+        for part in model.modules():
+            if isinstance(part, SlotConvolution):
+                _let_pass(part)
+        selector = model.candidate_selector if isinstance(model, BlockDraft) else None
+        if selector is not None:
+            rank = selector.predecessor_codebook.shape[1]
+            selector.successor_codebook.zero_()
+            selector.predecessor_codebook.normal_(0.0, rank**-0.5, generator=generator)
+
+
+def _let_pass(convolution: SlotConvolution) -> None:
+    """Let a convolution begin as none: every slot reads itself."""
+    convolution.kernel_projection.weight.zero_()
+    convolution.base_kernel.zero_()
+    convolution.base_kernel[:, 0] = 1.0
 
 
 def _unit_logits(head_VD: Tensor) -> float:

@@ -21,11 +21,11 @@ from deepspec.train.accepted import Answered
 from deepspec.train.checkpoint import Checkpoints, Saved, Saves
 from deepspec.train.guard import Guard
 from deepspec.train.meter import Meter, device_peak, step_flops
-from deepspec.train.optimizer import MasterAdamW
+from deepspec.train.muon import OPTIMIZERS
 from deepspec.train.progress import Look, Progress
 from deepspec.train.ranks import Ranks
 from deepspec.train.reader import Pace, Reader, Step
-from deepspec.train.schedule import learning_rate
+from deepspec.train.schedule import rate_of
 from deepspec.train.spec import TrainSpec
 from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task, add, total_denominators
@@ -66,7 +66,7 @@ class Loop:
         self.progress = Progress(watch=spec.watch)
         self.meter = Meter(device_peak(task.device))
         self.guard = Guard(spec.skip_limit)
-        self.optimizer = MasterAdamW(task.model, spec, task.dtype, ranks)
+        self.optimizer = OPTIMIZERS[spec.optimizer](task.model, spec, task.dtype, ranks)
         self.cut = cut
         """How steps are cut into forward passes."""
         self.ranks = ranks
@@ -195,7 +195,7 @@ class Loop:
             return False
         norm = self.optimizer.sum_gradients()
         sums = self.ranks.sum_named(totals)
-        rate = learning_rate(self.progress.step, self.total, task.spec.learning_rate, task.spec.warmup_ratio)
+        rate = rate_of(self.progress.step, self.total, task.spec)
         self.optimizer.step(rate, norm, sieve.keeps_out(sums["loss"], norm))
         self._count(step, rate, {"gradient_norm": norm, **sums})
         return True

@@ -85,14 +85,18 @@ def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
     return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
 
 
+TABLES = ("markov_w1", "codebook")
+"""Matrices of which rows are looked up."""
+
+
 def _matrices(model: BlockDraft | EagleDraft) -> list[tuple[str, Tensor]]:
-    return [(name, p) for name, p in model.trainable() if p.dim() == 2 and "markov_w1" not in name]
+    return [(name, p) for name, p in model.trainable() if p.dim() == 2 and not any(table in name for table in TABLES)]
 
 
 def _where(name: str, *, eagle: bool) -> str:
     """Return which positions a matrix is applied to."""
     if name.startswith("fc."):
         return "context"
-    if "markov" in name or "confidence" in name:
+    if "markov" in name or "confidence" in name or "selector" in name:
         return "rows"
     return "both" if not eagle and (".k_proj" in name or ".v_proj" in name) else "slots"

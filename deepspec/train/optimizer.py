@@ -6,7 +6,7 @@ nothing else. Each rank steps its share and hands the new weights to the others.
 Why not fully_shard: docs/adr/0005-shares-of-one-flat-buffer.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,11 @@ class MasterAdamW:
     makes one, and calls each method that speaks of ranks at the same time.
     """
 
-    def __init__(self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype, ranks: Ranks) -> None:
-        """Take over the first rank's values of what `model` trains, and cast the model to `dtype`."""
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def __init__(
+        self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype, ranks: Ranks, without: Collection[str] = ()
+    ) -> None:
+        """Take over the first rank's values of what `model` trains, but some, and cast the model to `dtype`."""
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in without}
         self._ranks = ranks
         self.size = sum(parameter.numel() for parameter in self._parameters.values())
         """Trainable parameters."""
@@ -58,21 +60,14 @@ class MasterAdamW:
         working, gradient = self._views(self._working), self._views(self.gradient)
         for name, parameter in self._parameters.items():
             parameter.data = working[name]
-            parameter.register_post_accumulate_grad_hook(self._collector(name, gradient[name]))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                collector(gradient[name], self._replaces(name))
+            )
         self._gradients = gradient
 
-    def _collector(self, name: str, gradient: Tensor) -> Callable[[Tensor], None]:
-        """Return a hook that moves a parameter's new gradient into a view of the flat one."""
-
-        def collect(parameter: Tensor) -> None:
-            if parameter.grad is not None:
-                if self._stale.pop(name, None) is None:
-                    gradient.add_(parameter.grad)
-                else:
-                    gradient.copy_(parameter.grad)
-                parameter.grad = None
-
-        return collect
+    def _replaces(self, name: str) -> Callable[[], bool]:
+        """Return what says whether a parameter's gradient is the first since the last step."""
+        return lambda: self._stale.pop(name, None) is not None
 
     def sum_gradients(self) -> Tensor:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""
@@ -167,3 +162,22 @@ class MasterAdamW:
                 self._working.copy_(self.master)
             else:
                 self._ranks.join_shares(self.master.detach().to(self._working.dtype), self._working)
+
+
+def collector(gradient: Tensor, replaces: Callable[[], bool] = lambda: False) -> Callable[[Tensor], None]:
+    """Return a hook that moves a parameter's new gradient into a view of the flat one.
+
+    Args:
+        gradient: the view.
+        replaces: asked at each gradient whether it takes the place of what is there; else it is added.
+    """
+
+    def collect(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            if replaces():
+                gradient.copy_(parameter.grad)
+            else:
+                gradient.add_(parameter.grad)
+            parameter.grad = None
+
+    return collect

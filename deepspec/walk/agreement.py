@@ -93,12 +93,14 @@ class _Held:
         logits_MV = _logits(self._head, rows.hidden[chosen_M], head.softcap)
         if self._markov is not None and rows.markov is not None:
             self._markov.forward(rows.markov[chosen_M], logits_MV, add=True)
+        if self._drafted.choose is not None:
+            logits_MV = self._drafted.choose(logits_MV, chosen_M)
         guess_M = logits_MV.argmax(1)
         if head.whole is not None:
             guess_M = head.whole.known[guess_M]
         self.greedy[chosen_M] = (guess_M == said.best[chosen_M]).float()
         if self._sampled is not None:
-            q_M = chances(logits_MV, rows.labels[chosen_M], self._sampled) * self._drafted.known[chosen_M]
+            q_M = chances(logits_MV, self._drafted.labels[chosen_M], self._sampled) * self._drafted.known[chosen_M]
             self.sampled[chosen_M] = (q_M / said.chance[chosen_M]).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)
 
 

@@ -62,5 +62,6 @@ def _draft(inputs: Mapping[str, Artifact], folder: Path) -> list[str]:
     """Lay the draft out and return the words by which the engine takes it."""
     (path,) = (each for each in write_form(inputs["exports"], FORM, folder) if each.suffix == ".gguf")
     counts = inputs["scores"].counts
-    algorithm = "eagle3" if counts["algorithm"] == "eagle3" else "dspark"  # a DFlash draft is written as DSpark
-    return ["--draft", str(path), "--draft-type", algorithm, "--draft-tokens", str(counts["slots"])]
+    written = read_index(inputs["exports"]).forms[FORM].method  # a DFlash draft of ours is written as DSpark
+    method = written or ("eagle3" if counts["algorithm"] == "eagle3" else "dspark")
+    return ["--draft", str(path), "--draft-type", method, "--draft-tokens", str(counts["slots"])]

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.blocks import BlockSupervision
 from deepspec.algorithms.rows import order_by_target
+from deepspec.algorithms.slots import BlockSupervision
 
 
 def only(part: Any, where: Tensor) -> Any:

@@ -13,13 +13,17 @@ from deepspec.checkpoint.draft import choose_vocabulary
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
-from tests.models.drafts import HEADS, VOCAB, four_records, record, tiny
+from tests.models.drafts import HEADS, REDUCIBLE, VOCAB, four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 PUBLIC = OBJECTIVE.but(mask_alignment="deepspec")
 EVERY = [
     *(("dspark", OBJECTIVE, heads) for heads in HEADS.values()),
-    *((name, OBJECTIVE, {"draft_vocab_size": 20}) for name in ALGORITHMS),
+    *((name, OBJECTIVE, {"draft_vocab_size": 20}) for name in REDUCIBLE),
+    ("dflash2", OBJECTIVE, {}),
+    ("dflash", OBJECTIVE, {"layout": "fill_in"}),
+    ("dspark", OBJECTIVE.but(slot_weights="dpace", lk_hybrid=1.0), {"layout": "fill_in"}),
+    ("eagle3", OBJECTIVE.but(reverse_kl=1.0), {"norms": "eagle3.1"}),
     ("dflash", OBJECTIVE, {}),
     ("eagle3", OBJECTIVE, {}),
     ("eagle3", PUBLIC, {}),

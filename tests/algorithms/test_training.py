@@ -5,19 +5,20 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
-from deepspec.algorithms.blocks import backbone
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
+from deepspec.algorithms.slots import backbone
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.algorithms.forms import use_form
-from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
+from tests.models.drafts import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
-EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("eagle3", {})]
+EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dflash2", {}), ("eagle3", {}),
+         ("dspark", {"layout": "fill_in"}), ("eagle3", {"norms": "eagle3.1"})]  # fmt: skip
 KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}
 
 
@@ -103,7 +104,7 @@ def test_sample_that_contains_the_mask_token_is_refused():
         ALGORITHMS["dspark"].supervise(tiny().config, OBJECTIVE, collate([sample]), [0])
 
 
-@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_batch_without_anything_supervised_costs_nothing(algorithm):
     model, batch = tiny(algorithm), collate([record("a", 9, [])])
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
@@ -172,7 +173,7 @@ def test_split_attention_gives_the_gradients_of_sdpa(monkeypatch, row, algorithm
         torch.testing.assert_close(split, dense, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", REDUCIBLE)
 def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm):
     model = tiny(algorithm, draft_vocab_size=8)
     counts = torch.zeros(VOCAB)

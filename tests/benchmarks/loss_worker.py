@@ -18,7 +18,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunked import CHUNK_ROWS, Head, Kernel, Rows, Terms, chunked_loss
+from deepspec.losses.chunked import CHUNK_ROWS, Head, Kernel, Rows, chunked_loss
+from deepspec.losses.terms import Terms
 
 KERNELS: tuple[Kernel, ...] = ("torch", "triton")
 WARM, ROUNDS = 3, 20

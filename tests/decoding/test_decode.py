@@ -6,6 +6,7 @@ import torch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.models.config import EagleNorms
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny
@@ -41,12 +42,22 @@ def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: 
     assert {round_.accepted for decoded in spoken.values() for round_ in decoded.rounds} >= {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("algorithm", ["dflash", "dspark", "eagle3"])
+DRAFTS = {
+    "dflash": {"algorithm": "dflash"},
+    "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True},
+    "dspark filled in": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "confidence_head": True},
+    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
+    "dflash2 shifted": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "eagle3": {"algorithm": "eagle3"},
+    "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
+}
+
+
+@pytest.mark.parametrize("name", DRAFTS)
 @pytest.mark.parametrize("sliding", [False, True])
-def test_every_algorithm_is_lossless_at_temperature_0(algorithm: str, sliding: bool):
+def test_every_algorithm_is_lossless_at_temperature_0(name: str, sliding: bool):
     target, prompts = tiny.target(sliding=sliding), tiny.prompts(5)
-    traits = {"markov_rank": 4, "confidence_head": True} if algorithm == "dspark" else {}
-    proposer = proposer_for(tiny.draft(target, algorithm, **traits), stop_ids=target.stop_ids)
+    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     decoded = decode(target, proposer, prompts)
     assert [decoded[str(row)].tokens for row in range(5)] == generated(target, prompts)
 
@@ -63,11 +74,24 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
         assert all(len(each.tokens) == 1 and not each.rounds for each in ended)
 
 
-@pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
-def test_a_sample_does_not_depend_on_its_batch(algorithm: str):
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
+    target = tiny.target()
+    draft = tiny.draft(target, **DRAFTS["dflash2 shifted"])
+    context, after = torch.randn(2, 5, 2 * 32), torch.zeros(2, 5, dtype=torch.int64)
+    found = []
+    for count in (slots, draft.config.drafts):
+        rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
+        rows.commit(context, after, torch.tensor([5, 5]))
+        found.append(rows.propose(torch.tensor([3, 4]), 0.0, None).tokens)
+    assert found[0].shape == (2, slots)
+    assert found[1].shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
+def test_a_sample_does_not_depend_on_its_batch(name: str):
     target, prompts = tiny.target(), tiny.prompts(6)
-    traits = {"markov_rank": 4} if algorithm == "dspark" else {}
-    proposer = proposer_for(tiny.draft(target, algorithm, **traits), stop_ids=target.stop_ids)
+    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     alone = decode(target, proposer, prompts, 1, temperature=1.0)
     for batch in (2, 6):
         together = decode(target, proposer, prompts, batch, temperature=1.0)

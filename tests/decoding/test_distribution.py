@@ -16,9 +16,11 @@ from deepspec.decoding import sampling
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.models.config import EagleNorms
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny
+from tests.decoding.tiny import DFLASH2
 
 VOCAB = 6
 LENGTH = 4
@@ -33,6 +35,11 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3": {"algorithm": "eagle3"},
+    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **DFLASH2, "selector_top_k": 3},
+    "dflash-filled": {"algorithm": "dflash", "layout": "fill_in"},
+    "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
+    "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
+    "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "dspark-reduced": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
     "eagle3-reduced": {"algorithm": "eagle3", "draft_vocab_size": 3},
 }

@@ -10,11 +10,13 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 
 from deepspec.decoding.sampling import Proposal
 from deepspec.families import qwen3_block, read
+from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.load import Target
 
 STOP = frozenset({1})
+DFLASH2 = {"conv_kernel_size": 2, "conv_group_size": 8, "selector_rank": 4, "selector_top_k": 5}
 
 
 def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) -> Target:
@@ -48,7 +50,7 @@ def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) ->
     return Target(folder=Path("tiny"), model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
 
 
-def draft(target: Target, algorithm: str, **traits: Any) -> BlockDraft | EagleDraft:
+def draft(target: Target, algorithm: AlgorithmName, **traits: Any) -> BlockDraft | EagleDraft:
     """Return a random draft for a target, with the target's embedding and head."""
     shape = read(target.model.config.to_dict())
     vocab = shape.vocab_size
@@ -56,13 +58,13 @@ def draft(target: Target, algorithm: str, **traits: Any) -> BlockDraft | EagleDr
         **{
             "algorithm": algorithm,
             "block": qwen3_block(shape.block),
-            "num_layers": 1 if algorithm == "eagle3" else 2,
+            "num_layers": 2 if TRAITS[algorithm].blocks else 1,
             "vocab_size": vocab,
             "draft_vocab_size": vocab,
             "num_target_layers": shape.num_layers,
             "target_layer_ids": (-1, 1),
             "block_size": 4,
-            "mask_token_id": None if algorithm == "eagle3" else vocab - 1,
+            "mask_token_id": vocab - 1 if TRAITS[algorithm].blocks else None,
             **traits,
         }
     )

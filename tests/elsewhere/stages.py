@@ -27,6 +27,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True, "confidence_with_markov": True},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
+    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "eagle3": {"algorithm": "eagle3"},
 }
 

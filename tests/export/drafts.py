@@ -10,7 +10,7 @@ import torch
 from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import choose_vocabulary, save_draft
 from deepspec.families import read
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 
 SIZES: dict[str, Any] = {
@@ -43,7 +43,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "dspark_reduced": {"recipe": {"draft_vocab_size": 20}},
     "dflash": {"recipe": {"algorithm": "dflash"}},
     "dflash_reduced": {"recipe": {"algorithm": "dflash", "draft_vocab_size": 20}},
+    "dflash_filled": {"recipe": {"algorithm": "dflash", "layout": "fill_in"}},
+    "dspark_filled": {"recipe": {"layout": "fill_in"}},
+    "dflash2": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}},
+    "dflash2_wide": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 6}},
+    "dflash2_shift": {"recipe": {"algorithm": "dflash2", "layout": "shift", "selector_rank": 6, "selector_top_k": 4}},
+    "dflash2_gemma": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}, "target": GEMMA},
     "eagle3": {"recipe": {"algorithm": "eagle3"}},
+    "eagle31": {"recipe": {"algorithm": "eagle3", "norms": "eagle3.1"}},
+    "eagle31_llama": {
+        "recipe": {"algorithm": "eagle3", "shape": "target", "norms": "eagle3.1"}, "layers": (1, 3, 5),
+    },
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
     "eagle3_reduced": {
         "recipe": {"algorithm": "eagle3", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
@@ -55,7 +65,7 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     """Write a random draft and return its folder."""
     told = KINDS[kind]
     recipe = DraftRecipe(**{"num_layers": 1, "markov_rank": 4, **told["recipe"]})
-    mask = None if recipe.algorithm == "eagle3" else 47
+    mask = 47 if TRAITS[recipe.algorithm].blocks else None
     layers = told.get("layers", (-1, 1, 3, 5))
     config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
     torch.manual_seed(3)

@@ -19,12 +19,18 @@ WRITTEN = {
     "deepspec": set(KINDS),
     "huggingface": set(KINDS),
     "vllm": {
-        "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "eagle3", "eagle3_llama",
+        "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
+        "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
+    },
+    "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma", "dflash2_gemma"},
+    "sglang": {
+        "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
+        "dflash2_gemma", "eagle3_llama", "eagle3_reduced",
+    },
+    "llama.cpp": {
+        "dspark", "dspark_blind", "dspark_gemma", "dflash", "dflash_filled", "dflash2", "dflash2_gemma", "eagle3_llama",
         "eagle3_reduced",
     },
-    "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma"},
-    "sglang": {"dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "eagle3_llama", "eagle3_reduced"},
-    "llama.cpp": {"dspark", "dspark_blind", "dspark_gemma", "dflash", "eagle3_llama", "eagle3_reduced"},
 }  # fmt: skip
 
 
@@ -83,6 +89,30 @@ def test_dflash_is_served_as_dspark_with_a_markov_head_of_zeros(source, tmp_path
     assert tensors["markov_head.markov_w1.weight"].shape == (48, config["markov_rank"])
     assert not tensors["markov_head.markov_w2.weight"].any()
     assert "serve it as DSpark" in notes[0]
+
+
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
+@pytest.mark.parametrize("source", ["dflash2"], indirect=True)
+def test_dflash2_is_written_as_its_authors_have_it(source, form, tmp_path):
+    folder, _ = written(form, source, tmp_path / "form")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    assert config["architectures"] == ["DFlash2DraftModel"]
+    assert config["dflash_config"] == {
+        "block_size": 7, "mask_token_id": 47, "target_layer_ids": [-1, 1, 3, 5], "conv_kernel_size": 2,
+        "conv_group_size": 16, "selector_rank": 6, "selector_top_k": 4,
+    }  # fmt: skip
+    assert not {"sample_from_anchor", "target_layer_ids", "mask_token_id", "markov_rank"} & config.keys()
+    assert "candidate_selector.successor_codebook" in tensors
+    assert not {"embed_tokens.weight", "lm_head.weight"} & tensors.keys()
+
+
+@pytest.mark.parametrize("source", ["eagle31_llama"], indirect=True)
+def test_the_norms_of_eagle31_are_written_out_and_the_flag_that_vllm_takes_for_true(source, tmp_path):
+    config = config_of("vllm", source, tmp_path)
+    told = {key: config[key] for key in ("fc_norm", "norm_output", "norm_before_residual")}
+    assert told == {"fc_norm": True, "norm_output": True, "norm_before_residual": False}
+    assert FORMS["sglang"].refuse(source) == "an eagle3 draft with fc_norm and norm_output"
+    assert FORMS["llama.cpp"].refuse(source) == "an eagle3 draft with fc_norm and norm_output"
 
 
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)

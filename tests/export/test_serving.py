@@ -24,7 +24,8 @@ from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
+from deepspec.models.attention import KeyValue
 from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port
@@ -38,7 +39,7 @@ SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],
 }  # fmt: skip
 QUESTION = "Write a Python function `add` that returns the sum of two numbers."
-TOKENS, SLOTS, RANK, MASK = 32, 7, 64, 5
+TOKENS, SLOTS, RANK, MASK, CANDIDATES = 32, 7, 64, 5, 23
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def saying(embedding, token):
 
 def blank(recipe, layers):
     """Return a draft of small random weights, its norms 1."""
-    mask = None if recipe.algorithm == "eagle3" else MASK
+    mask = MASK if TRAITS[recipe.algorithm].blocks else None
     model = build_draft(new_draft_config(read(SMOLLM2), recipe, layers, mask, Objective()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -173,6 +174,68 @@ def dflash_bigrams(embedding, after):
     layer.mlp.down_proj.weight.zero_()
     for row, follower in enumerate(after.values()):
         layer.mlp.down_proj.weight[:, row] = 10 * saying(embedding, follower)
+    return model
+
+
+def naming(embedding, tokens):
+    """Return a state `(D,)` at which the head finds these tokens likelier than all others."""
+    chosen = torch.zeros(len(embedding), dtype=torch.bool)
+    chosen[tokens] = True
+    state = embedding[tokens].mean(0)
+    for _ in range(5000):
+        scores = embedding @ (state / state.norm())
+        worst = tokens[int(scores[tokens].argmin())]
+        rival = int(scores.masked_fill(chosen, -torch.inf).argmax())
+        if scores[worst] > scores[rival] + 0.05:
+            break
+        state = state + 0.05 * (embedding[worst] - embedding[rival])
+    return state / state.norm()
+
+
+@torch.no_grad()
+def dflash2_bigrams(embedding, after):
+    """Return a DFlash 2 draft that says what follows each token, slot by slot.
+
+    The first slot that proposes reads the anchor, which stands before it, by the dynamic half of a convolution, and an
+    MLP says what follows. The others read a mask before them, and the MLP names all tokens of the answer: which of them
+    it is only the selector tells, by the token before.
+    """
+    said = [*dict.fromkeys(after.values())]
+    recipe = DraftRecipe(
+        algorithm="dflash2", num_layers=1, block_size=SLOTS + 1, selector_rank=RANK, selector_top_k=CANDIDATES
+    )
+    model = blank(recipe, (1, 14, 26))
+    layer, selector, known = model.layers[0], model.candidate_selector, [*after, MASK]
+    assert len(said) <= CANDIDATES
+    rows = told_apart(embedding, known)
+    layer.self_attn.o_proj.weight.zero_()
+    for convolution in (layer.attention_conv, layer.mlp_conv):
+        convolution.kernel_projection.weight.zero_()
+        convolution.base_kernel.zero_()
+        convolution.base_kernel[:, 0] = 1.0
+    layer.mlp_conv.base_kernel[0] = 0.0
+    groups = embedding.shape[1] // recipe.conv_group_size
+    layer.mlp_conv.kernel_projection.weight[groups : 2 * groups] = rows[-1]  # side 0, tap 1, of a slot that is a mask
+    for matrix in (layer.mlp.gate_proj, layer.mlp.up_proj):
+        matrix.weight.zero_()
+        matrix.weight[: len(known)] = 10 * rows
+    layer.mlp.down_proj.weight.zero_()
+    for row, follower in enumerate(after.values()):
+        layer.mlp.down_proj.weight[:, row] = 10 * saying(embedding, follower)
+    layer.mlp.down_proj.weight[:, len(after)] = 10 * naming(embedding, said)
+    model.embed_tokens.weight.copy_(embedding)
+    anchors = torch.tensor(list(after))
+    ids = torch.full((len(after), 3), MASK)
+    ids[:, 0] = anchors
+    nothing = KeyValue(*[torch.zeros(len(after), SMOLLM2["num_key_value_heads"], 0, 64)] * 2)
+    states = model(ids, torch.arange(3).expand_as(ids), [nothing], None)
+    heard = torch.linalg.pinv(torch.cat([states[:1, 2], states[:, 1]]))[:, 0]  # 1 on a mask behind a mask, 0 on others
+    selector.hidden_projection.weight.copy_(heard)
+    selector.predecessor_codebook.zero_()
+    selector.successor_codebook.zero_()
+    for row, (token, follower) in enumerate(after.items()):
+        selector.predecessor_codebook[token, row] = 1
+        selector.successor_codebook[follower, row] = 20
     return model
 
 
@@ -247,6 +310,16 @@ def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(
     accepted, rounds = accepted_by_hand(ids, after, most=1)
     assert accepted > 0.7 * rounds
     assert abs(timings["draft_n_accepted"] - accepted) <= 2, "one a round, but for a slot that guesses right by chance"
+
+
+def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(target, answer, embedding, tmp_path):
+    ids, _ = answer
+    after = dict(pairwise(ids))
+    again, timings = served(target, tmp_path, dflash2_bigrams(embedding, after), "dflash")
+    assert again == ids
+    accepted, rounds = accepted_by_hand(ids, after)
+    assert accepted > 2 * rounds
+    assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS
 
 
 def test_the_engine_drafts_with_eagle3_token_by_token(target, answer, embedding, tmp_path):

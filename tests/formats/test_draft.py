@@ -22,7 +22,11 @@ from tests.target.tiny import IM_END, IM_START, tokenizer
 SHAPES = [
     *({"algorithm": "dspark", **heads} for heads in HEADS.values()),
     {"algorithm": "dflash"},
+    {"algorithm": "dflash", "layout": "fill_in"},
+    {"algorithm": "dflash2"},
+    {"algorithm": "dflash2", "layout": "shift", "conv_kernel_size": 3},
     {"algorithm": "eagle3"},
+    {"algorithm": "eagle3", "norms": "eagle3.1"},
     *({"algorithm": algorithm, "draft_vocab_size": 8} for algorithm in ("dspark", "dflash", "eagle3")),
     *({"algorithm": "dspark", "target": target} for target in TARGETS),
     *({"algorithm": "eagle3", "target": target, "shape": "target"} for target in ("qwen3", "gemma4", "llama")),
@@ -37,7 +41,9 @@ def test_draft_written_is_read_again(shape, tmp_path):
     save_draft(model, tmp_path)
     again = load_draft(tmp_path)
     for name in ("block", "algorithm", "embedding_scale", "logit_softcap", "block_size", "mask_token_id", "markov_head",
-                 "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids"):  # fmt: skip
+                 "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids",
+                 "layout", "norms", "conv_kernel_size", "conv_group_size", "selector_rank",
+                 "selector_top_k"):  # fmt: skip
         assert getattr(again.config, name) == getattr(model.config, name), name
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
@@ -235,3 +241,32 @@ def test_foreign_checkpoint_is_described(tmp_path):
     rows = {row["what"]: row["value"] for row in describe(tmp_path)}
     assert rows["model_type"] == "llama"
     assert "is no draft in DeepSpec's form" in rows["why it is no draft in DeepSpec's form"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "objective", "message"),
+    [
+        ({"algorithm": "dflash", "selector_rank": 8}, {}, "selector_rank 8: a dflash draft has none"),
+        ({"algorithm": "eagle3", "layout": "fill_in"}, {}, "layout fill_in: an eagle3 draft has no blocks"),
+        ({"algorithm": "dspark", "norms": "eagle3.1"}, {}, "norms eagle3.1: a dspark draft has none of these"),
+        ({"algorithm": "eagle3"}, {"slot_weights": "dpace"}, "slot_weights dpace: an eagle3 draft has no slots"),
+    ],
+)
+def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
+    with pytest.raises(SpecError, match=message):
+        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective(**objective))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"conv_group_size": 5}, "conv_group_size 5 does not divide the hidden size 16"),
+        ({"selector_top_k": 41}, r"selector_top_k 41 is not in 2 … 40"),
+        ({"draft_vocab_size": 20}, "dflash2 knows the whole vocabulary only"),
+        ({"block_size": 1}, "block_size 1 proposes nothing"),
+        ({"target": "gemma4", "shape": "target"}, "a gemma4 block has norms behind its sublayers"),
+    ],
+)
+def test_a_dflash2_that_cannot_be_is_refused(recipe, message):
+    with pytest.raises(CheckpointError, match=message):
+        tiny("dflash2", **recipe)

@@ -5,7 +5,7 @@ import torch
 from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.families import read
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.initial import initialize
@@ -27,6 +27,9 @@ TARGETS = {
 TARGETS["llama"] = {**TARGETS["qwen3"], "model_type": "llama"}
 TARGETS["gemma3"] = {**TARGETS["qwen3"], "model_type": "gemma3_text", "query_pre_attn_scalar": 8}
 
+REDUCIBLE = [name for name, traits in TRAITS.items() if not traits.convolved]
+"""Algorithms whose drafts may know a part of the target's vocabulary."""
+
 HEADS = {
     "vanilla": {"markov_head": "vanilla"},
     "gated": {"markov_head": "gated"},
@@ -37,9 +40,14 @@ HEADS = {
 }
 
 
+SMALL = {"conv_group_size": 8, "selector_rank": 3, "selector_top_k": 5}
+
+
 def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
     """Return a tiny draft with random weights, heads included."""
-    chosen = {"num_layers": None if algorithm == "eagle3" else 2, "markov_rank": 4, "block_size": 4, **recipe}
+    traits = TRAITS[algorithm]
+    small = SMALL if traits.convolved else {}
+    chosen = {"num_layers": 2 if traits.blocks else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
     objective = objective or Objective(num_anchors=5, ttt_length=3)
     config = new_draft_config(
         read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), LAYERS, MASK, objective

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import backbone, previous_tokens
 from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.slots import backbone, previous_tokens
 from deepspec.formats.recipe import Objective
 from deepspec.models.attention import KeyValue
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
@@ -96,7 +96,7 @@ def test_slot_by_slot_equals_the_whole_block(name):
     model = tiny(**HEADS[name])
     batch, supervision = _supervise(model, four_records())
     hidden = torch.randn(len(supervision.keep), 4, SIZE)
-    previous = previous_tokens(batch, supervision)[:, 0]
+    previous = previous_tokens(model.config, batch, supervision)[:, 0]
     head = model.markov_head
     if head is None:
         assert model.config.markov_rank == 0

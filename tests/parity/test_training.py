@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import backbone, block_inputs, previous_tokens
 from deepspec.algorithms.eagle3 import Eagle3, steps
 from deepspec.algorithms.masks import blocks_mask, steps_mask
+from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Batch
@@ -94,7 +94,7 @@ def test_block_states_logits_and_confidences(case):
         blocks = hidden.unflatten(1, (-1, model.config.block_size))[real]
         logits, embedded = model.head(blocks), None
         if model.markov_head is not None:
-            embedded = model.markov_head.embed(previous_tokens(batch, supervision)[real])
+            embedded = model.markov_head.embed(previous_tokens(model.config, batch, supervision)[real])
             logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, blocks))
         torch.testing.assert_close(logits, wanted["draft_logits"][real], **LOGITS)
         assert ("confidence_pred" in wanted) == model.config.confidence_head

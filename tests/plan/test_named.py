@@ -91,7 +91,7 @@ DRAFT = "a" * 32
 def test_a_published_draft_of_this_shape_is_taken(drafted):
     told(drafted, "draft=draft/aaaa", "cache.layers=[99]")  # nothing is captured
     message = refused(drafted, "draft=draft/aaaa", "evaluate.slots=9")
-    assert "evaluate.slots is 9: the draft is trained on blocks of 4" in message
+    assert "evaluate.slots is 9: the draft proposes 4 tokens at a time" in message
     edit(drafted / "target" / "config.json", num_hidden_layers=5)
     assert "the draft is for another target: num_target_layers 6, the target's is 5" in refused(
         drafted, "draft=draft/aaaa"

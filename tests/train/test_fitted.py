@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import backbone
+from deepspec.algorithms.slots import backbone
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Record, collate, supervises
 from deepspec.start.fitted import fit_first_block

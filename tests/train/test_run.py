@@ -63,11 +63,17 @@ def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones
     assert counts["held_out"]["loss"] == pytest.approx(told["held_out"]["loss"], rel=0.02)  # not rounded to bf16
 
 
-@pytest.mark.parametrize("algorithm", ["dflash", "eagle3"])
-def test_every_algorithm_trains(site, algorithm):
-    spec = SMALL.but(
-        draft={"algorithm": algorithm, "block_size": 3}, steps=3, objective={"num_anchors": 4, "ttt_length": 2}
-    )
+@pytest.mark.parametrize(
+    ("algorithm", "objective"),
+    [
+        ("dflash", {}), ("dflash", {"slot_weights": "dpace"}), ("dflash2", {}), ("eagle3", {}),
+        ("eagle3", {"reverse_kl": 1.0}), ("dflash", {"convention": "speculators", "log_acceptance": 1.0}),
+    ],
+)  # fmt: skip
+def test_every_algorithm_trains(site, algorithm, objective):
+    small = {"conv_group_size": 4, "selector_rank": 4, "selector_top_k": 3} if algorithm == "dflash2" else {}
+    shape = {"algorithm": algorithm, "block_size": 3, **small}
+    spec = SMALL.but(draft=shape, steps=3, objective={"num_anchors": 4, "ttt_length": 2, **objective})
     _, counts = site.train(spec, algorithm)
     assert counts["algorithm"] == algorithm
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]

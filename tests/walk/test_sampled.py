@@ -51,6 +51,8 @@ class Enumerated:
         with torch.no_grad():
             logits = draft.head(rows.hidden)
             logits = logits if rows.markov is None else logits + rows.markov @ rows.markov_weight.T
+            if self.drafted.choose is not None:
+                logits = self.drafted.choose(logits, torch.arange(len(logits)))
         known = draft.known_ids()
         q = torch.zeros(len(logits), VOCAB)
         q[:, torch.arange(VOCAB) if known is None else known] = logits.softmax(-1)
@@ -73,6 +75,7 @@ class Enumerated:
 def test_a_round_is_as_long_as_rejection_sampling_makes_it(name):
     """That keeps k tokens or more with the chance Σ Π min(p, q) over all texts of k tokens."""
     every = Enumerated(name)
+    assert every.draft.config.drafts == SLOTS
     both = np.minimum(every.p, every.q()).cumprod(1)
     wanted = 1 + sum(both[:, k].sum() / VOCAB ** (SLOTS - 1 - k) for k in range(SLOTS))
     assert every.walked() == pytest.approx(wanted, rel=1e-5)

@@ -19,6 +19,8 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True},
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
+    "dflash2": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
     "eagle3": {"algorithm": "eagle3"},
     "dspark-reduced": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
     "eagle3-reduced": {"algorithm": "eagle3", "draft_vocab_size": 3},
@@ -55,7 +57,7 @@ def test_walked_is_decoded_round_for_round(name, sliding):
     """At temperature 0, through the stop token of those that reach one; of the others all rounds with room for K."""
     target, prompts = target_of(sliding=sliding), tiny.prompts(24, VOCAB)
     draft = draft_of(target, name)
-    slots = draft.config.block_size
+    slots = draft.config.drafts
     wanted = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids))
     batch = batch_of(target, prompts, [each.tokens for each in wanted])
     greedy, _ = walker(draft, target).rounds(draft, batch, range(len(prompts)))
@@ -80,7 +82,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     ended = [each for each in every if each.finish_reason == "stop"]
     batch = batch_of(target, [prompts[int(each.sample_id)] for each in ended], [each.tokens for each in ended])
     greedy, _ = walker(draft, target).rounds(draft, batch, range(len(ended)))
-    found, wanted = greedy.walked(len(ended)).sums, tally(ended, draft.config.block_size)
+    found, wanted = greedy.walked(len(ended)).sums, tally(ended, draft.config.drafts)
     for field in ("rounds", "tokens", "accepted", "reached", "public"):
         np.testing.assert_array_equal(getattr(found, field), getattr(wanted, field), err_msg=field)
     assert estimates(found)["accepted_length"] == estimates(wanted)["accepted_length"]

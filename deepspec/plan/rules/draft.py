@@ -5,7 +5,7 @@ from typing import Any
 
 from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.errors import SpecError
-from deepspec.formats.recipe import AlgorithmName
+from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.plan import Plan
@@ -30,7 +30,8 @@ def recipe(known: Known) -> Seen:
     """Hold the draft's shape, mask token and vocabulary against the target."""
     if known.plan.draft is not None:
         return GIVEN
-    check_slots(known.plan, known.plan.train.draft.algorithm, known.plan.train.draft.block_size)
+    train = known.plan.train
+    check_slots(known.plan, train.draft.algorithm, drafts(train.draft, train.objective))
     config = wanted(known)
     if config is None:
         return LATER
@@ -85,22 +86,22 @@ def wanted(known: Known) -> DraftConfig | None:
     train, target, chosen, mask = known.plan.train, known.target, captured(known), None
     if target is None or chosen is None:
         return None
-    if train.draft.algorithm != "eagle3":
+    if TRAITS[train.draft.algorithm].blocks:
         mask = _mask_token(known, target.rows)
         if mask is None:
             return None
     return new_draft_config(target.shape, train.draft, chosen, mask, train.objective)
 
 
-def check_slots(plan: Plan, algorithm: AlgorithmName, block_size: int) -> None:
+def check_slots(plan: Plan, algorithm: AlgorithmName, most: int) -> None:
     """Check that a draft proposes as many tokens at a time as are asked of it: eagle3 any number, others a block.
 
     Raises:
         SpecError: it proposes fewer.
     """
     for name, count in {"evaluate.slots": plan.evaluate.slots, "benchmark.slots": plan.benchmark.slots}.items():
-        if algorithm != "eagle3" and count is not None and count > block_size:
-            raise SpecError(f"{name} is {count}: the draft is trained on blocks of {block_size}; lower it")
+        if TRAITS[algorithm].blocks and count is not None and count > most:
+            raise SpecError(f"{name} is {count}: the draft proposes {most} tokens at a time; lower it")
 
 
 def _mask_token(known: Known, rows: int) -> int | None:

@@ -68,7 +68,7 @@ def draft(known: Known) -> Seen:
     given = known.draft
     if given is None:
         return Seen(f"{known.plan.draft}: fetched from the hub by the run")
-    check_slots(known.plan, given.algorithm, given.block_size)
+    check_slots(known.plan, given.algorithm, given.drafts)
     if known.target is not None:
         check_target(given, known.target.shape)
     if known.tokenizer is not None:

@@ -8,6 +8,7 @@ from deepspec.errors import SourceError, SpecError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.recipe import drafts
 from deepspec.plan import resolve
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
@@ -110,6 +111,6 @@ def _slots(known: Known, stage: str) -> int:
     if chosen is not None:
         return chosen
     if known.draft is not None:
-        return known.draft.block_size
+        return known.draft.drafts
     train = known.plan.train
-    return train.objective.ttt_length if train.draft.algorithm == "eagle3" else train.draft.block_size
+    return drafts(train.draft, train.objective)

@@ -1,0 +1,89 @@
+"""Drafts and batches of speculators' golden numbers, as ours."""
+
+import json
+
+import torch
+
+from deepspec.checkpoint.config import read_draft_config
+from deepspec.export.proof import load
+from deepspec.export.speculators import SPECULATORS
+from deepspec.formats.recipe import Objective
+from deepspec.records.batch import Batch, Record, collate_rows, supervises
+from tests.parity import golden2
+
+LAYERS = 100
+"""Layers of a target: the cases do not tell."""
+TERMS = {
+    "ce": {"cross_entropy": 1.0}, "kl_div": {"forward_kl": 1.0}, "rkl": {"reverse_kl": 1.0},
+    "jsd": {"jensen_shannon": 1.0}, "tv": {"total_variation": 0.5}, "nla": {"log_acceptance": 1.0},
+    "lk_hybrid": {"lk_hybrid": 1.0},
+}  # fmt: skip
+"""Their names of terms, as ours: their total variation is half of ‖q − p‖₁."""
+
+
+def read_draft(case):
+    """Return the draft of a case, read by the rules of the form of speculators; the target gives what it leaves out."""
+    config, tensors = SPECULATORS.read(case / "draft")
+    verifier = golden2.tensors(case, "verifier.safetensors")
+    config = read_draft_config({**config, "num_target_layers": LAYERS})
+    borrowed = {name: verifier[name] for name in ("embed_tokens.weight", "lm_head.weight") if name not in tensors}
+    return load(config, {**borrowed, **tensors}).train()
+
+
+def read_batch(case):
+    """Return the packed row of a case; last states after the target's final norm."""
+    tensors = golden2.tensors(case, "batch.safetensors")
+    documents = tensors["document_ids"][0]
+    places = torch.arange(len(documents))
+    starts, ends = torch.zeros_like(documents), torch.zeros_like(documents)
+    for document in documents[documents >= 0].unique():
+        own = documents == document
+        starts[own], ends[own] = places[own][0], places[own][-1] + 1
+    return Batch(
+        sample_ids=tuple(str(int(document)) for document in documents[documents >= 0].unique()),
+        starts=starts[None], ends=ends[None], input_ids=tensors["input_ids"], loss_mask=tensors["loss_mask"].bool(),
+        hidden=tensors["hidden_states"], last_hidden=normed(case, tensors["verifier_last_hidden_states"]),
+    )  # fmt: skip
+
+
+def read_documents(case):
+    """Return the whole documents of a case whose packed row is shifted, in one row of ours, and where each begins."""
+    tensors = golden2.tensors(case, "batch.safetensors")
+    count = len({name.split(".")[0] for name in tensors if name.startswith("doc") and "." in name})
+    records = []
+    for number in range(count):
+        last = normed(case, tensors[f"doc{number}.verifier_last_hidden_states"])
+        mask = tensors[f"doc{number}.loss_mask"].bool()
+        records.append(Record(
+            sample_id=str(number), input_ids=tensors[f"doc{number}.input_ids"], loss_mask=mask,
+            hidden=tensors[f"doc{number}.hidden_states"], last_hidden=last[supervises(mask)],
+        ))  # fmt: skip
+    return collate_rows([records])
+
+
+def shifted_rows(batch):
+    """Return the positions of ours that a shifted packed row holds, in its order: all but each document's last."""
+    return torch.cat([torch.arange(start, end - 1) for _, start, end in batch.spans()])
+
+
+def normed(case, last_hidden):
+    """Return last states after the target's final norm, as our caches hold them."""
+    weight = golden2.tensors(case, "verifier.safetensors")["norm.weight"]
+    eps = json.loads((case / "draft" / "config.json").read_text())["transformer_layer_config"]["rms_norm_eps"]
+    return torch.nn.functional.rms_norm(last_hidden, weight.shape, weight, eps)
+
+
+def objective_of(case, **more):
+    """Return the objective that a case's call tells."""
+    told = golden2.expected(case)["call_args"]
+    named = json.loads(told["loss_fn"]) if told["loss_fn"].startswith("{") else {told["loss_fn"]: 1.0}
+    terms = {"cross_entropy": 0.0, "total_variation": 0.0}
+    for name, weight in named.items():
+        ((term, factor),) = TERMS[name].items()
+        terms[term] = factor * weight
+    weighting = told.get("per_position_loss_weight")
+    slots = {} if weighting is None else {
+        "slot_weights": {"dpace": "dpace", "fixed-exp-decay": "decay"}[weighting],
+        "dpace_alpha": told["dpace_alpha"], "slot_decay": told["gamma"],
+    }  # fmt: skip
+    return Objective(convention="speculators", **terms, **slots, **more)
