@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec import families
 from deepspec.decoding.rows import RowCache
 from deepspec.errors import TargetError
 from deepspec.target.capture import capture
@@ -33,10 +32,9 @@ class TargetRows:
         """Look up what the forward pass needs."""
         self.device = target.device
         self.hidden_size = target.hidden_size
-        self._decoder = target.decoder
-        self._head = target.model.get_output_embeddings()
+        self._reading = target.reading
+        self._dtype = target.head_weight.dtype
         self._layers = tuple(layers)
-        self._softcap = families.read(target.model.config.to_dict()).logit_softcap
         self._windows = _windows(target)
 
     def prefill(self, prompts: Sequence[Sequence[int]], cache: RowCache) -> tuple[Tensor, Tensor]:
@@ -67,7 +65,7 @@ class TargetRows:
     def _forward(self, tokens: Tensor, cache: RowCache) -> tuple[Tensor, Tensor]:
         positions = cache.open(tokens.shape[1])
         inputs = {"position_ids": positions, "past_key_values": cache, "use_cache": True}
-        return capture(self._decoder, tokens, self._layers, attention_mask=self._masks(cache), **inputs)
+        return capture(self._reading, tokens, self._layers, attention_mask=self._masks(cache), **inputs)
 
     def _masks(self, cache: RowCache) -> Any:
         """Return what transformers takes: nothing where its own default is right, a mask, or one per kind of layer."""
@@ -76,14 +74,15 @@ class TargetRows:
         return {kind: self._additive(cache, window) for kind, window in self._windows.items()}
 
     def _additive(self, cache: RowCache, window: int | None) -> Tensor:
-        dtype = self._head.weight.dtype
+        dtype = self._dtype
         seen = cache.causal_mask(window)
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
     @torch.inference_mode()
     def _logits(self, last: Tensor) -> Tensor:
-        logits: Tensor = self._head(last)
-        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+        logits: Tensor = self._reading.head(last)
+        cap = self._reading.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def _windows(target: Target) -> Mapping[str, int | None]:

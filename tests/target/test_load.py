@@ -74,7 +74,7 @@ def test_no_hook_stays_behind(target: Target):
 
     before = hooks()
     with pytest.raises(IndexError):
-        capture(target.decoder, torch.tensor([[VOCAB + 5]]), [-1, 1])
+        capture(target.reading, torch.tensor([[VOCAB + 5]]), [-1, 1])
     assert hooks() == before
 
 
