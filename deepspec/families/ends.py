@@ -15,7 +15,7 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """How the two end in most checkpoints; a tied model stores the first only."""
 
 _NUMBERED = re.compile(r"\.\d+\.")
-_EMBEDDING = re.compile(r"emb(?!ed_out)|wte|\.w\.weight$")
+_EMBEDDING = re.compile(r"(?<!un)emb(?!ed_out)|wte|\.w\.weight$")
 _POSITION = re.compile(r"pos|wpe|type")
 
 

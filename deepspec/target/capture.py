@@ -15,9 +15,18 @@ from deepspec.target.layers import EMBEDDING
 from deepspec.target.reading import Reading, first_state, given_values, output_values
 
 
-@torch.no_grad()
 def capture(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs: Any) -> tuple[Tensor, Tensor]:
     """Return the chosen layers' outputs, concatenated in the order given, and the state before the head.
+
+    See `observe`; what else the decoder gives is left out.
+    """
+    states, last, _ = observe(reading, input_ids, layers, **inputs)
+    return states, last
+
+
+@torch.no_grad()
+def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs: Any) -> tuple[Tensor, Tensor, Any]:
+    """Return the chosen layers' outputs, the state before the head, and all that the decoder gives.
 
     Args:
         reading: where the target has its blocks.
@@ -26,8 +35,9 @@ def capture(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
         inputs: anything else that the decoder takes: a cache with its positions and masks.
 
     Returns:
-        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype. The head's product with the second is the
-        logits before any softcap: where the target scales its logits, the state carries the factor.
+        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype, and the decoder's output. The head's product
+        with the second is the logits before any softcap: where the target scales its logits, the state carries the
+        factor.
     """
     with ExitStack() as hooks:
         outputs = [hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers]
@@ -36,7 +46,7 @@ def capture(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
     if reading.logit_scale != 1.0:
         last = last * reading.logit_scale
     captured = [output[0].to(last.device) for output in outputs]
-    return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last
+    return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last, given
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from deepspec.families import TargetShape, read, read_folder
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
-from deepspec.target.proof import prove
+from deepspec.target.proof import prove, prove_ends
 from deepspec.target.reading import Reading, read_model
 from deepspec.target.tokens import GENERATION, NO_END, check_vocabulary
 
@@ -164,6 +164,7 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     )
     if target.shape.general:
         prove(model, target.reading, target.shape)
+        prove_ends(model, Path(folder), target.shape)
     return target
 
 

@@ -4,28 +4,37 @@
     states    what the blocks put out against `output_hidden_states`, at every layer that can be captured
     prefix    the first half of the tokens alone, and in a padded batch, against the same positions of the whole: what
               stands to the right is never seen, and padding changes nothing
+    ends      embedding and head as training reads them from the files, against those in memory
     rope      the frequencies that the draft inherits against those of the model's rotary embedding
 
 Nothing that fails is repaired: the target is refused, with what differs.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape
+from deepspec.families.ends import ends_of
 from deepspec.families.shape import Rope
+from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
 from deepspec.models.rope import inverse_frequencies
 from deepspec.target.capture import capture
 from deepspec.target.layers import EMBEDDING
 from deepspec.target.reading import PROBE, Reading, probe_ids
 
-APART = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+APART = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative distance, by dtype: other shapes round otherwise, and layers add that up. What is misread is off by
 0.3 and more."""
+
+_ROWS = 4
+_ROUNDED = 0.01
+"""Relative distance of a row that was stored in another precision."""
 
 _FREQUENCY = 1e-3
 """Largest relative distance of rope frequencies, which are fp32 in every model."""
@@ -50,6 +59,29 @@ def prove(model: Any, reading: Reading, shape: TargetShape) -> None:
         )
 
 
+def prove_ends(model: Any, folder: Path, shape: TargetShape) -> None:
+    """Hold embedding and head in a checkpoint's files against those of the loaded model, at their first and last rows.
+
+    Raises:
+        TargetError: the files have no embedding, or it is another one.
+    """
+    heads = read_heads(folder)
+    found = ends_of(heads, shape.vocab_size, shape.block.hidden_size)
+    if found is None:
+        raise TargetError(f"target {folder}: no tensor in its safetensors files is an embedding; not supported")
+    placed = dict.fromkeys(heads, WEIGHTS) if (folder / WEIGHTS).exists() else read_placed(folder)
+    pairs = {found.embedding: model.get_input_embeddings().weight, found.head: model.get_output_embeddings().weight}
+    for name, weight in pairs.items():
+        with safe_open(folder / placed[name], "pt") as file:
+            rows = file.get_slice(name)
+            for part in (slice(0, _ROWS), slice(len(weight) - _ROWS, len(weight))):
+                if not weight.is_meta and distance(rows[part].to(weight.dtype), weight[part].cpu()) > _ROUNDED:
+                    raise TargetError(
+                        f"target {folder}: {name} in its files is not what the loaded model has in its place: it is "
+                        "stored in another form; not supported"
+                    )
+
+
 @torch.no_grad()
 def _differences(model: Any, reading: Reading, shape: TargetShape) -> Iterator[str]:
     yield _sizes(reading, shape)
@@ -58,7 +90,7 @@ def _differences(model: Any, reading: Reading, shape: TargetShape) -> Iterator[s
     ids, layers = probe_ids(model), list(range(EMBEDDING, len(reading.blocks) - 1))
     states, last = capture(reading, ids, layers)
     told = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-    most = APART.get(last.dtype, 0.05)
+    most = allowed(last.dtype)
     yield _logits(reading, last, told.logits, most)
     yield _states(states, told.hidden_states, layers, most)
     yield _prefix(reading, ids, (states, last), layers, most)
@@ -131,6 +163,11 @@ def _rope_apart(rope: Rope, own: Tensor, factor: float) -> float:
     if ours.shape != own.shape:
         return 1.0
     return max(distance(ours[:, None], own.float()[:, None]), abs(rope.attention_factor / factor - 1.0))
+
+
+def allowed(dtype: torch.dtype) -> float:
+    """Return how far apart two ways to compute the same states may be."""
+    return APART.get(dtype, 0.05)
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -65,6 +65,7 @@ def read_model(model: Any) -> Reading:
     )
 
 
+@torch.no_grad()
 def find(model: Any, shape: TargetShape) -> Reading:
     """Return the general reading of a model.
 
@@ -75,6 +76,9 @@ def find(model: Any, shape: TargetShape) -> Reading:
     embedding, head = ends(model, told)
     watched = _watch(model, head)
     _check_causal(model, watched, told)
+    bias = getattr(head, "bias", None)
+    if bias is not None and bool((bias != 0).any()):
+        raise TargetError(f"{told}: its head has a bias that is not 0, which drafts have none of; not supported")
     blocks = watched.blocks(told)
     decoder = watched.decoder(model, blocks, told)
     size = embedding.weight.shape[1]
@@ -99,7 +103,6 @@ def find(model: Any, shape: TargetShape) -> Reading:
     )
 
 
-@torch.no_grad()
 def _check_causal(model: Any, watched: "_Watched", told: str) -> None:
     """Refuse an encoder: half the tokens alone give it other logits."""
     half = PROBE // 2
@@ -112,7 +115,7 @@ def ends(model: Any, told: str) -> tuple[Any, Any]:
     """Return embedding and head of a model.
 
     Raises:
-        TargetError: one is missing, or they are of other sizes than each other, or the head has a bias.
+        TargetError: one is missing, or they are of other sizes than each other.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None:
@@ -122,9 +125,6 @@ def ends(model: Any, told: str) -> tuple[Any, Any]:
     if embedding.weight.shape != head.weight.shape:
         sizes = f"{tuple(embedding.weight.shape)} and {tuple(head.weight.shape)}"
         raise TargetError(f"{told}: embedding and head are {sizes}; a draft shares both and wants them alike")
-    bias = getattr(head, "bias", None)
-    if bias is not None and bool((bias != 0).any()):
-        raise TargetError(f"{told}: its head has a bias that is not 0, which drafts have none of; not supported")
     return embedding, head
 
 
@@ -202,7 +202,6 @@ class _Watched:
         raise TargetError(f"{told}: no part of it gives the last state without the logits; not supported")
 
 
-@torch.no_grad()
 def _watch(model: Any, head: nn.Module) -> _Watched:
     """Return what takes part in a forward pass over tokens from all over the vocabulary."""
     ids = probe_ids(model)

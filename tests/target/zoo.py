@@ -68,6 +68,7 @@ def config_of(model_type: str) -> Any:
 
 _HALF_FULL = ["linear_attention", "full_attention"] * 2
 OWN: Mapping[str, Mapping[str, Any]] = {
+    "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3]},
     "bert": {"is_decoder": False},
     "bloom": {"pad_token_id": 3},
@@ -81,6 +82,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 16, "swa_kv_lora_rank": 16,
         "swa_head_dim": 32, "swa_qk_nope_head_dim": 16, "swa_qk_rope_head_dim": 16, "swa_v_head_dim": 16,
     },
+    "falcon_h1": {"embedding_multiplier": 5.5, "lm_head_multiplier": 0.5},
     "gemma3n_text": {
         "num_kv_shared_layers": 0, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 16,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -88,8 +90,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "gemma4_text": {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 0},
     "gemma4_unified_text": {"vocab_size_per_layer_input": VOCAB},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granite": {"embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "kimi_linear": {"layer_types": _HALF_FULL},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
@@ -113,10 +117,50 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 """What a type needs beside: fields that other types have with another meaning."""
 
 
+_TEXT = "an image, video or sound model: its text part is "
+NOT_BUILT: Mapping[str, str] = {
+    "blt": "reads bytes in patches; not built small here",
+    "dots3_note": f"{_TEXT}`dots3_note_text`",
+    "emu3": "an image model around Llama; not built small here",
+    "fuyu": "an image model around Persimmon; not built small here",
+    "gemma3": f"{_TEXT}`gemma3_text`",
+    "gemma3n": f"{_TEXT}`gemma3n_text`",
+    "gemma4": f"{_TEXT}`gemma4_text`",
+    "gemma4_assistant": "a draft model of its own, for Gemma 4",
+    "gemma4_unified": f"{_TEXT}`gemma4_unified_text`",
+    "gemma4_unified_assistant": "a draft model of its own, for Gemma 4",
+    "git": "an image captioner; not built small here",
+    "got_ocr2": "an image model around Qwen2; not built small here",
+    "llama4": f"{_TEXT}`llama4_text`",
+    "mllama": "cross-attention to images; not built small here",
+    "moss_transcribe_diarize": "a sound model around Qwen3; not built small here",
+    "musicgen": "makes sound, not text",
+    "musicgen_melody": "makes sound, not text",
+    "phi4_multimodal": "an image and sound model around Phi-3; not built small here",
+    "qwen3_5": f"{_TEXT}`qwen3_5_text`",
+    "qwen3_5_moe": f"{_TEXT}`qwen3_5_moe_text`",
+    "qwen4_exp": f"{_TEXT}`qwen4_exp_text`",
+    "reformer": "reversible blocks over chunks of fixed length; not built small here",
+    "whisper": "the decoder of a speech model",
+    "xmod": "an encoder with adapters for languages",
+}
+"""Types that are not examined, and why."""
+
+
+def is_encoder_decoder(model_type: str) -> bool:
+    """Return whether models of a type have an encoder beside the decoder."""
+    return bool(CONFIG_MAPPING[model_type]().is_encoder_decoder)
+
+
 def build(model_type: str, seed: int = 0) -> Any:
     """Return a random model of a type, in eval mode."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config_of(model_type)).eval()
+    model = AutoModelForCausalLM.from_config(config_of(model_type)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") and not parameter.any():
+                parameter.normal_(std=0.1)  # what is 0 in a fresh model is not in a trained one
+    return model
 
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
