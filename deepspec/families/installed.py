@@ -103,9 +103,16 @@ def _literals(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
 
 def _literal(target: ast.expr, value: ast.expr) -> dict[str, Any]:
     try:
-        return {ast.unparse(target): ast.literal_eval(value)}
+        return {ast.unparse(target): _value(value)}
     except ValueError:  # an expression: what it gives is not known here
         return {}
+
+
+def _value(node: ast.expr) -> Any:
+    """Return a literal, or a product of literals, as `4096 * 32` is."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _value(node.left) * _value(node.right)
+    return ast.literal_eval(node)
 
 
 def _class(path: Path, name: str) -> ast.ClassDef | None:

@@ -1,6 +1,6 @@
 """The target in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -15,6 +15,7 @@ from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
+from deepspec.formats.tensor_heads import listed
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
@@ -151,10 +152,13 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = _loader(folder).from_pretrained(folder, dtype=chosen, use_safetensors=True, **_straight_to(device))
+        model, told = _loader(folder).from_pretrained(
+            folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **_straight_to(device)
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
+    _check_whole(told["missing_keys"], folder)
     check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], str(folder))
     model = model.eval().requires_grad_(False)
     if device != SPREAD:
@@ -166,6 +170,15 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
         prove(model, target.reading, target.shape)
         prove_ends(model, Path(folder), target.shape)
     return target
+
+
+def _check_whole(missing: Collection[str], folder: Path | str) -> None:
+    """Refuse a checkpoint that lacks weights of its type: transformers would fill them in at random."""
+    if missing:
+        raise TargetError(
+            f"target {folder}: its files lack {listed(sorted(missing))}, which a model of its type has; "
+            "does its config belong to them? fetch or save it again"
+        )
 
 
 def _loader(folder: Path | str) -> Any:

@@ -20,6 +20,7 @@ from deepspec.export.run import FORMS
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
+from deepspec.parity import check_parity
 from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.fresh import read_ends
@@ -136,13 +137,18 @@ def trained(target: Target, algorithm: Any) -> tuple[BlockDraft | EagleDraft, tu
 
 
 def decoded(target: Target, draft: BlockDraft | EagleDraft) -> tuple[str, bool]:
-    """Return how a target decodes, and whether two prompts give what it generates alone, without a cache."""
+    """Return how a target decodes, and whether that is right.
+
+    Two prompts give the tokens that the model itself finds most likely, each read anew; and states read a few tokens
+    at a time, with others taken back between, are those of one pass: tokens say little where they repeat themselves.
+    """
     proposer = proposer_for(draft)
     rows = TargetRows(target, proposer.layers)
     settings = Settings(max_new_tokens=NEW_TOKENS, stop=False)
     prompts = [Prompt(sample_id=str(size), ids=list(range(3, 3 + size))) for size in (5, 14)]
     found = {each.sample_id: each.tokens for each in Decoder(rows, proposer, settings, frozenset()).decode(prompts)}
-    return rows.way, all(found[each.sample_id] == greedy(target, each.ids) for each in prompts)
+    same = all(found[each.sample_id] == greedy(target, each.ids) for each in prompts)
+    return rows.way, same and check_parity(target, draft, torch.arange(3, 43)).passed
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The general reading is proven, not believed: misreadings that look right are caught, each by what differs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch import nn
 from deepspec.errors import TargetError
 from deepspec.families import read
 from deepspec.families.shape import Rope
+from deepspec.start.fresh import read_ends
 from deepspec.target import identify
 from deepspec.target.capture import capture
+from deepspec.target.heads import read_target
 from deepspec.target.load import load_target
 from deepspec.target.proof import prove, prove_ends
 from deepspec.target.reading import Reading, read_model, snapped
@@ -142,3 +145,30 @@ def test_captured_states_times_the_head_are_the_logits():
     ids = torch.arange(3, 20)[None]
     _, last = capture(reading, ids, (0,))
     torch.testing.assert_close(last @ model.lm_head.weight.T, model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_tied_weights_that_a_fine_tune_untied_are_both_read(tmp_path: Path):
+    """The config still says that they are tied; the files hold two, and two are what the draft gets."""
+    folder = written("gemma2", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1.0
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    target, (embedding, head) = load_target(folder), read_ends(folder)
+    assert not torch.equal(embedding, head)
+    torch.testing.assert_close(target.head_weight, head)
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(tmp_path: Path):
+    folder = written("mistral", tmp_path)
+    larger = tokenizer()
+    larger.add_tokens([f"<{number}>" for number in range(9)])
+    larger.save_pretrained(folder)
+    with pytest.raises(TargetError, match="the tokenizer knows 269 tokens, the embedding has 264 rows"):
+        load_target(folder)
+
+
+def test_a_type_that_needs_code_of_its_own_is_refused_before_it_is_loaded(tmp_path: Path):
+    config = {"model_type": "own_kind", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TargetError, match=r"'own_kind' needs code of its own \(trust_remote_code\)"):
+        read_target(tmp_path)
