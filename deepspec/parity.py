@@ -20,7 +20,6 @@ from deepspec.algorithms.blocks import BlockAlgorithm
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.slots import backbone, previous_tokens
 from deepspec.decoding.propose import BlockProposer, BlockRows, Correction, EagleProposer
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
 from deepspec.formats.recipe import Objective
@@ -230,11 +229,13 @@ def _block_logits(draft: BlockDraft, states: Tensor, previous: Tensor) -> Tensor
 
 def _stepwise(target: Target, layers: Sequence[int], input_ids: Tensor) -> Tensor:
     """Return the captured states `(T, A·D)` with the target reading a few tokens at a time, and taking some back."""
-    rows, cache = TargetRows(target, layers), RowCache(1, len(input_ids) + STRIDE, target.device)
+    rows = TargetRows(target, layers)
+    cache = rows.memory(1, len(input_ids) + STRIDE)
     ids, found = input_ids.to(target.device)[None], []
     for start in range(0, ids.shape[1], STRIDE):
         chunk = ids[:, start : start + STRIDE]
-        rows.step(chunk.flip(1), cache)  # rejected: the next pass overwrites it
+        rows.step(chunk.flip(1), cache)
+        cache.advance(0)  # all of it is rejected
         found.append(rows.step(chunk, cache)[0][0])
         cache.advance(chunk.shape[1])
     return torch.cat(found)

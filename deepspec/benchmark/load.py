@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from deepspec.decoding.confidence import calibrated
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.schedule import StepRate, replay
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.formats.speed import BatchSpeed, LoadSpeed
@@ -105,9 +104,8 @@ def _batch(speed: BatchSpeed) -> int:
 def _seconds(rows: TargetRows, device: torch.device, tokens: int) -> float:
     width = min(tokens, WIDTH)
     count = tokens // width
-    cache = RowCache(count, CONTEXT + width, device)
-    rows.prefill([[1]] * count, cache)
-    cache.advance(CONTEXT - 1)  # what the context says does not change how long it takes to read
+    cache = rows.memory(count, CONTEXT + width)
+    rows.prefill([[1] * CONTEXT] * count, cache)
     ids = torch.ones(count, width, dtype=torch.int64, device=device)
     spent = []
     for _ in range(REPEATS + 1):

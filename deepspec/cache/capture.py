@@ -82,7 +82,12 @@ class Capture:
             TargetError: it is not where the placement says, or is another one.
         """
         self._report.log("loading the target")
-        return load_placed(self._spec.target, self._placement, self._spec.dtype)
+        target = load_placed(self._spec.target, self._placement, self._spec.dtype)
+        if target.shape.general:
+            self._report.log(f"{target.shape.top_model_type}: the general reading is proven on this target")
+        for line in target.shape.told:
+            self._report.log(line)
+        return target
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -144,6 +149,7 @@ class Capture:
             **mask_token_facts(target.tokenizer, target.vocab_size),
             "dtype": str(target.dtype).removeprefix("torch."),
             "quantization": target.quantization,
+            **({"embedding_scale": target.reading.embedding_scale} if target.shape.general else {}),
             "codec": self._spec.codec,
             "stop_ids": sorted(target.stop_ids),
         }

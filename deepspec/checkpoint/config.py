@@ -351,12 +351,13 @@ def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
 
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
     """Return the name of the block's style, and the target's keys that the draft's config.json is built on."""
-    family = family_named(target.model_type)
+    known = None if target.general else family_named(target.model_type).draft_style
     own = recipe.shape == "target"
-    if own and family.draft_style is None:
-        raise SpecError(f"no draft has the shape of a {target.family} block; use shape: qwen3")
-    style = family.draft_style if own and family.draft_style else "qwen3"
-    kept = dict(target.text_config) if family.draft_style == style else _qwen3_config(target)
+    if own and known is None:
+        kind = target.model_type if target.general else target.family
+        raise SpecError(f"no draft has the shape of a {kind} block; use shape: qwen3")
+    style = known if own and known else "qwen3"
+    kept = dict(target.text_config) if known == style else _qwen3_config(target)
     if style == "gemma4":
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
     extra = (

@@ -13,7 +13,6 @@ from torch import Tensor
 from deepspec.decoding.clock import Clock
 from deepspec.decoding.confidence import cut
 from deepspec.decoding.propose import Proposer
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.running import Row, Running
 from deepspec.decoding.sampling import Noise, Proposal, Verdict, pick, probabilities, verify
 from deepspec.decoding.target_rows import TargetRows
@@ -68,7 +67,7 @@ class Decoder:
     def _start(self, prompts: Sequence[Prompt], length: int) -> Running:
         """Read prompts into rows that have room for a length, and choose each one's first token."""
         capacity = length + self._proposer.slots + 1
-        cache = RowCache(len(prompts), capacity, self._target.device)
+        cache = self._target.memory(len(prompts), capacity)
         draft = self._proposer.rows(len(prompts), capacity, self._target.device)
         noise = Noise(self._settings.seed, [prompt.sample_id for prompt in prompts])
         with self.clock.time("prefill"):

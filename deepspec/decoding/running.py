@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deepspec.decoding.memory import Memory
 from deepspec.decoding.propose import ProposerRows
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.sampling import Noise, Proposal, Verdict
 from deepspec.rounds.decoded import Decoded, FinishReason, Prompt, Round
 
@@ -68,7 +68,7 @@ class Running:
     """Rows that are decoded together."""
 
     rows: list[Row]
-    cache: RowCache
+    cache: Memory
     """The target's."""
     draft: ProposerRows
     noise: Noise

@@ -1,6 +1,7 @@
-"""Families of models: how their Hugging Face configs are read into plain data. No torch.
+"""How Hugging Face configs of models are read into plain data. No torch.
 
-The only room that reads such configs. A new family is a row of `FAMILIES` and, where its block differs, a function.
+The only room that reads such configs. Families whose blocks drafts can have are rows of `FAMILIES`; every other
+decoder is read by the general rule (general.py), whose claims are proven on the loaded model.
 """
 
 import math
@@ -10,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.errors import InputError, TargetError, UnknownNameError
-from deepspec.families import gemma, llama
+from deepspec.families import gemma, general, llama
 from deepspec.families.rope import Config
 from deepspec.families.shape import BlockShape, TargetShape
 from deepspec.formats.tensor_heads import read_object
 
-__all__ = ["FAMILIES", "BlockShape", "Family", "TargetShape", "family_named", "qwen3_block", "read", "read_folder"]
+__all__ = [
+    "FAMILIES",
+    "BlockShape",
+    "Family",
+    "TargetShape",
+    "family_named",
+    "is_general",
+    "qwen3_block",
+    "read",
+    "read_folder",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +99,43 @@ def read(config: Config) -> TargetShape:
     return shape
 
 
+def is_general(config: Config) -> bool:
+    """Return whether a model's config is read by the general rule: the model, or its text part, is of no family."""
+    nested = config.get("text_config")
+    top = config.get("model_type")
+    text = nested.get("model_type", f"{top}_text") if isinstance(nested, Mapping) else top
+    return not {top, text} <= FAMILIES.keys()
+
+
 def _read(config: Config) -> TargetShape:
     if not isinstance(config, Mapping):
         raise TargetError(f"config.json holds {type(config).__name__}, wanted a JSON object")
     top = str(llama.need(config, "model_type"))
     text = _text_config(config, top)
+    return _read_general(config, text, top) if is_general(config) else _read_family(text, top)
+
+
+def _read_general(config: Config, text: dict[str, Any], top: str) -> TargetShape:
+    general.check_type(top, config)
+    found = general.read_general(text, str(text["model_type"]))
+    return TargetShape(
+        family=general.NAME,
+        model_type=str(text["model_type"]),
+        num_layers=found.num_layers,
+        vocab_size=found.vocab_size,
+        max_positions=found.max_positions,
+        embedding_scale=1.0,
+        logit_softcap=found.logit_softcap,
+        block=found.block,
+        text_config=text,
+        top_model_type=top,
+        general=True,
+        rope_inherited=found.rope_inherited,
+        told=tuple(f"{top}: {line}" for line in found.told),
+    )
+
+
+def _read_family(text: dict[str, Any], top: str) -> TargetShape:
     model_type = str(text["model_type"])
     family = family_named(model_type)
     known = {**family.defaults, **{key: value for key, value in text.items() if value is not None}}

@@ -73,3 +73,10 @@ class TargetShape:
     """The text config as read: a draft's config.json is a copy of it with the draft's keys."""
     top_model_type: str
     """`model_type` at the top of the config: differs from `model_type` where the text config is nested."""
+    general: bool = False
+    """Whether it was read by the general rule (families/general.py): `block` then has the sizes for a draft, and does
+    not say how the target's own blocks compute."""
+    rope_inherited: bool = True
+    """Whether the block's rope is the target's."""
+    told: tuple[str, ...] = ()
+    """What a draft does not inherit from this target, and what it gets instead."""

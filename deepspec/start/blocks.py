@@ -30,7 +30,7 @@ def start_from_target(model: BlockDraft | EagleDraft, folder: Path) -> bool:
         folder: the target's, with config.json and safetensors.
     """
     shape = read(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    if not _same_form(shape.block, model.config.block) or shape.num_layers < model.config.num_layers:
+    if shape.general or not _same_form(shape.block, model.config.block) or shape.num_layers < model.config.num_layers:
         return False
     numbers = range(shape.num_layers - model.config.num_layers, shape.num_layers)
     found = dict(_read(folder, (FINAL_NORM, *(f"model.layers.{number}." for number in numbers))))

@@ -1,6 +1,7 @@
 """Where training starts: a fresh draft around the target's frozen embedding and head."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,7 +12,9 @@ from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
+from deepspec.families.ends import EMBEDDING, ends_of
 from deepspec.formats.recipe import TRAITS
+from deepspec.formats.tensor_heads import read_heads
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.placement import Placement
@@ -21,9 +24,6 @@ from deepspec.start.blocks import start_from_target
 from deepspec.start.initial import initialize
 from deepspec.start.vocabulary import learn_vocabulary
 from deepspec.target_cache.facts import CacheFacts
-
-EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
-"""How the names of the two weights end in every family; a tied model stores the first only."""
 
 
 def target_folder(facts: CacheFacts, placement: Placement) -> Path:
@@ -86,6 +86,8 @@ def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfi
     if sizes != (facts.num_layers, facts.hidden_size, facts.vocab_size):
         wanted = (facts.num_layers, facts.hidden_size, facts.vocab_size)
         raise TargetError(f"target {folder}: layers, hidden size, vocabulary are {sizes}, the cache's {wanted}")
+    if facts.embedding_scale is not None:
+        shape = replace(shape, embedding_scale=facts.embedding_scale)
     config = new_draft_config(shape, spec.draft, facts.layers, _mask_token(spec, facts), spec.objective)
     if spec.mask_token_id is not None:
         check_mask_token(config, AutoTokenizer.from_pretrained(folder))
@@ -98,17 +100,18 @@ def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
     Raises:
         TargetError: no safetensors file holds an embedding.
     """
+    shape, heads = read_folder(folder), read_heads(folder)
+    ends = ends_of(heads, shape.vocab_size, shape.block.hidden_size)
+    if ends is None:
+        raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  # not a dict
-                    found |= {end: file.get_tensor(name) for end in (EMBEDDING, HEAD) if name.endswith(end)}
+                found |= {name: file.get_tensor(name) for name in {ends.embedding, ends.head} & set(file.keys())}
         except SafetensorError as error:
             raise TargetError(f"target {path}: {error}; fetch the file again") from error
-    if EMBEDDING not in found:
-        raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
-    return found[EMBEDDING], found.get(HEAD, found[EMBEDDING])
+    return found[ends.embedding], found[ends.head]
 
 
 def _mask_token(spec: Beginning, facts: CacheFacts) -> int | None:

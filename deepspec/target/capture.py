@@ -12,43 +12,63 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.target.layers import EMBEDDING
+from deepspec.target.reading import Reading, first_state, given_values, output_values
+
+
+def capture(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs: Any) -> tuple[Tensor, Tensor]:
+    """Return the chosen layers' outputs, concatenated in the order given, and the state before the head.
+
+    See `observe`; what else the decoder gives is left out.
+    """
+    states, last, _ = observe(reading, input_ids, layers, **inputs)
+    return states, last
 
 
 @torch.no_grad()
-def capture(decoder: nn.Module, input_ids: Tensor, layers: Sequence[int], **inputs: Any) -> tuple[Tensor, Tensor]:
-    """Return the chosen layers' outputs, concatenated in the order given, and the state after the final norm.
+def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs: Any) -> tuple[Tensor, Tensor, Any]:
+    """Return the chosen layers' outputs, the state before the head, and all that the decoder gives.
 
     Args:
-        decoder: the target without its head; has `layers`.
+        reading: where the target has its blocks.
         input_ids: `(B, T)`, padded on the right.
         layers: ids of decoder layers; -1 is the embedding output.
         inputs: anything else that the decoder takes: a cache with its positions and masks.
 
     Returns:
-        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype.
+        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype, and the decoder's output. The head's product
+        with the second is the logits before any softcap: where the target scales its logits, the state carries the
+        factor.
     """
     with ExitStack() as hooks:
-        outputs = [hooks.enter_context(_recorded(decoder, layer)) for layer in layers]
-        last: Tensor = decoder(input_ids=input_ids, **{"use_cache": False, **inputs}).last_hidden_state
+        outputs = [hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers]
+        given = reading.decoder(input_ids=input_ids, **{"use_cache": False, **inputs})
+    last: Tensor = output_values(given)[0]
+    if reading.logit_scale != 1.0:
+        last = last * reading.logit_scale
     captured = [output[0].to(last.device) for output in outputs]
-    return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last
+    return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last, given
 
 
 @contextmanager
-def _recorded(decoder: nn.Module, layer: int) -> Iterator[list[Tensor]]:
+def _recorded(blocks: nn.ModuleList, layer: int) -> Iterator[list[Tensor]]:
     """Record what one layer puts out, or what the first one is fed."""
     output: list[Tensor] = []
-    blocks: Any = decoder.layers
+
+    def keep(values: Sequence[Any]) -> None:
+        state = first_state(values)
+        if state is not None:
+            output.append(state)
+
     if layer == EMBEDDING:
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            output.append(args[0] if args else kwargs["hidden_states"])
+            keep(given_values(args, kwargs))
 
         handle = blocks[0].register_forward_pre_hook(before, with_kwargs=True)
     else:
 
         def after(_module: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
-            output.append(result[0] if isinstance(result, tuple) else result)
+            keep(output_values(result))
 
         handle = blocks[layer].register_forward_hook(after)
     try:

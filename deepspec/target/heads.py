@@ -7,12 +7,10 @@ from pathlib import Path
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
+from deepspec.families.ends import Ends, ends_of
 from deepspec.formats.tensor_heads import TensorHead, listed, read_heads
 
-EMBEDDING = "embed_tokens.weight"
-"""How the name of the token embedding ends in every family."""
-
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +22,14 @@ class TargetHeads:
     heads: Mapping[str, TensorHead]
 
     @property
+    def ends(self) -> Ends | None:
+        """Return which tensors are embedding and head; None where no tensor is an embedding."""
+        return ends_of(self.heads, self.shape.vocab_size, self.shape.block.hidden_size)
+
+    @property
     def rows(self) -> int:
-        """Return the rows of the token embedding; what the config says where no tensor is called so."""
-        embedding = _embedding(self.heads)
-        return self.shape.vocab_size if embedding is None else embedding.shape[0]
+        """Return the rows of the token embedding; what the config says where no tensor is one."""
+        return self.shape.vocab_size if self.ends is None else self.heads[self.ends.embedding].shape[0]
 
     @property
     def parameters(self) -> int:
@@ -43,10 +45,11 @@ def read_target(folder: Path) -> TargetHeads:
         UnknownNameError: unknown model_type or rope type.
     """
     shape, heads = read_folder(folder), read_heads(folder)
-    embedding, wanted = _embedding(heads), (shape.vocab_size, shape.block.hidden_size)
-    if embedding is not None and embedding.shape != wanted:
-        raise TargetError(f"target {folder}: its embedding is {embedding.shape}, its config says {wanted}")
-    missing = _missing_layers(heads, shape.num_layers)
+    wanted = (shape.vocab_size, shape.block.hidden_size)
+    ends = ends_of(heads, *wanted)
+    if ends is not None and heads[ends.embedding].shape != wanted:
+        raise TargetError(f"target {folder}: its embedding is {heads[ends.embedding].shape}, its config says {wanted}")
+    missing = _missing_layers(heads, shape.num_layers) if not shape.general or _numbered(heads) else []
     if missing:
         raise TargetError(
             f"target {folder}: its config says {shape.num_layers} layers, its weights have none of "
@@ -55,12 +58,11 @@ def read_target(folder: Path) -> TargetHeads:
     return TargetHeads(folder=folder, shape=shape, heads=heads)
 
 
-def _embedding(heads: Mapping[str, TensorHead]) -> TensorHead | None:
-    found = [head for name, head in heads.items() if name.endswith(EMBEDDING) and len(head.shape) == 2]
-    return max(found, key=lambda head: head.shape[0], default=None)
-
-
 def _missing_layers(heads: Mapping[str, TensorHead], count: int) -> list[int]:
     """Return layers that no tensor belongs to: all of them up to the first gap's end, for a count may be absurd."""
     present = {int(found[1]) for name in heads for found in _LAYER.finditer(name)}
     return [layer for layer in range(min(count, len(present) + 6)) if layer not in present]
+
+
+def _numbered(heads: Mapping[str, TensorHead]) -> bool:
+    return any(_LAYER.search(name) for name in heads)

@@ -12,6 +12,8 @@ import xxhash
 
 from deepspec.artifacts import TargetId, canonical_json, checksum
 from deepspec.errors import TargetError
+from deepspec.families import is_general
+from deepspec.families.general import PROOF
 from deepspec.formats.tensor_heads import check_pointer, read_object
 
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "_model_name_or_path", "_from_model_config"})
@@ -46,6 +48,7 @@ def identify(folder: Path, memo: Path | None = None) -> TargetId:
         weights=_weights_hash(folder, memo),
         tokenizer=_tokenizer_hash(folder),
         template=_hash([read_template(folder)]),
+        proof=_proof(folder),
     )
 
 
@@ -62,6 +65,7 @@ def differing(folder: Path, other: TargetId, known: TargetId | None = None) -> l
         weights=other.weights,
         tokenizer=_tokenizer_hash(folder),
         template=_hash([read_template(folder)]),
+        proof=other.proof,
     )
     return [name for name in TargetId.model_fields if getattr(found, name) != getattr(other, name)]
 
@@ -87,6 +91,11 @@ def _config_hash(folder: Path) -> str:
         raise TargetError(f"target {folder}: no config.json; wanted a folder written by save_pretrained")
     stops = _read_json(folder / "generation_config.json").get("eos_token_id")
     return _hash([{key: value for key, value in config.items() if key not in _VOLATILE}, stops])
+
+
+def _proof(folder: Path) -> str:
+    """Return what a target has to prove: the general reading's proof where it is read so."""
+    return PROOF if is_general(_read_json(folder / "config.json")) else ""
 
 
 def _weights_hash(folder: Path, memo: Path | None) -> str:

@@ -1,6 +1,6 @@
 """The target in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
 from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
-from deepspec.families import read_folder
+from deepspec.families import TargetShape, read, read_folder
+from deepspec.formats.tensor_heads import listed
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
+from deepspec.target.proof import prove, prove_ends
+from deepspec.target.reading import Reading, read_model
 from deepspec.target.tokens import GENERATION, NO_END, check_vocabulary
 
 DTYPES: Mapping[str, torch.dtype | str] = {
@@ -27,6 +30,8 @@ DTYPES: Mapping[str, torch.dtype | str] = {
     "float16": torch.float16,
 }
 """Name in a spec -> dtype of the computation; auto is that of the checkpoint."""
+
+_IMAGE_TEXT: Any = AutoModelForImageTextToText
 
 SPREAD = "auto"
 """A device that spreads the layers over all cards."""
@@ -44,10 +49,23 @@ class Target:
     """Tokens that end an answer."""
 
     @cached_property
+    def shape(self) -> TargetShape:
+        """Return what its config says."""
+        return read(self.model.config.to_dict())
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Return where the model has its blocks, embedding and head.
+
+        Raises:
+            TargetError: that cannot be told.
+        """
+        return read_model(self.model)
+
+    @property
     def decoder(self) -> nn.Module:
         """Return the text decoder: embedding, layers, final norm."""
-        decoder: nn.Module = self.model.get_decoder()
-        return decoder
+        return self.reading.decoder
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -73,8 +91,7 @@ class Target:
     @property
     def num_layers(self) -> int:
         """Return the number of decoder layers."""
-        layers: Any = self.decoder.layers
-        return len(layers)
+        return len(self.reading.blocks)
 
     @property
     def hidden_size(self) -> int:
@@ -117,7 +134,7 @@ class Target:
         if least < 0 or most >= self.vocab_size:
             told = f"token id {least if least < 0 else most} is outside the embedding of {self.vocab_size} rows"
             raise CaptureError(f"{told}; the tokens are of another target, or of a tokenizer that knows more")
-        return capture(self.decoder, input_ids.to(self.device), layers)
+        return capture(self.reading, input_ids.to(self.device), layers)
 
 
 def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Target:
@@ -129,24 +146,47 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
         device: torch device, or `SPREAD` to lay the layers over all devices.
 
     Raises:
-        TargetError: it cannot be loaded, or its tokenizer knows more tokens than it has embeddings.
+        TargetError: it cannot be loaded, its tokenizer knows more tokens than it has embeddings, or the general
+            reading of it fails its proof.
     """
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, use_safetensors=True, **_straight_to(device)
+        model, told = _loader(folder).from_pretrained(
+            folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **_straight_to(device)
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         told = f"transformers cannot load it: {_reason(error)}; check the folder"
         raise TargetError(f"target {folder}: {told}") from error
+    _check_whole(told["missing_keys"], folder)
     check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], str(folder))
     model = model.eval().requires_grad_(False)
     if device != SPREAD:
         model = model.to(device)
-    return Target(
+    target = Target(
         folder=Path(folder), model=model, tokenizer=tokenizer, stop_ids=_stop_ids(model.generation_config, tokenizer)
     )
+    if target.shape.general:
+        prove(model, target.reading, target.shape)
+        prove_ends(model, Path(folder), target.shape)
+    return target
+
+
+def _check_whole(missing: Collection[str], folder: Path | str) -> None:
+    """Refuse a checkpoint that lacks weights of its type: transformers would fill them in at random."""
+    if missing:
+        raise TargetError(
+            f"target {folder}: its files lack {listed(sorted(missing))}, which a model of its type has; "
+            "does its config belong to them? fetch or save it again"
+        )
+
+
+def _loader(folder: Path | str) -> Any:
+    """Return what loads the target: models of text and images that are no causal ones by themselves have another."""
+    config = AutoConfig.from_pretrained(folder)
+    if type(config) in AutoModelForCausalLM._model_mapping or type(config) not in _IMAGE_TEXT._model_mapping:
+        return AutoModelForCausalLM
+    return _IMAGE_TEXT
 
 
 def _straight_to(device: str) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class CacheFacts(BaseModel):
     """Precision in which the target ran."""
     quantization: str | None = None
     """How its weights were quantised (gptq, fp8, …); None: they were not."""
+    embedding_scale: float | None = None
+    """What its first block is fed, as a multiple of the embedding, where it was read by the general rule."""
     codec: str
     stop_ids: tuple[int, ...] | None = None
     """Tokens that end an answer; None: the cache was made before it told them."""

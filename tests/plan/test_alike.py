@@ -84,7 +84,7 @@ HARMFUL: dict[str, Change] = {
     "weights gone": _gone("model.safetensors"),
     "config gone": _gone("config.json"),
     "config as a list": _write("config.json", "[]"),
-    "another family": _config(model_type="mamba"),
+    "another type": _config(model_type="mystery"),
     "no heads": _config(num_attention_heads=0),
     "heads as text": _config(num_attention_heads="many"),
     "a context without room": _config(max_position_embeddings=40),

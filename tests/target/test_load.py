@@ -1,5 +1,6 @@
 """The target in memory and the states captured from it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_no_hook_stays_behind(target: Target):
 
     before = hooks()
     with pytest.raises(IndexError):
-        capture(target.decoder, torch.tensor([[VOCAB + 5]]), [-1, 1])
+        capture(target.reading, torch.tensor([[VOCAB + 5]]), [-1, 1])
     assert hooks() == before
 
 
@@ -101,3 +102,14 @@ def test_layers_that_cannot_be_captured_are_refused(layers: list[int]):
 def test_folder_that_is_no_model_is_a_one_line_error(tmp_path: Path):
     with pytest.raises(TargetError, match="cannot load it"):
         load_target(tmp_path)
+
+
+def test_weights_that_are_not_there_are_never_made_up(tmp_path: Path):
+    """A Llama whose config says Qwen3 has no norms of queries and keys: transformers would begin them anew."""
+    folder = write_target(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]})
+    )
+    with pytest.raises(TargetError, match=r"its files lack model\.layers\.0\.self_attn\.k_norm\.weight, .* and 7 more"):
+        load_target(folder)

@@ -7,10 +7,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
+from deepspec.families.ends import EMBEDDING
 from deepspec.formats.bad_rows import one_row
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
-from deepspec.target.heads import EMBEDDING
 from deepspec.target.tokens import check_vocabulary, has_template, read_stops
 
 
@@ -21,9 +21,9 @@ def weights(known: Known) -> Seen:
         _check_hub_id(source.model)
     if target is None:
         return Seen(f"{source.name}: will be fetched or converted by the first run")
-    if known.plan.draft is None and not any(name.endswith(EMBEDDING) for name in target.heads):
+    if known.plan.draft is None and target.ends is None:
         raise TargetError(f"target {target.folder}: no tensor named …{EMBEDDING} in its safetensors files")
-    return Seen(f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters")
+    return Seen(f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters", target.shape.told)
 
 
 def tokenizer(known: Known) -> Seen:

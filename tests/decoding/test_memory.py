@@ -1,0 +1,86 @@
+"""What a target remembers, of any kind: rejected tokens leave nothing behind, and rows know nothing of each other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepspec.decoding.decode import Decoder
+from deepspec.decoding.propose import NoProposer
+from deepspec.decoding.readers import OWN, OwnReader, RowsReader, reader_for
+from deepspec.decoding.target_rows import TargetRows
+from deepspec.rounds.decoded import Prompt, Settings
+from deepspec.target.load import Target
+from deepspec.target.reading import probe_ids
+from tests.decoding import tiny
+from tests.target import zoo
+
+KINDS = {"deepseek_v3": "rows", "mistral": "rows", "qwen3_next": "chunks", "falcon_h1": "chunks", "mamba": "tokens"}
+"""Type -> how it has to be read: latent attention, a window for all layers, hybrids, state space alone."""
+
+
+def target(model_type: str) -> Target:
+    model = zoo.build(model_type).requires_grad_(False)
+    return Target(folder=Path(model_type), model=model, tokenizer=None, stop_ids=frozenset())
+
+
+@pytest.mark.parametrize("model_type", KINDS)
+def test_a_target_is_read_in_the_fastest_way_that_is_right(model_type: str):
+    assert TargetRows(target(model_type), ()).way == KINDS[model_type]
+
+
+def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pytest.MonkeyPatch):
+    def tried(*_: object) -> bool:
+        raise AssertionError("it was tried")
+
+    monkeypatch.setattr("deepspec.decoding.readers._serves", tried)
+    assert isinstance(reader_for(tiny.target(), ()), RowsReader)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "way"),
+    [*((name, way) for name in ("qwen3_next", "falcon_h1") for way in OWN), ("mamba", "tokens"), ("mamba", "whole")],
+)
+def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: str):
+    model = target(model_type)
+    ids, wrong = probe_ids(model.model)[0], probe_ids(model.model)[0].flip(0)
+    reader = OwnReader(model, (0,), way)
+    memory = reader.memory(2, 32)
+    reader.prompts([ids[:5].tolist(), ids[:2].tolist()], memory)
+    reader.behind(torch.stack([torch.cat([ids[5:6], wrong[:2]]), ids[2:5]]), memory)
+    memory.advance(torch.tensor([1, 3]))
+    assert memory.lengths.tolist() == [6, 5]
+    reader.behind(wrong[:4].expand(2, 4), memory)
+    memory.advance(0)
+    states, last = reader.behind(torch.stack([ids[6:8], ids[5:7]]), memory)
+    whole, whole_last = model.capture(ids[None], (0,))
+    torch.testing.assert_close(states, torch.stack([whole[0, 6:8], whole[0, 5:7]]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(last, torch.stack([whole_last[0, 6:8], whole_last[0, 5:7]]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reading_that_was_never_kept_is_taken_back():
+    model = target("qwen3_next")
+    ids = probe_ids(model.model)
+    reader = OwnReader(model, (), "chunks")
+    memory = reader.memory(1, 32)
+    reader.prompts([ids[0, :4].tolist()], memory)
+    reader.behind(ids[:, 8:10], memory)
+    _, last = reader.behind(ids[:, 4:6], memory)
+    torch.testing.assert_close(last, model.capture(ids, ())[1][:, 4:6], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "mistral", "qwen3_next", "falcon_h1"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int):
+    """Rows accept 0 to 4 tokens a round, end at different times, and give their places to others."""
+    model = target(model_type)
+    prompts = [[size, *range(size, 2 * size)] for size in (4, 17, 9, 12)]
+    settings = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
+    wanted = [model.model.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist() for ids in prompts]
+    oracle = tiny.Oracle({ids[1]: [*ids[1:], *answer] for ids, answer in zip(prompts, wanted, strict=True)})
+    asked = [Prompt(sample_id=str(row), ids=ids) for row, ids in enumerate(prompts)]
+    for proposer in (NoProposer(), oracle):
+        decoder = Decoder(TargetRows(model, ()), proposer, Settings(max_new_tokens=12, stop=False), frozenset(), batch)
+        found = {each.sample_id: each for each in decoder.decode(asked)}
+        assert [list(found[str(row)].tokens) for row in range(4)] == wanted
+    assert len({round_.accepted for decoded in found.values() for round_ in decoded.rounds}) >= 3

@@ -1,0 +1,104 @@
+"""Every decoder-only type of the installed transformers: what works, what does not, and why. Makes docs/targets.md.
+
+python -m tests.target.test_breadth [TYPE …]     writes the table anew, or the rows of some types
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+import transformers
+
+from tests.target import zoo
+from tests.target.breadth import Found, examine
+
+PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
+MARK = "<!-- written by tests/target/test_breadth.py -->"
+HEAD = "| type | read | loss | decoding | forms of drafts | why not |\n|---|---|---|---|---|---|"
+SAMPLED = (
+    "cohere",  # a factor on logits
+    "deepseek_v3",  # latent attention, experts
+    "falcon_h1",  # state space beside attention, factors on both ends
+    "gemma2",  # softcaps, two kinds of layers, a scaled embedding
+    "gpt2",  # learned positions, names of its own
+    "mamba",  # state space alone
+    "mistral",  # one window for all layers
+    "mixtral",  # experts
+    "qwen2",  # biases
+    "qwen3_next",  # linear attention and full attention in turn
+    "smollm3",  # layers without rope
+    "phi",  # refused: its head has a bias
+)
+PROVEN, LOSSLESS = 90, 80
+"""Fewest types that are proven and learn, and that decode without loss."""
+
+
+def rows() -> Mapping[str, str]:
+    """Return type -> row, as the page has them."""
+    lines = PAGE.read_text(encoding="utf-8").partition(MARK)[2].splitlines()
+    found = (re.match(r"\| `([^`]+)` \|", line) for line in lines)
+    return {each[1]: each.string for each in found if each is not None}
+
+
+def page(found: Iterable[str]) -> str:
+    """Return the page with these rows."""
+    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    told = [row.split(" | ") for row in found]
+    proven = sum(bool(cells[1].strip()) for cells in told)
+    lossless = sum(cells[3].strip() in ("rows", "chunks", "tokens", "whole") for cells in told)
+    line = (
+        f"transformers {transformers.__version__}: {len(told)} types; {proven} are read rightly and taught, {lossless} "
+        f"decoded without loss, {len(told) - proven} refused or not examined."
+    )
+    return f"{before}{MARK}\n\n{line}\n\n{HEAD}\n" + "\n".join(sorted(found)) + "\n"
+
+
+def check(found: Found) -> None:
+    """Check that nothing is wrong in silence: what is read is read rightly, and what is not says why."""
+    assert bool(found.proof) != bool(found.reason), found
+    if found.proof:
+        assert found.learns, found.losses
+        assert found.lossless, found
+        assert "deepspec" in found.forms
+
+
+@pytest.mark.parametrize("model_type", SAMPLED)
+def test_a_type_does_what_the_page_says(model_type: str):
+    found = examine(model_type)
+    check(found)
+    assert found.row == rows()[model_type]
+
+
+def test_the_page_has_every_type():
+    assert set(rows()) == set(zoo.TYPES)
+
+
+def test_the_page_counts_what_it_has():
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(rows().values()) == text
+
+
+@pytest.mark.soak
+def test_every_type_does_what_the_page_says():
+    found = {model_type: examine(model_type) for model_type in zoo.TYPES}
+    for each in found.values():
+        check(each)
+    assert {name: each.row for name, each in found.items()} == dict(rows())
+    assert sum(each.learns for each in found.values()) >= PROVEN
+    assert sum(each.lossless for each in found.values()) >= LOSSLESS
+
+
+def main(asked: list[str]) -> None:
+    """Write the page."""
+    known = dict(rows()) if asked else {}
+    for model_type in asked or zoo.TYPES:
+        found = examine(model_type)
+        known[model_type] = found.row
+        print(found.row, flush=True)
+    PAGE.write_text(page(known.values()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,174 @@
+"""The general reading is proven, not believed: misreadings that look right are caught, each by what differs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from deepspec.errors import TargetError
+from deepspec.families import read
+from deepspec.families.shape import Rope
+from deepspec.start.fresh import read_ends
+from deepspec.target import identify
+from deepspec.target.capture import capture
+from deepspec.target.heads import read_target
+from deepspec.target.load import load_target
+from deepspec.target.proof import prove, prove_ends
+from deepspec.target.reading import Reading, read_model, snapped
+from tests.target import zoo
+from tests.target.tiny import tokenizer, write_target
+
+
+def claimed(model_type: str) -> tuple[Any, Reading, Any]:
+    """Return a model, its reading and its shape."""
+    model = zoo.build(model_type)
+    return model, read_model(model), read(model.config.to_dict())
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "cohere", "granite", "gpt2", "deepseek_v3", "qwen3_next", "mamba"])
+def test_what_is_read_rightly_passes(model_type: str):
+    prove(*claimed(model_type))
+
+
+def test_scales_come_from_the_model_and_are_those_that_its_config_names():
+    _, reading, _ = claimed("granite")
+    assert (reading.embedding_scale, reading.logit_scale) == (12.0, 1 / 8.0)
+    _, reading, _ = claimed("minicpm3")
+    assert (reading.embedding_scale, reading.logit_scale) == (12.0, 256 / 64)
+
+
+def test_a_measured_factor_becomes_the_one_that_a_config_names_or_stays():
+    assert snapped(0.1251, [8.0, 1 / 8]) == 0.125
+    assert snapped(0.14, [8.0, 1 / 8]) == 0.14
+
+
+@pytest.mark.parametrize("model_type", ["cohere", "granite", "minicpm3"])
+def test_a_logit_scale_that_is_dropped_is_caught(model_type: str):
+    model, reading, shape = claimed(model_type)
+    with pytest.raises(TargetError, match="logits: ours are off by"):
+        prove(model, replace(reading, logit_scale=1.0), shape)
+
+
+def test_a_softcap_that_is_dropped_is_caught():
+    model, reading, shape = claimed("gemma2")
+    model.lm_head.weight.data.mul_(20)  # a cap of 30 does little to small logits
+    with pytest.raises(TargetError, match="logits: ours are off by"):
+        prove(model, replace(reading, softcap=None), shape)
+
+
+def test_a_list_of_blocks_that_is_off_by_one_is_caught():
+    model, reading, shape = claimed("qwen2")
+    with pytest.raises(TargetError, match="layers 3, its config says 4"):
+        prove(model, replace(reading, blocks=reading.blocks[1:]), shape)
+    shifted = nn.ModuleList([*reading.blocks[1:], reading.blocks[-1]])
+    with pytest.raises(TargetError, match="states: layer -1 is off by"):
+        prove(model, replace(reading, blocks=shifted), shape)
+
+
+@pytest.mark.parametrize("wrong", [Rope(theta=5e5), Rope(kind="linear", factor=4.0), Rope(kind="proportional")])
+def test_a_rope_of_the_wrong_kind_is_caught(wrong: Rope):
+    model, reading, shape = claimed("qwen2")
+    if wrong.kind == "proportional":
+        wrong = replace(wrong, rotary_share=0.25)
+    with pytest.raises(TargetError, match=r"rope: .* as read, is off by"):
+        prove(model, reading, replace(shape, block=replace(shape.block, rope=wrong)))
+
+
+def test_a_rope_that_is_no_rope_of_the_target_needs_no_proof():
+    model, reading, shape = claimed("bloom")
+    assert not shape.rope_inherited
+    prove(model, reading, replace(shape, block=replace(shape.block, rope=Rope(theta=7.0))))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("bert", "a position sees what stands to its right"),
+        ("gemma3n_text", "several residual streams"),
+        ("hrm_text", "its blocks run more than once a token"),
+        ("phi", "its head has a bias"),
+        ("rembert", "embedding and head are"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(model_type: str, message: str):
+    with pytest.raises(TargetError, match=f"'{model_type}'.*{message}"):
+        claimed(model_type)
+
+
+def test_a_model_without_a_head_is_refused():
+    model = zoo.build("qwen2")
+    model.get_output_embeddings = lambda: None
+    with pytest.raises(TargetError, match="'qwen2' has no head"):
+        read_model(model)
+
+
+def written(model_type: str, folder: Path) -> Path:
+    zoo.build(model_type).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_loading_proves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = written("cohere", tmp_path)
+    assert load_target(folder).reading.logit_scale == 0.0625
+    monkeypatch.setattr("deepspec.target.load.read_model", lambda model: replace(read_model(model), logit_scale=1.0))
+    with pytest.raises(TargetError, match="'cohere' is not what the general reading takes it for: logits"):
+        load_target(folder)
+
+
+def test_an_embedding_that_the_files_hold_in_another_form_is_caught(tmp_path: Path):
+    folder = written("qwen2", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    target = load_target(folder)
+    tensors["model.embed_tokens.weight"] *= 2
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(TargetError, match=r"embed_tokens\.weight in its files is not what the loaded model has"):
+        prove_ends(target.model, folder, target.shape)
+
+
+def test_the_proof_is_part_of_the_identity_where_it_is_needed_and_nowhere_else(tmp_path: Path):
+    general = identify(written("qwen2", tmp_path / "general"))
+    assert general.proof == "general 1"
+    known = identify(write_target(tmp_path / "family"))
+    assert known.proof == ""
+    assert "proof" not in known.model_dump()
+    assert general.but(proof="general 2").digest != general.digest
+
+
+def test_captured_states_times_the_head_are_the_logits():
+    model, reading, _ = claimed("cohere")
+    ids = torch.arange(3, 20)[None]
+    _, last = capture(reading, ids, (0,))
+    torch.testing.assert_close(last @ model.lm_head.weight.T, model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_tied_weights_that_a_fine_tune_untied_are_both_read(tmp_path: Path):
+    """The config still says that they are tied; the files hold two, and two are what the draft gets."""
+    folder = written("gemma2", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1.0
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    target, (embedding, head) = load_target(folder), read_ends(folder)
+    assert not torch.equal(embedding, head)
+    torch.testing.assert_close(target.head_weight, head)
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(tmp_path: Path):
+    folder = written("mistral", tmp_path)
+    larger = tokenizer()
+    larger.add_tokens([f"<{number}>" for number in range(9)])
+    larger.save_pretrained(folder)
+    with pytest.raises(TargetError, match="the tokenizer knows 269 tokens, the embedding has 264 rows"):
+        load_target(folder)
+
+
+def test_a_type_that_needs_code_of_its_own_is_refused_before_it_is_loaded(tmp_path: Path):
+    config = {"model_type": "own_kind", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TargetError, match=r"'own_kind' needs code of its own \(trust_remote_code\)"):
+        read_target(tmp_path)
