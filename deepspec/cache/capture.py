@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from deepspec.artifacts import Artifact
 from deepspec.cache.background import Background
 from deepspec.cache.judged import tally
+from deepspec.cache.leaving import Leaving
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.disk import writing
 from deepspec.formats.bad_rows import BadRows
@@ -23,22 +25,18 @@ from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.samples import (
     Item,
     batches,
-    check_finite,
     cut_parts,
     padded,
     raw_bytes,
     read_items,
     shard_files,
-    to_record,
 )
 from deepspec.target_cache.codec import TOKENS_ONLY
-from deepspec.target_cache.part import PartWriter, part_name
+from deepspec.target_cache.part import Encoded, PartWriter, part_name
+from deepspec.target_cache.sizes import BF16_BYTES
 
 MAX_SHARDS = 500
 """A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""
-
-_WAITING_BATCHES = 4
-"""Captured batches held in memory while the encoder is busy."""
 
 _WAITING_PARTS = 2
 """Finished parts held in scratch while the store is slow."""
@@ -124,12 +122,16 @@ class Capture:
         items = read.items
         parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
         done = 0
-        with Background(_WAITING_PARTS) as upload, Background(_WAITING_BATCHES) as encode:
+        with (
+            Background(_WAITING_PARTS) as upload,
+            self._leaving() as leaving,
+            Background(self._depth(leaving)) as encode,
+        ):
             for number, part in enumerate(parts):
                 if self._out.part(shard, number) is None:
                     job = _PartJob(self, shard, number, part)
                     extra = {"parts": len(parts), "facts": self.facts, "bad_rows": read.examples if number == 0 else {}}
-                    self._capture(job, encode, done, len(items))
+                    self._capture(job, leaving, encode, done, len(items))
                     encode.run(job.close)
                     encode.run(upload.run, job.commit, read.counts if number == 0 else Counter(), extra)
                     encode.run(upload.run, alive)
@@ -158,10 +160,16 @@ class Capture:
         tally(self._bad, rows, examples)
         self._bad.check_so_far()
 
-    def _capture(self, job: "_PartJob", encode: Background, done: int, total: int) -> None:
+    def _leaving(self) -> Leaving:
+        device = torch.device("cpu") if self._spec.codec == TOKENS_ONLY else self.target.device
+        return Leaving(self._spec.codec, self.layers, device)
+
+    def _depth(self, leaving: Leaving) -> int:
+        return leaving.depth(self._spec.batch_tokens * (len(self.layers) + 1) * self.target.hidden_size * BF16_BYTES)
+
+    def _capture(self, job: "_PartJob", leaving: Leaving, encode: Background, done: int, total: int) -> None:
         for batch in batches(job.items, self._spec.batch_tokens):
-            hidden, last = self._states(batch)
-            encode.run(job.add, batch, hidden.cpu(), last.cpu())
+            encode.run(job.add, batch, leaving.take(batch, *self._states(batch)))
             done += len(batch)
             self._report.progress(done, total, "samples")
 
@@ -185,15 +193,10 @@ class _PartJob:
         with writing(self._path):
             self._writer = PartWriter(self._path, shard, part, capture._spec.codec)
 
-    def add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
+    def add(self, batch: Sequence[Item], encoded: Sequence[Future[Encoded]]) -> None:
         with writing(self._path):
-            self._add(batch, hidden, last)
-
-    def _add(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> None:
-        for item, states, final in zip(batch, hidden, last, strict=True):
-            record = to_record(item, states, final)
-            check_finite(record, self._capture.layers)
-            self._writer.add(record, item.split)
+            for item, sample in zip(batch, encoded, strict=True):
+                self._writer.append(sample.result(), item.split)
 
     def close(self) -> None:
         with writing(self._path):

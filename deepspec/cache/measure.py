@@ -17,7 +17,7 @@ from deepspec.ranges import Range
 from deepspec.target.layers import default_layers
 from deepspec.target.load import Target
 from deepspec.target.samples import Item, padded, read_items, to_record
-from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
+from deepspec.target_cache.codec import CODECS, TOKENS_ONLY, encode
 
 ROWS = 2000
 """Rows that are counted, at most; of more, those at the beginning of evenly many files."""
@@ -92,6 +92,6 @@ def _ratios(items: Sequence[Item], options: CacheOptions, target: Target) -> dic
         rows = torch.cat([states, record.last_hidden])
         raw += 2 * rows.numel()
         for codec in coded:
-            coded[codec] += sum(len(piece) for piece in CODECS[codec].encode([rows]))
+            coded[codec] += sum(len(piece) for piece in encode(CODECS[codec], [rows]))
     found = {codec: Range.around(size / raw, _PILOT_SPREAD) for codec, size in coded.items() if codec != "bf16"}
     return {**found, "bf16": Range.around(1.0)}

@@ -168,6 +168,11 @@ def padded(items: Sequence[Item]) -> Tensor:
     return ids
 
 
+def supervising(item: Item) -> Tensor:
+    """Return the positions of a sample whose last hidden state is stored, `(S,)`."""
+    return supervises(torch.tensor(item.sample.loss_mask)).nonzero()[:, 0]
+
+
 def to_record(item: Item, hidden: Tensor, last: Tensor) -> Record:
     """Return what was captured of one sample, without padding, its states in bf16.
 
@@ -192,14 +197,28 @@ def check_finite(record: Record, layers: Sequence[int]) -> None:
     Raises:
         CaptureError: one is; names sample and layer.
     """
-    width = record.last_hidden.shape[1]
-    by_layer = record.hidden.view(-1, len(layers), width).unbind(1)
-    for layer, states in (*zip(layers, by_layer, strict=True), ("last", record.last_hidden)):
-        if not torch.isfinite(states).all():
-            raise CaptureError(
-                f"sample {record.sample_id}: the output of target layer {layer} holds NaN or infinity; "
-                "try --set cache.dtype=float32, or leave the sample out of the prompts"
-            )
+    check_each_finite(record.sample_id, finite(record.hidden, record.last_hidden), layers)
+
+
+def finite(hidden: Tensor, last: Tensor) -> Tensor:
+    """Return whether every state is finite, by captured layer and then of the last states: `(A + 1,)` bool."""
+    by_layer = hidden.reshape(len(hidden), -1, last.shape[1]).isfinite().all(-1).all(0)
+    return torch.cat((by_layer, last.isfinite().all()[None]))
+
+
+def check_each_finite(sample_id: str, found: Tensor, layers: Sequence[int]) -> None:
+    """Check what `finite` found of a sample.
+
+    Raises:
+        CaptureError: some states are not; names sample and layer.
+    """
+    if found.all():
+        return
+    layer = next(name for name, good in zip((*layers, "last"), found.tolist(), strict=True) if not good)
+    raise CaptureError(
+        f"sample {sample_id}: the output of target layer {layer} holds NaN or infinity; "
+        "try --set cache.dtype=float32, or leave the sample out of the prompts"
+    )
 
 
 def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, read: Read) -> None:

@@ -22,21 +22,35 @@ Bytes = NDArray[np.uint8]
 
 
 class Codec(Protocol):
-    """One way to store states."""
+    """One way to store states, in two halves: where they lie, and where they are written."""
 
-    def encode(self, states: Sequence[Tensor]) -> list[Bytes]:
-        """Return the block of `(R, D)` bf16 states, which come and may go in several pieces."""
+    def planes(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Return what has to reach the host of `(R, D)` bf16 states, which come in several pieces: uint8, where they
+        lie, the same on every device.
+        """
+
+    def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
+        """Return the block of the planes, in the host's memory; it may be in several pieces."""
 
     def decode(self, block: Bytes, rows: int, width: int) -> Tensor:
         """Return the `(rows, width)` bf16 states of a block."""
 
 
+def encode(codec: Codec, states: Sequence[Tensor]) -> list[Bytes]:
+    """Return the block of states in the host's memory: `(R, D)` bf16, in several pieces."""
+    return codec.packed([plane.numpy() for plane in codec.planes(states)])
+
+
 class Raw:
     """bf16 as it is: reading copies nothing."""
 
-    def encode(self, states: Sequence[Tensor]) -> list[Bytes]:
+    def planes(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Return the little-endian bytes."""
         return [_bytes(piece) for piece in states]
+
+    def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
+        """Return them as they are."""
+        return list(planes)
 
     def decode(self, block: Bytes, rows: int, width: int) -> Tensor:
         """Return a view of the block."""
@@ -49,11 +63,21 @@ class Lossless:
     A block is one zstd frame of the exponent bytes, then the bytes of mantissa and sign as they are.
     """
 
-    def encode(self, states: Sequence[Tensor]) -> list[Bytes]:
+    def planes(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Split each value, rotated left by one bit, into exponent and the rest."""
-        words = _bytes(torch.cat(list(states))).view(np.uint16)
-        rotated = (words << 1) | (words >> 15)
-        return [_compressed((rotated >> 8).astype(np.uint8)), rotated.astype(np.uint8)]
+        values = torch.cat(list(states))
+        if values.device.type == "cpu":  # numpy does it in half of torch's time
+            words = _bytes(values).numpy().view(np.uint16)
+            rotated = (words << 1) | (words >> 15)
+            return [torch.from_numpy((rotated >> 8).astype(np.uint8)), torch.from_numpy(rotated.astype(np.uint8))]
+        signed = values.view(torch.int16)
+        pairs = ((signed << 1) | ((signed >> 15) & 1)).view(torch.uint8).view(-1, 2)
+        return [pairs[:, 1].contiguous(), pairs[:, 0].contiguous()]
+
+    def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
+        """Compress the exponents."""
+        exponents, rest = planes
+        return [_compressed(exponents), rest]
 
     def decode(self, block: Bytes, rows: int, width: int) -> Tensor:
         """Join both and rotate back."""
@@ -71,12 +95,16 @@ class Float8:
     is 1/16 above 2^-15 of its row's largest.
     """
 
-    def encode(self, states: Sequence[Tensor]) -> list[Bytes]:
+    def planes(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Scale each row below the largest e4m3 value, and round."""
         values = torch.cat(list(states)).float()
         exponents = torch.frexp(values.abs().amax(dim=1) / _FP8_MAX).exponent
         scaled = torch.ldexp(values, -exponents[:, None]).to(torch.float8_e4m3fn)
-        return [_compressed(np.concatenate([_bytes(exponents.to(torch.int8)), _bytes(scaled)]))]
+        return [_bytes(exponents.to(torch.int8)), _bytes(scaled)]
+
+    def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
+        """Compress both together."""
+        return [_compressed(np.concatenate(planes))]
 
     def decode(self, block: Bytes, rows: int, width: int) -> Tensor:
         """Scale back; e4m3 times a power of two is a bf16 value."""
@@ -89,7 +117,11 @@ class Float8:
 class Nothing:
     """No states: the block is empty. Who trains computes them."""
 
-    def encode(self, states: Sequence[Tensor]) -> list[Bytes]:  # noqa: ARG002 - a codec's interface
+    def planes(self, states: Sequence[Tensor]) -> list[Tensor]:  # noqa: ARG002 - a codec's interface
+        """Return nothing."""
+        return []
+
+    def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:  # noqa: ARG002 - a codec's interface
         """Return no bytes."""
         return []
 
@@ -105,9 +137,8 @@ CODECS: Mapping[str, Codec] = {"bf16": Raw(), "bf16-zstd": Lossless(), "fp8": Fl
 """Name in a spec and in every part -> codec."""
 
 
-def _bytes(values: Tensor) -> Bytes:
-    array: Bytes = values.contiguous().view(torch.uint8).numpy().reshape(-1)
-    return array
+def _bytes(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.uint8).reshape(-1)
 
 
 def _compressed(data: Bytes) -> Bytes:

@@ -6,6 +6,7 @@ The header has a fixed size, so that states stream to the file as they come and 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.records.batch import Record, supervises
-from deepspec.target_cache.codec import CODECS, Bytes
+from deepspec.target_cache.codec import CODECS, Bytes, encode
 from deepspec.target_cache.sizes import BF16_BYTES, TOKEN_BYTES
 
 FORMAT = "deepspec.target_cache"
@@ -49,6 +50,27 @@ def part_name(shard: int, part: int) -> str:
     return f"shard-{shard:05d}-part-{part:05d}.safetensors"
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One sample as a part holds it."""
+
+    sample_id: str
+    input_ids: Tensor
+    """`(T,)`."""
+    loss_mask: Tensor
+    """`(T,)` bool."""
+    block: list[Bytes]
+    """Its states."""
+    width: int
+    """D."""
+
+
+def planes_of(hidden: Tensor, last: Tensor) -> list[Tensor]:
+    """Return the states of a sample, `(T, A·D)` and `(S, D)`, as a codec takes them: `(R, D)` bf16, where they lie."""
+    width = last.shape[1]
+    return [hidden.reshape(-1, width).to(torch.bfloat16), last.to(torch.bfloat16)]
+
+
 class PartWriter:
     """Writes one part, sample by sample.
 
@@ -75,15 +97,20 @@ class PartWriter:
 
     def add(self, record: Record, split: str) -> None:
         """Append one sample."""
-        self._width = record.last_hidden.shape[1]
-        ids = record.input_ids.to(torch.int32).numpy()
-        mask = record.loss_mask.to(torch.uint8).numpy()
-        states = (record.hidden.reshape(-1, self._width), record.last_hidden)
-        block = self._codec.encode([piece.to(torch.bfloat16) for piece in states])
+        width = record.last_hidden.shape[1]
+        block = encode(self._codec, planes_of(record.hidden, record.last_hidden))
+        self.append(Encoded(record.sample_id, record.input_ids, record.loss_mask, block, width), split)
+
+    def append(self, sample: "Encoded", split: str) -> None:
+        """Append one sample whose states are encoded already."""
+        self._width = sample.width
+        ids = sample.input_ids.to(torch.int32).numpy()
+        mask = sample.loss_mask.to(torch.uint8).numpy()
+        block = sample.block
         size = sum(len(piece) for piece in block)
         self._file.writelines(piece.data for piece in block)
         row = {
-            "sample_id": record.sample_id,
+            "sample_id": sample.sample_id,
             "split": split,
             **self._place,
             "length": len(ids),

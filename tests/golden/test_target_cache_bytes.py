@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from deepspec.records.batch import Record, supervises
-from deepspec.target_cache.codec import CODECS
+from deepspec.target_cache.codec import CODECS, encode
 from deepspec.target_cache.index import write_index
 from deepspec.target_cache.part import COLUMNS, PartWriter
 
@@ -89,7 +89,7 @@ VALUES = torch.tensor([[1.0, -2.0, 0.5, 448.0], [0, 0, 0, 0], [0.0, 1000.0, -7.0
 
 def test_lossless_block_is_frozen():
     """bf16 is sign, 8 bits of exponent, 7 of mantissa; 1.0 is 0x3f80: exponent 7f, mantissa and sign 00."""
-    block = np.concatenate(CODECS["bf16-zstd"].encode([VALUES[:2], VALUES[2:]]))
+    block = np.concatenate(encode(CODECS["bf16-zstd"], [VALUES[:2], VALUES[2:]]))
     exponents = zstandard.ZstdDecompressor().decompress(block[:-12].tobytes())
     assert exponents.hex(" ", 4) == "7f807e87 00000000 0088817c"
     assert block[-12:].tobytes().hex(" ", 4) == "000100c0 00000000 00f4c100"
@@ -98,7 +98,7 @@ def test_lossless_block_is_frozen():
 
 def test_fp8_block_is_frozen():
     """Rows are scaled by 2^-1, 1 and 2^-2; e4m3 of 1/2 is 0x30, of 224 is 0x76; 250 rounds to 256, 0x78."""
-    (block,) = CODECS["fp8"].encode([VALUES[:1], VALUES[1:]])
+    (block,) = encode(CODECS["fp8"], [VALUES[:1], VALUES[1:]])
     data = zstandard.ZstdDecompressor().decompress(block.tobytes())
     assert data.hex(" ") == "01 00 02 30 b8 28 76 00 00 00 00 00 78 be 10"
     expected = VALUES.clone()

@@ -1,0 +1,70 @@
+"""States leave a pass as if one thread had encoded them one after another."""
+
+import os
+
+import pytest
+import torch
+
+from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
+from deepspec.chat.template import Sample
+from deepspec.errors import CaptureError
+from deepspec.target.samples import Item, supervising, to_record
+from deepspec.target_cache.codec import CODECS, encode
+from deepspec.target_cache.part import planes_of
+
+LAYERS, WIDTH = (0, 2), 16
+DEVICE = os.environ.get("DEEPSPEC_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def item_of(number, length):
+    mask = [place >= length // 2 and place % 5 < 3 for place in range(length)]
+    ids = list(range(number, number + length))
+    return Item(sample=Sample(sample_id=f"s{number}", input_ids=ids, loss_mask=mask), split="train")
+
+
+def batch_of(*lengths, dtype=torch.float32):
+    items = [item_of(number, length) for number, length in enumerate(lengths)]
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(len(items), max(lengths), len(LAYERS) * WIDTH, generator=generator).to(dtype)
+    return items, hidden, torch.randn(len(items), max(lengths), WIDTH, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_leaves_is_what_a_record_encodes_to(codec, dtype):
+    items, hidden, last = batch_of(9, 7, 4, dtype=dtype)
+    with Leaving(codec, LAYERS, torch.device(DEVICE)) as leaving:
+        found = [each.result() for each in leaving.take(items, hidden.to(DEVICE), last.to(DEVICE))]
+    for item, sample, states, final in zip(items, found, hidden, last, strict=True):
+        record = to_record(item, states, final)
+        block = encode(CODECS[codec], planes_of(record.hidden, record.last_hidden))
+        assert [piece.tobytes() for piece in sample.block] == [piece.tobytes() for piece in block]
+        assert (sample.sample_id, sample.width) == (item.sample.sample_id, WIDTH)
+        assert len(record.last_hidden) == len(supervising(item)) == item.last_rows
+
+
+def test_planes_by_torch_are_those_by_numpy():
+    """As a card makes them: the same bits in another way."""
+    values = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    signed = values.view(torch.int16)
+    pairs = ((signed << 1) | ((signed >> 15) & 1)).view(torch.uint8).view(-1, 2)
+    exponents, rest = CODECS["bf16-zstd"].planes([values])
+    assert torch.equal(exponents, pairs[:, 1].contiguous())
+    assert torch.equal(rest, pairs[:, 0].contiguous())
+
+
+@pytest.mark.parametrize(("place", "told"), [("hidden", "layer 2"), ("last", "layer last")])
+def test_a_state_that_is_not_finite_is_told_with_its_sample_and_layer(place, told):
+    items, hidden, last = batch_of(9, 7)
+    (hidden if place == "hidden" else last)[1, supervising(items[1])[0], -1] = float("inf")
+    with Leaving("bf16", LAYERS, torch.device(DEVICE)) as leaving:
+        good, bad = leaving.take(items, hidden.to(DEVICE), last.to(DEVICE))
+        good.result()
+        with pytest.raises(CaptureError, match=rf"sample s1.*{told}"):
+            bad.result()
+
+
+def test_what_waits_is_bounded_by_bytes():
+    with Leaving("bf16", LAYERS, torch.device("cuda")) as leaving:  # of a card only the pool is asked here
+        assert leaving.depth(1) == max(LEAST_WAITING, 2 * leaving.encoders)
+        assert leaving.depth(BYTES_WAITING) == LEAST_WAITING
