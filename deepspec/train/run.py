@@ -6,7 +6,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,7 @@ from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task
+from deepspec.train.trace import traced
 from deepspec.train.trackers import Trackers
 
 METRICS = "metrics.jsonl"
@@ -101,10 +102,18 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
             saves.best.drop_after(loop.progress.step)
         narrator.begin(loop)
         trackers.begin(loop)
-        loop.run(saves, tell)
+        with _traced(loop, out, placement, report) as loop.after_step:
+            loop.run(saves, tell)
         kept = _keep_best(loop, saves, report.log)
     _write(loop, out, report)
     return kept
+
+
+def _traced(loop: Loop, out: Out, placement: Placement, report: Report) -> AbstractContextManager[Callable[[], object]]:
+    """Return the block in which steps are traced, if they are."""
+    if not placement.profile:
+        return nullcontext(loop.after_step)
+    return traced(out, loop.task.device, loop.total - loop.progress.step, report.log)
 
 
 def _follow(loop: Loop, placement: Placement) -> int:
