@@ -30,7 +30,7 @@ from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train.accepted import Answered
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
+from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
@@ -100,6 +100,7 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
         loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
         if saves.best is not None:
             saves.best.drop_after(loop.progress.step)
+        report.saving(seconds_to_save(loop.optimizer.state_bytes, saves))
         narrator.begin(loop)
         trackers.begin(loop)
         with _traced(loop, out, placement, report) as loop.after_step:

@@ -5,6 +5,7 @@ writes files of its own below LOG_FOLDER. When a rank fails, the others are ende
 last and ends with its exit code (128 + number for a signal): a parent can tell one that ran out of memory from a bug.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from deepspec.errors import SIGNALLED
 from infra.children.child import Job
 from infra.processes.launch import LAST_LINES
 from infra.settings import Nodes, nodes
+
+PATIENCE_SECONDS = 86400
+"""How long the launcher waits for ranks that were asked to stop: the guard above ends them, after their grace period.
+(Those that stand still since another one failed are given torch's thirty seconds.)"""
 
 
 def launch_config(job: Job, machines: Nodes, logs: DefaultLogsSpecs) -> LaunchConfig:
@@ -37,6 +42,7 @@ def launch_config(job: Job, machines: Nodes, logs: DefaultLogsSpecs) -> LaunchCo
 def run(job_file: Path, folder: Path) -> int:
     """Run a job's ranks to their end and return the exit code."""
     job = Job.model_validate_json(job_file.read_bytes())
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(PATIENCE_SECONDS)
     logs = DefaultLogsSpecs(log_dir=str(folder), redirects=dict.fromkeys(range(1, job.placement.processes), Std.ALL))
     try:
         elastic_launch(launch_config(job, nodes(), logs), sys.executable)("-m", "infra.children.child", str(job_file))
