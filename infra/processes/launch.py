@@ -60,7 +60,7 @@ def run_guarded(
         log_path: file that the output (stdout and stderr) is appended to.
         env: variables on top of this process's environment.
         on_line: called with each line of output, and each event (see `infra.processes.guard`), without its end.
-        grace_seconds: time between TERM and KILL when the parent is stopped; a job that says how long it saves has more.
+        grace_seconds: time between TERM and KILL when the parent is stopped; one that says how long it saves has more.
         stop: asked every few seconds; what it returns ends the command, with its grace period, and is raised.
 
     Raises:
