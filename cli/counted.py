@@ -28,17 +28,18 @@ class Counted:
     """What the plan was made without."""
 
 
-def counted(seen: Known) -> Counted:
+def counted(seen: Known, hardware: str) -> Counted:
     """Return what a plan's specs and its published answers say; a plan is also made without prompts that are far away.
 
     Args:
         seen: the plan, once every check of it has passed.
+        hardware: fingerprint of what the benchmark's times would be measured on.
     """
     if seen.files is None or seen.target is None:
         return Counted()
     plan, files, sizes = seen.plan, seen.files, sizes_of(seen.target)
     try:
-        resolved = resolve(plan, files, scratch_dir() / "hashes.json")
+        resolved = resolve(plan, files, scratch_dir() / "hashes.json", hardware)
     except SourceError as error:
         return Counted(sizes=sizes, missing=f"planned without what cannot be reached: {error}")
     answers = _answers(resolved, seen.store)

@@ -45,6 +45,7 @@ Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)
 Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
 MicroBatch = Annotated[int | None, typer.Option(help="Rows of a training pass; default: as memory allows.", min=1)]
 Pack = Annotated[bool, typer.Option("--pack", help="Train on short samples packed into rows; pays for Eagle3.")]
+Profile = Annotated[bool, typer.Option("--profile", help="Keep a torch.profiler trace of three training steps.")]
 TrackerNames = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, …; repeatable.")]
 EndpointUrls = Annotated[list[str] | None, typer.Option("--endpoint", help="Engine URL up to /v1; repeatable.")]
 Model = Annotated[str | None, typer.Option(help="Name under which the endpoints serve the target.")]
@@ -81,6 +82,7 @@ def command(action: Action) -> Callable[..., None]:
         processes: Processes = 1,
         micro_batch: MicroBatch = None,
         pack: Pack = False,
+        profile: Profile = False,
         tracker: TrackerNames = None,
         endpoint: EndpointUrls = None,
         model: Model = None,
@@ -119,6 +121,7 @@ def command(action: Action) -> Callable[..., None]:
             processes=processes,
             micro_batch=micro_batch,
             pack=pack,
+            profile=profile,
             trackers=tuple(tracker or ()),
             keep_errors=keep_errors,
         )

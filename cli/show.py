@@ -10,7 +10,7 @@ from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
-from infra.known import known
+from infra.known import hardware_of, known
 from infra.known import settled as known_device
 from infra.settings import check_data_dir
 from infra.site import Site
@@ -60,7 +60,7 @@ def plan(chosen: Plan, site: Site) -> None:
     site = settled(site)
     seen, store = known(chosen, site), Store(site.root)
     told = examine(seen)
-    found = counted(seen)
+    found = counted(seen, hardware_of(site))
     if found.resolved is not None:
         told = examine(known(chosen, site, found.resolved))
     rows = plan_rows(chosen, store, found.sizes, found.measured)

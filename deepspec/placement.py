@@ -70,6 +70,8 @@ class Placement(BaseModel):
     """Training steps whose losses are fetched from the device together; None: each on a CPU, sixteen elsewhere."""
     readers: int | None = Field(default=None, gt=0)
     """Threads that read training samples; None: one on a CPU, up to four for a card."""
+    profile: bool = False
+    """Training keeps a trace of three warm steps, by torch.profiler."""
     pack: bool = False
     """Training puts short samples together into rows no longer than a step's longest sample."""
     batch: int = Field(default=8, gt=0)

@@ -20,3 +20,6 @@ class Report(Protocol):
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text."""
+
+    def saving(self, seconds: float) -> None:
+        """Tell how long the stage saves what would be lost once it is asked to stop: whoever stops it waits so long."""

@@ -43,6 +43,11 @@ class Listeners:
         for report in self._reports:
             report.markdown(key, text)
 
+    def saving(self, seconds: float) -> None:
+        """Pass on how long saving takes."""
+        for report in self._reports:
+            report.saving(seconds)
+
 
 class TerminalReport:
     """A progress bar and a few lines for one stage."""
@@ -71,6 +76,9 @@ class TerminalReport:
 
     def markdown(self, key: str, text: str) -> None:
         """Say nothing: the text is in the store and in the UI."""
+
+    def saving(self, seconds: float) -> None:
+        """Say nothing: the parent of the stage has said it as a line."""
 
 
 @contextmanager

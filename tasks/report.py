@@ -83,6 +83,9 @@ class PrefectReport:
         """Show a text."""
         self._show(key, MarkdownArtifact(markdown=text))
 
+    def saving(self, seconds: float) -> None:
+        """Say nothing: the parent of the stage has said it as a line."""
+
     def _show(self, key: str, artifact: Artifact) -> None:
         """Create an artifact of this run, or put it in the place of the one that the key had."""
         artifact.key = artifact_key(self._stage, key)

@@ -14,7 +14,7 @@ from deepspec.plan.resolve import Resolved, resolve
 from deepspec.release.spec import ReleaseSpec
 from deepspec.store import Store
 from infra.children.targets import ready_target
-from infra.known import known, settled
+from infra.known import hardware_of, known, settled
 from infra.listeners import Listeners, terminal
 from infra.site import Site
 from tasks.report import PrefectReport
@@ -69,7 +69,7 @@ def resolve_plan(plan: Plan, site: Site, only: str | None = None) -> tuple[Resol
 def resolved_here(plan: Plan, site: Site) -> Resolved:
     """Return a plan with the places that everything in it has on this machine; the target is made ready."""
     files = ready_target(plan.target, plan.target.name)
-    return resolve(plan, files, site.placement.scratch / "hashes.json")
+    return resolve(plan, files, site.placement.scratch / "hashes.json", hardware_of(site))
 
 
 def located(site: Site, plan: Plan | None) -> Site:

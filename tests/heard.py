@@ -14,6 +14,8 @@ class Heard:
     texts: dict[str, str] = field(default_factory=dict)
     steps: list[tuple[float, float]] = field(default_factory=list)
     """What was done, of how much."""
+    seconds: float = 0.0
+    """That saving takes."""
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         assert 0 <= done <= total
@@ -30,3 +32,6 @@ class Heard:
 
     def markdown(self, key: str, text: str) -> None:
         self.texts[key] = text
+
+    def saving(self, seconds: float) -> None:
+        self.seconds = seconds

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
 
@@ -11,10 +12,26 @@ from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import Benchmark
 
 
-def hardware() -> str:
-    """Return a fingerprint of this machine and its engine: times of another one mean nothing here."""
+def hardware(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:
+    """Return a fingerprint of this machine, its engine, and what of both is used: other times mean nothing here.
+
+    Args:
+        device: torch device of the models.
+        threads: torch threads; None: the library's choice.
+        cards: names of the machine's cards, in the order of their numbers.
+    """
+    used = [f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []
+    used += [] if device == "cpu" else [f"{device}: {_used(device, cards)}"]
     engines = ", ".join(f"{name} {found}" for name in ("torch", "xllamacpp") if (found := _version(name)))
-    return f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs, {engines}"
+    return ", ".join([platform.machine(), _processor(), f"{os.cpu_count()} CPUs", engines, *used])
+
+
+def _used(device: str, cards: Sequence[str]) -> str:
+    """Return the names of the cards that a device is."""
+    _, _, number = device.partition(":")
+    first = int(number or 0)
+    chosen = cards if device == "spread" else cards[first : first + 1]
+    return " + ".join(chosen) or "a card that was not looked at"
 
 
 def _version(package: str) -> str | None:

@@ -124,3 +124,6 @@ class _Quiet(Report):
 
     def markdown(self, key: str, text: str) -> None:
         """Say nothing."""
+
+    def saving(self, seconds: float) -> None:
+        """Say nothing."""

@@ -59,13 +59,14 @@ def check_sources(plan: Plan, *, remote: bool = True) -> None:
         benchmarks_of(plan)
 
 
-def resolve(plan: Plan, files: TargetFiles, memo: Path) -> Resolved:
+def resolve(plan: Plan, files: TargetFiles, memo: Path, hardware: str) -> Resolved:
     """Return the specs of all stages.
 
     Args:
         plan: what the user decided.
         files: the target, ready.
         memo: JSON file that remembers hashes of big files.
+        hardware: fingerprint of what the benchmark's times are measured on.
 
     Raises:
         SourceError: prompts, answers or benchmarks are missing.
@@ -76,7 +77,7 @@ def resolve(plan: Plan, files: TargetFiles, memo: Path) -> Resolved:
     found = _sources(plan)
     tests = benchmarks_of(plan)
     return Resolved(
-        specs=_specs(_within(plan, target.shape), identity, found, tests),
+        specs=_specs(_within(plan, target.shape), identity, found, tests, hardware),
         target=identity,
         locations={**found.locations, **tests.locations, **_answers(plan), identity.digest: str(files.folder)},
         sizes=sizes_of(target),
@@ -124,7 +125,9 @@ def _answers(plan: Plan) -> dict[str, str]:
     return {checksum(path): str(path.resolve())}
 
 
-def _specs(plan: Plan, target: TargetId, found: sources.Resolved, tests: benchmarks.Resolved) -> dict[str, Spec]:
+def _specs(
+    plan: Plan, target: TargetId, found: sources.Resolved, tests: benchmarks.Resolved, hardware: str
+) -> dict[str, Spec]:
     name = released_name(plan)
     answers = next(iter(_answers(plan)), None)
     told = {"sources": found.sources, "benchmarks": found.benchmarks}
@@ -143,7 +146,9 @@ def _specs(plan: Plan, target: TargetId, found: sources.Resolved, tests: benchma
         "train": plan.train,
         "export": plan.export.but(target=plan.export.target or name),
         "evaluate": _extended(EvaluateSpec, plan.evaluate, target=target, benchmarks=tests.benchmarks),
-        "benchmark": _extended(BenchmarkSpec, plan.benchmark, target=target, benchmarks=tests.benchmarks),
+        "benchmark": _extended(
+            BenchmarkSpec, plan.benchmark, target=target, benchmarks=tests.benchmarks, hardware=hardware
+        ),
         "release": _extended(
             ReleaseSpec,
             plan.release,

@@ -27,6 +27,8 @@ from deepspec.store import Store
 
 VERSION = 1
 LATEST = "latest.json"
+WRITE_SPEED = 200e6
+"""Bytes per second at which a state is written, read again for its checksum and stored, at worst: a network volume."""
 
 
 class Mark(BaseModel):
@@ -78,6 +80,11 @@ class Retention:
         """Return the steps whose states stay."""
         newest = sorted(steps, reverse=True)
         return {step for n, step in enumerate(newest) if n < self.last or (self.every and step % self.every == 0)}
+
+
+def seconds_to_save(state_bytes: int, saves: Saves) -> float:
+    """Return how long a run saves once it is asked to stop: each place may be writing, and then a last state comes."""
+    return (2 if saves.best is None else 3) * state_bytes / WRITE_SPEED
 
 
 class Checkpoints:

@@ -72,6 +72,8 @@ class Loop:
         self.ranks = ranks
         self.fetch_every = 1
         """Steps whose numbers are fetched from the device together; it changes no result."""
+        self.after_step: Callable[[], object] = _nothing
+        """Called after each step, on the host: a card may still be busy with it."""
         self._stream = Stream(samples, spec.global_batch, spec.seed)
         self.reader = Reader(samples=samples, share=self._share, supervise=task.supervise, pace=pace)
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
@@ -112,6 +114,8 @@ class Loop:
             looked = self._look_if_due(saves, stop)
             while not self.finished:
                 taken = self._timed(lambda: self._step(next(steps), sieve, stop))
+                if taken:
+                    self.after_step()
                 if not taken or self._is_fetch_due():
                     self._timed(self._fetch)
                 if not taken:
@@ -283,6 +287,10 @@ class Loop:
             saves.last.finish()
         self.ranks.wait()
         raise CancelledError(f"training was asked to stop; step {self.progress.step} is saved, run again to go on")
+
+
+def _nothing() -> None:
+    """Do nothing: nobody wants to hear of each step."""
 
 
 def _cut_anew(kept: Cut, micro_batch: int | None, pack: bool, log: Callable[[str], None]) -> Cut:

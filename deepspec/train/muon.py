@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
-from deepspec.train.optimizer import MasterAdamW, collector
+from deepspec.train.optimizer import FP32_BYTES, MasterAdamW, collector
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 
@@ -173,6 +173,11 @@ class MasterMuon:
         """Drop the gradients collected so far."""
         self._matrices.gradient.zero_()
         self._rest.forget()
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of what `state` returns on the first rank."""
+        return FP32_BYTES * len(BUFFERS) * (self.size - self._rest.size) + self._rest.state_bytes
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of weights, momenta, moments and step count by parameter name, fp32 on the CPU.

@@ -19,6 +19,9 @@ BUFFERS = ("master", "exp_avg", "exp_avg_sq")
 """Prefixes of the names in a saved state: the weights and the two moments of AdamW."""
 
 
+FP32_BYTES = 4
+
+
 class MasterAdamW:
     """The trainable parameters of a model, and how they step.
 
@@ -96,6 +99,11 @@ class MasterAdamW:
     def forget(self) -> None:
         """Drop the gradients collected so far; nothing is written before there are others."""
         self._stale = dict(self._gradients)
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of what `state` returns on the first rank."""
+        return FP32_BYTES * (len(BUFFERS) * self.size + 1)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of weights, moments and step count by parameter name, fp32 on the CPU.

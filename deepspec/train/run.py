@@ -6,7 +6,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train.accepted import Answered
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, write_tensors
+from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
@@ -41,6 +41,7 @@ from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task
+from deepspec.train.trace import traced
 from deepspec.train.trackers import Trackers
 
 METRICS = "metrics.jsonl"
@@ -99,12 +100,21 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
         loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
         if saves.best is not None:
             saves.best.drop_after(loop.progress.step)
+        report.saving(seconds_to_save(loop.optimizer.state_bytes, saves))
         narrator.begin(loop)
         trackers.begin(loop)
-        loop.run(saves, tell)
+        with _traced(loop, out, placement, report) as loop.after_step:
+            loop.run(saves, tell)
         kept = _keep_best(loop, saves, report.log)
     _write(loop, out, report)
     return kept
+
+
+def _traced(loop: Loop, out: Out, placement: Placement, report: Report) -> AbstractContextManager[Callable[[], object]]:
+    """Return the block in which steps are traced, if they are."""
+    if not placement.profile:
+        return nullcontext(loop.after_step)
+    return traced(out, loop.task.device, loop.total - loop.progress.step, report.log)
 
 
 def _follow(loop: Loop, placement: Placement) -> int:

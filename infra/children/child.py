@@ -24,7 +24,7 @@ from deepspec.errors import DeepSpecError
 from deepspec.placement import Placement
 from deepspec.stages import Shards, Work, join, materialize, stage_named
 from deepspec.store import Store
-from infra.processes.guard import EVENT, EVENTS
+from infra.processes.guard import EVENT, EVENTS, SAVING
 from infra.settings import secret
 
 _WRITING = threading.Lock()
@@ -70,6 +70,10 @@ class EventReport:
         """Show a text."""
         emit(event="markdown", key=key, text=text)
 
+    def saving(self, seconds: float) -> None:
+        """Tell how long saving takes; the guard hears it, too."""
+        emit(event=SAVING, seconds=round(seconds, 1))
+
 
 class SilentReport:
     """A report that nobody hears: ranks after the first."""
@@ -87,6 +91,9 @@ class SilentReport:
         """Say nothing."""
 
     def markdown(self, key: str, text: str) -> None:
+        """Say nothing."""
+
+    def saving(self, seconds: float) -> None:
         """Say nothing."""
 
 

@@ -9,6 +9,7 @@ from deepspec.artifacts import ArtifactRef
 from deepspec.errors import CancelledError, DeepSpecError
 from deepspec.report import Report
 from infra.processes.guard import EVENT
+from infra.processes.launch import GRACE_SECONDS
 
 SHOWN = 200
 """Characters of a line that are logged where it looks like an event and is none."""
@@ -43,6 +44,12 @@ class Events:
                 self._report.log(message)
             case {"event": "table", "key": str(key), "rows": list(rows)}:
                 self._report.table(key, rows)
+            case {"event": "saving", "seconds": int() | float()}:
+                self._report.log(
+                    f"asked to stop, it has {GRACE_SECONDS + event['seconds']:.0f} s before it is killed; whatever "
+                    "else can end it (a pool, a queue) should wait as long"
+                )
+                self._report.saving(event["seconds"])
             case {"event": "figure", "key": str(key), "png": bytes(png)}:
                 self._report.figure(key, png)
             case {"event": "markdown", "key": str(key), "text": str(text)}:

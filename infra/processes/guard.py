@@ -8,7 +8,7 @@ It stays in the parent's process group, so it gets the TERM of an orchestrator a
 stdin is a pipe that only the parent holds, so end of file says that the parent was killed; it is a child subreaper,
 so processes that the job started in sessions of their own are found even after their parents died. On any of those
 it sends TERM to everything below it, waits the grace period, sends KILL, and passes the job's exit code on
-(128 + number for a signal).
+(128 + number for a signal). A job that needs longer to save its work says so in an event, and is given that much more.
 
 The job runs in a session of its own and so gets exactly one TERM. What it prints goes through the guard into the log
 and, while the parent reads, to the parent: a job that saves its work never meets a broken pipe.
@@ -24,6 +24,7 @@ events come with the output.
 import contextlib
 import ctypes
 import os
+import re
 import select
 import signal
 import subprocess
@@ -40,6 +41,8 @@ KILL_SECONDS = 10.0
 POLL_SECONDS = 0.05
 EVENT = "\x1e"
 """First character of a line that is an event: the ASCII record separator (RFC 7464)."""
+SAVING = "saving"
+"""Name of the event that says how long saving takes, in `seconds`."""
 EVENTS = "DEEPSPEC_EVENTS"
 """Variable of the job: path of the pipe that events are written to; events go to stdout where it is not set."""
 
@@ -59,6 +62,7 @@ class Guard:
         self._within_line = False
         self._events, self._event_writes = os.pipe()
         self._unfinished = b""
+        self._saving = 0.0
         self._signals, wakeup = os.pipe()
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup)
@@ -78,7 +82,7 @@ class Guard:
         while self._exit_code is None and not self._stop_asked:
             self._turn(None)
         self._signal_all(signal.SIGTERM)
-        self._wait_until_empty(grace_seconds)
+        self._wait_until_empty(grace_seconds + self._saving)
         self._signal_all(signal.SIGKILL)
         self._wait_until_empty(KILL_SECONDS, repeat=signal.SIGKILL)
         self._drain()
@@ -127,6 +131,7 @@ class Guard:
         """Pass on the events that are whole by now, between the lines of the output."""
         whole, newline, self._unfinished = (self._unfinished + data).rpartition(b"\n")
         if newline:
+            self._saving = saving_seconds(whole.decode(errors="replace")) or self._saving
             self._emit((b"\n" if self._within_line else b"") + whole + newline)
 
     def _emit(self, data: bytes) -> None:
@@ -178,6 +183,12 @@ class Guard:
                     emit(data)
             except BlockingIOError:  # the pipe of events, and an output held open by what could not be killed
                 continue
+
+
+def saving_seconds(lines: str) -> float | None:
+    """Return how long the job that printed some lines saves once it is asked to stop; None where they do not say."""
+    told = re.findall(rf'^{EVENT}{{"event": "{SAVING}", "seconds": (\d+(?:\.\d+)?)}}$', lines, re.MULTILINE)
+    return float(told[-1]) if told else None
 
 
 def _send(kill: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:

@@ -2,7 +2,7 @@
 
 On Linux nothing of a child survives a TERM, a Ctrl-C or a kill -9 of the parent, also not processes that it started
 in sessions of their own (as torchrun starts its ranks). Elsewhere the child's process group is ended, which misses
-those. After TERM a child has `grace_seconds` to save its work.
+those. After TERM a child has `grace_seconds` to save its work, and beyond them as long as it said that saving takes.
 """
 
 import os
@@ -13,10 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.errors import ChildError
-from infra.processes.guard import EVENT
+from infra.processes.guard import EVENT, saving_seconds
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
@@ -28,6 +29,19 @@ WATCH_SECONDS = 2.0
 """How often a running command is asked whether it has to stop."""
 STOP_MARGIN_SECONDS = 15.0
 """What the guard may need beyond the grace period, until everything is dead and reaped."""
+
+
+@dataclass(slots=True)
+class _Grace:
+    """What lies between TERM and KILL."""
+
+    seconds: float
+    saving: float = 0.0
+    """What the job has asked for beyond them."""
+
+    def hear(self, line: str) -> None:
+        """Take over what an event says."""
+        self.saving = saving_seconds(line) or self.saving
 
 
 def run_guarded(
@@ -46,17 +60,20 @@ def run_guarded(
         log_path: file that the output (stdout and stderr) is appended to.
         env: variables on top of this process's environment.
         on_line: called with each line of output, and each event (see `infra.processes.guard`), without its end.
-        grace_seconds: time between TERM and KILL when the parent is stopped.
+        grace_seconds: time between TERM and KILL when the parent is stopped; one that says how long it saves has more.
         stop: asked every few seconds; what it returns ends the command, with its grace period, and is raised.
 
     Raises:
         ChildError: the exit code was not 0; carries the code (128 + number for a signal) and the last lines.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
-    with _guard(command, log_path, env, grace_seconds, subprocess.PIPE) as guard, _watched(guard, stop) as reasons:
+    grace = _Grace(grace_seconds)
+    with _guard(command, log_path, env, grace, subprocess.PIPE) as guard, _watched(guard, stop) as reasons:
         for raw in guard.stdout or ():
             line = raw.rstrip("\n")
-            if not line.startswith(EVENT):
+            if line.startswith(EVENT):
+                grace.hear(line)
+            else:
                 last.append(line)
             if on_line is not None:
                 on_line(line)
@@ -110,7 +127,7 @@ def start_guarded(
 
     The arguments are those of `run_guarded`; the output goes to `log_path` only.
     """
-    with _guard(command, log_path, env, grace_seconds, subprocess.DEVNULL) as guard:
+    with _guard(command, log_path, env, _Grace(grace_seconds), subprocess.DEVNULL) as guard:
         yield Child(command, log_path, guard)
 
 
@@ -119,11 +136,11 @@ def _guard(
     command: Sequence[str],
     log_path: Path,
     env: Mapping[str, str] | None,
-    grace_seconds: float,
+    grace: _Grace,
     stdout: int,
 ) -> Iterator[subprocess.Popen[str]]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable, "-I", "-S", str(GUARD), str(grace_seconds), str(log_path.absolute())]
+    start = [sys.executable, "-I", "-S", str(GUARD), str(grace.seconds), str(log_path.absolute())]
     with subprocess.Popen(
         [*start, *command],
         stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
@@ -135,7 +152,7 @@ def _guard(
         try:
             yield guard
         finally:
-            _stop(guard, grace_seconds)
+            _stop(guard, grace.seconds + grace.saving)
 
 
 @contextmanager

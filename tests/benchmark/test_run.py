@@ -9,7 +9,7 @@ import pytest
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.benchmark.load import beside, by_load, recorded
 from deepspec.benchmark.run import run
-from deepspec.benchmark.spec import BenchmarkSpec
+from deepspec.benchmark.spec import BenchmarkSpec, hardware
 from deepspec.decoding.schedule import StepRate
 from deepspec.errors import SpecError
 from deepspec.evaluate.run import run as evaluate
@@ -130,6 +130,17 @@ def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is
     assert usual is not None
     assert usual.survival.tolist() == [[0.5, 0.0]] * 2
     assert recorded([silent], 3, ()) is None
+
+
+def test_times_of_a_cpu_are_no_times_of_a_card_nor_of_other_threads():
+    cards = ["NVIDIA H100", "NVIDIA L40S"]
+    here = hardware()
+    assert hardware("cpu", None, cards) == here, "what was measured before devices were told stays where it is"
+    assert hardware("cpu", 4) == f"{here}, 4 threads"
+    assert hardware("cuda", None, cards) == f"{here}, cuda: NVIDIA H100"
+    assert hardware("cuda:1", 1, cards) == f"{here}, 1 thread, cuda:1: NVIDIA L40S"
+    assert hardware("spread", None, cards) == f"{here}, spread: NVIDIA H100 + NVIDIA L40S"
+    assert hardware("cuda") == f"{here}, cuda: a card that was not looked at"
 
 
 def test_the_fingerprint_moves_the_address(tmp_path: Path):

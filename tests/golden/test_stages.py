@@ -89,7 +89,7 @@ def run_chain(
     if not (folder / "answers.jsonl").exists():
         write_inputs(folder, heads)
     target, parts = TargetFiles(folder=folder / "target", gguf=None), plan_parts(folder)
-    resolved = resolve(build_plan([{**parts, "train": parts["train"] | train}]), target, folder / "hashes.json")
+    resolved = resolve(build_plan([{**parts, "train": parts["train"] | train}]), target, folder / "hashes.json", "any")
     store, scratch = Store(folder / "store"), folder / "scratch"
     placement = Placement(scratch=scratch, threads=1, device=device, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}

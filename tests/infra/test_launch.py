@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deepspec.errors import ChildError
-from infra.processes.guard import EVENT
+from infra.processes.guard import EVENT, saving_seconds
 from infra.processes.launch import run_guarded, start_guarded
 
 TREE = """
@@ -287,3 +287,43 @@ def test_a_job_that_closes_its_output_costs_no_processor_time(tmp_path):
         guard = int(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1])
         time.sleep(1)
         assert sum(psutil.Process(guard).cpu_times()[:2]) < 0.3
+
+
+def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period(tmp_path):
+    """It begins to save when the grace period of 0.2 s is over."""
+    save = """
+    import pathlib, signal, sys, time
+    from infra.children.child import EventReport
+    def stop(*_):
+        time.sleep(1)
+        pathlib.Path(sys.argv[1], "saved").touch()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    EventReport().saving(60)
+    EventReport().log("up")
+    time.sleep(300)
+    """
+    reason, heard = KeyError("too expensive"), []
+    with pytest.raises(KeyError, match="too expensive"):
+        run_guarded(
+            python(tmp_path, save, str(tmp_path)),
+            log_path=tmp_path / "log",
+            on_line=heard.append,
+            grace_seconds=0.2,
+            stop=lambda: reason if len(heard) > 1 else None,
+        )
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (f'{EVENT}{{"event": "saving", "seconds": 210.0}}', 210.0),
+        (f'{EVENT}{{"event": "saving", "seconds": 1}}\n{EVENT}{{"event": "saving", "seconds": 2.5}}', 2.5),
+        (f'{EVENT}{{"event": "saving", "seconds": "soon"}}', None),
+        ('{"event": "saving", "seconds": 210.0}', None),
+        ("", None),
+    ],
+)
+def test_what_a_job_says_of_saving_is_read_or_passed_over(lines, seconds):
+    assert saving_seconds(lines) == seconds

@@ -193,6 +193,14 @@ def test_lines_that_are_no_events_are_only_log():
     assert str(events.error) == "gone"
 
 
+def test_how_long_it_has_to_save_is_told():
+    """20 s, as everything has, and what it asks for."""
+    heard = Heard()
+    Events(heard).line(f'{EVENT}{{"event": "saving", "seconds": 210.0}}')
+    assert heard.seconds == 210
+    assert heard.lines[0].startswith("asked to stop, it has 230 s before it is killed")
+
+
 @pytest.mark.parametrize(
     "told",
     [

@@ -4,11 +4,13 @@ import subprocess
 
 import pytest
 
+from deepspec.benchmark.spec import hardware
 from deepspec.errors import ChildError, SpecError
 from deepspec.placement import Placement
 from deepspec.plan.machine import Card, Machine, check_device, settled
 from flows.choices import choose_site
 from infra.children import devices
+from infra.known import hardware_of
 from infra.known import settled as settled_site
 from infra.site import FanOut, Site
 
@@ -127,3 +129,17 @@ def test_the_drivers_version_is_read_where_the_kernel_tells_it(tmp_path, monkeyp
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu\nGCC version: 12.2"
     )
     assert devices.driver_version() == "570.86.15"
+
+
+@pytest.mark.parametrize(
+    ("device", "runner", "told"),
+    [
+        ("cuda:1", "threads", ", 2 threads, cuda:1: NVIDIA H100"),
+        ("cuda", "ray", ", 2 threads, cuda: a card that was not looked at"),
+        ("cpu", "threads", ", 2 threads"),
+    ],
+)
+def test_times_are_kept_by_the_cards_that_they_were_measured_on(device, runner, told, monkeypatch):
+    monkeypatch.setattr(devices, "machine", machine if device != "cpu" else lambda: pytest.fail("looked for cards"))
+    site = choose_site(device=device, threads=2).model_copy(update={"fan_out": FanOut(runner=runner)})
+    assert hardware_of(site) == hardware() + told

@@ -64,7 +64,9 @@ def test_what_becomes_of_bad_rows_holds_wherever_the_file_is_read(tmp_path):
 
     def regenerate(*overrides):
         plan = plan_of("smollm2-135m", *files, *overrides)
-        return resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan))["regenerate"]
+        return resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan), "any")[
+            "regenerate"
+        ]
 
     kept, told = regenerate(), regenerate("prepare.bad_rows=stop", "prepare.bad_share=0.5")
     assert (kept.answers_bad_rows, kept.answers_bad_share) == ("drop", 0.05)

@@ -5,7 +5,7 @@ import torch
 
 from deepspec.errors import StoreError
 from deepspec.store import Store
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved
+from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save
 
 
 def state(step):
@@ -31,6 +31,12 @@ def save(checkpoints, *steps):
     for step in steps:
         checkpoints.save(state(step))
     checkpoints.close()
+
+
+def test_a_state_of_21_gb_takes_105_s_to_save_at_200_mb_a_second(place):
+    """One that is being written is finished first; so is the best one, where it is kept."""
+    assert seconds_to_save(21_000_000_000, Saves(last=place())) == 2 * 105
+    assert seconds_to_save(21_000_000_000, Saves(last=place(), best=place())) == 3 * 105
 
 
 def test_the_newest_state_comes_back_whole(place):

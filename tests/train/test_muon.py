@@ -6,6 +6,7 @@ from torch import nn
 
 from deepspec.errors import CheckpointError
 from deepspec.train.muon import MasterMuon, lay_out, takes
+from deepspec.train.optimizer import MasterAdamW
 from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from tests.train.test_optimizer import backward
@@ -86,6 +87,12 @@ def test_a_saved_state_continues_exactly():
     for name, value in optimizer.state().items():
         assert torch.equal(value, resumed.state()[name]), name
     assert torch.equal(model.second.weight, other.second.weight)
+
+
+@pytest.mark.parametrize("made", [MasterAdamW, MasterMuon])
+def test_the_bytes_of_a_state_are_known_before_it_is_taken(made):
+    optimizer = made(ToyModel(), SPEC, torch.bfloat16, Ranks("cpu"))
+    assert optimizer.state_bytes == sum(value.nbytes for value in optimizer.state().values())
 
 
 def test_a_state_of_adamw_is_refused():

@@ -43,6 +43,9 @@ class Saying:
     def markdown(self, key: str, text: str) -> None:
         pass
 
+    def saving(self, seconds: float) -> None:
+        pass
+
 
 def main(job: dict[str, Any]) -> int:
     narrator.PROGRESS_SECONDS = 0.0
