@@ -1,10 +1,13 @@
 """What the command line shows: a plan with its cost, progress while a run works, a summary at the end."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
+from deepspec.formats.speed import engine_name
 from deepspec.plan.budget import check_limits, plan_rows
 from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
@@ -17,7 +20,6 @@ from infra.site import Site
 from infra.terminal import Piece, Styled, say, show_table
 
 if TYPE_CHECKING:
-    from flows.chain import Step
     from flows.draft import Built
 
 
@@ -43,11 +45,11 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
     return site
 
 
-def settled(site: Site) -> Site:
-    """Return a site whose device is one that this machine has; what `auto` has become is said."""
+def settled(site: Site, tell: Callable[[str], None] = say) -> Site:
+    """Return a site whose device is one that this machine has; what `auto` has become is told."""
     site, told = known_device(site)
     if told:
-        say(told)
+        tell(told)
     return site
 
 
@@ -72,14 +74,17 @@ def plan(chosen: Plan, site: Site) -> None:
 
 def summary(built: "Built", site: Site, seconds: float) -> None:
     """Show the stages with states, times and paths, and the scores of the draft."""
-    stages = [
-        {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.prefix}
-        for step in built.steps
-    ]
-    show_table("stages", stages)
     store = Store(site.root)
+    stages = [{"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}"} for step in built.steps]
+    show_table("stages", stages)
+    say(f"artifacts, in {store.root}:")
+    for step in built.steps:
+        say(f"    {step.ref.prefix}")
     show_table("draft", headline(store, built))
-    say(f"total {seconds:.0f} s; store {store.root}")
+    for title, path in pictures(store, built):
+        say(f"{title}:")
+        say(f"    {path}")
+    say(f"total {seconds:.0f} s")
 
 
 def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
@@ -99,7 +104,6 @@ def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
     rows += _served(speed["engine"])
     if draft is not None:
         rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
-    rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
     return [{"what": what, "value": value} for what, value in rows]
 
 
@@ -117,12 +121,13 @@ def _served(engine: dict[str, Any] | None) -> list[tuple[str, Piece]]:
     told = f"{engine['tokens per round']} tokens per round, here {engine['here']}"
     loud = Styled(f"{told}: DISAGREE: what it serves is not what was evaluated", "bold red")
     return [
-        (f"served by {engine['engine']}", f"{told}: agree" if engine["agrees"] else loud),
+        (f"served by {engine_name(engine['engine'])}", f"{told}: agree" if engine["agrees"] else loud),
         ("its speed-up with the draft", f"{engine['speed-up']} ({engine['tokens/s']} tokens/s)"),
     ]
 
 
-def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
+def pictures(store: Store, built: "Built") -> list[tuple[str, str]]:
+    """Return title and path of what a run drew; paths below the working folder are relative to it."""
     wanted = {
         "train": ("learning curve", "learning_curve.png"),
         "evaluate": ("acceptance by position", "acceptance.png"),
@@ -133,8 +138,13 @@ def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
         title, name = wanted.get(step.stage, ("", ""))
         manifest = read_manifest(store, step.ref.kind, step.ref.address)
         if manifest is not None and name in manifest.files:
-            found.append((title, step, manifest.files[name].key))
+            found.append((title, _near(store.uri(f"{step.ref.prefix}/{manifest.files[name].key}"))))
     return found
+
+
+def _near(uri: str) -> str:
+    path = Path(uri)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else uri
 
 
 def _counts(store: Store, ref: ArtifactRef) -> dict[str, Any]:
