@@ -78,6 +78,13 @@ EngineArgs = Annotated[str, typer.Option(help="More words for each engine's comm
 KeepErrors = Annotated[bool, typer.Option("--keep-errors", help="Publish rows that failed, instead of stopping.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
 
+Hardware = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Machine: h100, l40sx4, own YAML file; repeatable.", autocompletion=lambda: presets.names("hardware")
+    ),
+]
+
 Action = Callable[..., None]
 """`action(choices, site)`, and by name the options that it alone has."""
 
@@ -205,15 +212,20 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
     say(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
 
 
-def show_plan(choices: Choices, site: Site) -> None:
-    """Show what a run would cost and where its artifacts will be; nothing is spent."""
-    show.plan(choices.plan(), site)
+def show_plan(choices: Choices, site: Site, *, hardware: list[str] | None, as_json: bool) -> None:
+    """Show what a run would cost; nothing is spent."""
+    plan = choices.plan()
+    if hardware:
+        plan = plan.but(limits=plan.limits.but(hardware=hardware[0]))
+    show.plan(plan, site, hardware or (), as_json=as_json)
 
 
 app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(
     command(run_all)
 )
-app.command("plan", help="Show what a run will cost, before anything is spent.")(command(show_plan))
+app.command("plan", help="Show what a run will cost, before anything is spent.")(
+    command(show_plan, **option("hardware", Hardware, None), **option("as_json", check.AsJson, False))
+)
 app.command("doctor", help="Check machine, store, target and engine for a run.")(
     command(doctor.examine, **option("as_json", check.AsJson, False))
 )

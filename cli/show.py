@@ -1,6 +1,6 @@
 """What the command line shows: a plan with its cost, progress while a run works, a summary at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,10 @@ from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
 from deepspec.formats.speed import engine_name
-from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.plan import presets, words
+from deepspec.plan.budget import check_limits, plan_counts, plan_estimate
 from deepspec.plan.checks import examine
+from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
@@ -17,7 +19,7 @@ from infra.known import known
 from infra.known import settled as known_device
 from infra.settings import check_data_dir
 from infra.site import Site
-from infra.terminal import Piece, Styled, say, show_table
+from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 if TYPE_CHECKING:
     from flows.draft import Built
@@ -53,23 +55,63 @@ def settled(site: Site, tell: Callable[[str], None] = say) -> Site:
     return site
 
 
-def plan(chosen: Plan, site: Site) -> None:
+def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Show what a run would cost, once it is known that one could begin.
+
+    Args:
+        chosen: what is asked for.
+        site: where it runs.
+        machines: names of hardware to compare instead of the plan's own, where there are several.
+        as_json: print JSON, for programs.
 
     Raises:
         DeepSpecError: none could.
     """
-    site = settled(site)
+    site = settled(site, complain if as_json else say)
     seen, store = known(chosen, site), Store(site.root)
     told = examine(seen)
     found = counted(seen)
     if found.resolved is not None:
         told = examine(known(chosen, site, found.resolved))
-    rows = plan_rows(chosen, store, found.sizes, found.measured)
-    show_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", rows)
+    costs = {
+        name: plan_estimate(chosen.but(limits=chosen.limits.but(hardware=name)), found.sizes, found.measured)
+        for name in machines or [chosen.limits.hardware]
+    }
+    known_costs = {name: cost for name, cost in costs.items() if cost is not None}
+    if as_json:
+        show_json(_plan_told(chosen, known_costs, store))
+    else:
+        _show_plan(chosen, known_costs, store, plan_counts(chosen, store, found.measured))
     for line in (*told, *filter(None, [found.missing])):
-        say(line)
+        (complain if as_json else say)(line)
     check_limits(chosen, store, found.sizes, found.measured)
+
+
+def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts: Sequence[str]) -> None:
+    say(Styled(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", "bold"))
+    for line in counts:
+        say(line)
+    if not costs:
+        say("nothing is known of the target's sizes until it is read: no estimate")
+    for name, cost in costs.items():
+        for line in words.headline(name, cost, chosen.train.source, store.free_bytes()):
+            say(line)
+    if len(costs) > 1:
+        show_table("machines side by side", words.machine_rows(costs))
+        return
+    for name, cost in costs.items():
+        show_table("by stage", words.stage_rows(cost, presets.hardware(name)))
+        show_table("where hidden states come from", words.source_rows(cost))
+        show_table("bytes by codec", words.cache_rows(cost))
+
+
+def _plan_told(chosen: Plan, costs: Mapping[str, Estimate], store: Store) -> dict[str, Any]:
+    return {
+        "target": chosen.target.name,
+        "algorithm": chosen.train.draft.algorithm,
+        "free_bytes": store.free_bytes(),
+        "machines": {name: {"fits": words.fits(cost), **cost.model_dump(mode="json")} for name, cost in costs.items()},
+    }
 
 
 def summary(built: "Built", site: Site, seconds: float) -> None:

@@ -21,7 +21,7 @@ _EMPTY = (
     "nothing is made here yet. A small draft, trained, measured and released on this machine, without a GPU:",
     "    deepspec run --size laptop",
     "What a large one will take; nothing is spent:",
-    "    deepspec plan --target qwen3-4b --dataset open-perfectblend --set limits.hardware=h100x8",
+    "    deepspec plan --target qwen3-4b --dataset open-perfectblend --hardware h100x8",
 )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec
 from deepspec.placement import PARTS_LIMIT
+from deepspec.plan.decoding import decoding_hours, pass_seconds
 from deepspec.ranges import NOTHING, Range
 from deepspec.target_cache.sizes import CODEC_RATIO, CacheSize, Captured, cache_size, published_range
 
@@ -49,6 +50,10 @@ class Hardware(Spec):
     engine_tflops: float = Field(gt=0)
     """Sustained by one device while an engine generates in full batches."""
     device_memory_gb: float = Field(gt=0)
+    device_gb_per_second: float = Field(gt=0)
+    """At which one device reads its own memory."""
+    layer_ms: float = Field(ge=0)
+    """Of launching one layer of a pass, in milliseconds, see `deepspec/plan/decoding.py`."""
     store_gb_per_second: float = Field(gt=0)
     """Sustained by all devices together against the store, reading or writing."""
     device_hour: float = Field(ge=0)
@@ -79,6 +84,8 @@ class Workload(Spec):
     """Benchmark prompts, all benchmarks and temperatures together."""
     question_tokens: int = Field(gt=0)
     """Upper bound of an answer's length in evaluation."""
+    weight_bytes: int = 2
+    """Of one weight while it decodes in evaluation."""
 
 
 class SourceCost(Spec):
@@ -228,9 +235,15 @@ def _priced(
 
 
 def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str, Range]:
+    """Return the hours of an engine's full batches, which compute, and of evaluation, which decodes one by one."""
     engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
-    questions = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
-    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": questions.scaled(engine)}
+    answered = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
+    weights = [float(sizes.parameters), draft_parameters(sizes, work)]
+    seconds = sum(
+        pass_seconds(layers, work.weight_bytes * count, hardware.device_gb_per_second, hardware.layer_ms)
+        for layers, count in zip((sizes.layers, work.draft_layers), weights, strict=True)
+    )
+    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoding_hours(answered, seconds)}
 
 
 def _month(stored: Range, hardware: Hardware) -> Range:

@@ -19,6 +19,8 @@ from rich.console import Console
 from cli import shelf, show
 from deepspec.artifacts import reference
 from deepspec.catalog import catalog
+from deepspec.plan import presets
+from deepspec.plan.budget import plan_estimate
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from infra import terminal
@@ -68,8 +70,20 @@ def finished_run() -> None:
     show.summary(SimpleNamespace(steps=steps), Site(root=str(STORE)), 98.7)
 
 
+def planned(*machines: str) -> None:
+    """Show what a plan shows, in a store without a limit."""
+    parts = [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")]
+    plans = {name: presets.build_plan(parts, [f"limits.hardware={name}"]) for name in machines}
+    costs = {name: plan_estimate(plan) for name, plan in plans.items()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Store, "free_bytes", lambda store: None)
+        show._show_plan(plans[machines[0]], costs, Store(STORE), ("1,300,000 samples",))
+
+
 SHOWN: Mapping[str, Callable[[], None]] = {
     "deepspec status": lambda: shelf.status(root=str(STORE)),
+    "deepspec plan": lambda: planned("h100x8"),
+    "deepspec plan, on several machines": lambda: planned("laptop", "l40s", "h100x8", "b200x8"),
     "deepspec doctor": lambda: show_table("doctor", CHECKS),
     "many columns": lambda: show_table("many columns", MANY),
     "deepspec run, while it works": drawn_bars,
