@@ -3,11 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.plan.estimate import DEFAULT_CODEC, TOKENS_ONLY, Estimate, Hardware, SourceCost, size
+from deepspec.plan.estimate import (
+    DEFAULT_CODEC,
+    LONGEST_DAYS,
+    TOKENS_ONLY,
+    Estimate,
+    Hardware,
+    SourceCost,
+    duration,
+    size,
+)
 from deepspec.ranges import NOTHING, Range
-
-LONGEST_DAYS = 60
-"""What takes longer does not fit a machine, whatever the number is."""
 
 _SETTINGS = {
     "cache": f"--set train.source=cache --set cache.codec={DEFAULT_CODEC}",
@@ -15,17 +21,6 @@ _SETTINGS = {
     "rolling": f"--set train.source=rolling --set cache.codec={TOKENS_ONLY}",
 }
 """Source of hidden states -> the options that take it."""
-
-
-def duration(hours: float) -> str:
-    """Return a time as people say it: 40 s, 12 min, 41 h, 5 days; what is longer than two months is only that."""
-    if hours > LONGEST_DAYS * 24:
-        return f"over {LONGEST_DAYS} days"
-    for unit, length, least in (("days", 24.0, 3), ("h", 1.0, 2), ("min", 1 / 60, 2)):
-        if hours >= least * length:
-            value = hours / length
-            return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{hours * 3600:.0f} s"
 
 
 def total(cost: Estimate) -> Range:

@@ -10,7 +10,8 @@ from deepspec.errors import SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
 from deepspec.plan.decoding import ACCEPTED, decoding_hours, pass_seconds
-from deepspec.plan.words import duration, fits, headline, machine_rows, source_rows, stage_rows, usd
+from deepspec.plan.estimate import duration
+from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
 
 
