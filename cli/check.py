@@ -6,23 +6,27 @@ from typing import Annotated
 import typer
 
 from cli.published import opened
-from infra.terminal import Styled, say, show_table
+from infra.terminal import Styled, say, show_json, show_table
 
 app = typer.Typer()
 
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 TargetFolder = Annotated[Path | None, typer.Option(help="Folder of the target; default: the one that runs have used.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; see docs/scripts.md.")]
 
 
 @app.command()
-def compare(first: str, second: str, root: Root = None, debug: Debug = False) -> None:
+def compare(first: str, second: str, root: Root = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Say whether the SECOND scores are better than the FIRST, on the questions that both were asked."""
     del debug
     from deepspec.decoding.compare import compare as compared  # loads scipy and pyarrow
 
-    rows = [found.row() for found in compared(opened(first, root, "scores"), opened(second, root, "scores"))]
-    show_table("accepted length with bonus", rows)
+    found = compared(opened(first, root, "scores"), opened(second, root, "scores"))
+    if as_json:
+        show_json({"differences": [{**each.model_dump(mode="json"), "verdict": each.verdict} for each in found]})
+        return
+    show_table("accepted length with bonus", [each.row() for each in found])
 
 
 @app.command()

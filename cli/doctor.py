@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import httpx
 
@@ -22,19 +23,19 @@ from infra.children.devices import driver_version
 from infra.known import known
 from infra.settings import check_data_dir, secret
 from infra.site import Site
-from infra.terminal import Piece, Styled, show_table
+from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 TIMEOUT_SECONDS = 5.0
 _STYLE = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 
 
-def examine(choices: Choices, site: Site) -> None:
+def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
     """Show a line per check.
 
     Raises:
         InputError: a check failed; all of them are shown first.
     """
-    plan, site = choices.plan(), settled(site)
+    plan, site = choices.plan(), settled(site, complain if as_json else say)
     around: dict[str, Callable[[], str]] = {
         "machine": _machine,
         "data folder": lambda: str(check_data_dir()),
@@ -43,7 +44,10 @@ def examine(choices: Choices, site: Site) -> None:
         "engine": lambda: _engine(plan, site),
     }
     found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
-    show_table("doctor", [_row(each) for each in found])
+    if as_json:
+        show_json({"checks": [_told(each) for each in found]})
+    else:
+        show_table("doctor", [_row(each) for each in found])
     failed = [each.name for each in found if each.state == "failed"]
     if failed:
         raise InputError(f"{', '.join(failed)}: see the table above; mend it and run deepspec doctor again")
@@ -59,6 +63,10 @@ def _looked(name: str, check: Callable[[], str]) -> Outcome:
 def _row(found: Outcome) -> dict[str, Piece]:
     detail = "; ".join([found.detail, *found.told])
     return {"check": found.name, "result": Styled(found.state, _STYLE[found.state]), "detail": detail}
+
+
+def _told(found: Outcome) -> dict[str, Any]:
+    return {"check": found.name, "result": found.state, "detail": found.detail, "told": list(found.told)}
 
 
 def _machine() -> str:

@@ -5,34 +5,55 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from importlib.metadata import version
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
 
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli.start import next_step
+from deepspec.catalog import catalog
 from deepspec.errors import DeepSpecError
 from deepspec.formats.recipe import AlgorithmName
+from deepspec.plan import presets
 from deepspec.stages import STAGES
+from deepspec.store import Store
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from infra.engines.managed import ENGINES
 from infra.listeners import attached
+from infra.settings import default_root
 from infra.site import Site
 from infra.terminal import Styled, complain, say
 
 app = typer.Typer(
     name="deepspec",
-    help="Draft models for speculative decoding: from prompts to a release that engines serve.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
-Target = Annotated[str, typer.Option(help="Preset, hub id ORG/MODEL, folder, or own YAML file.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="Preset, hub id ORG/MODEL, folder, or own YAML file.", autocompletion=lambda: presets.names("targets")
+    ),
+]
 Algorithm = Annotated[AlgorithmName, typer.Option(help="What the draft proposes, and how it is trained.")]
-Dataset = Annotated[str | None, typer.Option(help="Dataset preset; default: demo, unless prompts are given.")]
-Size = Annotated[str | None, typer.Option(help="Size preset (laptop, hour); default: the published sizes.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="Dataset preset; default: demo, unless prompts are given.",
+        autocompletion=lambda: presets.names("datasets"),
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Size preset (laptop, hour); default: the published sizes.",
+        autocompletion=lambda: presets.names("sizes"),
+    ),
+]
 Prompts = Annotated[list[str] | None, typer.Option(help="JSONL or parquet file, URL, or hub dataset id; repeatable.")]
 Answers = Annotated[str | None, typer.Option(help="Answers that the target gave before: nothing is asked.")]
 Draft = Annotated[str | None, typer.Option(help="Checkpoint's folder, hub id, or published draft: nothing is trained.")]
@@ -58,11 +79,24 @@ EngineArgs = Annotated[str, typer.Option(help="More words for each engine's comm
 KeepErrors = Annotated[bool, typer.Option("--keep-errors", help="Publish rows that failed, instead of stopping.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
 
-Action = Callable[[Choices, Site], None]
+Hardware = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Machine: h100, l40sx4, own YAML file; repeatable.", autocompletion=lambda: presets.names("hardware")
+    ),
+]
+
+Action = Callable[..., None]
+"""`action(choices, site)`, and by name the options that it alone has."""
 
 
-def command(action: Action) -> Callable[..., None]:
-    """Return a command with the options that all commands about a run share."""
+def command(action: Action, **more: Parameter) -> Callable[..., None]:
+    """Return a command with the options that all commands about a run share, and with more of its own.
+
+    Args:
+        action: what it does; the values of its own options are given by name.
+        more: name -> option of this command alone.
+    """
 
     def run(
         context: typer.Context,
@@ -94,6 +128,7 @@ def command(action: Action) -> Callable[..., None]:
         engine_args: EngineArgs = "",
         keep_errors: KeepErrors = False,
         debug: Debug = False,
+        **own: Any,
     ) -> None:
         del debug  # read before anything is imported, see main
         if context.invoked_subcommand is not None:
@@ -125,9 +160,34 @@ def command(action: Action) -> Callable[..., None]:
             trackers=tuple(tracker or ()),
             keep_errors=keep_errors,
         )
-        action(choices, site)
+        action(choices, site, **own)
 
+    shared = [each for each in signature(run).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    run.__dict__["__signature__"] = Signature([*shared, *more.values()])  # what typer reads
+    run.__annotations__ |= {name: option.annotation for name, option in more.items()}
     return run
+
+
+def option(name: str, kind: Any, default: Any) -> dict[str, Parameter]:
+    """Return an option of one command alone, by its name."""
+    return {name: Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)}
+
+
+@app.callback(invoke_without_command=True)
+def begin(
+    context: typer.Context,
+    told_version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    """Draft models for speculative decoding: from prompts to a release that engines serve."""
+    if told_version:
+        say(f"deepspec {version('deepspec')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        store = Store(default_root())
+        say(Styled(f"store {store.root}", "bold"))
+        for line in next_step(catalog(store)):
+            say(line)
+        say("All commands: deepspec --help. What is here: deepspec status.")
 
 
 def run_all(choices: Choices, site: Site) -> None:
@@ -155,16 +215,23 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
     say(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
 
 
-def show_plan(choices: Choices, site: Site) -> None:
-    """Show what a run would cost and where its artifacts will be; nothing is spent."""
-    show.plan(choices.plan(), site)
+def show_plan(choices: Choices, site: Site, *, hardware: list[str] | None, as_json: bool) -> None:
+    """Show what a run would cost; nothing is spent."""
+    plan = choices.plan()
+    if hardware:
+        plan = plan.but(limits=plan.limits.but(hardware=hardware[0]))
+    show.plan(plan, site, hardware or (), as_json=as_json)
 
 
 app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(
     command(run_all)
 )
-app.command("plan", help="Show what a run will cost, before anything is spent.")(command(show_plan))
-app.command("doctor", help="Check machine, store, target and engine for a run.")(command(doctor.examine))
+app.command("plan", help="Show what a run will cost, before anything is spent.")(
+    command(show_plan, **option("hardware", Hardware, None), **option("as_json", check.AsJson, False))
+)
+app.command("doctor", help="Check machine, store, target and engine for a run.")(
+    command(doctor.examine, **option("as_json", check.AsJson, False))
+)
 for _stage in STAGES.values():
     _help = f"Only this stage: publish {_stage.kind} from the published inputs."
     _run = command(partial(run_stage, _stage.name))

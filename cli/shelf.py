@@ -2,33 +2,44 @@
 
 import time
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from cli.check import AsJson
+from cli.words import held
 from deepspec.catalog import Entry, catalog, find, refs, set_ref
 from deepspec.garbage import Garbage, delete_garbage, find_garbage
 from deepspec.plan.estimate import size
 from deepspec.store import Store
 from infra.settings import default_root
-from infra.terminal import Piece, Styled, say, show_table
+from infra.terminal import Piece, Styled, say, show_json, show_table, show_words
 
 app = typer.Typer()
 
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-COLUMNS = ("kind", "address", "state", "size", "made", "counts", "note")
+COLUMNS = ("kind", "address", "state", "size", "made")
 _STYLE = {"published": "green", "partial": "yellow", "stale": "magenta", "incomplete": "red"}
 
 
 @app.command()
-def status(root: Root = None, debug: Debug = False) -> None:
+def status(root: Root = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List what is published, partial, stale or incomplete, and the named refs."""
     del debug
     store = Store(root or default_root())
-    show_table(f"store {store.root}", [_row(entry) for entry in catalog(store)], COLUMNS)
-    for name, ref in refs(store).items():
+    entries, named = catalog(store), refs(store)
+    if as_json:
+        found = {name: ref.prefix for name, ref in named.items()}
+        show_json({"store": store.root, "artifacts": [_told(entry) for entry in entries], "refs": found})
+        return
+    show_table(f"store {store.root}", [_row(entry) for entry in entries], COLUMNS)
+    for entry in entries:
+        words = [entry.note] if entry.note else []
+        words += [held(entry.manifest)] if entry.manifest else []
+        show_words(f"{entry.kind} {entry.address[:12]}", "; ".join(words))
+    for name, ref in named.items():
         say("ref ", Styled(name, "bold"), f" → {ref.prefix}")
 
 
@@ -77,9 +88,22 @@ def _garbage_lines(store: Store, found: Garbage) -> Iterator[str]:
 
 
 def _row(entry: Entry) -> dict[str, Piece]:
-    made = entry.manifest.provenance.get("finished", "") if entry.manifest else ""
-    counts = entry.manifest.counts if entry.manifest else {}
-    shown = ", ".join(f"{key} {value}" for key, value in counts.items() if isinstance(value, int | float))
     state = Styled(entry.state, _STYLE[entry.state])
-    cells = (entry.kind, entry.address[:12], state, size(entry.bytes), str(made), shown[:200], entry.note)
-    return dict(zip(COLUMNS, cells, strict=True))
+    made = _made(entry)[:16].replace("T", " ")  # to the minute
+    return dict(zip(COLUMNS, (entry.kind, entry.address[:12], state, size(entry.bytes), made), strict=True))
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "address": entry.address,
+        "state": entry.state,
+        "note": entry.note,
+        "bytes": entry.bytes,
+        "finished": _made(entry) or None,
+        "counts": entry.manifest.counts if entry.manifest else None,
+    }
+
+
+def _made(entry: Entry) -> str:
+    return str(entry.manifest.provenance.get("finished", "")) if entry.manifest else ""

@@ -1,12 +1,17 @@
 """What the command line shows: a plan with its cost, progress while a run works, a summary at the end."""
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
-from deepspec.plan.budget import check_limits, plan_rows
+from deepspec.formats.speed import engine_name
+from deepspec.plan import presets, words
+from deepspec.plan.budget import check_limits, plan_counts, plan_estimate
 from deepspec.plan.checks import examine
+from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
@@ -14,10 +19,9 @@ from infra.known import hardware_of, known
 from infra.known import settled as known_device
 from infra.settings import check_data_dir
 from infra.site import Site
-from infra.terminal import Piece, Styled, say, show_table
+from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from flows.chain import Step
     from flows.draft import Built
 
 
@@ -43,43 +47,86 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
     return site
 
 
-def settled(site: Site) -> Site:
-    """Return a site whose device is one that this machine has; what `auto` has become is said."""
+def settled(site: Site, tell: Callable[[str], None] = say) -> Site:
+    """Return a site whose device is one that this machine has; what `auto` has become is told."""
     site, told = known_device(site)
     if told:
-        say(told)
+        tell(told)
     return site
 
 
-def plan(chosen: Plan, site: Site) -> None:
+def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Show what a run would cost, once it is known that one could begin.
+
+    Args:
+        chosen: what is asked for.
+        site: where it runs.
+        machines: names of hardware to compare instead of the plan's own, where there are several.
+        as_json: print JSON, for programs.
 
     Raises:
         DeepSpecError: none could.
     """
-    site = settled(site)
+    site = settled(site, complain if as_json else say)
     seen, store = known(chosen, site), Store(site.root)
     told = examine(seen)
     found = counted(seen, hardware_of(site))
     if found.resolved is not None:
         told = examine(known(chosen, site, found.resolved))
-    rows = plan_rows(chosen, store, found.sizes, found.measured)
-    show_table(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", rows)
+    costs = {
+        name: plan_estimate(chosen.but(limits=chosen.limits.but(hardware=name)), found.sizes, found.measured)
+        for name in machines or [chosen.limits.hardware]
+    }
+    known_costs = {name: cost for name, cost in costs.items() if cost is not None}
+    if as_json:
+        show_json(_plan_told(chosen, known_costs, store))
+    else:
+        _show_plan(chosen, known_costs, store, plan_counts(chosen, store, found.measured))
     for line in (*told, *filter(None, [found.missing])):
-        say(line)
+        (complain if as_json else say)(line)
     check_limits(chosen, store, found.sizes, found.measured)
+
+
+def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts: Sequence[str]) -> None:
+    say(Styled(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", "bold"))
+    for line in counts:
+        say(line)
+    if not costs:
+        say("nothing is known of the target's sizes until it is read: no estimate")
+    for name, cost in costs.items():
+        for line in words.headline(name, cost, chosen.train.source, store.free_bytes()):
+            say(line)
+    if len(costs) > 1:
+        show_table("machines side by side", words.machine_rows(costs))
+        return
+    for name, cost in costs.items():
+        show_table("by stage", words.stage_rows(cost, presets.hardware(name)))
+        show_table("where hidden states come from", words.source_rows(cost))
+        show_table("bytes by codec", words.cache_rows(cost))
+
+
+def _plan_told(chosen: Plan, costs: Mapping[str, Estimate], store: Store) -> dict[str, Any]:
+    return {
+        "target": chosen.target.name,
+        "algorithm": chosen.train.draft.algorithm,
+        "free_bytes": store.free_bytes(),
+        "machines": {name: {"fits": words.fits(cost), **cost.model_dump(mode="json")} for name, cost in costs.items()},
+    }
 
 
 def summary(built: "Built", site: Site, seconds: float) -> None:
     """Show the stages with states, times and paths, and the scores of the draft."""
-    stages = [
-        {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.prefix}
-        for step in built.steps
-    ]
-    show_table("stages", stages)
     store = Store(site.root)
+    stages = [{"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}"} for step in built.steps]
+    show_table("stages", stages)
+    say(f"artifacts, in {store.root}:")
+    for step in built.steps:
+        say(f"    {step.ref.prefix}")
     show_table("draft", headline(store, built))
-    say(f"total {seconds:.0f} s; store {store.root}")
+    for title, path in pictures(store, built):
+        say(f"{title}:")
+        say(f"    {path}")
+    say(f"total {seconds:.0f} s")
 
 
 def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
@@ -99,7 +146,6 @@ def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
     rows += _served(speed["engine"])
     if draft is not None:
         rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
-    rows += [(title, store.uri(f"{step.ref.prefix}/{name}")) for title, step, name in _pictures(store, built)]
     return [{"what": what, "value": value} for what, value in rows]
 
 
@@ -117,12 +163,13 @@ def _served(engine: dict[str, Any] | None) -> list[tuple[str, Piece]]:
     told = f"{engine['tokens per round']} tokens per round, here {engine['here']}"
     loud = Styled(f"{told}: DISAGREE: what it serves is not what was evaluated", "bold red")
     return [
-        (f"served by {engine['engine']}", f"{told}: agree" if engine["agrees"] else loud),
+        (f"served by {engine_name(engine['engine'])}", f"{told}: agree" if engine["agrees"] else loud),
         ("its speed-up with the draft", f"{engine['speed-up']} ({engine['tokens/s']} tokens/s)"),
     ]
 
 
-def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
+def pictures(store: Store, built: "Built") -> list[tuple[str, str]]:
+    """Return title and path of what a run drew; paths below the working folder are relative to it."""
     wanted = {
         "train": ("learning curve", "learning_curve.png"),
         "evaluate": ("acceptance by position", "acceptance.png"),
@@ -133,8 +180,13 @@ def _pictures(store: Store, built: "Built") -> list[tuple[str, "Step", str]]:
         title, name = wanted.get(step.stage, ("", ""))
         manifest = read_manifest(store, step.ref.kind, step.ref.address)
         if manifest is not None and name in manifest.files:
-            found.append((title, step, manifest.files[name].key))
+            found.append((title, _near(store.uri(f"{step.ref.prefix}/{manifest.files[name].key}"))))
     return found
+
+
+def _near(uri: str) -> str:
+    path = Path(uri)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else uri
 
 
 def _counts(store: Store, ref: ArtifactRef) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from cli.check import AsJson
 from deepspec.artifacts import Spec, open_artifact
 from deepspec.catalog import find
 from deepspec.formats.exports import write_form
 from deepspec.plan.plan import Plan
 from deepspec.store import Store
 from infra.settings import default_root, scratch_dir
-from infra.terminal import Piece, Styled, say, show_table
+from infra.terminal import Piece, Styled, say, show_json, show_table
 
 app = typer.Typer()
 
@@ -22,6 +23,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 def inspect(
     checkpoint: str,
     target: Annotated[Path | None, typer.Option(help="Folder of its target: embedding and head are compared.")] = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
@@ -37,6 +39,10 @@ def inspect(
         loud = warning(apart)
         shown = told(apart) if loud is None else Styled(loud, "bold red")
         rows.append({"what": "distance from the target's own (relative)", "value": shown})
+    if as_json:
+        told_rows = ((row["what"], row["value"]) for row in rows)
+        show_json({what: value.text if isinstance(value, Styled) else value for what, value in told_rows})
+        return
     show_table(checkpoint, rows)
 
 

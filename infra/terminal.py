@@ -3,15 +3,21 @@
 Text is never read as markup, emoji code or control sequence, whoever wrote it: a row, an engine, a path, a traceback.
 Control characters are shown as escapes, so that no text can move the cursor or hide what stands beside it. What is
 styled is said beside the text: `("worse:", "bold red")`.
+
+Everything fits the width that there is: a table gives up width where there are words, then becomes a block a row;
+a bar becomes shorter, then goes. Where nothing is drawn, in a log file, a bar is a line at every quarter of the way.
 """
 
+import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +41,13 @@ Bar = TaskID
 Piece = str | Styled
 """What a line or a cell is made of."""
 
+WORDS_WIDTH = 24
+"""Of a table's column of words at least, in characters: in fewer they cannot be read."""
+
+BAR_WIDTH, SHORTEST_BAR = 30, 8
+NAME_WIDTH = 10
+"""Of the longest name of a stage."""
+
 _out = Console(highlight=False, markup=False, emoji=False)
 _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -55,8 +68,25 @@ def complain(*pieces: Piece) -> None:
 
 
 def show_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Print rows that share their keys as a table; a cell may be `Styled`. Without rows there are only the columns."""
-    _out.print(_table(title, rows, list(rows[0]) if rows else columns))
+    """Print rows that share their keys as a table; a cell may be `Styled`. Without rows there are only the columns.
+
+    The first column has the names of the rows, and is never broken.
+    """
+    names = [_text([str(name)]) for name in (rows[0] if rows else columns)]
+    cells = [[_text([_cell(value)]) for value in row.values()] for row in rows]
+    say(Styled(title, "bold"))
+    _out.print(_laid_out(names, cells, _out.width))
+
+
+def show_words(name: str, words: str) -> None:
+    """Print a name on a line, and words about it below, broken between them where the screen ends."""
+    say(Styled(name, "bold"))
+    _out.print(Padding(_text([words]), (0, 0, 0, 4), expand=False))
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON, for programs."""
+    _out.print(Text(json.dumps(value, indent=1)), soft_wrap=True)
 
 
 class Bars:
@@ -65,6 +95,7 @@ class Bars:
     def __init__(self, progress: Progress) -> None:
         """Draw into a running display."""
         self._progress = progress
+        self._quarters: dict[Bar, int] = {}
 
     def add(self, name: str, total: float, unit: str, note: str) -> Bar:
         """Return a new bar."""
@@ -73,37 +104,101 @@ class Bars:
     def move(self, bar: Bar, done: float, total: float, unit: str, note: str) -> None:
         """Show how far a bar is."""
         self._progress.update(bar, completed=done, total=total, unit=unit, note=note)
+        if not self._progress.console.is_terminal:
+            self._told(self._progress.tasks[bar])
 
     def say(self, *pieces: Piece) -> None:
         """Print a line above the bars."""
         self._progress.console.print(_text(pieces), soft_wrap=True)
 
+    def _told(self, task: Task) -> None:
+        """Print a line when a bar begins, and at every quarter that it reaches."""
+        quarter = int(4 * task.completed / task.total) if task.total else 4
+        if quarter > self._quarters.get(task.id, -1):
+            self._quarters[task.id] = quarter
+            note = f"; {task.fields['note']}" if task.fields["note"] else ""
+            self.say(Styled(task.description, "dim"), f" {_reached(task)}, {task.percentage:.0f} %{note}")
+
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Yield progress bars that are drawn while the block runs."""
-    columns = (
-        _Words("{0:<10}", "description", "bold"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        _Words("{0}", "unit"),
-        TimeRemainingColumn(),
-        _Words("{0}", "note", "dim"),
-    )
-    with Progress(*columns, console=_out) as progress:
+    """Yield progress bars that are drawn while the block runs; where nothing can be drawn, they are lines."""
+    with Progress(_Bar(_out), console=_out, disable=not _out.is_terminal) as progress:
         yield Bars(progress)
 
 
-class _Words(ProgressColumn):
-    """A column of plain text: rich's own reads markup."""
+class _Bar(ProgressColumn):
+    """One bar: name, bar, how far, time left; its note beside it, or below where there is no room."""
 
-    def __init__(self, pattern: str, field: str, style: str = "") -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__()
-        self._pattern, self._field, self._style = pattern, field, style
+        self._console = console
 
     def render(self, task: Task) -> Text:
-        value = task.description if self._field == "description" else task.fields[self._field]
-        return Text(self._pattern.format(shown(str(value))), style=self._style)
+        width = self._console.width - 1
+        line = _text([Styled(f"{task.description:<{NAME_WIDTH}} ", "bold")])
+        told = f"{_reached(task)}{_left(task.time_remaining)}"
+        room = min(BAR_WIDTH, width - line.cell_len - cell_len(told) - 1)
+        if room >= SHORTEST_BAR:
+            filled = round(room * task.percentage / 100)
+            line.append("━" * filled, "bar.complete").append("─" * (room - filled) + " ", "bar.back")
+        line.append(told)
+        note = shown(str(task.fields["note"]))
+        if note:
+            fits = line.cell_len + cell_len(note) + 2 <= width
+            below = "\n" + " " * (NAME_WIDTH + 1)
+            broken = Text(note).wrap(self._console, width - NAME_WIDTH - 1)
+            line.append("  " if fits else below).append(note if fits else below.join(map(str, broken)), "dim")
+        return line
+
+
+def _reached(task: Task) -> str:
+    return shown(f"{task.completed:,.0f} of {task.total or 0:,.0f} {task.fields['unit']}")
+
+
+def _left(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f", {seconds / length:.0f} {unit} left"
+    return f", {seconds:.0f} s left"
+
+
+def _laid_out(names: Sequence[Text], cells: Sequence[Sequence[Text]], width: int) -> RenderableType:
+    """Return a table whose columns of words are as narrow as they must be, or a block a row where none fits."""
+    natural = [max(_width(row[column]) for row in [names, *cells]) for column in range(len(names))]
+    room = width - 3 * len(names) - 1
+    later = sorted(range(1, len(names)), key=lambda column: -natural[column])
+    for count in range(len(names)):
+        words = later[:count]
+        left = room - sum(natural[column] for column in range(len(names)) if column not in words)
+        if left >= WORDS_WIDTH * count:
+            return _table(names, cells, words)
+    return _blocks(names, cells)
+
+
+def _table(names: Sequence[Text], cells: Sequence[Sequence[Text]], words: Sequence[int]) -> Table:
+    table = Table(header_style="bold")
+    for column, name in enumerate(names):
+        table.add_column(name, overflow="fold", no_wrap=column not in words, min_width=1)
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _blocks(names: Sequence[Text], cells: Sequence[Sequence[Text]]) -> RenderableType:
+    """Return rows as the first cell on a line, and the others below it, each with the name of its column."""
+    lines: list[RenderableType] = []
+    for first, *others in cells:
+        lines.append(first)
+        told = (Text.assemble((name.plain, "dim"), ": ", cell) for name, cell in zip(names[1:], others, strict=True))
+        lines += [Padding(line, (0, 0, 0, 4), expand=False) for line in told]
+    return Group(*lines)
+
+
+def _width(text: Text) -> int:
+    return max((cell_len(line) for line in text.plain.split("\n")), default=0)
 
 
 def _text(pieces: Iterable[Piece]) -> Text:
@@ -112,15 +207,6 @@ def _text(pieces: Iterable[Piece]) -> Text:
         text, style = piece if isinstance(piece, Styled) else (piece, "")
         line.append(shown(text), style=style)
     return line
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
-    table = Table(title=_text([Styled(title, "table.title")]), title_justify="left", header_style="bold")
-    for name in columns:
-        table.add_column(_text([str(name)]), overflow="fold")
-    for row in rows:
-        table.add_row(*(_text([_cell(value)]) for value in row.values()))
-    return table
 
 
 def _cell(value: Any) -> Piece:

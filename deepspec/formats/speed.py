@@ -1,9 +1,9 @@
 """speed.json: what a measurement of the wall clock found, typed and versioned."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.formats.scores import Interval
@@ -82,7 +82,7 @@ class LoadSpeed(_Model):
 class EngineSpeed(_Model):
     """What an engine that served target and draft told, against what decoding here made of the same prompts."""
 
-    engine: str
+    engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
     samples: int
     tokens_per_round: Interval
     """The engine's."""
@@ -150,6 +150,11 @@ class Speed(_Model):
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each batch size."""
         return [each.row() for each in self.batches]
+
+
+def engine_name(told: str) -> str:
+    """Return what an engine calls itself, without a build that is not known: llama.cpp b0-unknown is llama.cpp."""
+    return told.removesuffix(" b0-unknown")
 
 
 def read_speed(path: Path) -> Speed:

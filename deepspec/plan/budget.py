@@ -54,6 +54,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         draft_vocabulary=draft.draft_vocab_size,
         questions=question_count(plan),
         question_tokens=plan.evaluate.max_new_tokens,
+        weight_bytes=4 if plan.evaluate.dtype == "float32" else 2,
     )
 
 
@@ -97,6 +98,17 @@ def question_count(plan: Plan) -> int:
     files = sorted((DEMO_BENCHMARKS if folder == DEMO else Path(folder)).glob("*.jsonl"))
     sizes = [_lines(path) or 0 for path in files]
     return sum(min(size, plan.evaluate.samples or size) for size in sizes) * len(plan.evaluate.temperatures)
+
+
+def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> tuple[str, ...]:
+    """Return what a plan rests on, in words: samples, how their length is known, and the space found."""
+    free = store.free_bytes()
+    count = sample_count(plan) if measured is None else measured.samples
+    how = "lengths are guessed, ± 30 %" if measured is None else f"counted in {measured.rows:,} answers"
+    return (
+        f"{count:,} samples, {how}; {question_count(plan):,} questions; rates of the machine are those of its preset",
+        f"free in the store: {'no limit known' if free is None else size(free)}",
+    )
 
 
 def plan_rows(

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec
 from deepspec.placement import PARTS_LIMIT
+from deepspec.plan.decoding import decoding_hours, pass_seconds
 from deepspec.ranges import NOTHING, Range
 from deepspec.target_cache.sizes import CODEC_RATIO, CacheSize, Captured, cache_size, published_range
 
@@ -22,6 +23,9 @@ DEFAULT_CODEC, TOKENS_ONLY = "bf16-zstd", "none"
 
 ANSWER_TOKEN_BYTES = 4
 """Of prompts and answers in the store, compressed, for each token."""
+
+LONGEST_DAYS = 60
+"""What takes longer does not fit a machine, whatever the number is."""
 
 SOURCES = ("cache", "online", "rolling")
 """Where training can take hidden states from, see `TrainSpec.source`."""
@@ -49,6 +53,10 @@ class Hardware(Spec):
     engine_tflops: float = Field(gt=0)
     """Sustained by one device while an engine generates in full batches."""
     device_memory_gb: float = Field(gt=0)
+    device_gb_per_second: float = Field(gt=0)
+    """At which one device reads its own memory."""
+    layer_ms: float = Field(ge=0)
+    """Of launching one layer of a pass, in milliseconds, see `deepspec/plan/decoding.py`."""
     store_gb_per_second: float = Field(gt=0)
     """Sustained by all devices together against the store, reading or writing."""
     device_hour: float = Field(ge=0)
@@ -79,6 +87,8 @@ class Workload(Spec):
     """Benchmark prompts, all benchmarks and temperatures together."""
     question_tokens: int = Field(gt=0)
     """Upper bound of an answer's length in evaluation."""
+    weight_bytes: int = 2
+    """Of one weight while it decodes in evaluation."""
 
 
 class SourceCost(Spec):
@@ -167,14 +177,14 @@ def rows(result: Estimate) -> list[dict[str, Any]]:
     table += [_row(f"target cache, {name}", value, size) for name, value in result.cache_bytes.items()]
     table += [_row("files of the target cache", result.files, _count)]
     table.append(_row("store, all artifacts", result.store_bytes, size))
-    table += [_row(f"{stage} hours", value, _hours_text) for stage, value in result.hours.items()]
+    table += [_row(f"{stage}: time", value, duration) for stage, value in result.hours.items()]
     table += [_row("PUT requests", result.puts, _count), _row("GET requests", result.gets, _count)]
     table.append(_row("money (USD)", result.money, _money_text))
     for name, cost in result.sources.items():
         table.append(_row(f"source {name}: stored", cost.stored, size))
         table.append(_row(f"source {name}: read from the store", cost.egress, size))
         table.append(_row(f"source {name}: local disk", cost.local, size))
-        table.append(_row(f"source {name}: hours", cost.cache_hours.plus(cost.train_hours), _hours_text))
+        table.append(_row(f"source {name}: time", cost.cache_hours.plus(cost.train_hours), duration))
         table.append(_row(f"source {name}: USD", cost.money, _money_text))
     return table
 
@@ -186,6 +196,17 @@ def size(value: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} PB"
+
+
+def duration(hours: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 41 h, 5 days; what is longer than two months is only that."""
+    if hours > LONGEST_DAYS * 24:
+        return f"over {LONGEST_DAYS} days"
+    for unit, length, least in (("days", 24.0, 3), ("h", 1.0, 2), ("min", 1 / 60, 2)):
+        if hours >= least * length:
+            value = hours / length
+            return f"{value:.2g} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{hours * 3600:.0f} s"
 
 
 def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workload, hardware: Hardware) -> SourceCost:
@@ -228,9 +249,15 @@ def _priced(
 
 
 def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str, Range]:
+    """Return the hours of an engine's full batches, which compute, and of evaluation, which decodes one by one."""
     engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
-    questions = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
-    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": questions.scaled(engine)}
+    answered = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
+    weights = [float(sizes.parameters), draft_parameters(sizes, work)]
+    seconds = sum(
+        pass_seconds(layers, work.weight_bytes * count, hardware.device_gb_per_second, hardware.layer_ms)
+        for layers, count in zip((sizes.layers, work.draft_layers), weights, strict=True)
+    )
+    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoding_hours(answered, seconds)}
 
 
 def _month(stored: Range, hardware: Hardware) -> Range:
@@ -259,7 +286,3 @@ def _count(value: float) -> str:
 
 def _money_text(value: float) -> str:
     return f"{value:,.2f}"
-
-
-def _hours_text(value: float) -> str:
-    return f"{value:,.1f}" if value >= 10 else f"{value:.3f}"

@@ -67,7 +67,8 @@ class Limits(Spec):
     money: float | None = Field(default=None, gt=0)
     """US dollars."""
     hardware: str = "laptop"
-    """Rates and prices that the estimate is made with: a name from presets/hardware or an own YAML file."""
+    """Rates and prices that the estimate is made with: a name from presets/hardware, several of
+    its devices (h100x8), or an own YAML file."""
 
 
 class Plan(Spec):

@@ -56,8 +56,11 @@ def target(name: str) -> dict[str, Any]:
 
 
 def hardware(name: str) -> Hardware:
-    """Return rates and prices of a machine."""
-    return validated(Hardware, load("hardware", name), f"hardware {name}")
+    """Return rates and prices of a machine: a preset, several devices of one (h100x8), or an own YAML file."""
+    base, times, count = name.rpartition("x")
+    several = times and count.isdecimal() and base in names("hardware")
+    value = {**load("hardware", base), "devices": int(count)} if several else load("hardware", name)
+    return validated(Hardware, value, f"hardware {name}")
 
 
 def build_plan(parts: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> Plan:

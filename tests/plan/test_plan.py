@@ -239,7 +239,7 @@ def test_states_that_are_computed_while_training_are_not_stored_too():
 
 
 def test_prices_come_from_a_file_of_the_users(tmp_path):
-    prices = presets.load("hardware", "h100x8") | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.1}
+    prices = presets.hardware("h100x8").model_dump() | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.1}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(prices))
     plan = plan_of("qwen3-4b", f"limits.hardware={tmp_path / 'mine.yaml'}", dataset="open-perfectblend")
     cost = plan_estimate(plan).sources["cache"]

@@ -101,7 +101,7 @@ ENGINES: Mapping[str, Sequence[Fault]] = {
                     r"^regenerate 6 prompts = 4 success \+ 2 error .*; 2 × Error code: # - # validation error for "
                     r"Request \[type=value_error, input_value='x', input_type=str\] see \[/docs\]$",
                 ),
-                done("status", r"^│ answers .*│ input 6, success 4, error 2, "),
+                done("status", r"^    4 of 6 prompts answered; 2 failed"),
             ),
         ),
     ),

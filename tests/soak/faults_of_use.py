@@ -58,7 +58,7 @@ MACHINE: Mapping[str, Sequence[Fault]] = {
         Fault(
             commands=(
                 *(done("", *ran) for ran in (RAN, (), RAN, ())),
-                done("status", *PUBLISHED, r"^│ release +│ \w+ +│ published .*│ lossless True "),
+                done("status", *PUBLISHED, r"^│ release +│ \w+ +│ published "),
             ),
             never=(r"^\[exit [^0]",),
         ),

@@ -1,0 +1,139 @@
+"""A plan in words: on what, how long, how much, and the cheapest way that fits; then tables of stages and sources."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepspec.plan.estimate import (
+    DEFAULT_CODEC,
+    LONGEST_DAYS,
+    TOKENS_ONLY,
+    Estimate,
+    Hardware,
+    SourceCost,
+    duration,
+    size,
+)
+from deepspec.ranges import NOTHING, Range
+
+_SETTINGS = {
+    "cache": f"--set train.source=cache --set cache.codec={DEFAULT_CODEC}",
+    "online": f"--set train.source=online --set cache.codec={TOKENS_ONLY}",
+    "rolling": f"--set train.source=rolling --set cache.codec={TOKENS_ONLY}",
+}
+"""Source of hidden states -> the options that take it."""
+
+
+def total(cost: Estimate) -> Range:
+    """Return the hours of all stages together."""
+    result = NOTHING
+    for value in cost.hours.values():
+        result = result.plus(value)
+    return result
+
+
+def fits(cost: Estimate) -> bool:
+    """Return whether a machine does it within what anybody waits for."""
+    return total(cost).mid <= LONGEST_DAYS * 24
+
+
+def headline(name: str, cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
+    """Return what a plan comes to, in words, and the cheapest way that fits with the options that take it.
+
+    Args:
+        name: of the hardware.
+        cost: of the plan.
+        source: where it takes hidden states from.
+        free: bytes in the store; None: no limit is known.
+    """
+    if not fits(cost):
+        return (
+            f"on {name}: does not fit, it would take over {LONGEST_DAYS} days",
+            "see what others take: add --hardware l40s --hardware h100 --hardware h100x8",
+        )
+    hours = total(cost)
+    told = f"about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)})"
+    return f"on {name}: {told}, {usd(cost.money.mid)}, {size(cost.store_bytes.mid)} in the store", *_cheapest(
+        cost, source, free
+    )
+
+
+def _cheapest(cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
+    room = {name: each for name, each in cost.sources.items() if free is None or each.stored.mid <= free}
+    if not room:
+        return ("no source of hidden states fits the store: take fewer samples (--set prepare.max_samples=N)",)
+    best = min(room, key=lambda name: _worth(room[name]))
+    if source in room and _worth(room[best]) == _worth(room[source]):
+        return (f"this is the cheapest way that fits: train.source={source}",)
+    return (
+        f"cheapest way that fits: train.source={best} instead of {source}; cache and training take",
+        f"    {best}: {_told(room[best])}",
+        f"    {source}: {_told(cost.sources[source])}",
+        f"    the same command with {_SETTINGS[best]}",
+    )
+
+
+def _worth(cost: SourceCost) -> tuple[float, float]:
+    """Return what is compared: whole dollars, then hours."""
+    return round(cost.money.mid), _hours(cost).mid
+
+
+def _hours(cost: SourceCost) -> Range:
+    return cost.cache_hours.plus(cost.train_hours)
+
+
+def _told(cost: SourceCost) -> str:
+    return f"{duration(_hours(cost).mid)}, {usd(cost.money.mid)}, {size(cost.stored.mid)}"
+
+
+def stage_rows(cost: Estimate, hardware: Hardware) -> list[dict[str, Any]]:
+    """Return time and money of every stage, a row each."""
+    hourly = hardware.device_hour * hardware.devices
+    rows = [_stage_row(stage, value, value.scaled(hourly)) for stage, value in cost.hours.items()]
+    return [*rows, _stage_row("all, with storage and requests", total(cost), cost.money)]
+
+
+def source_rows(cost: Estimate) -> list[dict[str, Any]]:
+    """Return the sources of hidden states side by side, cache and training together."""
+    return [
+        {
+            "hidden states": name,
+            "stored": size(each.stored.mid),
+            "read": size(each.egress.mid),
+            "local disk": size(each.local.mid),
+            "time": duration(_hours(each).mid),
+            "money": usd(each.money.mid),
+        }
+        for name, each in cost.sources.items()
+    ]
+
+
+def cache_rows(cost: Estimate) -> list[dict[str, Any]]:
+    """Return the bytes of a target cache by codec, with their interval."""
+    return [
+        {"target cache": name, "bytes": size(value.mid), "from": size(value.low), "to": size(value.high)}
+        for name, value in cost.cache_bytes.items()
+    ]
+
+
+def machine_rows(costs: Mapping[str, Estimate]) -> list[dict[str, Any]]:
+    """Return what a plan comes to on several machines, a row each."""
+    return [
+        {
+            "machine": name,
+            "time": duration(total(cost).mid) if fits(cost) else "does not fit",
+            "money": usd(cost.money.mid) if fits(cost) else "",
+            "stored": size(cost.store_bytes.mid),
+            "cheapest source": min(cost.sources, key=lambda each: _worth(cost.sources[each])) if fits(cost) else "",
+        }
+        for name, cost in costs.items()
+    ]
+
+
+def usd(value: float) -> str:
+    """Return money as people say it."""
+    return "nothing" if value == 0 else f"{value:,.2f} USD" if value < 10 else f"{value:,.0f} USD"
+
+
+def _stage_row(stage: str, hours: Range, money: Range) -> dict[str, Any]:
+    interval = f"{duration(hours.low)} to {duration(hours.high)}"
+    return {"stage": stage, "time": duration(hours.mid), "between": interval, "money": usd(money.mid)}

@@ -1,0 +1,138 @@
+"""`deepspec` alone says what comes next; `--version`; what a shell completes; what programs read."""
+
+import json
+import tarfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.start import next_step
+from cli.words import held
+from deepspec.catalog import catalog
+from deepspec.formats.speed import EngineSpeed, engine_name
+from deepspec.store import Store
+from tests.golden.test_older_store import LEFT
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with tarfile.open(LEFT) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.setenv("DEEPSPEC_ROOT", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def said(*words: str, **environment: str) -> str:
+    result = CliRunner(env=environment).invoke(app, words, prog_name="deepspec")
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def without(store: Path, *kinds: str) -> None:
+    for kind in kinds:
+        for mark in (store / kind).glob("*/manifest.json"):
+            mark.parent.rename(store.parent / f"{kind}-{mark.parent.name}")
+
+
+def test_an_empty_store_is_begun(tmp_path):
+    told = said(DEEPSPEC_ROOT=str(tmp_path / "none"))
+    assert "nothing is made here yet" in told
+    assert "\n    deepspec run --size laptop\n" in told
+    assert not (tmp_path / "none").exists(), "looking makes nothing"
+
+
+@pytest.mark.parametrize(
+    ("gone", "how", "command"),
+    [
+        ((), "dspark draft for tiny is released", "deepspec unpack release/7ed2a891e7ac vllm FOLDER"),
+        (("release",), "a draft is measured, but not released", "deepspec release"),
+        (("release", "speed"), "a draft is evaluated, but its speed is not measured", "deepspec benchmark"),
+        (("release", "speed", "scores"), "a draft is trained, but not evaluated", "deepspec evaluate"),
+        (("release", "speed", "scores", "exports"), "trained, but not exported", "deepspec export"),
+        (("release", "speed", "scores", "exports", "draft"), "no draft is trained on it", "deepspec train"),
+        (("release", "speed", "scores", "exports", "draft", "target_cache"), "are not cached", "deepspec cache"),
+    ],
+)
+def test_the_next_stage_is_named(store: Path, gone: tuple[str, ...], how: str, command: str):
+    without(store, *gone)
+    told = said()
+    assert how in told
+    assert f"\n    {command}\n" in told
+
+
+def test_what_is_half_made_comes_first(store: Path):
+    next((store / "scores").glob("*/manifest.json")).unlink()
+    told = said()
+    assert "scores/193502a020ff is partial: " in told
+    assert "\n    deepspec evaluate\n" in told
+
+
+def test_an_artifact_made_anew_asks_for_what_follows(store: Path):
+    """The release stands, but was made from an earlier draft."""
+    entries = catalog(Store(store))
+    (draft,) = (entry for entry in entries if entry.kind == "draft")
+    later = {"address": "f" * 32, "provenance": {"finished": "2027-01-01T00:00:00+00:00"}}
+    newer = replace(draft, address="f" * 32, manifest=draft.manifest.model_copy(update=later))
+    assert "is released" in next_step(entries)[0]
+    assert next_step([*entries, newer])[:2] == (
+        "a draft is trained, but not exported for engines; with the options that it was made with:",
+        "    deepspec export",
+    )
+
+
+def test_the_version_is_that_of_the_package():
+    assert said("--version") == f"deepspec {version('deepspec')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "position", "wanted"),
+    [("deepspec st", 1, ["status"]), ("deepspec plan --target qwen3-1", 3, ["qwen3-14b"])],
+)
+def test_a_shell_completes_commands_and_presets(typed: str, position: int, wanted: list[str]):
+    told = said(_DEEPSPEC_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(position))
+    assert told.split() == wanted
+
+
+def test_programs_read_what_a_store_holds(store: Path):
+    found = json.loads(said("status", "--json"))
+    assert found["store"] == str(store)
+    assert {each["kind"]: each["state"] for each in found["artifacts"]} == dict.fromkeys(
+        ["prompts", "answers", "target_cache", "draft", "exports", "scores", "speed", "release"], "published"
+    )
+    (draft,) = (each for each in found["artifacts"] if each["kind"] == "draft")
+    assert (draft["counts"]["steps"], draft["bytes"] > 0, draft["finished"][:10]) == (3, True, "2026-11-26")
+
+
+def test_programs_read_a_comparison(store: Path):
+    found = json.loads(said("compare", "193502a020ff", "193502a020ff", "--json"))["differences"]
+    assert {each["benchmark"] for each in found} >= {"all"}
+    assert all(each["first"] == each["second"] for each in found)
+    assert {each["verdict"] for each in found} == {"no difference seen"}
+
+
+def test_programs_read_a_checkpoint(store: Path):
+    (weights,) = (store / "draft").glob("*/*/model.safetensors")
+    found = json.loads(said("inspect", str(weights.parent), "--json"))
+    assert found["weights"].startswith("model.safetensors")
+
+
+def test_every_kind_has_words(store: Path):
+    told = {entry.kind: held(entry.manifest) for entry in catalog(Store(store)) if entry.manifest}
+    assert told["prompts"] == "60 of 60 rows kept; 53 in train; 3 in test; 2 in calibration; 2 in validation"
+    assert told["answers"] == "60 of 60 prompts answered"
+    assert len(told) == 8
+
+
+def test_a_build_that_is_not_known_is_not_named():
+    assert engine_name("llama.cpp b0-unknown") == "llama.cpp"
+    assert engine_name("llama.cpp b6123-abc") == "llama.cpp b6123-abc"
+    told = {"value": 1.0, "low": 1.0, "high": 1.0}
+    speed = EngineSpeed(
+        engine="llama.cpp b0-unknown", samples=1, tokens_per_round=told, ours=told, agrees=True, accept_rate=1.0,
+        tokens_per_second=1.0, plain_tokens_per_second=None,
+    )  # fmt: skip
+    assert speed.row()["engine"] == "llama.cpp"

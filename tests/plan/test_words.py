@@ -1,0 +1,141 @@
+"""A plan in words: times as people say them, decoding against what was measured, and the cheapest way that fits."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from deepspec.errors import SpecError, UnknownNameError
+from deepspec.plan import presets
+from deepspec.plan.budget import plan_estimate
+from deepspec.plan.decoding import ACCEPTED, decoding_hours, pass_seconds
+from deepspec.plan.estimate import duration
+from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
+from deepspec.ranges import Range
+
+
+def estimated(hardware: str, *overrides: str, target: str = "qwen3-4b", dataset: str = "open-perfectblend"):
+    parts = [presets.target(target), presets.load("datasets", dataset)]
+    return plan_estimate(presets.build_plan(parts, [f"limits.hardware={hardware}", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [
+        (40 / 3600, "40 s"), (0.2, "12 min"), (2.5, "2.5 h"), (41.2, "41 h"), (71, "71 h"), (120, "5 days"),
+        (24 * 59, "59 days"), (1_074_886.8, "over 60 days"),
+    ],
+)  # fmt: skip
+def test_a_time_is_said_as_people_say_it(hours: float, told: str):
+    assert duration(hours) == told
+
+
+def test_money_is_said_as_people_say_it():
+    assert [usd(value) for value in (0, 2.5, 1371.6)] == ["nothing", "2.50 USD", "1,372 USD"]
+
+
+def test_decoding_is_what_was_measured_on_an_h200():
+    """27.2 ms a plain token, 36.3 ms a DSpark round of a 4B target: within an eighth. The weights alone: 1.9 ms."""
+    card = presets.hardware("h200")
+    memory, launch = card.device_gb_per_second, card.layer_ms
+    plain = pass_seconds(36, 2 * 4.02e9, memory, launch)
+    draft = pass_seconds(5, 2 * 0.5e9, memory, launch)
+    assert plain == pytest.approx(0.0272, rel=1 / 8)
+    assert plain + draft == pytest.approx(0.0363, rel=1 / 8)
+    assert pass_seconds(36, 2 * 4.02e9, memory, 0) == pytest.approx(0.0019, rel=1 / 8)
+
+
+def test_decoding_is_what_was_measured_on_two_cores():
+    """SmolLM2-135M in fp32: 14.9 plain tokens a second."""
+    machine = presets.hardware("laptop")
+    took = pass_seconds(30, 4 * 134_515_008, machine.device_gb_per_second, machine.layer_ms)
+    assert 1 / took == pytest.approx(14.9, rel=0.05)
+
+
+def test_few_accepted_tokens_take_longest():
+    """3600 tokens in rounds of a second: 3 tokens a round are 1200 rounds, a third of an hour."""
+    found = decoding_hours(Range.around(3600), 1.0)
+    assert (found.low, found.mid, found.high) == pytest.approx((1 / ACCEPTED.high, 1 / 3, 1 / ACCEPTED.low))
+
+
+def test_an_evaluation_takes_hours_whatever_the_card():
+    """6,060 questions of some 512 tokens, 3 a round: a million rounds of 41 layers × 0.84 ms."""
+    rounds = 6060 * 1024 * 0.5 / 3
+    found = estimated("h100x8").hours["evaluate"]
+    assert found.mid == pytest.approx(rounds * 41 * 0.84e-3 / 3600)
+    assert estimated("b200").hours["evaluate"] == found, "launches are the host's"
+
+
+def test_several_devices_of_a_preset_are_named_with_it():
+    one, eight = presets.hardware("h100"), presets.hardware("h100x8")
+    assert eight == one.but(devices=8)
+    with pytest.raises(UnknownNameError, match="unknown hardware preset 'h900x8'; known: a100"):
+        presets.hardware("h900x8")
+    with pytest.raises(SpecError, match=r"devices: .*greater than 0"):
+        presets.hardware("h100x0")
+
+
+def test_the_cheapest_way_is_told_with_its_options():
+    told = headline("h100x8", estimated("h100x8"), "cache", None)
+    assert told[0].startswith("on h100x8: about 51 h (33 h to 3.3 days), 1,609 USD, 25.5 TB")
+    assert told[1:] == (
+        "cheapest way that fits: train.source=online instead of cache; cache and training take",
+        "    online: 36 h, 723 USD, 6.83 GB",
+        "    cache: 39 h, 1,372 USD, 25.5 TB",
+        "    the same command with --set train.source=online --set cache.codec=none",
+    )
+    cheap = headline("h100x8", estimated("h100x8", "train.source=online", "cache.codec=none"), "online", None)
+    assert cheap[1:] == ("this is the cheapest way that fits: train.source=online",)
+
+
+def test_money_comes_before_time():
+    """On an L40S online takes nine days longer, and 400 USD less."""
+    told = headline("l40s", estimated("l40s"), "cache", None)
+    assert told[2:4] == ("    online: 32 days, 694 USD, 6.83 GB", "    cache: 23 days, 1,098 USD, 25.5 TB")
+
+
+def test_the_advice_can_be_followed():
+    """What it says to add makes a plan, and the one that it said."""
+    advice = headline("h100x8", estimated("h100x8"), "cache", None)[-1]
+    settings = [word for word in advice.split() if "=" in word]
+    assert len(settings) == 2
+    assert duration(estimated("h100x8", *settings).hours["train"].mid) == "36 h"
+
+
+def test_what_does_not_fit_the_store_is_not_advised():
+    told = headline("laptop", estimated("laptop", target="smollm2-135m", dataset="demo"), "cache", 1000)
+    assert "take fewer samples" in told[1]
+
+
+def test_a_machine_that_cannot_is_told_without_a_number():
+    cost = estimated("laptop")
+    assert not fits(cost)
+    told = headline("laptop", cost, "cache", None)
+    assert told[0] == "on laptop: does not fit, it would take over 60 days"
+    (row,) = machine_rows({"laptop": cost})
+    assert (row["time"], row["money"]) == ("does not fit", "")
+
+
+def test_stages_and_sources_are_rows():
+    cost, machine = estimated("h100x8"), presets.hardware("h100x8")
+    rows = {row["stage"]: row for row in stage_rows(cost, machine)}
+    assert list(rows) == ["regenerate", "cache", "train", "evaluate", "all, with storage and requests"]
+    assert (rows["train"]["time"], rows["train"]["money"]) == ("35 h", "707 USD")
+    assert [row["hidden states"] for row in source_rows(cost)] == ["cache", "online", "rolling"]
+
+
+def test_programs_read_a_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
+    words = ["plan", "--json", "--hardware", "laptop", "--hardware", "h100"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["target"], found["algorithm"], set(found["machines"])) == (
+        "smollm2-135m",
+        "dspark",
+        {"laptop", "h100"},
+    )
+    laptop = found["machines"]["laptop"]
+    assert laptop["fits"] is True
+    assert {"low", "mid", "high"} == set(laptop["hours"]["train"])
