@@ -11,10 +11,11 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from deepspec.decoding.choose import choose, stacked
 from deepspec.decoding.rows import RowCache
-from deepspec.decoding.sampling import Proposal, pick, probabilities
+from deepspec.decoding.sampling import Proposal
 from deepspec.errors import CheckpointError
-from deepspec.models.attention import KeyValue
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 
@@ -98,11 +99,9 @@ class BlockProposer:
         mask, most = draft.config.mask_token_id, draft.config.drafts
         if mask is None:
             raise CheckpointError("a draft that proposes blocks needs a mask_token_id in its config.json")
-        if slots is not None and not 1 <= slots <= most:
-            raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained to propose {most} at a time")
+        self.slots = _at_most(most, slots)
         self.draft = draft
         self.mask_id = mask
-        self.slots = most if slots is None else slots
         self.layers: Sequence[int] = draft.config.target_layer_ids
 
     def rows(self, rows: int, capacity: int, device: torch.device) -> "BlockRows":
@@ -137,7 +136,7 @@ class BlockRows:
         positions = self._cache.open(self._draft.config.first_slot + self._proposer.slots)
         ids = torch.full_like(positions, self._proposer.mask_id)
         ids[:, 0] = current
-        context = [_Layer(self._cache, layer) for layer in range(self._draft.config.num_layers)]
+        context = self._cache.layers(self._draft.config.num_layers)
         hidden: Tensor = self._draft(ids, positions, context, self._cache.block_mask())
         return hidden
 
@@ -156,7 +155,7 @@ class BlockRows:
         return Proposal(
             tokens=torch.stack(tokens[1:], 1),
             lengths=torch.full_like(current, len(drawn)),
-            probabilities=_stacked(drawn),
+            probabilities=stacked(drawn),
             confidence=self._confidence(hidden[:, first:], torch.stack(tokens[:-1], 1)),
         )
 
@@ -235,7 +234,7 @@ class EagleRows:
         positions = self._cache.open(states.shape[1])
         fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
         mask = None if self._cache.plainly_causal and states.shape[1] == 1 else self._cache.causal_mask()
-        output, _ = self._draft(after, fused, positions, _Layer(self._cache, 0), mask)
+        output, _ = self._draft(after, fused, positions, self._cache.layers(self._draft.config.num_layers), mask)
         self.output = output[torch.arange(len(output), device=output.device), counts - 1]
         self._cache.advance(counts)
         self._committed = self._cache.lengths
@@ -259,14 +258,16 @@ class EagleRows:
             if not going.any():
                 break
         self.rewind()
-        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=_stacked(drawn))
+        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=stacked(drawn))
 
     def advance(self, token: Tensor, output: Tensor) -> Tensor:
         """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
         positions = self._cache.open(1)
         mask = None if self._cache.plainly_causal else self._cache.causal_mask()
         state = self._draft.handed(output)[:, None]
-        advanced, _ = self._draft(token[:, None], state, positions, _Layer(self._cache, 0), mask)
+        advanced, _ = self._draft(
+            token[:, None], state, positions, self._cache.layers(self._draft.config.num_layers), mask
+        )
         self._cache.advance(1)
         next_output: Tensor = advanced.squeeze(1)
         return next_output
@@ -288,52 +289,55 @@ class EagleRows:
         self.output[list(rows)] = other.output
 
 
-class _Layer:
-    """One layer of a row cache, as a draft's context."""
+class ParallelProposer(EagleProposer):
+    """P-EAGLE: all tokens in one pass over mask tokens."""
 
-    def __init__(self, cache: RowCache, layer: int) -> None:
-        self._cache = cache
-        self._layer = layer
+    def __init__(self, draft: EagleDraft, slots: int | None = None) -> None:
+        """Take K from the draft, or fewer.
 
-    def append(self, other: KeyValue, /) -> KeyValue:
-        return KeyValue(*self._cache.update(other.key, other.value, self._layer))
+        Raises:
+            CheckpointError: the draft was trained to propose fewer.
+        """
+        super().__init__(draft, _at_most(draft.config.drafts, slots))
 
-
-def choose(
-    draft: BlockDraft | EagleDraft,
-    logits: Tensor,
-    temperature: float,
-    noise: Tensor | None,
-    candidates: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0.
-
-    Args:
-        draft: whose logits they are.
-        logits: `(B, V)`, or `(B, k)` of candidates.
-        temperature: of the distribution.
-        noise: `(B,)`; None at temperature 0.
-        candidates: `(B, k)` the target's tokens that the logits are of; None: those that the head knows.
-    """
-
-    def named(place: Tensor) -> Tensor:
-        return draft.target_ids(place) if candidates is None else candidates.gather(1, place[:, None])[:, 0]
-
-    if noise is None:
-        return named(logits.float().argmax(-1)), None  # in bf16 it takes four times as long
-    weights = probabilities(logits, temperature)
-    token, known = named(pick(weights, noise)), draft.known_ids()
-    whole = (len(weights), draft.config.vocab_size)
-    if candidates is not None:
-        weights = weights.new_zeros(whole).scatter_(1, candidates, weights)
-    elif known is not None:
-        weights = weights.new_zeros(whole).index_copy_(1, known, weights)
-    return token, weights
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "ParallelRows":
+        """Return empty rows."""
+        return ParallelRows(self, RowCache(rows, capacity, device))
 
 
-def _stacked(drawn: Sequence[Tensor | None]) -> Tensor | None:
-    weights = [tensor for tensor in drawn if tensor is not None]
-    return torch.stack(weights, 1) if weights else None
+class ParallelRows(EagleRows):
+    """Rows of a P-EAGLE proposer: what is accepted is read as by Eagle3's, mask tokens stand behind it for a pass."""
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Run the mask tokens, then sample each token on its own."""
+        logits, tokens, drawn = self._draft.logits(self.outputs()), list[Tensor](), list[Tensor | None]()
+        for slot in range(self._proposer.slots):
+            token, weights = choose(
+                self._draft, logits[:, slot], temperature, None if noise is None else noise[:, slot]
+            )
+            tokens.append(token)
+            drawn.append(weights)
+        lengths = torch.full_like(current, len(tokens))
+        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=stacked(drawn))
+
+    def outputs(self) -> Tensor:
+        """Return the last block's output for each token of a proposal, `(B, K, D)`."""
+        first = self.output[:, None]
+        if self._proposer.slots == 1:
+            return first
+        positions = self._cache.open(self._proposer.slots - 1)
+        token, state = self._draft.masked()
+        context, mask = self._cache.layers(self._draft.config.num_layers), self._cache.causal_mask()
+        states = state.expand(*positions.shape, -1)
+        output, _ = self._draft(token.expand_as(positions), states, positions, context, mask)
+        return torch.cat([first, output], dim=1)
+
+
+def _at_most(most: int, slots: int | None) -> int:
+    """Return how many tokens are proposed at a time: as many as asked for, all where nothing is asked."""
+    if slots is not None and not 1 <= slots <= most:
+        raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained to propose {most} at a time")
+    return most if slots is None else slots
 
 
 def proposer_for(
@@ -346,6 +350,8 @@ def proposer_for(
         slots: K; None takes the draft's own.
         stop_ids: tokens behind which nothing needs drafting.
     """
-    if isinstance(draft, EagleDraft):
-        return EagleProposer(draft, slots, stop_ids)
-    return BlockProposer(draft, slots)
+    if isinstance(draft, BlockDraft):
+        return BlockProposer(draft, slots)
+    if TRAITS[draft.config.algorithm].parallel:
+        return ParallelProposer(draft, slots)
+    return EagleProposer(draft, slots, stop_ids)

@@ -49,6 +49,7 @@ DRAFTS = {
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "dflash2 shifted": {"algorithm": "dflash2", **tiny.DFLASH2},
     "eagle3": {"algorithm": "eagle3"},
+    "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
 }
 
@@ -88,7 +89,7 @@ def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
     assert found[1].shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle"])
 def test_a_sample_does_not_depend_on_its_batch(name: str):
     target, prompts = tiny.target(), tiny.prompts(6)
     proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
