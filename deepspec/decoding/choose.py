@@ -1,4 +1,4 @@
-"""One token of a proposal from a draft's logits.
+"""The tokens of a proposal: how many, and one of them from a draft's logits.
 
 Legend: B rows, K slots, V vocabulary, k candidates.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.sampling import pick, probabilities
+from deepspec.errors import CheckpointError
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 
@@ -48,3 +49,14 @@ def stacked(drawn: Sequence[Tensor | None]) -> Tensor | None:
     """Return the probabilities of a proposal's tokens, `(B, K, V)`; None at temperature 0."""
     weights = [tensor for tensor in drawn if tensor is not None]
     return torch.stack(weights, 1) if weights else None
+
+
+def at_most(most: int, slots: int | None) -> int:
+    """Return how many tokens are proposed at a time: as many as asked for, all where nothing is asked.
+
+    Raises:
+        CheckpointError: a draft proposes fewer.
+    """
+    if slots is not None and not 1 <= slots <= most:
+        raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained to propose {most} at a time")
+    return most if slots is None else slots

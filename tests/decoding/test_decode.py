@@ -6,6 +6,7 @@ import torch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.errors import CheckpointError
 from deepspec.models.config import EagleNorms
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
@@ -73,6 +74,32 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
         ended = [each for each in every if each.tokens[0] in target.stop_ids]
         assert ended
         assert all(len(each.tokens) == 1 and not each.rounds for each in ended)
+
+
+def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
+    """And once for the prompt: what a round accepted is read together with the mask tokens behind it."""
+    target = tiny.target()
+    draft, widths = tiny.draft(target, **DRAFTS["peagle"]), []
+    forward = draft.forward
+    monkeypatch.setattr(draft, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
+    (decoded,) = decode(target, proposer_for(draft, stop_ids=target.stop_ids), [[5, 6, 7, 8]]).values()
+    assert len(decoded.rounds) > 3
+    assert widths == [4, 3] + [5 + 3] * (len(decoded.rounds) - 1)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int):
+    draft, found = tiny.draft(tiny.target(), **DRAFTS["peagle"]), []
+    context, after = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 5))
+    for count in (slots, draft.config.drafts):
+        rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
+        for counts in (torch.tensor([5, 3]), torch.tensor([1, 4])):
+            rows.commit(context, after, counts)
+            proposal = rows.propose(after[[0, 1], counts - 1], 0.0, None)
+        found.append(proposal.tokens)
+    assert torch.equal(found[0], found[1][:, :slots])
+    with pytest.raises(CheckpointError, match="cannot propose 5 tokens: the draft was trained to propose 4"):
+        proposer_for(draft, 5)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
