@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.blocks import BlockAlgorithm
+from deepspec.algorithms.chains import entries
 from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.peagle import PEagle
 from deepspec.algorithms.slots import backbone, previous_tokens
-from deepspec.decoding.propose import BlockProposer, BlockRows, Correction, EagleProposer
+from deepspec.decoding.eagle import EagleProposer, EagleRows, ParallelProposer, ParallelRows
+from deepspec.decoding.propose import BlockProposer, BlockRows, Correction
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch, Record, collate, supervises
 from deepspec.target.load import Target
@@ -166,6 +169,8 @@ def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Ten
     size = draft.config.block_size
     anchors = _anchors(len(input_ids), size)
     batch = _batch(input_ids, hidden).to(device, dtype)
+    if isinstance(draft, EagleDraft) and TRAITS[draft.config.algorithm].parallel:
+        return draft.logits(_chained(draft, batch, anchors)), anchors
     if isinstance(draft, EagleDraft):
         outputs = steps(draft, batch, size)[0]
         places = torch.tensor(anchors, device=device) - 1
@@ -176,6 +181,17 @@ def training_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Ten
     )
     states = backbone(draft, batch, blocks)[0].view(len(anchors), size, -1)
     return _block_logits(draft, states, previous_tokens(draft.config, batch, blocks)[0]), anchors
+
+
+def _chained(draft: EagleDraft, batch: Batch, anchors: Sequence[int]) -> Tensor:
+    """Return what training computes of the chains whose rounds begin at anchors, `(N, K, D)`."""
+    places = torch.tensor(anchors, device=batch.input_ids.device) - 1
+    chosen, more = torch.zeros_like(batch.loss_mask), draft.config.drafts - 1
+    chosen[0, places] = True
+    chains = PEagle().supervise_chains(draft.config, Objective(), batch, (chosen, chosen * more))
+    outputs = entries(draft, batch, chains)[0]
+    masked = outputs[chosen.shape[1] :].view(len(anchors), more, -1)
+    return torch.cat([outputs[places, None], masked], dim=1)
 
 
 def decoding_form(draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor, anchors: Sequence[int]) -> Tensor:
@@ -202,17 +218,27 @@ def _read_block(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
 
 def _read_eagle(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int]) -> list[Tensor]:
     size = draft.config.block_size
-    rows = EagleProposer(draft).rows(1, ids.shape[1] + size, ids.device)
+    proposer: EagleProposer = (
+        ParallelProposer(draft) if TRAITS[draft.config.algorithm].parallel else EagleProposer(draft)
+    )
+    rows = proposer.rows(1, ids.shape[1] + size, ids.device)
     found, start = [], 0
     for anchor in anchors:
         rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
-        outputs = [rows.output]
-        for step in range(1, size):
-            outputs.append(rows.advance(ids[:, anchor + step], outputs[-1]))
-        rows.rewind()
-        found.append(draft.logits(torch.cat(outputs)))
+        given = ids[0, anchor : anchor + size]
+        outputs = rows.outputs()[0] if isinstance(rows, ParallelRows) else _stepped(rows, given)
+        found.append(draft.logits(outputs))
         start = anchor
     return found
+
+
+def _stepped(rows: EagleRows, ids: Tensor) -> Tensor:
+    """Return the outputs `(K, D)` of a round whose tokens are given, `(K,)`."""
+    outputs = [rows.output]
+    for token in ids[1:]:
+        outputs.append(rows.advance(token[None], outputs[-1]))
+    rows.rewind()
+    return torch.cat(outputs)
 
 
 def _block_logits(draft: BlockDraft, states: Tensor, previous: Tensor) -> Tensor:

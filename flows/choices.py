@@ -130,7 +130,7 @@ def _sized(size: Mapping[str, Any], algorithm: AlgorithmName) -> Mapping[str, An
     Whatever the size, an eagle3 draft has one layer, and a dflash2 draft knows the whole vocabulary.
     """
     traits = TRAITS[algorithm]
-    left = {"num_layers"} if not traits.blocks else {"draft_vocab_size"} if traits.convolved else set()
+    left = {"num_layers"} if not traits.masked else {"draft_vocab_size"} if traits.convolved else set()
     if not left or "draft" not in size.get("train", {}):
         return size
     draft = {key: value for key, value in size["train"]["draft"].items() if key not in left}

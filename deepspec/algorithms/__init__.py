@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from deepspec.algorithms.base import Algorithm, LossResult
 from deepspec.algorithms.blocks import BlockAlgorithm
 from deepspec.algorithms.eagle3 import Eagle3
+from deepspec.algorithms.peagle import PEagle
 
 __all__ = ["ALGORITHMS", "Algorithm", "LossResult"]
 
@@ -13,5 +14,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dflash": BlockAlgorithm(cross_entropy=1.0, total_variation=0.0),
     "dflash2": BlockAlgorithm(cross_entropy=1.0, total_variation=0.0),
     "eagle3": Eagle3(),
+    "peagle": PEagle(),
 }
 """Name -> algorithm, with the factors of its loss."""

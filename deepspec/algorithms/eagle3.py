@@ -69,7 +69,7 @@ class Eagle3:
             supervised=supervised,
             step_weights=objective.step_decay ** steps.float(),
             true_labels=not theirs,
-            terms=_terms(objective),
+            terms=terms_of(objective),
             order=order,
             work=_work(batch, order, objective.ttt_length),
             denominators={"steps": counts.float()},
@@ -194,7 +194,7 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     form = form_for(batch.hidden.device)
     mask = None if form == "dense" else steps_mask(batch.starts, batch.ends, 0, form)
     state: Tensor = model.fuse(batch.hidden)
-    past: KeyValue | None = None
+    past: list[KeyValue] | None = None
     outputs = []
     for step in range(num_steps):
         seen = steps_mask(batch.starts, batch.ends, step) if mask is None else mask
@@ -204,7 +204,7 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
-def _terms(objective: Objective) -> Terms:
+def terms_of(objective: Objective) -> Terms:
     """Return the factors of the loss: soft cross-entropy alone where no divergence is chosen."""
     terms = Terms(soft_cross_entropy=objective.soft_cross_entropy, **divergences(objective))
     return terms if terms.divergent else Terms(soft_cross_entropy=1.0)

@@ -4,6 +4,7 @@ context and the query's own entries (models/split.py), which take no memory of q
 Legend: B rows of samples, N blocks, K slots of a block, T context positions, S steps.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -66,6 +67,33 @@ def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dens
         return _split(ranges, None, form)
     own_BTT = torch.eye(len(position), dtype=torch.bool, device=position.device) & (position < reach)[..., None]
     return torch.cat([ranges.dense(), own_BTT.repeat(1, 1, step)[:, None]], dim=-1)
+
+
+def chains_mask(
+    starts_BT: Tensor, ends_BT: Tensor, anchors_BN: Tensor, firsts_BN: Tensor, form: Form = "dense"
+) -> Mask:
+    """Return P-EAGLE's mask of T positions and the N mask tokens behind some of them, over both.
+
+    A position sees its sample causally; a mask token its sample through its anchor, and the mask tokens of its chain
+    up to itself. Padding sees itself, so that nothing is read of nothing.
+
+    Args:
+        starts_BT: where the sample of each position begins.
+        ends_BT: the position behind that sample's last token.
+        anchors_BN: the position that each mask token's chain hangs on.
+        firsts_BN: the place, among the N, of the first mask token of its chain.
+        form: dense, or one of the others.
+    """
+    place_BT = torch.arange(starts_BT.shape[1], device=starts_BT.device).expand_as(starts_BT)
+    begin_BT, chain_BN = starts_BT.where(place_BT < ends_BT, place_BT), torch.arange(anchors_BN.shape[1])
+    begin_BQ = torch.cat([begin_BT, starts_BT.gather(1, anchors_BN)], dim=1)
+    ranges = Ranges(begin_BQ, torch.cat([place_BT, anchors_BN], dim=1) + 1, place_BT.shape[1])
+    none_BT, ends_BN = torch.zeros_like(place_BT), chain_BN.to(anchors_BN.device).expand_as(anchors_BN) + 1
+    own = Ranges(torch.cat([none_BT, firsts_BN], 1), torch.cat([none_BT, ends_BN], 1), anchors_BN.shape[1])
+    if form == "dense":
+        return torch.cat([ranges.dense(), own.dense()], dim=-1)
+    blocks = own.blocks() if form == "flex" and own.context else None
+    return replace(_split(ranges, None, form), own=own, own_blocks=blocks)
 
 
 def _split(ranges: Ranges, slots: int | None, form: Form) -> SplitMask:

@@ -21,10 +21,13 @@ KINDS: Mapping[AlgorithmName, str] = {
     "dflash": "DSparkModel",
     "dflash2": "DFlash2Model",
     "eagle3": "Eagle3Model",
+    "peagle": "PEagleModel",
 }
 """Algorithm -> its end."""
 
 _CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+_EMBEDDING = "embed_requires_grad"
+"""Key of a draft's own embedding, as speculators names it."""
 _NORMS = ("norm_before_fc", "fc_norm", "norm_before_residual", "norm_output")
 
 _KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
@@ -40,7 +43,8 @@ def read_draft_config(config: Config) -> DraftConfig:
     style, kind = _architecture(config)
     shape = _read_shape(config)
     _refuse_what_blocks_lack(config)
-    eagle, convolved = kind == "Eagle3Model", kind == "DFlash2Model"
+    traits = TRAITS[next(name for name, known in KINDS.items() if known == kind)]
+    eagle, convolved = not traits.blocks, traits.convolved
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
     parts = {key: _need_whole(config, key) for key in _CONVOLVED} if convolved else {}
@@ -54,14 +58,15 @@ def read_draft_config(config: Config) -> DraftConfig:
         logit_softcap=shape.logit_softcap,
         num_target_layers=_need_whole(config, "num_target_layers"),
         target_layer_ids=_layers(_need(config, "target_layer_ids")),
-        block_size=_need_whole(config, "ttt_length" if eagle else "block_size"),
-        mask_token_id=None if eagle else _need_whole(config, "mask_token_id"),
+        block_size=_need_whole(config, "block_size" if traits.masked else "ttt_length"),
+        mask_token_id=_need_whole(config, "mask_token_id") if traits.masked else None,
         markov_rank=rank,
         markov_head=_markov_head(config) if rank else "vanilla",
         confidence_head=confident,
         confidence_with_markov=bool(confident and rank and config.get("confidence_head_with_markov")),
         layout="shift" if eagle or config.get("sample_from_anchor", True) else "fill_in",
         norms=EagleNorms(**{key: bool(config.get(key)) for key in _NORMS}) if eagle else EagleNorms(),
+        train_embedding=bool(traits.parallel and config.get(_EMBEDDING)),
         style=style,
         source=dict(config),
         **parts,
@@ -113,7 +118,7 @@ def new_draft_config(
     style, source = _style_and_source(target, recipe, objective)
     rank = recipe.markov_rank if traits.heads else 0
     confident = traits.heads and recipe.confidence_head
-    newer = recipe.norms == "eagle3.1" and not traits.blocks
+    newer = recipe.norms == "eagle3.1"
     draft = DraftConfig(
         algorithm=recipe.algorithm,
         block=target.block if recipe.shape == "target" else qwen3_block(target.block),
@@ -124,14 +129,15 @@ def new_draft_config(
         logit_softcap=target.logit_softcap,
         num_target_layers=target.num_layers,
         target_layer_ids=tuple(target_layer_ids),
-        block_size=recipe.block_size if traits.blocks else objective.ttt_length,
+        block_size=recipe.block_size if traits.masked else objective.ttt_length,
         layout=layout_of(recipe),
-        mask_token_id=mask_token_id if traits.blocks else None,
+        mask_token_id=mask_token_id if traits.masked else None,
         markov_rank=rank,
         markov_head=recipe.markov_head if rank else "vanilla",
         confidence_head=confident,
         confidence_with_markov=bool(confident and rank and recipe.confidence_with_markov),
         norms=EagleNorms(fc_norm=newer, norm_output=newer),
+        train_embedding=recipe.train_embedding,
         **{key: getattr(recipe, key) for key in _CONVOLVED if traits.convolved},
         style=style,
         source=source,
@@ -148,16 +154,16 @@ def check(draft: DraftConfig) -> None:
     """
     _check_sizes(draft)
     _check_layers(draft)
-    blocks = TRAITS[draft.algorithm].blocks
-    if blocks and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
+    traits = TRAITS[draft.algorithm]
+    if traits.masked and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
         raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
     if not 0 < draft.draft_vocab_size <= draft.vocab_size:
         raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
-    if not blocks and draft.num_layers != 1:
-        raise CheckpointError(f"an eagle3 draft has one layer, this one {draft.num_layers}")
+    if not traits.masked and draft.num_layers != 1:
+        raise CheckpointError(f"an {draft.algorithm} draft has one layer, this one {draft.num_layers}")
     if draft.norms.norm_before_fc and draft.norms.fc_norm:
         raise CheckpointError("norm_before_fc and fc_norm are both set: the captured states are normed once")
-    if TRAITS[draft.algorithm].convolved:
+    if traits.convolved:
         _check_convolved(draft)
 
 
@@ -328,25 +334,30 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
 
 def _eagle_keys(draft: DraftConfig) -> dict[str, Any]:
     set_norms = {key: True for key in _NORMS if getattr(draft.norms, key)}
-    return {"ttt_length": draft.block_size, "draft_num_hidden_layers": draft.num_layers, **set_norms}
+    keys: dict[str, Any] = {"draft_num_hidden_layers": draft.num_layers, **set_norms}
+    if not TRAITS[draft.algorithm].parallel:
+        return {"ttt_length": draft.block_size, **keys}
+    trained = {_EMBEDDING: True} if draft.train_embedding else {}
+    return {"block_size": draft.block_size, "mask_token_id": draft.mask_token_id, **keys, **trained}
 
 
 def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
     """Refuse what the algorithm has not, so that nobody takes it for chosen."""
     traits = TRAITS[recipe.algorithm]
+    kind = f"{'an' if recipe.algorithm[0] in 'aeiou' else 'a'} {recipe.algorithm} draft"
     chosen = [key for key in _CONVOLVED if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
     if chosen and not traits.convolved:
-        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: a {recipe.algorithm} draft has none; leave it out")
+        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: {kind} has none; leave it out")
     if not traits.blocks and objective.slot_weights != "decay":
-        raise SpecError(
-            f"slot_weights {objective.slot_weights}: an {recipe.algorithm} draft has no slots; leave it out"
-        )
-    if not traits.blocks and recipe.num_layers not in (None, 1):
-        raise SpecError(f"num_layers {recipe.num_layers}: an eagle3 draft has one; leave it out")
+        raise SpecError(f"slot_weights {objective.slot_weights}: {kind} has no slots; leave it out")
+    if not traits.masked and recipe.num_layers not in (None, 1):
+        raise SpecError(f"num_layers {recipe.num_layers}: {kind} has one; leave it out")
+    if not traits.parallel and recipe.train_embedding:
+        raise SpecError(f"train_embedding: {kind} keeps its target's; leave it out")
     if not traits.blocks and recipe.layout is not None:
-        raise SpecError(f"layout {recipe.layout}: an {recipe.algorithm} draft has no blocks; leave it out")
-    if traits.blocks and recipe.norms != "eagle3":
-        raise SpecError(f"norms {recipe.norms}: a {recipe.algorithm} draft has none of these; leave it out")
+        raise SpecError(f"layout {recipe.layout}: {kind} has no blocks; leave it out")
+    if traits.masked and recipe.norms != "eagle3":
+        raise SpecError(f"norms {recipe.norms}: {kind} has none of these; leave it out")
 
 
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
@@ -362,7 +373,7 @@ def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objec
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
     extra = (
         {"num_anchors": objective.num_anchors}
-        if TRAITS[recipe.algorithm].blocks
+        if TRAITS[recipe.algorithm].masked
         else {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
     )
     return style, kept | extra

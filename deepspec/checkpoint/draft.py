@@ -84,7 +84,7 @@ def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
 
 
 def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor, *, keep_head: bool = False) -> None:
-    """Give a draft the target's token embedding and LM head, `(vocab, D)` each; both stay frozen.
+    """Give a draft the target's token embedding and LM head, `(vocab, D)` each.
 
     Call it after `choose_vocabulary` where the draft's vocabulary is reduced: of the head it gets the known rows.
 
@@ -105,10 +105,12 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
     known = model.known_ids()
     dtype, device = model.fc.weight.dtype, model.fc.weight.device
     rows = head.detach() if known is None else head.detach()[known.to(head.device)]
-    model.embed_tokens.weight.data = embedding.detach().to(device, dtype)
+    own = embedding.detach().to(device, dtype)
+    trained = model.config.train_embedding
+    model.embed_tokens.weight.data = own.clone() if trained else own  # the target's stays as it is
     model.lm_head.weight.data = rows.to(device, dtype)
     if keep_head and known is not None:
-        model.keep_target_head(None if head is embedding else head.detach().to(device, dtype))
+        model.keep_target_head(None if head is embedding and not trained else head.detach().to(device, dtype))
 
 
 def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:
@@ -177,6 +179,8 @@ def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
         ),
         ("tokens proposed", draft.drafts),
     ]
+    if TRAITS[draft.algorithm].parallel:
+        rows.append(("mask token", draft.mask_token_id))
     if TRAITS[draft.algorithm].blocks:
         markov = f"{draft.markov_head}, rank {draft.markov_rank}" if draft.markov_rank else "none"
         confidence = ("with" if draft.confidence_with_markov else "without") + " Markov feature"

@@ -11,10 +11,12 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from deepspec.decoding.choose import at_most, choose, stacked
+from deepspec.decoding.eagle import EagleProposer, ParallelProposer
 from deepspec.decoding.rows import RowCache
-from deepspec.decoding.sampling import Proposal, pick, probabilities
+from deepspec.decoding.sampling import Proposal
 from deepspec.errors import CheckpointError
-from deepspec.models.attention import KeyValue
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 
@@ -98,11 +100,9 @@ class BlockProposer:
         mask, most = draft.config.mask_token_id, draft.config.drafts
         if mask is None:
             raise CheckpointError("a draft that proposes blocks needs a mask_token_id in its config.json")
-        if slots is not None and not 1 <= slots <= most:
-            raise CheckpointError(f"cannot propose {slots} tokens: the draft was trained to propose {most} at a time")
+        self.slots = at_most(most, slots)
         self.draft = draft
         self.mask_id = mask
-        self.slots = most if slots is None else slots
         self.layers: Sequence[int] = draft.config.target_layer_ids
 
     def rows(self, rows: int, capacity: int, device: torch.device) -> "BlockRows":
@@ -137,7 +137,7 @@ class BlockRows:
         positions = self._cache.open(self._draft.config.first_slot + self._proposer.slots)
         ids = torch.full_like(positions, self._proposer.mask_id)
         ids[:, 0] = current
-        context = [_Layer(self._cache, layer) for layer in range(self._draft.config.num_layers)]
+        context = self._cache.layers(self._draft.config.num_layers)
         hidden: Tensor = self._draft(ids, positions, context, self._cache.block_mask())
         return hidden
 
@@ -156,7 +156,7 @@ class BlockRows:
         return Proposal(
             tokens=torch.stack(tokens[1:], 1),
             lengths=torch.full_like(current, len(drawn)),
-            probabilities=_stacked(drawn),
+            probabilities=stacked(drawn),
             confidence=self._confidence(hidden[:, first:], torch.stack(tokens[:-1], 1)),
         )
 
@@ -202,140 +202,6 @@ class Correction:
         return best.values + selector(self._hidden[:, slot], previous, best.indices).float(), best.indices
 
 
-class EagleProposer:
-    """Eagle3: one token a pass, each fed with the output of the pass before."""
-
-    def __init__(self, draft: EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()) -> None:
-        """Propose `slots` tokens, by default as many as the draft was trained to; none behind a stop token."""
-        self.draft = draft
-        self.slots = draft.config.drafts if slots is None else slots
-        self.layers: Sequence[int] = draft.config.target_layer_ids
-        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=draft.fc.weight.device)
-
-    def rows(self, rows: int, capacity: int, device: torch.device) -> "EagleRows":
-        """Return empty rows."""
-        return EagleRows(self, RowCache(rows, capacity, device))
-
-
-class EagleRows:
-    """Rows of an Eagle3 proposer: the cache and the output at each row's last position."""
-
-    def __init__(self, proposer: EagleProposer, cache: RowCache) -> None:
-        """Keep the cache."""
-        self._proposer = proposer
-        self._draft = proposer.draft
-        self._cache = cache
-        self._committed = cache.lengths
-        norm = proposer.draft.norm.weight
-        self.output = norm.new_zeros(len(cache.lengths), len(norm))
-        """`(B, D)`: the block's output at each row's last accepted position."""
-
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
-        """Run the accepted positions, in place of what was drafted there."""
-        positions = self._cache.open(states.shape[1])
-        fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
-        mask = None if self._cache.plainly_causal and states.shape[1] == 1 else self._cache.causal_mask()
-        output, _ = self._draft(after, fused, positions, _Layer(self._cache, 0), mask)
-        self.output = output[torch.arange(len(output), device=output.device), counts - 1]
-        self._cache.advance(counts)
-        self._committed = self._cache.lengths
-
-    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
-        """Draft token by token; the cache's entries for them stand until the next commit overwrites them."""
-        output = self.output
-        going = torch.ones_like(current, dtype=torch.bool)
-        lengths = torch.zeros_like(current)
-        tokens: list[Tensor] = []
-        drawn: list[Tensor | None] = []
-        for slot in range(self._proposer.slots):
-            if slot > 0:
-                output = self.advance(tokens[-1], output)
-            logits = self._draft.logits(output)
-            token, weights = choose(self._draft, logits, temperature, None if noise is None else noise[:, slot])
-            tokens.append(token)
-            drawn.append(weights)
-            lengths += going
-            going &= ~torch.isin(token, self._proposer.stop_ids)
-            if not going.any():
-                break
-        self.rewind()
-        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=_stacked(drawn))
-
-    def advance(self, token: Tensor, output: Tensor) -> Tensor:
-        """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
-        positions = self._cache.open(1)
-        mask = None if self._cache.plainly_causal else self._cache.causal_mask()
-        state = self._draft.handed(output)[:, None]
-        advanced, _ = self._draft(token[:, None], state, positions, _Layer(self._cache, 0), mask)
-        self._cache.advance(1)
-        next_output: Tensor = advanced.squeeze(1)
-        return next_output
-
-    def rewind(self) -> None:
-        """Forget the positions that `advance` took."""
-        self._cache.lengths = self._committed
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        self._cache.keep(rows)
-        self._committed = self._cache.lengths
-        self.output = self.output[list(rows)]
-
-    def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Put another's rows in the place of these."""
-        self._cache.replace(rows, other._cache)
-        self._committed = self._cache.lengths
-        self.output[list(rows)] = other.output
-
-
-class _Layer:
-    """One layer of a row cache, as a draft's context."""
-
-    def __init__(self, cache: RowCache, layer: int) -> None:
-        self._cache = cache
-        self._layer = layer
-
-    def append(self, other: KeyValue, /) -> KeyValue:
-        return KeyValue(*self._cache.update(other.key, other.value, self._layer))
-
-
-def choose(
-    draft: BlockDraft | EagleDraft,
-    logits: Tensor,
-    temperature: float,
-    noise: Tensor | None,
-    candidates: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Return a token of the target's per row, and the probabilities that it was sampled from, None at temperature 0.
-
-    Args:
-        draft: whose logits they are.
-        logits: `(B, V)`, or `(B, k)` of candidates.
-        temperature: of the distribution.
-        noise: `(B,)`; None at temperature 0.
-        candidates: `(B, k)` the target's tokens that the logits are of; None: those that the head knows.
-    """
-
-    def named(place: Tensor) -> Tensor:
-        return draft.target_ids(place) if candidates is None else candidates.gather(1, place[:, None])[:, 0]
-
-    if noise is None:
-        return named(logits.float().argmax(-1)), None  # in bf16 it takes four times as long
-    weights = probabilities(logits, temperature)
-    token, known = named(pick(weights, noise)), draft.known_ids()
-    whole = (len(weights), draft.config.vocab_size)
-    if candidates is not None:
-        weights = weights.new_zeros(whole).scatter_(1, candidates, weights)
-    elif known is not None:
-        weights = weights.new_zeros(whole).index_copy_(1, known, weights)
-    return token, weights
-
-
-def _stacked(drawn: Sequence[Tensor | None]) -> Tensor | None:
-    weights = [tensor for tensor in drawn if tensor is not None]
-    return torch.stack(weights, 1) if weights else None
-
-
 def proposer_for(
     draft: BlockDraft | EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()
 ) -> BlockProposer | EagleProposer:
@@ -346,6 +212,8 @@ def proposer_for(
         slots: K; None takes the draft's own.
         stop_ids: tokens behind which nothing needs drafting.
     """
-    if isinstance(draft, EagleDraft):
-        return EagleProposer(draft, slots, stop_ids)
-    return BlockProposer(draft, slots)
+    if isinstance(draft, BlockDraft):
+        return BlockProposer(draft, slots)
+    if TRAITS[draft.config.algorithm].parallel:
+        return ParallelProposer(draft, slots)
+    return EagleProposer(draft, slots, stop_ids)

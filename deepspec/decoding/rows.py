@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.models.attention import KeyValue
+
 
 class RowCache:
     """A key/value cache with ragged rows, for drafts and, as their `past_key_values`, for transformers models.
@@ -53,6 +55,10 @@ class RowCache:
     def advance(self, counts: Tensor | int) -> None:
         """Keep the first `counts` entries of each row's last write."""
         self.lengths = self.lengths + counts
+
+    def layers(self, count: int) -> "list[CachedLayer]":
+        """Return the first layers, each as a draft's context."""
+        return [CachedLayer(self, layer) for layer in range(count)]
 
     @property
     def plainly_causal(self) -> bool:
@@ -117,3 +123,16 @@ class RowCache:
         else:
             rows = torch.arange(len(new), device=new.device)[:, None]
             buffer[rows, :, self._positions] = new.transpose(1, 2)
+
+
+class CachedLayer:
+    """One layer of a row cache, as a draft's context."""
+
+    def __init__(self, cache: RowCache, layer: int) -> None:
+        """Keep which of the cache's layers it is."""
+        self._cache = cache
+        self._layer = layer
+
+    def append(self, other: KeyValue, /) -> KeyValue:
+        """Return everything kept, with another chunk behind it."""
+        return KeyValue(*self._cache.update(other.key, other.value, self._layer))

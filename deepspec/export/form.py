@@ -114,9 +114,17 @@ def not_filled_in(draft: DraftConfig) -> str | None:
 
 
 def has_norms(draft: DraftConfig, *known: str) -> str | None:
-    """Refuse norms of EAGLE-3.1 beside those that are known."""
+    """Refuse norms of an Eagle3 or P-EAGLE draft beside those that are known."""
     own = [name for name, set_ in asdict(draft.norms).items() if set_ and name not in known]
-    return f"an eagle3 draft with {' and '.join(own)}" if own else None
+    kind = "a peagle" if TRAITS[draft.algorithm].parallel else "an eagle3"
+    return f"{kind} draft with {' and '.join(own)}" if own else None
+
+
+def not_parallel(draft: DraftConfig) -> str | None:
+    """Refuse mask tokens behind the last one, where an engine drafts token by token."""
+    if TRAITS[draft.algorithm].parallel:
+        return f"{draft.algorithm}, which drafts all tokens in a pass; it has eagle3, token by token"
+    return None
 
 
 def not_vanilla(draft: DraftConfig) -> str | None:

@@ -22,6 +22,7 @@ from deepspec.export.form import (
     Tensors,
     has_norms,
     not_filled_in,
+    not_parallel,
     not_style,
     not_vanilla,
     not_whole,
@@ -97,6 +98,8 @@ def _refuse(source: Source) -> str | None:
         if size < most * (most + 1):
             return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
         return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+    if TRAITS[draft.algorithm].parallel:
+        return not_parallel(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None

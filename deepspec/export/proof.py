@@ -62,10 +62,10 @@ def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
     """Compare what outputs on given states do not show: captured layers, mask token, sizes, rope."""
     keys = (
         "target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale",
-        "layout", "norms", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
+        "layout", "norms", "train_embedding", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
     )  # fmt: skip
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
-    if TRAITS[wanted.algorithm].blocks:
+    if TRAITS[wanted.algorithm].masked:
         pairs["block_size"] = (found.block_size, wanted.block_size)
     pairs |= _pairs(asdict(found.block), asdict(wanted.block))
     wrong = [f"{key} {have!r}, wanted {want!r}" for key, (have, want) in pairs.items() if not _same(have, want)]
@@ -139,11 +139,14 @@ def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
 
 
 def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
-    """Two steps: over the context, then one token fed with the output of the first."""
+    """Two steps: over the context, then one token fed with the output of the first, or a mask token."""
     positions = torch.arange(CONTEXT, device=ids.device)[None]
     causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool, device=ids.device).tril()[None, None]
     output, seen = model(ids, model.fuse(hidden), positions, None, causal)
-    after, _ = model(ids[:, :1], model.handed(output[:, -1:]), positions[:, -1:] + 1, seen, None)
+    token, state = ids[:, :1], model.handed(output[:, -1:])
+    if TRAITS[model.config.algorithm].parallel:
+        token, state = (each.expand_as(other) for each, other in zip(model.masked(), (token, state), strict=True))
+    after, _ = model(token, state, positions[:, -1:] + 1, seen, None)
     found = {"first": model.logits(output), "second": model.logits(after)}
     known = model.known_ids()
     return found if known is None else {**found, "ids": known.float()}

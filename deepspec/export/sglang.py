@@ -11,6 +11,7 @@ from deepspec.export.form import (
     Tensors,
     has_norms,
     not_filled_in,
+    not_parallel,
     not_style,
     not_whole,
     safetensors_form,
@@ -32,6 +33,8 @@ def _refuse(source: Source) -> str | None:
         return zlab.refuse(draft)
     if TRAITS[draft.algorithm].blocks:
         return not_filled_in(draft) or not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
+    if TRAITS[draft.algorithm].parallel:
+        return not_parallel(draft)
     if len(draft.target_layer_ids) != _EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
     return not_style(draft, "llama") or unlike_its_block(draft) or has_norms(draft)

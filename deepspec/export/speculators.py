@@ -24,6 +24,7 @@ _CLASSES = {
     "dflash": "DFlashSpeculator",
     "dflash2": "DFlash2DraftModel",
     "eagle3": "Eagle3Speculator",
+    "peagle": "PEagleDraftModel",
 }
 
 _VERSION = "0.9.0"
@@ -35,7 +36,7 @@ _OURS = frozenset(
         "enable_confidence_head", "markov_head_type", "markov_rank", "mask_token_id", "num_anchors",
         "num_target_layers", "step_loss_decay", "target_layer_ids", "ttt_length", "sample_from_anchor",
         "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
-        "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output",
+        "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output", "embed_requires_grad",
     }
 )  # fmt: skip
 """Keys of the public form that are not the block's."""
@@ -67,8 +68,10 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     }
     layers = [layer + 1 for layer in draft.target_layer_ids]
     if not TRAITS[draft.algorithm].blocks:
-        norms = {key: getattr(draft.norms, key) for key in _NORMS}
-        return {**config, "eagle_aux_hidden_state_layer_ids": layers, **norms}, dict(source.tensors), []
+        config |= {"eagle_aux_hidden_state_layer_ids": layers, **{key: getattr(draft.norms, key) for key in _NORMS}}
+        if TRAITS[draft.algorithm].parallel:
+            config |= {"mask_token_id": draft.mask_token_id, "embed_requires_grad": draft.train_embedding}
+        return config, dict(source.tensors), []
     config |= {
         "aux_hidden_state_layer_ids": layers,
         "block_size": draft.block_size,
@@ -130,9 +133,12 @@ def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
         "target_layer_ids": [layer - 1 for layer in layers],
     }
     if eagle:
-        proposal = config["speculators_config"]["proposal_methods"][0]
-        norms = {key: config.get(key, False) for key in _NORMS}
-        return {**public, "ttt_length": proposal["speculative_tokens"], **norms}, tensors
+        count = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
+        public |= {key: config.get(key, False) for key in _NORMS}
+        if not TRAITS[kind].parallel:
+            return {**public, "ttt_length": count}, tensors
+        masked = {"mask_token_id": config["mask_token_id"], "block_size": count}
+        return {**public, **masked, "embed_requires_grad": config.get("embed_requires_grad", False)}, tensors
     kept = ("block_size", "mask_token_id", "sample_from_anchor", *_HEADS, *_CONVOLVED)
     public |= {"sample_from_anchor": kind == "dspark"} | {key: config[key] for key in kept if key in config}
     return public, tensors

@@ -1,14 +1,17 @@
 """vLLM's native form: the public DeepSpec form for DSpark, an own class name and layer count for Eagle3.
 
-DFlash in the layout fill_in, and DFlash 2, are written as their authors have them (zlab.py).
+P-EAGLE is its Eagle3 with a mask token, `pard_token`, and the state beside it. DFlash in the layout fill_in, and
+DFlash 2, are written as their authors have them (zlab.py).
 """
 
+from deepspec.checkpoint.config import KINDS
 from deepspec.export import zlab
 from deepspec.export.form import (
     Form,
     Json,
     Source,
     Tensors,
+    has_norms,
     not_filled_in,
     not_style,
     not_vanilla,
@@ -24,12 +27,17 @@ _EAGLE = {"qwen3": "Eagle3Qwen3ForCausalLM", "llama": "Eagle3LlamaForCausalLM"}
 _FLAGS = ("norm_before_residual", "norm_output")
 """Written where they are false, too: vLLM takes a missing norm_before_residual for true."""
 _PRE_NORMS = ("norm_before_fc", "fc_norm")
+_MASK = "pard_token"
+"""Key of the token that stands for unknown ones where all are drafted in a pass."""
+_TRAINED = "num_depths"
+"""How many tokens a pass was trained for; vLLM does not read it."""
 
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
     if not TRAITS[draft.algorithm].blocks:
-        return not_style(draft, *_EAGLE) or unlike_its_block(draft)
+        unread = has_norms(draft, "norm_before_fc", *_FLAGS) if TRAITS[draft.algorithm].parallel else None
+        return not_style(draft, *_EAGLE) or unlike_its_block(draft) or unread
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
     unmapped = not_whole(draft) if draft.style == "gemma4" else None
@@ -43,7 +51,8 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     if TRAITS[source.draft.algorithm].blocks:
         return with_zero_markov(source)
     norms = source.draft.norms
-    config = {key: value for key, value in source.config.items() if key != "target_layer_ids"}
+    left = ("target_layer_ids", "mask_token_id", "block_size")
+    config = {key: value for key, value in source.config.items() if key not in left}
     config |= {
         "architectures": [_EAGLE[source.draft.style]],
         "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in source.draft.target_layer_ids],
@@ -51,7 +60,12 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         **{key: getattr(norms, key) for key in _FLAGS},
         **{key: True for key in _PRE_NORMS if getattr(norms, key)},
     }
-    return config, dict(source.tensors), []
+    if not TRAITS[source.draft.algorithm].parallel:
+        return config, dict(source.tensors), []
+    config[_MASK] = source.draft.mask_token_id
+    most = source.draft.drafts
+    note = f'all tokens come of one pass: serve it with "parallel_drafting": true, and at most {most} tokens'
+    return {**config, _TRAINED: most}, dict(source.tensors), [note]
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
@@ -61,7 +75,10 @@ def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
         return config, tensors
     style = next(style for style, name in _EAGLE.items() if name == config["architectures"][0])
     public = {key: value for key, value in config.items() if key not in _FLAGS or value}
-    public["architectures"] = [f"{style.capitalize()}Eagle3Model"]
+    parallel = _MASK in public
+    public["architectures"] = [style.capitalize() + KINDS["peagle" if parallel else "eagle3"]]
+    if parallel:
+        public |= {"mask_token_id": public.pop(_MASK), "block_size": public.pop(_TRAINED)}
     public["target_layer_ids"] = [layer - 1 for layer in public.pop("eagle_aux_hidden_state_layer_ids")]
     return public, tensors
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec
 
-AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3"]
+AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3", "peagle"]
 MarkovHead = Literal["vanilla", "gated", "rnn"]
 Layout = Literal["shift", "fill_in"]
 """Which token slot k of a block behind anchor i proposes: i + k + 1; or i + k, and the first slot none."""
@@ -19,7 +19,10 @@ class Traits:
     """What sets an algorithm's drafts apart, where its name would otherwise be asked for."""
 
     blocks: bool = True
-    """Whether a pass proposes a block of slots behind a mask token; else tokens come one by one."""
+    """Whether a pass proposes a block of slots that read the context; else a draft reads tokens one by one as its
+    target does, and each state beside its token."""
+    parallel: bool = False
+    """Whether such a draft reads mask tokens behind the last token, and so proposes all tokens in a pass."""
     heads: bool = False
     """Whether it has a Markov head and a confidence head."""
     convolved: bool = False
@@ -29,12 +32,18 @@ class Traits:
     num_layers: int = 5
     """Decoder blocks, where the recipe does not say; eagle3 has no other number of them."""
 
+    @property
+    def masked(self) -> bool:
+        """Whether it reads a mask token, and so proposes no more tokens at a time than it was trained to."""
+        return self.blocks or self.parallel
+
 
 TRAITS: Mapping[AlgorithmName, Traits] = {
     "dspark": Traits(heads=True),
     "dflash": Traits(),
     "dflash2": Traits(convolved=True, layout="fill_in"),
     "eagle3": Traits(blocks=False, num_layers=1),
+    "peagle": Traits(blocks=False, parallel=True, num_layers=4),
 }
 """Name -> what sets it apart."""
 
@@ -53,7 +62,7 @@ def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "df
 
 def drafts(recipe: "DraftRecipe", objective: "Objective") -> int:
     """Return how many tokens a draft of a recipe proposes at a time: eagle3 by default, others at most."""
-    if not TRAITS[recipe.algorithm].blocks:
+    if not TRAITS[recipe.algorithm].masked:
         return objective.ttt_length
     return recipe.block_size - (layout_of(recipe) == "fill_in")
 
@@ -65,9 +74,10 @@ class DraftRecipe(Spec):
     shape: Literal["qwen3", "target"] = "qwen3"
     """Style of the decoder block: Qwen3's for every target, or the target's own."""
     num_layers: int | None = Field(default=None, gt=0)
-    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 1 for eagle3 (the only choice there)."""
+    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 4 for peagle, 1 for eagle3 (the only choice there)."""
     block_size: int = Field(default=7, gt=0)
-    """Slots of a block (dspark, dflash, dflash2): each proposes a token, but the first one in the layout fill_in."""
+    """Slots of a block (dspark, dflash, dflash2): each proposes a token, but the first one in the layout fill_in;
+    peagle: tokens of a pass."""
     layout: Layout | None = None
     """Which token a slot proposes; None: fill_in for dflash2, as engines serve it, and shift for dspark and dflash."""
     markov_head: MarkovHead = "vanilla"
@@ -87,6 +97,8 @@ class DraftRecipe(Spec):
     """Most likely tokens of a slot that it chooses among (dflash2)."""
     norms: Literal["eagle3", "eagle3.1"] = "eagle3"
     """Norms beside those of the block: none; or of each captured state, and of what a step hands on (eagle3)."""
+    train_embedding: bool = False
+    """Whether the token embedding, that of the mask token with it, is trained instead of the target's (peagle)."""
     draft_vocab_size: int | None = Field(default=None, gt=0)
     """Reduced output vocabulary, the most frequent tokens of the answers; None: the target's."""
 
@@ -95,13 +107,14 @@ class Objective(Spec):
     """What the draft is trained for. None means: as the algorithm has it (algorithms/__init__.py)."""
 
     num_anchors: int = Field(default=512, gt=0)
-    """Blocks sampled from one sample (all but eagle3)."""
+    """Blocks, or chains of mask tokens (peagle), sampled from one sample (all but eagle3)."""
     cross_entropy: float | None = Field(default=None, ge=0)
     """Weight of the cross-entropy with the true token (dspark 0.1, dflash and dflash2 1)."""
     total_variation: float | None = Field(default=None, ge=0)
     """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, the others 0)."""
     soft_cross_entropy: float = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy with the target's distribution (eagle3: 1 where no term below is chosen)."""
+    """Weight of the cross-entropy with the target's distribution (eagle3 and peagle: 1 where no term below is
+    chosen)."""
     forward_kl: float = Field(default=0.0, ge=0)
     """Weight of KL(p‖q), p the target's distribution: the same gradient, a loss that can become 0."""
     reverse_kl: float = Field(default=0.0, ge=0)
@@ -121,18 +134,22 @@ class Objective(Spec):
     slot_weights: Literal["decay", "dpace"] = "decay"
     """How slots of a block weigh: by their place, or by what the tokens behind them stand to lose (D-PACE)."""
     slot_decay: float = Field(default=4.0, ge=0)
-    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (all but eagle3)."""
+    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (dspark, dflash, dflash2)."""
     dpace_alpha: float = Field(default=0.5, gt=0, le=1)
     """α of D-PACE: 1 counts the slots from k on, less heeds how likely the draft finds the tokens before them."""
     ttt_length: int = Field(default=7, gt=0)
     """Test-time training steps (eagle3)."""
     step_decay: float = Field(default=0.8, gt=0)
     """Step s weighs step_decay^s (eagle3)."""
+    depth_ratio: float = Field(default=0.7, gt=0, le=1)
+    """r: of the chains of mask tokens, a share of r^d is as long as d (peagle)."""
+    depth_ratio_min: float = Field(default=0.2, ge=0, le=1)
+    """A share that it never falls below (peagle)."""
     mask_alignment: Literal["predicted", "deepspec"] = "predicted"
     """Which token decides whether an Eagle3 position is supervised, and by what the loss is divided: the token that
     is predicted and the supervised tokens; or, as the public checkpoints, the feature's token and all positions."""
     convention: Literal["deepspec", "speculators"] = "deepspec"
     """What is a label and what a loss is divided by. deepspec: the true token, and the weights of the supervised slots,
     which end at the first unsupervised one. speculators: the target's most likely token, and the number of supervised
-    slots, each by itself and across the ends of samples; in the layout shift, and for eagle3, by the mask of the token
-    before the one that is proposed."""
+    slots, each by itself and across the ends of samples; in the layout shift, and for eagle3 and peagle, by the mask of
+    the token before the one that is proposed."""

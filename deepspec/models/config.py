@@ -39,11 +39,12 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
     """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""
     block_size: int = 7
-    """Slots of a block (dspark, dflash, dflash2); Eagle3: tokens proposed one by one, this many by default."""
+    """Slots of a block (dspark, dflash, dflash2), or tokens of a pass (peagle); Eagle3: tokens proposed one by one,
+    this many by default."""
     layout: Layout = "shift"
     """Which token a slot of a block predicts."""
     mask_token_id: int | None = None
-    """Fills the slots after the anchor; None for eagle3."""
+    """Stands for the tokens that are not known yet; None for eagle3."""
     markov_rank: int = 0
     markov_head: MarkovHead = "vanilla"
     confidence_head: bool = False
@@ -57,7 +58,9 @@ class DraftConfig:
     selector_top_k: int = 0
     """How many tokens it chooses among."""
     norms: EagleNorms = EagleNorms()
-    """Where Eagle3 has norms beside those of its block."""
+    """Where Eagle3 and P-EAGLE have norms beside those of their blocks."""
+    train_embedding: bool = False
+    """Whether the token embedding is the draft's own, trained; else the target's (peagle)."""
     style: str = "qwen3"
     """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama or gemma4."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class DraftConfig:
 
     @property
     def drafts(self) -> int:
-        """Return how many tokens are proposed in a round, at most for blocks, by default for Eagle3."""
+        """Return how many tokens are proposed in a round, by default for Eagle3, at most for all others."""
         return self.block_size - self.first_slot
 
     @property

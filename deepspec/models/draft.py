@@ -1,4 +1,4 @@
-"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3.
+"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3 and P-EAGLE (another).
 
 Legend: B batch, T context positions, Q queries, N rows, D hidden size, A captured layers, V vocabulary of the head.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.attention import Context, KeyValue, Mask
 from deepspec.models.block import Block
 from deepspec.models.config import DraftConfig
@@ -27,7 +28,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Draft(nn.Module):
-    """What every draft has: the target's frozen embedding and head, the fusion of captured layers, blocks, a norm."""
+    """What every draft has: the target's embedding and frozen head, the fusion of captured layers, blocks, a norm."""
 
     d2t: Tensor
     """`(V,)` int64: target id − draft id."""
@@ -42,7 +43,7 @@ class Draft(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, size)
         self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
-        self.embed_tokens.weight.requires_grad_(False)
+        self.embed_tokens.weight.requires_grad_(config.train_embedding)
         self.lm_head.weight.requires_grad_(False)
         self.fc = nn.Linear(config.num_captured * size, size, bias=False)
         self.norm = RMSNorm(size, config.block.norm_eps)
@@ -162,13 +163,19 @@ class BlockDraft(Draft):
 
 
 class EagleDraft(Draft):
-    """Eagle3: one block, one token a pass, fed with its own output. arXiv 2503.01840."""
+    """Eagle3: one block, one token a pass, fed with its own output. arXiv 2503.01840.
+
+    P-EAGLE: several blocks, and behind the last token mask tokens, whose states are one learned vector: all tokens in
+    a pass. arXiv 2602.01469.
+    """
 
     def __init__(self, config: DraftConfig) -> None:
-        """Make the block."""
+        """Make the blocks."""
         super().__init__(config)
         size, eps, norms = config.block.hidden_size, config.block.norm_eps, config.norms
-        self.layers = nn.ModuleList([Block(config.block, with_state=True)])
+        self.layers = nn.ModuleList(Block(config.block, with_state=layer == 0) for layer in range(config.num_layers))
+        if TRAITS[config.algorithm].parallel:
+            self.mask_hidden = nn.Parameter(torch.zeros(1, 1, config.num_captured * size))
         if norms.norm_before_fc:
             self.input_norm = RMSNorm(config.num_captured * size, eps)
         if norms.fc_norm:
@@ -185,49 +192,61 @@ class EagleDraft(Draft):
         fused: Tensor = self.fc(hidden_BTE)
         return fused
 
+    def masked(self) -> tuple[Tensor, Tensor]:
+        """Return the token and the state, `()` and `(D,)`, of a position whose token is not known yet.
+
+        Raises:
+            RuntimeError: the draft reads none.
+        """
+        if self.config.mask_token_id is None:
+            raise RuntimeError("this draft reads no mask token; ask the traits of its algorithm before")
+        token = torch.tensor(self.config.mask_token_id, device=self.mask_hidden.device)
+        return token, self.fuse(self.mask_hidden)[0, 0]
+
     def handed(self, output: Tensor) -> Tensor:
         """Return the state that a step hands to the next one, of the block's output."""
         state: Tensor = self.norm(output) if self.config.norms.norm_output else output
         return state
 
     def forward(
-        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Context | None, mask: Mask
-    ) -> tuple[Tensor, KeyValue]:
-        """Return the block's output and the grown cache.
+        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Sequence[Context] | None, mask: Mask
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Return the last block's output and the grown cache.
 
         Args:
             ids_BQ: the token *after* each position.
             state_BQD: `fuse` of the target's states, or `handed` of the output of the step before.
             positions_BQ: rope positions.
-            past: keys and values of earlier chunks.
+            past: per layer, keys and values of earlier chunks.
             mask: `(B, 1, Q, C + Q)` bool over past and own chunk; None: all.
 
         Returns:
             `(B, Q, D)` before the final norm (`handed` and `logits` read it), and past with this chunk.
         """
-        block, joined, rotation = self._block(), self._joined(ids_BQ, state_BQD), self._rotation(positions_BQ)
-        own = block.self_attn.keys_values(joined, rotation)
-        seen = own if past is None else past.append(own)
-        residual = block.hidden_norm(state_BQD) if self.config.norms.norm_before_residual else state_BQD
-        return block.finish(residual, block.self_attn(joined, rotation, seen, mask)), seen
+        rotation = self._rotation(positions_BQ)
+        normed = self.config.norms.norm_before_residual
+        x_BQD, seen = state_BQD, list[KeyValue]()
+        for layer, block in enumerate(self._blocks()):
+            read = block.input_layernorm(x_BQD) if layer else self._joined(block, ids_BQ, state_BQD)
+            own = block.self_attn.keys_values(read, rotation)
+            seen.append(own if past is None else past[layer].append(own))
+            residual = block.hidden_norm(x_BQD) if normed and not layer else x_BQD
+            x_BQD = block.finish(residual, block.self_attn(read, rotation, seen[layer], mask))
+        return x_BQD, seen
 
     def logits(self, output: Tensor) -> Tensor:
         """Return logits `(…, V)` of the block's output."""
         return self.head(self.norm(output))
 
-    def _joined(self, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
-        block = self._block()
+    def _joined(self, block: Block, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
         return torch.cat((block.input_layernorm(self.embed(ids_BQ)), block.hidden_norm(state_BQD)), dim=-1)
 
     def _rotation(self, positions_BQ: Tensor) -> tuple[Tensor, Tensor]:
         rotation: tuple[Tensor, Tensor] = self.rotary(positions_BQ, self.fc.weight.dtype)
         return rotation
 
-    def _block(self) -> Block:
-        (block,) = self.layers
-        if not isinstance(block, Block):
-            raise TypeError(f"an Eagle3 draft is made of one Block, not of {type(block).__name__}")
-        return block
+    def _blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
 
 def _rounded(value: float, dtype: torch.dtype) -> float:
@@ -268,4 +287,4 @@ def _confidence_head(config: DraftConfig) -> ConfidenceHead | None:
 
 def build_draft(config: DraftConfig) -> BlockDraft | EagleDraft:
     """Return the draft that a config describes, with weights that mean nothing yet."""
-    return EagleDraft(config) if config.algorithm == "eagle3" else BlockDraft(config)
+    return BlockDraft(config) if TRAITS[config.algorithm].blocks else EagleDraft(config)

@@ -89,14 +89,18 @@ class Ranges:
 class SplitMask:
     """What training queries see: a range of the context, and entries of their own that stand behind it.
 
-    Own entries are the K slots of a query's block, which see each other; or, with `slots` None, those at the query's
-    own place in every later chunk of Q entries.
+    Own entries are the K slots of a query's block, which see each other; or a range of all that stand there; or, with
+    neither, those at the query's own place in every later chunk of Q entries.
     """
 
     ranges: Ranges
     slots: int | None
     blocks: BlockMask | None = None
     """The ranges as flex_attention takes them; None: they are computed densely."""
+    own: Ranges | None = None
+    """Which of the entries behind the context each query sees, where that is a range."""
+    own_blocks: BlockMask | None = None
+    """The same as flex_attention takes it."""
 
 
 def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Tensor:
@@ -110,8 +114,10 @@ def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask
         scale: factor on query·key.
     """
     edge = mask.ranges.context
-    parts = [_context(query_BHQd, key[:, :, :edge], value[:, :, :edge], mask, scale)]
-    if key.shape[2] > edge:
+    parts = [_ranged(query_BHQd, key[:, :, :edge], value[:, :, :edge], (mask.ranges, mask.blocks), scale)]
+    if key.shape[2] > edge and mask.own is not None:
+        parts.append(_ranged(query_BHQd, key[:, :, edge:], value[:, :, edge:], (mask.own, mask.own_blocks), scale))
+    elif key.shape[2] > edge:
         own = _own_block if mask.slots else _own_chunks
         parts.append(own(query_BHQd, key[:, :, edge:], value[:, :, edge:], mask, scale))
     return merged(parts) if len(parts) > 1 else parts[0][0]
@@ -124,12 +130,14 @@ def merged(parts: Sequence[Part]) -> Tensor:
     return torch.as_tensor(read).to(parts[0][0].dtype)
 
 
-def _context(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Part:
-    if mask.blocks is None:
-        return dense(query, key, value, mask.ranges.dense(), scale)
+def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, BlockMask | None], scale: float) -> Part:
+    """Return what each query reads of a range of positions."""
+    ranges, blocks = seen
+    if blocks is None:
+        return dense(query, key, value, ranges.dense(), scale)
     queries = query.shape[2]
     query, key, value = (pad(each, (0, 0, 0, spare_of(each.shape[2]))) for each in (query, key, value))
-    read, lse = flex(query, key, value, mask.blocks, scale)
+    read, lse = flex(query, key, value, blocks, scale)
     return read[:, :, :queries], lse[:, :, :queries]
 
 

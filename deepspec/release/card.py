@@ -6,6 +6,7 @@ from typing import Any
 
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportedForm
+from deepspec.formats.recipe import TRAITS
 from deepspec.formats.scores import Scores
 from deepspec.page.tables import acceptance_rows
 from deepspec.release.spec import ReleaseSpec
@@ -58,11 +59,17 @@ def lineage_rows(lineage: Mapping[str, Manifest]) -> list[dict[str, str]]:
     ]
 
 
+_EAGLES: Mapping[str, bool] = {name: traits.parallel for name, traits in TRAITS.items() if not traits.blocks}
+"""Algorithms that engines serve as Eagle3, and whether all tokens come of a pass."""
+
+
 def serving(form: str, algorithm: str, slots: int, target: str, exported: ExportedForm) -> str:
     """Return the command that serves a form, or the lines that load it."""
-    method = exported.method or ("eagle3" if algorithm == "eagle3" else "dspark")
+    method = exported.method or ("eagle3" if algorithm in _EAGLES else "dspark")
     if form in ("vllm", "speculators"):
-        config = {"method": method, "model": f"./{form}", "num_speculative_tokens": slots}
+        config: dict[str, Any] = {"method": method, "model": f"./{form}", "num_speculative_tokens": slots}
+        if _EAGLES.get(algorithm):
+            config["parallel_drafting"] = True
         return f"vllm serve {target} --speculative-config '{json.dumps(config)}'"
     if form == "sglang":
         return (

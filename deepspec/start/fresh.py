@@ -115,7 +115,7 @@ def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _mask_token(spec: Beginning, facts: CacheFacts) -> int | None:
-    if not TRAITS[spec.draft.algorithm].blocks:
+    if not TRAITS[spec.draft.algorithm].masked:
         return None
     chosen = facts.mask_token_id if spec.mask_token_id is None else spec.mask_token_id
     if chosen is None:

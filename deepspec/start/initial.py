@@ -13,12 +13,12 @@ STD = 0.02
 
 
 def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
-    """Fill in everything but the target's embedding and head, which must be there already.
+    """Fill in everything but embedding and head, which must be the target's already.
 
-    Projections are normal with deviation 0.02, those that end a residual branch smaller by √(2·layers). The Markov
-    bias and what a selector adds start at 0, and convolutions let everything pass. The final norm starts where the
-    logits have deviation 1: with rows as long as those of a target's head, a weight of 1 would make a confident, wrong
-    draft (a loss near 50 instead of ln V).
+    Projections are normal with deviation 0.02, those that end a residual branch smaller by √(2·layers), the state that
+    stands for unknown ones with deviation 1. The Markov bias and what a selector adds start at 0, and convolutions let
+    everything pass. The final norm starts where the logits have deviation 1: with rows as long as those of a target's
+    head, a weight of 1 would make a confident, wrong draft (a loss near 50 instead of ln V).
 
     Args:
         model: on the CPU, so that a seed means the same weights on every machine.
@@ -28,7 +28,11 @@ def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
     small = STD / (2 * model.config.num_layers) ** 0.5
     with torch.no_grad():
         for name, parameter in model.trainable():
-            if parameter.dim() == 1:
+            if name == "embed_tokens.weight":
+                continue
+            if name == "mask_hidden":
+                parameter.normal_(generator=generator)
+            elif parameter.dim() == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             else:
                 ends_a_branch = name.endswith(("o_proj.weight", "down_proj.weight"))

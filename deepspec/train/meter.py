@@ -85,7 +85,7 @@ def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
     return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
 
 
-TABLES = ("markov_w1", "codebook")
+TABLES = ("embed_tokens", "markov_w1", "codebook")
 """Matrices of which rows are looked up."""
 
 

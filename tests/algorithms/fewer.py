@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.algorithms.chains import ChainSupervision
 from deepspec.algorithms.rows import order_by_target
 from deepspec.algorithms.slots import BlockSupervision
 
@@ -19,5 +20,7 @@ def only(part: Any, where: Tensor) -> Any:
 def targets(part: Any) -> Tensor:
     if isinstance(part, BlockSupervision):
         return part.labels - 1
+    if isinstance(part, ChainSupervision):
+        return part.anchors + part.depths + 1
     _, steps, length = part.supervised.shape
     return (torch.arange(length) + 1 + torch.arange(steps)[:, None]).expand_as(part.supervised)

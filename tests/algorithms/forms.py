@@ -7,7 +7,7 @@ from deepspec.algorithms.masks import Form
 
 
 def use_form(monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
-    """Let both kinds of drafts train with a form of masks; flex_attention as it is, uncompiled."""
-    for room in ("slots", "eagle3"):
+    """Let all kinds of drafts train with a form of masks; flex_attention as it is, uncompiled."""
+    for room in ("slots", "eagle3", "chains"):
         monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda _device: form)
     monkeypatch.setattr("deepspec.models.flex._compiled", lambda: flex_attention)

@@ -26,6 +26,8 @@ EVERY = [
     ("eagle3", OBJECTIVE.but(reverse_kl=1.0), {"norms": "eagle3.1"}),
     ("dflash", OBJECTIVE, {}),
     ("eagle3", OBJECTIVE, {}),
+    ("peagle", OBJECTIVE, {}),
+    ("peagle", OBJECTIVE.but(convention="speculators", depth_ratio=0.9), {"train_embedding": True}),
     ("eagle3", PUBLIC, {}),
     ("eagle3", PUBLIC, {"draft_vocab_size": 20}),
 ]
@@ -85,7 +87,8 @@ def test_no_sample_learns_from_another_in_its_row(algorithm):
     for row, start, end in batch.spans():
         within = torch.zeros_like(batch.loss_mask)
         within[row, start:end] = True
-        of_one = within[:, None] if algorithm == "eagle3" else within.gather(1, part.anchors)[..., None]
+        of_one = within[:, None] if algorithm == "eagle3" else within.gather(1, part.anchors)
+        of_one = of_one if algorithm in ("eagle3", "peagle") else of_one[..., None]
         states = batch.hidden.clone().requires_grad_()
         alone = only(part, of_one)
         result = ALGORITHMS[algorithm].loss(model, replace(batch, hidden=states), alone, part.denominators)

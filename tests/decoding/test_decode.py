@@ -6,6 +6,7 @@ import torch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.errors import CheckpointError
 from deepspec.models.config import EagleNorms
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
@@ -49,6 +50,7 @@ DRAFTS = {
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "dflash2 shifted": {"algorithm": "dflash2", **tiny.DFLASH2},
     "eagle3": {"algorithm": "eagle3"},
+    "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
 }
 
@@ -74,6 +76,32 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
         assert all(len(each.tokens) == 1 and not each.rounds for each in ended)
 
 
+def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
+    """And once for the prompt: what a round accepted is read together with the mask tokens behind it."""
+    target = tiny.target()
+    draft, widths = tiny.draft(target, **DRAFTS["peagle"]), []
+    forward = draft.forward
+    monkeypatch.setattr(draft, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
+    (decoded,) = decode(target, proposer_for(draft, stop_ids=target.stop_ids), [[5, 6, 7, 8]]).values()
+    assert len(decoded.rounds) > 3
+    assert widths == [4, 3] + [5 + 3] * (len(decoded.rounds) - 1)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int):
+    draft, found = tiny.draft(tiny.target(), **DRAFTS["peagle"]), []
+    context, after = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 5))
+    for count in (slots, draft.config.drafts):
+        rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
+        for counts in (torch.tensor([5, 3]), torch.tensor([1, 4])):
+            rows.commit(context, after, counts)
+            proposal = rows.propose(after[[0, 1], counts - 1], 0.0, None)
+        found.append(proposal.tokens)
+    assert torch.equal(found[0], found[1][:, :slots])
+    with pytest.raises(CheckpointError, match="cannot propose 5 tokens: the draft was trained to propose 4"):
+        proposer_for(draft, 5)
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
     target = tiny.target()
@@ -88,7 +116,7 @@ def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
     assert found[1].shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle"])
 def test_a_sample_does_not_depend_on_its_batch(name: str):
     target, prompts = tiny.target(), tiny.prompts(6)
     proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)

@@ -58,13 +58,13 @@ def draft(target: Target, algorithm: AlgorithmName, **traits: Any) -> BlockDraft
         **{
             "algorithm": algorithm,
             "block": qwen3_block(shape.block),
-            "num_layers": 2 if TRAITS[algorithm].blocks else 1,
+            "num_layers": 2 if TRAITS[algorithm].masked else 1,
             "vocab_size": vocab,
             "draft_vocab_size": vocab,
             "num_target_layers": shape.num_layers,
             "target_layer_ids": (-1, 1),
             "block_size": 4,
-            "mask_token_id": vocab - 1 if TRAITS[algorithm].blocks else None,
+            "mask_token_id": vocab - 1 if TRAITS[algorithm].masked else None,
             **traits,
         }
     )

@@ -29,6 +29,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "eagle3": {"algorithm": "eagle3"},
+    "peagle": {"algorithm": "peagle"},
 }
 
 

@@ -55,6 +55,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "recipe": {"algorithm": "eagle3", "shape": "target", "norms": "eagle3.1"}, "layers": (1, 3, 5),
     },
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
+    "peagle": {"recipe": {"algorithm": "peagle", "num_layers": 2, "train_embedding": True}},
+    "peagle_llama": {
+        "recipe": {"algorithm": "peagle", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
+    },
     "eagle3_reduced": {
         "recipe": {"algorithm": "eagle3", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
     },
@@ -65,7 +69,7 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     """Write a random draft and return its folder."""
     told = KINDS[kind]
     recipe = DraftRecipe(**{"num_layers": 1, "markov_rank": 4, **told["recipe"]})
-    mask = 47 if TRAITS[recipe.algorithm].blocks else None
+    mask = 47 if TRAITS[recipe.algorithm].masked else None
     layers = told.get("layers", (-1, 1, 3, 5))
     config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
     torch.manual_seed(3)

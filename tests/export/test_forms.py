@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from deepspec.errors import ParityError
 from deepspec.export import proof
 from deepspec.export.proof import difference, load, outputs, read_back
 from deepspec.export.run import FORMS, read_source
+from deepspec.models.config import EagleNorms
 from tests.export.drafts import KINDS, write_draft, write_target
 
 WRITTEN = {
@@ -21,6 +23,7 @@ WRITTEN = {
     "vllm": {
         "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
         "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
+        "peagle", "peagle_llama",
     },
     "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma", "dflash2_gemma"},
     "sglang": {
@@ -129,6 +132,30 @@ def test_speculators_nests_the_block_and_samples_from_the_anchor(source, tmp_pat
     assert proposal["verifier"] == {"name_or_path": "ORG/target", "architectures": ["LlamaForCausalLM"]}
     assert not {"embed_tokens.weight", "lm_head.weight"} & load_file(folder / "model.safetensors").keys()
     assert "ignore sample_from_anchor" in notes[0]
+
+
+@pytest.mark.parametrize("source", ["peagle"], indirect=True)
+def test_p_eagle_is_vllms_eagle3_with_a_mask_token_and_no_other_engines(source, tmp_path):
+    config, notes = config_of("vllm", source, tmp_path), FORMS["vllm"].write(source, tmp_path / "form")
+    assert config["architectures"] == ["Eagle3Qwen3ForCausalLM"]
+    assert (config["pard_token"], config["num_hidden_layers"]) == (47, 2)
+    assert config["norm_before_residual"] is False
+    assert notes == ['all tokens come of one pass: serve it with "parallel_drafting": true, and at most 7 tokens']
+    assert load_file(tmp_path / "form" / "model.safetensors")["mask_hidden"].shape == (1, 1, 4 * 32)
+    for form in ("sglang", "llama.cpp"):
+        assert FORMS[form].refuse(source) == "peagle, which drafts all tokens in a pass; it has eagle3, token by token"
+    normed = replace(source, draft=replace(source.draft, norms=EagleNorms(fc_norm=True)))
+    assert FORMS["vllm"].refuse(normed) == "a peagle draft with fc_norm"
+
+
+@pytest.mark.parametrize("source", ["peagle"], indirect=True)
+def test_p_eagle_in_the_form_of_speculators_has_its_keys(source, tmp_path):
+    config = config_of("speculators", source, tmp_path)
+    assert config["speculators_model_type"] == "peagle"
+    assert config["architectures"] == ["PEagleDraftModel"]
+    assert (config["mask_token_id"], config["embed_requires_grad"]) == (47, True)
+    assert config["speculators_config"]["proposal_methods"][0]["speculative_tokens"] == 7
+    assert "mask_token_id" not in config["transformer_layer_config"]
 
 
 @pytest.mark.parametrize("source", ["eagle3_llama"], indirect=True)

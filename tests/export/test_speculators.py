@@ -20,6 +20,8 @@ from tests.export.drafts import LLAMA, write_draft
 speculators = pytest.importorskip("speculators", reason="pip install speculators to load this form with it")
 
 KINDS = ["dspark", "dspark_gated", "dspark_rnn", "dflash", "eagle3", "eagle3_llama"]
+PARALLEL = ["peagle"]
+"""Its forward pass draws entries of its own: tests/parity replays them."""
 LENGTH = 128
 """Blocks of its masks are so long, and not padded where it decodes step by step."""
 
@@ -37,7 +39,7 @@ def exported(kind: str, folder: Path) -> Source:
     return source
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PARALLEL])
 def test_speculators_loads_every_tensor(kind, tmp_path):
     source = exported(kind, tmp_path)
     model = speculators.SpeculatorModel.from_pretrained(str(tmp_path / "form"))

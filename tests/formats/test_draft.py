@@ -27,6 +27,8 @@ SHAPES = [
     {"algorithm": "dflash2", "layout": "shift", "conv_kernel_size": 3},
     {"algorithm": "eagle3"},
     {"algorithm": "eagle3", "norms": "eagle3.1"},
+    {"algorithm": "peagle"},
+    {"algorithm": "peagle", "num_layers": 3, "train_embedding": True},
     *({"algorithm": algorithm, "draft_vocab_size": 8} for algorithm in ("dspark", "dflash", "eagle3")),
     *({"algorithm": "dspark", "target": target} for target in TARGETS),
     *({"algorithm": "eagle3", "target": target, "shape": "target"} for target in ("qwen3", "gemma4", "llama")),
@@ -249,6 +251,9 @@ def test_foreign_checkpoint_is_described(tmp_path):
         ({"algorithm": "dflash", "selector_rank": 8}, {}, "selector_rank 8: a dflash draft has none"),
         ({"algorithm": "eagle3", "layout": "fill_in"}, {}, "layout fill_in: an eagle3 draft has no blocks"),
         ({"algorithm": "dspark", "norms": "eagle3.1"}, {}, "norms eagle3.1: a dspark draft has none of these"),
+        ({"algorithm": "peagle", "norms": "eagle3.1"}, {}, "norms eagle3.1: a peagle draft has none of these"),
+        ({"algorithm": "peagle", "layout": "shift"}, {}, "layout shift: a peagle draft has no blocks"),
+        ({"algorithm": "eagle3", "train_embedding": True}, {}, "train_embedding: an eagle3 draft keeps its target's"),
         ({"algorithm": "eagle3"}, {"slot_weights": "dpace"}, "slot_weights dpace: an eagle3 draft has no slots"),
     ],
 )

@@ -47,7 +47,7 @@ def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
     """Return a tiny draft with random weights, heads included."""
     traits = TRAITS[algorithm]
     small = SMALL if traits.convolved else {}
-    chosen = {"num_layers": 2 if traits.blocks else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
+    chosen = {"num_layers": 2 if traits.masked else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
     objective = objective or Objective(num_anchors=5, ttt_length=3)
     config = new_draft_config(
         read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), LAYERS, MASK, objective

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepspec.algorithms.eagle3 import Eagle3, steps
-from deepspec.decoding.propose import EagleProposer
+from deepspec.decoding.eagle import EagleProposer
 from deepspec.models.config import EagleNorms
 from deepspec.models.draft import build_draft
 from tests.algorithms.forms import use_form

@@ -75,7 +75,7 @@ def target() -> Any:
     return tiny.target(VOCAB, sharpness=2.0)
 
 
-@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle"])
 def test_a_look_tells_what_decoding_with_that_draft_gives(target, algorithm):
     loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
     loop.run(None)

@@ -66,7 +66,7 @@ def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones
 @pytest.mark.parametrize(
     ("algorithm", "objective"),
     [
-        ("dflash", {}), ("dflash", {"slot_weights": "dpace"}), ("dflash2", {}), ("eagle3", {}),
+        ("dflash", {}), ("dflash", {"slot_weights": "dpace"}), ("dflash2", {}), ("eagle3", {}), ("peagle", {}),
         ("eagle3", {"reverse_kl": 1.0}), ("dflash", {"convention": "speculators", "log_acceptance": 1.0}),
     ],
 )  # fmt: skip

@@ -22,8 +22,10 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dflash2": {"algorithm": "dflash2", **tiny.DFLASH2},
     "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
     "eagle3": {"algorithm": "eagle3"},
+    "peagle": {"algorithm": "peagle"},
     "dspark-reduced": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
     "eagle3-reduced": {"algorithm": "eagle3", "draft_vocab_size": 3},
+    "peagle-reduced": {"algorithm": "peagle", "draft_vocab_size": 3},
 }
 
 
@@ -88,7 +90,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     assert estimates(found)["accepted_length"] == estimates(wanted)["accepted_length"]
 
 
-@pytest.mark.parametrize("name", ["dspark", "eagle3"])
+@pytest.mark.parametrize("name", ["dspark", "eagle3", "peagle"])
 def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
     target, prompts = target_of(), tiny.prompts(4, VOCAB)
     draft = draft_of(target, name)

@@ -86,7 +86,7 @@ def wanted(known: Known) -> DraftConfig | None:
     train, target, chosen, mask = known.plan.train, known.target, captured(known), None
     if target is None or chosen is None:
         return None
-    if TRAITS[train.draft.algorithm].blocks:
+    if TRAITS[train.draft.algorithm].masked:
         mask = _mask_token(known, target.rows)
         if mask is None:
             return None
@@ -94,13 +94,13 @@ def wanted(known: Known) -> DraftConfig | None:
 
 
 def check_slots(plan: Plan, algorithm: AlgorithmName, most: int) -> None:
-    """Check that a draft proposes as many tokens at a time as are asked of it: eagle3 any number, others a block.
+    """Check that a draft proposes as many tokens at a time as are asked of it: any number where it is one by one.
 
     Raises:
         SpecError: it proposes fewer.
     """
     for name, count in {"evaluate.slots": plan.evaluate.slots, "benchmark.slots": plan.benchmark.slots}.items():
-        if TRAITS[algorithm].blocks and count is not None and count > most:
+        if TRAITS[algorithm].masked and count is not None and count > most:
             raise SpecError(f"{name} is {count}: the draft proposes {most} tokens at a time; lower it")
 
 

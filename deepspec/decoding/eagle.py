@@ -1,0 +1,194 @@
+"""Drafts that read tokens one by one as their target does: Eagle3 token by token, P-EAGLE all in one pass.
+
+Legend: B rows, C newly accepted positions (padded), K slots, A captured layers, D hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from deepspec.decoding.choose import at_most, choose, stacked
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.sampling import Proposal
+from deepspec.models.draft import EagleDraft
+
+
+class EagleProposer:
+    """Eagle3: one token a pass, each fed with the output of the pass before."""
+
+    def __init__(self, draft: EagleDraft, slots: int | None = None, stop_ids: frozenset[int] = frozenset()) -> None:
+        """Propose `slots` tokens, by default as many as the draft was trained to; none behind a stop token."""
+        self.draft = draft
+        self.slots = draft.config.drafts if slots is None else slots
+        self.layers: Sequence[int] = draft.config.target_layer_ids
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=draft.fc.weight.device)
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "EagleRows":
+        """Return empty rows."""
+        return EagleRows(self, RowCache(rows, capacity, device))
+
+
+class EagleRows:
+    """Rows of an Eagle3 proposer: the cache and the output at each row's last position."""
+
+    def __init__(self, proposer: EagleProposer, cache: RowCache) -> None:
+        """Keep the cache."""
+        self._proposer = proposer
+        self._draft = proposer.draft
+        self._cache = cache
+        self._committed = cache.lengths
+        norm = proposer.draft.norm.weight
+        self.output = norm.new_zeros(len(cache.lengths), len(norm))
+        """`(B, D)`: the block's output at each row's last accepted position."""
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Run the accepted positions, in place of what was drafted there."""
+        positions = self._cache.open(states.shape[1])
+        fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
+        mask = None if self._cache.plainly_causal and states.shape[1] == 1 else self._cache.causal_mask()
+        output, _ = self._draft(after, fused, positions, self._cache.layers(self._draft.config.num_layers), mask)
+        self.output = output[torch.arange(len(output), device=output.device), counts - 1]
+        self._cache.advance(counts)
+        self._committed = self._cache.lengths
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Draft token by token; the cache's entries for them stand until the next commit overwrites them."""
+        output = self.output
+        going = torch.ones_like(current, dtype=torch.bool)
+        lengths = torch.zeros_like(current)
+        tokens: list[Tensor] = []
+        drawn: list[Tensor | None] = []
+        for slot in range(self._proposer.slots):
+            if slot > 0:
+                output = self.advance(tokens[-1], output)
+            logits = self._draft.logits(output)
+            token, weights = choose(self._draft, logits, temperature, None if noise is None else noise[:, slot])
+            tokens.append(token)
+            drawn.append(weights)
+            lengths += going
+            going &= ~torch.isin(token, self._proposer.stop_ids)
+            if not going.any():
+                break
+        self.rewind()
+        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=stacked(drawn))
+
+    def advance(self, token: Tensor, output: Tensor) -> Tensor:
+        """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
+        positions = self._cache.open(1)
+        mask = None if self._cache.plainly_causal else self._cache.causal_mask()
+        state = self._draft.handed(output)[:, None]
+        advanced, _ = self._draft(
+            token[:, None], state, positions, self._cache.layers(self._draft.config.num_layers), mask
+        )
+        self._cache.advance(1)
+        next_output: Tensor = advanced.squeeze(1)
+        return next_output
+
+    def rewind(self) -> None:
+        """Forget the positions that `advance` took."""
+        self._cache.lengths = self._committed
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self._cache.keep(rows)
+        self._committed = self._cache.lengths
+        self.output = self.output[list(rows)]
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put another's rows in the place of these."""
+        self._cache.replace(rows, other._cache)
+        self._committed = self._cache.lengths
+        self.output[list(rows)] = other.output
+
+
+class ParallelProposer(EagleProposer):
+    """P-EAGLE: all tokens in one pass over mask tokens."""
+
+    def __init__(self, draft: EagleDraft, slots: int | None = None) -> None:
+        """Take K from the draft, or fewer.
+
+        Raises:
+            CheckpointError: the draft was trained to propose fewer.
+        """
+        super().__init__(draft, at_most(draft.config.drafts, slots))
+
+    def rows(self, rows: int, capacity: int, device: torch.device) -> "ParallelRows":
+        """Return empty rows: mask tokens take room behind what was verified."""
+        return ParallelRows(self, RowCache(rows, capacity + self.slots, device))
+
+
+class ParallelRows(EagleRows):
+    """Rows of a P-EAGLE proposer: what was accepted and the mask tokens behind it, in one pass."""
+
+    _waiting: tuple[Tensor, Tensor, Tensor] | None = None
+    """What was accepted and is not read yet."""
+
+    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+        """Run a prompt; keep what a round accepted for the next proposal's pass."""
+        self._read()
+        self._waiting = (states, after, counts)
+        if not int(self._cache.lengths.max()):
+            self._read()
+
+    def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
+        """Run what was accepted and the mask tokens, then sample each token on its own."""
+        logits, tokens, drawn = self._draft.logits(self.outputs()), list[Tensor](), list[Tensor | None]()
+        for slot in range(self._proposer.slots):
+            uniform = None if noise is None else noise[:, slot]
+            token, weights = choose(self._draft, logits[:, slot], temperature, uniform)
+            tokens.append(token)
+            drawn.append(weights)
+        lengths = torch.full_like(current, len(tokens))
+        return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=stacked(drawn))
+
+    def outputs(self) -> Tensor:
+        """Return the last block's output for each token of a proposal, `(B, K, D)`."""
+        more = self._proposer.slots - 1
+        if self._waiting is None:
+            first = self.output[:, None]
+            return torch.cat([first, self._pass(*self._masked(more))], dim=1) if more else first
+        states, after, counts = self._waiting
+        self._waiting = None
+        ids, masked = self._masked(after.shape[1] + more)
+        ids, known = ids.clone(), torch.arange(after.shape[1], device=after.device) < counts[:, None]
+        ids[:, : after.shape[1]] = after.where(known, ids[:, : after.shape[1]])
+        fused = self._draft.fuse(states.to(masked.dtype)).where(known[..., None], masked[:, : after.shape[1]])
+        output = self._pass(ids, torch.cat([fused, masked[:, after.shape[1] :]], dim=1))
+        places = counts[:, None] - 1 + torch.arange(more + 1, device=counts.device)
+        outputs = output[torch.arange(len(output), device=output.device)[:, None], places]
+        self._cache.advance(counts)
+        self._committed, self.output = self._cache.lengths, outputs[:, 0]
+        return outputs
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        super().keep(rows)
+        if self._waiting is not None:
+            states, after, counts = (each[list(rows)] for each in self._waiting)
+            self._waiting = (states, after, counts)
+
+    def replace(self, rows: Sequence[int], other: Self) -> None:
+        """Put another's rows in the place of these."""
+        self._read()
+        other._read()
+        super().replace(rows, other)
+
+    def _read(self) -> None:
+        """Run what waits."""
+        if self._waiting is not None:
+            super().commit(*self._waiting)
+            self._waiting = None
+
+    def _masked(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return tokens and states of so many positions that are not known yet, `(B, count)` and `(B, count, D)`."""
+        token, state = self._draft.masked()
+        rows = len(self._cache.lengths)
+        return token.expand(rows, count), state.expand(rows, count, -1)
+
+    def _pass(self, ids: Tensor, states: Tensor) -> Tensor:
+        positions = self._cache.open(ids.shape[1])
+        context = self._cache.layers(self._draft.config.num_layers)
+        output: Tensor = self._draft(ids, states, positions, context, self._cache.causal_mask())[0]
+        return output
