@@ -7,13 +7,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cli.main import app
+from infra import terminal
 from tests.evaluate.published import given
 
 
 @pytest.fixture
 def case(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(terminal._out, "width", 300)
     return given(tmp_path)
 
 
