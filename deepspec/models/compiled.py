@@ -1,8 +1,8 @@
 """A draft compiled for a card: what is elementwise between the products becomes a few kernels.
 
-Norms, rotations, gates and residuals are read and written once each instead of five to ten times, what the backward
-pass can make again from a product's inputs is not kept, and the host launches a third of the kernels. Compiling takes
-a card's host a minute or two, so it pays in runs of many steps only, and looks at held-out samples do without.
+Norms, rotations, gates and residuals are fused, and what the backward pass can make again from a product's inputs is
+not kept. Compiling takes a card's host a minute or more, so it pays in runs of many steps only, and looks at held-out
+samples do without.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.models.flex import allow_compilations
+from deepspec.models.flex import allow_compilations, few_shapes
 
 PAYS_FROM = 4096
-"""Samples of a run from which on compiling pays: it saves some 10 ms of each for a target of 4B parameters."""
+"""Samples of a rank from which on a run is compiled: a choice, not yet measured (docs/adr/0015)."""
 
 
 def compile_draft(model: BlockDraft | EagleDraft) -> None:
@@ -46,6 +46,7 @@ def _in_training(forward: Callable[..., Any], first: int | None) -> Callable[...
             return forward(*inputs)
         if first is not None and isinstance(inputs[first], Tensor) and not inputs[first].requires_grad:
             inputs = (*inputs[:first], inputs[first].detach().requires_grad_(), *inputs[first + 1 :])
-        return compiled(*inputs)
+        with few_shapes("the draft"):
+            return compiled(*inputs)
 
     return run

@@ -1,6 +1,7 @@
 """flex_attention, compiled once and for all shapes: only the compiled kernel skips what is not seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -48,13 +49,8 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: floa
     if torch.compiler.is_compiling():  # as part of what is around it
         read, beside = flex_attention(query, key, value, return_aux=AuxRequest(lse=True), **told)
         return read, beside.lse
-    try:
+    with few_shapes("flex_attention", f", queries {tuple(query.shape)} over {key.shape[2]} positions"):
         read, beside = _compiled()(query, key, value, return_aux=AuxRequest(lse=True), **told)
-    except FailOnRecompileLimitHit as error:
-        raise TrainingError(
-            f"flex_attention was compiled for {COMPILATIONS} kinds of shapes and met another, queries "
-            f"{tuple(query.shape)} over {key.shape[2]} positions: {error}; shapes should be few, please report it"
-        ) from error
     return read, beside.lse
 
 
@@ -70,3 +66,19 @@ def allow_compilations() -> None:
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
     config.fail_on_recompile_limit_hit = True
+
+
+@contextmanager
+def few_shapes(what: str, asked: str = "") -> Iterator[None]:
+    """Raise what dynamo says of too many kinds of shapes as our own.
+
+    Raises:
+        TrainingError: it was compiled for too many; going on would compute every pair of positions.
+    """
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        raise TrainingError(
+            f"{what} was compiled for {COMPILATIONS} kinds of shapes and met another{asked}: {error}; shapes should "
+            "be few, please report it"
+        ) from error

@@ -70,9 +70,7 @@ class Lossless:
             words = _bytes(values).numpy().view(np.uint16)
             rotated = (words << 1) | (words >> 15)
             return [torch.from_numpy((rotated >> 8).astype(np.uint8)), torch.from_numpy(rotated.astype(np.uint8))]
-        signed = values.view(torch.int16)
-        pairs = ((signed << 1) | ((signed >> 15) & 1)).view(torch.uint8).view(-1, 2)
-        return [pairs[:, 1].contiguous(), pairs[:, 0].contiguous()]
+        return split_by_torch(values)
 
     def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
         """Compress the exponents."""
@@ -135,6 +133,13 @@ TOKENS_ONLY = "none"
 
 CODECS: Mapping[str, Codec] = {"bf16": Raw(), "bf16-zstd": Lossless(), "fp8": Float8(), TOKENS_ONLY: Nothing()}
 """Name in a spec and in every part -> codec."""
+
+
+def split_by_torch(values: Tensor) -> list[Tensor]:
+    """Return exponents, and mantissas with signs, of bf16 values where they lie: what `Lossless` keeps on a card."""
+    signed = values.view(torch.int16)
+    pairs = ((signed << 1) | ((signed >> 15) & 1)).view(torch.uint8).view(-1, 2)  # little-endian: the rest comes first
+    return [pairs[:, 1].contiguous(), pairs[:, 0].contiguous()]
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def make_loop(
     loop = Loop(task, train, ranks, cut, _pace(placement, ranks))
     if ranks.device.type == "cuda" and loop.total * spec.global_batch // ranks.count >= PAYS_FROM:
         compile_draft(model)
-        log("the draft is compiled for the card: the first step of each kind of shape takes up to a minute")
+        log("the draft is compiled for the card: the first step of each kind of shape takes a minute or more")
     loop.fetch_every = placement.fetch_every or (1 if ranks.device.type == "cpu" else FETCH_EVERY)
     if placement.micro_batch is None:
         most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else _silent)
