@@ -16,7 +16,7 @@ from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.flex import allow_compilations, few_shapes
 
 PAYS_FROM = 4096
-"""Samples of a rank from which on a run is compiled: a choice, not yet measured (docs/adr/0015)."""
+"""Samples of a rank from which on a run is compiled: where a minute of compiling is won back (docs/adr/0015)."""
 
 
 def compile_draft(model: BlockDraft | EagleDraft) -> None:
