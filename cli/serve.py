@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from cli.check import AsJson
 from deepspec.errors import ChildError, SpecError
 from infra.settings import data_dir, prefect_api
-from infra.terminal import say, show_table
+from infra.terminal import say, show_json, show_table
 
 app = typer.Typer()
 
@@ -69,26 +70,33 @@ def deploy(
 def runs(
     tag: Annotated[list[str] | None, typer.Option(help="target:NAME, algorithm:NAME, plan:DIGEST; repeatable.")] = None,
     limit: Annotated[int, typer.Option(help="Newest runs to show.", min=1, max=200)] = 20,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """List the newest runs: what they make, how they stand, how long they took."""
     del debug
     from infra.server.runs import newest_runs  # loads Prefect
 
-    columns = ("run", "flow", "state", "started", "took", "tags", "id")
-    found = newest_runs(server(), tag or [], limit)
-    show_table(f"runs on {server()}", [dict(zip(columns, row, strict=True)) for row in found], columns)
+    columns, api = ("run", "flow", "state", "started", "took", "tags", "id"), server()
+    found = [dict(zip(columns, row, strict=True)) for row in newest_runs(api, tag or [], limit)]
+    if as_json:
+        show_json({"server": api, "runs": [{**row, "tags": row["tags"].split()} for row in found]})
+    else:
+        show_table(f"runs on {api}", found, columns)
 
 
 def server() -> str:
     """Return the server that the environment names, or the one that `up` runs.
 
     Raises:
-        SpecError: there is none.
+        SpecError: there is none, or the one that is named does not answer.
     """
-    from infra.server.up import running_api  # loads Prefect
+    from infra.server.api import reached  # loads Prefect
+    from infra.server.up import running_api
 
-    found = prefect_api() or running_api()
+    if named := prefect_api():
+        return reached(named)
+    found = running_api()
     if found is None:
         raise SpecError("no Prefect server: start one with deepspec up, or set PREFECT_API_URL")
     return found

@@ -3,16 +3,36 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import httpx
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deepspec.errors import SpecError
 from infra.engines.managed import free_port
 from infra.server.setup import client_settings
 from infra.server.up import running_api, server
 from infra.settings import data_dir
 
 DRAIN_SECONDS = 5.0
+PATIENCE_SECONDS = 10.0
+
+
+def reached(api: str) -> str:
+    """Return an API's URL, once something answers there.
+
+    Raises:
+        SpecError: nothing does.
+    """
+    try:
+        httpx.get(f"{api.rstrip('/')}/health", timeout=PATIENCE_SECONDS)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise SpecError(
+            f"no Prefect server answers at {api}, which PREFECT_API_URL names ({error}): start that one, or take the "
+            "name back (unset PREFECT_API_URL; prefect config unset PREFECT_API_URL), and a command runs a server of "
+            "its own"
+        ) from error
+    return api
 
 
 @contextmanager
@@ -23,8 +43,12 @@ def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         say: told where to watch, where a server is started.
+
+    Raises:
+        SpecError: the configured one does not answer.
     """
-    if PREFECT_API_URL.value():
+    if configured := PREFECT_API_URL.value():
+        reached(configured)
         yield
         return
     if url := running_api():

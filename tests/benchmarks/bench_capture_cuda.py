@@ -1,11 +1,11 @@
 """Capture on a card against the forward pass alone: a random target of the shape of Qwen3-4B, parts to memory.
 
-    python -m pytest -m bench tests/benchmarks/bench_capture_cuda.py -s
+python -m pytest -m bench tests/benchmarks/bench_capture_cuda.py -s
 
-    DEEPSPEC_BENCH_SECONDS   of each measurement; default 60
-    DEEPSPEC_BENCH_STATES    a safetensors file with `states`, (R, D) bf16, recorded from a trained target: what a codec
-                             is given in place of the random target's own, which compress otherwise
-    DEEPSPEC_BENCH_SMALL=1   small shapes, on the CPU if there is no card: shows that it runs
+DEEPSPEC_BENCH_SECONDS   of each measurement; default 60
+DEEPSPEC_BENCH_STATES    a safetensors file with `states`, (R, D) bf16, recorded from a trained target: what a codec
+                         is given in place of the random target's own, which compress otherwise
+DEEPSPEC_BENCH_SMALL=1   small shapes, on the CPU if there is no card: shows that it runs
 """
 
 import os

@@ -76,10 +76,11 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert {str(found["type"]) for found in shown} >= {"progress", "table", "image", "markdown"}
     assert {"plan-estimate", "stages", "train-progress", "release-report"} <= {str(found["key"]) for found in shown}
     assert {f"{stage}-artifact" for stage in STAGES} <= {str(found["key"]) for found in shown}
-    words = [sys.executable, "-m", "cli.main", "runs", "--tag", "algorithm:dspark"]
+    words = [sys.executable, "-m", "cli.main", "runs", "--tag", "algorithm:dspark", "--json"]
     listed = subprocess.run(words, env=environment(operated.api), cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "build-draft" in listed.stdout
-    assert "Completed" in listed.stdout
+    runs = json.loads(listed.stdout)["runs"]
+    assert {"flow": "build-draft", "state": "Completed"}.items() <= runs[-1].items()
+    assert "algorithm:dspark" in runs[-1]["tags"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")

@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deepspec.errors import SpecError
 from infra.server import up as prefect_up
 from infra.server.api import prefect_api
 
@@ -48,10 +51,33 @@ def test_nothing_is_left_of_a_killed_command(tmp_path: Path):
     assert not answers(url)
 
 
+@contextmanager
+def listening() -> Iterator[str]:
+    """Something that answers, though it knows no page."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/api"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_a_configured_server_is_used():
     said: list[str] = []
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), prefect_api(said.append):
+    with listening() as url, temporary_settings({PREFECT_API_URL: url}), prefect_api(said.append):
         assert said == []
+
+
+def test_a_configured_server_that_is_gone_is_one_line():
+    with listening() as url:
+        pass
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(SpecError, match=r"no Prefect server answers at .* take the name back"),
+        prefect_api(print),
+    ):
+        pass
 
 
 def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
