@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, read_mark, reference
+from deepspec.artifacts import ArtifactRef, Manifest, Spec, read_manifest, read_mark, reference
 from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
 from deepspec.publish import is_complete
-from deepspec.stages import STAGES
+from deepspec.stages import STAGES, address
 from deepspec.store import Store
 
 _EARLIER = ("continue_from", "warm_start")
@@ -46,6 +46,21 @@ def addresses(store: Store) -> list[tuple[str, str]]:
     kinds = {stage.kind for stage in STAGES.values()}
     steps = (key.split("/") for kind in sorted(kinds) for key in store.list(kind))
     return sorted({(step[0], step[1]) for step in steps if len(step) > 2})
+
+
+def held_bytes(store: Store, specs: Mapping[str, Spec]) -> int:
+    """Return the bytes that a store holds already of a run's artifacts, published or in part.
+
+    Args:
+        store: where.
+        specs: stage name -> its spec.
+    """
+    found, where = 0, dict[str, str]()
+    for name, stage in STAGES.items():
+        if name in specs and all(kind in where for kind in stage.inputs):
+            where[stage.kind] = address(stage, specs[name], where)
+            found += sum(store.sizes(f"{stage.kind}/{where[stage.kind]}").values())
+    return found
 
 
 def set_ref(store: Store, name: str, ref: ArtifactRef) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from deepspec.errors import StoreError
+from deepspec.errors import FullDiskError, StoreError
 
 ADVICE = "free some space there; what is published or committed stays, and the same command goes on"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,12 +21,14 @@ def writing(path: Path) -> Iterator[None]:
     """Name the file that the block writes where that fails.
 
     Raises:
-        StoreError: it cannot be written: the disk is full, say.
+        FullDiskError: there is no room left.
+        StoreError: it cannot be written for another reason.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot write {path}: {error}; {ADVICE}") from error
+        kind = FullDiskError if is_full(error) else StoreError
+        raise kind(f"cannot write {path}: {error}; {ADVICE}") from error
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def full_disk_named(*folders: Path) -> Iterator[None]:
         folders: that it writes to: the message says how much room is left in each.
 
     Raises:
-        StoreError: there is no room left.
+        FullDiskError: there is no room left.
     """
     try:
         yield
@@ -45,7 +47,7 @@ def full_disk_named(*folders: Path) -> Iterator[None]:
         if not is_full(error):
             raise
         told = ", ".join(dict.fromkeys(f"{folder} ({_free(folder)} free)" for folder in folders))
-        raise StoreError(f"cannot write to {told}: {error}; {ADVICE}") from error
+        raise FullDiskError(f"cannot write to {told}: {error}; {ADVICE}") from error
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -11,7 +11,8 @@
     │   ├── CheckpointError     a draft checkpoint that cannot be loaded
     │   ├── EngineError         an engine that is not there, or not the one the plan names
     │   └── BudgetError         the plan does not fit the disk, the money or the hours given
-    ├── StoreError              the store refused, is full, or cannot be reached
+    ├── StoreError              the store refused, or cannot be reached
+    │   ├── FullDiskError       no room is left where something is written
     │   ├── NotPublishedError   an artifact that was never committed
     │   └── CorruptArtifactError  bytes that do not match their manifest
     ├── CaptureError            the target gave hidden states that cannot be trained on
@@ -107,10 +108,16 @@ class BudgetError(InputError):
 
 
 class StoreError(DeepSpecError):
-    """The store refused, is full, or cannot be reached."""
+    """The store refused, or cannot be reached."""
 
     retryable = True
     status = EXIT_INPUT
+
+
+class FullDiskError(StoreError):
+    """No room is left where something is written; trying again makes none."""
+
+    retryable = False
 
 
 class NotPublishedError(StoreError):

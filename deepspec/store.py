@@ -17,8 +17,8 @@ from typing import Any
 
 import fsspec
 
-from deepspec.disk import free_bytes
-from deepspec.errors import NotPublishedError, SpecError, StoreError
+from deepspec.disk import free_bytes, is_full
+from deepspec.errors import FullDiskError, NotPublishedError, SpecError, StoreError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
 
@@ -304,7 +304,8 @@ class Store:
             yield
         except _failures() as error:
             advice = "check that the root exists, is writable and has space"
-            raise StoreError(f"cannot write {self.uri(key)}: {error}; {advice}") from error
+            kind = FullDiskError if is_full(error) else StoreError
+            raise kind(f"cannot write {self.uri(key)}: {error}; {advice}") from error
 
 
 def _check_scheme(root: str) -> None:

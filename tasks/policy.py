@@ -8,6 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
+from deepspec.disk import is_full
 from deepspec.errors import DeepSpecError
 from deepspec.stages import address, stage_named
 
@@ -38,7 +39,7 @@ async def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
     """Return whether the error of a failed task may be gone the next time."""
     del task, task_run
     error: object = await state.aresult(raise_on_failure=False)
-    return error.retryable if isinstance(error, DeepSpecError) else isinstance(error, OSError)
+    return error.retryable if isinstance(error, DeepSpecError) else isinstance(error, OSError) and not is_full(error)
 
 
 def stage_options(stage: str) -> dict[str, Any]:

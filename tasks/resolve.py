@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from deepspec.catalog import scores_before
+from deepspec.catalog import held_bytes, scores_before
 from deepspec.plan.budget import check_limits, plan_rows
 from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
@@ -44,7 +44,8 @@ def begun(plan: Plan, site: Site, only: str | None = None) -> Begun:
     examine(known(plan, site, only=only))
     resolved = resolved_here(plan, site)
     told = examine(known(plan, site, resolved, only))
-    check_limits(plan, Store(site.root), resolved.sizes)
+    store = Store(site.root)
+    check_limits(plan, store, resolved.sizes, held=held_bytes(store, resolved.specs))
     return Begun(resolved=resolved, site=site.at(resolved), told=(*([device] if device else []), *told))
 
 

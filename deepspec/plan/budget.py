@@ -132,8 +132,17 @@ def plan_rows(
     return [samples, *rows(cost), free]
 
 
-def check_limits(plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None) -> None:
+def check_limits(
+    plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None, held: int = 0
+) -> None:
     """Stop where the estimate passes a limit of the plan or the free space of the store.
+
+    Args:
+        plan: what to do.
+        store: where to.
+        sizes: of the target; None: those of its preset.
+        measured: counts of the published answers; None: there are none yet.
+        held: bytes of it that the store holds already.
 
     Raises:
         BudgetError: what was estimated, what there is, and which settings make it smaller.
@@ -145,9 +154,10 @@ def check_limits(plan: Plan, store: Store, sizes: Sizes | None = None, measured:
     free = store.free_bytes()
     wanted = cost.store_bytes.mid * SPARE
     smaller = "use cache.codec=fp8 or fewer samples (prepare.max_samples)"
-    if free is not None and wanted > free:
+    if free is not None and wanted - held > free:
+        more = f", {size(held)} of it there already" if held else ""
         raise BudgetError(
-            f"the plan needs about {size(wanted)} in {store.root}, which has {size(free)} free; {smaller}"
+            f"the plan needs about {size(wanted)} in {store.root}{more}, which has {size(free)} free; {smaller}"
         )
     if limits.disk_gb is not None and wanted > limits.disk_gb * 1e9:
         raise BudgetError(f"the plan needs about {size(wanted)}, above limits.disk_gb={limits.disk_gb:g}; {smaller}")

@@ -62,7 +62,8 @@ class Progress:
             told = f"until {until(lanes[label].seconds_paused)} ({lanes[label].last_failure})"
             self._report.log(f"{label} asks to be left alone {told}")
         for label in sorted(down - self._down):
-            self._report.log(f"{label} is down ({lanes[label].last_failure}); the others answer until it is back")
+            then = "the others answer until it is back" if len(lanes) > 1 else "it is tried again until it is back"
+            self._report.log(f"{label} is down ({lanes[label].last_failure}); {then}")
         for label in sorted((self._down | self._resting) - down - resting):
             self._report.log(f"{label} is back")
         changed = (down, resting) != (self._down, self._resting)

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import ArtifactRef, Spec
-from deepspec.catalog import catalog, find, lineage, refs, set_ref
+from deepspec.artifacts import ArtifactRef, Spec, TargetId
+from deepspec.catalog import catalog, find, held_bytes, lineage, refs, set_ref
 from deepspec.errors import NotPublishedError, SpecError
+from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.publish import Out, drop_artifact
+from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.stages import STAGES, address
 from deepspec.store import Store
+from deepspec.train.spec import TrainSpec
 
 
 @pytest.fixture
@@ -90,3 +94,27 @@ def test_lineage_is_everything_that_it_was_made_from(store):
     answers = publish(store, "answers", "b", prompts=prompts)
     publish(store, "answers", "c", prompts=prompts)
     assert set(lineage(store, [answers])) == {prompts.prefix, answers.prefix}
+
+
+TARGET = TargetId(config="c", weights="w", tokenizer="t", template="t")
+
+
+def test_the_bytes_that_a_run_finds_in_the_store_are_counted_also_of_parts(store, tmp_path):
+    specs = {
+        "prepare": PrepareSpec(sources=(Source(name="a", digest="b"),)),
+        "regenerate": RegenerateSpec(target=TARGET),
+        "train": TrainSpec(),
+    }
+    assert held_bytes(store, specs) == 0
+    prompts = Out(store, "prompts", address(STAGES["prepare"], specs["prepare"], {}), {}, tmp_path)
+    prompts.file("a.txt").write_text("x" * 1000)
+    prompts.publish(specs["prepare"], 1, {})
+    published = held_bytes(store, specs)
+    assert published > 1000  # with its manifest
+    answers = Out(
+        store, "answers", address(STAGES["regenerate"], specs["regenerate"], {"prompts": prompts.address}), {}, tmp_path
+    )
+    (tmp_path / "p").write_text("y" * 500)
+    answers.commit_part(0, 0, {"p": tmp_path / "p"}, {})
+    assert held_bytes(store, specs) > published + 500
+    assert held_bytes(store, {"train": TrainSpec()}) == 0

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from deepspec.artifacts import Spec
 from deepspec.disk import full_disk_named, is_full, writing
-from deepspec.errors import StoreError
+from deepspec.errors import FullDiskError, StoreError
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.stages import Stage, Work, materialize
@@ -32,6 +32,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, error: Exception
     with pytest.raises(StoreError, match=wanted) as caught, writing(tmp_path / "weights"):
         raise error
     assert is_full(caught.value) is full
+    assert isinstance(caught.value, FullDiskError) is full
 
 
 def test_a_full_disk_is_told_from_other_errors():

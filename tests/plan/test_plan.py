@@ -7,7 +7,7 @@ from deepspec.artifacts import TargetId
 from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan import resolve as resolving
-from deepspec.plan.budget import check_limits, plan_estimate, plan_rows, question_count, sample_count
+from deepspec.plan.budget import SPARE, check_limits, plan_estimate, plan_rows, question_count, sample_count
 from deepspec.plan.estimate import size
 from deepspec.plan.resolve import check_sources
 from deepspec.ranges import Range
@@ -163,6 +163,15 @@ def test_a_plan_that_does_not_fit_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "free_bytes", lambda self: 10**9)
     with pytest.raises(BudgetError, match=r"needs about .* TB in .*, which has 1 GB free; use cache\.codec=fp8"):
         check_limits(plan_of("qwen3-4b", dataset="open-perfectblend"), Store(tmp_path))
+
+
+def test_what_the_store_holds_already_needs_no_room_again(tmp_path, monkeypatch):
+    plan = plan_of("qwen3-4b", dataset="open-perfectblend")
+    wanted = plan_estimate(plan).store_bytes.mid * SPARE
+    monkeypatch.setattr(Store, "free_bytes", lambda self: 10**9)
+    check_limits(plan, Store(tmp_path), held=int(wanted))
+    with pytest.raises(BudgetError, match="of it there already"):
+        check_limits(plan, Store(tmp_path), held=int(wanted) - 2 * 10**9)
 
 
 def test_the_table_shows_free_space_and_the_published_layout_beside_ours(tmp_path):

@@ -1,12 +1,13 @@
 """The cache key of a stage task is the artifact's address, and only what can pass is retried."""
 
 import asyncio
+import errno
 
 import pytest
 from prefect.states import Failed
 
 from deepspec.artifacts import ArtifactRef
-from deepspec.errors import ChildError, EngineError, StoreError
+from deepspec.errors import ChildError, EngineError, StoreError, rebuilt
 from deepspec.stages import STAGES, address
 from deepspec.train.spec import TrainSpec
 from tasks.policy import ArtifactAddress, can_pass
@@ -41,6 +42,8 @@ def test_every_stage_has_a_task_of_its_name():
     [
         (StoreError("reset"), True),
         (ConnectionResetError("reset"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (rebuilt("FullDiskError", "cannot write to /data: No space left on device"), False),
         (ChildError("python", 137, "killed"), True),
         (ChildError("python", 1, "a bug"), False),
         (EngineError("serves another model"), False),
