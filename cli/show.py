@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
+from deepspec.catalog import held_bytes
 from deepspec.errors import NotPublishedError
 from deepspec.formats.speed import engine_name
 from deepspec.plan import presets, words
@@ -33,6 +34,8 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
         site: where it runs.
         only: what alone is made, a stage or `reevaluate`; default: all of a run.
 
+    Whatever the store holds may be of this run: which of it is, the run itself sees once everything is hashed.
+
     Raises:
         DeepSpecError: what is wrong.
     """
@@ -43,7 +46,7 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
     site.check_keys()
     store = Store(site.root)
     store.check_writable()
-    check_limits(plan, store)
+    check_limits(plan, store, held=0 if store.free_bytes() is None else sum(store.sizes("").values()))
     return site
 
 
@@ -84,7 +87,8 @@ def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: boo
         _show_plan(chosen, known_costs, store, plan_counts(chosen, store, found.measured))
     for line in (*told, *filter(None, [found.missing])):
         (complain if as_json else say)(line)
-    check_limits(chosen, store, found.sizes, found.measured)
+    held = held_bytes(store, found.resolved.specs) if found.resolved else 0
+    check_limits(chosen, store, found.sizes, found.measured, held)
 
 
 def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts: Sequence[str]) -> None:

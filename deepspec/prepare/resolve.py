@@ -19,7 +19,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, Repositor
 from pydantic import ValidationError
 
 from deepspec.artifacts import checksum
-from deepspec.errors import SourceError, SpecError
+from deepspec.errors import SourceError, SpecError, UnknownNameError
 from deepspec.formats.lines import is_url
 from deepspec.formats.rows import SUFFIXES, form_of
 from deepspec.formats.tensor_heads import check_pointer
@@ -57,7 +57,7 @@ def resolve(prompts: Sequence[str], benchmarks_dir: str | None = None) -> Resolv
 
     Raises:
         SourceError: something is not there, is empty, or cannot be reached.
-        SpecError: an option has a wrong value.
+        SpecError: an option has a wrong value, or is unknown.
     """
     locations: dict[str, str] = {}
     sources = tuple(source for name in prompts for source in _sources(name, locations))
@@ -94,6 +94,9 @@ def _parted(name: str) -> tuple[str, dict[str, str]]:
     options = dict(parse_qsl(query))
     if where and options and options.keys() <= _OPTIONS:
         return where, options
+    unknown = sorted(options.keys() - _OPTIONS)
+    if unknown and (where == DEMO or _HUB_ID.fullmatch(where) or Path(where).exists()):
+        raise UnknownNameError(f"option of {where}", unknown[0], _OPTIONS)
     return name, {}
 
 

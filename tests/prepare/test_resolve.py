@@ -27,6 +27,9 @@ def test_options_follow_the_name(tmp_path):
     assert (source.limit, source.weight, source.name) == (10, 0.5, "logs")
     with pytest.raises(SpecError, match="limit"):
         resolve([f"{tmp_path}/mine.jsonl?limit=-1"])
+    for name in (f"{tmp_path}/mine.jsonl", "demo", "org/chats"):
+        with pytest.raises(SpecError, match=r"unknown option of .* 'limt'; known: config, limit"):
+            resolve([f"{name}?limt=10"])
 
 
 def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
