@@ -97,14 +97,20 @@ def _without_signs(body: str, core: str, signs: Signs) -> int | None:
 
 
 def _is_header(text: str, signs: Signs) -> bool:
-    """Return whether a text before an answer is none, or a header between special tokens that begins no reasoning."""
+    """Return whether a text before an answer is none, or a header up to a special token that begins no reasoning.
+
+    Where the prompt ends inside the header, the target writes its rest, as words of the same line.
+    """
     if any(opening in text for opening, _ in MARKERS):
         return False
-    return not text or (any(map(text.startswith, signs.all)) and any(map(text.endswith, signs.all)))
+    begins = any(map(text.startswith, signs.all)) or "\n" not in text
+    return not text or (begins and any(map(text.endswith, signs.all)))
 
 
 def _shows_calls(body: str, turn: Turn) -> bool:
-    if turn.content.strip() not in body or not shown(turn.calls, body):
+    content = turn.content.strip()
+    _, found, rest = body.partition(content) if content else ("", "", body)
+    if found != content or not shown(turn.calls, rest):  # text was said before the calls, wherever a template puts it
         return False
     if turn.reasoning is not None:
         return turn.reasoning.strip() in body

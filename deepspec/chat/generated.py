@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from deepspec.chat.answered import Answered, Message, Turn
 from deepspec.chat.clock import DATE
+from deepspec.chat.endings import Endings
 from deepspec.chat.faithful import Signs, before_stop, generated_text, marks_in, unrepeated
 from deepspec.chat.rendering import Renderer, Told
 from deepspec.chat.tool_calls import name_of
-from deepspec.errors import RowError, TargetError
+from deepspec.errors import RowError
 from deepspec.formats.bad_rows import one_row
 
 
@@ -36,24 +37,7 @@ class TurnReader:
         self._stop_ids = stop_ids
         self._name = name
         self._vocab_size = vocab_size
-
-    @cached_property
-    def stop_id(self) -> int:
-        """Return the stop token with which the template ends an answer.
-
-        Raises:
-            TargetError: it ends answers with no token at which the target stops.
-        """
-        probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        text = self._renderer.text(probe, Told(switches={"enable_thinking": False}), answer_next=False)
-        stops = [token for token in self._renderer.ids(text) if token in self._stop_ids]
-        if not stops:
-            known = ", ".join(self._renderer.decoded([token]) for token in sorted(self._stop_ids))
-            raise TargetError(
-                f"target {self._name}: its chat template ends an answer with none of its stop tokens ({known}); "
-                "name the token that does in stop_tokens of the target's preset"
-            )
-        return stops[-1]
+        self.endings = Endings(renderer, stop_ids, name)
 
     @cached_property
     def _signs(self) -> Signs:
@@ -87,7 +71,7 @@ class TurnReader:
         if given is None:
             return again or [], turn.token_ids is not None
         if not turn.truncated and (not given or given[-1] not in self._stop_ids):
-            given = [*given, again[-1] if again else self.stop_id]
+            given = [*given, again[-1] if again else self._stop_behind(turn)]
         return given, again is not None and again != given
 
     def check_range(self, ids: Sequence[int]) -> None:
@@ -145,7 +129,10 @@ class TurnReader:
         if turn.truncated:
             return body
         end = rendered.ids[len(prompt.ids) + len(body) :]
-        return [*body, end[0] if end else self.stop_id]
+        return [*body, end[0] if end else self._stop_behind(turn)]
+
+    def _stop_behind(self, turn: Turn) -> int:
+        return self.endings.of_calls if turn.calls else self.endings.of_text
 
     def _literal(self, turn: Turn, prompt: Text) -> list[int]:
         """Return the tokens of an answer that holds its reasoning: no template may split or strip it."""
@@ -153,7 +140,7 @@ class TurnReader:
         if content is None:
             raise self._rewritten("has the prompt open the reasoning that the answer opens again")
         body = self._body(self._renderer.ids(prompt.text + content), prompt)
-        return body if turn.truncated else [*body, self.stop_id]
+        return body if turn.truncated else [*body, self.endings.of_text]
 
     def _body(self, ids: list[int], prompt: Text) -> list[int]:
         """Return the tokens behind a prompt, up to a stop token.
@@ -172,7 +159,7 @@ class TurnReader:
 
     def _unfaithful(self) -> RowError:
         """Return the error of a rendered turn that is not the answer; that a template ends none is the target's."""
-        stop = self._renderer.decoded([self.stop_id])
+        stop = self._renderer.decoded([self.endings.of_text])
         return self._rewritten(f"renders an answered turn, up to {stop}, unlike the answer as given")
 
     def _rendered(self, answered: Answered, messages: Sequence[Message], *, answer_next: bool) -> Text:

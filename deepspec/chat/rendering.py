@@ -8,6 +8,7 @@ from typing import Any
 
 from deepspec.chat.answered import Message
 from deepspec.chat.clock import CODES, DATE, READS_CLOCK, Clock, clock_of, codes, frozen
+from deepspec.chat.content_parts import in_parts, reads_parts
 from deepspec.chat.faithful import Signs
 from deepspec.chat.tool_calls import reads_text, with_arguments
 
@@ -35,6 +36,7 @@ class Renderer:
         """Keep the tokenizer."""
         self._tokenizer = tokenizer
         self._reads_text: dict[str, bool] = {}
+        self._reads_parts: dict[str, bool] = {}
 
     def text(self, messages: Sequence[Message], told: Told, *, answer_next: bool) -> str:
         """Return what the template makes of messages.
@@ -101,19 +103,31 @@ class Renderer:
             told = {"enable_thinking": False}
 
             def render(messages: Sequence[Message], tools: Sequence[Message] | None) -> str:
-                text: str = self._applied(template, messages, Told(switches=told, tools=tools), answer_next=False)
+                given = self._contents(template, messages)
+                text: str = self._applied(template, given, Told(switches=told, tools=tools), answer_next=False)
                 return text
 
             self._reads_text[template] = reads_text(render)
         return self._reads_text[template]
 
     def _prepared(self, messages: Sequence[Message], told: Told) -> tuple[str, Sequence[Message]]:
-        """Return the template for messages, and these with arguments in the form that it reads."""
+        """Return the template for messages, and these with contents and arguments in the form that it reads."""
         template = self._template(told.tools)
+        given = self._contents(template, messages)
         if not any(message.get("tool_calls") for message in messages):
-            return template, messages
+            return template, given
         as_text = self._wants_text(template)
-        return template, [with_arguments(message, as_text=as_text) for message in messages]
+        return template, [with_arguments(message, as_text=as_text) for message in given]
+
+    def _contents(self, template: str, messages: Sequence[Message]) -> Sequence[Message]:
+        if template not in self._reads_parts:
+
+            def render(probe: Sequence[Message]) -> str:
+                text: str = self._applied(template, probe, Told(switches={"enable_thinking": False}), answer_next=False)
+                return text
+
+            self._reads_parts[template] = reads_parts(render)
+        return [in_parts(message) for message in messages] if self._reads_parts[template] else messages
 
     def _applied(
         self, template: str, messages: Sequence[Message], told: Told, *, answer_next: bool, tokenize: bool = False

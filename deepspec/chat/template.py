@@ -6,7 +6,8 @@ what the engine said it generated, or what the template adds to the prompt for t
 What the template puts around an answer is context. docs/formats/loss_mask.md tells it with examples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -103,7 +104,7 @@ class ChatTemplate:
         Raises:
             TargetError: it ends answers with no token at which the target stops.
         """
-        return self._turns.stop_id
+        return self._turns.endings.of_text
 
     def render(self, row: Mapping[str, Any]) -> Rendered:
         """Return the samples of one answered conversation.
@@ -124,9 +125,10 @@ class ChatTemplate:
     def _rendered(self, name: str, answered: Answered) -> Rendered:
         sequences: list[_Sequence] = []
         drifted = prompt_tokens = 0
-        for turn in answered.turns:
-            prompt = self._turns.prompt(answered, turn)
-            answer, drift = self._turns.answer(answered, turn, prompt)
+        for number, turn in enumerate(answered.turns, 1):
+            with _named(number, len(answered.turns)):
+                prompt = self._turns.prompt(answered, turn)
+                answer, drift = self._turns.answer(answered, turn, prompt)
             drifted += drift
             prompt_tokens += len(prompt.ids)
             if not sequences or not sequences[-1].continues_in(prompt.ids):
@@ -163,6 +165,15 @@ class _Sequence:
 
     def sample(self, sample_id: str) -> Sample:
         return Sample(sample_id=sample_id, input_ids=self._ids, loss_mask=self._mask)
+
+
+@contextmanager
+def _named(turn: int, turns: int) -> Iterator[None]:
+    """Let an error of one of several turns say which."""
+    try:
+        yield
+    except RowError as error:
+        raise error if turns == 1 else RowError(error.reason, f"turn {turn} of {turns}: {error}") from error
 
 
 def _check_prompts(rendered: int, counted: int) -> None:

@@ -29,6 +29,11 @@ _TOOL = {
 }
 
 
+def probe_of_a_call() -> tuple[Message, Sequence[Message], str]:
+    """Return a message that calls a tool, the tools that it was told of, and the value of the call's one argument."""
+    return _probe(_ARGUMENTS), [_TOOL], _ARGUMENTS["probed_key"]
+
+
 def with_arguments(message: Message, *, as_text: bool) -> Message:
     """Return a message whose calls have arguments in the form that a template reads.
 
@@ -134,13 +139,14 @@ def _as_text(arguments: Any) -> str:
     return json.dumps(_as_object(arguments), ensure_ascii=False)
 
 
+def _probe(arguments: Any) -> Message:
+    call = {"id": "call00000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
 def _rendered(render: Render, arguments: Any) -> str | None:
     """Return what a template makes of a call, with a tool declared or without one; None where it refuses it."""
-    call = {"id": "call00000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
-    messages: list[Message] = [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
+    messages: list[Message] = [{"role": "user", "content": "x"}, _probe(arguments)]
     for tools in ([_TOOL], None):
         with suppress(RowError), one_row("template_refuses"):
             return render(messages, tools)

@@ -1,4 +1,7 @@
-"""Sizes of presets are those of the model class that transformers has as the type's default, weight for weight."""
+"""Sizes of presets are those of a model that transformers builds, weight for weight."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -8,17 +11,54 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from deepspec.families import read
 from deepspec.plan import presets
 
-DEFAULTS = {"deepseek-v3": "deepseek_v3", "gpt-oss-120b": "gpt_oss", "mixtral-8x7b": "mixtral"}
+DEFAULTS = {
+    "deepseek-r1": "deepseek_v3",
+    "deepseek-v3": "deepseek_v3",
+    "gpt-oss-120b": "gpt_oss",
+    "mixtral-8x7b": "mixtral",
+    "qwen3-next-80b-a3b": "qwen3_next",
+    "smollm3-3b": "smollm3",
+}
 """Preset -> the type whose defaults are this very model."""
 
+MORE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "qwen2.5-7b": ("qwen2", {}),
+    "qwen2.5-32b": ("qwen2", {}),
+    "qwen2.5-72b": ("qwen2", {}),
+    "qwen3-32b": ("qwen3", {}),
+    "qwen3-30b-a3b": ("qwen3_moe", {"num_experts": 128, "moe_intermediate_size": 768}),
+    "qwen3-235b-a22b": ("qwen3_moe", {"num_experts": 128, "moe_intermediate_size": 1536}),
+    "llama3.1-8b": ("llama", {}),
+    "llama3.3-70b": ("llama", {}),
+    "mistral-7b": ("mistral", {}),
+    "mistral-small-24b": ("mistral", {}),
+    "gpt-oss-20b": ("gpt_oss", {"num_local_experts": 32}),
+    "gemma3-4b": ("gemma3_text", {}),
+    "gemma3-12b": ("gemma3_text", {}),
+    "gemma3-27b": ("gemma3_text", {}),
+    "phi-4": ("phi3", {"pad_token_id": None}),
+}
+"""Preset -> its type, and what sizes do not tell. The sizes themselves are the published configs'; that they are copied
+rightly shows in the weights."""
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_a_preset_has_the_sizes_of_its_type(name):
-    config = CONFIG_MAPPING[DEFAULTS[name]]()
-    shape = read(config.to_dict())
+PUBLISHED = {
+    "qwen2.5-7b": 7.62, "qwen2.5-32b": 32.8, "qwen2.5-72b": 72.7, "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5,
+    "qwen3-235b-a22b": 235, "llama3.1-8b": 8.03, "llama3.3-70b": 70.6, "mistral-7b": 7.25, "mistral-small-24b": 23.6,
+    "gpt-oss-20b": 20.9, "gemma3-4b": 3.88, "gemma3-12b": 11.8, "gemma3-27b": 27.0, "phi-4": 14.7, "smollm3-3b": 3.08,
+    "qwen3-next-80b-a3b": 79.7, "deepseek-v3": 671, "deepseek-r1": 671, "gpt-oss-120b": 117, "mixtral-8x7b": 46.7,
+}  # fmt: skip
+"""Billions of weights, as model cards tell them; of Gemma 3 those of the text part."""
+
+
+def weights(config: Any) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert presets.target(name)["target"]["sizes"] == {
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def told(config: Any) -> dict[str, int]:
+    shape = read(config.to_dict())
+    return {
         "layers": shape.num_layers,
         "hidden": shape.block.hidden_size,
         "intermediate": shape.block.intermediate_size,
@@ -26,5 +66,40 @@ def test_a_preset_has_the_sizes_of_its_type(name):
         "kv_heads": shape.block.num_kv_heads,
         "head_dim": shape.block.head_dim,
         "vocabulary": shape.vocab_size,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": weights(config),
     }
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_preset_has_the_sizes_of_its_type(name: str):
+    assert presets.target(name)["target"]["sizes"] == told(CONFIG_MAPPING[DEFAULTS[name]]())
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_model_of_a_presets_sizes_has_its_weights(name: str):
+    sizes = presets.target(name)["target"]["sizes"]
+    model_type, more = MORE[name]
+    config = CONFIG_MAPPING[model_type](
+        num_hidden_layers=sizes["layers"],
+        hidden_size=sizes["hidden"],
+        intermediate_size=sizes["intermediate"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        head_dim=sizes["head_dim"],
+        vocab_size=sizes["vocabulary"],
+        **more,
+    )
+    assert sizes == told(config)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_as_many_weights_as_its_card_says(name: str):
+    billions = presets.target(name)["target"]["sizes"]["parameters"] / 1e9
+    assert float(f"{billions:.3g}") == PUBLISHED[name]
+
+
+def test_every_preset_is_a_name_that_a_folder_can_have():
+    for name in presets.names("targets"):
+        assert presets.target(name)["target"]["name"] == name
+        assert name == name.lower()
+        assert "/" not in name

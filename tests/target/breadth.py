@@ -26,7 +26,7 @@ from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.fresh import read_ends
 from deepspec.start.initial import initialize
 from deepspec.target.load import Target, load_target
-from tests.target import zoo
+from tests.target import zoo, zoo_images
 from tests.target.tiny import VOCAB, tokenizer
 
 ALGORITHM_NAMES = ("dspark", "dflash", "eagle3")
@@ -71,13 +71,13 @@ def examine(model_type: str) -> Found:
     if model_type in zoo.NOT_BUILT:
         found.reason = zoo.NOT_BUILT[model_type]
         return found
-    if zoo.is_encoder_decoder(model_type):
+    if model_type not in zoo_images.TYPES and zoo.is_encoder_decoder(model_type):
         found.reason = "an encoder-decoder"
         return found
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        built = zoo.build(model_type)
-        built.save_pretrained(folder)
+        room = zoo_images if model_type in zoo_images.TYPES else zoo
+        room.build(model_type).save_pretrained(folder)
         tokenizer().save_pretrained(folder)
         try:
             target = load_target(folder)

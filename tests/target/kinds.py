@@ -74,6 +74,18 @@ _DEEPSEEK = (
     "<|tool_output_end|>",
 )
 
+_KIMI = (
+    "<|im_system|>",
+    "<|im_user|>",
+    "<|im_assistant|>",
+    "<|im_middle|>",
+    "<|tool_calls_section_begin|>",
+    "<|tool_calls_section_end|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+)
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -156,5 +168,69 @@ KINDS = {
             footer="<|END_RESPONSE|>",
             beside_calls=False,
         ),
+        Kind(
+            name="phi3",
+            stop="<|end|>",
+            stops=("<|endoftext|>",),
+            signs=("<|system|>", "<|user|>", "<|assistant|>"),
+            tools=False,
+        ),
+        Kind(name="phi4", signs=("<|im_start|>", "<|im_sep|>"), stop="<|im_end|>", tools=False),
+        Kind(
+            name="glm4_5",
+            stop="<|user|>",
+            stops=("<|observation|>", "<|endoftext|>"),
+            signs=("[gMASK]", "<sop>", "<|system|>", "<|assistant|>"),
+            reasoning=True,
+        ),
+        Kind(name="llama2", stop="</s>", bos="<s>", tools=False),
+        Kind(name="zephyr", stop="</s>", bos="<s>", tools=False),
+        Kind(name="olmo2", stop="<|endoftext|>", bos="<|endoftext|>", tools=False),
+        Kind(name="exaone", stop="[|endofturn|]", tools=False),
+        Kind(name="kimi_k2", stop="<|im_end|>", signs=_KIMI),
+        Kind(
+            name="minimax_m2",
+            stop="[e~[",
+            signs=("]~!b[", "]~b]", "<minimax:tool_call>", "</minimax:tool_call>"),
+            opens_reasoning=True,
+        ),
+        Kind(name="nemotron", reasoning=True, tools=False, **_CHATML),
+        Kind(
+            name="lfm2",
+            bos="<|startoftext|>",
+            signs=("<|im_start|>", "<|tool_list_start|>", "<|tool_list_end|>"),
+            stop="<|im_end|>",
+            tools=False,
+        ),
+        Kind(
+            name="seed_oss",
+            stop="<seed:eos>",
+            bos="<seed:bos>",
+            words=("<seed:think>", "</seed:think>"),
+            reasoning=True,
+            tools=False,
+        ),
+        Kind(name="ernie4_5", stop="<|end_of_sentence|>", signs=("<|begin_of_sentence|>",), tools=False),
+        Kind(name="smolvlm", stop="<end_of_utterance>", signs=("<|im_start|>", "<image>"), tools=False),
+        Kind(name="qwen2_5_vl", tools=False, **_CHATML),
+        Kind(name="gemma3", stop="<end_of_turn>", signs=("<start_of_turn>",), bos="<bos>", tools=False),
+        Kind(
+            name="gemma4",
+            stop="<turn|>",
+            stops=("<|tool_response>",),
+            signs=("<|turn>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<tool_response|>"),
+            bos="<bos>",
+            beside_calls=False,
+            reasoning=True,
+        ),
+        Kind(
+            name="deepseek_v3_1",
+            stop="<|end_of_sentence|>",
+            signs=_DEEPSEEK,
+            bos="<|begin_of_sentence|>",
+            tools=False,
+        ),
+        Kind(name="falcon3", stop="<|endoftext|>", signs=("<|user|>", "<|assistant|>", "<|system|>"), tools=False),
+        Kind(name="yi", tools=False, **_CHATML),
     )
 }

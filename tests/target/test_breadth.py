@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.target import zoo
+from tests.target import zoo, zoo_images
 from tests.target.breadth import Found, examine
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
@@ -30,7 +30,16 @@ SAMPLED = (
     "qwen3_next",  # linear attention and full attention in turn
     "smollm3",  # layers without rope
     "phi",  # refused: its head has a bias
+    "gemma3",  # text of a model that sees images: a family's
+    "qwen2_5_vl",  # positions of three parts
 )
+SEEING = (
+    "**Text of models that see images**: the same of a sample of them, each a tiny random model with its vision part, "
+    "loaded whole. Positions of three parts (mrope) are one and the same number in text. A conversation that holds an "
+    "image is refused and counted (`not_text`)."
+)
+IMAGES = frozenset(zoo_images.TYPES)
+ALL = tuple(dict.fromkeys((*zoo.TYPES, *zoo_images.TYPES)))
 PROVEN, LOSSLESS = 90, 80
 """Fewest types that are proven and learn, and that decode without loss."""
 
@@ -43,16 +52,24 @@ def rows() -> Mapping[str, str]:
 
 
 def page(found: Iterable[str]) -> str:
-    """Return the page with these rows."""
-    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    """Return the page with these rows: text models, and text of models that see images, in a table each."""
+    before, found = PAGE.read_text(encoding="utf-8").partition(MARK)[0], sorted(found)
+    images = [row for row in found if row.split("`")[1] in IMAGES]
+    texts = [row for row in found if row not in images]
+    tables = f"{counted(texts)}\n\n{HEAD}\n" + "\n".join(texts)
+    seeing = f"{SEEING}\n\n{HEAD}\n" + "\n".join(images)
+    return f"{before}{MARK}\n\n{tables}\n\n{seeing}\n"
+
+
+def counted(found: Iterable[str]) -> str:
+    """Return in words how many types do what."""
     told = [row.split(" | ") for row in found]
     proven = sum(bool(cells[1].strip()) for cells in told)
     lossless = sum(cells[3].strip() in ("rows", "chunks", "tokens", "whole") for cells in told)
-    line = (
+    return (
         f"transformers {transformers.__version__}: {len(told)} types; {proven} are read rightly and taught, {lossless} "
         f"decoded without loss, {len(told) - proven} refused or not examined."
     )
-    return f"{before}{MARK}\n\n{line}\n\n{HEAD}\n" + "\n".join(sorted(found)) + "\n"
 
 
 def check(found: Found) -> None:
@@ -72,7 +89,7 @@ def test_a_type_does_what_the_page_says(model_type: str):
 
 
 def test_the_page_has_every_type():
-    assert set(rows()) == set(zoo.TYPES)
+    assert set(rows()) == {*zoo.TYPES, *zoo_images.TYPES}
 
 
 def test_the_page_counts_what_it_has():
@@ -82,7 +99,7 @@ def test_the_page_counts_what_it_has():
 
 @pytest.mark.soak
 def test_every_type_does_what_the_page_says():
-    found = {model_type: examine(model_type) for model_type in zoo.TYPES}
+    found = {model_type: examine(model_type) for model_type in ALL}
     for each in found.values():
         check(each)
     assert {name: each.row for name, each in found.items()} == dict(rows())
@@ -93,7 +110,7 @@ def test_every_type_does_what_the_page_says():
 def main(asked: list[str]) -> None:
     """Write the page."""
     known = dict(rows()) if asked else {}
-    for model_type in asked or zoo.TYPES:
+    for model_type in asked or ALL:
         found = examine(model_type)
         known[model_type] = found.row
         print(found.row, flush=True)

@@ -161,6 +161,11 @@ def shows(kind: Kind, function: dict[str, Any], said: str) -> bool:
     arguments = json.loads(function["arguments"])
     if kind.name.startswith("deepseek"):
         return function["arguments"] in said
+    if kind.name == "glm4_5":
+        return all(
+            f"<arg_key>{key}</arg_key>\n<arg_value>{written(value)}</arg_value>" in said
+            for key, value in arguments.items()
+        )
     if kind.name != "qwen3_coder":
         return json.dumps(arguments, ensure_ascii=False) in said
     return all(f"<parameter={key}>\n{written(value)}\n</parameter>" in said for key, value in arguments.items())

@@ -127,7 +127,7 @@ def test_without_a_fast_tokenizer_nothing_is_known(folder):
         ("{{ 1 / 0 }}", "cannot render one user turn: ZeroDivisionError"),
         ("{% for k, v in messages[0].content | items %}x{% endfor %}", "cannot render one user turn: TypeError"),
         (
-            "{% for part in messages[0].content %}{{ part.text }}{% endfor %}x",
+            "{% for part in messages[0].content %}{{ part.words }}{% endfor %}x",
             "leaves out what a user says, it gives 'x'",
         ),
         ("hello", "leaves out what a user says, it gives 'hello'"),

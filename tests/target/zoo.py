@@ -123,7 +123,6 @@ NOT_BUILT: Mapping[str, str] = {
     "dots3_note": f"{_TEXT}`dots3_note_text`",
     "emu3": "an image model around Llama; not built small here",
     "fuyu": "an image model around Persimmon; not built small here",
-    "gemma3": f"{_TEXT}`gemma3_text`",
     "gemma3n": f"{_TEXT}`gemma3n_text`",
     "gemma4": f"{_TEXT}`gemma4_text`",
     "gemma4_assistant": "a draft model of its own, for Gemma 4",
