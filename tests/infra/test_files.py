@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.server.setup import DEPLOYMENTS, ENVIRONMENTS, HOME
+from infra.server.setup import ENVIRONMENTS
 from infra.settings import nodes
+from infra.shipped import DEPLOYMENTS
+from infra.shipped import PACKAGES as HOME
 
 KUBERNETES = HOME / "infra" / "kubernetes"
 MANIFESTS = [path for path in sorted(KUBERNETES.glob("*.yaml")) if path.name != "base-job-template.yaml"]
