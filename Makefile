@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve check test test-gpu soak bench format lock audit clean
+.PHONY: install demo serve check test test-gpu soak bench docs tutorial dist format lock audit clean
 
 install: $(MARK)  ## make .venv from the lock files
 
@@ -43,6 +43,19 @@ soak: $(MARK)  ## all kills and faults, many seeds
 bench: $(MARK)  ## the measurements that the docs quote
 	$(BIN)/python -m pytest -m bench tests/benchmarks -s --timeout 3600
 
+docs: $(MARK)  ## the site, in build/site; fails at a link that leads nowhere
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \
+		.venv-docs/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock; }
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+tutorial: $(MARK)  ## do what docs/tutorial.md says, in an empty folder, and check its figures
+	$(BIN)/python -m docs.tutorial
+
+dist: $(MARK)  ## wheel and source distribution, in dist
+	$(BIN)/pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist .
+
 format: $(MARK)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,10 +65,12 @@ lock: $(MARK)  ## write the locks from what is installed: exact pins, and the sa
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile requirements.lock --generate-hashes --no-deps --no-annotate --no-header --quiet \
 		--python-version 3.11 --output-file requirements.hashed.lock
+	$(BIN)/uv pip compile requirements-docs.in --generate-hashes --no-annotate --no-header --quiet \
+		--python-version 3.11 --universal --output-file requirements-docs.lock
 
 audit: $(MARK)  ## known vulnerabilities in what the lock pins
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --requirement requirements.hashed.lock --require-hashes --disable-pip --strict
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -17,8 +18,12 @@ from deepspec.plan.checks import Outcome, outcomes
 from deepspec.plan.estimate import size
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
+from deepspec.plan.rules.seen import Seen
 from deepspec.store import Store
 from flows.choices import Choices
+from infra.checkup.engine import serves
+from infra.checkup.machine import disk, open_files, shared_memory
+from infra.checkup.store import operations
 from infra.children.devices import driver_version
 from infra.known import known
 from infra.settings import check_data_dir, secret
@@ -26,7 +31,8 @@ from infra.site import Site
 from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 TIMEOUT_SECONDS = 5.0
-_STYLE = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
+_STYLE = {"ok": "green", "look": "yellow", "failed": "bold red", "skipped": "yellow"}
+"""State -> how it is shown; `look` is ok with something that one should know."""
 
 
 def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
@@ -36,12 +42,15 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
         InputError: a check failed; all of them are shown first.
     """
     plan, site = choices.plan(), settled(site, complain if as_json else say)
-    around: dict[str, Callable[[], str]] = {
-        "machine": _machine,
-        "data folder": lambda: str(check_data_dir()),
-        "store": lambda: _store(Store(site.root)),
-        "remote sources": lambda: _remote(plan),
-        "engine": lambda: _engine(plan, site),
+    around: dict[str, Callable[[], Seen]] = {
+        "machine": lambda: Seen(_machine()),
+        "data folder": lambda: disk(check_data_dir()),
+        "shared memory": lambda: shared_memory(site.placement),
+        "open files": open_files,
+        "store": lambda: operations(Store(site.root)),
+        "remote sources": lambda: Seen(_remote(plan)),
+        "engine": lambda: Seen(_engine(plan, site)),
+        "served draft": lambda: _serves(plan, site),
     }
     found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
     if as_json:
@@ -53,16 +62,18 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
         raise InputError(f"{', '.join(failed)}: see the table above; mend it and run deepspec doctor again")
 
 
-def _looked(name: str, check: Callable[[], str]) -> Outcome:
+def _looked(name: str, check: Callable[[], Seen]) -> Outcome:
     try:
-        return Outcome(name=name, state="ok", detail=check())
+        seen = check()
+        return Outcome(name=name, state="ok", detail=seen.detail, told=seen.told)
     except DeepSpecError as error:
         return Outcome(name=name, state="failed", detail=str(error), error=error)
 
 
 def _row(found: Outcome) -> dict[str, Piece]:
     detail = "; ".join([found.detail, *found.told])
-    return {"check": found.name, "result": Styled(found.state, _STYLE[found.state]), "detail": detail}
+    state = "look" if found.state == "ok" and found.told else found.state
+    return {"check": found.name, "result": Styled(state, _STYLE[state]), "detail": detail}
 
 
 def _told(found: Outcome) -> dict[str, Any]:
@@ -75,12 +86,6 @@ def _machine() -> str:
     driver = driver_version()
     cards = "no NVIDIA driver" if driver is None else f"NVIDIA driver {driver}"
     return f"Python {python} on {sys.platform}, {os.cpu_count()} cores, {size(memory)} memory, {cards}, torch {torch}"
-
-
-def _store(store: Store) -> str:
-    store.check_writable()
-    free = store.free_bytes()
-    return f"{store.root}, {'no limit known' if free is None else size(free)} free"
 
 
 def _remote(plan: Plan) -> str:
@@ -109,6 +114,14 @@ def _engine(plan: Plan, site: Site) -> str:
     return "embedded (xllamacpp); the run starts and stops it"
 
 
+def _serves(plan: Plan, site: Site) -> Seen:
+    if plan.draft is not None:
+        return Seen("the draft is given; its export says which engines can load it")
+    if site.placement.endpoints:
+        return Seen("the endpoints' own affair; once they serve it: deepspec ask-engine SCORES")
+    return serves(site.engines.kind, plan.train.draft)
+
+
 def _endpoint(endpoint: Endpoint) -> str:
     key = _key(endpoint)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -119,7 +132,16 @@ def _endpoint(endpoint: Endpoint) -> str:
         raise EngineError(f"{endpoint.url}/models does not answer as an OpenAI-compatible engine: {error}") from error
     if endpoint.model not in names:
         raise TargetError(f"{endpoint.url} serves {', '.join(names)}, not {endpoint.model!r}; correct --model")
-    return f"{endpoint.url} serves {endpoint.model}"
+    return f"{endpoint.url} ({_engine_name(endpoint.url)}) serves {endpoint.model}"
+
+
+def _engine_name(url: str) -> str:
+    """Return what an engine calls itself where it tells: llama.cpp, vLLM and SGLang do."""
+    for path, key in (("props", "build_info"), ("version", "version"), ("get_server_info", "version")):
+        with suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
+            answer = httpx.get(f"{url.removesuffix('/v1')}/{path}", timeout=TIMEOUT_SECONDS)
+            return f"{path} says {answer.raise_for_status().json()[key]}"
+    return "its version is not told"
 
 
 def _key(endpoint: Endpoint) -> str | None:

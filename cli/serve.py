@@ -10,7 +10,7 @@ import typer
 
 from cli.check import AsJson
 from deepspec.errors import ChildError, SpecError
-from infra.settings import data_dir, prefect_api
+from infra.settings import data_dir, environment, prefect_api
 from infra.terminal import say, show_json, show_table
 
 app = typer.Typer()
@@ -114,9 +114,9 @@ def _detached(words: list[str]) -> None:
 
     log = data_dir() / "logs" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "cli.main", *words]
+    command, env = [sys.executable, "-m", "cli.main", *words], environment({})
     with log.open("wb") as output:
-        started = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        started = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
     while running_api() is None:
         if started.poll() is not None:
             raise ChildError("deepspec up", started.returncode, log.read_text())

@@ -12,6 +12,7 @@ from deepspec.formats.exports import write_form
 from deepspec.plan.plan import Plan
 from deepspec.store import Store
 from infra.settings import default_root, scratch_dir
+from infra.shipped import lay_out
 from infra.terminal import Piece, Styled, say, show_json, show_table
 
 app = typer.Typer()
@@ -59,6 +60,17 @@ def unpack(
     store = Store(root or default_root())
     files = write_form(open_artifact(store, find(store, artifact), scratch_dir()), form, folder)
     say(f"{folder}: {', '.join(path.name for path in files)}")
+
+
+@app.command("files")
+def lay_files_out(
+    folder: Annotated[Path, typer.Argument(help="Where to lay them out, as in a checkout.")],
+    debug: Debug = False,
+) -> None:
+    """Copy the files for servers and clusters into a FOLDER: deployments, compose, Kubernetes, Slurm, S3 policy."""
+    del debug
+    for path in lay_out(folder):
+        say(str(path))
 
 
 @app.command()

@@ -22,8 +22,8 @@
     ├── ChildError              a child process that failed
     └── CancelledError          a stage asked to stop: what it had is saved, resume goes on
 
-A message says what, where, what was wanted and what to do. `retryable` errors can pass by themselves;
-only those are retried by an orchestrator.
+A message says what, where, what was wanted and what to do; what helps with most errors of a class is its `remedy` (the
+docs list them). `retryable` errors can pass by themselves; only those are retried by an orchestrator.
 """
 
 from collections.abc import Iterable
@@ -43,6 +43,8 @@ SIGNALLED = 128
 class DeepSpecError(Exception):
     """Root of the tree."""
 
+    remedy = "Do what the message says; `--debug` shows where in the code it was raised."
+    """What helps with most errors of a class, in one line: its row of the reference."""
     retryable = False
     """Whether the same call may succeed later with nothing changed."""
     status = 1
@@ -52,15 +54,20 @@ class DeepSpecError(Exception):
 class InputError(DeepSpecError):
     """Something the user gave, and can mend."""
 
+    remedy = "Correct what the message names and give the command again; nothing was spent."
     status = EXIT_INPUT
 
 
 class SpecError(InputError, ValueError):
     """A plan, preset or override that makes no sense."""
 
+    remedy = "`deepspec fields` lists every field with its default, `deepspec COMMAND --help` every option."
+
 
 class UnknownNameError(SpecError):
     """A name that is not in its table."""
+
+    remedy = "Take one of the names that the message lists."
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         """Say which name of which kind is unknown, and which are known."""
@@ -69,6 +76,8 @@ class UnknownNameError(SpecError):
 
 class SourceError(InputError):
     """Prompts, answers or benchmarks that cannot be read."""
+
+    remedy = "Open the file at the line that the message names; `docs/formats/prompts.md` says what a row looks like."
 
     def __init__(self, message: str, path: Path | str | None = None, line: int | None = None) -> None:
         """Put the file and the 1-based line in front of the message."""
@@ -81,6 +90,8 @@ class SourceError(InputError):
 class RowError(SourceError):
     """One row that cannot be used."""
 
+    remedy = "Mend or delete that row; with `bad_rows=drop`, the default, such rows are counted and left out."
+
     def __init__(self, reason: str, message: str, path: Path | str | None = None, line: int | None = None) -> None:
         """Keep the reason, one word of a short list, beside the message."""
         super().__init__(message, path, line)
@@ -90,26 +101,39 @@ class RowError(SourceError):
 class BadRowsError(SourceError):
     """More rows that cannot be used than the plan allows; the message is the table of reasons."""
 
+    remedy = "Mend the rows of the most frequent reason in the table first; `prepare.bad_share` is how many may be bad."
+
 
 class TargetError(InputError):
     """A target model that cannot be used."""
+
+    remedy = (
+        "`deepspec doctor --target FOLDER` says what is missing; `docs/targets.md` which types of models can be used."
+    )
 
 
 class CheckpointError(InputError):
     """A draft checkpoint that cannot be loaded."""
 
+    remedy = "`deepspec inspect FOLDER` says what the checkpoint is, with `--target` whether it belongs to that target."
+
 
 class EngineError(InputError):
     """An engine that is not there, refuses the model, or dies."""
+
+    remedy = "Look at the end of the log that the message names, or ask the endpoint by hand: `curl URL/models`."
 
 
 class BudgetError(InputError):
     """The plan does not fit the disk, the money or the hours given."""
 
+    remedy = "Raise the limit that the message names, or make less; what is done stays, and the same command goes on."
+
 
 class StoreError(DeepSpecError):
     """The store refused, or cannot be reached."""
 
+    remedy = "`deepspec doctor` tries each operation of the store; free some space (`deepspec gc`), then run again."
     retryable = True
     status = EXIT_INPUT
 
@@ -123,35 +147,54 @@ class FullDiskError(StoreError):
 class NotPublishedError(StoreError):
     """An artifact that was never committed."""
 
+    remedy = "Run the stage that makes it: `deepspec status` lists what is there, `deepspec` alone what comes next."
     retryable = False
 
 
 class CorruptArtifactError(StoreError):
     """Bytes in the store that do not match their manifest."""
 
+    remedy = "Delete it with `deepspec gc --artifact KIND/ADDRESS --yes` and run again: it is made anew."
     retryable = False
 
 
 class CaptureError(DeepSpecError):
     """The target gave hidden states that cannot be trained on."""
 
+    remedy = (
+        "Capture in another precision (`cache.dtype=float32`), and run `deepspec cache verify` on what is published."
+    )
+
 
 class AnswersError(DeepSpecError):
     """Regeneration that could not account for every row."""
 
+    remedy = "Run again: rows that are accounted for are kept, the others are asked anew."
     retryable = True
 
 
 class TrainingError(DeepSpecError):
     """Training that cannot go on."""
 
+    remedy = (
+        "Look at the end of `metrics.jsonl`; lower `train.learning_rate`, or check the cache with `deepspec "
+        "cache verify`."
+    )
+
 
 class ParityError(DeepSpecError):
     """Two forms of one model that should agree and do not."""
 
+    remedy = "`deepspec parity DRAFT` says which forms part and from which token; serve none of them until they agree."
+
 
 class ChildError(DeepSpecError):
     """A child process that failed; one that a signal ended (out of memory, say) may live the next time."""
+
+    remedy = (
+        "Its log ends with the cause. Exit code 137 is a kill, most often for want of memory: make "
+        "`--micro-batch` smaller."
+    )
 
     def __init__(self, command: str, exit_code: int, last_lines: str) -> None:
         """Say which command ended with which code, and what it printed last."""
@@ -164,6 +207,7 @@ class ChildError(DeepSpecError):
 class CancelledError(DeepSpecError):
     """A stage that was asked to stop; what it had done is saved, and the same command goes on from there."""
 
+    remedy = "Nothing: what was done is saved, and the same command goes on from there."
     status = EXIT_CANCELLED
 
 

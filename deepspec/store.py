@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -164,6 +165,14 @@ class Store:
             for item in found
             if item["Key"].startswith(prefix)
         )
+
+    def begin_upload(self, key: str) -> Upload:
+        """Begin an upload in parts, which has to be finished or given up; object storage alone knows any."""
+        with self._writing(key):
+            bucket, prefix = self._bucket()
+            call = {"Bucket": bucket, "Key": f"{prefix}{key}"}
+            found = self._remote.call_s3("create_multipart_upload", **call)
+        return Upload(key=call["Key"], id=found["UploadId"], started=time.time())
 
     def abort_upload(self, upload: Upload) -> None:
         """Give an unfinished upload up; its parts are deleted."""

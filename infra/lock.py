@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_PINNED = {"deepspec", "pip", "setuptools", "uv", "wheel"}
+NOT_PINNED = {"deepspec", "pip", "uv", "wheel"}
 MARKERS = {"triton": ";sys_platform=='linux'"}
 """Packages that there are for some platforms only."""
 

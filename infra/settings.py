@@ -4,6 +4,7 @@
 |---|---|---|
 | `DEEPSPEC_ROOT` | where artifacts are published, a folder or `s3://bucket/prefix` | `deepspec-data/store` |
 | `DEEPSPEC_DATA_DIR` | local folder for models, scratch and logs | `deepspec-data` |
+| `DEEPSPEC_HOME` | folder that runs of a worker work in; their relative paths begin there | the current one |
 | `DEEPSPEC_PARTS_GB` | gigabytes of cache parts that scratch holds at most | 64 GiB |
 | `DEEPSPEC_NODES` | machines that train together | 1 |
 | `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
@@ -13,6 +14,7 @@
 """
 
 import os
+import site
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from deepspec.errors import SpecError
 from deepspec.placement import PARTS_LIMIT
+from infra.shipped import PACKAGES
 
 _PREFECT_QUIET = {
     "DO_NOT_TRACK": "1",
@@ -31,6 +34,11 @@ _PREFECT_QUIET = {
 def data_dir() -> Path:
     """Return the local folder for everything that is not published."""
     return Path(os.environ.get("DEEPSPEC_DATA_DIR", "deepspec-data")).expanduser().resolve()
+
+
+def work_dir() -> Path:
+    """Return the folder that runs of a worker work in."""
+    return Path(os.environ.get("DEEPSPEC_HOME", "")).expanduser().resolve()
 
 
 def check_data_dir() -> Path:
@@ -168,6 +176,18 @@ def use(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def own_packages() -> dict[str, str]:
+    """Return the variables under which a child finds these packages, whatever lies in the folder that it works in.
+
+    `python -m` looks there first, where a project of Prefect's may well have its own `flows` or `tasks`.
+    """
+    installed = str(PACKAGES) in (*site.getsitepackages(), site.getusersitepackages())
+    if installed:
+        return {"PYTHONSAFEPATH": "1"}
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(PACKAGES), *filter(None, given)]))}
+
+
 def environment(extra: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with some variables on top, for a child that is not under the guard."""
-    return {**os.environ, **extra}
+    return {**os.environ, **own_packages(), **extra}

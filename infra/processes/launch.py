@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deepspec.errors import ChildError
 from infra.processes.guard import EVENT, saving_seconds
+from infra.settings import own_packages
 
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_SECONDS = 20.0
@@ -145,7 +146,7 @@ def _guard(
         [*start, *command],
         stdin=subprocess.PIPE,  # never written to: its end tells the guard that this process is gone
         stdout=stdout,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **own_packages(), **(env or {})},
         text=True,
         errors="replace",
     ) as guard:

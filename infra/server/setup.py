@@ -26,10 +26,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.workers.process import ProcessWorker
 
 from deepspec.errors import ChildError, SpecError, UnknownNameError
-from infra.settings import data_dir, default_root, environment, server_auth
+from infra.settings import data_dir, default_root, environment, server_auth, work_dir
+from infra.shipped import DEPLOYMENTS, INFRA
 
-HOME = Path(__file__).resolve().parents[2]
-DEPLOYMENTS = HOME / "deployments"
 BLOCK = "deepspec"
 """Name of the result storage block, local or remote."""
 
@@ -44,7 +43,7 @@ class Environment:
     runs: int
     """Runs at a time."""
     template: str | None = None
-    """File of the base job template; None: the one that comes with the type."""
+    """File of the base job template, below `infra`; None: the one that comes with the type."""
 
 
 ENVIRONMENTS: Mapping[str, Environment] = {
@@ -56,7 +55,7 @@ ENVIRONMENTS: Mapping[str, Environment] = {
         pool="deepspec-kubernetes",
         type="kubernetes",
         runs=64,
-        template="infra/kubernetes/base-job-template.yaml",
+        template="kubernetes/base-job-template.yaml",
     ),
 }
 
@@ -109,7 +108,7 @@ def make_pool(client: SyncPrefectClient, place: Environment, secrets: Mapping[st
     references = {variable: _reference(client, block) for variable, block in secrets.items()}
     shipped = ProcessWorker.get_default_base_job_template()
     if place.template is not None:
-        shipped = yaml.safe_load((HOME / place.template).read_text())
+        shipped = yaml.safe_load((INFRA / place.template).read_text())
     shipped["variables"]["properties"]["env"]["default"] = references
     pool = WorkPoolCreate(name=place.pool, type=place.type, concurrency_limit=place.runs, base_job_template=shipped)
     try:
@@ -139,7 +138,7 @@ def worker_environment(api: str) -> dict[str, str]:
         **({"PREFECT_API_AUTH_STRING": auth} if auth else {}),
         "PREFECT_API_URL": api,
         "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"{kind}/{BLOCK}",
-        "DEEPSPEC_HOME": str(HOME),
+        "DEEPSPEC_HOME": str(work_dir()),
         "DEEPSPEC_DATA_DIR": str(data_dir()),
         "DEEPSPEC_ROOT": default_root(),
     }
@@ -153,7 +152,7 @@ def deploy(api: str, file: Path) -> None:
     """
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     env = environment(worker_environment(api))
-    done = subprocess.run(command, env=env, cwd=HOME, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ChildError(" ".join(command), done.returncode, (done.stdout + done.stderr)[-2000:])
 

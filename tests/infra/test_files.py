@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.server.setup import DEPLOYMENTS, ENVIRONMENTS, HOME
+from infra.server.setup import ENVIRONMENTS
 from infra.settings import nodes
+from infra.shipped import DEPLOYMENTS
+from infra.shipped import PACKAGES as HOME
 
 KUBERNETES = HOME / "infra" / "kubernetes"
 MANIFESTS = [path for path in sorted(KUBERNETES.glob("*.yaml")) if path.name != "base-job-template.yaml"]
@@ -82,6 +84,18 @@ def test_the_image_installs_what_the_lock_pins():
     pins = {pin.partition(";")[0].replace(".", "-") for pin in (HOME / "requirements.lock").read_text().split()}
     hashed = (HOME / "requirements.hashed.lock").read_text()
     assert {line.split(" ")[0].replace(".", "-") for line in hashed.splitlines() if "==" in line} == pins
+
+
+def test_the_image_copies_what_is_there_and_installs_the_torch_of_the_lock():
+    ignored = set((HOME / ".dockerignore").read_text().split())
+    steps = (HOME / "infra" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    copied = [step.split()[1] for step in steps if step.startswith("COPY ") and "--from" not in step]
+    assert copied == ["requirements.hashed.lock", "."]
+    assert not {"deployments", "infra", "deepspec", "requirements.hashed.lock", "pyproject.toml", "README.md"} & ignored
+    (installed,) = {word for step in steps for word in step.split() if word.startswith("torch==")}
+    assert installed in (HOME / "requirements.lock").read_text().split()
+    (python,) = {step.split()[1].partition("-")[0] for step in steps if step.startswith("FROM ")}
+    assert python.startswith("python:3.11")
 
 
 def test_the_compose_file_is_valid():

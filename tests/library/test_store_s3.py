@@ -18,6 +18,7 @@ from deepspec.errors import NotPublishedError, StoreError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.store import Store
+from infra.checkup.store import operations
 from infra.engines.managed import free_port
 
 pytestmark = pytest.mark.slow
@@ -140,3 +141,8 @@ def test_an_upload_that_ended_unheard_is_an_upload(store, tmp_path, monkeypatch,
     else:
         with pytest.raises(StoreError, match="upload does not exist"):
             store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
+
+
+def test_doctor_tries_every_operation_and_leaves_nothing(store):
+    assert operations(store).told == ()
+    assert (store.list(""), store.unfinished_uploads()) == ([], ())
