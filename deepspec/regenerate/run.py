@@ -11,7 +11,7 @@ from typing import Any
 
 from deepspec.artifacts import Artifact
 from deepspec.engines.failures import LONGEST_REASON, AskError
-from deepspec.engines.patience import until
+from deepspec.engines.patience import PATIENCE_SECONDS, until
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.conversations import AnswerRow, PromptRow
@@ -32,8 +32,6 @@ from deepspec.report import Report
 
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""
-PATIENCE_SECONDS = 600.0
-"""How long a run waits while nothing is under way at any endpoint."""
 TICK_SECONDS = 1.0
 
 

@@ -43,6 +43,17 @@ def sampled_as(answers: Mapping[str, Any]) -> Sampled | None:
     return Sampled.model_validate({name: value for name, value in told.items() if value is not None})
 
 
+class EngineFacts(BaseModel):
+    """Which engine computed the states of a cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    quantization: str | None = None
+    """How it quantised the target; None: as the checkpoint is."""
+
+
 class CacheFacts(BaseModel):
     """What training must know of a cache: read from the manifest's counts, which have no second home."""
 
@@ -70,6 +81,8 @@ class CacheFacts(BaseModel):
     codec: str
     stop_ids: tuple[int, ...] | None = None
     """Tokens that end an answer; None: the cache was made before it told them."""
+    engine: EngineFacts | None = None
+    """What computed the states; None: transformers."""
     sampled: Sampled | None = None
     """How its answers were sampled; None: nobody knows, as of answers that were brought, or penalties changed the
     distribution from token to token."""
