@@ -30,11 +30,6 @@ from deepspec.target_cache.fetch import BoundedFolder, MadeParts, PartReader, Pa
 from deepspec.target_cache.index import INDEX, Index
 from deepspec.target_cache.part import HEADER, Part, PartWriter
 
-ROLLED = (
-    "the states of {where} are an engine's ({name}), and train.source=rolling promises the very bytes of a capture, "
-    "which no second engine gives; set train.source=cache, or online, which computes them with transformers"
-)
-
 Source = Literal["cache", "online", "rolling"]
 
 
@@ -64,8 +59,7 @@ def open_cache(
     if source == "online":
         parts = OnlineParts(stored, target, facts)
         return TargetCache(artifact, placement.scratch, parts=parts, on_corrupt=on_corrupt)
-    if facts.engine is not None:
-        raise SpecError(ROLLED.format(where=artifact.prefix, name=facts.engine.name))
+    facts.check_rolls(artifact.prefix)
     if "batch_tokens" not in artifact.manifest.spec:
         raise SpecError("an imported cache has no forward passes to repeat; set train.source=cache or online")
     index = Index(artifact.path(INDEX))

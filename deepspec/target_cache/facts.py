@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from deepspec.artifacts import TargetId
+from deepspec.errors import SpecError
 
 
 class SplitCounts(BaseModel):
@@ -91,3 +92,16 @@ class CacheFacts(BaseModel):
     """Of all parts."""
     published_bytes: int
     """What the layout of the public caches would take: every position, raw bf16."""
+
+    def check_rolls(self, where: str) -> None:
+        """Check that another machine can make the very bytes of the states again.
+
+        Raises:
+            SpecError: an engine made them.
+        """
+        if self.engine is not None:
+            raise SpecError(
+                f"the states of {where} are those of {self.engine.name} {self.engine.version}, and "
+                "train.source=rolling promises the very bytes of a capture, which no second engine gives; set "
+                "train.source=cache, or online, which computes them with transformers"
+            )
