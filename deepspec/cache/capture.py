@@ -156,7 +156,7 @@ class Capture:
                     encode.run(upload.run, job.commit, read.counts if number == 0 else Counter(), extra)
                     encode.run(upload.run, alive)
                 done += len(part)
-                self._report.progress(done, len(items), "samples", f"shard {shard + 1} of {total}")
+                self._progress(encode, done, len(items), f"shard {shard + 1} of {total}")
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -201,7 +201,14 @@ class Capture:
             else:
                 self._ask(self._engines, job, batch, leaving, encode)
             done += len(batch)
-            self._report.progress(done, total, "samples")
+            self._progress(encode, done, total)
+
+    def _progress(self, encode: Background, done: int, total: int, note: str = "") -> None:
+        """Tell how far the forward passes are; where engines are asked far ahead, how far what they gave is written."""
+        if self._engines is None:
+            self._report.progress(done, total, "samples", note)
+        else:
+            encode.run(self._report.progress, done, total, "samples", note)
 
     def _ask(
         self, engines: EngineStates, job: "_PartJob", batch: Sequence[Item], leaving: Leaving, encode: Background

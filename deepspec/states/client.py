@@ -64,6 +64,16 @@ class StatesClient(Client):
             EngineError: they are not what is wanted, or cannot be reached from here.
         """
         name = self._staging.name()
+        try:
+            given = await self._given(ids, name)
+        except (AskError, EngineError) as error:
+            if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
+                self._staging.done(name)
+            raise
+        self._staging.done(name)
+        return given
+
+    async def _given(self, ids: Sequence[int], name: str) -> Given:
         extra = {"max_tokens": 1, "temperature": 0, "request_id": name}
         extra |= {"logprobs": TOPS, "return_tokens_as_token_ids": True}
         reply = await self.complete(list(ids), extra)

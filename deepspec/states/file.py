@@ -37,7 +37,8 @@ async def written(path: Path, label: str) -> None:
     waited, pause = 0.0, FIRST_LOOK
     while _is_locked(path, label):
         if waited >= LOCK_SECONDS:
-            raise AskError(f"{path}.lock has been held for {LOCK_SECONDS:g} s: its writer hangs; see its log", "late")
+            told = f"its writer has held a lock for {LOCK_SECONDS:g} s, and hangs; see its log"
+            raise AskError(f"{label}: {told} ({path})", "late")
         await asyncio.sleep(pause)
         waited, pause = waited + pause, min(LONGEST_LOOK, 2 * pause)
     if not path.exists():
@@ -119,19 +120,18 @@ def _is_locked(path: Path, label: str) -> bool:
     return False
 
 
-def _absent(path: Path, label: str) -> AskError:
+def _absent(path: Path, label: str) -> AskError | EngineError:
     """Return why there is no file: its writer says it, or died, or writes where this process does not look."""
     with suppress(OSError):
         told = path.with_name(f"{path.name}.error").read_text()
         if any(word in told for word in _FULL):
-            return AskError(f"{path.parent} is full ({told}); free it, or lower DEEPSPEC_STAGING_GB", "busy")
+            return AskError(f"{path.parent} is full; free it, or lower DEEPSPEC_STAGING_GB ({told})", "busy")
         return AskError(f"{label} could not write {path}: {told}", "engine")
     if path.with_name(f"{path.name}.lock").exists():
-        return AskError(f"{label} freed its lock and wrote no {path}: its writer died; see its log", "engine")
-    return AskError(
-        f"{label} says that it wrote {path}, which is not here: it runs on another machine or in a container of its "
-        "own; let both see one folder, and start it with engine-args --staging FOLDER",
-        "engine",
+        return AskError(f"{label}: its writer died before the file was whole; see its log ({path})", "engine")
+    return EngineError(
+        f"engine {label} says that it wrote {path}, which is not here: it runs on another machine or in a container of "
+        "its own; let both see one folder, and start it with engine-args --staging FOLDER"
     )
 
 

@@ -34,11 +34,18 @@ class Staging:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._token = secrets.token_hex(6)
         self._numbers = count()
+        self._open: set[str] = set()
         self._held: dict[Path, int] = {}
 
     def name(self) -> str:
         """Return a name for one request, which is part of its file's."""
-        return f"{PREFIX}{self._token}-{next(self._numbers)}"
+        name = f"{PREFIX}{self._token}-{next(self._numbers)}"
+        self._open.add(name)
+        return name
+
+    def done(self, name: str) -> None:
+        """Note that a request's file is gone."""
+        self._open.discard(name)
 
     def check_fits(self, size: int, what: str) -> None:
         """Check that something can ever be asked for.
@@ -84,11 +91,11 @@ class Staging:
         return sweep(folder)
 
     def leave(self) -> None:
-        """Delete what this run left, and its locks."""
+        """Delete what this run left; where engines may still write for it, its lock stays, and is free: it is dead."""
         for folder, held in self._held.items():
             for path in folder.glob(f"*{PREFIX}{self._token}*"):
-                with suppress(OSError):
-                    path.unlink()
+                if path.suffix != ".run" or not self._open:
+                    path.unlink(missing_ok=True)
             os.close(held)
         self._held.clear()
 

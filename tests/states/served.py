@@ -21,6 +21,7 @@ from deepspec.states.wanted import FORMAT, VERSION
 from deepspec.target.load import Target, load_target
 
 VERSION_SERVED = "0.32.0"
+LONGEST = 400
 
 
 @dataclass
@@ -45,20 +46,26 @@ class Served:
     """freed: with the file; held: never freed; dead: freed with no file; none: no lock and no file."""
     spoil: str = ""
     """ids, shape, bytes, nan, full, cast: what is wrong with the file."""
-    failures: int = 0
-    """Requests that fail with 500, the next ones."""
+    fail_at: set[int] = field(default_factory=set)
+    """Requests that fail with 500, by their number."""
+    told_later: tuple[int, dict[str, str]] | None = None
+    """After so many answers these metadata are told."""
+    redirect: str = ""
+    """Names this file instead of its own."""
+    requests: int = 0
     dies_at: int | None = None
     """Answers after which files are no longer written, though 200 is said."""
     asked: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    in_flight_bytes: int = 0
-    most_files: int = 0
+    most_bytes: int = 0
+    """Of the states that were being asked for at one time."""
     port: int = 0
 
     def __post_init__(self) -> None:
         self.model: Target = load_target(self.weights or self.target, self.dtype)
         self._pool = ThreadPoolExecutor(1)
         self._held: list[int] = []
+        self._bytes = 0
 
     @property
     def endpoint(self) -> Endpoint:
@@ -84,17 +91,21 @@ class Served:
     async def complete(self, request: web.Request) -> web.Response:
         body = await request.json()
         ids, name = body["prompt"], f"cmpl-{body['request_id']}-0-abcd1234"
-        if self.failures:
-            self.failures -= 1
+        self.requests += 1
+        if self.requests in self.fail_at:
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
-        if len(ids) > 400:
-            return web.json_response({"error": {"message": "prompt is longer than 400 tokens"}}, status=400)
+        if len(ids) > LONGEST:
+            return web.json_response({"error": {"message": f"prompt is longer than {LONGEST} tokens"}}, status=400)
         self.asked.append(ids)
         path = self.folder / f"{name}.safetensors"
         if self.lock != "none":
             held = os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY)
             fcntl.flock(held, fcntl.LOCK_EX)
+        size = len(ids) * len(self.layer_ids) * 32 * 4
+        self._bytes += size
+        self.most_bytes = max(self.most_bytes, self._bytes)
         states, following = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
+        self._bytes -= size
         if self.lock != "none":
             threading.Timer(0.002, self._write, (path, ids, states, held, len(self.asked))).start()
         values, tokens = following.topk(5)
@@ -103,7 +114,7 @@ class Served:
             "choices": [{"text": "x", "finish_reason": "length", "logprobs": {"top_logprobs": [tops]}}]
         }
         if self.connector:
-            reply["kv_transfer_params"] = {"hidden_states_path": str(path)}
+            reply["kv_transfer_params"] = {"hidden_states_path": self.redirect or str(path)}
         self.names.append(str(path))
         return web.json_response(reply)
 
@@ -114,7 +125,6 @@ class Served:
         try:
             if self.lock != "dead" and not (self.dies_at is not None and number > self.dies_at):
                 self._write_file(path, ids, states)
-                self.most_files = max(self.most_files, len(list(self.folder.glob("*.safetensors"))))
         finally:
             os.close(held)
 
@@ -143,6 +153,7 @@ class Served:
             "model": digest_of(self.target),
             "crc32": checksum(states, tokens),
             **self.told,
+            **(self.told_later[1] if self.told_later and len(self.asked) > self.told_later[0] else {}),
         }
         if self.spoil == "bytes":
             states[0, 0, 0] += 1
