@@ -1,4 +1,4 @@
-"""The command `deepspec ask-engine`: does the engine that serves a draft accept what was measured here?"""
+"""Commands about engines: `ask-engine`, does one accept what was measured here; `engine-args`, how one gives states."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,16 @@ import typer
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
-from deepspec.errors import SpecError
+from deepspec.errors import SpecError, TargetError
 from deepspec.formats import benchmarks
 from deepspec.placement import Placement
 from deepspec.prepare.demo import BENCHMARKS as DEMO
 from deepspec.store import Store
-from flows.choices import named_endpoints
-from infra.settings import default_root, scratch_dir
+from deepspec.target.source import find_target
+from flows.choices import Choices, named_endpoints
+from infra.engines.states import StatesServer, staging_folder
+from infra.settings import default_root, models_dir, scratch_dir
+from infra.site import Site
 from infra.terminal import Styled, say, show_table
 
 app = typer.Typer()
@@ -48,6 +51,23 @@ def ask(
     if found.warning:
         say(Styled("warning:", "bold red"), f" {found.warning}")
     raise typer.Exit(0 if found.agrees else 1)
+
+
+def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: str, port: int) -> None:
+    """Print the command line of a vLLM server that gives the states of a plan's cache.
+
+    Raises:
+        TargetError: the target is not on this machine yet.
+    """
+    plan = choices.plan()
+    files = find_target(plan.target, models_dir(), plan.target.name)
+    if files is None:
+        raise TargetError(
+            f"target {plan.target.name} is not on this machine yet; run `deepspec plan` or fetch it first"
+        )
+    folder = staging or staging_folder(site.placement.scratch)
+    server = StatesServer(options=plan.cache, folder=files.folder, staging=folder.resolve())
+    say(server.command(host, port))
 
 
 def _locations(folder: Path | None) -> dict[str, str]:

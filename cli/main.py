@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ from deepspec.plan import presets
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
-from infra.engines.managed import ENGINES
+from infra.engines.managed import ENGINES, LOOPBACK
 from infra.listeners import attached
 from infra.settings import default_root
 from infra.site import Site
@@ -85,6 +86,10 @@ Hardware = Annotated[
         help="Machine: h100, l40sx4, own YAML file; repeatable.", autocompletion=lambda: presets.names("hardware")
     ),
 ]
+
+Staging = Annotated[Path | None, typer.Option(help="Folder for states that engine and run both see.")]
+Host = Annotated[str, typer.Option(help="Address that the engine listens on.")]
+Port = Annotated[int, typer.Option(help="Port that the engine listens on.", min=1)]
 
 Action = Callable[..., None]
 """`action(choices, site)`, and by name the options that it alone has."""
@@ -231,6 +236,14 @@ app.command("plan", help="Show what a run will cost, before anything is spent.")
 )
 app.command("doctor", help="Check machine, store, target and engine for a run.")(
     command(doctor.examine, **option("as_json", check.AsJson, False))
+)
+app.command("engine-args", help="Print the command line of a vLLM server that gives states (cache.states=vllm).")(
+    command(
+        cli_engine.show_arguments,
+        **option("staging", Staging, None),
+        **option("host", Host, LOOPBACK),
+        **option("port", Port, 8000),
+    )
 )
 for _stage in STAGES.values():
     _help = f"Only this stage: publish {_stage.kind} from the published inputs."

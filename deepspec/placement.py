@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 PARTS_LIMIT = 64 << 30
 """Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
-
+STAGING_LIMIT = 8 << 30
+"""Bytes of states that engines have been asked for and no part holds yet, where a machine is told no other limit."""
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?|auto|spread")
 
@@ -84,6 +85,8 @@ class Placement(BaseModel):
     """Local folder for ledgers, checkpoints in flight and fetched files."""
     parts_limit: int = Field(default=PARTS_LIMIT, gt=0)
     """Bytes of cache parts, fetched or computed, that scratch holds at most."""
+    staging_limit: int = Field(default=STAGING_LIMIT, gt=0)
+    """Bytes of states that engines may have been asked for before parts hold them."""
     locations: Mapping[str, str] = Field(default_factory=dict)
     """Digest of a target, source or benchmark -> where it lies on this machine."""
     keep_errors: bool = False

@@ -60,7 +60,9 @@ class Stage:
 _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
-    Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=3),
+    Stage(
+        name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="target", sharded=True, version=3
+    ),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),

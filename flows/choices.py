@@ -13,7 +13,7 @@ from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from infra.engines.managed import ManagedEngines, kind_named
-from infra.settings import default_root, parts_limit, scratch_dir
+from infra.settings import default_root, parts_limit, scratch_dir, staging_limit
 from infra.site import Site
 
 SMOKE_STEPS = 4
@@ -119,7 +119,8 @@ def choose_site(
     """
     if endpoints and engines != ManagedEngines():
         raise SpecError("--engine starts engines and --endpoint names running ones; give one of the two")
-    told = {"endpoints": endpoints, "scratch": scratch_dir(), "parts_limit": parts_limit(), **placed}
+    limits = {"parts_limit": parts_limit(), "staging_limit": staging_limit()}
+    told = {"endpoints": endpoints, "scratch": scratch_dir(), **limits, **placed}
     placement = presets.validated(Placement, told, "the place of a run")
     return Site(root=root or default_root(), placement=placement, engines=engines)
 

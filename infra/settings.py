@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.errors import SpecError
-from deepspec.placement import PARTS_LIMIT
+from deepspec.placement import PARTS_LIMIT, STAGING_LIMIT
 from infra.shipped import PACKAGES
 
 _PREFECT_QUIET = {
@@ -80,15 +80,28 @@ def parts_limit() -> int:
     Raises:
         SpecError: what is set is no number above 0.
     """
-    told = os.environ.get("DEEPSPEC_PARTS_GB")
+    return _gigabytes("DEEPSPEC_PARTS_GB", PARTS_LIMIT)
+
+
+def staging_limit() -> int:
+    """Return the bytes of states that engines may have been asked for before parts hold them.
+
+    Raises:
+        SpecError: what is set is no number above 0.
+    """
+    return _gigabytes("DEEPSPEC_STAGING_GB", STAGING_LIMIT)
+
+
+def _gigabytes(name: str, default: int) -> int:
+    told = os.environ.get(name)
     if told is None:
-        return PARTS_LIMIT
+        return default
     try:
         limit = int(float(told) * 1e9)
     except ValueError:
         limit = 0
     if limit <= 0:
-        raise SpecError(f"DEEPSPEC_PARTS_GB is {told!r}; wanted a number of gigabytes above 0")
+        raise SpecError(f"{name} is {told!r}; wanted a number of gigabytes above 0")
     return limit
 
 

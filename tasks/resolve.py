@@ -14,6 +14,7 @@ from deepspec.plan.resolve import Resolved, resolve
 from deepspec.release.spec import ReleaseSpec
 from deepspec.store import Store
 from infra.children.targets import ready_target
+from infra.engines.states import engine_version
 from infra.known import hardware_of, known, settled
 from infra.listeners import Listeners, terminal
 from infra.site import Site
@@ -70,7 +71,20 @@ def resolve_plan(plan: Plan, site: Site, only: str | None = None) -> tuple[Resol
 def resolved_here(plan: Plan, site: Site) -> Resolved:
     """Return a plan with the places that everything in it has on this machine; the target is made ready."""
     files = ready_target(plan.target, plan.target.name)
-    return resolve(plan, files, site.placement.scratch / "hashes.json", hardware_of(site))
+    return resolve(versioned(plan, site), files, site.placement.scratch / "hashes.json", hardware_of(site))
+
+
+def versioned(plan: Plan, site: Site) -> Plan:
+    """Return a plan that says of which engine the states of its cache are, where they are of one.
+
+    Raises:
+        EngineError: no engine says which version it is.
+    """
+    asks = plan.cache.states != "transformers" and plan.dataset.cache is None
+    if not asks or plan.cache.engine_version is not None:
+        return plan
+    version = engine_version([endpoint.url for endpoint in site.placement.endpoints])
+    return plan.but(cache=plan.cache.but(engine_version=version))
 
 
 def located(site: Site, plan: Plan | None) -> Site:

@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import cached_property
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from deepspec.artifacts import Artifact
+from deepspec.cache.asked import engine_states
 from deepspec.cache.background import Background
 from deepspec.cache.judged import tally
 from deepspec.cache.leaving import Leaving
@@ -19,8 +22,9 @@ from deepspec.formats.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.states.source import EngineStates
 from deepspec.target.layers import check_layers, default_layers
-from deepspec.target.load import Target, load_placed
+from deepspec.target.load import Target, load_fitting, load_placed
 from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.samples import (
     Item,
@@ -69,8 +73,20 @@ class Capture:
         self._placement, self._report = placement, report
         self._files = answer_files(answers)
         self._bad = BadRows(spec.bad_share, BAD_SHARE)
+        self._closing = ExitStack()
+        self._engines: EngineStates | None = None
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the engines, if any were asked."""
+        self._closing.close()
 
     @cached_property
     def target(self) -> Target:
@@ -80,8 +96,9 @@ class Capture:
             TargetError: it is not where the placement says, or is another one.
         """
         self._report.log("loading the target")
-        target = load_placed(self._spec.target, self._placement, self._spec.dtype)
-        if target.shape.general:
+        load = load_placed if self._spec.states == "transformers" else load_fitting
+        target = load(self._spec.target, self._placement, self._spec.dtype)
+        if target.shape.general and not target.embed_weight.is_meta:
             self._report.log(f"{target.shape.top_model_type}: the general reading is proven on this target")
         for line in target.shape.told:
             self._report.log(line)
@@ -120,6 +137,9 @@ class Capture:
         if first is None:
             self._judge(read.counts, read.examples)
         items = read.items
+        if self._spec.states == "vllm" and items and self._engines is None:
+            asked = engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
+            self._engines = self._closing.enter_context(asked)
         parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
         done = 0
         with (
@@ -136,7 +156,7 @@ class Capture:
                     encode.run(upload.run, job.commit, read.counts if number == 0 else Counter(), extra)
                     encode.run(upload.run, alive)
                 done += len(part)
-                self._report.progress(done, len(items), "samples", f"shard {shard + 1} of {total}")
+                self._progress(encode, done, len(items), f"shard {shard + 1} of {total}")
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -154,6 +174,7 @@ class Capture:
             **({"embedding_scale": target.reading.embedding_scale} if target.shape.general else {}),
             "codec": self._spec.codec,
             "stop_ids": sorted(target.stop_ids),
+            **({"engine": self._engine_told()} if self._spec.states != "transformers" else {}),
         }
 
     def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
@@ -164,14 +185,39 @@ class Capture:
         device = torch.device("cpu") if self._spec.codec == TOKENS_ONLY else self.target.device
         return Leaving(self._spec.codec, self.layers, device)
 
+    def _engine_told(self) -> dict[str, Any]:
+        quantization = self._spec.engine_quantization
+        return {"name": self._spec.states, "version": self._spec.engine_version, "quantization": quantization}
+
     def _depth(self, leaving: Leaving) -> int:
+        if self._engines is not None:
+            return self._engines.depth
         return leaving.depth(self._spec.batch_tokens * (len(self.layers) + 1) * self.target.hidden_size * BF16_BYTES)
 
     def _capture(self, job: "_PartJob", leaving: Leaving, encode: Background, done: int, total: int) -> None:
         for batch in batches(job.items, self._spec.batch_tokens):
-            encode.run(job.add, batch, leaving.take(batch, *self._states(batch)))
+            if self._engines is None:
+                encode.run(job.add, batch, leaving.take(batch, *self._states(batch)))
+            else:
+                self._ask(self._engines, job, batch, leaving, encode)
             done += len(batch)
-            self._report.progress(done, total, "samples")
+            self._progress(encode, done, total)
+
+    def _progress(self, encode: Background, done: int, total: int, note: str = "") -> None:
+        """Tell how far the forward passes are; where engines are asked far ahead, how far what they gave is written."""
+        if self._engines is None:
+            self._report.progress(done, total, "samples", note)
+        else:
+            encode.run(self._report.progress, done, total, "samples", note)
+
+    def _ask(
+        self, engines: EngineStates, job: "_PartJob", batch: Sequence[Item], leaving: Leaving, encode: Background
+    ) -> None:
+        """Ask for samples ahead; the shortest of a shard's first part is held against the target."""
+        for item in batch:
+            proven = job.number == 0 and item is job.shortest
+            encode.run(job.add, [item], [engines.take(item, leaving.encoded, against_target=proven)])
+            encode.run(engines.written, item)
 
     def _states(self, batch: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """Return what the target computes; for a cache of tokens only, zeros that take no memory."""
@@ -186,7 +232,8 @@ class _PartJob:
     """One part on its way to the store; its methods run behind the forward pass."""
 
     def __init__(self, capture: Capture, shard: int, part: int, items: Sequence[Item]) -> None:
-        self.items = items
+        self.items, self.number = items, part
+        self.shortest = min(items, key=lambda item: item.length, default=None)
         self._capture, self._shard, self._part = capture, shard, part
         self._name = part_name(shard, part)
         self._path = capture._out.scratch / f"{capture._out.attempt}-{self._name}"

@@ -60,7 +60,7 @@ class Leaving:
         """Return the samples of a pass, to be encoded: `hidden` is `(B, T, A·D)`, `last` `(B, T, D)`."""
         if hidden.device.type != "cuda":
             rows = zip(batch, hidden, last, strict=True)
-            return [self._pool.submit(self._encoded_here, item, states, final) for item, states, final in rows]
+            return [self._pool.submit(self.encoded, item, states, final) for item, states, final in rows]
         side = self._side = self._side or torch.cuda.Stream(hidden.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(hidden.device))
         with torch.cuda.stream(side):
@@ -72,6 +72,10 @@ class Leaving:
             self._pool.submit(self._encoded_there, item, each, there) for item, each in zip(batch, left, strict=True)
         ]
 
+    def encoded(self, item: Item, hidden: Tensor, last: Tensor) -> Encoded:
+        """Return a sample of this machine's memory, encoded by the caller: `(T, A·D)` and `(T, D)`."""
+        return self._encoded(item, self._left(item, hidden, last))
+
     def depth(self, pass_bytes: int) -> int:
         """Return how many passes' states may wait, each of so many bytes."""
         return max(LEAST_WAITING, min(2 * self.encoders, BYTES_WAITING // max(pass_bytes, 1)))
@@ -80,9 +84,6 @@ class Leaving:
         """Return what is kept of a sample, where it lies."""
         kept = [states.to(torch.bfloat16) for states in _kept(item, hidden, last)]
         return Left(tuple(self._codec.planes(planes_of(*kept))), finite(*kept), last.shape[-1])
-
-    def _encoded_here(self, item: Item, hidden: Tensor, last: Tensor) -> Encoded:
-        return self._encoded(item, self._left(item, hidden, last))
 
     def _encoded_there(self, item: Item, left: Left, there: torch.cuda.Event) -> Encoded:
         there.synchronize()

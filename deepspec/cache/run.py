@@ -27,10 +27,14 @@ def run(
 ) -> dict[str, Any]:
     """Capture every shard and write the index; return what the manifest counts.
 
-    As many processes as the placement says share the shards; a run elsewhere with the same arguments may join.
+    As many processes as the placement says share the shards; a run elsewhere with the same arguments may join. An
+    engine is asked by one process, which knows what it can take.
     """
-    capture = Capture(spec, inputs["answers"], out, device_of(placement, 0), report)
-    with helpers(spec, out, placement, report):
+    alone = placement.model_copy(update={"processes": 1}) if spec.states != "transformers" else placement
+    with (
+        Capture(spec, inputs["answers"], out, device_of(placement, 0), report) as capture,
+        helpers(spec, out, alone, report),
+    ):
         work(capture, Claims(out), count_shards(inputs["answers"]))
     return finish(spec, inputs, out, report)
 
@@ -45,7 +49,8 @@ def run_shard(
     shard: int, spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
 ) -> None:
     """Capture what is missing of one shard."""
-    Capture(spec, inputs["answers"], out, placement, report).shard(shard)
+    with Capture(spec, inputs["answers"], out, placement, report) as capture:
+        capture.shard(shard)
 
 
 def finish(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, report: Report) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What changes the target cache."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
@@ -35,6 +35,23 @@ class CacheOptions(Spec):
     """States of one part, before the codec: what a killed run redoes at most."""
     batch_tokens: int = Field(default=8192, gt=0)
     """Tokens of one forward pass, padding included. It changes how matrix products round, so it is part of the spec."""
+    states: Literal["transformers", "vllm"] = "transformers"
+    """What computes the states: transformers, in this process; or a vLLM engine, which also runs targets that
+    transformers cannot hold, and whose states agree with transformers' within its precision, not to the byte."""
+    engine_version: str | None = None
+    """Version of the engine whose states they are; None: asked of the engine when a run begins."""
+    engine_quantization: str | None = None
+    """How the engine quantises a target whose checkpoint is not (fp8, …); None: not at all."""
+
+    @model_validator(mode="after")
+    def _engine_is_asked(self) -> Self:
+        if self.states == "transformers" and (self.engine_version or self.engine_quantization):
+            raise ValueError("engine_version and engine_quantization are of an engine; set cache.states=vllm")
+        if self.states == "vllm" and self.codec == "none":
+            raise ValueError(
+                "cache.codec=none stores no states, and cache.states=vllm asks an engine for them; leave out one"
+            )
+        return self
 
 
 class CacheSpec(CacheOptions):
@@ -42,3 +59,8 @@ class CacheSpec(CacheOptions):
 
     target: TargetId
     """Which target runs."""
+
+    @property
+    def engine_tokens(self) -> int:
+        """Return how many tokens an engine reads at most; 0 where none is asked."""
+        return self.max_length if self.states == "vllm" else 0

@@ -7,7 +7,7 @@ from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, DeepSpecError
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.target.agree import TOLERANCE, difference
+from deepspec.target.agree import difference, tolerance
 from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.codec import TOKENS_ONLY
@@ -93,5 +93,5 @@ def _recompute(stored: TargetCache, online: TargetCache, numbers: list[int], fou
         record = stored.record(number)
         off = difference(record, online.record(number), len(stored.facts.layers))
         found.recomputed[record.sample_id] = off
-        if not off <= TOLERANCE[stored.facts.codec]:
+        if not off <= tolerance(stored.facts):
             found.wrong.append(record.sample_id)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepspec.chat.clock import Clock
+from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
 from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.question import AskError, Question
+from deepspec.regenerate.question import Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
 

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from deepspec.engines.failures import AskError, UnknownFinishError
+from deepspec.engines.patience import until
 from deepspec.errors import EngineError
 from deepspec.formats.conversations import Message
 from deepspec.regenerate.dated import settle_date, told_date
 from deepspec.regenerate.dialects import DIALECTS, OTHER
 from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.patience import until
-from deepspec.regenerate.question import AskError, Question, UnknownFinishError
+from deepspec.regenerate.question import Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
 from deepspec.report import Report

@@ -5,9 +5,10 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.regenerate.dispatcher import Dispatcher, Lane
+from deepspec.engines.dispatcher import Lane
+from deepspec.engines.patience import until
+from deepspec.regenerate.engine import Asked, Engine
 from deepspec.regenerate.parts import Book
-from deepspec.regenerate.patience import until
 from deepspec.report import Report
 
 WINDOW_SECONDS = 30.0
@@ -24,7 +25,7 @@ TABLE = "endpoints"
 class Progress:
     """Tells a report how far the answers are."""
 
-    def __init__(self, book: Book, dispatcher: Dispatcher, report: Report) -> None:
+    def __init__(self, book: Book, dispatcher: Asked, report: Report) -> None:
         """Start the clock."""
         self._book = book
         self._dispatcher = dispatcher
@@ -80,7 +81,7 @@ class Progress:
         return f"{rows:.1f} rows/s, {tokens:.0f} tokens/s{left}, {up} of {len(self._dispatcher.lanes)} endpoints up"
 
 
-def endpoint_row(lane: Lane) -> dict[str, Any]:
+def endpoint_row(lane: Lane[Engine]) -> dict[str, Any]:
     """Return what to show of one endpoint."""
     return {
         "endpoint": lane.engine.label,

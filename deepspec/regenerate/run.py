@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 from deepspec.artifacts import Artifact
+from deepspec.engines.failures import LONGEST_REASON, AskError
+from deepspec.engines.patience import PATIENCE_SECONDS, until
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.conversations import AnswerRow, PromptRow
@@ -18,22 +20,18 @@ from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers
 from deepspec.regenerate.conversation import is_thinking, regenerate_row, without_answer
 from deepspec.regenerate.dated import told_date
-from deepspec.regenerate.dispatcher import Dispatcher
-from deepspec.regenerate.engine import Engine
+from deepspec.regenerate.engine import Asked, Engine
 from deepspec.regenerate.judge import check_prompt
 from deepspec.regenerate.parts import Book, Part
-from deepspec.regenerate.patience import until
 from deepspec.regenerate.preflight import Preflight
 from deepspec.regenerate.progress import Progress, accounts
-from deepspec.regenerate.question import LONGEST_REASON, Answer, AskError, Question
+from deepspec.regenerate.question import Answer, Question
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
 
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""
-PATIENCE_SECONDS = 600.0
-"""How long a run waits while nothing is under way at any endpoint."""
 TICK_SECONDS = 1.0
 
 
@@ -99,12 +97,13 @@ class _Asking:
     async def _ask_engines(self, engines: list[Engine]) -> None:
         preflight = Preflight(self._sampling, self._reader, self._report)
         down = await preflight.check_all(engines)
-        dispatcher = Dispatcher(engines, told_date(self._sampling, self._reader), preflight.check)
+        sampling = told_date(self._sampling, self._reader)
+        dispatcher = Asked(engines, lambda engine, asked: engine.ask(asked, sampling), preflight.check)
         for engine, error in down:
             dispatcher.distrust(engine, error)
         await self.ask_all(dispatcher)
 
-    async def ask_all(self, dispatcher: Dispatcher) -> None:
+    async def ask_all(self, dispatcher: Asked) -> None:
         """Ask every row that is not finished of engines that were checked."""
         progress = Progress(self._book, dispatcher, self._report)
         try:
@@ -121,14 +120,14 @@ class _Asking:
         progress.tick()
         progress.table()
 
-    async def _room(self, dispatcher: Dispatcher) -> None:
+    async def _room(self, dispatcher: Asked) -> None:
         """Wait until one more sample may be under way, and count it."""
         while self._active >= dispatcher.capacity * SLACK:
             dispatcher.room.clear()
             await dispatcher.room.wait()
         self._active += 1
 
-    async def _ask_row(self, dispatcher: Dispatcher, part: Part, row: PromptRow) -> None:
+    async def _ask_row(self, dispatcher: Asked, part: Part, row: PromptRow) -> None:
         try:
             finished, can_pass = await self._finished(dispatcher, row)
         finally:
@@ -139,7 +138,7 @@ class _Asking:
         self._book.finish(part, finished, can_pass)
         await self._commit_complete()
 
-    async def _finished(self, dispatcher: Dispatcher, row: PromptRow) -> tuple[AnswerRow, bool]:
+    async def _finished(self, dispatcher: Asked, row: PromptRow) -> tuple[AnswerRow, bool]:
         """Return what became of a row, and whether the next run may do better."""
         try:
             with one_row("odd_answer"):
@@ -150,7 +149,7 @@ class _Asking:
                 failed["reason"] = error.reason
             return failed, not error.reason
 
-    async def _ask(self, dispatcher: Dispatcher, question: Question) -> Answer:
+    async def _ask(self, dispatcher: Asked, question: Question) -> Answer:
         """Return the answer to a question, given to the very prompt that the target's template renders."""
         with one_row("template_refuses"):
             told = {"tools": question.tools or None, "switches": self._sampling.chat_template_kwargs}
@@ -164,13 +163,13 @@ class _Asking:
         for part in self._book.take_complete(self._placement.keep_errors):
             await asyncio.to_thread(self._book.commit, part)
 
-    async def _watch(self, dispatcher: Dispatcher, progress: Progress) -> None:
+    async def _watch(self, dispatcher: Asked, progress: Progress) -> None:
         while True:
             progress.tick()
             self._check_patience(dispatcher)
             await asyncio.sleep(TICK_SECONDS)
 
-    def _check_patience(self, dispatcher: Dispatcher) -> None:
+    def _check_patience(self, dispatcher: Asked) -> None:
         told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
         kept = f"{self._book.kept} of {self._book.total} rows are kept"
         if dispatcher.seconds_paused > PATIENCE_SECONDS:

@@ -6,10 +6,19 @@ from torch import Tensor
 
 from deepspec.records.batch import Record
 from deepspec.target_cache.codec import TOKENS_ONLY
+from deepspec.target_cache.facts import CacheFacts
 
 TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
 """Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise
 (0.004 in bf16); fp8 rounds by 0.026; states of another layer or sample are off by about 1."""
+
+ENGINE = 0.06
+"""How much more it may be where an engine computed what is stored: its kernels round otherwise in every layer."""
+
+
+def tolerance(facts: CacheFacts) -> float:
+    """Return the largest error of a recomputed sample of a cache, as a share of the norm."""
+    return TOLERANCE[facts.codec] + (0.0 if facts.engine is None else ENGINE)
 
 
 def difference(stored: Record, computed: Record, layers: int) -> float:

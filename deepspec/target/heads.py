@@ -10,6 +10,10 @@ from deepspec.families import TargetShape, read_folder
 from deepspec.families.ends import Ends, ends_of
 from deepspec.formats.tensor_heads import TensorHead, listed, read_heads
 
+_DTYPES: Mapping[str, str] = {
+    **{name: name for name in ("float32", "bfloat16", "float16")},
+    **{"F32": "float32", "BF16": "bfloat16", "F16": "float16"},
+}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
 
 
@@ -56,6 +60,23 @@ def read_target(folder: Path) -> TargetHeads:
             f"{listed([f'layers.{layer}' for layer in missing])}; fetch it again"
         )
     return TargetHeads(folder=folder, shape=shape, heads=heads)
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """Return the precision in which transformers would load a target by itself: what its config says, or its embedding.
+
+    Raises:
+        TargetError: that is none that states are captured in.
+    """
+    target = read_target(folder)
+    told = target.shape.text_config.get("dtype") or target.shape.text_config.get("torch_dtype")
+    if told is None and target.ends is not None:
+        told = target.heads[target.ends.embedding].dtype
+    found = _DTYPES.get(str(told).removeprefix("torch."))
+    if found is None:
+        known = ", ".join(sorted(set(_DTYPES.values())))
+        raise TargetError(f"target {folder}: its precision is {told}; set cache.dtype to one of {known}")
+    return found
 
 
 def _missing_layers(heads: Mapping[str, TensorHead], count: int) -> list[int]:

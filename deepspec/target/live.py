@@ -59,6 +59,7 @@ def open_cache(
     if source == "online":
         parts = OnlineParts(stored, target, facts)
         return TargetCache(artifact, placement.scratch, parts=parts, on_corrupt=on_corrupt)
+    facts.check_rolls(artifact.prefix)
     if "batch_tokens" not in artifact.manifest.spec:
         raise SpecError("an imported cache has no forward passes to repeat; set train.source=cache or online")
     index = Index(artifact.path(INDEX))

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
@@ -32,6 +33,9 @@ DTYPES: Mapping[str, torch.dtype | str] = {
 """Name in a spec -> dtype of the computation; auto is that of the checkpoint."""
 
 _IMAGE_TEXT: Any = AutoModelForImageTextToText
+
+_BESIDE = 1.25
+"""What a target takes in memory, as a multiple of its files: activations and buffers beside it."""
 
 SPREAD = "auto"
 """A device that spreads the layers over all cards."""
@@ -207,12 +211,57 @@ def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> 
     Raises:
         TargetError: the placement does not say where it is, or another one lies there.
     """
+    return load_target(located(target, placement), dtype, placement.device)
+
+
+def located(target: TargetId, placement: Placement) -> Path:
+    """Return the folder of an artifact's target on this machine.
+
+    Raises:
+        TargetError: the placement does not say where it is, or another one lies there.
+    """
     if target.digest not in placement.locations:
         raise TargetError(f"no location given for target {target.digest}; wanted one in placement.locations")
     folder = Path(placement.locations[target.digest])
     if identify(folder, placement.scratch / "target-hashes.json") != target:
         raise TargetError(f"target {folder} has changed since it was named {target.digest}; run the plan again")
-    return load_target(folder, dtype, placement.device)
+    return folder
+
+
+def load_fitting(target: TargetId, placement: Placement, dtype: str = "auto") -> Target:
+    """Return the target of an artifact in the host's memory; where that does not hold it, without its weights.
+
+    Args:
+        target: which one.
+        placement: its location.
+        dtype: of the computation: a name in `DTYPES`.
+
+    Raises:
+        TargetError: see `load_placed`.
+    """
+    folder = located(target, placement)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size * _BESIDE <= psutil.virtual_memory().available:
+        return load_target(folder, dtype, "cpu")
+    return describe_target(folder, dtype)
+
+
+def describe_target(folder: Path, dtype: str = "auto") -> Target:
+    """Return a target whose weights are on the meta device: its sizes, tokenizer and modules, which compute nothing.
+
+    Raises:
+        TargetError: transformers does not know its type.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        chosen = DTYPES[dtype] if dtype != "auto" else config.get_text_config().dtype or torch.float32
+        with torch.device("meta"):
+            model = _loader(folder).from_config(config, dtype=chosen)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise TargetError(f"target {folder}: transformers cannot read it: {_reason(error)}") from error
+    model = model.eval().requires_grad_(False)
+    return Target(folder=folder, model=model, tokenizer=tokenizer, stop_ids=_stop_ids(_generation(folder), tokenizer))
 
 
 def load_template(folder: Path) -> ChatTemplate:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from deepspec.artifacts import TargetId
+from deepspec.errors import SpecError
 
 
 class SplitCounts(BaseModel):
@@ -43,6 +44,17 @@ def sampled_as(answers: Mapping[str, Any]) -> Sampled | None:
     return Sampled.model_validate({name: value for name, value in told.items() if value is not None})
 
 
+class EngineFacts(BaseModel):
+    """Which engine computed the states of a cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    quantization: str | None = None
+    """How it quantised the target; None: as the checkpoint is."""
+
+
 class CacheFacts(BaseModel):
     """What training must know of a cache: read from the manifest's counts, which have no second home."""
 
@@ -70,6 +82,8 @@ class CacheFacts(BaseModel):
     codec: str
     stop_ids: tuple[int, ...] | None = None
     """Tokens that end an answer; None: the cache was made before it told them."""
+    engine: EngineFacts | None = None
+    """What computed the states; None: transformers."""
     sampled: Sampled | None = None
     """How its answers were sampled; None: nobody knows, as of answers that were brought, or penalties changed the
     distribution from token to token."""
@@ -78,3 +92,16 @@ class CacheFacts(BaseModel):
     """Of all parts."""
     published_bytes: int
     """What the layout of the public caches would take: every position, raw bf16."""
+
+    def check_rolls(self, where: str) -> None:
+        """Check that another machine can make the very bytes of the states again.
+
+        Raises:
+            SpecError: an engine made them.
+        """
+        if self.engine is not None:
+            raise SpecError(
+                f"the states of {where} are those of {self.engine.name} {self.engine.version}, and "
+                "train.source=rolling promises the very bytes of a capture, which no second engine gives; set "
+                "train.source=cache, or online, which computes them with transformers"
+            )

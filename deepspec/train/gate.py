@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from deepspec.artifacts import Artifact
 from deepspec.errors import ParityError
 from deepspec.placement import Placement
-from deepspec.target.agree import TOLERANCE, difference
+from deepspec.target.agree import difference, tolerance
 from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.codec import TOKENS_ONLY
@@ -39,10 +39,10 @@ def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int]
     for number in numbers:
         kept = stored.record(number)
         off = difference(kept, online.record(number), len(facts.layers))
-        if not off <= TOLERANCE[facts.codec]:
+        if not off <= tolerance(facts):
             raise ParityError(
                 f"{artifact.prefix}: the stored states of sample {kept.sample_id} differ from the target's own by "
-                f"{off:.2g} of their norm, allowed {TOLERANCE[facts.codec]:g} ({facts.codec}): the cache is stale, "
+                f"{off:.2g} of their norm, allowed {tolerance(facts):g} ({facts.codec}): the cache is stale, "
                 "shifted or of other layers. Nothing was trained; see deepspec cache verify, and build the cache anew"
             )
         worst = max(worst, off)

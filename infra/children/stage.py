@@ -2,17 +2,18 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from deepspec.artifacts import ArtifactRef
+from deepspec.cache.spec import CacheSpec
 from deepspec.disk import writing
-from deepspec.errors import ChildError, DeepSpecError, StoreError
+from deepspec.errors import ChildError, DeepSpecError, EngineError, StoreError
 from deepspec.page.page import code
-from deepspec.placement import Placement
+from deepspec.placement import Endpoint, Placement
 from deepspec.report import Report
 from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
@@ -21,6 +22,7 @@ from infra.children.events import Events
 from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
 from infra.engines.serving import serving_draft
+from infra.engines.states import StatesServer, managed, staging_folder
 from infra.processes.launch import run_guarded
 from infra.settings import nodes, torch_env
 from infra.site import Site
@@ -126,6 +128,9 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
     elif work.stage.needs == "pair":
         with serving_draft(work.opened(), placement, site.gguf, folder, work.report) as serving:
             yield serving
+    elif work.stage.needs == "target" and not placement.endpoints and isinstance(work.spec, CacheSpec):
+        with _states_engines(work.spec, site, folder) as endpoints:
+            yield placement.model_copy(update={"endpoints": endpoints})
     elif work.stage.needs == "target" and not placement.endpoints:
         context = work.spec.engine_tokens + PROMPT_ROOM
         served = Served(name="target", gguf=site.gguf, folder=site.folder, context=context, threads=placement.threads)
@@ -133,6 +138,20 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
             yield placement.model_copy(update={"endpoints": endpoints})
     else:
         yield placement
+
+
+@contextmanager
+def _states_engines(spec: CacheSpec, site: Site, folder: Path) -> Iterator[tuple[Endpoint, ...]]:
+    """Yield engines of our own that give the states of a cache."""
+    if site.folder is None:
+        raise EngineError("no engine can be started for a target that is not on this machine; give --endpoint URL")
+    staging = staging_folder(site.placement.scratch)
+    server = StatesServer(options=spec, folder=site.folder, staging=staging)
+    engines, served = managed(site.engines, server)
+    with start_engines(engines, served, folder) as endpoints:
+        yield endpoints
+    with suppress(OSError):  # others of this user still have files there
+        staging.rmdir()
 
 
 def run_job(

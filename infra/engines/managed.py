@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,8 @@ class Served:
     """Tokens of one request, unless the engines are told otherwise."""
     threads: int | None = None
     """CPU threads of one engine; None: an even share of the cores."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the engines."""
 
 
 class _Engine:
@@ -172,7 +174,8 @@ def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> 
         started: list[_Engine] = []
         for number, gpu in enumerate(gpus):
             port = free_port()
-            words, env = command(engines, served, port, gpu), _variables(_threads(engines, served), gpu)
+            words = command(engines, served, port, gpu)
+            env = {**_variables(_threads(engines, served), gpu), **served.env}
             started.append(_Engine(words, port, log_folder / f"engine-{number}.log", env))
             stack.callback(started[-1].stop)
         end = time.monotonic() + kind_named(engines.kind).start_seconds
@@ -220,8 +223,8 @@ def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None
         "threads": str(_threads(engines, served)),
         "gpus": str(len(gpus.split(",")) if gpus else 1),
     }
-    program, *words = [word.format_map(places) for word in kind.command.split()]
-    return [_program(engines.kind, program), *words, *shlex.split(engines.arguments)]
+    first, *words = [word.format_map(places) for word in kind.command.split()]
+    return [program(engines.kind, first), *words, *shlex.split(engines.arguments)]
 
 
 def kind_named(name: str) -> EngineKind:
@@ -242,6 +245,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def program(kind: str, name: str) -> str:
+    """Return the path of an engine's program: on PATH, or installed beside the interpreter that runs this.
+
+    Raises:
+        EngineError: it is in neither place.
+    """
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    if found is None:
+        raise EngineError(f"engine {kind}: {name!r} is not on PATH; install it, or choose another engine with --engine")
+    return found
+
+
 def _model(kind: str, served: Served) -> Path:
     model = served.gguf if kind_named(kind).serves == "file" else served.folder
     if model is None or not model.exists():
@@ -252,14 +267,6 @@ def _model(kind: str, served: Served) -> Path:
             f"({others}), or start one yourself and give --endpoint URL --model NAME"
         )
     return model
-
-
-def _program(kind: str, name: str) -> str:
-    """Return the path of an engine's program: on PATH, or installed beside the interpreter that runs this."""
-    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
-    if found is None:
-        raise EngineError(f"engine {kind}: {name!r} is not on PATH; install it, or choose another engine with --engine")
-    return found
 
 
 def _threads(engines: ManagedEngines, served: Served) -> int:

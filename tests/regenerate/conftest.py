@@ -72,8 +72,8 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch) -> Bench:
     """Waits are shortened: the tests are about order, not about patience."""
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 0.02)
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_PROBE", 0.05)
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_PROBE", 0.2)
+    monkeypatch.setattr("deepspec.engines.dispatcher.FIRST_WAIT", 0.02)
+    monkeypatch.setattr("deepspec.engines.dispatcher.FIRST_PROBE", 0.05)
+    monkeypatch.setattr("deepspec.engines.dispatcher.LONGEST_PROBE", 0.2)
     monkeypatch.setattr("deepspec.regenerate.run.TICK_SECONDS", 0.1)
     return Bench(tmp_path)

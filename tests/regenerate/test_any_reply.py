@@ -24,7 +24,7 @@ WAITS = (
     "dispatcher.FIRST_PROBE",
     "dispatcher.LONGEST_PROBE",
     "dispatcher.DEFAULT_PAUSE",
-    "replies.LONGEST_PAUSE",
+    "wire.LONGEST_PAUSE",
 )
 """Seconds that would be waited for real; nothing here depends on them."""
 
@@ -44,10 +44,10 @@ def answers(status: int, headers: dict[str, str], content: bytes) -> dict[str, d
     def client() -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(reply), follow_redirects=True)
 
-    room = "deepspec.regenerate"
+    room = "deepspec.engines"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        stack.enter_context(patch(f"{room}.engine.openai.DefaultAioHttpClient", client))
-        stack.enter_context(patch(f"{room}.run.PATIENCE_SECONDS", math.inf))
+        stack.enter_context(patch(f"{room}.client.openai.DefaultAioHttpClient", client))
+        stack.enter_context(patch("deepspec.regenerate.run.PATIENCE_SECONDS", math.inf))
         for wait in WAITS:
             stack.enter_context(patch(f"{room}.{wait}", 1e-4))
         bench = Bench(Path(folder))

@@ -6,9 +6,9 @@ from datetime import date
 import pytest
 
 from deepspec.chat.template import ChatTemplate
+from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.regenerate.dated import settle_date
-from deepspec.regenerate.question import AskError
 from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompt, prompts

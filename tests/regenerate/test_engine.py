@@ -1,7 +1,7 @@
 """What is sent."""
 
+from deepspec.engines.client import label
 from deepspec.regenerate.dialects import DIALECTS, OTHER, body, ids_body
-from deepspec.regenerate.engine import label
 from deepspec.regenerate.question import Question
 from deepspec.regenerate.spec import Sampling
 

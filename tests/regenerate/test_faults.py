@@ -99,7 +99,7 @@ def test_an_answer_that_is_no_text_costs_its_own_row_only(bench):
 
 
 def test_errors_that_can_pass_hold_back_their_part_and_are_asked_again(bench, monkeypatch):
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.ATTEMPTS", 2)
+    monkeypatch.setattr("deepspec.engines.dispatcher.ATTEMPTS", 2)
     ref = bench.publish(prompts(30))
     with serve(Simulated(fault=only("row 17", "500"))) as (engine,):
         with pytest.raises(AnswersError, match="1 of 30 rows failed"):
@@ -113,7 +113,7 @@ def test_errors_that_can_pass_hold_back_their_part_and_are_asked_again(bench, mo
 
 
 def test_errors_that_can_pass_are_published_where_that_is_wanted(bench, monkeypatch):
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.ATTEMPTS", 2)
+    monkeypatch.setattr("deepspec.engines.dispatcher.ATTEMPTS", 2)
     with serve(Simulated(fault=only("row 17", "500"))) as (engine,):
         artifact = bench.regenerate(bench.publish(prompts(30)), bench.placement(engine.engine.url, keep_errors=True))
     assert (artifact.counts["success"], artifact.counts["error"]) == (29, 1)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from deepspec.engines.failures import AskError, UnknownFinishError
+from deepspec.engines.wire import LONGEST_PAUSE, decoded, retry_after
 from deepspec.regenerate.dialects import DIALECTS, OTHER
-from deepspec.regenerate.question import AskError, UnknownFinishError
-from deepspec.regenerate.replies import LONGEST_PAUSE, chat_answer, decoded, retry_after, text_answer
+from deepspec.regenerate.replies import chat_answer, text_answer
 
 
 def response(**message):

@@ -41,6 +41,8 @@ def cache(known: Known) -> Seen:
         raise SpecError(f"{where} holds tokens only; set train.source=online or rolling")
     if source == "rolling" and "batch_tokens" not in manifest.spec:
         raise SpecError(f"{where} was imported and has no forward passes to repeat; set train.source=cache or online")
+    if source == "rolling":
+        facts.check_rolls(where)
     if known.target is None:
         return LATER
     shape = known.target.shape

@@ -5,11 +5,11 @@ import contextlib
 
 import pytest
 
+from deepspec.engines.dispatcher import ATTEMPTS, FAILURES_TO_TRIP, FIRST_PROBE, LONGEST_WAIT, Dispatcher
+from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.regenerate.dispatcher import ATTEMPTS, FAILURES_TO_TRIP, FIRST_PROBE, LONGEST_WAIT, Dispatcher
-from deepspec.regenerate.question import Answer, AskError, Question
-from deepspec.regenerate.spec import Sampling
-from tests.regenerate.virtual import now, run_virtually
+from deepspec.regenerate.question import Answer, Question
+from tests.engines.virtual import now, run_virtually
 
 DAY = 86400.0
 
@@ -26,7 +26,7 @@ class Fake:
         self.asked: list[int] = []
         self.times: list[float] = []
 
-    async def ask(self, question, sampling):
+    async def ask(self, question):
         number = len(self.asked)
         self.asked.append(question.seed)
         self.times.append(now())
@@ -56,7 +56,7 @@ def run(body, *engines, check=well):
     """Run `body(dispatcher)`; return the dispatcher and what it returns."""
 
     async def main():
-        dispatcher = Dispatcher(engines, Sampling(), check)
+        dispatcher = Dispatcher(engines, lambda engine, asked: engine.ask(asked), check)
         try:
             return dispatcher, await body(dispatcher)
         finally:
@@ -153,10 +153,10 @@ def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting(
     """Ten poison prompts come first, an endpoint that answers each of the others at once: no matter of minutes."""
 
     class Picky(Fake):
-        async def ask(self, question, sampling):
+        async def ask(self, question):
             if question.seed < 10:
                 raise AskError("no answer", "odd", reason="odd_answer")
-            return await super().ask(question, sampling)
+            return await super().ask(question)
 
     async def body(dispatcher):
         asked = [dispatcher.ask(question(n)) for n in range(10)]
@@ -173,10 +173,10 @@ def test_one_real_answer_sets_the_idle_time_back():
     longest = 0.0
 
     class Lazy(Fake):
-        async def ask(self, question, sampling):
+        async def ask(self, question):
             if now() < 600 * (len(self.asked) + 1):
                 raise AskError("broken", "engine")
-            return await super().ask(question, sampling)
+            return await super().ask(question)
 
     async def body(dispatcher):
         nonlocal longest
@@ -197,8 +197,8 @@ def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle():
 
 
 def test_a_question_that_waits_for_its_next_attempt_is_not_under_way(monkeypatch):
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.FIRST_WAIT", 1000.0)
-    monkeypatch.setattr("deepspec.regenerate.dispatcher.LONGEST_WAIT", 1000.0)
+    monkeypatch.setattr("deepspec.engines.dispatcher.FIRST_WAIT", 1000.0)
+    monkeypatch.setattr("deepspec.engines.dispatcher.LONGEST_WAIT", 1000.0)
     idle, _, _ = watched(600, Fake("sick", lambda number: AskError("broken", "engine") if number == 0 else None))
     assert idle == 600
 
@@ -229,10 +229,10 @@ def test_a_question_that_is_refused_while_others_are_answered_is_given_up():
     """As one that is larger than the service's quota of a minute allows at all."""
 
     class Picky(Fake):
-        async def ask(self, question, sampling):
+        async def ask(self, question):
             if question.seed == 0:
                 raise AskError("too large", "busy", retry_after=1.0)
-            return await super().ask(question, sampling)
+            return await super().ask(question)
 
     async def body(dispatcher):
         async def others():

@@ -2,6 +2,9 @@
 
 from datetime import datetime, timedelta
 
+PATIENCE_SECONDS = 600.0
+"""How long a run waits while nothing is under way at any endpoint."""
+
 
 class Patience:
     """Sums up the time in which nothing was under way at any endpoint. Times are seconds of any one clock.

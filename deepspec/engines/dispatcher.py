@@ -10,13 +10,12 @@ import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
+from deepspec.engines.concurrency import Concurrency
+from deepspec.engines.failures import AskError
+from deepspec.engines.patience import Patience
 from deepspec.errors import EngineError
-from deepspec.regenerate.concurrency import Concurrency
-from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.patience import Patience
-from deepspec.regenerate.question import Answer, AskError, Question
-from deepspec.regenerate.spec import Sampling
 
 ATTEMPTS = 8
 """Times that one question fails before its failure is recorded."""
@@ -31,14 +30,32 @@ DEFAULT_PAUSE = 1.0
 """Seconds that an endpoint is left alone after a 429 that names none."""
 
 
-Check = Callable[[Engine], Awaitable[None]]
+class Labelled(Protocol):
+    """A client of one endpoint."""
+
+    @property
+    def label(self) -> str:
+        """Return the endpoint's name for people."""
+
+
+class Counted(Protocol):
+    """What an engine gave."""
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens it worked on: what throughput is measured in."""
+
+
+EngineT = TypeVar("EngineT", bound=Labelled)
+QuestionT = TypeVar("QuestionT")
+AnswerT = TypeVar("AnswerT", bound=Counted)
 
 
 @dataclass(slots=True)
-class Lane:
+class Lane(Generic[EngineT]):
     """One endpoint as the dispatcher sees it."""
 
-    engine: Engine
+    engine: EngineT
     concurrency: Concurrency
     clock: Callable[[], float]
     in_flight: int = 0
@@ -78,24 +95,29 @@ class Lane:
         return "down" if self.tripped else "up" if self.is_open else "paused"
 
 
-class Dispatcher:
+class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
     """Asks questions of several engines.
 
     Args:
         engines: the clients, at least one.
-        sampling: how every question is sampled.
+        put: puts one question to one of them; raises AskError where there is no answer.
         check: awaited before an endpoint that was down gets questions again; raises where it should not.
     """
 
-    def __init__(self, engines: Sequence[Engine], sampling: Sampling, check: Check) -> None:
+    def __init__(
+        self,
+        engines: Sequence[EngineT],
+        put: Callable[[EngineT, QuestionT], Awaitable[AnswerT]],
+        check: Callable[[EngineT], Awaitable[None]],
+    ) -> None:
         """Trust every endpoint at first."""
         self._clock = asyncio.get_running_loop().time
         self.lanes = [Lane(engine, Concurrency(self._clock()), self._clock) for engine in engines]
         self.room = asyncio.Event()
         """Set whenever more questions than before may be under way."""
-        self._sampling = sampling
+        self._put = put
         self._check = check
-        self._waiting: deque[tuple[asyncio.Future[Lane], Lane | None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Lane[EngineT]], Lane[EngineT] | None]] = deque()
         self._probes: set[asyncio.Task[None]] = set()
         self._patience = Patience()
         self._asking = 0
@@ -118,12 +140,11 @@ class Dispatcher:
         """Return how long every endpoint still asks to be left alone, while nothing is under way; 0 else."""
         return 0.0 if self._is_working() else min(lane.seconds_paused for lane in self.lanes)
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: QuestionT) -> AnswerT:
         """Return the answer of whichever endpoint gives one.
 
         Raises:
             AskError: the question cannot be answered, or every attempt failed.
-            SkipRow: the endpoint cannot be asked this.
         """
         self._asking += 1
         try:
@@ -132,7 +153,7 @@ class Dispatcher:
             self._asking -= 1
             self._look()
 
-    def distrust(self, engine: Engine, error: AskError) -> None:
+    def distrust(self, engine: EngineT, error: AskError) -> None:
         """Send an endpoint that did not pass its check no questions until a probe finds it well."""
         for lane in self.lanes:
             if lane.engine is engine:
@@ -147,7 +168,7 @@ class Dispatcher:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
 
-    async def _ask_until_answered(self, question: Question) -> Answer:
+    async def _ask_until_answered(self, question: QuestionT) -> AnswerT:
         failures, failed, signs = 0, None, self._signs
         while True:
             lane = await self._take(failed)
@@ -161,11 +182,11 @@ class Dispatcher:
             failed, signs = lane, self._signs
             await asyncio.sleep(_wait(failures))
 
-    async def _ask_one(self, lane: Lane, question: Question) -> Answer:
+    async def _ask_one(self, lane: Lane[EngineT], question: QuestionT) -> AnswerT:
         full = lane.load >= 1
         asked = self._clock()
         try:
-            answer = await lane.engine.ask(question, self._sampling)
+            answer = await self._put(lane.engine, question)
         except AskError as error:
             self._note_failure(lane, error, asked)
             raise
@@ -176,9 +197,9 @@ class Dispatcher:
             lane.in_flight -= 1
             self._hand_out()
 
-    async def _take(self, avoid: Lane | None) -> Lane:
+    async def _take(self, avoid: Lane[EngineT] | None) -> Lane[EngineT]:
         """Return a lane with a place reserved, waiting for one; another than `avoid` where another is up."""
-        place: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[Lane[EngineT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((place, avoid))
         self._hand_out()
         try:
@@ -191,7 +212,7 @@ class Dispatcher:
 
     def _hand_out(self) -> None:
         """Give free places to those who wait, in their order."""
-        unserved: deque[tuple[asyncio.Future[Lane], Lane | None]] = deque()
+        unserved: deque[tuple[asyncio.Future[Lane[EngineT]], Lane[EngineT] | None]] = deque()
         while self._waiting and (free := self._free_lanes()):
             place, avoid = self._waiting.popleft()
             if place.cancelled():
@@ -214,24 +235,24 @@ class Dispatcher:
         """Return whether an endpoint works on a question, or would if there were one."""
         return any(lane.in_flight or (lane.is_open and not self._asking) for lane in self.lanes)
 
-    def _free_lanes(self) -> list[Lane]:
+    def _free_lanes(self) -> list[Lane[EngineT]]:
         return [lane for lane in self.lanes if lane.is_open and lane.in_flight < lane.concurrency.limit]
 
-    def _any_up_but(self, avoid: Lane | None) -> bool:
+    def _any_up_but(self, avoid: Lane[EngineT] | None) -> bool:
         return any(lane.is_open and lane is not avoid for lane in self.lanes)
 
-    def _note_answer(self, lane: Lane, answer: Answer, asked: float, full: bool) -> None:
+    def _note_answer(self, lane: Lane[EngineT], answer: AnswerT, asked: float, full: bool) -> None:
         now = self._clock()
         lane.failures_in_a_row = lane.refusals_in_a_row = 0
         lane.is_trusted = True
         lane.answers += 1
         self._signs += 1
         self._patience.answered()
-        lane.tokens += answer.completion_tokens
+        lane.tokens += answer.tokens
         lane.seconds += now - asked
-        lane.concurrency.answered(now, asked, answer.completion_tokens, full)
+        lane.concurrency.answered(now, asked, answer.tokens, full)
 
-    def _note_failure(self, lane: Lane, error: AskError, asked: float) -> None:
+    def _note_failure(self, lane: Lane[EngineT], error: AskError, asked: float) -> None:
         if error.fault == "row":
             return
         now = self._clock()
@@ -247,20 +268,20 @@ class Dispatcher:
         if max(lane.failures_in_a_row, lane.refusals_in_a_row) >= FAILURES_TO_TRIP and not lane.tripped:
             self._trip(lane)
 
-    def _note_pause(self, lane: Lane, error: AskError) -> None:
+    def _note_pause(self, lane: Lane[EngineT], error: AskError) -> None:
         if error.fault != "busy":
             return
         seconds = DEFAULT_PAUSE if error.retry_after is None else error.retry_after
         lane.paused_until = max(lane.paused_until, self._clock() + seconds)
         asyncio.get_running_loop().call_later(seconds + 0.01, self._hand_out)
 
-    def _trip(self, lane: Lane) -> None:
+    def _trip(self, lane: Lane[EngineT]) -> None:
         lane.tripped, lane.is_trusted = True, False
         probe = asyncio.create_task(self._probe(lane))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
 
-    async def _probe(self, lane: Lane) -> None:
+    async def _probe(self, lane: Lane[EngineT]) -> None:
         """Close a lane's breaker when its endpoint passes the check; then one failure opens it anew."""
         failed = 0
         while lane.tripped:

@@ -2,7 +2,7 @@
 
 import heapq
 
-from deepspec.regenerate.concurrency import HOLD_WINDOWS, START, WINDOW_ANSWERS, Concurrency
+from deepspec.engines.concurrency import HOLD_WINDOWS, START, WINDOW_ANSWERS, Concurrency
 
 
 def serve(limit: Concurrency, slots: int, seconds: float, until: float, start: float = 0.0) -> int:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from deepspec.regenerate.patience import Patience, until
+from deepspec.engines.patience import Patience, until
 
 
 def test_only_time_without_work_is_summed_up():

