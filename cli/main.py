@@ -14,6 +14,7 @@ import typer
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
 from deepspec.errors import DeepSpecError
@@ -231,6 +232,18 @@ app.command("plan", help="Show what a run will cost, before anything is spent.")
 )
 app.command("doctor", help="Check machine, store, target and engine for a run.")(
     command(doctor.examine, **option("as_json", check.AsJson, False))
+)
+app.command("sweep", help="Train drafts that differ in some settings, from several seeds, and show a leaderboard.")(
+    command(
+        cli_sweep.sweep,
+        **option("row", cli_sweep.Row, None),
+        **option("seeds", cli_sweep.Seeds, 3),
+        **option("equal", cli_sweep.Equal, "steps"),
+        **option("by", cli_sweep.By, "walked"),
+        **option("timed", cli_sweep.Timed, False),
+        **option("all_seeds", cli_sweep.AllSeeds, False),
+        **option("as_json", check.AsJson, False),
+    )
 )
 for _stage in STAGES.values():
     _help = f"Only this stage: publish {_stage.kind} from the published inputs."
