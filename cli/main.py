@@ -15,6 +15,7 @@ import typer
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
 from deepspec.errors import DeepSpecError
@@ -243,6 +244,18 @@ app.command("engine-args", help="Print the command line of a vLLM server that gi
         **option("staging", Staging, None),
         **option("host", Host, LOOPBACK),
         **option("port", Port, 8000),
+    )
+)
+app.command("sweep", help="Train drafts that differ in some settings, from several seeds, and show a leaderboard.")(
+    command(
+        cli_sweep.sweep,
+        **option("row", cli_sweep.Row, None),
+        **option("seeds", cli_sweep.Seeds, 3),
+        **option("equal", cli_sweep.Equal, "steps"),
+        **option("by", cli_sweep.By, "walked"),
+        **option("timed", cli_sweep.Timed, False),
+        **option("all_seeds", cli_sweep.AllSeeds, False),
+        **option("as_json", check.AsJson, False),
     )
 )
 for _stage in STAGES.values():

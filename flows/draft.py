@@ -1,5 +1,7 @@
 """The whole pipeline as one flow: `build_draft`."""
 
+from typing import Literal
+
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
@@ -42,10 +44,14 @@ def build_draft(choices: Choices, site: Site) -> Built:
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def try_draft(choices: Choices, site: Site) -> Built:
-    """Train and measure a draft, and stop there: a row of a sweep."""
+def try_draft(choices: Choices, site: Site, last: Literal["train", "evaluate", "benchmark"] = "evaluate") -> Built:
+    """Train a draft, measure it, time its rounds, and stop there: a row of a sweep."""
     chain = chain_of(choices, site)
-    chain.run("evaluate", chain.draft())
+    draft = chain.draft()
+    if last != "train":
+        scores = chain.run("evaluate", draft)
+    if last == "benchmark":
+        chain.run("benchmark", draft, chain.run("export", draft), scores)
     return _built(chain)
 
 

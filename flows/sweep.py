@@ -1,12 +1,21 @@
 """Several drafts that differ in some settings: what they share is made once, and the best is at the top."""
 
-from prefect import flow
-from pydantic import Field
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, get_args
 
-from deepspec.artifacts import Spec, read_manifest
+from prefect import flow
+
+from deepspec.artifacts import Manifest, read_manifest
 from deepspec.errors import SpecError, TrainingError
+from deepspec.formats.recipe import drafts
 from deepspec.plan.checks import examine
+from deepspec.plan.plan import Plan
 from deepspec.store import Store
+from deepspec.sweep.board import Board, Trial, trial_of
+from deepspec.sweep.race import Race
+from deepspec.sweep.variants import Terms, Variant
 from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
@@ -15,13 +24,9 @@ from infra.site import Site
 from tasks.cancel import cancel_with_parent
 from tasks.run import label_run, show_table
 
-
-class Variant(Spec):
-    """One row of a sweep."""
-
-    name: str = Field(min_length=1)
-    changes: tuple[str, ...] = ()
-    """section.field=value each, on top of what all variants share."""
+By = Literal["walked", "decoded"]
+Last = Literal["train", "evaluate", "benchmark"]
+LASTS: tuple[Last, ...] = get_args(Last)
 
 
 @flow(
@@ -31,49 +36,126 @@ class Variant(Spec):
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def sweep(choices: Choices, site: Site, variants: tuple[Variant, ...]) -> list[dict[str, str]]:
-    """Train and measure every variant, one after the other; a variant that fails does not end the others.
+def sweep(
+    choices: Choices,
+    site: Site,
+    variants: tuple[Variant, ...],
+    terms: Terms = Terms(),  # noqa: B008 - frozen
+    tolerant: bool = False,
+) -> Board:
+    """Train every variant from every seed, and return the leaderboard; what is published is not made again.
+
+    All variants are trained from one seed, then from the next. One that the best has left behind by more than the
+    interval of their difference gets no further seeds. One that fails does not end the others.
 
     Args:
         choices: what all variants share.
         site: where to run.
-        variants: what they differ in.
+        variants: what they differ in; the others are held against the first.
+        terms: seeds, what they have the same of, and what they are judged by.
+        tolerant: return a leaderboard even where some failed.
 
     Raises:
-        SpecError: there is nothing to compare, or two variants have one name.
+        SpecError: there is nothing to compare, or nothing to judge by, or two variants have one name.
         DeepSpecError: one of them cannot be run, see `deepspec.plan.checks`; none is trained then.
         TrainingError: a variant failed; the leaderboard has all that did not.
     """
-    if len({variant.name for variant in variants}) < max(2, len(variants)):
-        raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own")
+    changed = _changed(choices, variants)
     label_run(tags_of(choices.plan()))
-    changed = {each.name: choices.but(overrides=(*choices.overrides, *each.changes)) for each in variants}
     for every in changed.values():  # before the first one is trained
-        examine(known(every.plan(), settled(site)[0]))
-    found = {name: _try(every, site, name) for name, every in changed.items()}
-    board = leaderboard({name: _scores(site, built) for name, built in found.items() if built is not None})
-    show_table("leaderboard", board, "accepted length with bonus; the longest first")
-    failed = [name for name, built in found.items() if built is None]
-    if failed:
-        raise TrainingError(f"variants {', '.join(failed)} failed, see their runs; retry this one to go on with them")
+        _check(every.plan(), site, terms.by)
+    first = choices.plan().train.seed
+    if terms.equal == "seconds":
+        paced = Race(list(changed), partial(_trained, changed, site, terms.by))
+        paced.run(first)
+        steps = paced.steps_at_equal_seconds()
+        changed = {name: _with(every, f"train.steps={steps[name]}") for name, every in changed.items()}
+    race = Race(list(changed), partial(_trained, changed, site, terms.by))
+    for seed in range(first, first + terms.seeds):
+        race.run(seed)
+        if terms.timed and seed == first:
+            shapes = {name: _shape(every.plan()) for name, every in changed.items()}
+            race.time(shapes, partial(_round_cost, changed, site))
+        if not terms.all_seeds:
+            race.leave_behind()
+    board = race.board(terms.equal)
+    _show(board)
+    if board.failed and not tolerant:
+        raise TrainingError(f"{', '.join(board.failed)} failed, see their runs; the same sweep goes on with them")
     return board
 
 
-def _try(choices: Choices, site: Site, name: str) -> Built | None:
-    state = try_draft.with_options(flow_run_name=name)(choices, site, return_state=True)
-    return state.result() if state.is_completed() else None
+def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed: int) -> Trial | None:
+    """Return what came of a row; None where its run failed, or told no accepted length."""
+    found = _made(changed[name], site, name, seed, "train" if by == "walked" else "evaluate")
+    if found is None:
+        return None
+    draft, *scores = found.values()
+    return trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
 
 
-def leaderboard(scores: dict[str, dict[str, float]]) -> list[dict[str, str]]:
-    """Return variants in the order of their first score, the longest accepted length first, those without one last."""
-    ordered = sorted(scores.items(), key=lambda item: -next(iter(item[1].values()), 0.0))
-    return [
-        {"variant": name, **{f"temperature {float(t):g}": f"{value:.3f}" for t, value in row.items()}}
-        for name, row in ordered
-    ]
+def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> float | None:
+    """Return the cost of a round in plain steps, at the first batch size of the plan; None where the run failed."""
+    found = _made(changed[name], site, name, seed, "benchmark")
+    return None if found is None else float(next(iter(found["benchmark"].counts["break_even"].values())))
 
 
-def _scores(site: Site, built: Built) -> dict[str, float]:
-    ref = built.steps[-1].ref
-    manifest = read_manifest(Store(site.root), ref.kind, ref.address)
-    return {} if manifest is None else dict(manifest.counts["accepted_length"])
+def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dict[str, Manifest] | None:
+    """Return the manifests of a row by stage, from `train` on; None where its run failed."""
+    run = try_draft.with_options(flow_run_name=f"{name}, seed {seed}, {last}")
+    state = run(_with(choices, f"train.seed={seed}"), site, last, return_state=True)
+    if not state.is_completed():
+        return None
+    built: Built = state.result()
+    store = Store(site.root)
+    found = {step.stage: read_manifest(store, step.ref.kind, step.ref.address) for step in built.steps}
+    made = {stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None}
+    return made if last in made else None
+
+
+def _changed(choices: Choices, variants: tuple[Variant, ...]) -> dict[str, Choices]:
+    """Return name -> what each variant is.
+
+    Raises:
+        SpecError: there are too few, or two have one name.
+    """
+    if len({variant.name for variant in variants}) < max(2, len(variants)):
+        raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own")
+    return {
+        each.name: _with(choices.but(algorithm=each.algorithm or choices.algorithm), *each.changes) for each in variants
+    }
+
+
+def _with(choices: Choices, *changes: str) -> Choices:
+    return choices.but(overrides=(*choices.overrides, *changes))
+
+
+def _check(plan: Plan, site: Site, by: By) -> None:
+    """Check that a variant can be trained and judged.
+
+    Raises:
+        DeepSpecError: it cannot.
+    """
+    examine(known(plan, settled(site)[0]))
+    if plan.draft is not None:
+        raise SpecError("a sweep trains its drafts; leave out --draft (deepspec compare holds scores together)")
+    none_held_out = plan.dataset.cache is None and plan.prepare.splits.validation == 0
+    if by == "walked" and (plan.train.validation_samples == 0 or plan.train.walked_tokens == 0 or none_held_out):
+        raise SpecError(
+            "a sweep goes by the accepted length over held-out answers; set train.validation_samples, "
+            "train.walked_tokens and prepare.splits.validation above 0, or let it go by what is decoded (--by decoded)"
+        )
+
+
+def _shape(plan: Plan) -> str:
+    """Return what a round's time hangs on, where target and machine are the same."""
+    train = plan.train
+    return json.dumps([train.draft.identity(), drafts(train.draft, train.objective)], sort_keys=True)
+
+
+def _show(board: Board) -> None:
+    """Show the leaderboard beside the run."""
+    show_table("leaderboard", board.rows(), f"accepted length with bonus at equal {board.equal}; the best first")
+    kinds = board.kinds_rows()
+    if kinds:
+        show_table("leaderboard-kinds", kinds, "accepted length with bonus by kind of prompt")

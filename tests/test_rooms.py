@@ -13,7 +13,7 @@ BIG = ("deepspec", "infra")
 
 LATE = {
     "torch": {"cli/caches.py", "cli/check.py", "cli/counted.py", "cli/engine.py", "cli/tools.py", "cli/brought.py"},
-    "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py"},
+    "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},
     "transformers": {"infra/children/targets.py"},
 }

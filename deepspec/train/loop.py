@@ -175,8 +175,9 @@ class Loop:
 
     def _timed(self, call: Callable[[], _Result]) -> _Result:
         """Call, and count the time as training, but for that in which it waited for records."""
-        begin, waited = time.perf_counter(), self.reader.waited
+        begin, waited, spent = time.perf_counter(), self.reader.waited, time.process_time()
         result = call()
+        self.meter.processor += time.process_time() - spent
         self.meter.training += time.perf_counter() - begin - (self.reader.waited - waited)
         return result
 
@@ -212,6 +213,7 @@ class Loop:
         self.progress.step += 1
         self.progress.samples += samples
         self.progress.tokens += step.tokens
+        self.meter.steps += 1
         self.meter.tokens += step.tokens
         self.meter.samples += samples
         if self.meter.peak:

@@ -30,6 +30,9 @@ class Meter:
     """Operations per second that this rank's device can do; None where it is not known."""
     training: float = 0.0
     """Seconds in steps."""
+    processor: float = 0.0
+    """Processor seconds of this rank in steps, of all its threads."""
+    steps: int = 0
     tokens: int = 0
     """Tokens trained on by all ranks."""
     samples: int = 0
@@ -45,6 +48,11 @@ class Meter:
     def samples_per_second(self) -> float:
         """Return the samples of all ranks together, per second."""
         return self.samples / self.training if self.training else 0.0
+
+    @property
+    def step_cpu_seconds(self) -> float | None:
+        """Return the processor seconds of a step; None where there was none."""
+        return self.processor / self.steps if self.steps else None
 
     @property
     def utilization(self) -> float | None:

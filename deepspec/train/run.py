@@ -282,6 +282,7 @@ def _counts(loop: Loop, cache: TargetCache, kept: int) -> dict[str, Any]:
         "kept_step": kept,
         "held_out": next((look for look in looks if look["step"] == kept), None),
         "seconds": round(loop.meter.training, 1),
+        "step_cpu_seconds": loop.meter.step_cpu_seconds,
         "look_seconds": 0.0 if loop.validation is None else round(loop.validation.seconds, 1),
         "walk_seconds": 0.0 if loop.validation is None else round(loop.validation.walking, 1),
         "tokens_per_second": round(loop.meter.tokens_per_second, 1),

@@ -74,6 +74,20 @@ def test_typed_again_every_stage_is_cached(undisturbed, api):
     assert {str(task["name"]) for task in new if task["state_name"] == "Cached"} == set(STAGES)
 
 
+def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(undisturbed, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers", "target_cache", "draft")
+    asked = deepspec.manifest("draft").address
+    done = deepspec.run("sweep", "--row", "short: train.steps=2", "--seeds", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    board = json.loads(done.stdout)
+    drafts = {each["variant"]: each["drafts"] for each in board["standings"]}
+    assert drafts.keys() == {"as asked", "short"}
+    assert drafts["as asked"] == [asked], "what is published is not trained again"
+    assert (board["equal"], board["failed"]) == ("steps", [])
+    assert {each["steps"] for each in board["standings"]} == {12, 2}
+    assert all(each["accepted_length"]["value"] >= 1 for each in board["standings"])
+
+
 def test_a_deleted_artifact_is_made_again_and_nothing_else(undisturbed, api, tmp_path):
     deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
     draft = deepspec.checksums("draft")

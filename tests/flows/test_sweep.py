@@ -1,9 +1,58 @@
-"""The leaderboard of a sweep."""
+"""What a sweep's rows are, and what it refuses before anything is trained."""
 
-from flows.sweep import leaderboard
+import pytest
+
+from cli.sweep import sweep as command
+from deepspec.errors import SpecError
+from deepspec.sweep.variants import Variant
+from flows.choices import Choices, choose_site
+from flows.sweep import _changed, _check, _shape
 
 
-def test_a_leaderboard_puts_a_variant_without_scores_last():
-    board = leaderboard({"unmeasured": {}, "short": {"0.0": 1.5}, "long": {"0.0": 2.25, "1.0": 1.75}})
-    assert [row["variant"] for row in board] == ["long", "short", "unmeasured"]
-    assert board[0] == {"variant": "long", "temperature 0": "2.250", "temperature 1": "1.750"}
+def test_a_row_changes_what_all_share_and_nothing_else():
+    shared = Choices(overrides=("train.steps=9",))
+    rows = (
+        Variant(name="asked"),
+        Variant(name="eagle3", algorithm="eagle3", changes=("train.objective.ttt_length=4",)),
+    )
+    asked, eagle3 = (each.plan().train for each in _changed(shared, rows).values())
+    assert (asked.draft.algorithm, asked.steps, asked.draft.num_layers) == ("dspark", 9, 2)
+    assert (eagle3.draft.algorithm, eagle3.steps, eagle3.draft.num_layers) == ("eagle3", 9, None), "it has one layer"
+    assert eagle3.objective.ttt_length == 4
+
+
+@pytest.mark.parametrize("names", [[], ["one"], ["one", "one"], ["one", "two", "one"]])
+def test_a_sweep_takes_two_rows_with_names_of_their_own(names):
+    with pytest.raises(SpecError, match=f"{len(names)} variants; wanted two or more, each with a name of its own"):
+        _changed(Choices(), tuple(Variant(name=name) for name in names))
+
+
+def test_rows_whose_rounds_take_as_long_have_one_shape():
+    def shape(*changes: str, **told: str) -> str:
+        return _shape(Choices.model_validate({**told, "overrides": changes}).plan())
+
+    assert shape() == shape("train.optimizer=muon", "train.seed=3")
+    assert shape() != shape("train.draft.block_size=7")
+    assert shape(algorithm="eagle3") != shape("train.objective.ttt_length=4", algorithm="eagle3")
+    assert shape() == shape("train.objective.ttt_length=4"), "dspark proposes as many tokens as its block has"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (("train.validation_samples=0",), "goes by the accepted length over held-out answers"),
+        (("train.walked_tokens=0",), "goes by the accepted length over held-out answers"),
+        (("prepare.splits.validation=0",), "goes by the accepted length over held-out answers"),
+    ],
+)
+def test_a_sweep_without_anything_to_judge_by_is_refused(tmp_path, changes, told):
+    plan, site = Choices(overrides=changes).plan(), choose_site(str(tmp_path))
+    with pytest.raises(SpecError, match=told):
+        _check(plan, site, "walked")
+    _check(plan, site, "decoded")
+
+
+def test_a_sweep_of_one_row_says_how_to_give_others(tmp_path):
+    told = {"seeds": 3, "equal": "steps", "by": "walked", "timed": False, "all_seeds": False}
+    with pytest.raises(SpecError, match="a sweep of one row; give others with --row"):
+        command(Choices(), choose_site(str(tmp_path)), row=None, as_json=False, **told)

@@ -50,14 +50,14 @@ def built(operated):
 def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(operated: Operated, built):
     before = manifests()
     variants = [{"name": f"steps-{steps}", "changes": [f"train.steps={steps}"]} for steps in (2, 4, 6)]
-    run = operated.start("sweep/local", variants=variants)
+    run = operated.start("sweep/local", variants=variants, terms={"by": "decoded"})
     operated.finish(run)
     made = sorted(key.split("/")[0] for key in manifests() if key not in before)
     assert made == ["draft", "draft", "scores", "scores"], "four steps are what the run before made"
     (board,) = artifacts_of(operated, run, "leaderboard")
     rows = json.loads(str(board["data"]))
     assert {row["variant"] for row in rows} == {"steps-2", "steps-4", "steps-6"}
-    lengths = [float(row["temperature 0"]) for row in rows]
+    lengths = [float(row["accepted length"]) for row in rows]
     assert lengths == sorted(lengths, reverse=True)
 
 

@@ -1,0 +1,221 @@
+"""The leaderboard of a sweep: several seeds a row, means with Student's intervals, differences seed by seed.
+
+What a row is worth is its accepted length; where a round was timed, accepted length over the cost of a round in plain
+steps of the target: how many times faster decoding is than without a draft. Rows that were trained from the same seeds
+saw the same samples in the same order and were judged on the same held-out answers, so differences are taken seed by
+seed. An interval tells what another seed would change; it knows nothing of other prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from scipy.special import stdtrit
+
+COVERED = 0.95
+"""Of the intervals."""
+Verdict = Literal["best", "behind", "not apart from the best", "more seeds are needed"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mean(_Model):
+    """A mean over seeds and its 95 % interval; one seed has none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def words(self, digits: int = 3) -> str:
+        """Return it as people read it."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+class Trial(_Model):
+    """A row, trained from one seed."""
+
+    seed: int
+    draft: str
+    """Address of the published draft."""
+    steps: int
+    step_cpu_seconds: float | None
+    """None: the draft was trained before that was counted."""
+    accepted_length: float
+    """Of the held-out answers, with the bonus token."""
+    kinds: Mapping[str, float] = {}
+    """Kind of prompt -> accepted length."""
+
+
+class Entrant(_Model):
+    """A row and what it has shown so far: one trial a seed, at least one."""
+
+    name: str
+    trials: tuple[Trial, ...]
+    round_cost: float | None = None
+    """Seconds of a round over seconds of a plain step; None: not timed."""
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Return seed -> what the row is worth."""
+        return {each.seed: each.accepted_length / (self.round_cost or 1.0) for each in self.trials}
+
+
+class Standing(_Model):
+    """A row of the leaderboard."""
+
+    variant: str
+    seeds: tuple[int, ...]
+    steps: int
+    cpu_seconds: Mean | None
+    """Processor seconds of all steps."""
+    accepted_length: Mean
+    kinds: Mapping[str, Mean]
+    round_cost: float | None
+    speedup: Mean | None
+    """Accepted length over the cost of a round."""
+    against_first: Mean | None
+    """Difference from the first row, in what rows are judged by, on the seeds that both have; None: it is the first."""
+    against_best: Mean | None
+    """The same, from the best row."""
+    verdict: Verdict
+    drafts: tuple[str, ...]
+
+    def row(self) -> dict[str, str]:
+        """Return what people read."""
+        told = {
+            "variant": self.variant,
+            "seeds": str(len(self.seeds)),
+            "steps": str(self.steps),
+            "CPU s": "" if self.cpu_seconds is None else f"{self.cpu_seconds.value:.0f}",
+            "accepted length": self.accepted_length.words(),
+        }
+        if self.speedup is not None:
+            told |= {"round cost": f"{self.round_cost:.2f}", "speed-up": self.speedup.words()}
+        first = "" if self.against_first is None else self.against_first.words()
+        return {**told, "against the first": first, "verdict": self.verdict}
+
+    def kinds_row(self) -> dict[str, str]:
+        """Return the accepted lengths by kind of prompt."""
+        return {"variant": self.variant, **{kind: mean.words(2) for kind, mean in self.kinds.items()}}
+
+
+class Board(_Model):
+    """A leaderboard."""
+
+    equal: Literal["steps", "seconds"]
+    """What all rows had the same of."""
+    standings: tuple[Standing, ...]
+    """The best first."""
+    failed: tuple[str, ...] = ()
+    """Variants that could not be trained or timed from some seed; the runs tell why."""
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the table that people read."""
+        return [each.row() for each in self.standings]
+
+    def kinds_rows(self) -> list[dict[str, str]]:
+        """Return the table by kind of prompt; empty where the answers tell no kinds."""
+        return [each.kinds_row() for each in self.standings if each.kinds]
+
+
+def trial_of(seed: int, draft: str, counts: Mapping[str, Any], scores: Mapping[str, Any] | None = None) -> Trial | None:
+    """Return what the manifests of a draft and of its scores tell; None where there is no accepted length.
+
+    Args:
+        seed: that it was trained from.
+        draft: its address.
+        counts: of its manifest.
+        scores: counts of the manifest of its scores: what was decoded counts then, at the first temperature; None: what
+            was walked over held-out answers.
+    """
+    length, kinds = _walked(counts.get("held_out") or {}) if scores is None else _decoded(scores)
+    if length is None:
+        return None
+    pace = counts.get("step_cpu_seconds")
+    return Trial(
+        seed=seed, draft=draft, steps=counts["steps"], step_cpu_seconds=pace, accepted_length=length, kinds=kinds
+    )
+
+
+def _walked(look: Mapping[str, Any]) -> tuple[float | None, dict[str, float]]:
+    prefix = "accepted_length/"
+    return look.get("accepted_length"), {
+        name.removeprefix(prefix): look[name] for name in sorted(look) if name.startswith(prefix)
+    }
+
+
+def _decoded(scores: Mapping[str, Any]) -> tuple[float | None, dict[str, float]]:
+    temperature, length = next(iter(scores["accepted_length"].items()))
+    told = {name.rpartition("@"): value for name, value in scores["accepted_length_by_benchmark"].items()}
+    kinds = {name: value for (name, _, at), value in told.items() if float(at) == float(temperature)}
+    return length, {name: value for name, value in sorted(kinds.items()) if value is not None}
+
+
+def student(values: Sequence[float]) -> Mean:
+    """Return the mean of some independent values with Student's interval."""
+    count, value = len(values), fmean(values)
+    if count < 2:
+        return Mean(value=value)
+    half = float(stdtrit(count - 1, (1 + COVERED) / 2)) * stdev(values) / sqrt(count)
+    return Mean(value=value, low=value - half, high=value + half)
+
+
+def difference(one: Entrant, other: Entrant) -> Mean | None:
+    """Return how much more one is worth than another, seed by seed; None where they share none."""
+    ours, theirs = one.scores, other.scores
+    shared = sorted(ours.keys() & theirs.keys())
+    return student([ours[seed] - theirs[seed] for seed in shared]) if shared else None
+
+
+def best_of(entrants: Sequence[Entrant]) -> Entrant:
+    """Return the one that is worth most, of equals the first."""
+    return max(entrants, key=lambda each: fmean(each.scores.values()))
+
+
+def is_beaten(one: Entrant, best: Entrant) -> bool:
+    """Return whether one is worth less than the best by more than the interval of their difference."""
+    found = difference(one, best)
+    return found is not None and found.high is not None and found.high < 0
+
+
+def standings(entrants: Sequence[Entrant]) -> tuple[Standing, ...]:
+    """Return the rows of the leaderboard, the best first; the first entrant is what the others are held against."""
+    if not entrants:
+        return ()
+    best = best_of(entrants)
+    ordered = sorted(entrants, key=lambda each: -fmean(each.scores.values()))
+    return tuple(_standing(each, entrants[0], best) for each in ordered)
+
+
+def _standing(one: Entrant, first: Entrant, best: Entrant) -> Standing:
+    paces = [each.steps * each.step_cpu_seconds for each in one.trials if each.step_cpu_seconds is not None]
+    kinds = sorted(set.intersection(*(set(each.kinds) for each in one.trials)))
+    return Standing(
+        variant=one.name,
+        seeds=tuple(each.seed for each in one.trials),
+        steps=one.trials[0].steps,
+        cpu_seconds=student(paces) if paces else None,
+        accepted_length=student([each.accepted_length for each in one.trials]),
+        kinds={kind: student([each.kinds[kind] for each in one.trials]) for kind in kinds},
+        round_cost=one.round_cost,
+        speedup=None if one.round_cost is None else student(list(one.scores.values())),
+        against_first=None if one is first else difference(one, first),
+        against_best=None if one is best else difference(one, best),
+        verdict=_verdict(one, best),
+        drafts=tuple(each.draft for each in one.trials),
+    )
+
+
+def _verdict(one: Entrant, best: Entrant) -> Verdict:
+    if one is best:
+        return "best"
+    found = difference(one, best)
+    if found is None or found.high is None:
+        return "more seeds are needed"
+    return "behind" if found.high < 0 else "not apart from the best"

@@ -1,0 +1,93 @@
+"""The order in which rows are trained, and which of them can no longer win."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from deepspec.errors import TrainingError
+from deepspec.sweep.board import Board, Entrant, Trial, best_of, is_beaten, standings
+
+
+class Race:
+    """Rows, and what they have shown so far. All are trained from one seed, then from the next.
+
+    Args:
+        names: of the rows; the others are held against the first.
+        train: name and seed -> what came of it; None: it failed.
+    """
+
+    def __init__(self, names: Sequence[str], train: Callable[[str, int], Trial | None]) -> None:
+        """Train nothing yet."""
+        self._train = train
+        self._trials: dict[str, list[Trial]] = {name: [] for name in names}
+        self._costs: dict[str, float] = {}
+        self._beaten: set[str] = set()
+        self._failed: set[str] = set()
+
+    def run(self, seed: int) -> None:
+        """Train every row that can still win from one seed; one that fails is trained no more."""
+        for name, trials in self._trials.items():
+            if name in self._beaten | self._failed:
+                continue
+            trial = self._train(name, seed)
+            if trial is None:
+                self._failed.add(name)
+            else:
+                trials.append(trial)
+
+    def time(self, shapes: Mapping[str, str], cost: Callable[[str, int], float | None]) -> None:
+        """Let every shape of draft be timed once, by the first row that has it.
+
+        Args:
+            shapes: name of a row -> the shape of its drafts; equal ones cost the same.
+            cost: name and seed -> seconds of a round over seconds of a plain step; None: it failed.
+        """
+        found: dict[str, float | None] = {}
+        for name, trials in self._trials.items():
+            if not trials:
+                continue
+            shape = shapes[name]
+            if shape not in found:
+                found[shape] = cost(name, trials[0].seed)
+            timed = found[shape]
+            if timed is None:
+                self._failed.add(name)
+                trials.clear()
+            else:
+                self._costs[name] = timed
+
+    def leave_behind(self) -> None:
+        """Let rows that are beaten be trained no more, but for the first, which all are held against."""
+        entrants = self.entrants()
+        if entrants:
+            best = best_of(entrants)
+            self._beaten |= {each.name for each in entrants[1:] if is_beaten(each, best)}
+
+    def entrants(self) -> list[Entrant]:
+        """Return the rows that have shown something."""
+        return [
+            Entrant(name=name, trials=tuple(trials), round_cost=self._costs.get(name))
+            for name, trials in self._trials.items()
+            if trials
+        ]
+
+    def board(self, equal: Literal["steps", "seconds"]) -> Board:
+        """Return the leaderboard as it stands."""
+        return Board(equal=equal, standings=standings(self.entrants()), failed=tuple(sorted(self._failed)))
+
+    def steps_at_equal_seconds(self) -> dict[str, int]:
+        """Return how many steps of each row take the processor as long as all those of the first.
+
+        Raises:
+            TrainingError: a row was not trained, or its draft does not tell how long a step took.
+        """
+        shown = {name: trials[0] for name, trials in self._trials.items() if trials}
+        paces = {name: trial.step_cpu_seconds for name, trial in shown.items() if trial.step_cpu_seconds}
+        untold = [name for name in self._trials if name not in paces]
+        if untold:
+            raise TrainingError(
+                f"nobody knows how long a step of {', '.join(untold)} takes: see their runs; a draft of an earlier "
+                "release does not tell it: delete that (deepspec gc --artifact draft/ADDRESS --yes), it is made anew"
+            )
+        first = next(iter(self._trials))
+        seconds = shown[first].steps * paces[first]
+        return {name: max(1, round(seconds / pace)) for name, pace in paces.items()}

@@ -1,0 +1,118 @@
+"""The leaderboard of a sweep: numbers that can be checked by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepspec.sweep.board import Entrant, Mean, Trial, best_of, difference, is_beaten, standings, student, trial_of
+
+
+def entrant(name: str, *lengths: float, cost: float | None = None, pace: float | None = 0.5) -> Entrant:
+    """Return a row that was trained from the seeds 0, 1, …, with these accepted lengths."""
+    trials = tuple(
+        Trial(seed=seed, draft=f"{name}{seed}", steps=100, step_cpu_seconds=pace, accepted_length=length)
+        for seed, length in enumerate(lengths)
+    )
+    return Entrant(name=name, trials=trials, round_cost=cost)
+
+
+def test_a_mean_has_students_interval():
+    found = student([1.0, 2.0, 3.0])  # deviation 1, and 4.3027 of two degrees of freedom over the root of 3
+    assert found.value == 2.0
+    assert (found.low, found.high) == (pytest.approx(2 - 2.4841, abs=1e-4), pytest.approx(2 + 2.4841, abs=1e-4))
+    assert found.words(2) == "2.00 [-0.48, 4.48]"
+
+
+def test_one_seed_has_no_interval():
+    assert student([1.5]) == Mean(value=1.5)
+    assert student([1.5]).words() == "1.500"
+
+
+@given(st.lists(st.floats(1, 8), min_size=2, max_size=6), st.floats(0, 1))
+def test_rows_that_differ_by_as_much_from_every_seed_are_apart_however_much_seeds_differ(lengths, more):
+    one, other = entrant("one", *[each + more + 0.01 for each in lengths]), entrant("other", *lengths)
+    found = difference(one, other)
+    assert found is not None
+    assert found.low == pytest.approx(more + 0.01)
+    assert is_beaten(other, one)
+    assert not is_beaten(one, other)
+
+
+def test_differences_are_taken_on_the_seeds_that_both_have():
+    found = difference(entrant("one", 1.5, 1.7, 9.0), entrant("other", 1.4, 1.5))
+    assert found is not None
+    assert found.value == pytest.approx(0.15)  # 0.1 and 0.2
+    late = entrant("late", 1.0).model_copy(
+        update={"trials": (entrant("late", 1.0).trials[0].model_copy(update={"seed": 7}),)}
+    )
+    assert difference(late, entrant("other", 1.4)) is None
+
+
+def test_one_seed_beats_nobody():
+    assert not is_beaten(entrant("short", 1.0), entrant("long", 2.0))
+
+
+def test_what_is_longer_but_slower_is_worth_less():
+    long, quick = entrant("long", 1.6, cost=2.0), entrant("quick", 1.2, cost=1.2)
+    assert best_of([long, quick]) is quick  # 0.8 against 1.0 plain steps a token
+    board = standings([long, quick])
+    assert [each.variant for each in board] == ["quick", "long"]
+    assert [each.speedup.value for each in board if each.speedup] == [1.0, 0.8]
+    assert board[1].row()["round cost"] == "2.00"
+
+
+def test_the_best_is_first_and_every_row_says_how_it_stands():
+    rows = [entrant("asked", 1.50, 1.52, 1.51), entrant("best", 1.60, 1.62, 1.61), entrant("near", 1.58, 1.63, 1.60)]
+    board = standings([*rows, entrant("young", 1.4)])
+    assert [each.variant for each in board] == ["best", "near", "asked", "young"]
+    assert [each.verdict for each in board] == ["best", "not apart from the best", "behind", "more seeds are needed"]
+    best, _, asked, _ = board
+    assert best.against_best is None
+    assert asked.against_first is None
+    assert best.against_first is not None
+    assert best.against_first.value == pytest.approx(0.1)
+    assert best.cpu_seconds is not None
+    assert best.cpu_seconds.value == 50.0  # 100 steps of half a second
+    assert best.row() == {
+        "variant": "best",
+        "seeds": "3",
+        "steps": "100",
+        "CPU s": "50",
+        "accepted length": "1.610 [1.585, 1.635]",
+        "against the first": "0.100 [0.100, 0.100]",
+        "verdict": "best",
+    }
+    assert standings([]) == ()
+
+
+def test_a_row_without_its_processor_time_says_none():
+    (row,) = standings([entrant("old", 1.5, pace=None)])
+    assert (row.cpu_seconds, row.row()["CPU s"]) == (None, "")
+
+
+def test_a_trial_is_what_the_manifest_of_a_draft_tells():
+    look = {"step": 9, "accepted_length": 1.5, "accepted_length/code": 1.75, "accepted_length_low/code": 1.5}
+    found = trial_of(3, "d", {"steps": 9, "step_cpu_seconds": 0.25, "held_out": look})
+    assert found == Trial(seed=3, draft="d", steps=9, step_cpu_seconds=0.25, accepted_length=1.5, kinds={"code": 1.75})
+    assert trial_of(3, "d", {"steps": 9, "held_out": {"step": 9, "loss": 2.0}}) is None
+    assert trial_of(3, "d", {"steps": 9, "held_out": None}) is None
+
+
+def test_a_trial_that_was_decoded_is_what_the_scores_tell_at_the_first_temperature():
+    by_benchmark = {"code@0.0": 1.5, "code@1.0": 1.1, "none@0.0": None}
+    scores = {"accepted_length": {"0.0": 1.4, "1.0": 1.2}, "accepted_length_by_benchmark": by_benchmark}
+    found = trial_of(0, "d", {"steps": 9, "held_out": None}, scores)
+    assert found is not None
+    assert (found.accepted_length, found.kinds) == (1.4, {"code": 1.5})
+
+
+def test_kinds_have_means_and_intervals_of_their_own():
+    trials = [
+        Trial(
+            seed=n, draft="d", steps=1, step_cpu_seconds=1.0, accepted_length=1.5, kinds={"code": length, "chat": 1.0}
+        )
+        for n, length in enumerate((1.5, 1.7))
+    ]
+    (row,) = standings([Entrant(name="one", trials=tuple(trials))])
+    assert row.kinds["code"].value == pytest.approx(1.6)
+    assert row.kinds_row() == {"variant": "one", "chat": "1.00 [1.00, 1.00]", "code": "1.60 [0.33, 2.87]"}
