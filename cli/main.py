@@ -14,6 +14,7 @@ import typer
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli import serve_bench as cli_serve_bench
 from cli.start import next_step
 from deepspec.catalog import catalog
 from deepspec.errors import DeepSpecError
@@ -245,6 +246,7 @@ app.add_typer(tools.app)
 app.add_typer(check.app)
 app.add_typer(cli_reevaluate.app)
 app.add_typer(cli_engine.app)
+app.add_typer(cli_serve_bench.app)
 app.add_typer(serve.app)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.errors import NotPublishedError
-from deepspec.formats.speed import engine_name
+from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
 from deepspec.plan.budget import check_limits, plan_counts, plan_estimate
 from deepspec.plan.checks import examine

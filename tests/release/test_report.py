@@ -13,7 +13,8 @@ from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.evaluate.figure import acceptance_by_position, reliability
 from deepspec.formats.exports import ExportIndex
 from deepspec.formats.scores import Difference, Interval
-from deepspec.formats.speed import EngineSpeed, LoadSpeed
+from deepspec.formats.served import EngineSpeed
+from deepspec.formats.speed import LoadSpeed
 from deepspec.page.page import html, markdown
 from deepspec.release.report import Released, sections, warnings
 from tests.release.test_run import calibration, interval, scores_of, speed_of
