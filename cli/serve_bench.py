@@ -14,7 +14,7 @@ from cli.published import opened
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, checksum, open_artifact, read_manifest
 from deepspec.catalog import refs
 from deepspec.errors import EngineError, SpecError
-from deepspec.formats.served import ServeOptions, Tried, UnderLoad, changes
+from deepspec.formats.served import ServeOptions, Tried, UnderLoad, changes, incomparable
 from deepspec.formats.speed import SPEED, read_speed
 from deepspec.placement import Placement
 from deepspec.plan import presets
@@ -42,6 +42,7 @@ def serve_bench(
     requests: Annotated[int, typer.Option(help="Measured requests of a level, at least.", min=2)] = 16,
     max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.", min=2)] = 64,
     ends: Annotated[Literal["fixed", "natural"], typer.Option(help="All answers so long, or as they end.")] = "fixed",
+    checked: Annotated[int, typer.Option(help="Prompts of the evaluation that are asked first, in turn.", min=0)] = 16,
     prompts: Annotated[Path | None, typer.Option(help="Rows {'turns': [...]} to ask, instead of benchmarks.")] = None,
     benchmarks_dir: Annotated[Path | None, typer.Option(help="Where the release's benchmark files lie.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL up to /v1 of an engine with target and draft.")] = None,
@@ -65,7 +66,8 @@ def serve_bench(
     del debug
     told = {
         "loads": _numbers(loads, "--loads"), "rates": _numbers(rates, "--rates"),
-        "contexts": _numbers(contexts, "--contexts"), "requests": requests, "max_tokens": max_tokens, "ends": ends,
+        "contexts": _numbers(contexts, "--contexts"), "requests": requests, "max_tokens": max_tokens,
+        "ends": ends, "checked": checked,
         "prompts": "" if prompts is None else checksum(_file(prompts)), "seed": seed,
         "as_of": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -170,7 +172,7 @@ class _Bench:
         from deepspec.benchmark.spec import BenchmarkSpec
 
         speed, inputs = self.inputs["speed"], self.release.manifest.inputs
-        spec = BenchmarkSpec.model_validate(speed.manifest.spec).but(serve=self.options, hardware=found.hardware)
+        spec = BenchmarkSpec.model_validate(speed.manifest.spec).but(serve=self.options)
         work = self._work("benchmark", spec, speed.manifest.inputs, report)
         ref = publish_served(speed, found, spec, work.out(), work.stage.version)
         again = STAGES["release"].spec.model_validate(self.release.manifest.spec)
@@ -203,8 +205,8 @@ def _compared(found: UnderLoad, release: Artifact, before: str | None, root: str
         raise SpecError(
             f"{earlier.prefix} was not measured under load; measure it first: deepspec serve-bench {before}"
         )
-    if (old.hardware, old.engine) != (found.hardware, found.engine):
-        told = f"{earlier.prefix} was measured with {old.engine} on {old.hardware}: it is not compared with."
+    if why := incomparable(old, found):
+        told = f"Not compared with {earlier.prefix}: {why}."
         return found.model_copy(update={"warnings": (*found.warnings, told)})
     return found.model_copy(update={"before": earlier.manifest.address, "changes": changes(old, found)})
 

@@ -21,8 +21,6 @@ from deepspec.serving.check import Known, TargetShape, check_engine
 from deepspec.serving.figure import by_load
 from deepspec.serving.measure import Subject, under_load
 
-CHECKED = 16
-"""Questions that an engine is asked one after another, before it is measured under load."""
 SERVED_FIGURE = "served.png"
 """Name of the plot in the artifact."""
 
@@ -96,7 +94,7 @@ def subject(
         slots=told.slots,
         shares=[each.value or 0.0 for each in decoded.cumulative] if decoded else [],
         prompts=_prompts(scores, template, placement, options, shape.max_positions),
-        known=_known(scores, placement, template),
+        known=_known(scores, placement, template, options.checked),
         known_tokens=scores.manifest.spec["max_new_tokens"],
         hardware=hardware(threads=placement.threads),
     )
@@ -128,10 +126,10 @@ def _asked(scores: Artifact, placement: Placement, options: ServeOptions) -> lis
     return read_questions(file, placement.locations.get(file.digest, file.digest), None, options.seed)
 
 
-def _known(scores: Artifact, placement: Placement, template: ChatTemplate) -> list[Known]:
+def _known(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[Known]:
     """Return what can be held against an engine; nothing where nothing was decoded at temperature 0."""
     try:
-        return first_turns(scores, placement, template, CHECKED)
+        return first_turns(scores, placement, template, count) if count else []
     except SpecError:  # told among the warnings of what is measured
         return []
 

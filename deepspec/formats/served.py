@@ -31,6 +31,9 @@ class ServeOptions(Spec):
     """Whether every answer goes on to `max_tokens`, or ends where the target ends it."""
     contexts: tuple[Annotated[int, Field(gt=31)], ...] = ()
     """Tokens of the prompts, levels of one length each; none: prompts as they are."""
+    checked: int = Field(default=16, ge=0)
+    """Prompts of the evaluation that are asked one after another, before any load; 0: what is accepted is not checked.
+    """
     prompts: str = ""
     """Checksum of the file that prompts come from; empty: the questions of the evaluation's benchmarks."""
     seed: int = Field(default=0, ge=0)
@@ -365,6 +368,17 @@ def overlap(one: Interval, other: Interval) -> bool:
     if one.low is None or one.high is None or other.low is None or other.high is None:
         return False
     return one.low <= other.high and other.low <= one.high
+
+
+def incomparable(before: UnderLoad, now: UnderLoad) -> str:
+    """Return why two measurements tell nothing of each other; empty where they do."""
+    if before.hardware != now.hardware:
+        return f"it was measured on {before.hardware}"
+    if before.engine != now.engine:
+        return f"it was measured with {before.engine}"
+    alike = ("max_tokens", "ends", "prompts", "seed")
+    other = [name for name in alike if getattr(before.options, name) != getattr(now.options, name)]
+    return f"it was measured with other {' and '.join(other)}" if other else ""
 
 
 def changes(before: UnderLoad, now: UnderLoad) -> tuple[Change, ...]:

@@ -45,7 +45,8 @@ def side(speed: float) -> Side:
 
 def level(load: int, drafting: float, plain: float, per_round: float = 1.5, positions=(0.5,)) -> Level:
     accepted = Accepted(rounds=9, drafted=9, accepted=9, tokens_per_round=exact(per_round), by_position=positions)
-    return Level(kind="closed", load=load, drafting=side(drafting), plain=side(plain), accepted=accepted)
+    gain = exact(drafting / plain)
+    return Level(kind="closed", load=load, drafting=side(drafting), plain=side(plain), accepted=accepted, speedup=gain)
 
 
 def test_percentiles_are_values_of_the_nearest_rank():
