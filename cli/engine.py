@@ -38,12 +38,12 @@ def ask(
     """Ask an engine the questions of published scores; exit code 1 where it does not accept what was measured here."""
     del debug
     from deepspec.benchmark.asked import first_turns  # loads torch
-    from deepspec.benchmark.engine import check_engine
+    from deepspec.serving.check import check_engine
     from deepspec.target.load import load_template
 
     store = Store(root or default_root())
     artifact = open_artifact(store, find(store, scores if "/" in scores else f"scores/{scores}"), scratch_dir())
-    placement = Placement(scratch=scratch_dir(), locations=_locations(benchmarks_dir))
+    placement = Placement(scratch=scratch_dir(), locations=locations(benchmarks_dir))
     asked = first_turns(artifact, placement, load_template(target or _noted(artifact)), samples)
     drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
     found = check_engine(drafting, alone[0] if alone else None, asked, artifact.manifest.spec["max_new_tokens"])
@@ -70,7 +70,7 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
     say(server.command(host, port))
 
 
-def _locations(folder: Path | None) -> dict[str, str]:
+def locations(folder: Path | None) -> dict[str, str]:
     """Return digest -> place of the demo's benchmarks and of those in a folder."""
     found = [benchmarks.resolve(each) for each in (DEMO, folder) if each is not None]
     return {digest: place for each in found for digest, place in each.locations.items()}

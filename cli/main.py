@@ -15,6 +15,7 @@ import typer
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
@@ -271,6 +272,7 @@ app.add_typer(tools.app)
 app.add_typer(check.app)
 app.add_typer(cli_reevaluate.app)
 app.add_typer(cli_engine.app)
+app.add_typer(cli_serve_bench.app)
 app.add_typer(serve.app)
 
 

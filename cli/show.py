@@ -8,7 +8,7 @@ from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.catalog import held_bytes
 from deepspec.errors import NotPublishedError
-from deepspec.formats.speed import engine_name
+from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
 from deepspec.plan.budget import check_limits, plan_counts, plan_estimate
 from deepspec.plan.checks import examine

@@ -51,6 +51,11 @@ class Spec(BaseModel):
         """Return how many tokens an engine is asked for, an answer; 0: the stage asks none."""
         return 0
 
+    @property
+    def engine_slots(self) -> int:
+        """Return how many requests an engine should take at once, where the stage asks one."""
+        return 1
+
     def identity(self) -> dict[str, Any]:
         """Return the fields that differ from the default they were introduced with, as JSON values."""
         return {name: _identity(getattr(self, name)) for name in self._told()}

@@ -12,7 +12,15 @@ BIG = ("deepspec", "infra")
 """Layers whose folders are rooms; the others are rooms themselves."""
 
 LATE = {
-    "torch": {"cli/caches.py", "cli/check.py", "cli/counted.py", "cli/engine.py", "cli/tools.py", "cli/brought.py"},
+    "torch": {
+        "cli/caches.py",
+        "cli/check.py",
+        "cli/counted.py",
+        "cli/engine.py",
+        "cli/tools.py",
+        "cli/brought.py",
+        "cli/serve_bench.py",
+    },
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},
     "transformers": {"infra/children/targets.py"},

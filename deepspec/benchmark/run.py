@@ -2,6 +2,7 @@
 
 speed.json           typed numbers (deepspec/formats/speed.py)
 speed.png, load.png  plots: tokens per second by batch size, speed-up to expect by number of requests
+served.png           plot: an engine with and without the draft by requests at once, where one was measured under load
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import decoded, prompt_ids, questions
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.benchmark.load import beside, by_load, profile, recorded
-from deepspec.benchmark.served import ask_engine
+from deepspec.benchmark.served import ask_engine, ask_under_load
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
@@ -28,6 +29,7 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
 from deepspec.rounds.decoded import Prompt, Settings
+from deepspec.serving.figure import by_load as served_by_load
 
 
 def run(
@@ -64,6 +66,7 @@ def run(
         loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches, report),
         step_seconds={} if rate is None else dict(zip(rate.tokens, rate.seconds, strict=True)),
         served=ask_engine(inputs["scores"], pair.target.template, placement, spec.engine_samples, report),
+        under_load=ask_under_load(inputs["scores"], pair.target.template, placement, spec, report),
     )
     _write(speed, out, report)
     return _counts(speed)
@@ -116,6 +119,8 @@ def _loads(
 def _write(speed: Speed, out: Out, report: Report) -> None:
     out.file(SPEED).write_text(speed.model_dump_json(indent=1) + "\n", encoding="utf-8")
     figures = {"speed": speed_by_batch(speed), **({"load": speedup_by_load(speed)} if speed.loads else {})}
+    if speed.under_load is not None:
+        figures["served"] = served_by_load(speed.under_load)
     for name, png in figures.items():
         out.file(f"{name}.png").write_bytes(png)
         report.figure(name, png)
@@ -124,6 +129,8 @@ def _write(speed: Speed, out: Out, report: Report) -> None:
         report.table("load", [each.row() for each in speed.loads])
     if speed.served is not None:
         report.table("engine", [speed.served.row()])
+    if speed.under_load is not None:
+        report.table("served", speed.under_load.rows())
 
 
 def _counts(speed: Speed) -> dict[str, Any]:

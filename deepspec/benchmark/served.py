@@ -1,13 +1,28 @@
-"""Target and draft as an engine serves them, against what the evaluation decoded of the same questions."""
+"""Target and draft as an engine serves them: against what the evaluation decoded, and under load."""
 
-from deepspec.artifacts import Artifact
-from deepspec.benchmark.asked import first_turns
-from deepspec.benchmark.engine import check_engine
+import shutil
+from pathlib import Path
+
+from deepspec import families
+from deepspec.artifacts import Artifact, ArtifactRef
+from deepspec.benchmark.asked import asked_questions, filled, first_turns, prompt_ids
+from deepspec.benchmark.spec import BenchmarkSpec, hardware
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
-from deepspec.formats.speed import EngineSpeed
+from deepspec.formats.benchmarks import Benchmark
+from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.scores import SCORES, read_scores
+from deepspec.formats.served import EngineSpeed, ServeOptions, UnderLoad
+from deepspec.formats.speed import SPEED, read_speed
 from deepspec.placement import Placement
+from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.serving.check import Known, TargetShape, check_engine
+from deepspec.serving.figure import by_load
+from deepspec.serving.measure import Subject, under_load
+
+SERVED_FIGURE = "served.png"
+"""Name of the plot in the artifact."""
 
 
 def ask_engine(
@@ -34,3 +49,104 @@ def ask_engine(
     if found.warning:
         report.log(f"WARNING: {found.warning}")
     return found
+
+
+def ask_under_load(
+    scores: Artifact, template: ChatTemplate, placement: Placement, spec: BenchmarkSpec, report: Report
+) -> UnderLoad | None:
+    """Measure the placement's engines under the loads that a spec wants; say first what is wrong with them.
+
+    Raises:
+        EngineError: an engine cannot be reached, or serves another target.
+        SpecError: a prompt is to be longer than the target reads.
+    """
+    if not spec.serve.wanted or not placement.drafting:
+        return None
+    folder = Path(placement.locations[spec.target.digest])
+    found = under_load(subject(scores, template, folder, placement, spec.serve), spec.serve, report)
+    for each in found.warnings:
+        report.log(f"WARNING: {each}")
+    return found
+
+
+def subject(
+    scores: Artifact, template: ChatTemplate, folder: Path, placement: Placement, options: ServeOptions
+) -> Subject:
+    """Return what is measured under load, with its prompts: the questions of an evaluation, or those of a file.
+
+    Args:
+        scores: of the draft that the engine serves.
+        template: of the target.
+        folder: of the target.
+        placement: its engines, and the places of benchmarks and files.
+        options: which prompts.
+
+    Raises:
+        SpecError: no prompt has room beside its answer.
+        SourceError: a file or benchmark is not where the placement says.
+    """
+    shape, told = families.read_folder(folder), read_scores(scores.path(SCORES))
+    decoded = told.overall.get("0.0") or next(iter(told.overall.values()), None)
+    return Subject(
+        drafting=placement.drafting[0],
+        plain=placement.endpoints[0] if placement.endpoints else None,
+        target=TargetShape(name=f"the release's target {told.target}", hidden_size=shape.block.hidden_size),
+        slots=told.slots,
+        shares=[each.value or 0.0 for each in decoded.cumulative] if decoded else [],
+        prompts=_prompts(scores, template, placement, options, shape.max_positions),
+        known=_known(scores, placement, template, options.checked),
+        known_tokens=scores.manifest.spec["max_new_tokens"],
+        hardware=hardware(threads=placement.threads),
+    )
+
+
+def _prompts(
+    scores: Artifact, template: ChatTemplate, placement: Placement, options: ServeOptions, positions: int
+) -> dict[int | None, list[list[int]]]:
+    """Return length -> prompts; the length None stands for prompts as they are."""
+    most = positions - options.max_tokens
+    if options.contexts and options.contexts[-1] > most:
+        raise SpecError(
+            f"prompts of {options.contexts[-1]} tokens and answers of {options.max_tokens} are more than the "
+            f"{positions} positions of the target; shorten them"
+        )
+    asked = _asked(scores, placement, options)
+    if options.contexts:
+        return {length: filled(template, asked, length, options.seed) for length in options.contexts}
+    ids = [found for each in asked if len(found := prompt_ids(template, each)) <= most]
+    if not ids:
+        raise SpecError(f"no prompt has room for an answer of {options.max_tokens} tokens in the target's {positions}")
+    return {None: ids}
+
+
+def _asked(scores: Artifact, placement: Placement, options: ServeOptions) -> list[Question]:
+    if not options.prompts:
+        return list(asked_questions(scores, placement).values())
+    file = Benchmark(name="prompts", digest=options.prompts)
+    return read_questions(file, placement.locations.get(file.digest, file.digest), None, options.seed)
+
+
+def _known(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[Known]:
+    """Return what can be held against an engine; nothing where nothing was decoded at temperature 0."""
+    try:
+        return first_turns(scores, placement, template, count) if count else []
+    except SpecError:  # told among the warnings of what is measured
+        return []
+
+
+def publish_served(speed: Artifact, found: UnderLoad, spec: BenchmarkSpec, out: Out, version: int) -> ArtifactRef:
+    """Publish a speed artifact once more, with what engines gave under load; return where it is.
+
+    Args:
+        speed: its other numbers are kept.
+        found: under load.
+        spec: that of the speed, with the loads.
+        out: where it goes.
+        version: of the stage.
+    """
+    for name in set(speed.names()) - {SPEED, SERVED_FIGURE}:
+        shutil.copyfile(speed.path(name), out.file(name))
+    told = read_speed(speed.path(SPEED)).model_copy(update={"under_load": found})
+    out.file(SPEED).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    out.file(SERVED_FIGURE).write_bytes(by_load(found))
+    return out.publish(spec, version, speed.manifest.counts)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import Benchmark
+from deepspec.formats.served import ServeOptions
 
 
 def hardware(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:
@@ -74,6 +75,8 @@ class BenchmarkOptions(Spec):
     draft_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of the draft; None: the target's. bfloat16 beside a float32 target halves what a draft reads."""
     seed: int = Field(default=0, ge=0)
+    serve: ServeOptions = ServeOptions()
+    """Loads under which an engine is measured with the draft and without it, where one is at hand."""
 
 
 class BenchmarkSpec(BenchmarkOptions):
@@ -87,4 +90,10 @@ class BenchmarkSpec(BenchmarkOptions):
     @property
     def engine_tokens(self) -> int:
         """Return how many tokens an engine decodes of a question; 0 where none is asked."""
-        return self.max_new_tokens if self.engine_samples else 0
+        asked = self.max_new_tokens if self.engine_samples else 0
+        return max(asked, self.serve.room) if self.serve.wanted else asked
+
+    @property
+    def engine_slots(self) -> int:
+        """Return how many requests an engine should take at once."""
+        return self.serve.widest if self.serve.wanted else 1

@@ -92,6 +92,10 @@ class ChatTemplate:
         told = Told(switches={**(switches or {}), "enable_thinking": thinking}, tools=tools, day=day)
         return self._renderer.prompt_ids(messages, told)
 
+    def decoded(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return self._renderer.decoded(ids)
+
     @property
     def clock(self) -> Clock | None:
         """Return how the template reads the clock; None where it does not."""

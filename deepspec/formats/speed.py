@@ -1,12 +1,12 @@
 """speed.json: what a measurement of the wall clock found, typed and versioned."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats.scores import Interval
+from deepspec.formats.served import EngineSpeed, UnderLoad
 
 VERSION: Literal[1] = 1
 SPEED = "speed.json"
@@ -79,51 +79,6 @@ class LoadSpeed(_Model):
         }
 
 
-class EngineSpeed(_Model):
-    """What an engine that served target and draft told, against what decoding here made of the same prompts."""
-
-    engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
-    samples: int
-    tokens_per_round: Interval
-    """The engine's."""
-    ours: Interval
-    agrees: bool
-    """Whether the two intervals overlap."""
-    accept_rate: float
-    """Accepted over drafted tokens."""
-    tokens_per_second: float
-    plain_tokens_per_second: float | None
-
-    @property
-    def warning(self) -> str:
-        """Return what to say where the engine's interval and ours have nothing in common; else nothing."""
-        if self.agrees:
-            return ""
-        return (
-            f"{self.engine} makes {_told(self.tokens_per_round)} tokens per round of prompts on which "
-            f"{_told(self.ours)} were measured here: what it serves is not what was evaluated."
-        )
-
-    @property
-    def speedup(self) -> float | None:
-        """Return how much faster the engine is with the draft."""
-        plain = self.plain_tokens_per_second
-        return None if plain is None else self.tokens_per_second / plain
-
-    def row(self) -> dict[str, Any]:
-        """Return one row of the table that people read."""
-        return {
-            "engine": self.engine,
-            "samples": self.samples,
-            "tokens per round": _told(self.tokens_per_round),
-            "here": _told(self.ours),
-            "accepted of drafted": f"{self.accept_rate:.1%}",
-            "tokens/s": f"{self.tokens_per_second:.1f}",
-            "speed-up": "not measured" if self.speedup is None else f"{self.speedup:.2f}",
-            "verdict": "agree" if self.agrees else "DISAGREE",
-        }
-
-
 class Speed(_Model):
     """speed.json."""
 
@@ -146,15 +101,12 @@ class Speed(_Model):
     """Tokens in a pass of the target -> its seconds, measured here."""
     served: EngineSpeed | None = None
     """None: no engine served the draft."""
+    under_load: UnderLoad | None = Field(default=None, exclude_if=lambda found: found is None)
+    """None: no engine was measured under load."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each batch size."""
         return [each.row() for each in self.batches]
-
-
-def engine_name(told: str) -> str:
-    """Return what an engine calls itself, without a build that is not known: llama.cpp b0-unknown is llama.cpp."""
-    return told.removesuffix(" b0-unknown")
 
 
 def read_speed(path: Path) -> Speed:
@@ -167,7 +119,3 @@ def read_speed(path: Path) -> Speed:
         return Speed.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
         raise CorruptArtifactError(f"{path} is not a speed.json of version {VERSION}: {error}") from error
-
-
-def _told(found: Interval) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -1,13 +1,15 @@
 """What the model card says, as plain values for the template."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportedForm
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.scores import Scores
+from deepspec.formats.speed import Speed
 from deepspec.page.tables import acceptance_rows
 from deepspec.release.spec import ReleaseSpec
 
@@ -63,13 +65,40 @@ _EAGLES: Mapping[str, bool] = {name: traits.parallel for name, traits in TRAITS.
 """Algorithms that engines serve as Eagle3, and whether all tokens come of a pass."""
 
 
-def serving(form: str, algorithm: str, slots: int, target: str, exported: ExportedForm) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposed:
+    """What an engine is told to propose."""
+
+    algorithm: str
+    tokens: int
+    """In each round: the draft's, or as was found best under load."""
+    schedule: Sequence[Sequence[int]] = ()
+    """First and last batch size, and tokens; none: always the same."""
+    least: float = 0.0
+    """A proposal ends before a token less likely than this."""
+
+    @classmethod
+    def of(cls, scores: Scores, speed: Speed) -> "Proposed":
+        """Return what was found best under load, or what the draft proposes."""
+        found = speed.under_load
+        best = None if found is None else found.best_setting()
+        if found is None or best is None:
+            return cls(algorithm=scores.algorithm, tokens=scores.slots)
+        schedule = found.schedule() if len(found.schedule()) > 1 else ()
+        return cls(algorithm=scores.algorithm, tokens=best[0], least=best[1], schedule=schedule)
+
+
+def serving(form: str, target: str, exported: ExportedForm, proposed: Proposed) -> str:
     """Return the command that serves a form, or the lines that load it."""
+    algorithm, slots = proposed.algorithm, proposed.tokens
     method = exported.method or ("eagle3" if algorithm in _EAGLES else "dspark")
     if form in ("vllm", "speculators"):
         config: dict[str, Any] = {"method": method, "model": f"./{form}", "num_speculative_tokens": slots}
         if _EAGLES.get(algorithm):
             config["parallel_drafting"] = True
+        if proposed.schedule:
+            config["num_speculative_tokens"] = max(tokens for _, _, tokens in proposed.schedule)
+            config["num_speculative_tokens_per_batch_size"] = [list(each) for each in proposed.schedule]
         return f"vllm serve {target} --speculative-config '{json.dumps(config)}'"
     if form == "sglang":
         return (
@@ -78,9 +107,9 @@ def serving(form: str, algorithm: str, slots: int, target: str, exported: Export
         )
     if form == "llama.cpp":
         file = next(iter(exported.files), "draft.gguf")
-        return (
-            f"llama-server -m TARGET.gguf -md ./llama.cpp/{file} --spec-type draft-{method} --spec-draft-n-max {slots}"
-        )
+        least = f" --spec-draft-p-min {proposed.least:g}" if proposed.least else ""
+        words = f"--spec-type draft-{method} --spec-draft-n-max {slots}{least}"
+        return f"llama-server -m TARGET.gguf -md ./llama.cpp/{file} {words}"
     if form == "huggingface":
         return 'AutoModel.from_pretrained("./huggingface", trust_remote_code=True)  # needs: pip install deepspec'
     return 'deepspec.checkpoint.draft.load_draft(Path("./deepspec"))'

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deepspec.page.page import table
 from deepspec.page.tables import calibration_text, lossless_text
-from deepspec.release import card
+from deepspec.release import card, under_load
 from deepspec.release.report import Released, warnings
 from deepspec.release.spec import ReleaseSpec
 
@@ -37,6 +37,7 @@ def render(spec: ReleaseSpec, found: Released) -> str:
         speed=speed,
         speeds=table(speed.rows()),
         served=table([speed.served.row()]) if speed.served is not None else "",
+        load=under_load.told(speed),
         forms=_forms(spec, found),
         refused={name: form.refused for name, form in found.index.forms.items() if form.refused is not None},
         parity=table([each.row() for each in found.index.parity or ()]),
@@ -49,7 +50,7 @@ def _forms(spec: ReleaseSpec, found: Released) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "command": card.serving(name, scores.algorithm, scores.slots, spec.target, form),
+            "command": card.serving(name, spec.target, form, card.Proposed.of(scores, found.speed)),
             "notes": form.notes,
             "difference": "unknown" if form.difference is None else f"{form.difference:g}",
         }

@@ -12,6 +12,7 @@ from deepspec.page.page import Section
 from deepspec.page.scores import left_out_warnings
 from deepspec.page.scores import sections as score_sections
 from deepspec.page.tables import lossless_text
+from deepspec.release import under_load
 
 PARITY = "One text through the target, the cache that the draft was trained on, the draft, and every form read back."
 
@@ -72,6 +73,7 @@ def _of_forms(index: ExportIndex) -> list[str]:
 
 def _of_speed(speed: Speed) -> list[str]:
     told = [speed.served.warning] if speed.served is not None and speed.served.warning else []
+    told += under_load.warned(speed)
     if speed.batches and max(each.speedup for each in speed.batches) <= 1:
         told.append("On the machine measured below, plain decoding is faster at every batch size.")
     return told
@@ -121,6 +123,8 @@ def _speed_sections(found: Released, speed: Speed) -> list[Section]:
     if speed.served is not None:
         text = "The same questions at temperature 0, through an engine that serves the exported draft."
         parts.append(Section(title="Served by an engine", texts=[text], rows=[speed.served.row()]))
+    if speed.under_load is not None:
+        parts += under_load.sections(speed, _some(found, "served"))
     return parts
 
 

@@ -35,7 +35,7 @@ PROVENANCE = "provenance.json"
 FIGURES = {
     "draft": ("learning_curve.png",),
     "scores": ("acceptance.png", "reliability.png"),
-    "speed": ("speed.png", "load.png"),
+    "speed": ("speed.png", "load.png", "served.png"),
 }
 """Kind of artifact -> pictures in it, where they were drawn."""
 

@@ -21,7 +21,7 @@ from infra.children.child import Job
 from infra.children.events import Events
 from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
-from infra.engines.serving import serving_draft
+from infra.engines.serving import Settings, serving_draft
 from infra.engines.states import StatesServer, managed, staging_folder
 from infra.processes.launch import run_guarded
 from infra.settings import nodes, torch_env
@@ -126,7 +126,8 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
     if not work.spec.engine_tokens:
         yield placement
     elif work.stage.needs == "pair":
-        with serving_draft(work.opened(), placement, site.gguf, folder, work.report) as serving:
+        settings = Settings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
+        with serving_draft(work.opened(), placement, site.gguf, folder, work.report, settings) as serving:
             yield serving
     elif work.stage.needs == "target" and not placement.endpoints and isinstance(work.spec, CacheSpec):
         with _states_engines(work.spec, site, folder) as endpoints:

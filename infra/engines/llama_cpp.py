@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draft", type=Path, help="GGUF file of a draft model")
     parser.add_argument("--draft-type", choices=sorted(DRAFT_TYPES), default="dspark")
     parser.add_argument("--draft-tokens", type=int, default=7, help="tokens proposed per round")
+    parser.add_argument("--draft-p-min", type=float, default=0.0, help="a proposal ends before a token less likely")
     return parser.parse_args()
 
 
@@ -52,6 +53,7 @@ def parameters(arguments: argparse.Namespace) -> CommonParams:
         params.speculative.types = [DRAFT_TYPES[arguments.draft_type]]
         params.speculative.draft.mparams.path = str(arguments.draft)
         params.speculative.draft.n_max = arguments.draft_tokens
+        params.speculative.draft.p_min = arguments.draft_p_min
     return params
 
 

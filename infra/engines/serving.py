@@ -4,6 +4,7 @@ import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from deepspec.artifacts import Artifact
@@ -16,18 +17,38 @@ FORM = "llama.cpp"
 KIND = "xllamacpp"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How target and draft are served."""
+
+    slots: int = 1
+    """Requests at once."""
+    tokens: int = 0
+    """Of an answer, and of a prompt beyond the usual."""
+    draft_tokens: int | None = None
+    """Proposed per round, at most; None: as the evaluation did."""
+    least: float = 0.0
+    """A proposal ends before a token less likely than this."""
+
+
 @contextmanager
 def serving_draft(
-    inputs: Mapping[str, Artifact], placement: Placement, gguf: Path | None, folder: Path, report: Report
+    inputs: Mapping[str, Artifact],
+    placement: Placement,
+    gguf: Path | None,
+    folder: Path,
+    report: Report,
+    settings: Settings = Settings(),
 ) -> Iterator[Placement]:
     """Yield the placement with embedded engines that serve the target alone and with the draft, where they can.
 
     Args:
-        inputs: exports and scores of the draft.
+        inputs: exports, or a release, and scores of the draft.
         placement: engines that it names are kept.
         gguf: the target as the embedded engine reads it.
         folder: for the engines' logs and the draft in their form.
         report: hears why no engine is started.
+        settings: of both engines.
     """
     reason = _unable(inputs["exports"], gguf)
     if placement.drafting or reason:
@@ -35,10 +56,10 @@ def serving_draft(
             report.log(f"no engine is asked what it accepts of this draft: {reason}")
         yield placement
         return
-    context = int(inputs["scores"].manifest.spec["max_new_tokens"]) + PROMPT_ROOM
+    context = max(int(inputs["scores"].manifest.spec["max_new_tokens"]), settings.tokens) + PROMPT_ROOM
     served = Served(name="target", gguf=gguf, context=context, threads=placement.threads)
-    alone = ManagedEngines(kind=KIND, slots=1)
-    paired = alone.model_copy(update={"arguments": shlex.join(_draft(inputs, folder / "draft"))})
+    alone = ManagedEngines(kind=KIND, slots=settings.slots)
+    paired = alone.model_copy(update={"arguments": shlex.join(_draft(inputs, folder / "draft", settings))})
     with (
         start_engines(alone, served, folder / "alone") as plain,
         start_engines(paired, served, folder / "paired") as drafting,
@@ -58,10 +79,12 @@ def _unable(exports: Artifact, gguf: Path | None) -> str:
     return f"{FORM} cannot express {form.refused}" if form.refused else ""
 
 
-def _draft(inputs: Mapping[str, Artifact], folder: Path) -> list[str]:
+def _draft(inputs: Mapping[str, Artifact], folder: Path, settings: Settings) -> list[str]:
     """Lay the draft out and return the words by which the engine takes it."""
     (path,) = (each for each in write_form(inputs["exports"], FORM, folder) if each.suffix == ".gguf")
     counts = inputs["scores"].counts
     written = read_index(inputs["exports"]).forms[FORM].method  # a DFlash draft of ours is written as DSpark
     method = written or ("eagle3" if counts["algorithm"] == "eagle3" else "dspark")
-    return ["--draft", str(path), "--draft-type", method, "--draft-tokens", str(counts["slots"])]
+    tokens = settings.draft_tokens or counts["slots"]
+    words = ["--draft", str(path), "--draft-type", method, "--draft-tokens", str(tokens)]
+    return [*words, "--draft-p-min", str(settings.least)] if settings.least else words

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact, open_artifact
+from deepspec.benchmark import asked
 from deepspec.benchmark.load import beside, by_load, recorded
 from deepspec.benchmark.run import run
 from deepspec.benchmark.spec import BenchmarkSpec, hardware
@@ -21,6 +22,7 @@ from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Round
 from tests.evaluate.published import Given, given
 from tests.heard import Heard
+from tests.serving.fake import Fake, serving
 
 
 def scores(case: Given) -> Artifact:
@@ -56,6 +58,24 @@ def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_loa
     assert speed.served is None
     assert heard.figures["speed"].startswith(b"\x89PNG")
     assert heard.figures["load"].startswith(b"\x89PNG")
+
+
+def test_an_engine_is_measured_under_load_where_the_stage_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asked, "BEGINNING", 0)  # the stand-in's answers begin otherwise
+    case = given(tmp_path)
+    serve = {"loads": (1, 2), "requests": 2, "max_tokens": 4, "checked": 2}
+    with serving(Fake(kind="vLLM")) as drafting, serving(Fake(kind="vLLM", drafts=False)) as plain:
+        there = case.placement.model_copy(update={"drafting": (drafting,), "endpoints": (plain,)})
+        placed = replace(case, placement=there)
+        speed, heard = time_it(placed, scores(case), serve=serve, engine_samples=0, loads=())
+    assert speed.served is None
+    assert speed.under_load is not None
+    assert [each.load for each in speed.under_load.levels] == [1, 2]
+    assert heard.figures["served"].startswith(b"\x89PNG")
+    assert heard.tables["served"][0]["load"] == "1 at once"
+    spec = BenchmarkSpec(target=case.target, benchmarks=case.benchmarks, engine_samples=0, serve=serve)
+    assert (spec.engine_tokens, spec.engine_slots) == (4, 2)
+    assert BenchmarkSpec(target=case.target, benchmarks=case.benchmarks).engine_slots == 1
 
 
 LONG = ["x" * 600]

@@ -13,7 +13,7 @@ from cli.main import app
 from cli.start import next_step
 from cli.words import held
 from deepspec.catalog import catalog
-from deepspec.formats.speed import EngineSpeed, engine_name
+from deepspec.formats.served import EngineSpeed, engine_name
 from deepspec.store import Store
 from tests.golden.test_older_store import LEFT
 

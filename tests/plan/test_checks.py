@@ -32,6 +32,8 @@ def test_a_prompt_of_one_token_is_room_enough(place):
     edit(place / "target" / "config.json", max_position_embeddings=503 + 8 + 20)
     assert "samples are cut at 531" in told(place, "benchmark.max_new_tokens=522", "evaluate.max_new_tokens=503")[0]
     assert "no prompt has room" in refused(place, "benchmark.max_new_tokens=523")
+    served = ("benchmark.serve.loads=[1]", "benchmark.serve.contexts=[511]", "benchmark.serve.max_tokens=20")
+    assert "benchmark.serve asks for prompts of 511 and answers of 20" in refused(place, *served)
     assert "none of its 1 questions fits the 19 tokens" in refused(place, "evaluate.max_new_tokens=504")
 
 

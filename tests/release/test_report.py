@@ -11,12 +11,16 @@ import pytest
 from deepspec.artifacts import ArtifactRef
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.evaluate.figure import acceptance_by_position, reliability
-from deepspec.formats.exports import ExportIndex
+from deepspec.formats.exports import ExportedForm, ExportIndex
 from deepspec.formats.scores import Difference, Interval
-from deepspec.formats.speed import EngineSpeed, LoadSpeed
+from deepspec.formats.served import BreakEven, Change, EngineSpeed, Proposal, ServeOptions, Tried, UnderLoad
+from deepspec.formats.speed import LoadSpeed
 from deepspec.page.page import html, markdown
+from deepspec.release.card import Proposed, serving
 from deepspec.release.report import Released, sections, warnings
+from deepspec.serving.proposals import best_for_all, proposals
 from tests.release.test_run import calibration, interval, scores_of, speed_of
+from tests.serving.test_numbers import level
 
 DRAFT = ArtifactRef(kind="draft", address="d" * 32, content="c", uri="here")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -77,6 +81,61 @@ def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Re
 def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released):
     loud = "The draft's embedding is not the target's"
     assert warnings(replace(found, trained={**found.trained, "warnings": [loud]}))[0] == loud
+
+
+def loaded(**changes) -> UnderLoad:
+    levels = (level(1, drafting=15, plain=10), level(8, drafting=7.5, plain=10))
+    told = {"engine": "llama.cpp b1", "plain_engine": "llama.cpp b1", "hardware": "two cores", "started": True}
+    return UnderLoad(
+        **{
+            **told, "slots": 1, "options": ServeOptions(loads=(1, 8)), "levels": levels,
+            "break_even": (BreakEven(value=4.0, low=3.0, high=None),), "proposals": proposals(levels, (), 1),
+            "best": best_for_all(levels, (), 1), **changes,
+        }
+    )  # fmt: skip
+
+
+def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):
+    loud = "At 8 requests at once: with: its counters began anew."
+    speed = found.speed.model_copy(update={"under_load": loaded(warnings=(loud,))})
+    served = replace(found, speed=speed, figures={**found.figures, "served": b"png"})
+    text = markdown("t", warnings(served), sections(served))
+    assert text.index(loud) < text.index("## Acceptance")
+    for line in (
+        "The draft pays up to: 4.0 requests at once (95 %: 3.0 to above 8).",
+        "| 1 at once | 15.0 [15.0, 15.0\\] | 10.0 [10.0, 10.0\\] | 1.50 [1.50, 1.50\\] |",
+        "loses 12% at 4 of its tokens per second",  # 44 of 50
+        "| 8 | nothing | 1.00 |",
+    ):
+        assert line in text, text[text.index("## Served under load") :]
+    (shown,) = [each for each in sections(served) if each.title == "Served under load"]
+    assert shown.figures == {"served": b"png"}
+
+
+def test_engines_are_told_to_propose_what_was_best_under_load(found: Released):
+    form = ExportedForm(files={"draft.gguf": "x"})
+    plain = Proposed.of(found.scores, found.speed)
+    assert "--spec-draft-n-max 7" in serving("llama.cpp", "t", form, plain)
+    assert "per_batch_size" not in serving("vllm", "t", form, plain)
+    chosen = tuple(Proposal(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 5), (8, 2)))
+    tried = tuple(
+        Tried(load=load, max_tokens=3, least=0.5, tokens_per_second=interval(20.0), tokens_per_round=None)
+        for load in (1, 8)
+    )
+    under_load = loaded(proposals=chosen, best=Proposal(load=8, tokens=4, speedup=1.1))
+    at_best = Proposed.of(found.scores, found.speed.model_copy(update={"under_load": under_load}))
+    assert "--spec-draft-n-max 4" in serving("llama.cpp", "t", form, at_best)
+    command = serving("vllm", "t", form, at_best)
+    assert '"num_speculative_tokens": 5, "num_speculative_tokens_per_batch_size": [[1, 1, 5], [2, 8, 2]]' in command
+    better = under_load.model_copy(update={"tried": tried})  # 20 x 20 against 15 x 7.5
+    as_tried = Proposed.of(found.scores, found.speed.model_copy(update={"under_load": better}))
+    assert "--spec-draft-n-max 3 --spec-draft-p-min 0.5" in serving("llama.cpp", "t", form, as_tried)
+
+
+def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released):
+    slower = Change(load=4, context=None, before=interval(9.0), now=interval(7.0), verdict="slower")
+    speed = found.speed.model_copy(update={"under_load": loaded(changes=(slower,))})
+    assert "Slower than the release before at 4 requests at once." in warnings(replace(found, speed=speed))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install -y chromium to open reports in it")

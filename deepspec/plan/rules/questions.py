@@ -26,6 +26,7 @@ def context(known: Known) -> Seen:
     for stage, message in full.items():
         if known.makes(stage):
             raise SpecError(message)
+    _check_served(known, positions)
     later = [f"{message} before {stage}" for stage, message in full.items() if known.only != "reevaluate"]
     return Seen(f"{positions:,} positions", (*_cut(known, positions), *later))
 
@@ -52,6 +53,15 @@ def room(known: Known, stage: str) -> int:
     """Return the most tokens of a prompt, beside an answer of `evaluate` or `benchmark` and a last proposal."""
     positions = 0 if known.target is None else known.target.shape.max_positions
     return positions - _answer(known, stage) - _slots(known, stage) - 1
+
+
+def _check_served(known: Known, positions: int) -> None:
+    serve = known.plan.benchmark.serve
+    if known.makes("benchmark") and serve.wanted and serve.room >= positions:
+        raise SpecError(
+            f"the target reads {positions} tokens, benchmark.serve asks for prompts of "
+            f"{max(serve.contexts, default=1)} and answers of {serve.max_tokens}; lower contexts or max_tokens of it"
+        )
 
 
 def _full(known: Known, stage: str, positions: int) -> str:

@@ -1,0 +1,160 @@
+"""Does an engine serve what was evaluated: the same target, with the draft, which it accepts as often as we do?
+
+Prompts that were decoded here at temperature 0 are asked one after another, so that counters between two looks are of
+one answer. What was accepted is told by the engine itself: llama.cpp's server with each answer, vLLM's in its counters.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from deepspec.errors import EngineError
+from deepspec.formats.scores import Interval, interval
+from deepspec.formats.served import EngineSpeed, overlap
+from deepspec.placement import Endpoint
+from deepspec.rounds.decoded import Decoded
+from deepspec.rounds.measure import estimates, tally
+from deepspec.serving.client import Answer, Client, Request
+from deepspec.serving.numbers import tokens_per_round
+
+ENOUGH = 3
+"""Answers by which it is told whether an engine serves the target."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """A prompt, and what decoding here made of it at temperature 0."""
+
+    prompt: Sequence[int]
+    decoded: Decoded
+    begins: str = ""
+    """Text with which the target's answer begins; empty: it is not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetShape:
+    """What engines tell of a target, to be held against what they serve."""
+
+    name: str
+    hidden_size: int
+
+
+def check_engine(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Known], max_tokens: int) -> EngineSpeed:
+    """Ask an engine prompts that were decoded here at temperature 0, and hold what it accepts against ours.
+
+    Args:
+        drafting: serves target and draft.
+        plain: serves the target alone, on the same machine; None: no speed-up is told.
+        asked: at least one.
+        max_tokens: of an answer, as here.
+
+    Raises:
+        EngineError: it cannot be reached, refuses, or tells nothing about a draft.
+    """
+    return asyncio.run(_check(drafting, plain, asked, max_tokens))
+
+
+async def _check(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Known], max_tokens: int) -> EngineSpeed:
+    async with Client(drafting) as client:
+        answers = await in_turn(client, asked, max_tokens)
+        plains = []
+        if plain is not None:
+            async with Client(plain) as alone:
+                plains = await in_turn(alone, asked, max_tokens)
+    if not sum(each.drafted for each in answers):
+        raise EngineError(f"engine {drafting.url} drafted nothing; start it with the draft, or check that it loaded it")
+    found = compared(client.name, answers, plains, asked)
+    if found is None:
+        raise EngineError("the engine's answers are too short to measure; raise the number of tokens")
+    return found
+
+
+async def in_turn(client: Client, asked: Sequence[Known], max_tokens: int) -> list[Answer]:
+    """Return the answers to prompts that are asked one after another, with what was drafted and accepted for each.
+
+    Raises:
+        EngineError: the engine cannot be reached, or refuses.
+    """
+    before, answers = await client.counters(), []
+    for each in asked:
+        answer = await client.ask(Request(prompt=each.prompt, max_tokens=max_tokens, natural=True))
+        now = None if before is None else await client.counters()
+        counted = None if before is None or now is None else now.since(before)
+        if counted is not None:
+            answer = replace(answer, drafted=counted.drafted, accepted=counted.accepted)
+        before = now or before
+        answers.append(answer)
+    return answers
+
+
+def compared(
+    name: str, answers: Sequence[Answer], plains: Sequence[Answer], asked: Sequence[Known]
+) -> EngineSpeed | None:
+    """Return what an engine accepts against what we do; None where it took no round, or nothing was drafted.
+
+    Args:
+        name: of the engine.
+        answers: with the draft.
+        plains: without it; none: no speed-up is told.
+        asked: the prompts of the answers.
+    """
+    theirs, drafted = tokens_per_round(answers), sum(each.drafted for each in answers)
+    if theirs is None or not drafted:
+        return None
+    ours = decoded_here(asked)
+    return EngineSpeed(
+        engine=name,
+        samples=len(answers),
+        tokens_per_round=theirs,
+        ours=ours,
+        accept_rate=sum(each.accepted for each in answers) / drafted,
+        tokens_per_second=_speed(answers),
+        plain_tokens_per_second=_speed(plains) if plains else None,
+        agrees=overlap(theirs, ours),
+    )
+
+
+def decoded_here(asked: Sequence[Known]) -> Interval:
+    """Return the tokens that a round made when the prompts were decoded here."""
+    decoded = [each.decoded for each in asked if each.decoded.rounds]
+    slots = max(each.proposed for sample in decoded for each in sample.rounds)
+    return interval(estimates(tally(decoded, slots))["tokens_per_round"])
+
+
+async def check_target(client: Client, shape: TargetShape) -> None:
+    """Return where an engine serves a model of the name that it is asked for, and of the target's width.
+
+    Raises:
+        EngineError: it does not.
+    """
+    models, name = await client.models(), client.endpoint.model
+    if name not in models:
+        listed = ", ".join(models) or "no model"
+        raise EngineError(f"engine {client.endpoint.url} serves {listed}, not {name!r}; correct --model")
+    width = (models[name].get("meta") or {}).get("n_embd")
+    if width is not None and width != shape.hidden_size:
+        told = f"its hidden size is {width}, that of {shape.name} {shape.hidden_size}"
+        raise EngineError(f"engine {client.endpoint.url} serves another target than the release is for: {told}")
+
+
+def check_answers(client: Client, answers: Sequence[Answer], asked: Sequence[Known], name: str) -> None:
+    """Return where an engine answers as the target does: most answers begin alike.
+
+    Rounding lets some begin otherwise, another target nearly all.
+
+    Raises:
+        EngineError: it does not.
+    """
+    pairs = [(each.text.strip(), known.begins.strip()) for each, known in zip(answers, asked, strict=True)]
+    judged = [answer.startswith(begins) for answer, begins in pairs if begins]
+    if len(judged) >= ENOUGH and 2 * sum(judged) < len(judged):
+        alike = f"{sum(judged)} of {len(judged)} answers begin as those of {name}"
+        raise EngineError(
+            f"engine {client.endpoint.url} serves another target than the release is for: at temperature 0 {alike}; "
+            "give the engine the release's target, or the release of this target"
+        )
+
+
+def _speed(answers: Sequence[Answer]) -> float:
+    seconds = [each.latency if each.timed is None else each.timed for each in answers]
+    return sum(each.tokens for each in answers) / max(sum(seconds), 1e-9)

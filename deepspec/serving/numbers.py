@@ -1,0 +1,165 @@
+"""What answers say: percentiles, tokens per second, what was accepted, and the load up to which a draft pays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepspec.formats.scores import Interval, interval
+from deepspec.formats.served import Accepted, BreakEven, Percentiles
+from deepspec.rounds.measure import RESAMPLES, Floats, resampled
+from deepspec.serving.client import Answer
+from deepspec.serving.counters import Counters
+
+QUANTILES = (0.5, 0.95, 0.99)
+_NORMAL = 1.96
+
+
+def percentiles(values: Sequence[float], weights: Sequence[float] | None = None) -> Percentiles:
+    """Return the least values that so much of the weight does not exceed (nearest rank).
+
+    Args:
+        values: at least one.
+        weights: of each; none: 1.
+    """
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(np.ones(len(order)) if weights is None else np.asarray(weights)[order])
+    places = [min(int(np.searchsorted(share, q * share[-1] * (1 - 1e-12))), len(order) - 1) for q in QUANTILES]
+    p50, p95, p99 = (float(values[order[place]]) for place in places)
+    return Percentiles(p50=p50, p95=p95, p99=p99)
+
+
+def between_tokens(answers: Sequence[Answer]) -> Percentiles:
+    """Return the wait for a token after the first, over the tokens of all answers."""
+    gaps = [gap for each in answers for gap in each.gaps()]
+    if not gaps:
+        return Percentiles(p50=0, p95=0, p99=0)
+    return percentiles([seconds for seconds, _ in gaps], [tokens for _, tokens in gaps])
+
+
+def closed_speed(answers: Sequence[Answer], load: int, seed: int) -> Interval:
+    """Return tokens per second of so many requests at once: by Little's law, requests x tokens / seconds of answers."""
+    sums = _sums(answers)
+
+    def speed(weights: Floats) -> Floats:
+        return np.asarray(load * (weights @ sums[:, 0]) / (weights @ sums[:, 1]), dtype=np.float64)
+
+    return interval(resampled(speed, len(answers), seed))
+
+
+def open_speed(answers: Sequence[Answer]) -> Interval:
+    """Return tokens per second from the first arrival to the last answer."""
+    seconds = max(each.end for each in answers) - min(each.intended for each in answers)
+    return Interval(value=sum(each.tokens for each in answers) / seconds, low=None, high=None)
+
+
+def speedups(drafting: Sequence[Answer], plain: Sequence[Answer], seed: int) -> Floats:
+    """Return tokens per second with the draft over those without, then the same of resamples of the prompts.
+
+    Args:
+        drafting: answers to prompts.
+        plain: to the same ones, in the same order.
+        seed: of the resampling.
+
+    Returns:
+        `(1 + resamples,)`.
+    """
+    ours, theirs = _sums(drafting), _sums(plain)
+    count = len(ours)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), drawn])
+    with_draft = (weights @ ours[:, 0]) / (weights @ ours[:, 1])
+    return np.asarray(with_draft * (weights @ theirs[:, 1]) / (weights @ theirs[:, 0]), dtype=np.float64)
+
+
+def of_draws(draws: Floats) -> Interval:
+    """Return the first of some numbers, with the interval of the others."""
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return Interval(value=float(draws[0]), low=float(low), high=float(high))
+
+
+def break_even(loads: Sequence[int], draws: Sequence[Floats], context: int | None = None) -> BreakEven | None:
+    """Return the load beyond which the speed-up is below 1; None where fewer than one load was measured.
+
+    Args:
+        loads: ascending.
+        draws: of each load, what `speedups` returns.
+        context: tokens of the prompts.
+    """
+    if not loads:
+        return None
+    table = np.stack(draws)
+    found = np.array([crossing(loads, column) for column in table.T])
+    low, high = np.percentile(found[1:], [2.5, 97.5], method="nearest")
+    value, low, high = (None if np.isinf(each) else float(each) for each in (found[0], low, high))
+    return BreakEven(context=context, value=value, low=low, high=high)
+
+
+def crossing(loads: Sequence[int], speeds: Sequence[float] | Floats) -> float:
+    """Return where speed-ups fall below 1 for good, linear in the logarithm of the load; 0: at once, inf: nowhere."""
+    paying = [place for place, speed in enumerate(speeds) if speed >= 1]
+    if not paying:
+        return 0.0
+    at = paying[-1]
+    if at == len(loads) - 1:
+        return float("inf")
+    share = (speeds[at] - 1) / (speeds[at] - speeds[at + 1])
+    return float(loads[at] * (loads[at + 1] / loads[at]) ** share)
+
+
+def tokens_per_round(answers: Sequence[Answer], seed: int = 0) -> Interval | None:
+    """Return the tokens that a round makes, with an interval by bootstrap over answers; None where none took a round.
+
+    The first token of an answer comes from the prompt, and every round makes one of the target's own.
+    """
+    sums = np.array([[each.tokens - 1, each.rounds] for each in answers if each.rounds], dtype=np.float64)
+    if not len(sums):
+        return None
+
+    def ratio(weights: Floats) -> Floats:
+        return np.asarray((weights @ sums[:, 0]) / (weights @ sums[:, 1]), dtype=np.float64)
+
+    return interval(resampled(ratio, len(sums), seed))
+
+
+def accepted_in_answers(answers: Sequence[Answer], seed: int = 0) -> Accepted | None:
+    """Return what an engine told with its answers; None where it told of no draft."""
+    drafted, found = sum(each.drafted for each in answers), tokens_per_round(answers, seed)
+    if not drafted or found is None:
+        return None
+    return Accepted(
+        rounds=sum(each.rounds for each in answers),
+        drafted=drafted,
+        accepted=sum(each.accepted for each in answers),
+        tokens_per_round=found,
+    )
+
+
+def accepted_in_counters(counted: Counters) -> Accepted | None:
+    """Return what an engine counted, rounds taken as independent; None where it drafted nothing.
+
+    Without counts by position nothing is known of how much rounds differ, and there is no interval.
+    """
+    if not counted.rounds or not counted.drafted:
+        return None
+    mean = counted.accepted / counted.rounds
+    shares = tuple(each / counted.rounds for each in counted.by_position)
+    spread = None
+    if shares:
+        square = sum((2 * k - 1) * share for k, share in enumerate(shares, 1))
+        spread = _NORMAL * (max(square - mean * mean, 0) / counted.rounds) ** 0.5
+    return Accepted(
+        rounds=counted.rounds,
+        drafted=counted.drafted,
+        accepted=counted.accepted,
+        tokens_per_round=Interval(
+            value=1 + mean,
+            low=None if spread is None else 1 + mean - spread,
+            high=None if spread is None else 1 + mean + spread,
+        ),
+        by_position=shares,
+    )
+
+
+def _sums(answers: Sequence[Answer]) -> Floats:
+    """Return tokens and seconds of each answer, `(N, 2)`."""
+    return np.array([[each.tokens, each.latency] for each in answers], dtype=np.float64)

@@ -1,0 +1,61 @@
+"""What must be seen first of an engine under load."""
+
+from deepspec.formats.served import Level, Side, UnderLoad
+
+
+def warnings(found: UnderLoad, kind: str, *, decoded_here: bool) -> tuple[str, ...]:
+    """Return what is wrong, the worst first.
+
+    Args:
+        found: all but the warnings.
+        kind: of the engine.
+        decoded_here: whether the engine was asked prompts that were decoded here.
+    """
+    return (
+        *_of_draft(found, kind, decoded_here),
+        *_of_levels(found),
+        *_of_prefixes(found),
+    )
+
+
+def _of_draft(found: UnderLoad, kind: str, decoded_here: bool) -> list[str]:
+    told = [found.check.warning] if found.check is not None and found.check.warning else []
+    silent = not any(each.accepted for each in found.levels) and found.check is None
+    if silent and kind == "unknown":
+        told.append(f"{found.engine} tells nothing about drafts: whether it uses this one is not known.")
+    elif silent:
+        told.append(
+            f"{found.engine} drafted nothing: it ignores the draft. Start it with the draft, and look at its log."
+        )
+    elif kind == "SGLang":
+        told.append(f"{found.engine} tells a mean of a window only: what it accepts is not held against ours.")
+    elif not decoded_here:
+        told.append("What the engine accepts is held against nothing: no prompt of the evaluation was asked.")
+    return told
+
+
+def _of_levels(found: UnderLoad) -> list[str]:
+    told = [f"At {_named(each)}: {note}." for each in found.levels for note in each.notes]
+    speeds = [each.speedup.value for each in found.levels if each.speedup and each.speedup.value]
+    if speeds and max(speeds) < 1:
+        told.append("At no load that was measured is the engine faster with the draft.")
+    return told
+
+
+def _of_prefixes(found: UnderLoad) -> list[str]:
+    sides = [side for each in found.levels for side in (each.drafting, each.plain) if side is not None]
+    cached = sum(side.cached_tokens or 0 for side in sides)
+    if cached:
+        return [
+            f"Prefix caching was on: {cached} tokens of prompts were not read, times to the first token are better."
+        ]
+    return ["Whether prefixes were cached is not known: the engine does not tell."] if _unknown(sides) else []
+
+
+def _unknown(sides: list[Side]) -> bool:
+    return any(side.cached_tokens is None for side in sides)
+
+
+def _named(level: Level) -> str:
+    where = f", prompts of {level.context} tokens" if level.context else ""
+    return f"{level.load:g} {'requests at once' if level.kind == 'closed' else 'requests per second'}{where}"

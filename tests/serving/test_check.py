@@ -1,0 +1,102 @@
+"""Acceptance as an engine tells it, held against ours, and whether it serves the target at all."""
+
+import asyncio
+
+import pytest
+
+from deepspec.errors import EngineError
+from deepspec.formats.scores import Interval
+from deepspec.formats.served import overlap
+from deepspec.placement import Endpoint
+from deepspec.rounds.decoded import Decoded, Round
+from deepspec.serving.check import Known, TargetShape, check_answers, check_engine, check_target, in_turn
+from deepspec.serving.client import Answer, Client
+from deepspec.serving.numbers import tokens_per_round
+from tests.serving.fake import Fake, serving
+
+
+def known(name: str, accepted: int, begins: str = "") -> Known:
+    """Return 9 tokens: the first from the prompt, 8 from rounds that accept so many and add one."""
+    rounds = (Round(room=99, proposed=3, accepted=accepted, stopped=False),) * (8 // (accepted + 1))
+    found = Decoded(sample_id=name, prompt_tokens=2, tokens=(1,) * 9, finish_reason="length", rounds=rounds)
+    return Known(prompt=[5, 6], decoded=found, begins=begins)
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
+def test_what_the_engine_accepts_is_held_against_ours(kind: str):
+    with serving(Fake(kind=kind)) as endpoint:
+        found = check_engine(endpoint, None, [known("a", 1), known("b", 1)], 9)
+    assert found.tokens_per_round.value == pytest.approx(8 / 4)  # 9 - 1 - 4 = 4 rounds made 8 tokens
+    assert (found.ours.value, found.agrees, found.warning) == (2.0, True, "")
+    assert found.accept_rate == pytest.approx(1 / 3)
+    assert found.engine == f"{kind} 7"
+    assert found.speedup is None
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
+def test_an_engine_that_accepts_less_is_warned_of(kind: str):
+    with serving(Fake(kind=kind)) as endpoint:
+        found = check_engine(endpoint, None, [known("a", 3)], 9)
+    assert not found.agrees
+    assert "2.000 [2.000, 2.000] tokens per round of prompts on which 4.000 [4.000, 4.000]" in found.warning
+
+
+def test_the_target_alone_gives_the_speed_up():
+    with serving(Fake()) as endpoint, serving(Fake(drafts=False)) as plain:
+        found = check_engine(endpoint, plain, [known("a", 1)], 9)
+    assert (found.tokens_per_second, found.speedup) == pytest.approx((90, 1.0))  # both tell 100 ms
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM", "other"])
+def test_an_engine_without_a_draft_is_refused(kind: str):
+    with serving(Fake(kind=kind, drafts=False)) as endpoint, pytest.raises(EngineError, match="drafted nothing"):
+        check_engine(endpoint, None, [known("a", 1)], 9)
+
+
+def test_an_engine_that_is_not_there_is_named():
+    nowhere = Endpoint(url="http://127.0.0.1:9/v1", model="pair")
+    with pytest.raises(EngineError, match=r"engine http://127\.0\.0\.1:9/v1"):
+        check_engine(nowhere, None, [known("a", 1)], 9)
+
+
+def test_an_engine_that_stops_in_the_middle_of_an_answer_is_named():
+    with serving(Fake(dies_at=(0,))) as endpoint, pytest.raises(EngineError, match="check that it runs"):
+        check_engine(endpoint, None, [known("a", 1)], 9)
+
+
+def test_another_model_and_another_width_are_refused():
+    async def check(endpoint: Endpoint) -> None:
+        async with Client(endpoint) as client:
+            await check_target(client, TargetShape(name="tiny", hidden_size=8))
+
+    with serving(Fake()) as endpoint:
+        asyncio.run(check(endpoint))
+        with pytest.raises(EngineError, match="serves target, not 'other'; correct --model"):
+            asyncio.run(check(endpoint.model_copy(update={"model": "other"})))
+    with serving(Fake(width=9)) as endpoint, pytest.raises(EngineError, match="hidden size is 9, that of tiny 8"):
+        asyncio.run(check(endpoint))
+
+
+def test_a_target_that_answers_otherwise_is_refused():
+    asked = [known(str(n), 1, begins="a") for n in range(4)]
+
+    async def check(endpoint: Endpoint) -> None:
+        async with Client(endpoint) as client:
+            check_answers(client, await in_turn(client, asked, 9), asked, "tiny")
+
+    with serving(Fake()) as endpoint:
+        asyncio.run(check(endpoint))
+    refused = "another target than the release is for: at temperature 0 0 of 4 answers begin as those of tiny"
+    with serving(Fake(text="b")) as endpoint, pytest.raises(EngineError, match=refused):
+        asyncio.run(check(endpoint))
+
+
+def test_agreement_is_an_overlap_of_intervals():
+    moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    answers = [Answer(tokens=n + 1, drafted=20, accepted=n - 10, **moments) for n in (12, 14, 16, 18, 20)]
+    found = tokens_per_round(answers)  # 10 rounds each: 1.2 to 2.0
+    assert found is not None
+    assert found.value == pytest.approx(1.6)
+    assert overlap(found, Interval(value=1.7, low=1.5, high=1.9))
+    assert not overlap(found, Interval(value=2.5, low=2.3, high=2.7))
+    assert not overlap(found, Interval(value=None, low=None, high=None))

@@ -1,0 +1,203 @@
+"""Numbers of serving, each by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deepspec.formats.scores import Interval
+from deepspec.formats.served import Accepted, Level, Percentiles, Proposal, Side, changes
+from deepspec.serving.client import Answer
+from deepspec.serving.counters import Counters, gauge, read_counters
+from deepspec.serving.levels import arrivals
+from deepspec.serving.numbers import (
+    accepted_in_answers,
+    accepted_in_counters,
+    between_tokens,
+    break_even,
+    closed_speed,
+    crossing,
+    of_draws,
+    open_speed,
+    percentiles,
+    speedups,
+    tokens_per_round,
+)
+from deepspec.serving.proposals import best_for_all, proposals
+
+
+def answer(seconds: float = 1.0, tokens: int = 10, **told) -> Answer:
+    moments = {"intended": 0.0, "sent": 0.0, "arrivals": (0.1, seconds), "end": seconds}
+    return Answer(tokens=tokens, text="", **{**moments, **told})
+
+
+def exact(value: float) -> Interval:
+    return Interval(value=value, low=value, high=value)
+
+
+def side(speed: float) -> Side:
+    none = Percentiles(p50=0, p95=0, p99=0)
+    return Side(
+        requests=1, tokens=1, tokens_per_second=exact(speed), first_token=none, between_tokens=none, latency=none,
+        cached_tokens=0, client_share=0.0,
+    )  # fmt: skip
+
+
+def level(load: int, drafting: float, plain: float, per_round: float = 1.5, positions=(0.5,)) -> Level:
+    accepted = Accepted(rounds=9, drafted=9, accepted=9, tokens_per_round=exact(per_round), by_position=positions)
+    gain = exact(drafting / plain)
+    return Level(kind="closed", load=load, drafting=side(drafting), plain=side(plain), accepted=accepted, speedup=gain)
+
+
+def test_percentiles_are_values_of_the_nearest_rank():
+    found = percentiles([float(n) for n in range(100, 0, -1)])
+    assert (found.p50, found.p95, found.p99) == (50, 95, 99)
+    assert percentiles([3.0]).p99 == 3.0
+
+
+def test_percentiles_count_by_weight():
+    found = percentiles([1.0, 2.0], [98, 2])
+    assert (found.p50, found.p95, found.p99) == (1, 1, 2)
+
+
+def test_tokens_that_come_together_share_the_wait():
+    found = answer(tokens=5, arrivals=(1.0, 2.0, 2.0, 2.0005, 2.5), end=2.5)
+    assert found.gaps() == [(pytest.approx(1 / 3), 3.0), (0.5, 1.0)]
+    assert between_tokens([found]).p50 == pytest.approx(1 / 3)
+    assert between_tokens([found]).p99 == 0.5
+
+
+def test_pieces_of_several_tokens_count_as_so_many():
+    found = answer(tokens=8, arrivals=(1.0, 2.0, 3.0, 4.0), end=4.0)  # two tokens a piece
+    assert found.gaps() == [(0.5, 2.0)] * 3
+
+
+def test_latency_counts_from_the_moment_at_which_a_request_was_to_be_sent():
+    late = answer(intended=0.0, sent=5.0, arrivals=(6.0, 7.0), end=7.0)
+    assert (late.latency, late.first) == (7.0, 6.0)
+
+
+def test_speed_of_a_closed_loop_is_that_of_little():
+    found = closed_speed([answer(2.0), answer(2.0)], load=4, seed=0)  # 4 at once, each 10 tokens in 2 seconds
+    assert (found.value, found.low, found.high) == (20, 20, 20)
+
+
+def test_speed_of_an_open_loop_is_from_the_first_arrival_to_the_last_answer():
+    assert open_speed([answer(2.0), answer(4.0, intended=3.0)]).value == 5.0
+
+
+def test_a_speed_up_is_a_ratio_on_the_same_prompts():
+    draws = speedups([answer(1.0), answer(3.0)], [answer(2.0), answer(6.0)], seed=0)
+    assert np.ptp(draws) == pytest.approx(0)  # each prompt takes half the time: resampling changes nothing
+    assert of_draws(draws) == Interval(value=2, low=2, high=2)
+
+
+def test_the_break_even_load_lies_between_levels_in_the_logarithm():
+    assert crossing([2, 8], [1.2, 0.8]) == pytest.approx(4)  # half way from 2 to 8
+    assert crossing([1, 2, 4], [1.5, 1.25, 0.5]) == pytest.approx(2 ** (1 + 1 / 3))
+    assert crossing([1, 2, 4], [0.9, 1.1, 0.9]) == pytest.approx(2**1.5)  # the last time that it pays
+    assert crossing([1, 2], [0.9, 0.8]) == 0
+    assert math.isinf(crossing([1, 2], [1.2, 1.1]))
+
+
+def test_the_break_even_load_has_the_interval_of_its_resamples():
+    draws = [np.array([1.2] + [1.2] * 1000), np.array([0.8] + [0.8] * 500 + [1.1] * 500)]
+    found = break_even([2, 8], draws)
+    assert found is not None
+    assert (found.value, found.low, found.high) == (pytest.approx(4), pytest.approx(4), None)
+    assert found.told(2, 8) == "4.0 requests at once (95 %: 4.0 to above 8)"
+    assert break_even([], []) is None
+
+
+def test_a_draft_that_never_pays_says_so():
+    found = break_even([1, 2], [np.full(11, 0.9), np.full(11, 0.8)])
+    assert found is not None
+    assert found.told(1, 2) == "below 1 requests at once (95 %: below 1 to below 1)"
+
+
+def test_rounds_are_what_no_draft_and_no_prompt_made():
+    answers = [answer(tokens=9, drafted=12, accepted=4)]  # 9 - 1 - 4 rounds made 8 tokens
+    told = accepted_in_answers(answers)
+    assert told is not None
+    assert (told.rounds, told.tokens_per_round.value) == (4, 2.0)
+    assert accepted_in_answers([answer(tokens=9)]) is None
+    assert tokens_per_round([answer(tokens=1)]) is None
+
+
+def test_counters_by_position_give_an_interval():
+    told = accepted_in_counters(Counters(rounds=100, drafted=200, accepted=75, by_position=(50, 25)))
+    assert told is not None
+    assert told.by_position == (0.5, 0.25)
+    # accepted 0, 1, 2 in 50, 25, 25 of 100 rounds: mean 0.75, square 1.25, variance 0.6875
+    width = 1.96 * math.sqrt(0.6875 / 100)
+    assert told.tokens_per_round.value == 1.75
+    assert told.tokens_per_round.high == pytest.approx(1.75 + width)
+    bare = accepted_in_counters(Counters(rounds=100, drafted=200, accepted=75))
+    assert bare is not None
+    assert bare.tokens_per_round.low is None
+
+
+def test_counters_are_read_over_all_labels():
+    text = (
+        'vllm:spec_decode_num_drafts_total{engine="0"} 10.0\nvllm:spec_decode_num_drafts_total{engine="1"} 2.0\n'
+        'vllm:spec_decode_num_draft_tokens_total{engine="0"} 3e1\n'
+        'vllm:spec_decode_num_accepted_tokens_total{engine="0"} 7.0\n'
+        'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="1"} 2.0\n'
+        'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="0"} 5.0\n'
+        'vllm:spec_decode_num_accepted_tokens_per_pos_created{engine="0",position="0"} 1.7e9\n'
+    )
+    assert read_counters(text) == Counters(rounds=12, drafted=30, accepted=7, by_position=(5, 2))
+    assert read_counters("vllm:num_requests_running 0\n") is None
+    assert (
+        gauge(
+            'sglang:spec_accept_length{rank="0"} 2\nsglang:spec_accept_length{rank="1"} 3\n',
+            "sglang:spec_accept_length",
+        )
+        == 2.5
+    )
+
+
+def test_counters_that_begin_anew_are_no_difference():
+    before = Counters(rounds=10, drafted=30, accepted=7, by_position=(5, 2))
+    after = Counters(rounds=14, drafted=42, accepted=9, by_position=(6, 3))
+    assert after.since(before) == Counters(rounds=4, drafted=12, accepted=2, by_position=(1, 1))
+    assert before.since(after) is None
+    assert Counters(rounds=1, drafted=3, accepted=1, by_position=(1,)).since(before) is None
+
+
+def test_arrivals_come_at_the_rate_and_by_seed():
+    found = arrivals(4.0, 2001, seed=3)
+    assert found[0] == 0
+    assert found[-1] == pytest.approx(500, rel=0.1)
+    assert found == arrivals(4.0, 2001, seed=3) != arrivals(4.0, 2001, seed=4)
+    assert np.std(np.diff(found)) == pytest.approx(0.25, rel=0.1)  # by chance, not in step
+
+
+def test_as_many_tokens_are_proposed_as_pay():
+    # plain 10 tokens/s: a step 0.1. One token proposed: 1.5 tokens in 0.1 (free) or in 0.2 (dear)
+    free, dear = level(1, drafting=15, plain=10), level(8, drafting=7.5, plain=10)
+    found = proposals([free, dear], (), 1)
+    assert [(each.load, each.tokens) for each in found] == [(1, 1), (8, 0)]
+    assert [each.speedup for each in found] == pytest.approx([1.5, 1.0])
+    best = best_for_all([free, dear], (), 1)  # 1.5 x 0.75 > 1
+    assert best is not None
+    assert (best.tokens, best.load) == (1, 8)
+    assert best.speedup == pytest.approx(math.sqrt(1.5 * 0.75))
+
+
+def test_positions_measured_here_stand_in_for_those_that_an_engine_does_not_tell():
+    (found,) = proposals([level(1, drafting=10, plain=10, per_round=2.0, positions=())], (0.9, 0.1), 2)
+    # a round of two tokens costs two steps, so one costs 1.5: 1.9 / 1.5 beats 2.0 / 2
+    assert (found.tokens, found.speedup) == (1, pytest.approx(1.9 / 1.5))
+
+
+def test_a_level_is_slower_than_before_where_intervals_are_apart(under_load):
+    slower = under_load(level(1, drafting=8, plain=10), level(2, drafting=20, plain=10))
+    before = under_load(level(1, drafting=9, plain=10), level(2, drafting=20, plain=10), level(4, drafting=1, plain=1))
+    assert [(each.load, each.verdict) for each in changes(before, slower)] == [(1, "slower"), (2, "no difference")]
+    assert [each.verdict for each in changes(slower, before)] == ["faster", "no difference"]
+
+
+def test_batch_sizes_that_take_as_many_tokens_are_one_entry_for_vllm(under_load):
+    chosen = tuple(Proposal(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 4), (2, 4), (4, 2), (8, 0)))
+    assert under_load().model_copy(update={"proposals": chosen}).schedule() == [[1, 2, 4], [3, 4, 2], [5, 8, 1]]
