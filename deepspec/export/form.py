@@ -141,6 +141,11 @@ def not_whole(draft: DraftConfig) -> str | None:
     return None
 
 
+def has_window(draft: DraftConfig, why: str) -> str | None:
+    """Refuse layers with a window, and say why the engine cannot have them."""
+    return None if draft.window is None else f"a window of {draft.window} positions; {why}"
+
+
 def not_style(draft: DraftConfig, *styles: str) -> str | None:
     """Refuse decoder blocks of other styles."""
     return None if draft.style in styles else f"a {draft.style} block for {draft.algorithm}; it has {', '.join(styles)}"

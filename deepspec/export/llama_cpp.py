@@ -21,6 +21,7 @@ from deepspec.export.form import (
     Source,
     Tensors,
     has_norms,
+    has_window,
     not_filled_in,
     not_parallel,
     not_style,
@@ -106,6 +107,7 @@ def _refuse(source: Source) -> str | None:
     return (
         not_style(draft, "llama")
         or has_norms(draft, "norm_before_residual")
+        or has_window(draft, "its eagle3 attends in full")
         or ("an embedding scale or logit softcap" if scaled else None)
     )
 
@@ -166,6 +168,9 @@ def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
     writer.add_uint32(_MASK, draft.mask_token_id)
     for key in _CONVOLVED if TRAITS[draft.algorithm].convolved else ():
         writer.add_uint32(f"dflash.{key}", getattr(draft, key))
+    if draft.window is not None:
+        writer.add_sliding_window(draft.window)
+        writer.add_sliding_window_pattern([window is not None for window in draft.windows])
     if draft.embedding_scale != 1.0:
         writer.add_float32("dflash.embedding_scale", draft.embedding_scale)
     if draft.logit_softcap is not None:
@@ -284,6 +289,11 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
     for key in ("embedding_scale", "final_logit_softcapping"):
         if f"{arch}.{key}" in found.fields:
             config[key] = told(key)
+    if "dflash.attention.sliding_window" in found.fields:
+        config["sliding_window"] = told("attention.sliding_window")
+        config["layer_types"] = [
+            "sliding_attention" if near else "full_attention" for near in told("attention.sliding_window_pattern")
+        ]
     markov = tensors.get("markov_head.markov_w1.weight")
     config |= {key: told(key) for key in _CONVOLVED if f"{arch}.{key}" in found.fields}
     return config | {

@@ -10,6 +10,7 @@ from deepspec.export.form import (
     Source,
     Tensors,
     has_norms,
+    has_window,
     not_filled_in,
     not_parallel,
     not_style,
@@ -29,6 +30,9 @@ _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
+    if draft.window is not None:
+        sliding = "its sliding layers read a block from left to right only"
+        return has_window(draft, sliding if TRAITS[draft.algorithm].blocks else "its eagle3 class attends in full")
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
     if TRAITS[draft.algorithm].blocks:

@@ -11,6 +11,7 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    has_window,
     not_style,
     safetensors_form,
     unlike_its_block,
@@ -50,8 +51,10 @@ _NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 
 
 def _refuse(source: Source) -> str | None:
-    styles = ("qwen3",) if TRAITS[source.draft.algorithm].blocks else ("qwen3", "llama")
-    return not_style(source.draft, *styles) or unlike_its_block(source.draft)
+    blocks = TRAITS[source.draft.algorithm].blocks
+    unread = None if blocks else has_window(source.draft, "its class for this kind of draft attends in full")
+    styles = ("qwen3",) if blocks else ("qwen3", "llama")
+    return not_style(source.draft, *styles) or unlike_its_block(source.draft) or unread
 
 
 def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:

@@ -12,6 +12,7 @@ from deepspec.export.form import (
     Source,
     Tensors,
     has_norms,
+    has_window,
     not_filled_in,
     not_style,
     not_vanilla,
@@ -29,6 +30,7 @@ _FLAGS = ("norm_before_residual", "norm_output")
 _PRE_NORMS = ("norm_before_fc", "fc_norm")
 _MASK = "pard_token"
 """Key of the token that stands for unknown ones where all are drafted in a pass."""
+_NO_WINDOW = "its class for this block attends in full"
 _TRAINED = "num_depths"
 """How many tokens a pass was trained for; vLLM does not read it."""
 
@@ -37,10 +39,11 @@ def _refuse(source: Source) -> str | None:
     draft = source.draft
     if not TRAITS[draft.algorithm].blocks:
         unread = has_norms(draft, "norm_before_fc", *_FLAGS) if TRAITS[draft.algorithm].parallel else None
+        unread = unread or (None if draft.style == "llama" else has_window(draft, _NO_WINDOW))
         return not_style(draft, *_EAGLE) or unlike_its_block(draft) or unread
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
-    unmapped = not_whole(draft) if draft.style == "gemma4" else None
+    unmapped = (not_whole(draft) or has_window(draft, _NO_WINDOW)) if draft.style == "gemma4" else None
     unknown = not_filled_in(draft) or not_style(draft, "qwen3", "gemma4")
     return unknown or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
@@ -49,7 +52,8 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
         return zlab.encode(source)
     if TRAITS[source.draft.algorithm].blocks:
-        return with_zero_markov(source)
+        config, tensors, notes = with_zero_markov(source)
+        return zlab.both_ways(config, source.draft), tensors, notes
     norms = source.draft.norms
     left = ("target_layer_ids", "mask_token_id", "block_size")
     config = {key: value for key, value in source.config.items() if key not in left}
@@ -72,7 +76,8 @@ def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     if zlab.decodes(config):
         return zlab.decode(config, tensors)
     if config["architectures"][0] not in _EAGLE.values():
-        return config, tensors
+        zlab.check_both_ways(config)
+        return {key: value for key, value in config.items() if key not in ("is_causal", "dflash_config")}, tensors
     style = next(style for style, name in _EAGLE.items() if name == config["architectures"][0])
     public = {key: value for key, value in config.items() if key not in _FLAGS or value}
     parallel = _MASK in public

@@ -55,6 +55,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "recipe": {"algorithm": "eagle3", "shape": "target", "norms": "eagle3.1"}, "layers": (1, 3, 5),
     },
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
+    "dspark_near": {"recipe": {"window": 64, "num_layers": 2, "window_layers": (1,)}},
+    "dflash2_near": {"recipe": {"algorithm": "dflash2", "window": 64, "selector_rank": 6, "selector_top_k": 4}},
+    "eagle3_near": {"recipe": {"algorithm": "eagle3", "window": 64}},
+    "eagle3_llama_near": {
+        "recipe": {"algorithm": "eagle3", "shape": "target", "window": 64}, "layers": (1, 3, 5),
+    },
     "peagle": {"recipe": {"algorithm": "peagle", "num_layers": 2, "train_embedding": True}},
     "peagle_llama": {
         "recipe": {"algorithm": "peagle", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from deepspec.errors import ParityError
+from deepspec.errors import CheckpointError, ParityError
 from deepspec.export import proof
 from deepspec.export.proof import difference, load, outputs, read_back
 from deepspec.export.run import FORMS, read_source
@@ -23,16 +23,17 @@ WRITTEN = {
     "vllm": {
         "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
         "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
-        "peagle", "peagle_llama",
+        "peagle", "peagle_llama", "dspark_near", "dflash2_near", "eagle3_llama_near",
     },
-    "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma", "dflash2_gemma"},
+    "speculators": set(KINDS)
+    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"},
     "sglang": {
         "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
         "dflash2_gemma", "eagle3_llama", "eagle3_reduced",
     },
     "llama.cpp": {
         "dspark", "dspark_blind", "dspark_gemma", "dflash", "dflash_filled", "dflash2", "dflash2_gemma", "eagle3_llama",
-        "eagle3_reduced",
+        "eagle3_reduced", "dspark_near", "dflash2_near",
     },
 }  # fmt: skip
 
@@ -172,6 +173,40 @@ def test_sglang_eagle3_has_its_own_names_and_whole_vocabulary_maps(source, tmp_p
 def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source, tmp_path):
     _, notes = written("llama.cpp", source, tmp_path / "form")
     assert "without the confidence head" in notes[0]
+
+
+@pytest.mark.parametrize("form", ["vllm", "llama.cpp", "speculators"])
+@pytest.mark.parametrize("source", ["dspark_near"], indirect=True)
+def test_a_window_is_of_the_layers_that_have_it_in_every_form(source, form, tmp_path):
+    folder, _ = written(form, source, tmp_path / "form")
+    found = read_back(source, *FORMS[form].read(folder)).config
+    assert (found.window, found.windows) == (64, (None, 64))
+
+
+@pytest.mark.parametrize(
+    ("source", "form", "reason"),
+    [
+        ("dspark_near", "sglang", "a window of 64 positions; its sliding layers read a block from left to right only"),
+        ("eagle3_near", "vllm", "a window of 64 positions; its class for this block attends in full"),
+        ("eagle3_llama_near", "llama.cpp", "a window of 64 positions; its eagle3 attends in full"),
+        ("eagle3_near", "speculators", "a window of 64 positions; its class for this kind of draft attends in full"),
+    ],
+    indirect=["source"],
+)
+def test_a_form_that_has_no_windows_says_so(source, form, reason):
+    assert FORMS[form].refuse(source) == reason
+
+
+@pytest.mark.parametrize("source", ["dspark_near", "dflash2_near"], indirect=True)
+@pytest.mark.parametrize(
+    "spoil", [{"is_causal": None}, {"layer_types": ["full_attention"] * 2}, {"sliding_window": 32}]
+)
+def test_a_window_that_its_reader_would_take_otherwise_fails_the_proof(source, spoil, tmp_path):
+    folder, _ = written("vllm", source, tmp_path / "form")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, **spoil}))
+    with pytest.raises((ParityError, CheckpointError), match=r"windows|from left to right"):
+        read_back(source, *FORMS["vllm"].read(folder))
 
 
 def test_bf16_weights_stay_bf16_in_gguf(tmp_path):
