@@ -62,7 +62,7 @@ _ROWS = (
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
     Stage(name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), sharded=True, version=2),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=3),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
-from deepspec.families.rope import rope_parameters
+from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
 from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, MarkovHead, Objective, layout_of
 from deepspec.models.config import DraftConfig, EagleNorms
 
@@ -419,6 +419,8 @@ def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objec
         raise SpecError(f"no draft has the shape of a {kind} block; use shape: qwen3")
     style = known if own and known else "qwen3"
     kept = dict(target.text_config) if known == style else _qwen3_config(target)
+    if is_dynamic(kept):
+        kept |= rope_keys(target.block.rope)
     if style == "gemma4":
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
     extra = (

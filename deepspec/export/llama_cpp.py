@@ -27,10 +27,12 @@ from deepspec.export.form import (
     not_style,
     not_vanilla,
     not_whole,
+    turns_whole_heads,
     with_zero_markov,
     without,
 )
 from deepspec.export.gguf_file import GgufFile, read_gguf
+from deepspec.export.gguf_rope import read_rope, refuse_rope, write_rope
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
 
 FILE = "draft.gguf"
@@ -88,8 +90,8 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
-    if draft.block.rope.kind != "default":
-        return f"rope of kind {draft.block.rope.kind}; only plain rope is written"
+    if refuse_rope(draft.block.rope) or turns_whole_heads(draft):
+        return refuse_rope(draft.block.rope) or turns_whole_heads(draft)
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if TRAITS[draft.algorithm].blocks:
@@ -155,7 +157,7 @@ def _write_shape(writer: Any, source: Source, config: Json) -> None:
     writer.add_key_length(block.head_dim)
     writer.add_value_length(block.head_dim)
     writer.add_rope_dimension_count(block.head_dim)
-    writer.add_rope_freq_base(block.rope.theta)
+    write_rope(writer, block.rope)
     writer.add_layer_norm_rms_eps(block.norm_eps)
     writer.add_array(f"{writer.arch}.target_layers", [layer + 1 for layer in draft.target_layer_ids])
 
@@ -278,7 +280,7 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
         "num_key_value_heads": told("attention.head_count_kv"),
         "head_dim": told("attention.key_length"),
         "rms_norm_eps": told("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": told("rope.freq_base")},
+        "rope_parameters": read_rope(found, arch),
         "target_layer_ids": [layer - 1 for layer in told("target_layers")],
         "tie_word_embeddings": False,
     }

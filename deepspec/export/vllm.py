@@ -11,6 +11,7 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    check_rope,
     has_norms,
     has_window,
     not_filled_in,
@@ -19,6 +20,7 @@ from deepspec.export.form import (
     not_whole,
     safetensors_form,
     unlike_its_block,
+    with_rope,
     with_zero_markov,
 )
 from deepspec.formats.recipe import TRAITS
@@ -53,11 +55,11 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         return zlab.encode(source)
     if TRAITS[source.draft.algorithm].blocks:
         config, tensors, notes = with_zero_markov(source)
-        return zlab.both_ways(config, source.draft), tensors, notes
+        return zlab.both_ways(with_rope(config, source.draft), source.draft), tensors, notes
     norms = source.draft.norms
     left = ("target_layer_ids", "mask_token_id", "block_size")
     config = {key: value for key, value in source.config.items() if key not in left}
-    config |= {
+    config = with_rope(config, source.draft) | {
         "architectures": [_EAGLE[source.draft.style]],
         "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in source.draft.target_layer_ids],
         "draft_vocab_size": source.draft.draft_vocab_size,
@@ -73,6 +75,7 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    check_rope(config)
     if zlab.decodes(config):
         return zlab.decode(config, tensors)
     if config["architectures"][0] not in _EAGLE.values():

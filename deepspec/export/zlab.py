@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
-from deepspec.export.form import BORROWED, Json, Source, Tensors, not_style, without
+from deepspec.export.form import BORROWED, Json, Source, Tensors, not_style, with_rope, without
 from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.models.config import DraftConfig
 
@@ -48,7 +48,7 @@ def encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     config = {key: value for key, value in source.config.items() if key not in left}
     config |= {"architectures": [_CLASSES[draft.algorithm]], "dflash_config": own}
     return (
-        both_ways(config, draft),
+        both_ways(with_rope(config, draft), draft),
         without(source.tensors, *BORROWED),
         ["read back, not run: hold its acceptance against ours first"],
     )
