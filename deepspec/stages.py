@@ -64,7 +64,7 @@ _ROWS = (
         name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="target", sharded=True, version=3
     ),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=2),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=3),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",

@@ -25,6 +25,10 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
     "peagle": {"algorithm": "peagle"},
+    "dspark-near": {"algorithm": "dspark", "markov_rank": 4, "window": 6, "window_layers": frozenset({1})},
+    "dflash2-near": {"algorithm": "dflash2", "window": 4, "window_layers": frozenset({0, 1}), **DFLASH2},
+    "eagle3-near": {"algorithm": "eagle3", "window": 5, "window_layers": frozenset({0})},
+    "peagle-near": {"algorithm": "peagle", "window": 5, "window_layers": frozenset({0})},
     "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
 }
 TEXT = torch.tensor(tiny.prompts(10)[-1])
@@ -67,6 +71,15 @@ def test_layers_shifted_by_one_fail():
     draft = tiny.draft(target, "dflash")
     found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2), draft.config.target_layer_ids))
     assert [(each.name, each.position) for each in found.comparisons if not each.passed] == [("cached states", 0)]
+
+
+def test_a_window_that_is_off_by_one_fails():
+    target = tiny.target()
+    draft = tiny.draft(target, "dspark", markov_rank=4, window=9, window_layers=frozenset({0}))
+    other = build_draft(replace(draft.config, window=8))
+    other.load_state_dict(draft.state_dict())
+    found = check_parity(target, draft, TEXT, forms={"other": other.eval()})
+    assert [each.name for each in found.comparisons if not each.passed] == ["exported form other"]
 
 
 def test_a_rope_that_is_off_by_a_little_fails():

@@ -111,6 +111,17 @@ class Algorithm(Protocol):
         """Return ratios from summed `LossResult.sums`: loss terms, acceptance rates, tau."""
 
 
+def mean_pairs(seen: Tensor, windows: Sequence[int | None]) -> int:
+    """Return the queries and keys that a layer holds together, a mean over layers.
+
+    Args:
+        seen: positions up to each query, its own among them.
+        windows: of each layer; None: it sees all of them.
+    """
+    each = [int((seen if window is None else seen.clamp(max=window)).sum()) for window in windows]
+    return sum(each) // len(each)
+
+
 def check_tokens(config: DraftConfig, batch: Tokens) -> None:
     """Check that a draft can read the tokens: on a device an id out of range ends the process.
 

@@ -9,16 +9,18 @@ Legend: B rows of samples, T positions, N mask tokens, G = T + N entries, K dept
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from deepspec.algorithms.base import Work
+from deepspec.algorithms.base import Work, mean_pairs
 from deepspec.algorithms.masks import chains_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.formats.recipe import Objective
 from deepspec.losses.terms import Terms
+from deepspec.models.attention import masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
 from deepspec.records.batch import Batch, Tokens
@@ -76,7 +78,7 @@ def supervise_chains(
         true_labels=objective.convention != "speculators",
         terms=terms,
         order=order,
-        work=_work(batch, anchors, depths, order),
+        work=_work(batch, anchors, depths, order, config),
         denominators={"weight": supervised_BG.sum().float()},
     )
 
@@ -114,7 +116,8 @@ def entries(model: EagleDraft, batch: Batch, supervision: ChainSupervision) -> T
     anchors, firsts = supervision.anchors, supervision.firsts
     rows, length = batch.input_ids.shape
     token, state = model.masked()
-    mask = chains_mask(batch.starts, batch.ends, anchors[:, length:], firsts, form_for(batch.hidden.device))
+    told = (batch.starts, batch.ends, anchors[:, length:], firsts, form_for(batch.hidden.device))
+    mask = masks_of(model.config.windows, partial(chains_mask, *told))
     ids = torch.cat([batch.ahead(batch.input_ids, 1), token.expand(rows, firsts.shape[1])], dim=1)
     states = torch.cat([model.fuse(batch.hidden), state.expand(rows, firsts.shape[1], -1)], dim=1)
     positions = anchors - batch.starts.gather(1, anchors) + supervision.depths
@@ -154,14 +157,14 @@ def _lowest(wanted_T: Tensor, scores_T: Tensor, count: int) -> Tensor:
     return wanted_T & (rank_T < count)
 
 
-def _work(batch: Tokens, anchors_BN: Tensor, depths_BN: Tensor, order: Order) -> Work:
+def _work(batch: Tokens, anchors_BN: Tensor, depths_BN: Tensor, order: Order, config: DraftConfig) -> Work:
     """Return the work of all entries: each sees its sample through its anchor, and its chain through itself."""
     positions, masks = batch.starts < batch.ends, depths_BN > 0
     seen_BN = anchors_BN - batch.starts.gather(1, anchors_BN) + 1 + depths_BN
     return Work(
         context=int(positions.sum()),
         slots=int(positions.sum()) + int(masks.sum()),
-        pairs=int((batch.positions + 1)[positions].sum()) + int(seen_BN[masks].sum()),
+        pairs=mean_pairs(torch.cat([(batch.positions + 1)[positions], seen_BN[masks]]), config.windows),
         rows=len(order.rows),
         targets=len(order.target_positions),
     )

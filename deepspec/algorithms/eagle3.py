@@ -8,17 +8,18 @@ Legend: B rows of samples, S steps, T positions, R supervised rows, D hidden siz
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens
+from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens, mean_pairs
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, diverged, divergences, head_of, order_by_target, ratio, scattered
 from deepspec.formats.recipe import Objective
 from deepspec.losses.chunked import RowLosses, Rows, chunked_loss
 from deepspec.losses.terms import Terms
-from deepspec.models.attention import KeyValue
+from deepspec.models.attention import KeyValue, masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
 from deepspec.records.batch import Batch, Tokens
@@ -71,7 +72,7 @@ class Eagle3:
             true_labels=not theirs,
             terms=terms_of(objective),
             order=order,
-            work=_work(batch, order, objective.ttt_length),
+            work=_work(batch, order, objective.ttt_length, config),
             denominators={"steps": counts.float()},
         )
 
@@ -191,13 +192,14 @@ def _accepted(supervised: Tensor, rows: Tensor, measured: RowLosses, counted: Te
 
 def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     """Return the block's output at every step, before the final norm: `(B, S, T, D)`."""
-    form = form_for(batch.hidden.device)
-    mask = None if form == "dense" else steps_mask(batch.starts, batch.ends, 0, form)
+    form, windows = form_for(batch.hidden.device), model.config.windows
+    each = form == "dense" or any(windows)
+    mask = None if each else steps_mask(batch.starts, batch.ends, 0, form)
     state: Tensor = model.fuse(batch.hidden)
     past: list[KeyValue] | None = None
     outputs = []
     for step in range(num_steps):
-        seen = steps_mask(batch.starts, batch.ends, step) if mask is None else mask
+        seen = masks_of(windows, partial(steps_mask, batch.starts, batch.ends, step, form)) if each else mask
         output, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
         state = model.handed(output)
         outputs.append(output)
@@ -224,14 +226,15 @@ def _theirs(batch: Tokens, num_steps: int) -> Tensor:
     return torch.stack([batch.ahead(batch.loss_mask, step + 1) for step in range(num_steps)], dim=1)
 
 
-def _work(batch: Tokens, order: Order, num_steps: int) -> Work:
+def _work(batch: Tokens, order: Order, num_steps: int, config: DraftConfig) -> Work:
     """Return the work of all steps: each sees its sample causally, and one entry of each step after the first."""
     real = batch.starts < batch.ends
-    context = int(real.sum())
+    context, places = int(real.sum()), (batch.positions + 1)[real]
+    pairs = sum(mean_pairs(places + step, config.windows) for step in range(num_steps))
     return Work(
         context=context,
         slots=context * num_steps,
-        pairs=int((batch.positions + 1)[real].sum()) * num_steps + context * (num_steps * (num_steps - 1) // 2),
+        pairs=pairs,
         rows=len(order.rows),
         targets=len(order.target_positions),
     )

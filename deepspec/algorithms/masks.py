@@ -5,7 +5,7 @@ Legend: B rows of samples, N blocks, K slots of a block, T context positions, S 
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,39 +17,52 @@ Form = Literal["dense", "split", "flex"]
 """Dense; or split, its ranges computed in plain arithmetic, or by flex_attention."""
 
 
+class Blocks(NamedTuple):
+    """N blocks of K slots behind anchors."""
+
+    starts: Tensor
+    """`(B, N)`: where the anchors' samples begin."""
+    anchors: Tensor
+    """`(B, N)`."""
+    keep: Tensor
+    """`(B, N)` bool: False for dummy blocks."""
+    size: int
+    """K."""
+
+
 def form_for(device: torch.device) -> Form:
     """Return the form of masks on a device."""
     return {"cpu": "dense", "cuda": "flex"}.get(device.type, "split")  # type: ignore[return-value]
 
 
-def blocks_mask(
-    starts_BN: Tensor, anchors_BN: Tensor, keep_BN: Tensor, block_size: int, context: int, form: Form = "dense"
-) -> Mask:
+def blocks_mask(blocks: Blocks, context: int, form: Form = "dense", window: int | None = None) -> Mask:
     """Return the mask of N blocks of K slots over T context positions followed by all slots.
 
     A slot sees its sample's context strictly before its block's anchor, and its own block in both directions. The
     slots of a dummy block see nothing of the context.
 
     Args:
-        starts_BN: where the anchors' samples begin.
-        anchors_BN: anchors.
-        keep_BN: False for dummy blocks.
-        block_size: K.
+        blocks: of slots.
         context: T.
         form: dense, or one of the others.
+        window: positions that a slot sees, its own among them, at least K; None: all.
     """
-    starts_BQ = starts_BN.repeat_interleave(block_size, dim=1)
-    stops_BQ = anchors_BN.where(keep_BN, 0).repeat_interleave(block_size, dim=1)
-    ranges = Ranges(starts_BQ, stops_BQ, context)
+    _, anchors_BN, keep_BN, size = blocks
+    starts_BQ = blocks.starts.repeat_interleave(size, dim=1)
+    places_BQ = (anchors_BN[..., None] + torch.arange(size, device=anchors_BN.device)).flatten(1)
+    stops_BQ = anchors_BN.where(keep_BN, 0).repeat_interleave(size, dim=1)
+    ranges = Ranges(_near(starts_BQ, places_BQ, window), stops_BQ, context)
     if form != "dense":
-        return _split(ranges, block_size, form)
-    block = torch.arange(anchors_BN.shape[1], device=anchors_BN.device).repeat_interleave(block_size)
-    own_B1QQ = ((block[:, None] == block) & keep_BN.repeat_interleave(block_size, dim=1)[..., None])[:, None]
+        return _split(ranges, size, form)
+    block = torch.arange(anchors_BN.shape[1], device=anchors_BN.device).repeat_interleave(size)
+    own_B1QQ = ((block[:, None] == block) & keep_BN.repeat_interleave(size, dim=1)[..., None])[:, None]
     return torch.cat([ranges.dense(), own_B1QQ], dim=-1)
 
 
-def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dense") -> Mask:
-    """Return Eagle3's mask at one step over the chunks of all steps up to it; but for the dense one, the same for all.
+def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dense", window: int | None = None) -> Mask:
+    """Return Eagle3's mask at one step over the chunks of all steps up to it.
+
+    But for the dense one, and those with a window, it is the same for all steps.
 
     A query sees its sample in the first chunk causally, and in each later one its own entry: the token that it drafted
     itself. In the dense form, queries whose token lies beyond their sample see nothing.
@@ -59,10 +72,12 @@ def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dens
         ends_BT: the position behind that sample's last token.
         step: s, from 0.
         form: dense, or one of the others.
+        window: positions that a query sees, its own among them, at least the steps; None: all.
     """
     position = torch.arange(starts_BT.shape[1], device=starts_BT.device)
     reach = ends_BT if form != "dense" else ends_BT - step
-    ranges = Ranges(starts_BT, (position + 1).where(position < reach, 0), len(position))
+    begin_BT = _near(starts_BT, (position + step).expand_as(starts_BT), window)
+    ranges = Ranges(begin_BT, (position + 1).where(position < reach, 0), len(position))
     if form != "dense":
         return _split(ranges, None, form)
     own_BTT = torch.eye(len(position), dtype=torch.bool, device=position.device) & (position < reach)[..., None]
@@ -70,7 +85,12 @@ def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dens
 
 
 def chains_mask(
-    starts_BT: Tensor, ends_BT: Tensor, anchors_BN: Tensor, firsts_BN: Tensor, form: Form = "dense"
+    starts_BT: Tensor,
+    ends_BT: Tensor,
+    anchors_BN: Tensor,
+    firsts_BN: Tensor,
+    form: Form = "dense",
+    window: int | None = None,
 ) -> Mask:
     """Return P-EAGLE's mask of T positions and the N mask tokens behind some of them, over both.
 
@@ -83,17 +103,25 @@ def chains_mask(
         anchors_BN: the position that each mask token's chain hangs on.
         firsts_BN: the place, among the N, of the first mask token of its chain.
         form: dense, or one of the others.
+        window: positions that an entry sees, its own among them, at least the depths; None: all.
     """
     place_BT = torch.arange(starts_BT.shape[1], device=starts_BT.device).expand_as(starts_BT)
-    begin_BT, chain_BN = starts_BT.where(place_BT < ends_BT, place_BT), torch.arange(anchors_BN.shape[1])
+    begin_BT = starts_BT.where(place_BT < ends_BT, place_BT)
+    chain_BN = torch.arange(anchors_BN.shape[1], device=anchors_BN.device).expand_as(anchors_BN)
     begin_BQ = torch.cat([begin_BT, starts_BT.gather(1, anchors_BN)], dim=1)
-    ranges = Ranges(begin_BQ, torch.cat([place_BT, anchors_BN], dim=1) + 1, place_BT.shape[1])
-    none_BT, ends_BN = torch.zeros_like(place_BT), chain_BN.to(anchors_BN.device).expand_as(anchors_BN) + 1
+    places_BQ = torch.cat([place_BT, anchors_BN + chain_BN - firsts_BN + 1], dim=1)
+    ranges = Ranges(_near(begin_BQ, places_BQ, window), torch.cat([place_BT, anchors_BN], dim=1) + 1, place_BT.shape[1])
+    none_BT, ends_BN = torch.zeros_like(place_BT), chain_BN + 1
     own = Ranges(torch.cat([none_BT, firsts_BN], 1), torch.cat([none_BT, ends_BN], 1), anchors_BN.shape[1])
     if form == "dense":
         return torch.cat([ranges.dense(), own.dense()], dim=-1)
     blocks = own.blocks() if form == "flex" and own.context else None
     return replace(_split(ranges, None, form), own=own, own_blocks=blocks)
+
+
+def _near(starts: Tensor, places: Tensor, window: int | None) -> Tensor:
+    """Return where what queries at places see begins: with their samples, or with their windows."""
+    return starts if window is None else torch.maximum(starts, places - (window - 1))
 
 
 def _split(ranges: Ranges, slots: int | None, form: Form) -> SplitMask:

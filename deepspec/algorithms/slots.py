@@ -7,17 +7,19 @@ Legend: B rows of samples, T positions, N blocks, K slots, R supervised slots, D
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Work
-from deepspec.algorithms.masks import blocks_mask, form_for
+from deepspec.algorithms.base import Work, mean_pairs
+from deepspec.algorithms.masks import Blocks, blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.algorithms.weights import by_slot
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.losses.terms import Terms
+from deepspec.models.attention import masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Batch, Tokens
@@ -90,7 +92,7 @@ def supervise_blocks(
         confidence=objective.confidence,
         selector=objective.selector,
         order=order,
-        work=_work(batch, (anchors - starts)[keep], order, config.block_size),
+        work=_work(batch, (anchors - starts)[keep], order, config),
         first_slot=config.first_slot,
         denominators={"weight": (chosen * weights).sum() if by_place and not theirs else chosen.sum().float()},
     )
@@ -119,12 +121,15 @@ def _at(values_BT: Tensor, places_BNK: Tensor) -> Tensor:
     return values_BT[:, None].expand(-1, places.shape[1], -1).gather(2, places)
 
 
-def _work(batch: Tokens, seen: Tensor, order: Order, size: int) -> Work:
+def _work(batch: Tokens, seen_N: Tensor, order: Order, config: DraftConfig) -> Work:
     """Return the work of blocks, of each of which the slots see so many positions of the context and each other."""
+    size = config.block_size
+    own = torch.arange(1, size + 1, device=seen_N.device)  # a slot and those before it, as a window counts them
+    context = mean_pairs(seen_N[:, None] + own, config.windows) - len(seen_N) * int(own.sum())
     return Work(
         context=int((batch.starts < batch.ends).sum()),
-        slots=len(seen) * size,
-        pairs=int(seen.sum()) * size + len(seen) * size**2,
+        slots=len(seen_N) * size,
+        pairs=context + len(seen_N) * size**2,
         rows=len(order.rows),
         targets=len(order.target_positions),
     )
@@ -145,8 +150,8 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
     """Return the states of all slots after the final norm, `(B, N·K, D)`."""
     size, length = model.config.block_size, batch.input_ids.shape[1]
     ids, positions = block_inputs(model.config, batch, supervision)
-    form = form_for(batch.hidden.device)
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length, form)
+    blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size)
+    mask = masks_of(model.config.windows, partial(blocks_mask, blocks, length, form_for(batch.hidden.device)))
     context = model.context_keys_values(model.context(batch.hidden), batch.positions)
     states: Tensor = model(ids, positions, context, mask)
     return states

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
-from deepspec.families.rope import rope_parameters
+from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
 from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, MarkovHead, Objective, layout_of
 from deepspec.models.config import DraftConfig, EagleNorms
 
@@ -30,6 +30,8 @@ _EMBEDDING = "embed_requires_grad"
 """Key of a draft's own embedding, as speculators names it."""
 _NORMS = ("norm_before_fc", "fc_norm", "norm_before_residual", "norm_output")
 
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
 _KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
 
 
@@ -43,6 +45,7 @@ def read_draft_config(config: Config) -> DraftConfig:
     style, kind = _architecture(config)
     shape = _read_shape(config)
     _refuse_what_blocks_lack(config)
+    window, window_layers = _read_window(config, shape.num_layers)
     traits = TRAITS[next(name for name, known in KINDS.items() if known == kind)]
     eagle, convolved = not traits.blocks, traits.convolved
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
@@ -67,6 +70,8 @@ def read_draft_config(config: Config) -> DraftConfig:
         layout="shift" if eagle or config.get("sample_from_anchor", True) else "fill_in",
         norms=EagleNorms(**{key: bool(config.get(key)) for key in _NORMS}) if eagle else EagleNorms(),
         train_embedding=bool(traits.parallel and config.get(_EMBEDDING)),
+        window=window,
+        window_layers=window_layers,
         style=style,
         source=dict(config),
         **parts,
@@ -82,7 +87,7 @@ def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
         **draft.source,
         "architectures": [STYLES[draft.style] + KINDS[draft.algorithm]],
         "num_hidden_layers": draft.num_layers,
-        "layer_types": ["full_attention"] * draft.num_layers,
+        **_attention_keys(draft),
         "num_target_layers": draft.num_target_layers,
         "target_layer_ids": list(draft.target_layer_ids),
         "tie_word_embeddings": False,
@@ -119,10 +124,11 @@ def new_draft_config(
     rank = recipe.markov_rank if traits.heads else 0
     confident = traits.heads and recipe.confidence_head
     newer = recipe.norms == "eagle3.1"
+    num_layers = recipe.num_layers or traits.num_layers
     draft = DraftConfig(
         algorithm=recipe.algorithm,
         block=target.block if recipe.shape == "target" else qwen3_block(target.block),
-        num_layers=recipe.num_layers or traits.num_layers,
+        num_layers=num_layers,
         vocab_size=target.vocab_size,
         draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
         embedding_scale=target.embedding_scale,
@@ -138,6 +144,8 @@ def new_draft_config(
         confidence_with_markov=bool(confident and rank and recipe.confidence_with_markov),
         norms=EagleNorms(fc_norm=newer, norm_output=newer),
         train_embedding=recipe.train_embedding,
+        window=recipe.window,
+        window_layers=_window_layers(recipe, num_layers, target.max_positions),
         **{key: getattr(recipe, key) for key in _CONVOLVED if traits.convolved},
         style=style,
         source=source,
@@ -147,7 +155,7 @@ def new_draft_config(
 
 
 def check(draft: DraftConfig) -> None:
-    """Check that captured layers, mask token and vocabulary make sense.
+    """Check that captured layers, mask token, vocabulary and window make sense.
 
     Raises:
         CheckpointError: they do not.
@@ -165,6 +173,11 @@ def check(draft: DraftConfig) -> None:
         raise CheckpointError("norm_before_fc and fc_norm are both set: the captured states are normed once")
     if traits.convolved:
         _check_convolved(draft)
+    if draft.window is not None and draft.window < draft.block_size:
+        raise CheckpointError(
+            f"a window of {draft.window} positions is shorter than the {draft.block_size} that a round drafts; "
+            "wanted at least as many"
+        )
 
 
 def _check_sizes(draft: DraftConfig) -> None:
@@ -309,9 +322,27 @@ def _refuse_what_blocks_lack(config: Config) -> None:
     for key in ("attention_bias", "mlp_bias", "enable_moe_block", "hidden_size_per_layer_input", "use_double_wide_mlp"):
         if config.get(key):
             raise CheckpointError(f"config.json has {key}: {config[key]}; draft blocks have none")
-    types = {str(kind) for kind in _list(config.get("layer_types") or ["full_attention"], "layer_types")}
-    if types != {"full_attention"}:
-        raise CheckpointError(f"layer_types {sorted(types)}: draft blocks attend in full")
+
+
+def _read_window(config: Config, num_layers: int) -> tuple[int | None, frozenset[int]]:
+    """Return the window of a draft's layers, and which of them have it; None where none has."""
+    types = [str(kind) for kind in _list(config.get("layer_types") or [_FULL] * num_layers, "layer_types")]
+    if unknown := set(types) - {_FULL, _SLIDING}:
+        raise CheckpointError(f"layer_types {sorted(unknown)}: draft blocks attend in full or in a sliding window")
+    if _SLIDING not in types:
+        return None, frozenset()
+    if len(types) != num_layers:
+        raise CheckpointError(f"layer_types names {len(types)} layers, num_hidden_layers is {num_layers}")
+    window = _need_whole(config, "sliding_window")
+    if window < 1:
+        raise CheckpointError(f"sliding_window is {window}, wanted at least 1")
+    return window, frozenset(layer for layer, kind in enumerate(types) if kind == _SLIDING)
+
+
+def _attention_keys(draft: DraftConfig) -> dict[str, Any]:
+    """Return how each layer attends, and what says so to engines where some have a window."""
+    keys: dict[str, Any] = {"layer_types": [_SLIDING if window else _FULL for window in draft.windows]}
+    return keys if draft.window is None else {**keys, "sliding_window": draft.window, "use_sliding_window": True}
 
 
 def _block_keys(draft: DraftConfig) -> dict[str, Any]:
@@ -360,6 +391,25 @@ def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
         raise SpecError(f"norms {recipe.norms}: {kind} has none of these; leave it out")
 
 
+def _window_layers(recipe: DraftRecipe, num_layers: int, positions: int) -> frozenset[int]:
+    """Return which layers have the window of a recipe.
+
+    Raises:
+        SpecError: it is larger than the context, or a layer is named that is not there.
+    """
+    if recipe.window is None:
+        return frozenset()
+    if recipe.window > positions:
+        raise SpecError(
+            f"window {recipe.window} is larger than the context: the target reads {positions} positions; lower "
+            "train.draft.window, or leave it out"
+        )
+    named = range(num_layers) if recipe.window_layers is None else recipe.window_layers
+    if missing := sorted(set(named) - set(range(num_layers))):
+        raise SpecError(f"window_layers {missing}: the draft has {num_layers} layers, from 0 to {num_layers - 1}")
+    return frozenset(named)
+
+
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
     """Return the name of the block's style, and the target's keys that the draft's config.json is built on."""
     known = None if target.general else family_named(target.model_type).draft_style
@@ -369,6 +419,8 @@ def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objec
         raise SpecError(f"no draft has the shape of a {kind} block; use shape: qwen3")
     style = known if own and known else "qwen3"
     kept = dict(target.text_config) if known == style else _qwen3_config(target)
+    if is_dynamic(kept):
+        kept |= rope_keys(target.block.rope)
     if style == "gemma4":
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
     extra = (

@@ -172,6 +172,7 @@ def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
             f"{draft.style}, {draft.num_layers} × {block.hidden_size}, heads {block.num_heads}/{block.num_kv_heads}",
         ),
         ("rope", f"{block.rope.kind}, theta {block.rope.theta:g}"),
+        ("window", "none" if draft.window is None else f"{draft.window}, layers {sorted(draft.window_layers)}"),
         ("target", f"{draft.num_target_layers} layers, captured {list(draft.target_layer_ids)}"),
         (
             "vocabulary",

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.choose import at_most, choose, stacked
-from deepspec.decoding.rows import RowCache
+from deepspec.decoding.rows import CachedLayer, RowCache
 from deepspec.decoding.sampling import Proposal
+from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
 
 
@@ -47,8 +48,7 @@ class EagleRows:
         """Run the accepted positions, in place of what was drafted there."""
         positions = self._cache.open(states.shape[1])
         fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
-        mask = None if self._cache.plainly_causal and states.shape[1] == 1 else self._cache.causal_mask()
-        output, _ = self._draft(after, fused, positions, self._cache.layers(self._draft.config.num_layers), mask)
+        output, _ = self._draft(after, fused, positions, self._layers(), self._masks())
         self.output = output[torch.arange(len(output), device=output.device), counts - 1]
         self._cache.advance(counts)
         self._committed = self._cache.lengths
@@ -77,14 +77,18 @@ class EagleRows:
     def advance(self, token: Tensor, output: Tensor) -> Tensor:
         """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
         positions = self._cache.open(1)
-        mask = None if self._cache.plainly_causal else self._cache.causal_mask()
         state = self._draft.handed(output)[:, None]
-        advanced, _ = self._draft(
-            token[:, None], state, positions, self._cache.layers(self._draft.config.num_layers), mask
-        )
+        advanced, _ = self._draft(token[:, None], state, positions, self._layers(), self._masks())
         self._cache.advance(1)
         next_output: Tensor = advanced.squeeze(1)
         return next_output
+
+    def _layers(self) -> list[CachedLayer]:
+        return self._cache.layers(self._draft.config.windows)
+
+    def _masks(self) -> Masks:
+        """Return what the positions that were opened last see."""
+        return masks_of(self._draft.config.windows, self._cache.draft_mask)
 
     def rewind(self) -> None:
         """Forget the positions that `advance` took."""
@@ -189,6 +193,5 @@ class ParallelRows(EagleRows):
 
     def _pass(self, ids: Tensor, states: Tensor) -> Tensor:
         positions = self._cache.open(ids.shape[1])
-        context = self._cache.layers(self._draft.config.num_layers)
-        output: Tensor = self._draft(ids, states, positions, context, self._cache.causal_mask())[0]
+        output: Tensor = self._draft(ids, states, positions, self._layers(), self._masks())[0]
         return output

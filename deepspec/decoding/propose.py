@@ -17,6 +17,7 @@ from deepspec.decoding.rows import RowCache
 from deepspec.decoding.sampling import Proposal
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS
+from deepspec.models.attention import masks_of
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 
@@ -137,8 +138,9 @@ class BlockRows:
         positions = self._cache.open(self._draft.config.first_slot + self._proposer.slots)
         ids = torch.full_like(positions, self._proposer.mask_id)
         ids[:, 0] = current
-        context = self._cache.layers(self._draft.config.num_layers)
-        hidden: Tensor = self._draft(ids, positions, context, self._cache.block_mask())
+        windows = self._draft.config.windows
+        mask = masks_of(windows, self._cache.block_mask)
+        hidden: Tensor = self._draft(ids, positions, self._cache.layers(windows), mask)
         return hidden
 
     def _sample(self, current: Tensor, hidden: Tensor, temperature: float, noise: Tensor | None) -> Proposal:

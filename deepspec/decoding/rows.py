@@ -2,7 +2,8 @@
 
 The slot of an entry *is* its position. So nothing is padded on the left, taking back rejected tokens is setting a
 length, and whatever lies beyond a row's length is masked until it is overwritten. Sliding-window layers keep all
-entries and get their window from the mask: a cache that forgets could not take tokens back.
+entries and get their window from the mask: a cache that forgets could not take tokens back. Those of a draft are shown
+no more of them than some row's window reaches.
 
 Legend: B rows, Q open positions, S slots, H heads, d head size.
 """
@@ -56,9 +57,13 @@ class RowCache:
         """Keep the first `counts` entries of each row's last write."""
         self.lengths = self.lengths + counts
 
-    def layers(self, count: int) -> "list[CachedLayer]":
-        """Return the first layers, each as a draft's context."""
-        return [CachedLayer(self, layer) for layer in range(count)]
+    def layers(self, windows: Sequence[int | None]) -> "list[CachedLayer]":
+        """Return layers of given windows, each as a draft's context: of one with a window what `near_from` leaves."""
+        return [CachedLayer(self, layer, window) for layer, window in enumerate(windows)]
+
+    def near_from(self, window: int | None) -> int:
+        """Return the first slot that some open position sees through a window."""
+        return 0 if window is None else max(0, self._start - window + 1)
 
     @property
     def plainly_causal(self) -> bool:
@@ -78,16 +83,27 @@ class RowCache:
         slots = torch.arange(self._end, device=last.device)
         return (slots <= last) if window is None else (slots <= last) & (slots > last - window)
 
-    def block_mask(self) -> Tensor | None:
-        """Return what all open positions of a row see, `(B, 1, Q, S)` bool: everything through the last of them.
-
-        None where that is every slot.
-        """
-        if self._aligned:
+    def draft_mask(self, window: int | None = None) -> Tensor | None:
+        """Return `causal_mask` over the slots that a draft's layer is shown; None: it may read them all."""
+        if self._aligned and self._positions.shape[1] == 1:
             return None
-        slots = torch.arange(self._end, device=self._positions.device)
-        seen = slots <= self._positions[:, -1:]
-        return seen[:, None, None].expand(-1, -1, self._positions.shape[1], -1)
+        return self.causal_mask(window)[..., self.near_from(window) :]
+
+    def block_mask(self, window: int | None = None) -> Tensor | None:
+        """Return what the open positions of a row, a block, see of the slots that a draft's layer is shown.
+
+        Args:
+            window: positions that each sees, its own among them, at least those of the block; None: all.
+
+        Returns:
+            `(B, 1, Q, S)` bool: everything through the last of them, in their windows; None: every slot.
+        """
+        far = window is not None and self._end > window
+        if self._aligned and not far:
+            return None
+        slots = torch.arange(self.near_from(window), self._end, device=self._positions.device)
+        seen = (slots <= self._positions[:, -1:])[:, None, None].expand(-1, -1, self._positions.shape[1], -1)
+        return seen if window is None else seen & (slots > self._positions[:, None, :, None] - window)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, and put them in this order."""
@@ -128,11 +144,12 @@ class RowCache:
 class CachedLayer:
     """One layer of a row cache, as a draft's context."""
 
-    def __init__(self, cache: RowCache, layer: int) -> None:
-        """Keep which of the cache's layers it is."""
-        self._cache = cache
-        self._layer = layer
+    def __init__(self, cache: RowCache, layer: int, window: int | None) -> None:
+        """Keep which of the cache's layers it is, and its window."""
+        self._cache, self._layer, self._window = cache, layer, window
 
     def append(self, other: KeyValue, /) -> KeyValue:
-        """Return everything kept, with another chunk behind it."""
-        return KeyValue(*self._cache.update(other.key, other.value, self._layer))
+        """Return everything kept that a row's window reaches, with another chunk behind it."""
+        keys, values = self._cache.update(other.key, other.value, self._layer)
+        first = self._cache.near_from(self._window)
+        return KeyValue(keys[:, :, first:], values[:, :, first:])

@@ -1,8 +1,9 @@
 """What a form of an engine is: whether it can express a draft, how it is written, and how it is read back."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
 from deepspec.checkpoint.files import write_weights
+from deepspec.errors import CheckpointError
+from deepspec.families.rope import rope, rope_keys
+from deepspec.families.shape import Rope
 from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 
@@ -93,6 +97,48 @@ def with_zero_markov(source: Source) -> tuple[Json, Tensors, list[str]]:
     return config, {**source.tensors, **heads}, [AS_DSPARK]
 
 
+def with_rope(config: Json, draft: DraftConfig) -> Json:
+    """Return a block's config with the draft's rope in every name that its readers may look for."""
+    return config if draft.style == "gemma4" else {**config, **rope_keys(draft.block.rope)}
+
+
+def check_rope(config: Json) -> None:
+    """Check that old and new readers of a block's config see one rope.
+
+    Raises:
+        CheckpointError: they see two, or one of them sees none.
+    """
+    nested = any(isinstance(value, dict) for value in (config.get("rope_parameters") or {}).values())
+    if nested:  # by type of layer: a Gemma 4 block, which no old reader knows
+        return
+    missing = [key for key in ("rope_parameters", "rope_theta", "rope_scaling") if key not in config]
+    if missing:
+        raise CheckpointError(f"the config lacks {', '.join(missing)}: some readers would see another rope")
+    told = config["rope_parameters"]
+    engines = {key: value for key, value in told.items() if key != "attention_factor"}
+    seen = {
+        "rope_parameters": rope({**config, "rope_scaling": None}),
+        "rope_theta and rope_scaling": rope({**config, "rope_parameters": None}),
+        "attn_factor": rope({**config, "rope_scaling": None, "rope_parameters": engines}),
+    }
+    first, *others = seen.items()
+    for name, found in others:
+        if _apart(found, first[1]):
+            raise CheckpointError(f"readers of {first[0]} see {first[1]}, those of {name} {found}")
+
+
+def _apart(one: Rope, other: Rope) -> bool:
+    """Return whether two ropes differ by more than the rounding of their factors."""
+    close = math.isclose(one.attention_factor, other.attention_factor, rel_tol=1e-6)
+    return replace(one, attention_factor=1.0) != replace(other, attention_factor=1.0) or not close
+
+
+def turns_whole_heads(draft: DraftConfig) -> str | None:
+    """Refuse a rope that turns a part of each head where the engine turns all of it."""
+    share = draft.block.rope.rotary_share
+    return None if share == 1.0 else f"a rope that turns {share:.0%} of each head; its class turns all"
+
+
 def without(tensors: Mapping[str, Tensor], *names: str) -> Tensors:
     """Return the tensors but those named."""
     return {name: tensor for name, tensor in tensors.items() if name not in names}
@@ -139,6 +185,11 @@ def not_whole(draft: DraftConfig) -> str | None:
     if TRAITS[draft.algorithm].blocks and draft.reduced_vocabulary:
         return f"a reduced vocabulary for {draft.algorithm}; it knows the target's whole one only"
     return None
+
+
+def has_window(draft: DraftConfig, why: str) -> str | None:
+    """Refuse layers with a window, and say why the engine cannot have them."""
+    return None if draft.window is None else f"a window of {draft.window} positions; {why}"
 
 
 def not_style(draft: DraftConfig, *styles: str) -> str | None:

@@ -21,15 +21,18 @@ from deepspec.export.form import (
     Source,
     Tensors,
     has_norms,
+    has_window,
     not_filled_in,
     not_parallel,
     not_style,
     not_vanilla,
     not_whole,
+    turns_whole_heads,
     with_zero_markov,
     without,
 )
 from deepspec.export.gguf_file import GgufFile, read_gguf
+from deepspec.export.gguf_rope import read_rope, refuse_rope, write_rope
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
 
 FILE = "draft.gguf"
@@ -87,8 +90,8 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
-    if draft.block.rope.kind != "default":
-        return f"rope of kind {draft.block.rope.kind}; only plain rope is written"
+    if refuse_rope(draft.block.rope) or turns_whole_heads(draft):
+        return refuse_rope(draft.block.rope) or turns_whole_heads(draft)
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if TRAITS[draft.algorithm].blocks:
@@ -106,6 +109,7 @@ def _refuse(source: Source) -> str | None:
     return (
         not_style(draft, "llama")
         or has_norms(draft, "norm_before_residual")
+        or has_window(draft, "its eagle3 attends in full")
         or ("an embedding scale or logit softcap" if scaled else None)
     )
 
@@ -153,7 +157,7 @@ def _write_shape(writer: Any, source: Source, config: Json) -> None:
     writer.add_key_length(block.head_dim)
     writer.add_value_length(block.head_dim)
     writer.add_rope_dimension_count(block.head_dim)
-    writer.add_rope_freq_base(block.rope.theta)
+    write_rope(writer, block.rope)
     writer.add_layer_norm_rms_eps(block.norm_eps)
     writer.add_array(f"{writer.arch}.target_layers", [layer + 1 for layer in draft.target_layer_ids])
 
@@ -166,6 +170,9 @@ def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
     writer.add_uint32(_MASK, draft.mask_token_id)
     for key in _CONVOLVED if TRAITS[draft.algorithm].convolved else ():
         writer.add_uint32(f"dflash.{key}", getattr(draft, key))
+    if draft.window is not None:
+        writer.add_sliding_window(draft.window)
+        writer.add_sliding_window_pattern([window is not None for window in draft.windows])
     if draft.embedding_scale != 1.0:
         writer.add_float32("dflash.embedding_scale", draft.embedding_scale)
     if draft.logit_softcap is not None:
@@ -273,7 +280,7 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
         "num_key_value_heads": told("attention.head_count_kv"),
         "head_dim": told("attention.key_length"),
         "rms_norm_eps": told("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": told("rope.freq_base")},
+        "rope_parameters": read_rope(found, arch),
         "target_layer_ids": [layer - 1 for layer in told("target_layers")],
         "tie_word_embeddings": False,
     }
@@ -284,6 +291,11 @@ def _config(found: GgufFile, arch: str, tensors: Tensors) -> Json:
     for key in ("embedding_scale", "final_logit_softcapping"):
         if f"{arch}.{key}" in found.fields:
             config[key] = told(key)
+    if "dflash.attention.sliding_window" in found.fields:
+        config["sliding_window"] = told("attention.sliding_window")
+        config["layer_types"] = [
+            "sliding_attention" if near else "full_attention" for near in told("attention.sliding_window_pattern")
+        ]
     markov = tensors.get("markov_head.markov_w1.weight")
     config |= {key: told(key) for key in _CONVOLVED if f"{arch}.{key}" in found.fields}
     return config | {

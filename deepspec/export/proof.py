@@ -20,6 +20,8 @@ TOLERANCE = 1e-5
 
 CONTEXT = 12
 """Positions of the golden batch."""
+STRIDES = (1, 7919)
+"""How far apart they lie: side by side, and as in a long context, where ropes that differ a little are far apart."""
 
 
 def read_back(source: Source, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
@@ -47,15 +49,26 @@ def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) ->
     Raises:
         ParityError: they differ by more than rounding.
     """
-    found, wanted = outputs(form), outputs(draft)
+    return max(_difference(form, draft, stride) for stride in STRIDES)
+
+
+def _difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft, stride: int) -> float:
+    found, wanted = outputs(form, stride), outputs(draft, stride)
     missing = found.keys() ^ wanted.keys()
     if missing - {"confidence"}:
         raise ParityError(f"the form read back gives {sorted(found)}, the draft {sorted(wanted)}; export again")
     apart = {name: float((found[name] - wanted[name]).abs().max()) for name in sorted(found.keys() & wanted.keys())}
     for name, by in apart.items():  # one by one: the largest of several may hide one that is no number
         if not by <= TOLERANCE:
-            raise ParityError(f"the form read back differs from the draft by {by:g} in {name}, more than {TOLERANCE:g}")
+            raise ParityError(
+                f"the form read back differs from the draft by {by:g} in {name}, more than {TOLERANCE:g}" + _far(stride)
+            )
     return max(apart.values())
+
+
+def _far(stride: int) -> str:
+    """Return what an error adds where only far positions show it."""
+    return "" if stride == STRIDES[0] else f", between positions {stride} apart: is its rope the draft's?"
 
 
 def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
@@ -63,6 +76,7 @@ def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
     keys = (
         "target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale",
         "layout", "norms", "train_embedding", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
+        "windows",
     )  # fmt: skip
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
     if TRAITS[wanted.algorithm].masked:
@@ -107,19 +121,21 @@ def _in_memory(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def outputs(model: BlockDraft | EagleDraft) -> dict[str, Tensor]:
-    """Return logits (and confidence) of a draft on a fixed batch: seeded states, seeded tokens."""
+def outputs(model: BlockDraft | EagleDraft, stride: int = 1) -> dict[str, Tensor]:
+    """Return logits (and confidence) of a draft on a fixed batch of seeded states and tokens, a stride apart."""
     generator = torch.Generator().manual_seed(1)
     config = model.config
     hidden = torch.randn(1, CONTEXT, config.num_captured * config.block.hidden_size, generator=generator)
     ids = torch.randint(config.vocab_size, (1, CONTEXT), generator=generator)
     hidden, ids = hidden.to(model.fc.weight.device), ids.to(model.fc.weight.device)
-    return _eagle(model, hidden, ids) if isinstance(model, EagleDraft) else _block(model, hidden, ids)
+    positions = stride * torch.arange(CONTEXT + config.block_size, device=ids.device)[None]
+    if isinstance(model, EagleDraft):
+        return _eagle(model, hidden, ids, positions[:, :CONTEXT])
+    return _block(model, hidden, ids, positions)
 
 
-def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
+def _block(model: BlockDraft, hidden: Tensor, ids: Tensor, positions: Tensor) -> dict[str, Tensor]:
     slots = model.config.block_size
-    positions = torch.arange(CONTEXT + slots, device=ids.device)[None]
     context = model.context_keys_values(model.context(hidden), positions[:, :CONTEXT])
     block = torch.full_like(positions[:, :slots], model.config.mask_token_id or 0)
     block[:, 0] = ids[:, 0]
@@ -138,9 +154,8 @@ def _block(model: BlockDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor) -> dict[str, Tensor]:
+def _eagle(model: EagleDraft, hidden: Tensor, ids: Tensor, positions: Tensor) -> dict[str, Tensor]:
     """Two steps: over the context, then one token fed with the output of the first, or a mask token."""
-    positions = torch.arange(CONTEXT, device=ids.device)[None]
     causal = torch.ones(CONTEXT, CONTEXT, dtype=torch.bool, device=ids.device).tril()[None, None]
     output, seen = model(ids, model.fuse(hidden), positions, None, causal)
     token, state = ids[:, :1], model.handed(output[:, -1:])

@@ -9,13 +9,17 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    check_rope,
     has_norms,
+    has_window,
     not_filled_in,
     not_parallel,
     not_style,
     not_whole,
     safetensors_form,
+    turns_whole_heads,
     unlike_its_block,
+    with_rope,
     with_zero_markov,
     without,
 )
@@ -29,6 +33,11 @@ _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
+    if draft.window is not None:
+        sliding = "its sliding layers read a block from left to right only"
+        return has_window(draft, sliding if TRAITS[draft.algorithm].blocks else "its eagle3 class attends in full")
+    if turns_whole_heads(draft):
+        return turns_whole_heads(draft)
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
     if TRAITS[draft.algorithm].blocks:
@@ -48,13 +57,13 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     config, tensors, notes = with_zero_markov(source)
     nested = {key: config[key] for key in (*_NESTED, *_CONFIDENCE) if key in config}
     config["dflash_config"] = {**nested, "projector_type": "dspark", "attention_mode": "gqa"}
-    return config, without(tensors, *BORROWED), notes
+    return with_rope(config, source.draft), without(tensors, *BORROWED), notes
 
 
 def _encode_eagle(source: Source) -> tuple[Json, Tensors, list[str]]:
     draft = source.draft
     config = {key: value for key, value in source.config.items() if key != "target_layer_ids"}
-    config |= {
+    config = with_rope(config, draft) | {
         "architectures": [_EAGLE],
         "draft_vocab_size": draft.draft_vocab_size,
         "eagle_config": {
@@ -70,6 +79,7 @@ def _encode_eagle(source: Source) -> tuple[Json, Tensors, list[str]]:
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    check_rope(config)
     if zlab.decodes(config):
         return zlab.decode(config, tensors)
     if config["architectures"] != [_EAGLE]:

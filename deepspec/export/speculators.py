@@ -11,9 +11,12 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    check_rope,
+    has_window,
     not_style,
     safetensors_form,
     unlike_its_block,
+    with_rope,
     without,
 )
 from deepspec.formats.recipe import TRAITS, AlgorithmName
@@ -50,8 +53,10 @@ _NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 
 
 def _refuse(source: Source) -> str | None:
-    styles = ("qwen3",) if TRAITS[source.draft.algorithm].blocks else ("qwen3", "llama")
-    return not_style(source.draft, *styles) or unlike_its_block(source.draft)
+    blocks = TRAITS[source.draft.algorithm].blocks
+    unread = None if blocks else has_window(source.draft, "its class for this kind of draft attends in full")
+    styles = ("qwen3",) if blocks else ("qwen3", "llama")
+    return not_style(source.draft, *styles) or unlike_its_block(source.draft) or unread
 
 
 def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
@@ -62,7 +67,9 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "speculators_version": _VERSION,
         "draft_vocab_size": draft.draft_vocab_size,
         "tie_word_embeddings": False,
-        "transformer_layer_config": {key: value for key, value in source.config.items() if key not in _OURS},
+        "transformer_layer_config": with_rope(
+            {key: value for key, value in source.config.items() if key not in _OURS}, draft
+        ),
         "speculators_config": _proposal(source),
         "dtype": str(source.tensors["fc.weight"].dtype).removeprefix("torch."),
     }
@@ -122,6 +129,7 @@ def _target_architectures(source: Source) -> list[Any]:
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     block = config["transformer_layer_config"]
+    check_rope(block)
     kind: AlgorithmName = config["speculators_model_type"]
     eagle = not TRAITS[kind].blocks
     style = "Llama" if block["model_type"] == "llama" else "Qwen3"

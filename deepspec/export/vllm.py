@@ -11,13 +11,16 @@ from deepspec.export.form import (
     Json,
     Source,
     Tensors,
+    check_rope,
     has_norms,
+    has_window,
     not_filled_in,
     not_style,
     not_vanilla,
     not_whole,
     safetensors_form,
     unlike_its_block,
+    with_rope,
     with_zero_markov,
 )
 from deepspec.formats.recipe import TRAITS
@@ -29,6 +32,7 @@ _FLAGS = ("norm_before_residual", "norm_output")
 _PRE_NORMS = ("norm_before_fc", "fc_norm")
 _MASK = "pard_token"
 """Key of the token that stands for unknown ones where all are drafted in a pass."""
+_NO_WINDOW = "its class for this block attends in full"
 _TRAINED = "num_depths"
 """How many tokens a pass was trained for; vLLM does not read it."""
 
@@ -37,10 +41,11 @@ def _refuse(source: Source) -> str | None:
     draft = source.draft
     if not TRAITS[draft.algorithm].blocks:
         unread = has_norms(draft, "norm_before_fc", *_FLAGS) if TRAITS[draft.algorithm].parallel else None
+        unread = unread or (None if draft.style == "llama" else has_window(draft, _NO_WINDOW))
         return not_style(draft, *_EAGLE) or unlike_its_block(draft) or unread
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
-    unmapped = not_whole(draft) if draft.style == "gemma4" else None
+    unmapped = (not_whole(draft) or has_window(draft, _NO_WINDOW)) if draft.style == "gemma4" else None
     unknown = not_filled_in(draft) or not_style(draft, "qwen3", "gemma4")
     return unknown or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
@@ -49,11 +54,12 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
         return zlab.encode(source)
     if TRAITS[source.draft.algorithm].blocks:
-        return with_zero_markov(source)
+        config, tensors, notes = with_zero_markov(source)
+        return zlab.both_ways(with_rope(config, source.draft), source.draft), tensors, notes
     norms = source.draft.norms
     left = ("target_layer_ids", "mask_token_id", "block_size")
     config = {key: value for key, value in source.config.items() if key not in left}
-    config |= {
+    config = with_rope(config, source.draft) | {
         "architectures": [_EAGLE[source.draft.style]],
         "eagle_aux_hidden_state_layer_ids": [layer + 1 for layer in source.draft.target_layer_ids],
         "draft_vocab_size": source.draft.draft_vocab_size,
@@ -69,10 +75,12 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
+    check_rope(config)
     if zlab.decodes(config):
         return zlab.decode(config, tensors)
     if config["architectures"][0] not in _EAGLE.values():
-        return config, tensors
+        zlab.check_both_ways(config)
+        return {key: value for key, value in config.items() if key not in ("is_causal", "dflash_config")}, tensors
     style = next(style for style, name in _EAGLE.items() if name == config["architectures"][0])
     public = {key: value for key, value in config.items() if key not in _FLAGS or value}
     parallel = _MASK in public

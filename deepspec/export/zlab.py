@@ -7,7 +7,8 @@ layer, as ours do. Embedding and head are the target's and stay out.
 from collections.abc import Mapping
 
 from deepspec.checkpoint.config import KINDS
-from deepspec.export.form import BORROWED, Json, Source, Tensors, not_style, without
+from deepspec.errors import CheckpointError
+from deepspec.export.form import BORROWED, Json, Source, Tensors, not_style, with_rope, without
 from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.models.config import DraftConfig
 
@@ -46,7 +47,11 @@ def encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     left = {*_OURS, *_OWN, *_CONVOLVED, *_SCALES} - {"block_size"}
     config = {key: value for key, value in source.config.items() if key not in left}
     config |= {"architectures": [_CLASSES[draft.algorithm]], "dflash_config": own}
-    return config, without(source.tensors, *BORROWED), ["read back, not run: hold its acceptance against ours first"]
+    return (
+        both_ways(with_rope(config, draft), draft),
+        without(source.tensors, *BORROWED),
+        ["read back, not run: hold its acceptance against ours first"],
+    )
 
 
 def decodes(config: Json) -> bool:
@@ -59,6 +64,32 @@ def decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     algorithm = next(name for name, theirs in _CLASSES.items() if theirs == config["architectures"][0])
     own = dict(config["dflash_config"])
     scales = {ours: own.pop(theirs) for ours, theirs in _SCALES.items() if theirs in own}
-    public = {key: value for key, value in config.items() if key != "dflash_config"}
+    check_both_ways(config)
+    own.pop("causal", None)
+    public = {key: value for key, value in config.items() if key not in ("dflash_config", "is_causal")}
     public |= {"architectures": ["Qwen3" + KINDS[algorithm]], **own, **scales}
     return {**public, "sample_from_anchor": False, "markov_rank": 0, "enable_confidence_head": False}, tensors
+
+
+def both_ways(config: Json, draft: DraftConfig) -> Json:
+    """Return a config that says of layers with a window that slots of a block see each other in both directions.
+
+    Readers of this form take such layers for causal ones otherwise; some read the one key, some the other.
+    """
+    if draft.window is None:
+        return config
+    return {**config, "is_causal": False, "dflash_config": {**config.get("dflash_config", {}), "causal": False}}
+
+
+def check_both_ways(config: Json) -> None:
+    """Check that layers with a window are not read as causal ones.
+
+    Raises:
+        CheckpointError: they would be.
+    """
+    told = (config.get("is_causal"), config.get("dflash_config", {}).get("causal"))
+    if "sliding_attention" in config.get("layer_types", ()) and told != (False, False):
+        raise CheckpointError(
+            f"is_causal and dflash_config.causal are {told}: layers with a window would read a block from left to "
+            "right; wanted false for both"
+        )

@@ -12,7 +12,7 @@ from typing import Any
 
 from deepspec.errors import InputError, TargetError, UnknownNameError
 from deepspec.families import gemma, general, llama
-from deepspec.families.rope import Config
+from deepspec.families.rope import Config, is_dynamic
 from deepspec.families.shape import BlockShape, TargetShape
 from deepspec.formats.tensor_heads import read_object
 
@@ -27,6 +27,9 @@ __all__ = [
     "read",
     "read_folder",
 ]
+
+
+_DYNAMIC = "its rope is dynamic, plain up to the positions of its config: the draft has the plain one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +154,7 @@ def _read_family(text: dict[str, Any], top: str) -> TargetShape:
         block=block,
         text_config=text,
         top_model_type=top,
+        told=(_DYNAMIC,) if is_dynamic(known) else (),
     )
 
 

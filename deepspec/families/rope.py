@@ -9,11 +9,14 @@ from deepspec.families.shape import Rope, RopeKind
 
 Config = Mapping[str, Any]
 
+_DYNAMIC = "dynamic"
+
 
 def rope(config: Config) -> Rope:
     """Return the rope of a config's full-attention layers.
 
-    Read are `rope_parameters` (flat, or one entry per layer type), and the older `rope_theta` with `rope_scaling`.
+    Read are `rope_parameters` (flat, or one entry per layer type), and the older `rope_theta` with `rope_scaling`. A
+    dynamic rope is plain up to `max_position_embeddings`, beyond which nothing here reads: it is read as a plain one.
 
     Raises:
         UnknownNameError: the kind is not one that drafts can have.
@@ -21,7 +24,9 @@ def rope(config: Config) -> Rope:
     """
     values = _parameters(config)
     kind = str(values.get("rope_type") or values.get("type") or "default")
-    kind = "yarn" if kind == "deepseek_yarn" else kind
+    kind = {"deepseek_yarn": "yarn", _DYNAMIC: "default"}.get(kind, kind)
+    if is_dynamic(config):
+        values = {key: value for key, value in values.items() if key != "factor"}
     if kind not in get_args(RopeKind):
         raise UnknownNameError("rope type", kind, get_args(RopeKind))
     return Rope(
@@ -37,6 +42,30 @@ def rope(config: Config) -> Rope:
         truncate=bool(_or(values, "truncate", True)),
         attention_factor=_attention_factor(kind, values, config),
     )
+
+
+def is_dynamic(config: Config) -> bool:
+    """Return whether frequencies change with the length of a text, once it is longer than the config's positions."""
+    values = _parameters(config)
+    return (values.get("rope_type") or values.get("type")) == _DYNAMIC
+
+
+def rope_keys(rope: Rope) -> dict[str, Any]:
+    """Return a rope in all the names by which readers of a config.json look for it, each of them whole.
+
+    Some know `rope_parameters` alone, older ones `rope_theta` and `rope_scaling`, and take a plain rope of theta 10,000
+    where these are missing. `attn_factor` is that of engines, beside the one that they compute of `factor`.
+    """
+    values = rope_parameters(rope)
+    own = _mscale(rope.factor, 1.0)
+    if rope.kind == "yarn" and not math.isclose(rope.attention_factor, own, rel_tol=1e-6):
+        values["attn_factor"] = rope.attention_factor / own
+    scaling = {key: value for key, value in values.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    partial = {key: values[key] for key in ("partial_rotary_factor",) if key in values}
+    plain = rope.kind == "default"
+    return {
+        "rope_parameters": values, "rope_theta": rope.theta, "rope_scaling": None if plain else scaling, **partial,
+    }  # fmt: skip
 
 
 def rope_parameters(rope: Rope) -> dict[str, Any]:
@@ -95,6 +124,8 @@ def _attention_factor(kind: str, values: Config, config: Config) -> float:
     if values.get("attention_factor") is not None:
         return float(values["attention_factor"])
     factor = _factor(kind, values, config)
+    if values.get("attn_factor") is not None:
+        return float(values["attn_factor"]) * _mscale(factor, 1.0)
     if values.get("mscale") and values.get("mscale_all_dim"):
         return _mscale(factor, values["mscale"]) / _mscale(factor, values["mscale_all_dim"])
     return _mscale(factor, 1.0)

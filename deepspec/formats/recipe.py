@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec
 
@@ -101,6 +101,19 @@ class DraftRecipe(Spec):
     """Whether the token embedding, that of the mask token with it, is trained instead of the target's (peagle)."""
     draft_vocab_size: int | None = Field(default=None, gt=0)
     """Reduced output vocabulary, the most frequent tokens of the answers; None: the target's."""
+    window: int | None = Field(default=None, gt=0)
+    """Positions that a layer sees, a query's own among them: what lies farther back is not read, however long the
+    context; None: all."""
+    window_layers: tuple[int, ...] | None = None
+    """Which of the draft's layers have that window, from 0 on; None: all of them."""
+
+    @model_validator(mode="after")
+    def _layers_of_a_window(self) -> Self:
+        if self.window_layers is not None and self.window is None:
+            raise ValueError(f"window_layers {list(self.window_layers)} have no size; set window, or leave them out")
+        if self.window_layers is not None and not self.window_layers:
+            raise ValueError("window_layers is empty: no layer has the window; name some, or leave window out")
+        return self
 
 
 class Objective(Spec):

@@ -3,6 +3,7 @@
 Legend: B batch, Q queries, C context length, D hidden size, H heads, G key/value heads, d head size.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -18,6 +19,38 @@ from deepspec.models.split import SplitMask, attend_split
 Rotation = tuple[Tensor, Tensor]
 Mask = Tensor | SplitMask | None
 """Dense boolean `(B, 1, Q, KV)`, True where a query sees a key; or a range of them and own entries; None: all seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMasks:
+    """Masks of a draft of which only some layers have a window."""
+
+    full: Mask
+    near: Mask
+    """Of those that have."""
+
+
+Masks = Mask | LayerMasks
+"""What the queries of all layers see."""
+
+
+def masks_of(windows: Sequence[int | None], make: Callable[[int | None], Mask]) -> Masks:
+    """Return the masks of a draft's layers.
+
+    Args:
+        windows: of each layer; None: it sees everything before it.
+        make: window -> mask.
+    """
+    kinds = sorted({window or 0 for window in windows})
+    made = [make(window or None) for window in kinds]
+    return made[0] if len(made) == 1 else LayerMasks(full=made[0], near=made[1])
+
+
+def mask_of(masks: Masks, window: int | None) -> Mask:
+    """Return the mask of a layer with a window, or with none."""
+    if isinstance(masks, LayerMasks):
+        return masks.full if window is None else masks.near
+    return masks
 
 
 @dataclass(frozen=True, slots=True)

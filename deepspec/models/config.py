@@ -61,6 +61,10 @@ class DraftConfig:
     """Where Eagle3 and P-EAGLE have norms beside those of their blocks."""
     train_embedding: bool = False
     """Whether the token embedding is the draft's own, trained; else the target's (peagle)."""
+    window: int | None = None
+    """Positions that layers with a window see, a query's own among them; None: no layer has one."""
+    window_layers: frozenset[int] = frozenset()
+    """Which layers have it."""
     style: str = "qwen3"
     """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama or gemma4."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +79,11 @@ class DraftConfig:
     def drafts(self) -> int:
         """Return how many tokens are proposed in a round, by default for Eagle3, at most for all others."""
         return self.block_size - self.first_slot
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Return the window of each layer; None: it sees everything before it."""
+        return tuple(self.window if layer in self.window_layers else None for layer in range(self.num_layers))
 
     @property
     def num_captured(self) -> int:

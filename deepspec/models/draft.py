@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.formats.recipe import TRAITS
-from deepspec.models.attention import Context, KeyValue, Mask
+from deepspec.models.attention import Context, KeyValue, Masks, mask_of
 from deepspec.models.block import Block
 from deepspec.models.config import DraftConfig
 from deepspec.models.convolution import ConvolvedBlock
@@ -53,6 +53,7 @@ class Draft(nn.Module):
             self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
         self.register_buffer("_target_head", None, persistent=False)
         self._target_head_is_embedding = False
+        self._windows = config.windows
         self._scales = {dtype: _rounded(config.embedding_scale, dtype) for dtype in DTYPES}
         """Of the embedding, rounded as the target rounds it."""
 
@@ -122,22 +123,23 @@ class BlockDraft(Draft):
         rotation = self.rotary(positions_BT, context_BTD.dtype)
         return [layer.self_attn.keys_values(context_BTD, rotation) for layer in self._blocks()]
 
-    def forward(self, ids_BQ: Tensor, positions_BQ: Tensor, context: Sequence[Context], mask: Mask) -> Tensor:
+    def forward(self, ids_BQ: Tensor, positions_BQ: Tensor, context: Sequence[Context], mask: Masks) -> Tensor:
         """Return the state of each slot after the final norm.
 
         Args:
             ids_BQ: [anchor token, MASK, …] of one or more blocks.
             positions_BQ: rope positions of the slots.
             context: per layer, keys and values of C context positions.
-            mask: `(B, 1, Q, C + Q)` bool: which context positions, then which slots, a slot sees; None: all.
+            mask: `(B, 1, Q, C + Q)` bool: which context positions, then which slots, a slot sees; None: all. Two of
+                them where only some layers have a window.
 
         Returns:
             `(B, Q, D)`; `head` and the Markov head make logits of it.
         """
         x_BQD = self.embed(ids_BQ)
         rotation = self.rotary(positions_BQ, x_BQD.dtype)
-        for layer, known in zip(self._blocks(), context, strict=True):
-            x_BQD = layer(x_BQD, rotation, known, mask)
+        for layer, known, window in zip(self._blocks(), context, self._windows, strict=True):
+            x_BQD = layer(x_BQD, rotation, known, mask_of(mask, window))
         normed: Tensor = self.norm(x_BQD)
         return normed
 
@@ -209,7 +211,7 @@ class EagleDraft(Draft):
         return state
 
     def forward(
-        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Sequence[Context] | None, mask: Mask
+        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Sequence[Context] | None, mask: Masks
     ) -> tuple[Tensor, list[KeyValue]]:
         """Return the last block's output and the grown cache.
 
@@ -218,7 +220,8 @@ class EagleDraft(Draft):
             state_BQD: `fuse` of the target's states, or `handed` of the output of the step before.
             positions_BQ: rope positions.
             past: per layer, keys and values of earlier chunks.
-            mask: `(B, 1, Q, C + Q)` bool over past and own chunk; None: all.
+            mask: `(B, 1, Q, C + Q)` bool over past and own chunk; None: all. Two of them where only some layers have a
+                window.
 
         Returns:
             `(B, Q, D)` before the final norm (`handed` and `logits` read it), and past with this chunk.
@@ -231,7 +234,9 @@ class EagleDraft(Draft):
             own = block.self_attn.keys_values(read, rotation)
             seen.append(own if past is None else past[layer].append(own))
             residual = block.hidden_norm(x_BQD) if normed and not layer else x_BQD
-            x_BQD = block.finish(residual, block.self_attn(read, rotation, seen[layer], mask))
+            x_BQD = block.finish(
+                residual, block.self_attn(read, rotation, seen[layer], mask_of(mask, self._windows[layer]))
+            )
         return x_BQD, seen
 
     def logits(self, output: Tensor) -> Tensor:

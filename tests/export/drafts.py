@@ -33,6 +33,24 @@ GEMMA = {
     "layer_types": ["full_attention"] * 8,
 }  # fmt: skip
 
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+    "attention_factor": 1.5,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 20000.0, "factor": 4.0}
+
+
+def turned(rope: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a target with a rope."""
+    return {**LLAMA, "rope_parameters": rope}
+
+
+EAGLE3 = {"algorithm": "eagle3", "shape": "target"}
 KINDS: dict[str, dict[str, Any]] = {
     "dspark": {"recipe": {}},
     "dspark_gated": {"recipe": {"markov_head": "gated"}},
@@ -55,6 +73,20 @@ KINDS: dict[str, dict[str, Any]] = {
         "recipe": {"algorithm": "eagle3", "shape": "target", "norms": "eagle3.1"}, "layers": (1, 3, 5),
     },
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
+    "dspark_near": {"recipe": {"window": 64, "num_layers": 2, "window_layers": (1,)}},
+    "dflash2_near": {"recipe": {"algorithm": "dflash2", "window": 64, "selector_rank": 6, "selector_top_k": 4}},
+    "eagle3_near": {"recipe": {"algorithm": "eagle3", "window": 64}},
+    "eagle3_llama_near": {
+        "recipe": {"algorithm": "eagle3", "shape": "target", "window": 64}, "layers": (1, 3, 5),
+    },
+    "dspark_linear": {"recipe": {}, "target": turned(LINEAR)},
+    "dspark_yarn": {"recipe": {}, "target": turned(YARN)},
+    "dspark_llama3": {"recipe": {}, "target": turned(LLAMA3)},
+    "dflash2_dynamic": {
+        "recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}, "target": turned(DYNAMIC),
+    },
+    "eagle3_yarn": {"recipe": EAGLE3, "target": turned(YARN), "layers": (1, 3, 5)},
+    "eagle3_dynamic": {"recipe": EAGLE3, "target": turned(DYNAMIC), "layers": (1, 3, 5)},
     "peagle": {"recipe": {"algorithm": "peagle", "num_layers": 2, "train_embedding": True}},
     "peagle_llama": {
         "recipe": {"algorithm": "peagle", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),

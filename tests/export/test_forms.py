@@ -5,17 +5,20 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from deepspec.errors import ParityError
+from deepspec.errors import CheckpointError, ParityError
 from deepspec.export import proof
 from deepspec.export.proof import difference, load, outputs, read_back
 from deepspec.export.run import FORMS, read_source
 from deepspec.models.config import EagleNorms
 from tests.export.drafts import KINDS, write_draft, write_target
+
+ROPES = {"dspark_linear", "dspark_yarn", "dspark_llama3", "dflash2_dynamic", "eagle3_yarn", "eagle3_dynamic"}
 
 WRITTEN = {
     "deepspec": set(KINDS),
@@ -23,16 +26,17 @@ WRITTEN = {
     "vllm": {
         "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
         "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
-        "peagle", "peagle_llama",
+        "peagle", "peagle_llama", *ROPES, "dspark_near", "dflash2_near", "eagle3_llama_near",
     },
-    "speculators": set(KINDS) - {"dspark_llama", "dspark_gemma", "dflash2_gemma"},
+    "speculators": set(KINDS)
+    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"},
     "sglang": {
         "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
-        "dflash2_gemma", "eagle3_llama", "eagle3_reduced",
+        "dflash2_gemma", "eagle3_llama", "eagle3_reduced", *ROPES,
     },
     "llama.cpp": {
         "dspark", "dspark_blind", "dspark_gemma", "dflash", "dflash_filled", "dflash2", "dflash2_gemma", "eagle3_llama",
-        "eagle3_reduced",
+        "eagle3_reduced", "dspark_near", "dflash2_near", *ROPES - {"dspark_llama3"},
     },
 }  # fmt: skip
 
@@ -174,6 +178,154 @@ def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source, tmp_path)
     assert "without the confidence head" in notes[0]
 
 
+CONFIGS = ["vllm", "sglang", "speculators"]
+
+
+def block_of(told):
+    """Return the part of a form's config.json that tells of the block."""
+    return told.get("transformer_layer_config", told)
+
+
+@pytest.mark.parametrize("form", CONFIGS)
+@pytest.mark.parametrize("source", ["dspark_yarn", "dspark_llama3"], indirect=True)
+def test_old_and_new_readers_of_a_form_see_one_rope(source, form, tmp_path):
+    told = block_of(config_of(form, source, tmp_path))
+    new, old = told["rope_parameters"], {"rope_theta": told["rope_theta"], **told["rope_scaling"]}
+    assert new == old
+    assert new["factor"] == 4.0
+    assert told["max_position_embeddings"] == 128
+
+
+@pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
+def test_the_factor_of_a_yarn_is_told_as_engines_count_it(source, tmp_path):
+    """They multiply 0.1·ln 4 + 1 = 1.1386 by what is told."""
+    told = config_of("vllm", source, tmp_path)["rope_scaling"]
+    assert told["attention_factor"] == 1.5
+    assert told["attn_factor"] == pytest.approx(1.5 / 1.138629)
+
+
+@pytest.mark.parametrize("source", ["eagle3_dynamic", "dflash2_dynamic"], indirect=True)
+def test_a_dynamic_rope_is_told_as_the_plain_one_that_the_draft_has(source, tmp_path):
+    """Readers differ in what a dynamic rope is below the positions of its config; of a plain one they do not."""
+    told = config_of("vllm", source, tmp_path)
+    assert told["rope_parameters"] == {"rope_type": "default", "rope_theta": 20000.0}
+    assert (told["rope_theta"], told["rope_scaling"]) == (20000.0, None)
+
+
+WRONG_ROPES = {
+    "of another theta": lambda told: {
+        "rope_theta": 7.0, "rope_parameters": {**told["rope_parameters"], "rope_theta": 7.0}
+    },
+    "of old readers missing": lambda told: {"rope_scaling": "gone"},
+    "of old readers plain": lambda told: {"rope_scaling": None},
+    "of new readers plain": lambda told: {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "of engines without its factor": lambda told: {
+        key: {name: value for name, value in told[key].items() if name != "attn_factor"}
+        for key in ("rope_parameters", "rope_scaling")
+    },
+    "of all readers plain": lambda told: {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "rope_scaling": None
+    },
+    "of no reader": lambda told: dict.fromkeys(("rope_parameters", "rope_theta", "rope_scaling"), "gone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROPES)
+@pytest.mark.parametrize("form", CONFIGS)
+@pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
+def test_a_wrong_rope_in_a_form_is_caught(source, form, wrong, tmp_path):
+    folder, _ = written(form, source, tmp_path / "form")
+    told = json.loads((folder / "config.json").read_text())
+    spoiled = {**block_of(told), **WRONG_ROPES[wrong](block_of(told))}
+    spoiled = {key: value for key, value in spoiled.items() if value != "gone"}
+    nested = "transformer_layer_config" in told
+    (folder / "config.json").write_text(
+        json.dumps({**told, "transformer_layer_config": spoiled} if nested else spoiled)
+    )
+    with pytest.raises((ParityError, CheckpointError), match=r"rope"):
+        read_back(source, *FORMS[form].read(folder))
+
+
+@pytest.mark.parametrize("key", ["type", "factor", "original_context_length", "attn_factor", "yarn_beta_fast"])
+@pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
+def test_a_wrong_rope_in_gguf_is_caught(source, key, tmp_path, monkeypatch):
+    add = gguf.GGUFWriter.add_key_value
+
+    def other(writer, name, value, *rest, **named):
+        if name == f"dflash.rope.scaling.{key}":
+            name, value = (f"{name}_", value) if key == "type" else (name, 2 * value)
+        add(writer, name, value, *rest, **named)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_key_value", other)
+    folder, _ = written("llama.cpp", source, tmp_path / "form")
+    with pytest.raises(ParityError, match=r"rope\."):
+        read_back(source, *FORMS["llama.cpp"].read(folder))
+
+
+@pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
+def test_a_rope_that_differs_far_away_only_is_caught_by_what_the_draft_says(source):
+    """Nothing is known here of how the form tells its rope: the pairs that yarn stretches turn a little each step."""
+    rope = source.draft.block.rope
+    draft = load(source.draft, source.tensors)
+    other = replace(source.draft, block=replace(source.draft.block, rope=replace(rope, factor=rope.factor * 1.0001)))
+    with pytest.raises(ParityError, match=r"between positions 7919 apart: is its rope the draft's\?"):
+        difference(load(other, source.tensors), draft)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("dspark_llama3", "rope of kind llama3; it has default, linear, yarn")],
+    indirect=["source"],
+)
+def test_llama_cpp_names_the_rope_that_it_has_not(source, reason):
+    assert FORMS["llama.cpp"].refuse(source) == reason
+    rope = replace(source.draft.block.rope, kind="yarn", truncate=False)
+    other = replace(source, draft=replace(source.draft, block=replace(source.draft.block, rope=rope)))
+    assert FORMS["llama.cpp"].refuse(other) == "rope of kind yarn whose ramp does not begin and end at whole sizes"
+
+
+def test_a_rope_that_turns_a_part_of_each_head_is_refused_where_all_of_it_is_turned(tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", write_target(tmp_path / "target"))
+    rope = replace(source.draft.block.rope, rotary_share=0.5)
+    other = replace(source, draft=replace(source.draft, block=replace(source.draft.block, rope=rope)))
+    for form in ("sglang", "llama.cpp"):
+        assert FORMS[form].refuse(other) == "a rope that turns 50% of each head; its class turns all"
+
+
+@pytest.mark.parametrize("form", ["vllm", "llama.cpp", "speculators"])
+@pytest.mark.parametrize("source", ["dspark_near"], indirect=True)
+def test_a_window_is_of_the_layers_that_have_it_in_every_form(source, form, tmp_path):
+    folder, _ = written(form, source, tmp_path / "form")
+    found = read_back(source, *FORMS[form].read(folder)).config
+    assert (found.window, found.windows) == (64, (None, 64))
+
+
+@pytest.mark.parametrize(
+    ("source", "form", "reason"),
+    [
+        ("dspark_near", "sglang", "a window of 64 positions; its sliding layers read a block from left to right only"),
+        ("eagle3_near", "vllm", "a window of 64 positions; its class for this block attends in full"),
+        ("eagle3_llama_near", "llama.cpp", "a window of 64 positions; its eagle3 attends in full"),
+        ("eagle3_near", "speculators", "a window of 64 positions; its class for this kind of draft attends in full"),
+    ],
+    indirect=["source"],
+)
+def test_a_form_that_has_no_windows_says_so(source, form, reason):
+    assert FORMS[form].refuse(source) == reason
+
+
+@pytest.mark.parametrize("source", ["dspark_near", "dflash2_near"], indirect=True)
+@pytest.mark.parametrize(
+    "spoil", [{"is_causal": None}, {"layer_types": ["full_attention"] * 2}, {"sliding_window": 32}]
+)
+def test_a_window_that_its_reader_would_take_otherwise_fails_the_proof(source, spoil, tmp_path):
+    folder, _ = written("vllm", source, tmp_path / "form")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, **spoil}))
+    with pytest.raises((ParityError, CheckpointError), match=r"windows|from left to right"):
+        read_back(source, *FORMS["vllm"].read(folder))
+
+
 def test_bf16_weights_stay_bf16_in_gguf(tmp_path):
     folder = write_draft(tmp_path / "draft", "dspark", torch.bfloat16)
     source = read_source(folder, "t", write_target(tmp_path / "target"))
@@ -237,6 +389,6 @@ def test_an_output_that_is_no_number_fails_the_proof_whatever_the_others_are(bro
     """In whatever order outputs are looked at: the largest of 0 and NaN may be either."""
     whole = {name: torch.zeros(2) for name in ("first", "ids", "second")}
     told = {"draft": whole, "form": {**whole, broken: torch.tensor([0.0, float("nan")])}}
-    monkeypatch.setattr(proof, "outputs", told.get)
+    monkeypatch.setattr(proof, "outputs", lambda model, stride: told[model])
     with pytest.raises(ParityError, match=f"differs from the draft by nan in {broken}"):
         difference("form", "draft")

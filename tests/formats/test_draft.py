@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.checkpoint.config import check_mask_token, check_target, new_draft_config
+from deepspec.checkpoint.config import (
+    check_mask_token,
+    check_target,
+    new_draft_config,
+    read_draft_config,
+    write_draft_config,
+)
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
 from deepspec.checkpoint.files import checkpoint_folder
 from deepspec.errors import CheckpointError, SpecError
@@ -89,7 +95,10 @@ BAD_CONFIGS = [
     ({"mask_token_id": 40}, "mask_token_id 40 is not in the vocabulary of 40"),
     ({"markov_head_type": "transformer"}, "markov_head_type 'transformer' is unknown"),
     ({"attention_bias": True}, "attention_bias"),
-    ({"layer_types": ["sliding_attention"]}, "draft blocks attend in full"),
+    ({"layer_types": ["linear_attention"]}, "draft blocks attend in full or in a sliding window"),
+    ({"layer_types": ["sliding_attention"] * 7}, "layer_types names 7 layers"),
+    ({"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "sliding_window": None}, "no 'sliding_window'"),
+    ({"layer_types": ["sliding_attention"] * 2, "num_hidden_layers": 2, "sliding_window": 2}, "is shorter than the"),
     ({"intermediate_size": 25}, "asks for"),
     ({"num_hidden_layers": 1}, "which config.json does not ask for"),
     ({"num_hidden_layers": 3}, "lack layers.2"),
@@ -275,3 +284,37 @@ def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
 def test_a_dflash2_that_cannot_be_is_refused(recipe, message):
     with pytest.raises(CheckpointError, match=message):
         tiny("dflash2", **recipe)
+
+
+def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path):
+    model = tiny("dspark", num_layers=3, window=64, window_layers=(0, 2))
+    save_draft(model, tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["layer_types"] == ["sliding_attention", "full_attention", "sliding_attention"]
+    assert (told["sliding_window"], told["use_sliding_window"]) == (64, True)
+    assert load_draft(tmp_path).config.windows == (64, None, 64)
+    rows = {row["what"]: row["value"] for row in describe(tmp_path)}
+    assert rows["window"] == "64, layers [0, 2]"
+
+
+def test_a_draft_without_a_window_says_nothing_new(tmp_path):
+    """A target's own window, of layers that the draft has not, is no window of the draft."""
+    config = {**write_draft_config(tiny("dspark").config), "sliding_window": 16}
+    assert read_draft_config(config).windows == (None,) * config["num_hidden_layers"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"window": 1 << 20}, "window 1048576 is larger than the context: the target reads"),
+        ({"window": 64, "window_layers": (1, 5)}, r"window_layers \[5\]: the draft has 5 layers, from 0 to 4"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(recipe, message):
+    with pytest.raises(SpecError, match=message):
+        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
+
+
+def test_layers_of_a_window_without_a_size_are_refused():
+    with pytest.raises(ValueError, match=r"window_layers \[1\] have no size; set window"):
+        DraftRecipe(window_layers=(1,))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from deepspec.algorithms.masks import blocks_mask, steps_mask
+from deepspec.algorithms.masks import Blocks, blocks_mask, steps_mask
 from deepspec.models.attention import KeyValue, attend
 from deepspec.models.split import TILE, Ranges, dense, merged
 
@@ -43,7 +43,9 @@ def test_blocks_that_split_read_and_learn_as_dense_ones(seed):
     starts = torch.tensor([[0, 0, 0, 0], [0, 5, 5, 0]])
     anchors = torch.tensor([[0, 2, 9, 11], [3, 5, 8, 0]])
     keep = torch.tensor([[True, True, True, True], [True, True, True, False]])
-    held_to(*inputs(2, 12, 12 + 12, seed), blocks_mask, (starts, anchors, keep, 3, 12), keep.repeat_interleave(3, 1))
+    held_to(
+        *inputs(2, 12, 12 + 12, seed), blocks_mask, (Blocks(starts, anchors, keep, 3), 12), keep.repeat_interleave(3, 1)
+    )
 
 
 @pytest.mark.parametrize("step", [0, 1, 4])

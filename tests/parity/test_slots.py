@@ -5,7 +5,7 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import selected
-from deepspec.algorithms.masks import blocks_mask
+from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
 from deepspec.decoding.propose import BlockProposer, Correction
 from tests.algorithms.forms import use_form
@@ -41,7 +41,7 @@ def test_masks_and_what_is_supervised(case):
     _, positions = block_inputs(model.config, batch, supervision)
     assert positions.numel() == wanted["block_indices"].numel()
     size, length = model.config.block_size, batch.input_ids.shape[1]
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length)
+    mask = blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length)
     real = supervision.keep[0].repeat_interleave(size)
     assert torch.equal(mask[0, 0][real], wanted["mask_full"][real].bool())
 

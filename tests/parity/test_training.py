@@ -5,7 +5,7 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.eagle3 import Eagle3, steps
-from deepspec.algorithms.masks import blocks_mask, steps_mask
+from deepspec.algorithms.masks import Blocks, blocks_mask, steps_mask
 from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
@@ -76,7 +76,7 @@ def test_block_inputs_labels_and_masks(case):
     assert torch.equal(supervision.supervised, wanted["eval_mask"])
     length = batch.input_ids.shape[1]
     size = model.config.block_size
-    mask = blocks_mask(supervision.starts, supervision.anchors, supervision.keep, size, length)
+    mask = blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length)
     assert torch.equal(mask, wanted["attention_mask_dense"])
     labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
     real = supervision.keep[..., None].expand_as(labels)

@@ -25,6 +25,10 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "peagle": {"algorithm": "peagle"},
     "dspark-reduced": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
     "eagle3-reduced": {"algorithm": "eagle3", "draft_vocab_size": 3},
+    "dspark-near": {"algorithm": "dspark", "markov_rank": 4, "window": 6, "window_layers": frozenset({0})},
+    "dflash-all-near": {"algorithm": "dflash", "window": 5, "window_layers": frozenset({0, 1})},
+    "eagle3-near": {"algorithm": "eagle3", "window": 5, "window_layers": frozenset({0})},
+    "peagle-near": {"algorithm": "peagle", "window": 7, "window_layers": frozenset({1})},
     "peagle-reduced": {"algorithm": "peagle", "draft_vocab_size": 3},
 }
 
