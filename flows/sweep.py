@@ -109,7 +109,9 @@ def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dic
     built: Built = state.result()
     store = Store(site.root)
     found = {step.stage: read_manifest(store, step.ref.kind, step.ref.address) for step in built.steps}
-    made = {stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None}
+    made: dict[str, Manifest] = {
+        stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None
+    }
     return made if last in made else None
 
 
