@@ -20,6 +20,7 @@ from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
 from infra.known import known, settled
+from infra.listeners import terminal
 from infra.site import Site
 from tasks.cancel import cancel_with_parent
 from tasks.run import label_run, show_table
@@ -78,8 +79,8 @@ def sweep(
             race.time(shapes, partial(_round_cost, changed, site))
         if not terms.all_seeds:
             race.leave_behind()
+        _show(race.board(terms.equal))
     board = race.board(terms.equal)
-    _show(board)
     if board.failed and not tolerant:
         raise TrainingError(f"{', '.join(board.failed)} failed, see their runs; the same sweep goes on with them")
     return board
@@ -89,9 +90,13 @@ def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed
     """Return what came of a row; None where its run failed, or told no accepted length."""
     found = _made(changed[name], site, name, seed, "train" if by == "walked" else "evaluate")
     if found is None:
+        _tell(f"{name}, seed {seed}: failed")
         return None
     draft, *scores = found.values()
-    return trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
+    trial = trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
+    told = "no accepted length" if trial is None else f"accepted length {trial.accepted_length:.3f}"
+    _tell(f"{name}, seed {seed}: {told}, {draft.counts['steps']} steps")
+    return trial
 
 
 def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> float | None:
@@ -113,6 +118,12 @@ def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dic
         stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None
     }
     return made if last in made else None
+
+
+def _tell(line: str) -> None:
+    """Say a line on the terminal, where one is attached."""
+    for report in terminal("sweep"):
+        report.log(line)
 
 
 def _changed(choices: Choices, variants: tuple[Variant, ...]) -> dict[str, Choices]:

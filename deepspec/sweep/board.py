@@ -1,9 +1,10 @@
 """The leaderboard of a sweep: several seeds a row, means with Student's intervals, differences seed by seed.
 
 What a row is worth is its accepted length; where a round was timed, accepted length over the cost of a round in plain
-steps of the target: how many times faster decoding is than without a draft. Rows that were trained from the same seeds
+steps of the target: how many times faster decoding is than without a draft. Rows that were trained from the same seed
 saw the same samples in the same order and were judged on the same held-out answers, so differences are taken seed by
-seed. An interval tells what another seed would change; it knows nothing of other prompts.
+seed. An interval tells what other seeds would change, and the other held-out samples that they draw where there are
+more than `train.validation_samples`; it knows nothing of other prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,8 @@ class Standing(_Model):
     speedup: Mean | None
     """Accepted length over the cost of a round."""
     against_first: Mean | None
-    """Difference from the first row, in what rows are judged by, on the seeds that both have; None: it is the first."""
+    """Difference from the first row, in what rows are judged by, on the seeds that both have; None: it is the first, or
+    that failed."""
     against_best: Mean | None
     """The same, from the best row."""
     verdict: Verdict
@@ -184,16 +186,21 @@ def is_beaten(one: Entrant, best: Entrant) -> bool:
     return found is not None and found.high is not None and found.high < 0
 
 
-def standings(entrants: Sequence[Entrant]) -> tuple[Standing, ...]:
-    """Return the rows of the leaderboard, the best first; the first entrant is what the others are held against."""
+def standings(entrants: Sequence[Entrant], first: str) -> tuple[Standing, ...]:
+    """Return the rows of the leaderboard, the best first.
+
+    Args:
+        entrants: in any order.
+        first: name of the one that the others are held against; it may be missing.
+    """
     if not entrants:
         return ()
-    best = best_of(entrants)
+    best, held = best_of(entrants), next((each for each in entrants if each.name == first), None)
     ordered = sorted(entrants, key=lambda each: -fmean(each.scores.values()))
-    return tuple(_standing(each, entrants[0], best) for each in ordered)
+    return tuple(_standing(each, held, best) for each in ordered)
 
 
-def _standing(one: Entrant, first: Entrant, best: Entrant) -> Standing:
+def _standing(one: Entrant, first: Entrant | None, best: Entrant) -> Standing:
     paces = [each.steps * each.step_cpu_seconds for each in one.trials if each.step_cpu_seconds is not None]
     kinds = sorted(set.intersection(*(set(each.kinds) for each in one.trials)))
     return Standing(
@@ -205,7 +212,7 @@ def _standing(one: Entrant, first: Entrant, best: Entrant) -> Standing:
         kinds={kind: student([each.kinds[kind] for each in one.trials]) for kind in kinds},
         round_cost=one.round_cost,
         speedup=None if one.round_cost is None else student(list(one.scores.values())),
-        against_first=None if one is first else difference(one, first),
+        against_first=None if first is None or one is first else difference(one, first),
         against_best=None if one is best else difference(one, best),
         verdict=_verdict(one, best),
         drafts=tuple(each.draft for each in one.trials),

@@ -18,6 +18,7 @@ class Race:
     def __init__(self, names: Sequence[str], train: Callable[[str, int], Trial | None]) -> None:
         """Train nothing yet."""
         self._train = train
+        self._first = names[0]
         self._trials: dict[str, list[Trial]] = {name: [] for name in names}
         self._costs: dict[str, float] = {}
         self._beaten: set[str] = set()
@@ -60,7 +61,7 @@ class Race:
         entrants = self.entrants()
         if entrants:
             best = best_of(entrants)
-            self._beaten |= {each.name for each in entrants[1:] if is_beaten(each, best)}
+            self._beaten |= {each.name for each in entrants if each.name != self._first and is_beaten(each, best)}
 
     def entrants(self) -> list[Entrant]:
         """Return the rows that have shown something."""
@@ -72,7 +73,7 @@ class Race:
 
     def board(self, equal: Literal["steps", "seconds"]) -> Board:
         """Return the leaderboard as it stands."""
-        return Board(equal=equal, standings=standings(self.entrants()), failed=tuple(sorted(self._failed)))
+        return Board(equal=equal, standings=standings(self.entrants(), self._first), failed=tuple(sorted(self._failed)))
 
     def steps_at_equal_seconds(self) -> dict[str, int]:
         """Return how many steps of each row take the processor as long as all those of the first.
@@ -88,6 +89,5 @@ class Race:
                 f"nobody knows how long a step of {', '.join(untold)} takes: see their runs; a draft of an earlier "
                 "release does not tell it: delete that (deepspec gc --artifact draft/ADDRESS --yes), it is made anew"
             )
-        first = next(iter(self._trials))
-        seconds = shown[first].steps * paces[first]
+        seconds = shown[self._first].steps * paces[self._first]
         return {name: max(1, round(seconds / pace)) for name, pace in paces.items()}

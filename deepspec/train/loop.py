@@ -240,7 +240,10 @@ class Loop:
             self.progress.add(row)
 
     def _is_look_due(self) -> bool:
-        return self.progress.step % self._look_every == 0 or self.progress.step == self.total
+        step = self.progress.step
+        if step == 0 and not self.task.spec.untrained_look:
+            return False
+        return step % self._look_every == 0 or step == self.total
 
     def _look_if_due(self, saves: Saves | None, stop: StopSignal) -> bool:
         """Look at the held-out slice, at the first step, at the last and at the pace between, once each.

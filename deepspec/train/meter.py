@@ -33,6 +33,7 @@ class Meter:
     processor: float = 0.0
     """Processor seconds of this rank in steps, of all its threads."""
     steps: int = 0
+    """Optimizer steps."""
     tokens: int = 0
     """Tokens trained on by all ranks."""
     samples: int = 0

@@ -278,7 +278,7 @@ def _counts(loop: Loop, cache: TargetCache, kept: int) -> dict[str, Any]:
         "skipped_steps": loop.guard.skipped,
         "spikes": loop.guard.spikes,
         "loss": loop.progress.last_loss(),
-        "untrained": looks[0] if looks else None,
+        "untrained": next((look for look in looks if look["step"] == 0), None),
         "kept_step": kept,
         "held_out": next((look for look in looks if look["step"] == kept), None),
         "seconds": round(loop.meter.training, 1),

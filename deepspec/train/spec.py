@@ -50,7 +50,9 @@ class TrainSpec(Beginning):
     """Of the forward and backward pass; master weights and optimizer state are fp32 in both."""
 
     validate_every: int | None = Field(default=None, gt=0)
-    """Steps between looks at the validation split; None: twenty looks a run."""
+    """Steps between looks at the validation split; None: twenty looks a run. There is always one at the last step."""
+    untrained_look: bool = True
+    """Whether there is one before the first step, too, at what training begins with."""
     validation_samples: int = Field(default=64, ge=0)
     """Held-out samples of each look, at most; 0: none is taken."""
     walked_tokens: int = Field(default=512, ge=0)

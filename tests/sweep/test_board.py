@@ -55,7 +55,7 @@ def test_one_seed_beats_nobody():
 def test_what_is_longer_but_slower_is_worth_less():
     long, quick = entrant("long", 1.6, cost=2.0), entrant("quick", 1.2, cost=1.2)
     assert best_of([long, quick]) is quick  # 0.8 against 1.0 plain steps a token
-    board = standings([long, quick])
+    board = standings([long, quick], "long")
     assert [each.variant for each in board] == ["quick", "long"]
     assert [each.speedup.value for each in board if each.speedup] == [1.0, 0.8]
     assert board[1].row()["round cost"] == "2.00"
@@ -63,7 +63,7 @@ def test_what_is_longer_but_slower_is_worth_less():
 
 def test_the_best_is_first_and_every_row_says_how_it_stands():
     rows = [entrant("asked", 1.50, 1.52, 1.51), entrant("best", 1.60, 1.62, 1.61), entrant("near", 1.58, 1.63, 1.60)]
-    board = standings([*rows, entrant("young", 1.4)])
+    board = standings([*rows, entrant("young", 1.4)], "asked")
     assert [each.variant for each in board] == ["best", "near", "asked", "young"]
     assert [each.verdict for each in board] == ["best", "not apart from the best", "behind", "more seeds are needed"]
     best, _, asked, _ = board
@@ -82,11 +82,17 @@ def test_the_best_is_first_and_every_row_says_how_it_stands():
         "against the first": "0.100 [0.100, 0.100]",
         "verdict": "best",
     }
-    assert standings([]) == ()
+    assert standings([], "asked") == ()
+
+
+def test_rows_are_held_against_no_other_where_the_first_failed():
+    board = standings([entrant("one", 1.5, 1.6), entrant("other", 1.4, 1.3)], "failed")
+    assert [each.against_first for each in board] == [None, None]
+    assert [each.row()["against the first"] for each in board] == ["", ""]
 
 
 def test_a_row_without_its_processor_time_says_none():
-    (row,) = standings([entrant("old", 1.5, pace=None)])
+    (row,) = standings([entrant("old", 1.5, pace=None)], "old")
     assert (row.cpu_seconds, row.row()["CPU s"]) == (None, "")
 
 
@@ -113,6 +119,6 @@ def test_kinds_have_means_and_intervals_of_their_own():
         )
         for n, length in enumerate((1.5, 1.7))
     ]
-    (row,) = standings([Entrant(name="one", trials=tuple(trials))])
+    (row,) = standings([Entrant(name="one", trials=tuple(trials))], "one")
     assert row.kinds["code"].value == pytest.approx(1.6)
     assert row.kinds_row() == {"variant": "one", "chat": "1.00 [1.00, 1.00]", "code": "1.60 [0.33, 2.87]"}

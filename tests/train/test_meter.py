@@ -13,6 +13,11 @@ def test_utilisation_is_the_share_of_the_peak():
     assert Meter(training=10.0, flops=5e12).utilization is None
 
 
+def test_a_steps_processor_seconds_are_those_of_all_steps_over_their_number():
+    assert Meter(processor=6.0, steps=4).step_cpu_seconds == 1.5
+    assert Meter().step_cpu_seconds is None
+
+
 def test_the_peak_is_known_by_the_name_of_the_device():
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12

@@ -39,6 +39,19 @@ def test_a_run_publishes_a_draft_that_loads_and_tells_what_it_is(site):
     assert sum(row["split"] == "train" for row in rows) == 8
 
 
+def test_a_run_that_is_looked_at_once_trains_the_same_draft_and_tells_how_long_a_step_took(site):
+    whole, _ = site.train(SMALL, "all looks")
+    spec = SMALL.but(validate_every=1000, untrained_look=False)
+    once, counts = site.train(spec, "one look")
+    weights = [site.checksums(ref)["model.safetensors"] for ref in (whole, once)]
+    assert weights[0] == weights[1]
+    rows = [json.loads(line) for line in site.open(once).read_bytes("metrics.jsonl").splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [8]
+    assert counts["untrained"] is None
+    assert counts["held_out"]["step"] == 8
+    assert counts["step_cpu_seconds"] > 0
+
+
 def test_the_embedding_and_the_head_are_the_targets_and_stay_so(site):
     ref, _ = site.train(SMALL.but(steps=1), "frozen")
     model = load_draft(open_artifact(site.store, ref, site.placement.scratch).path("config.json").parent)
