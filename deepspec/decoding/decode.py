@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.clock import Clock
+from deepspec.decoding.fitting import USUAL
 from deepspec.decoding.fixed import span_of
 from deepspec.decoding.graphs import Recorder
 from deepspec.decoding.propose import Proposer
@@ -34,7 +35,7 @@ class Decoder:
         proposer: the draft's, or `NoProposer()`.
         settings: how to decode.
         stop_ids: tokens that end a sample.
-        batch: samples decoded together, at most.
+        batch: samples decoded together, at most; None: as many as memory holds.
         passes: how the passes of rounds are started; None: recorded on a card, where the target can be.
     """
 
@@ -44,7 +45,7 @@ class Decoder:
         proposer: Proposer,
         settings: Settings,
         stop_ids: frozenset[int],
-        batch: int = 8,
+        batch: int | None = USUAL,
         passes: Passes | None = None,
     ) -> None:
         """Keep the parts."""
@@ -69,7 +70,8 @@ class Decoder:
         if not waiting:
             return
         longest = max(len(prompt.ids) for prompt in prompts) + self._settings.max_new_tokens
-        running = self._begin(_take(waiting, self._batch), longest)
+        batch = self._batch or self._target.fitting(self._proposer, longest)
+        running = self._begin(_take(waiting, batch), longest, batch)
         while running.rows:
             ended = list(running.ended())
             yield from [running.rows[place].result() for place in ended]
@@ -78,15 +80,14 @@ class Decoder:
                 self._round(running)
 
     @torch.inference_mode()
-    def _begin(self, prompts: Sequence[Prompt], longest: int) -> Running:
+    def _begin(self, prompts: Sequence[Prompt], longest: int, batch: int) -> Running:
         """Read the first prompts into rows that have room for the longest answer."""
         if self._passes == "growing":
             return self._start(prompts, longest)
         running = self._start(prompts, max(len(prompt.ids) for prompt in prompts))
-        capacity = span_of(longest + 2 * self._proposer.slots + 1)
-        if self._fixed is None or self._fixed.capacity < capacity:
+        most = batch, span_of(longest + 2 * self._proposer.slots + 1)
+        if self._fixed is None or not self._fixed.holds(*most):
             self._fixed = None  # first its memory is given back
-            most = (self._batch, capacity)
             self._fixed = FixedRounds(self._target, running.draft, self._settings, most, self._recorder)
         return self._fixed.adopt(running)
 

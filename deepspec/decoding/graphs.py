@@ -41,7 +41,7 @@ class Recorder:
         return graph
 
 
-class Recorded:
+class Replayed:
     """One piece of work, whose inputs and outputs stay where they are."""
 
     def __init__(self, work: Callable[[], None], recorder: Recorder) -> None:

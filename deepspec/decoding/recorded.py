@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.fixed import rows_of, span_of
-from deepspec.decoding.graphs import Recorded, Recorder
+from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.propose import ProposerRows
 from deepspec.decoding.round import Work
 from deepspec.decoding.rows import RowCache
@@ -25,10 +25,10 @@ class RecordedWork:
     def __init__(self, work: Work, recorder: Recorder) -> None:
         """Record nothing yet."""
         self._work = work
-        self.propose = Recorded(work.propose, recorder)
-        self.verify = Recorded(work.verify, recorder)
-        self.choose = Recorded(work.choose, recorder)
-        self.commit = Recorded(work.commit, recorder)
+        self.propose = Replayed(work.propose, recorder)
+        self.verify = Replayed(work.verify, recorder)
+        self.choose = Replayed(work.choose, recorder)
+        self.commit = Replayed(work.commit, recorder)
 
     @property
     def told(self) -> Tensor:
@@ -62,11 +62,15 @@ class FixedRounds:
     ) -> None:
         """Take memory for so many rows and positions."""
         self._target, self._settings, self._recorder = target, settings, recorder
-        self._rows, self.capacity = most
+        self._rows, self._capacity = most
         self._memory, self._draft = target.fixed(*most), like.fixed(*most)
         self._current = torch.zeros(self._rows, dtype=torch.int64, device=target.device)
         self._noise: Tensor | None = None
         self._works: dict[tuple[int, int], RecordedWork] = {}
+
+    def holds(self, rows: int, positions: int) -> bool:
+        """Return whether there is room."""
+        return rows <= self._rows and positions <= self._capacity
 
     def adopt(self, running: Running) -> Running:
         """Return the rows of a beginning, moved here; what was here before is forgotten."""
@@ -88,7 +92,7 @@ class FixedRounds:
         """
         count = len(running.rows)
         longest = max(row.length for row in running.rows)
-        shape = rows_of(count, self._rows), min(span_of(longest + 2 * slots + 1), self.capacity)
+        shape = rows_of(count, self._rows), min(span_of(longest + 2 * slots + 1), self._capacity)
         self._memory.shape(*shape)
         self._draft.shape(*shape)
         self._current[:count] = running.current

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deepspec.decoding.fitting import USUAL, fitting_rows
 from deepspec.decoding.fixed import FixedCache
+from deepspec.decoding.propose import Proposer
 from deepspec.decoding.readers import Way, reader_for
 from deepspec.target.load import Target
 
@@ -42,7 +44,7 @@ class TargetRows:
         self.say = say
         self.device = target.device
         self.hidden_size = target.hidden_size
-        self._reading = target.reading
+        self._target, self._reading = target, target.reading
         self._reader = reader_for(target, tuple(layers), fused=fused)
 
     @property
@@ -68,6 +70,10 @@ class TargetRows:
         if len({each.device for each in self._reading.decoder.parameters()}) > 1:
             return "the target lies on several cards"
         return None
+
+    def fitting(self, proposer: Proposer, positions: int) -> int:
+        """Return how many rows of some positions memory holds."""
+        return USUAL if self.way != "rows" else fitting_rows(self._target, proposer, positions)
 
     def memory(self, rows: int, capacity: int) -> Any:
         """Return what is remembered of rows that have read nothing.

@@ -209,7 +209,7 @@ def generated(bench: Bench, batch: int) -> float:
 def profiled(bench: Bench, proposer: Proposer, mode: str, batch: int) -> None:
     """Say in which kernels a round spends its time."""
     decoder, rounds = bench.decoder(proposer, mode, batch), 4
-    running = decoder._begin(bench.prompts(batch), bench.context + bench.tokens)
+    running = decoder._begin(bench.prompts(batch), bench.context + bench.tokens, batch)
     for _ in range(3):
         decoder._round(running)
     wait()

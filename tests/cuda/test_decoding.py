@@ -1,4 +1,4 @@
-"""Recorded passes on a card: eager tokens, one read a round; what cannot be recorded is done as ever."""
+"""Replayed passes on a card: eager tokens, one read a round; what cannot be recorded is done as ever."""
 
 import warnings
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.graphs import Recorded, Recorder
+from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.rounds.decoded import Prompt, Settings
@@ -67,7 +67,7 @@ def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, s
 def test_a_round_reads_once_from_the_card(name: str):
     target = on_a_card("llama")
     decoder = decoder_of(target, proposer_of(target, name), None, 2, max_new_tokens=60, stop=False)
-    running = decoder._begin(PROMPTS[:2], 70)
+    running = decoder._begin(PROMPTS[:2], 70, 2)
     for _ in range(3):
         decoder._round(running)
     torch.cuda.set_sync_debug_mode("warn")
@@ -90,7 +90,7 @@ def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once():
     def add():
         value.add_(1)
 
-    waits, adds = Recorded(wait, recorder), Recorded(add, recorder)
+    waits, adds = Replayed(wait, recorder), Replayed(add, recorder)
     for _ in range(4):
         waits()
         adds()

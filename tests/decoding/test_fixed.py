@@ -5,7 +5,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.decoding.decode import Decoder
+from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.fixed import FixedCache, rows_of, span_of
+from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
@@ -118,3 +120,24 @@ def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part():
     assert cache.block_mask()[:, 0, 0].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     cache.keep([1])
     assert cache.lengths.tolist() == [2, 0]
+
+
+def test_as_many_rows_are_decoded_together_as_memory_holds():
+    assert [rows_within(1000, row) for row in (2000, 1000, 400, 300, 1)] == [1, 1, 2, 2, 64]
+    target = tiny.target()
+    proposer = proposer_for(tiny.draft(target, "dspark"))
+    keys, states, logits = 2 * (3 + 2) * 2 * 8, (2 + 1) * 32, (4 + 1) * 48 * 3 * 4
+    assert row_bytes(target, proposer, 10) == 10 * (keys + states) * 4 + logits
+    rows = TargetRows(target, proposer.layers)
+    assert rows.fitting(proposer, 10) == 8
+    how = Settings(max_new_tokens=8)
+    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(3))]
+    assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
+
+
+def test_work_is_done_each_time_where_nothing_records():
+    done: list[int] = []
+    work = Replayed(lambda: done.append(1), Recorder(False, done.append))
+    for _ in range(3):
+        work()
+    assert done == [1, 1, 1]
