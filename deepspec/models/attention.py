@@ -104,7 +104,7 @@ def attend(query_BHQd: Tensor, seen: KeyValue, mask: Mask, scale: float) -> Tens
     if isinstance(mask, SplitMask):
         return attend_split(query_BHQd, seen.key, seen.value, mask, scale)
     grouped = query_BHQd.shape[1] != seen.key.shape[1]
-    if grouped and mask is not None and mask.device.type == "cuda":
+    if grouped and mask is not None and mask.device.type == "cuda" and torch.is_inference_mode_enabled():
         return attend_grouped(query_BHQd, seen.key, seen.value, mask, scale)
     return scaled_dot_product_attention(
         query_BHQd, seen.key, seen.value, attn_mask=mask, scale=scale, enable_gqa=grouped
@@ -116,7 +116,8 @@ def attend_grouped(
 ) -> Tensor:
     """Return attention whose query heads of a group are queries of one head: keys and values are read once.
 
-    Kernels that take a mask take no groups of heads, and would be given a copy of keys and values for each head.
+    A card's kernels that take a mask take no groups of heads, and would be given a copy of keys and values for each.
+    Every query has to see something.
 
     Args:
         query_BHQd: H a multiple of G.

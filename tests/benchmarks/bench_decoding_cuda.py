@@ -80,7 +80,9 @@ class Bench:
         shape = read(self.target.model.config.to_dict())
         mask = None if eagle else self.vocab - 1
         config = new_draft_config(shape, recipe, self.layers, mask, Objective(ttt_length=SLOTS))
-        draft = build_draft(config).to(self.device, self.target.dtype)
+        with torch.device(self.device):  # not by way of the host's memory
+            draft = build_draft(config)
+        draft = draft.to(self.target.dtype)
         fill(draft)
         with torch.no_grad():
             draft.embed_tokens.weight.copy_(self.target.embed_weight)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.decoding.decode import Decoder
@@ -33,6 +34,7 @@ def qwen3() -> Target:
     return Target(folder=tiny.target().folder, model=model.eval().requires_grad_(False), tokenizer=None, stop_ids={1})
 
 
+TEMPERED = {"confidence_temperatures": (1.5, 0.7)}
 TARGETS = {"llama": tiny.target, "qwen3": qwen3, "gemma3": lambda: tiny.target(sliding=True)}
 
 
@@ -61,7 +63,7 @@ def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
 
 
 @pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
-@pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, "confidence_temperatures": (1.5, 0.7)}])
+@pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
 def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]):
     target, prompts = tiny.target(), tiny.prompts(5)
     proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
@@ -141,3 +143,46 @@ def test_work_is_done_each_time_where_nothing_records():
     for _ in range(3):
         work()
     assert done == [1, 1, 1]
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Refuses what a recorded pass may not do: read from the device, or bring numbers to it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        told = str(func)
+        waits = (
+            "_local_scalar_dense",
+            "nonzero",
+            "lift_fresh",
+            "equal.default",
+            "unique",
+            "masked_select",
+            "is_nonzero",
+        )
+        assert not any(each in told for each in waits), told
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", TARGETS)
+@pytest.mark.parametrize("name", ["plain", *DRAFTS])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3, **TEMPERED}])
+def test_a_pass_that_can_be_recorded_reads_nothing(
+    family: str, name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    passes: list[int] = []
+
+    def strict(self: Replayed) -> None:
+        if self._done:
+            with NothingIsRead():
+                self._work()
+            passes.append(1)
+        else:
+            self._work()
+            self._done = True
+
+    monkeypatch.setattr(Replayed, "__call__", strict)
+    target = TARGETS[family]()
+    draft = None if name == "plain" else tiny.draft(target, **DRAFTS[name])
+    proposer = NoProposer() if draft is None else proposer_for(draft, stop_ids=target.stop_ids)
+    assert decode(target, proposer, "fixed", 2, tiny.prompts(2), **{"max_new_tokens": 8, **settings})
+    assert passes
