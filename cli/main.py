@@ -68,6 +68,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, auto; spread lays 
 Threads = Annotated[int | None, typer.Option(help="Threads per process.", min=1)]
 Processes = Annotated[int, typer.Option(help="Training processes.", min=1)]
 MicroBatch = Annotated[int | None, typer.Option(help="Rows of a training pass; default: as memory allows.", min=1)]
+Batch = Annotated[int | None, typer.Option(help="Samples decoded together; default: as memory allows.", min=1)]
 Pack = Annotated[bool, typer.Option("--pack", help="Train on short samples packed into rows; pays for Eagle3.")]
 Profile = Annotated[bool, typer.Option("--profile", help="Keep a torch.profiler trace of three training steps.")]
 TrackerNames = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, …; repeatable.")]
@@ -122,6 +123,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
         threads: Threads = None,
         processes: Processes = 1,
         micro_batch: MicroBatch = None,
+        batch: Batch = None,
         pack: Pack = False,
         profile: Profile = False,
         tracker: TrackerNames = None,
@@ -162,6 +164,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
             threads=threads,
             processes=processes,
             micro_batch=micro_batch,
+            batch=batch,
             pack=pack,
             profile=profile,
             trackers=tuple(tracker or ()),

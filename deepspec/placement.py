@@ -75,8 +75,8 @@ class Placement(BaseModel):
     """Training keeps a trace of three warm steps, by torch.profiler."""
     pack: bool = False
     """Training puts short samples together into rows no longer than a step's longest sample."""
-    batch: int = Field(default=8, gt=0)
-    """Sequences decoded together in evaluation."""
+    batch: int | None = Field(default=None, gt=0)
+    """Sequences decoded together in evaluation; None: eight on a CPU, on a card as many as its memory holds."""
     endpoints: tuple[Endpoint, ...] = ()
     """Engines that serve the target."""
     drafting: tuple[Endpoint, ...] = ()

@@ -49,7 +49,7 @@ def run(
         draft_dtype=spec.draft_dtype,
         device=placement.device,
         slots=spec.slots,
-    )
+    ).telling(report.log)
     asked = _with_room(questions(spec.benchmarks, placement, spec.samples, spec.seed), spec, pair, report)
     batches = _batches(spec, pair, asked, report)
     rate = profile(pair.target, max(spec.loads) * (pair.slots + 1)) if spec.loads else None

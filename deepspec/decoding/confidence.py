@@ -3,6 +3,8 @@
 Legend: B rows, K slots.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,15 +12,15 @@ from deepspec.decoding.sampling import Proposal
 from deepspec.rounds.decoded import Settings
 
 
-def cut(proposal: Proposal, settings: Settings) -> Proposal:
-    """Return the proposal up to the first slot whose confidence is below the threshold."""
+def trusted(proposal: Proposal, settings: Settings) -> Proposal:
+    """Return the proposal, meant up to the first slot whose confidence is below the threshold."""
     if settings.confidence_threshold <= 0 or proposal.confidence is None:
-        return proposal.cut(proposal.lengths)
+        return proposal
     chance = calibrated(proposal.confidence, settings.confidence_temperatures).sigmoid()
     if settings.threshold_mode == "cumulative":
         chance = chance.cumprod(1)
-    trusted = (chance >= settings.confidence_threshold).long().cumprod(1).sum(1)
-    return proposal.cut(torch.minimum(trusted, proposal.lengths))
+    kept = (chance >= settings.confidence_threshold).long().cumprod(1).sum(1)
+    return replace(proposal, lengths=torch.minimum(kept, proposal.lengths))
 
 
 def calibrated(logits: Tensor, temperatures: tuple[float, ...]) -> Tensor:
@@ -26,6 +28,6 @@ def calibrated(logits: Tensor, temperatures: tuple[float, ...]) -> Tensor:
     if not temperatures:
         return logits
     scale = torch.ones(logits.shape[1], dtype=logits.dtype, device=logits.device)
-    known = temperatures[: logits.shape[1]]
-    scale[: len(known)] = torch.tensor(known, dtype=logits.dtype, device=logits.device)
+    for slot, temperature in enumerate(temperatures[: logits.shape[1]]):
+        scale[slot].fill_(temperature)  # not copied from the host, for which a device would wait
     return logits / scale

@@ -6,16 +6,21 @@ place goes to the next prompt. Plain decoding is the same loop with a proposer t
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deepspec.decoding.clock import Clock
-from deepspec.decoding.confidence import cut
+from deepspec.decoding.fitting import USUAL
+from deepspec.decoding.fixed import span_of
+from deepspec.decoding.graphs import Recorder
 from deepspec.decoding.propose import Proposer
+from deepspec.decoding.recorded import FixedRounds, RecordedWork
+from deepspec.decoding.round import Work, read
 from deepspec.decoding.running import Row, Running
-from deepspec.decoding.sampling import Noise, Proposal, Verdict, pick, probabilities, verify
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.sampling import Noise, pick, probabilities
+from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 
 
@@ -30,11 +35,18 @@ class Decoder:
         proposer: the draft's, or `NoProposer()`.
         settings: how to decode.
         stop_ids: tokens that end a sample.
-        batch: samples decoded together, at most.
+        batch: samples decoded together, at most; None: as many as memory holds.
+        passes: how the passes of rounds are started; None: recorded on a card, where the target can be.
     """
 
     def __init__(
-        self, target: TargetRows, proposer: Proposer, settings: Settings, stop_ids: frozenset[int], batch: int = 8
+        self,
+        target: TargetRows,
+        proposer: Proposer,
+        settings: Settings,
+        stop_ids: frozenset[int],
+        batch: int | None = USUAL,
+        passes: Passes | None = None,
     ) -> None:
         """Keep the parts."""
         self._target = target
@@ -42,6 +54,9 @@ class Decoder:
         self._settings = settings
         self._stop_ids = stop_ids
         self._batch = batch
+        self._passes = target.passes if passes is None else passes
+        self._recorder = Recorder(self._passes == "recorded", target.say)
+        self._fixed: FixedRounds | None = None
         self.clock = Clock(target.device)
         self.passes = 0
 
@@ -54,14 +69,27 @@ class Decoder:
         waiting = deque(prompts)
         if not waiting:
             return
-        longest = max(len(prompt.ids) for prompt in prompts)
-        running = self._start(_take(waiting, self._batch), longest + self._settings.max_new_tokens)
+        longest = max(len(prompt.ids) for prompt in prompts) + self._settings.max_new_tokens
+        batch = self._batch or self._target.fitting(self._proposer, longest)
+        running = self._begin(_take(waiting, batch), longest, batch)
         while running.rows:
             ended = list(running.ended())
             yield from [running.rows[place].result() for place in ended]
             self._refill(running, ended, waiting)
             if running.rows and not any(row.finish_reason for row in running.rows):  # a first token may be the last
                 self._round(running)
+
+    @torch.inference_mode()
+    def _begin(self, prompts: Sequence[Prompt], longest: int, batch: int) -> Running:
+        """Read the first prompts into rows that have room for the longest answer."""
+        if self._passes == "growing":
+            return self._start(prompts, longest)
+        running = self._start(prompts, max(len(prompt.ids) for prompt in prompts))
+        most = batch, span_of(longest + 2 * self._proposer.slots + 1)
+        if self._fixed is None or not self._fixed.holds(*most):
+            self._fixed = None  # first its memory is given back
+            self._fixed = FixedRounds(self._target, running.draft, self._settings, most, self._recorder)
+        return self._fixed.adopt(running)
 
     @torch.inference_mode()
     def _start(self, prompts: Sequence[Prompt], length: int) -> Running:
@@ -99,22 +127,31 @@ class Decoder:
     @torch.inference_mode()
     def _round(self, running: Running) -> None:
         """Propose, verify, and commit what was accepted."""
-        temperature, slots = self._settings.temperature, self._proposer.slots
-        noise = None if temperature == 0 else running.noise.draw(2 * slots + 1, self._target.device)
-        drafting, judging = (None, None) if noise is None else (noise[:, :slots], noise[:, slots:])
+        slots, count = self._proposer.slots, len(running.rows)
+        noise = None if not self._settings.temperature else running.noise.draw(2 * slots + 1, self._target.device)
+        work = self._work(running, noise)
         with self.clock.time("draft"):
-            proposal = cut(running.draft.propose(running.current, temperature, drafting), self._settings)
+            work.propose()
         with self.clock.time("verify"):
-            states, logits = self._target.step(torch.cat([running.current[:, None], proposal.tokens], 1), running.cache)
+            work.verify()
         self.passes += 1
         with self.clock.time("sample"):
-            verdict = verify(proposal, logits, temperature, judging)
-            running.cache.advance(verdict.accepted + 1)
-            running.record(proposal, verdict)
-            running.current = verdict.token
-        if any(row.finish_reason is None for row in running.rows):
+            work.choose()
+        if self._fixed is not None and slots:
             with self.clock.time("draft"):
-                running.draft.commit(states, _after(proposal, verdict), verdict.accepted + 1)
+                work.commit()  # started before the host waits for what the round has told
+        with self.clock.time("sample"):
+            width = work.proposed
+            running.record([read(row, width) for row in work.told.tolist()[:count]], work.own[:count])
+        if self._fixed is None and any(row.finish_reason is None for row in running.rows):
+            with self.clock.time("draft"):
+                work.commit()
+
+    def _work(self, running: Running, noise: Tensor | None) -> Work | RecordedWork:
+        if self._fixed is not None:
+            return self._fixed.begin(running, noise, self._proposer.slots)
+        given: dict[str, Any] = {"memory": running.cache, "draft": running.draft, "current": running.current}
+        return Work(target=self._target, settings=self._settings, noise=noise, whole=False, **given)
 
 
 def _take(waiting: deque[Prompt], count: int) -> list[Prompt]:
@@ -128,9 +165,3 @@ def _tokens_after(prompts: Sequence[Prompt], first: Tensor) -> Tensor:
         after[row, : len(prompt.ids) - 1] = torch.tensor(prompt.ids[1:])
         after[row, len(prompt.ids) - 1] = first[row]
     return after.to(first.device)
-
-
-def _after(proposal: Proposal, verdict: Verdict) -> Tensor:
-    """Return the token behind each verified position, `(B, K + 1)`; meaningless behind the accepted ones."""
-    after = torch.cat([proposal.tokens, verdict.token[:, None]], 1)
-    return after.scatter(1, verdict.accepted[:, None], verdict.token[:, None])

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.choose import at_most, choose, stacked
+from deepspec.decoding.fixed import CachedRows, FixedCache
 from deepspec.decoding.rows import CachedLayer, RowCache
 from deepspec.decoding.sampling import Proposal
 from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
+
+OUTPUT = "output"
 
 
 class EagleProposer:
@@ -31,30 +34,34 @@ class EagleProposer:
         return EagleRows(self, RowCache(rows, capacity, device))
 
 
-class EagleRows:
-    """Rows of an Eagle3 proposer: the cache and the output at each row's last position."""
+class EagleRows(CachedRows):
+    """Rows of an Eagle3 proposer: the cache, and beside it the output at each row's last position."""
 
     def __init__(self, proposer: EagleProposer, cache: RowCache) -> None:
         """Keep the cache."""
+        super().__init__(cache)
         self._proposer = proposer
         self._draft = proposer.draft
-        self._cache = cache
-        self._committed = cache.lengths
+        self._ahead = 0
         norm = proposer.draft.norm.weight
-        self.output = norm.new_zeros(len(cache.lengths), len(norm))
-        """`(B, D)`: the block's output at each row's last accepted position."""
+        cache.hold(OUTPUT, norm.new_zeros(len(cache.lengths), len(norm)))
+
+    @property
+    def output(self) -> Tensor:
+        """Return `(B, D)`: the block's output at each row's last accepted position."""
+        return self._cache.held(OUTPUT)
 
     def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
         """Run the accepted positions, in place of what was drafted there."""
         positions = self._cache.open(states.shape[1])
         fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
         output, _ = self._draft(after, fused, positions, self._layers(), self._masks())
-        self.output = output[torch.arange(len(output), device=output.device), counts - 1]
+        self._cache.hold(OUTPUT, output[torch.arange(len(output), device=output.device), counts - 1])
         self._cache.advance(counts)
-        self._committed = self._cache.lengths
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
         """Draft token by token; the cache's entries for them stand until the next commit overwrites them."""
+        self.rewind()
         output = self.output
         going = torch.ones_like(current, dtype=torch.bool)
         lengths = torch.zeros_like(current)
@@ -68,18 +75,18 @@ class EagleRows:
             tokens.append(token)
             drawn.append(weights)
             lengths += going
-            going &= ~torch.isin(token, self._proposer.stop_ids)
-            if not going.any():
+            going &= (token[:, None] != self._proposer.stop_ids).all(1)
+            if not self._cache.fixed and not going.any():
                 break
         self.rewind()
         return Proposal(tokens=torch.stack(tokens, 1), lengths=lengths, probabilities=stacked(drawn))
 
     def advance(self, token: Tensor, output: Tensor) -> Tensor:
         """Return the output `(B, D)` behind one more token, drafted or given, for which the cache takes a position."""
-        positions = self._cache.open(1)
+        positions = self._cache.open(1, self._ahead)
         state = self._draft.handed(output)[:, None]
         advanced, _ = self._draft(token[:, None], state, positions, self._layers(), self._masks())
-        self._cache.advance(1)
+        self._ahead += 1
         next_output: Tensor = advanced.squeeze(1)
         return next_output
 
@@ -92,19 +99,11 @@ class EagleRows:
 
     def rewind(self) -> None:
         """Forget the positions that `advance` took."""
-        self._cache.lengths = self._committed
+        self._ahead = 0
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        self._cache.keep(rows)
-        self._committed = self._cache.lengths
-        self.output = self.output[list(rows)]
-
-    def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Put another's rows in the place of these."""
-        self._cache.replace(rows, other._cache)
-        self._committed = self._cache.lengths
-        self.output[list(rows)] = other.output
+    def fixed(self, rows: int, capacity: int) -> Self:
+        """Return as many empty rows of fixed shapes."""
+        return type(self)(self._proposer, FixedCache(rows, capacity, self._cache.lengths.device))
 
 
 class ParallelProposer(EagleProposer):
@@ -133,7 +132,7 @@ class ParallelRows(EagleRows):
         """Run a prompt; keep what a round accepted for the next proposal's pass."""
         self._read()
         self._waiting = (states, after, counts)
-        if not int(self._cache.lengths.max()):
+        if self._cache.fixed or not int(self._cache.lengths.max()):
             self._read()
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
@@ -163,7 +162,7 @@ class ParallelRows(EagleRows):
         places = counts[:, None] - 1 + torch.arange(more + 1, device=counts.device)
         outputs = output[torch.arange(len(output), device=output.device)[:, None], places]
         self._cache.advance(counts)
-        self._committed, self.output = self._cache.lengths, outputs[:, 0]
+        self._cache.hold(OUTPUT, outputs[:, 0])
         return outputs
 
     def keep(self, rows: Sequence[int]) -> None:

@@ -1,7 +1,10 @@
 """A target and its draft, loaded for decoding."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -12,7 +15,7 @@ from deepspec.checkpoint.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.layout import lay_out_for_decoding
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.target_rows import TargetRows, silent
 from deepspec.errors import TargetError
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.placement import Placement
@@ -28,19 +31,27 @@ class Pair:
     draft: BlockDraft | EagleDraft
     slots: int
     """Tokens proposed per round."""
+    say: Callable[[str], None] = silent
+    """Told where a card is used at less than its speed."""
 
-    def speculative(self, settings: Settings, batch: int, draft: BlockDraft | EagleDraft | None = None) -> Decoder:
-        """Return a decoder that drafts, with another draft where one is given."""
+    def telling(self, say: Callable[[str], None]) -> Self:
+        """Return the pair with someone to tell, once, where a card is used at less than its speed."""
+        return replace(self, say=cache(say))
+
+    def speculative(
+        self, settings: Settings, batch: int | None, draft: BlockDraft | EagleDraft | None = None
+    ) -> Decoder:
+        """Return a decoder that drafts, with another draft where one is given; no batch: as many as memory holds."""
         proposer = proposer_for(draft or self.draft, self.slots, self.target.stop_ids if settings.stop else frozenset())
         return self._decoder(proposer, settings, batch)
 
-    def plain(self, settings: Settings, batch: int) -> Decoder:
+    def plain(self, settings: Settings, batch: int | None) -> Decoder:
         """Return a decoder that uses the target alone."""
         return self._decoder(NoProposer(), settings, batch)
 
-    def _decoder(self, proposer: Proposer, settings: Settings, batch: int) -> Decoder:
+    def _decoder(self, proposer: Proposer, settings: Settings, batch: int | None) -> Decoder:
         stops = self.target.stop_ids if settings.stop else frozenset[int]()
-        return Decoder(TargetRows(self.target, proposer.layers), proposer, settings, stops, batch)
+        return Decoder(TargetRows(self.target, proposer.layers, self.say), proposer, settings, stops, batch)
 
 
 def target_folder(target: TargetId, placement: Placement) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepspec.decoding.choose import at_most, choose, stacked
 from deepspec.decoding.eagle import EagleProposer, ParallelProposer
+from deepspec.decoding.fixed import CachedRows, FixedCache
 from deepspec.decoding.rows import RowCache
 from deepspec.decoding.sampling import Proposal
 from deepspec.errors import CheckpointError
@@ -60,6 +61,15 @@ class ProposerRows(Protocol):
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put another's rows in the place of these."""
 
+    def fixed(self, rows: int, capacity: int) -> Self:
+        """Return as many empty rows of fixed shapes (fixed.py), whose passes can be recorded and replayed."""
+
+    def adopt(self, other: Self) -> None:
+        """Hold the rows of another that grow instead; these are of fixed shapes."""
+
+    def shape(self, rows: int, span: int) -> None:
+        """Choose the rows and positions of the next passes; these are of fixed shapes."""
+
 
 class NoProposer:
     """Proposes nothing: plain decoding, through the same code."""
@@ -88,6 +98,17 @@ class NoProposer:
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Need nothing."""
 
+    def fixed(self, rows: int, capacity: int) -> Self:
+        """Return itself: it keeps nothing."""
+        del rows, capacity
+        return self
+
+    def adopt(self, other: Self) -> None:
+        """Need nothing."""
+
+    def shape(self, rows: int, span: int) -> None:
+        """Need nothing."""
+
 
 class BlockProposer:
     """DSpark, DFlash and DFlash 2: one pass of the backbone, then slot after slot from left to right."""
@@ -111,14 +132,14 @@ class BlockProposer:
         return BlockRows(self, RowCache(rows, capacity, device))
 
 
-class BlockRows:
+class BlockRows(CachedRows):
     """Rows of a block proposer: the cache holds the context, and behind it, for one pass, the block."""
 
     def __init__(self, proposer: BlockProposer, cache: RowCache) -> None:
         """Keep the cache."""
+        super().__init__(cache)
         self._proposer = proposer
         self._draft = proposer.draft
-        self._cache = cache
 
     def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
         """Project the states to keys and values of context."""
@@ -168,13 +189,9 @@ class BlockRows:
         head = self._draft.markov_head
         return self._draft.confidence(hidden, None if head is None else head.embed(previous)).float()
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        self._cache.keep(rows)
-
-    def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Put another's rows in the place of these."""
-        self._cache.replace(rows, other._cache)
+    def fixed(self, rows: int, capacity: int) -> Self:
+        """Return as many empty rows of fixed shapes."""
+        return type(self)(self._proposer, FixedCache(rows, capacity, self._cache.lengths.device))
 
 
 class Correction:

@@ -12,12 +12,15 @@ Legend: B rows, Q tokens a row is given, T tokens of the longest prompt, A captu
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from deepspec.decoding.fused import Fused
 from deepspec.decoding.memory import Memory, OwnMemory, Row
 from deepspec.decoding.rows import RowCache
 from deepspec.errors import TargetError
@@ -62,8 +65,8 @@ class RowsReader:
 
     way: Way = "rows"
 
-    def __init__(self, target: Target, layers: Sequence[int]) -> None:
-        """Look up which masks the model takes.
+    def __init__(self, target: Target, layers: Sequence[int], *, fused: bool = True) -> None:
+        """Look up which masks the model takes; `fused`: passes of fixed shapes take fewer kernels (fused.py).
 
         Raises:
             TargetError: it has layers that keep something else than keys and values.
@@ -71,6 +74,12 @@ class RowsReader:
         self._target, self._layers = target, layers
         self._dtype = target.head_weight.dtype
         self._windows, self._window = _windows(target), _window(target)
+        self._fuses = fused
+
+    @cached_property
+    def _fused(self) -> Callable[[], AbstractContextManager[None]]:
+        """Return what lets the model compute in fewer kernels, where passes are recorded."""
+        return Fused(self._target.decoder) if self._fuses else nullcontext
 
     def memory(self, rows: int, capacity: int) -> RowCache:
         """Return the memory of empty rows that have room for some tokens."""
@@ -91,9 +100,10 @@ class RowsReader:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
         positions = memory.open(tokens.shape[1])
         inputs = {"position_ids": positions, "past_key_values": memory, "use_cache": True}
-        states, last, _ = observe(
-            self._target.reading, tokens, self._layers, attention_mask=self._masks(memory), **inputs
-        )
+        with self._fused() if memory.fixed else nullcontext():
+            states, last, _ = observe(
+                self._target.reading, tokens, self._layers, attention_mask=self._masks(memory), **inputs
+            )
         return states, last
 
     def _masks(self, memory: RowCache) -> Any:
@@ -171,16 +181,14 @@ class OwnReader:
         return states, last
 
 
-def reader_for(target: Target, layers: Sequence[int]) -> Reader:
-    """Return how a target reads.
+def reader_for(target: Target, layers: Sequence[int], *, fused: bool = True) -> Reader:
+    """Return how a target reads; `fused` as for `RowsReader`.
 
     Raises:
         TargetError: it is of a family of the table, and has layers that keep something else than keys and values.
     """
-    if not target.shape.general:
-        return RowsReader(target, layers)
-    if _rows_serve(target):
-        return RowsReader(target, layers)
+    if not target.shape.general or _rows_serve(target):
+        return RowsReader(target, layers, fused=fused)
     way = next((way for way in OWN if _serves(OwnReader(target, (), way), target)), OWN[-1])
     return OwnReader(target, layers, way)
 

@@ -20,6 +20,8 @@ from deepspec.models.attention import KeyValue
 class RowCache:
     """A key/value cache with ragged rows, for drafts and, as their `past_key_values`, for transformers models.
 
+    What else belongs to each row, a draft's last output say, is held beside it and goes where the row goes.
+
     Use: `positions = cache.open(Q)`, a forward pass in which every layer calls `update`, then `cache.advance(counts)`.
 
     Args:
@@ -28,20 +30,29 @@ class RowCache:
         device: of the keys and values.
     """
 
+    fixed = False
+    """Whether shapes never change and nothing is read from the device (fixed.py)."""
+
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         """Start with empty rows; memory is taken when a layer first writes."""
         self.capacity = capacity
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         """`(B,)`: valid positions of each row."""
         self._stored: dict[int, tuple[Tensor, Tensor]] = {}
+        self._beside: dict[str, Tensor] = {}
         self._positions = torch.zeros(rows, 0, dtype=torch.int64, device=device)
         self._start, self._end, self._aligned = 0, 0, True
 
-    def open(self, width: int) -> Tensor:
-        """Make room for the next Q entries of each row and return their positions, `(B, Q)`."""
-        self._start, longest = int(self.lengths.min()), int(self.lengths.max())
-        self._end, self._aligned = longest + width, self._start == longest
-        self._positions = self.lengths[:, None] + torch.arange(width, device=self.lengths.device)
+    def open(self, width: int, ahead: int = 0) -> Tensor:
+        """Make room for the next Q entries of each row and return their positions, `(B, Q)`.
+
+        Args:
+            width: Q.
+            ahead: positions before them that were written and not kept.
+        """
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        self._start, self._end, self._aligned = shortest + ahead, longest + ahead + width, shortest == longest
+        self._positions = self.lengths[:, None] + torch.arange(ahead, ahead + width, device=self.lengths.device)
         return self._positions
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
@@ -56,6 +67,14 @@ class RowCache:
     def advance(self, counts: Tensor | int) -> None:
         """Keep the first `counts` entries of each row's last write."""
         self.lengths = self.lengths + counts
+
+    def hold(self, name: str, value: Tensor) -> None:
+        """Keep a tensor `(B, …)` with the rows."""
+        self._beside[name] = value
+
+    def held(self, name: str) -> Tensor:
+        """Return what is kept with the rows under a name."""
+        return self._beside[name]
 
     def layers(self, windows: Sequence[int | None]) -> "list[CachedLayer]":
         """Return layers of given windows, each as a draft's context: of one with a window what `near_from` leaves."""
@@ -110,6 +129,7 @@ class RowCache:
         index = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
         self.lengths = self.lengths[index]
         self._stored = {layer: (keys[index], values[index]) for layer, (keys, values) in self._stored.items()}
+        self._beside = {name: value[index] for name, value in self._beside.items()}
 
     def replace(self, rows: Sequence[int], other: "RowCache") -> None:
         """Put another cache's rows in the place of these; it holds at most as many positions as there is room."""
@@ -119,6 +139,8 @@ class RowCache:
         for layer, pair in self._stored.items():
             for mine, theirs in zip(pair, other._stored[layer], strict=True):
                 mine[index, :, :length] = theirs[:, :, :length]
+        for name, value in self._beside.items():
+            value[index] = other.held(name)
 
     def get_query_offset(self, _layer: int = 0) -> int:
         """Return the longest row's first open position; asked by transformers where `plainly_causal`."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from deepspec.decoding.memory import Memory
 from deepspec.decoding.propose import ProposerRows
-from deepspec.decoding.sampling import Noise, Proposal, Verdict
+from deepspec.decoding.round import Told
+from deepspec.decoding.sampling import Noise
 from deepspec.rounds.decoded import Decoded, FinishReason, Prompt, Round
 
 
@@ -24,6 +25,11 @@ class Row:
     rounds: list[Round] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
+    @property
+    def length(self) -> int:
+        """Return the tokens of prompt and answer; the last of them is not read yet."""
+        return len(self.prompt.ids) + len(self.tokens)
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Add generated tokens, as far as the limit allows."""
         self.tokens += tokens[: self.limit - len(self.tokens)]
@@ -32,25 +38,19 @@ class Row:
         elif len(self.tokens) >= self.limit:
             self.finish_reason = "length"
 
-    def record(self, proposed: int, accepted: Sequence[int], own: int, confidence: tuple[float, ...]) -> None:
-        """Add one round.
-
-        Args:
-            proposed: drafted tokens that were verified.
-            accepted: the drafted tokens that the target kept.
-            own: the target's own token after them.
-            confidence: logits of all slots.
-        """
+    def record(self, told: Told) -> None:
+        """Add one round."""
+        accepted = told.accepted
         end = next((place for place, token in enumerate(accepted, 1) if token in self.stop_ids), 0)
         kept = Round(
             room=self.limit - len(self.tokens),
-            proposed=end or proposed,
+            proposed=end or told.proposed,
             accepted=end or len(accepted),
             stopped=end > 0,
-            confidence=confidence,
+            confidence=told.confidence,
         )
         self.rounds.append(kept)
-        self.extend(accepted[:end] if end else [*accepted, own])
+        self.extend(accepted[:end] if end else [*accepted, told.own])
 
     def result(self) -> Decoded:
         """Return the finished sequence."""
@@ -79,14 +79,16 @@ class Running:
         """Yield the rows that are finished."""
         return (place for place, row in enumerate(self.rows) if row.finish_reason is not None)
 
-    def record(self, proposal: Proposal, verdict: Verdict) -> None:
-        """Add a round to every row."""
-        proposed, drafted = proposal.lengths.tolist(), proposal.tokens.tolist()
-        accepted, own = verdict.accepted.tolist(), verdict.token.tolist()
-        confidence = [()] * len(self.rows) if proposal.confidence is None else proposal.confidence.tolist()
-        for place, row in enumerate(self.rows):
-            kept = drafted[place][: accepted[place]]
-            row.record(proposed[place], kept, own[place], tuple(confidence[place]))
+    def record(self, told: Sequence[Told], own: Tensor) -> None:
+        """Add a round to every row.
+
+        Args:
+            told: of each row.
+            own: `(B,)` the target's own tokens, which it has not read yet.
+        """
+        for row, each in zip(self.rows, told, strict=True):
+            row.record(each)
+        self.current = own
 
     def keep(self, places: Sequence[int]) -> None:
         """Drop all rows but these."""

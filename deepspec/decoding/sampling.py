@@ -28,15 +28,11 @@ class Proposal:
     confidence: Tensor | None = None
     """`(B, ≥ K)` logits of the chance that a slot is accepted given that all before it are."""
 
-    def cut(self, lengths: Tensor) -> Self:
-        """Return the proposal with only so many slots meant, and without slots that no row means."""
-        width = int(lengths.max())
-        weights = self.probabilities
+    def cut(self) -> Self:
+        """Return the proposal without slots that no row means."""
+        width, weights = int(self.lengths.max()), self.probabilities
         return replace(
-            self,
-            tokens=self.tokens[:, :width],
-            lengths=lengths,
-            probabilities=None if weights is None else weights[:, :width],
+            self, tokens=self.tokens[:, :width], probabilities=None if weights is None else weights[:, :width]
         )
 
 
@@ -131,13 +127,11 @@ def _rest(proposal: Proposal, target: Tensor, accepted: Tensor) -> Tensor:
     """Return max(p − q, 0) after the accepted prefix, `(B, V)`: p alone where all that was meant is accepted."""
     rows = torch.arange(len(accepted), device=accepted.device)
     chance = target[rows, accepted]
-    rejected = (accepted < proposal.lengths).nonzero().squeeze(1)
-    if len(rejected) == 0 or proposal.probabilities is None:
+    if proposal.probabilities is None or not proposal.tokens.shape[1]:
         return chance
-    rest = (chance[rejected] - proposal.probabilities[rejected, accepted[rejected]]).clamp_min(0)
+    rest = (chance - proposal.probabilities[rows, accepted.clamp_max(proposal.tokens.shape[1] - 1)]).clamp_min(0)
     empty = rest.sum(-1, keepdim=True) == 0  # p equals q but for rounding: then p is as good
-    chance[rejected] = torch.where(empty, chance[rejected], rest)
-    return chance
+    return torch.where(empty | (accepted >= proposal.lengths)[:, None], chance, rest)
 
 
 def _generator(seed: int, sample_id: str) -> torch.Generator:

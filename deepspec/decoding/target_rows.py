@@ -3,14 +3,25 @@
 Legend: B rows, Q tokens a row is given, A captured layers, D hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from deepspec.decoding.fitting import USUAL, fitting_rows
+from deepspec.decoding.fixed import FixedCache
+from deepspec.decoding.propose import Proposer
 from deepspec.decoding.readers import Way, reader_for
 from deepspec.target.load import Target
+
+Passes = Literal["growing", "fixed", "recorded"]
+"""How the passes of rounds are started: kernel by kernel over memories that grow, or that are of fixed shapes, which is
+what a recorded one replays. Outside of tests fixed shapes serve for being recorded."""
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
 class TargetRows:
@@ -19,22 +30,50 @@ class TargetRows:
     Args:
         target: in eval mode.
         layers: ids of the layers whose states are captured; may be empty.
+        say: told where a card is used at less than its speed.
+        fused: whether passes of fixed shapes take fewer kernels, which round otherwise (fused.py).
 
     Raises:
         TargetError: it has layers that keep something else than keys and values.
     """
 
-    def __init__(self, target: Target, layers: Sequence[int]) -> None:
+    def __init__(
+        self, target: Target, layers: Sequence[int], say: Callable[[str], None] = silent, *, fused: bool = True
+    ) -> None:
         """Look up what the forward pass needs."""
+        self.say = say
         self.device = target.device
         self.hidden_size = target.hidden_size
-        self._reading = target.reading
-        self._reader = reader_for(target, tuple(layers))
+        self._target, self._reading = target, target.reading
+        self._reader = reader_for(target, tuple(layers), fused=fused)
 
     @property
     def way(self) -> Way:
         """Return how it reads behind what it remembers (readers.py)."""
         return self._reader.way
+
+    @property
+    def passes(self) -> Passes:
+        """Return how the passes of rounds are best started."""
+        if self.device.type != "cuda":
+            return "growing"
+        why = self._unrecorded()
+        if why is None:
+            return "recorded"
+        self.say(f"decoding starts every kernel by itself: {why}")
+        return "growing"
+
+    def _unrecorded(self) -> str | None:
+        """Return why passes cannot be recorded; None where they can."""
+        if self.way != "rows":
+            return "the target keeps a memory of its own, which cannot give tokens back in a recorded pass"
+        if len({each.device for each in self._reading.decoder.parameters()}) > 1:
+            return "the target lies on several cards"
+        return None
+
+    def fitting(self, proposer: Proposer, positions: int) -> int:
+        """Return how many rows of some positions memory holds."""
+        return USUAL if self.way != "rows" else fitting_rows(self._target, proposer, positions)
 
     def memory(self, rows: int, capacity: int) -> Any:
         """Return what is remembered of rows that have read nothing.
@@ -44,6 +83,10 @@ class TargetRows:
             capacity: positions that the longest row may ever take.
         """
         return self._reader.memory(rows, capacity)
+
+    def fixed(self, rows: int, capacity: int) -> FixedCache:
+        """Return memory of fixed shapes, whose passes can be recorded and replayed, for a target that reads by rows."""
+        return FixedCache(rows, capacity, self.device)
 
     def prefill(self, prompts: Sequence[Sequence[int]], memory: Any) -> tuple[Tensor, Tensor]:
         """Read the prompts into an empty memory.

@@ -93,9 +93,10 @@ class Evaluation:
             )
         self._report.log(f"loading the target from {folder}")
         spec, device = self._spec, self._placement.device
-        return load_pair(
+        pair = load_pair(
             folder, self._folder, dtype=spec.dtype, draft_dtype=spec.draft_dtype, device=device, slots=spec.slots
         )
+        return pair.telling(self._report.log)
 
     def decode(self, number: int) -> None:
         """Decode a shard and commit its traces, unless that is done already."""

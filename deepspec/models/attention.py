@@ -137,6 +137,31 @@ def attend(query_BHQd: Tensor, seen: KeyValue, mask: Mask, scale: float) -> Tens
     if isinstance(mask, SplitMask):
         return attend_split(query_BHQd, seen.key, seen.value, mask, scale)
     grouped = query_BHQd.shape[1] != seen.key.shape[1]
+    if grouped and mask is not None and mask.device.type == "cuda" and torch.is_inference_mode_enabled():
+        return attend_grouped(query_BHQd, seen.key, seen.value, mask, scale)
     return scaled_dot_product_attention(
         query_BHQd, seen.key, seen.value, attn_mask=mask, scale=scale, enable_gqa=grouped
     )
+
+
+def attend_grouped(
+    query_BHQd: Tensor, key_BGCd: Tensor, value_BGCd: Tensor, mask: Tensor, scale: float | None
+) -> Tensor:
+    """Return attention whose query heads of a group are queries of one head: keys and values are read once.
+
+    A card's kernels that take a mask take no groups of heads, and would be given a copy of keys and values for each.
+    Every query has to see something.
+
+    Args:
+        query_BHQd: H a multiple of G.
+        key_BGCd: as they are kept.
+        value_BGCd: of the same shape.
+        mask: `(B or 1, 1, Q, C)`, boolean or added to the scores.
+        scale: on query·key; None: 1 / √d.
+    """
+    batch, heads, queries, size = query_BHQd.shape
+    groups = key_BGCd.shape[1]
+    folded = query_BHQd.reshape(batch, groups, heads // groups * queries, size)
+    mask = mask.repeat(1, 1, heads // groups, 1) if queries > 1 else mask
+    read = scaled_dot_product_attention(folded, key_BGCd, value_BGCd, attn_mask=mask, scale=scale)
+    return read.reshape(batch, heads, queries, size)

@@ -202,7 +202,7 @@ class EagleDraft(Draft):
         """
         if self.config.mask_token_id is None:
             raise RuntimeError("this draft reads no mask token; ask the traits of its algorithm before")
-        token = torch.tensor(self.config.mask_token_id, device=self.mask_hidden.device)
+        token = torch.full((), self.config.mask_token_id, device=self.mask_hidden.device)
         return token, self.fuse(self.mask_hidden)[0, 0]
 
     def handed(self, output: Tensor) -> Tensor:

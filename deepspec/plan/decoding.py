@@ -3,8 +3,9 @@
 A pass over a few tokens reads every weight once, and starts the kernels of every layer one after another; the longer of
 the two is what it takes. The constants of `presets/hardware` rest on one measurement, a 4B target of 36 layers in bf16
 on an H200 at batch 1: 27 ms a plain token, 36 ms a DSpark round (30 ms verify, 5 ms the draft's five layers), where
-reading the weights alone takes 1.9 ms. That is 0.84 ms a layer of launches, taken for every card: the host does it. On
-CPUs launches are nothing beside the weights: SmolLM2-135M in fp32 makes 15 plain tokens a second on two cores, 8 GB/s.
+reading the weights alone takes 1.9 ms. That is 0.84 ms a layer of launches, taken for every card: the host does it.
+Passes are recorded since (docs/adr/0020), and started as a whole; until that is measured, `layer_ms` bounds from above.
+On CPUs launches are nothing beside weights: SmolLM2-135M in fp32 makes 15 plain tokens a second on two cores, 8 GB/s.
 """
 
 from deepspec.ranges import Range

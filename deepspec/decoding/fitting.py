@@ -1,0 +1,46 @@
+"""How many rows are decoded together where nobody says: on a card, as many as its memory holds."""
+
+import torch
+
+from deepspec.decoding.propose import Proposer
+from deepspec.target.load import Target
+
+USUAL = 8
+"""Rows on a CPU, and of targets that read one row after another."""
+MOST = 64
+"""Rows on a card: far beyond, a pass computes longer than it reads weights."""
+KEPT = 0.6
+"""Share of a card's free memory that rows may take; the rest is left for prompts and what lies between layers."""
+BESIDE = 3
+"""Copies of a proposal's logits in fp32 that a round holds: the draft's, the target's, and what is made of them."""
+
+
+def fitting_rows(target: Target, proposer: Proposer, capacity: int) -> int:
+    """Return how many rows of a capacity fit into a card's memory: a power of two, at most `MOST`.
+
+    Args:
+        target: on its device.
+        proposer: the draft's.
+        capacity: positions of a row.
+    """
+    if target.device.type != "cuda":
+        return USUAL
+    free, _ = torch.cuda.mem_get_info(target.device)
+    free += torch.cuda.memory_reserved(target.device) - torch.cuda.memory_allocated(target.device)
+    return rows_within(int(KEPT * free), row_bytes(target, proposer, capacity))
+
+
+def rows_within(memory: int, row: int) -> int:
+    """Return how many rows of so many bytes fit into memory: a power of two, at most `MOST`, at least 1."""
+    fit = max(1, min(MOST, memory // row))
+    return 1 << (fit.bit_length() - 1)
+
+
+def row_bytes(target: Target, proposer: Proposer, capacity: int) -> int:
+    """Return the bytes that a row takes: keys and values of target and draft, captured states, and logits."""
+    shape, size = target.shape, target.dtype.itemsize
+    layers = target.num_layers + len(proposer.layers)  # no draft has more layers of its own than it reads
+    kept = 2 * layers * shape.block.num_kv_heads * shape.block.head_dim
+    states = (len(proposer.layers) + 1) * target.hidden_size
+    logits = (proposer.slots + 1) * target.vocab_size * BESIDE * torch.float32.itemsize
+    return capacity * (kept + states) * size + logits

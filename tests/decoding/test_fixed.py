@@ -1,0 +1,188 @@
+"""Passes of fixed shapes: what a recorded pass replays gives what growing memories give."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from deepspec.decoding.decode import Decoder
+from deepspec.decoding.fitting import row_bytes, rows_within
+from deepspec.decoding.fixed import FixedCache, rows_of, span_of
+from deepspec.decoding.graphs import Recorder, Replayed
+from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
+from deepspec.decoding.rows import RowCache
+from deepspec.decoding.target_rows import TargetRows
+from deepspec.rounds.decoded import Decoded, Prompt, Settings
+from deepspec.target.load import Target
+from tests.decoding import tiny
+from tests.decoding.test_decode import DRAFTS
+from tests.decoding.test_rows import ragged, states
+
+CPU = torch.device("cpu")
+
+
+def qwen3() -> Target:
+    """Return a random Qwen3 target of the sizes of the others."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 3}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, eos_token_id=1, pad_token_id=0))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(std=0.3)
+    return Target(folder=tiny.target().folder, model=model.eval().requires_grad_(False), tokenizer=None, stop_ids={1})
+
+
+TEMPERED = {"confidence_temperatures": (1.5, 0.7)}
+TARGETS = {"llama": tiny.target, "qwen3": qwen3, "gemma3": lambda: tiny.target(sliding=True)}
+
+
+def decode(
+    target: Target, proposer: Proposer, passes: str, batch: int, prompts: list[list[int]], **settings: object
+) -> dict[str, Decoded]:
+    how = Settings(**{"max_new_tokens": 20, **settings})
+    decoder = Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)
+    asked = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(prompts)]
+    return {decoded.sample_id: decoded for decoded in decoder.decode(asked)}
+
+
+@pytest.mark.parametrize("family", TARGETS)
+@pytest.mark.parametrize("name", ["plain", *DRAFTS])
+def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
+    """Rows end at different times, give their places to others, and at last leave some empty."""
+    target, prompts = TARGETS[family](), tiny.prompts(7)
+    draft = None if name == "plain" else tiny.draft(target, **DRAFTS[name])
+    proposer = NoProposer() if draft is None else proposer_for(draft, stop_ids=target.stop_ids)
+    growing = decode(target, proposer, "growing", 3, prompts)
+    fixed = decode(target, proposer, "fixed", 3, prompts)
+    assert {key: row.tokens for key, row in fixed.items()} == {key: row.tokens for key, row in growing.items()}
+    for key, row in fixed.items():
+        assert [each.accepted for each in row.rounds] == [each.accepted for each in growing[key].rounds]
+        assert [each.proposed for each in row.rounds] == [each.proposed for each in growing[key].rounds]
+
+
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
+@pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
+def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]):
+    target, prompts = tiny.target(), tiny.prompts(5)
+    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
+    growing = decode(target, proposer, "growing", 5, prompts, temperature=1.0, **cut)
+    fixed = decode(target, proposer, "fixed", 2, prompts, temperature=1.0, **cut)
+    assert {key: row.tokens for key, row in fixed.items()} == {key: row.tokens for key, row in growing.items()}
+
+
+def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.MonkeyPatch):
+    target, made = tiny.target(), []
+    proposer = proposer_for(tiny.draft(target, "dspark"), stop_ids=frozenset())
+    rows = TargetRows(target, proposer.layers)
+    fixed = rows.fixed
+    monkeypatch.setattr(rows, "fixed", lambda *most: made.append(most) or fixed(*most))
+    decoder = Decoder(rows, proposer, Settings(max_new_tokens=20, stop=False), frozenset(), 2, "fixed")
+    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(4))]
+    first = {each.sample_id: each.tokens for each in decoder.decode(prompts)}
+    assert {each.sample_id: each.tokens for each in decoder.decode(prompts)} == first
+    assert made == [(2, 128)]
+    long = Prompt(sample_id="long", ids=[*range(2, 46)] * 4)
+    assert len(next(iter(decoder.decode([long]))).tokens) == 20
+    assert made == [(2, 128), (2, 256)]
+
+
+def test_a_pass_looks_at_few_positions_more_than_it_needs():
+    assert [span_of(n) for n in (1, 128, 129, 512, 513, 1025, 5000)] == [128, 128, 256, 512, 640, 1280, 5120]
+    assert [rows_of(n, 12) for n in (1, 2, 3, 5, 9, 12)] == [1, 2, 4, 8, 12, 12]
+
+
+def test_rows_that_are_not_decoded_never_grow():
+    cache = FixedCache(4, 8, CPU)
+    cache.adopt(ragged())
+    cache.shape(4, 8)
+    assert cache.open(2).tolist() == [[1, 2], [3, 4], [0, 1], [0, 1]]
+    keys, _ = cache.update(*[states([7, 8], [9, 10], [0, 0], [0, 0])] * 2, 0)
+    assert keys[:2, 0, :6, 0].tolist() == [[1, 7, 8, 0, 0, 0], [4, 5, 6, 9, 10, 0]]
+    cache.advance(torch.tensor([2, 1, 2, 2]))
+    assert cache.lengths.tolist() == [3, 4, 0, 0]
+    assert cache.open(1, ahead=2).tolist() == [[5], [6], [2], [2]]
+
+
+def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part():
+    cache, fresh = FixedCache(3, 8, CPU), RowCache(1, 4, CPU)
+    cache.adopt(ragged())
+    fresh.open(2)
+    fresh.update(states([20, 21]), states([20, 21]), 0)
+    fresh.advance(2)
+    cache.replace([0], fresh)
+    assert cache.lengths.tolist() == [2, 3, 0]
+    cache.keep([1, 0])
+    cache.shape(2, 4)
+    cache.open(1)
+    keys, _ = cache.update(*[states([30], [31])] * 2, 0)
+    assert keys[:, 0, :, 0].tolist() == [[4, 5, 6, 30], [20, 21, 31, 0]]
+    assert cache.causal_mask(window=2)[:, 0, 0].int().tolist() == [[0, 0, 1, 1], [0, 1, 1, 0]]
+    assert cache.block_mask()[:, 0, 0].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    cache.keep([1])
+    assert cache.lengths.tolist() == [2, 0]
+
+
+def test_as_many_rows_are_decoded_together_as_memory_holds():
+    assert [rows_within(1000, row) for row in (2000, 1000, 400, 300, 1)] == [1, 1, 2, 2, 64]
+    target = tiny.target()
+    proposer = proposer_for(tiny.draft(target, "dspark"))
+    keys, states, logits = 2 * (3 + 2) * 2 * 8, (2 + 1) * 32, (4 + 1) * 48 * 3 * 4
+    assert row_bytes(target, proposer, 10) == 10 * (keys + states) * 4 + logits
+    rows = TargetRows(target, proposer.layers)
+    assert rows.fitting(proposer, 10) == 8
+    how = Settings(max_new_tokens=8)
+    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(3))]
+    assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
+
+
+def test_work_is_done_each_time_where_nothing_records():
+    done: list[int] = []
+    work = Replayed(lambda: done.append(1), Recorder(False, done.append))
+    for _ in range(3):
+        work()
+    assert done == [1, 1, 1]
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Refuses what a recorded pass may not do: read from the device, or bring numbers to it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        told = str(func)
+        waits = (
+            "_local_scalar_dense",
+            "nonzero",
+            "lift_fresh",
+            "equal.default",
+            "unique",
+            "masked_select",
+            "is_nonzero",
+        )
+        assert not any(each in told for each in waits), told
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", TARGETS)
+@pytest.mark.parametrize("name", ["plain", *DRAFTS])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3, **TEMPERED}])
+def test_a_pass_that_can_be_recorded_reads_nothing(
+    family: str, name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    passes: list[int] = []
+
+    def strict(self: Replayed) -> None:
+        if self._done:
+            with NothingIsRead():
+                self._work()
+            passes.append(1)
+        else:
+            self._work()
+            self._done = True
+
+    monkeypatch.setattr(Replayed, "__call__", strict)
+    target = TARGETS[family]()
+    draft = None if name == "plain" else tiny.draft(target, **DRAFTS[name])
+    proposer = NoProposer() if draft is None else proposer_for(draft, stop_ids=target.stop_ids)
+    assert decode(target, proposer, "fixed", 2, tiny.prompts(2), **{"max_new_tokens": 8, **settings})
+    assert passes

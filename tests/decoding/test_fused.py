@@ -1,0 +1,56 @@
+"""Fewer kernels for the same numbers, and only while they are asked for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from deepspec.decoding.fused import GROUPED, Fused
+from deepspec.models.attention import attend_grouped
+from tests.decoding.test_fixed import TARGETS
+
+NORMS = {"llama": 2 * 3 + 1, "qwen3": 4 * 3 + 1, "gemma3": 6 * 3 + 1}
+"""Two, four and six of each of three layers, and the last one."""
+
+
+@pytest.mark.parametrize("family", TARGETS)
+@torch.inference_mode()
+def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str):
+    decoder = TARGETS[family]().decoder
+    for name, weight in decoder.named_parameters():
+        if "norm" in name:
+            weight.uniform_(-0.5, 0.5)
+    fused, ids = Fused(decoder), torch.randint(2, 48, (2, 9))
+    mask = torch.full((9, 9), torch.finfo(torch.float32).min).triu(1).expand(2, 1, 9, 9)
+    masks = {kind: mask for kind in set(decoder.config.layer_types)} if family == "gemma3" else mask
+    own = decoder(input_ids=ids, attention_mask=masks, use_cache=False)[0]
+    with fused():
+        assert sum("forward" in vars(module) for module in decoder.modules()) == NORMS[family]
+        assert decoder.config._attn_implementation == GROUPED
+        assert [type(module.apply_rotary_pos_emb).__name__ for module in fused._turns] == ["_Rotation"]
+        found = decoder(input_ids=ids, attention_mask=masks, use_cache=False)[0]
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
+    assert not [module for module in decoder.modules() if "forward" in vars(module)]
+    assert decoder.config._attn_implementation == "sdpa"
+    assert [type(module.apply_rotary_pos_emb).__name__ for module in fused._turns] == ["function"]
+
+
+def test_a_norm_that_computes_something_else_keeps_its_own():
+    class HalfRMSNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+        def forward(self, x):
+            return x / 2 * self.weight
+
+    assert not Fused(nn.Sequential(HalfRMSNorm()))._norms
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_heads_of_a_group_are_queries_of_one_head(queries: int):
+    query, key, value = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 10, 8), torch.randn(2, 2, 10, 8)
+    mask = torch.rand(2, 1, queries, 10) > 0.3
+    mask[..., 0] = True
+    wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(attend_grouped(query, key, value, mask, 0.3), wanted)
