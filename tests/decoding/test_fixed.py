@@ -1,7 +1,11 @@
 """Passes of fixed shapes: what a recorded pass replays gives what growing memories give."""
 
+from collections.abc import Callable
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -36,6 +40,11 @@ def qwen3() -> Target:
 
 TEMPERED = {"confidence_temperatures": (1.5, 0.7)}
 TARGETS = {"llama": tiny.target, "qwen3": qwen3, "gemma3": lambda: tiny.target(sliding=True)}
+CASES = [
+    *(("llama", name) for name in ("plain", *DRAFTS)),
+    *((family, name) for family in ("qwen3", "gemma3") for name in ("plain", "dspark", "eagle3")),
+]
+"""Family of the target, and draft."""
 
 
 def decode(
@@ -47,8 +56,7 @@ def decode(
     return {decoded.sample_id: decoded for decoded in decoder.decode(asked)}
 
 
-@pytest.mark.parametrize("family", TARGETS)
-@pytest.mark.parametrize("name", ["plain", *DRAFTS])
+@pytest.mark.parametrize(("family", "name"), CASES)
 def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
     """Rows end at different times, give their places to others, and at last leave some empty."""
     target, prompts = TARGETS[family](), tiny.prompts(7)
@@ -145,8 +153,19 @@ def test_work_is_done_each_time_where_nothing_records():
     assert done == [1, 1, 1]
 
 
-class NothingIsRead(TorchDispatchMode):
-    """Refuses what a recorded pass may not do: read from the device, or bring numbers to it."""
+READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
+
+
+class NothingIsAsked(TorchFunctionMode):
+    """Refuses to turn tensors into numbers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert getattr(func, "__name__", "") not in READS, func
+        return func(*args, **(kwargs or {}))
+
+
+class NothingIsMoved(TorchDispatchMode):
+    """Refuses to bring numbers to the device, and shapes that depend on values."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         told = str(func)
@@ -160,11 +179,38 @@ class NothingIsRead(TorchDispatchMode):
             "is_nonzero",
         )
         assert not any(each in told for each in waits), told
+        if told.startswith("aten.index"):
+            given = [each for arg in args if isinstance(arg, list | tuple) for each in arg if each is not None]
+            assert not any(each.dtype == torch.bool for each in given), told
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("family", TARGETS)
-@pytest.mark.parametrize("name", ["plain", *DRAFTS])
+@contextmanager
+def nothing_is_read():
+    """Refuse what a recorded pass may not do."""
+    with NothingIsAsked(), NothingIsMoved():
+        yield
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda x: x[0].item(),
+        lambda x: x.tolist(),
+        lambda x: int(x[0]),
+        lambda x: bool(x.any()),
+        lambda x: torch.tensor([1.0, 2.0]),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+    ],
+)
+@torch.inference_mode()
+def test_what_a_recorded_pass_may_not_do_is_seen_on_a_cpu(reads: Callable[[torch.Tensor], object]):
+    with pytest.raises(AssertionError), nothing_is_read():
+        reads(torch.ones(3))
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3, **TEMPERED}])
 def test_a_pass_that_can_be_recorded_reads_nothing(
     family: str, name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -173,7 +219,7 @@ def test_a_pass_that_can_be_recorded_reads_nothing(
 
     def strict(self: Replayed) -> None:
         if self._done:
-            with NothingIsRead():
+            with nothing_is_read():
                 self._work()
             passes.append(1)
         else:
