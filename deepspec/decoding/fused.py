@@ -1,4 +1,4 @@
-"""A target's norms and rotations in fewer kernels, and its attention without a copy of keys and values for each head.
+"""A target's norms, rotations and projections in fewer kernels, and its attention without copies of keys and values.
 
 transformers computes a norm in seven kernels, rotates queries and keys in ten, and repeats keys and values where there
 is a mask. In a recorded pass over a few tokens a kernel takes its time whatever it computes. What takes the place of
@@ -17,6 +17,7 @@ from torch.nn.functional import rms_norm
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from deepspec.decoding.joined import Joined, joined
 from deepspec.models.attention import attend_grouped
 from deepspec.target.proof import allowed, distance
 
@@ -51,13 +52,16 @@ class Fused:
         self._turns = {file: _Rotation(file) for file in _files(decoder)}
         self._config: Any = getattr(decoder, "config", None)
         self._grouped = getattr(self._config, "_attn_implementation", None) == "sdpa"
+        self._decoder, self._joined = decoder, list[Joined]()
         ALL_ATTENTION_FUNCTIONS.register(GROUPED, _attention)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Compute so inside."""
-        for module, norm in self._norms:
-            module.forward = norm
+        """Compute so inside; the weights of projections that are joined are laid side by side the first time."""
+        self._joined = self._joined or joined(self._decoder)
+        changed = [*self._norms, *(pair for each in self._joined for pair in each.forwards())]
+        for module, forward in changed:
+            module.forward = forward
         for file, rotation in self._turns.items():
             setattr(file, ROTATES, rotation)
         if self._grouped:
@@ -70,8 +74,10 @@ class Fused:
             for file, rotation in self._turns.items():
                 setattr(file, ROTATES, rotation.original)
                 rotation.forget()
-            for module, _ in self._norms:
+            for module, _ in changed:
                 del module.forward
+            for each in self._joined:
+                each.forget()
 
 
 class _Rotation:

@@ -6,11 +6,14 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.decoding.fused import GROUPED, Fused
+from deepspec.decoding.joined import joined
 from deepspec.models.attention import attend_grouped
 from tests.decoding.test_fixed import TARGETS
 
 NORMS = {"llama": 2 * 3 + 1, "qwen3": 4 * 3 + 1, "gemma3": 6 * 3 + 1}
 """Two, four and six of each of three layers, and the last one."""
+PROJECTIONS = 5 * 3
+"""Query, key, value, gate and up."""
 
 
 @pytest.mark.parametrize("family", TARGETS)
@@ -25,7 +28,7 @@ def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str):
     masks = {kind: mask for kind in set(decoder.config.layer_types)} if family == "gemma3" else mask
     own = decoder(input_ids=ids, attention_mask=masks, use_cache=False)[0]
     with fused():
-        assert sum("forward" in vars(module) for module in decoder.modules()) == NORMS[family]
+        assert sum("forward" in vars(module) for module in decoder.modules()) == NORMS[family] + PROJECTIONS
         assert decoder.config._attn_implementation == GROUPED
         assert [type(module.apply_rotary_pos_emb).__name__ for module in fused._turns] == ["_Rotation"]
         found = decoder(input_ids=ids, attention_mask=masks, use_cache=False)[0]
@@ -33,6 +36,28 @@ def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str):
     assert not [module for module in decoder.modules() if "forward" in vars(module)]
     assert decoder.config._attn_implementation == "sdpa"
     assert [type(module.apply_rotary_pos_emb).__name__ for module in fused._turns] == ["function"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_projections_are_joined_without_a_second_copy(bias: bool):
+    block = nn.ModuleDict(
+        {"q_proj": nn.Linear(8, 12, bias), "k_proj": nn.Linear(8, 4, bias), "v_proj": nn.Linear(8, 4, bias)}
+    )
+    layers, x, other = list(block.values()), torch.randn(2, 3, 8), torch.randn(2, 3, 8)
+    wanted, apart = [layer(x) for layer in layers], layers[1](other)
+    (made,) = joined(block)
+    assert len({layer.weight.untyped_storage().data_ptr() for layer in layers}) == 1
+    (_, first), (_, second), (_, third) = made.forwards()
+    for found, own in zip([first(x), second(x), third(x)], wanted, strict=True):
+        torch.testing.assert_close(found, own)
+    torch.testing.assert_close(second(other), apart)  # another input: computed by itself
+    torch.testing.assert_close([layer(x) for layer in layers], wanted)
+
+
+def test_layers_that_differ_are_not_joined():
+    assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Linear(8, 4, bias=False)}))
+    assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Identity()}))
+    assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4)}))
 
 
 def test_a_norm_that_computes_something_else_keeps_its_own():
