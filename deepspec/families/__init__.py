@@ -158,6 +158,7 @@ def read_folder(folder: Path) -> TargetShape:
     """Return what a draft must know of the model in a folder; errors as in `read`, and for a config.json not there."""
     config = read_object(folder / "config.json")
     try:
+        general.check_head(config)
         return read(config)
     except TargetError as error:
         raise TargetError(f"target {folder}: {error}") from error

@@ -15,6 +15,7 @@ from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
+from deepspec.families.general import check_head
 from deepspec.formats.tensor_heads import listed
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
@@ -184,6 +185,7 @@ def _check_whole(missing: Collection[str], folder: Path | str) -> None:
 def _loader(folder: Path | str) -> Any:
     """Return what loads the target: models of text and images that are no causal ones by themselves have another."""
     config = AutoConfig.from_pretrained(folder)
+    check_head(config.to_dict())
     if type(config) in AutoModelForCausalLM._model_mapping or type(config) not in _IMAGE_TEXT._model_mapping:
         return AutoModelForCausalLM
     return _IMAGE_TEXT
