@@ -37,6 +37,16 @@ _PASTS = ("past_key_values", "cache_params", "state")
 
 _LIMIT = re.compile(r"window|chunk|local|index|sparse|attention_types|block_size")
 _KNOWN_LIMITS = frozenset({"sliding_window", "sliding_window_pattern", "max_window_layers", "use_sliding_window"})
+_NO_LIMITS = frozenset(
+    {
+        "num_local_experts",
+        "decoder_sparse_step",
+        "moe_layer_start_index",
+        "moe_layer_end_index",
+        "prefix_dense_sliding_window_pattern",
+    }
+)
+"""Fields of experts, and of which layers are of which kind, whose names sound like a limit."""
 
 _CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What models raise that are given a memory, or masks, of a kind that they do not know."""
@@ -216,7 +226,9 @@ def _serves(reader: Reader, target: Target) -> bool:
 def _own_limits(target: Target) -> list[str]:
     """Return what a config limits attention by, but for windows that masks hold: a short trial would not reach it."""
     config: Any = target.model.config.get_text_config().to_dict()
-    return [key for key, value in config.items() if _LIMIT.search(key) and key not in _KNOWN_LIMITS and value]
+    return [
+        key for key, value in config.items() if _LIMIT.search(key) and key not in _KNOWN_LIMITS | _NO_LIMITS and value
+    ]
 
 
 def _padded(states: Tensor, length: int) -> Tensor:
