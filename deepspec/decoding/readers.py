@@ -11,7 +11,6 @@ Legend: B rows, Q tokens a row is given, T tokens of the longest prompt, A captu
 """
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from deepspec.decoding.memory import Memory, OwnMemory, Row
 from deepspec.decoding.rows import RowCache
 from deepspec.errors import TargetError
+from deepspec.families.remembers import own_limits
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 from deepspec.target.proof import allowed, distance
@@ -34,19 +34,6 @@ States = tuple[Tensor, Tensor]
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 _PASTS = ("past_key_values", "cache_params", "state")
 """What decoders call their memory, in arguments and outputs."""
-
-_LIMIT = re.compile(r"window|chunk|local|index|sparse|attention_types|block_size")
-_KNOWN_LIMITS = frozenset({"sliding_window", "sliding_window_pattern", "max_window_layers", "use_sliding_window"})
-_NO_LIMITS = frozenset(
-    {
-        "num_local_experts",
-        "decoder_sparse_step",
-        "moe_layer_start_index",
-        "moe_layer_end_index",
-        "prefix_dense_sliding_window_pattern",
-    }
-)
-"""Fields of experts, and of which layers are of which kind, whose names sound like a limit."""
 
 _CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What models raise that are given a memory, or masks, of a kind that they do not know."""
@@ -197,8 +184,8 @@ def reader_for(target: Target, layers: Sequence[int]) -> Reader:
 
 def _rows_serve(target: Target) -> bool:
     """Return whether all rows can be read in one pass: masks of ours must say all that limits what a position sees."""
-    if _own_limits(target):
-        return False
+    if own_limits(target.model.config.get_text_config().to_dict()):
+        return False  # a short trial would not reach the limit
     try:
         return _serves(RowsReader(target, ()), target)
     except TargetError:
@@ -221,14 +208,6 @@ def _serves(reader: Reader, target: Target) -> bool:
         return False
     _, whole, _ = observe(target.reading, ids[None, :9], ())
     return distance(last, whole[:, 6:].expand(2, -1, -1)) <= allowed(last.dtype)
-
-
-def _own_limits(target: Target) -> list[str]:
-    """Return what a config limits attention by, but for windows that masks hold: a short trial would not reach it."""
-    config: Any = target.model.config.get_text_config().to_dict()
-    return [
-        key for key, value in config.items() if _LIMIT.search(key) and key not in _KNOWN_LIMITS | _NO_LIMITS and value
-    ]
 
 
 def _padded(states: Tensor, length: int) -> Tensor:

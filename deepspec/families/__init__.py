@@ -132,6 +132,7 @@ def _read_general(config: Config, text: dict[str, Any], top: str) -> TargetShape
         general=True,
         rope_inherited=found.rope_inherited,
         told=tuple(f"{top}: {line}" for line in found.told),
+        reads_again=found.reads_again,
     )
 
 

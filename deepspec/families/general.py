@@ -21,6 +21,7 @@ from typing import Any
 
 from deepspec.errors import InputError, TargetError
 from deepspec.families.installed import causal_types, defaults_of, image_types, names_of, theta_of
+from deepspec.families.remembers import own_limits, states
 from deepspec.families.rope import Config, rope
 from deepspec.families.shape import BlockShape, Rope
 
@@ -59,6 +60,8 @@ class General:
     """Whether the block's rope is the target's, which the loaded model then has to have."""
     told: tuple[str, ...]
     """What the draft does not inherit, and what it gets instead."""
+    reads_again: tuple[str, ...] = ()
+    """Fields that tell of a memory from which setting a length takes no tokens back."""
 
 
 def check_type(model_type: str, config: Config) -> None:
@@ -120,6 +123,7 @@ def read_general(config: Config, model_type: str) -> General:
         block=block,
         rope_inherited=inherited,
         told=tuple(told),
+        reads_again=(*states(known), *own_limits(known)),
     )
 
 
