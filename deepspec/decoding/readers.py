@@ -11,7 +11,6 @@ Legend: B rows, Q tokens a row is given, T tokens of the longest prompt, A captu
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -24,6 +23,7 @@ from deepspec.decoding.fused import Fused
 from deepspec.decoding.memory import Memory, OwnMemory, Row
 from deepspec.decoding.rows import RowCache
 from deepspec.errors import TargetError
+from deepspec.families.remembers import own_limits
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 from deepspec.target.proof import allowed, distance
@@ -37,9 +37,6 @@ States = tuple[Tensor, Tensor]
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 _PASTS = ("past_key_values", "cache_params", "state")
 """What decoders call their memory, in arguments and outputs."""
-
-_LIMIT = re.compile(r"window|chunk|local|index|sparse|attention_types|block_size")
-_KNOWN_LIMITS = frozenset({"sliding_window", "sliding_window_pattern", "max_window_layers", "use_sliding_window"})
 
 _CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What models raise that are given a memory, or masks, of a kind that they do not know."""
@@ -195,8 +192,8 @@ def reader_for(target: Target, layers: Sequence[int], *, fused: bool = True) -> 
 
 def _rows_serve(target: Target) -> bool:
     """Return whether all rows can be read in one pass: masks of ours must say all that limits what a position sees."""
-    if _own_limits(target):
-        return False
+    if own_limits(target.model.config.get_text_config().to_dict()):
+        return False  # a short trial would not reach the limit
     try:
         return _serves(RowsReader(target, ()), target)
     except TargetError:
@@ -219,12 +216,6 @@ def _serves(reader: Reader, target: Target) -> bool:
         return False
     _, whole, _ = observe(target.reading, ids[None, :9], ())
     return distance(last, whole[:, 6:].expand(2, -1, -1)) <= allowed(last.dtype)
-
-
-def _own_limits(target: Target) -> list[str]:
-    """Return what a config limits attention by, but for windows that masks hold: a short trial would not reach it."""
-    config: Any = target.model.config.get_text_config().to_dict()
-    return [key for key, value in config.items() if _LIMIT.search(key) and key not in _KNOWN_LIMITS and value]
 
 
 def _padded(states: Tensor, length: int) -> Tensor:

@@ -135,6 +135,7 @@ def _read_general(config: Config, text: dict[str, Any], top: str) -> TargetShape
         general=True,
         rope_inherited=found.rope_inherited,
         told=tuple(f"{top}: {line}" for line in found.told),
+        reads_again=found.reads_again,
     )
 
 
@@ -162,6 +163,7 @@ def read_folder(folder: Path) -> TargetShape:
     """Return what a draft must know of the model in a folder; errors as in `read`, and for a config.json not there."""
     config = read_object(folder / "config.json")
     try:
+        general.check_head(config)
         return read(config)
     except TargetError as error:
         raise TargetError(f"target {folder}: {error}") from error

@@ -14,12 +14,14 @@ Names and defaults of a type come from its config class as installed. Sizes of t
 What this reads is a claim: `deepspec.target.proof` holds it against the loaded model.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from deepspec.errors import InputError, TargetError
 from deepspec.families.installed import causal_types, defaults_of, image_types, names_of, theta_of
+from deepspec.families.remembers import own_limits, states
 from deepspec.families.rope import Config, rope
 from deepspec.families.shape import BlockShape, Rope
 
@@ -36,6 +38,11 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_ca
 _LAYER_LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern")
 _LATENT = ("kv_lora_rank", "qk_rope_head_dim")
 _ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "default_theta")
+_HEADLESS = re.compile(
+    r"(?:Model|MaskedLM|(?:Sequence|Token|Image|Audio)Classification|QuestionAnswering|MultipleChoice|PreTraining)$"
+)
+"""Ends of names of classes that are no language models; those that are nevertheless stand in transformers' tables."""
+
 _LEAST, _MOST = 8, 256
 """Sizes of a head that a draft takes over."""
 
@@ -53,6 +60,8 @@ class General:
     """Whether the block's rope is the target's, which the loaded model then has to have."""
     told: tuple[str, ...]
     """What the draft does not inherit, and what it gets instead."""
+    reads_again: tuple[str, ...] = ()
+    """Fields that tell of a memory from which setting a length takes no tokens back."""
 
 
 def check_type(model_type: str, config: Config) -> None:
@@ -62,13 +71,26 @@ def check_type(model_type: str, config: Config) -> None:
         TargetError: it is an encoder-decoder, needs code of its own, or is not known.
     """
     told = f"target of model_type {model_type!r}"
-    if config.get("is_encoder_decoder"):
+    if config.get("is_encoder_decoder", defaults_of(model_type).get("is_encoder_decoder")):
         raise TargetError(f"{told} is an encoder-decoder; wanted a decoder-only language model")
     base = model_type.removesuffix("_text")
     if not {model_type, base} & (causal_types().keys() | image_types().keys()):
         if config.get("auto_map"):
             raise TargetError(f"{told} needs code of its own (trust_remote_code), which is never run; {_advice()}")
         raise TargetError(f"{told} is no causal language model of the installed transformers; {_advice()}")
+
+
+def check_head(config: Config) -> None:
+    """Refuse a model that was saved as something else than a language model: without a head over the vocabulary.
+
+    Raises:
+        TargetError: all classes that its config names are of another kind.
+    """
+    named = config.get("architectures") or ()
+    known = {*causal_types().values(), *image_types().values()}
+    if named and all(str(each) not in known and _HEADLESS.search(str(each)) for each in named):
+        told = f"target of model_type {config.get('model_type')!r} was saved as {', '.join(map(str, named))}"
+        raise TargetError(f"{told}: it has no head over the vocabulary; wanted a causal language model")
 
 
 def read_general(config: Config, model_type: str) -> General:
@@ -101,6 +123,7 @@ def read_general(config: Config, model_type: str) -> General:
         block=block,
         rope_inherited=inherited,
         told=tuple(told),
+        reads_again=(*states(known), *own_limits(known)),
     )
 
 

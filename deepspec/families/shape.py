@@ -80,3 +80,6 @@ class TargetShape:
     """Whether the block's rope is the target's."""
     told: tuple[str, ...] = ()
     """What a draft does not inherit from this target, and what it gets instead."""
+    reads_again: tuple[str, ...] = ()
+    """Fields of its config that tell of a memory from which setting a length takes no tokens back: state space, linear
+    attention, attention over chunks. Accepted tokens are read again then, in a second pass of each round."""

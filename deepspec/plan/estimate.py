@@ -42,6 +42,8 @@ class Sizes(Spec):
     head_dim: int = Field(gt=0)
     vocabulary: int = Field(gt=0)
     parameters: int = Field(gt=0)
+    reads_again: bool = False
+    """Whether tokens can be taken back from its memory by reading the accepted ones again, and not otherwise."""
 
 
 class Hardware(Spec):
@@ -252,10 +254,11 @@ def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str,
     """Return the hours of an engine's full batches, which compute, and of evaluation, which decodes one by one."""
     engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
     answered = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
-    weights = [float(sizes.parameters), draft_parameters(sizes, work)]
+    target = (sizes.layers, float(sizes.parameters))
+    passes = [target, (work.draft_layers, draft_parameters(sizes, work)), *([target] if sizes.reads_again else [])]
     seconds = sum(
         pass_seconds(layers, work.weight_bytes * count, hardware.device_gb_per_second, hardware.layer_ms)
-        for layers, count in zip((sizes.layers, work.draft_layers), weights, strict=True)
+        for layers, count in passes
     )
     return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoding_hours(answered, seconds)}
 

@@ -177,4 +177,5 @@ def sizes_of(target: TargetHeads) -> Sizes:
         head_dim=block.head_dim,
         vocabulary=shape.vocab_size,
         parameters=target.parameters,
+        reads_again=bool(shape.reads_again),
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
-from deepspec.families.ends import Ends, ends_of
-from deepspec.formats.tensor_heads import TensorHead, listed, read_heads
+from deepspec.families.ends import HEAD, Ends, ends_of
+from deepspec.formats.tensor_heads import TensorHead, listed, read_heads, read_object
 
 _DTYPES: Mapping[str, str] = {
     **{name: name for name in ("float32", "bfloat16", "float16")},
@@ -53,6 +53,11 @@ def read_target(folder: Path) -> TargetHeads:
     ends = ends_of(heads, *wanted)
     if ends is not None and heads[ends.embedding].shape != wanted:
         raise TargetError(f"target {folder}: its embedding is {heads[ends.embedding].shape}, its config says {wanted}")
+    if ends is not None and ends.head == ends.embedding and _untied(folder):
+        raise TargetError(
+            f"target {folder}: its files hold no head (…{HEAD}), and its config does not tie one to the "
+            "embedding; wanted a causal language model"
+        )
     missing = _missing_layers(heads, shape.num_layers) if not shape.general or _numbered(heads) else []
     if missing:
         raise TargetError(
@@ -77,6 +82,15 @@ def checkpoint_dtype(folder: Path) -> str:
         known = ", ".join(sorted(set(_DTYPES.values())))
         raise TargetError(f"target {folder}: its precision is {told}; set cache.dtype to one of {known}")
     return found
+
+
+def _untied(folder: Path) -> bool:
+    """Return whether a config says that head and embedding are two, and no part of it says otherwise."""
+    config = read_object(folder / "config.json")
+    nested = config.get("text_config")
+    parts = (config, nested) if isinstance(nested, Mapping) else (config,)
+    told = [part["tie_word_embeddings"] for part in parts if part.get("tie_word_embeddings") is not None]
+    return bool(told) and not any(told)
 
 
 def _missing_layers(heads: Mapping[str, TensorHead], count: int) -> list[int]:

@@ -16,7 +16,8 @@ from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
-from deepspec.formats.tensor_heads import listed
+from deepspec.families.general import check_head
+from deepspec.formats.tensor_heads import listed, read_object
 from deepspec.placement import Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
@@ -119,12 +120,16 @@ class Target:
 
     @property
     def quantization(self) -> str | None:
-        """Return how the weights are quantised, as the checkpoint says; None where they are not."""
+        """Return how the weights are quantised, as the checkpoint says; None where they are not.
+
+        Where transformers loads a kind only as plain weights, as it does FP8 and MXFP4 without a card for them, it is
+        `fp8 dequantised`: states are those of the rounded weights, computed in another precision.
+        """
         config = vars(self.model.config).get("quantization_config")
-        if config is None:
-            return None
-        method = (config if isinstance(config, Mapping) else config.to_dict())["quant_method"]
-        return str(method.value if isinstance(method, Enum) else method)
+        if config is not None:
+            return _method(config)
+        stored = read_object(self.folder / "config.json").get("quantization_config")
+        return None if stored is None else f"{_method(stored)} dequantised"
 
     def capture(self, input_ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return `(B, T, A * D)` outputs of the layers and `(B, T, D)` states after the final norm.
@@ -176,6 +181,11 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
     return target
 
 
+def _method(config: Any) -> str:
+    method = (config if isinstance(config, Mapping) else config.to_dict())["quant_method"]
+    return str(method.value if isinstance(method, Enum) else method)
+
+
 def _check_whole(missing: Collection[str], folder: Path | str) -> None:
     """Refuse a checkpoint that lacks weights of its type: transformers would fill them in at random."""
     if missing:
@@ -188,6 +198,7 @@ def _check_whole(missing: Collection[str], folder: Path | str) -> None:
 def _loader(folder: Path | str) -> Any:
     """Return what loads the target: models of text and images that are no causal ones by themselves have another."""
     config = AutoConfig.from_pretrained(folder)
+    check_head(config.to_dict())
     if type(config) in AutoModelForCausalLM._model_mapping or type(config) not in _IMAGE_TEXT._model_mapping:
         return AutoModelForCausalLM
     return _IMAGE_TEXT

@@ -12,6 +12,7 @@ from deepspec.families.ends import ends_of
 from deepspec.families.installed import causal_types, defaults_of, names_of, theta_of
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.tensor_heads import TensorHead
+from tests.target import zoo
 
 MISTRAL = {"model_type": "mistral", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 
@@ -129,3 +130,26 @@ def test_embedding_and_head_are_told_by_size_and_name(names, embedding, head):
 
 def test_a_checkpoint_without_an_embedding_has_no_ends():
     assert ends_of({"proj.weight": TensorHead(dtype="F32", shape=(9, 4))}, 9, 4) is None
+
+
+STATEFUL = {
+    "mamba2": "state_size",
+    "qwen3_next": "layer_types",
+    "lfm2": "layer_types",
+    "recurrent_gemma": "block_types",
+    "nemotron_h": "layers_block_type",
+    "llama4_text": "attention_chunk_size",
+    "deepseek_v32": "index_topk",
+    "rwkv": "rescale_every",
+}
+
+
+@pytest.mark.parametrize("model_type", STATEFUL)
+def test_a_memory_that_gives_no_tokens_back_is_known_from_the_config(model_type: str):
+    shape = read(zoo.config_of(model_type).get_text_config().to_dict())
+    assert STATEFUL[model_type] in shape.reads_again
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "minimax_m2", "deepseek_v3", "gemma2", "mistral"])
+def test_keys_and_values_and_experts_are_nothing_to_read_again(model_type: str):
+    assert read(zoo.config_of(model_type).to_dict()).reads_again == ()

@@ -264,3 +264,14 @@ def test_a_large_part_is_written_and_read_in_pieces():
     assert size.parts.mid == pytest.approx(30)
     assert size.puts.mid == pytest.approx(30 * (4 + 2 + 2))
     assert size.gets.mid == pytest.approx(30 * 5)
+
+
+def test_a_target_that_reads_accepted_tokens_again_makes_two_passes_a_round():
+    """Nearly all of a round is the target's passes, so evaluation takes nearly twice as long."""
+    plan = plan_of("qwen3-next-80b-a3b")
+    sizes = plan.target.sizes
+    assert sizes is not None
+    assert sizes.reads_again
+    again, once = plan_estimate(plan).hours, plan_estimate(plan, sizes.but(reads_again=False)).hours
+    assert 1.8 < again["evaluate"].mid / once["evaluate"].mid < 2.0
+    assert again["regenerate"] == once["regenerate"]

@@ -58,7 +58,9 @@ def weights(config: Any) -> int:
 
 def told(config: Any) -> dict[str, int]:
     shape = read(config.to_dict())
+    again = {"reads_again": True} if shape.reads_again else {}
     return {
+        **again,
         "layers": shape.num_layers,
         "hidden": shape.block.hidden_size,
         "intermediate": shape.block.intermediate_size,

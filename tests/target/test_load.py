@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import dispatch_model
+from safetensors.torch import load_file, save_file
 
 from deepspec.errors import CaptureError, TargetError
+from deepspec.target import identify
 from deepspec.target.capture import capture
 from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_target
@@ -59,6 +61,42 @@ def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_
     assert spread.decoder.layers[2].mlp.up_proj.weight.is_meta  # type: ignore[index, union-attr]
     for one, other in zip(alone, spread.capture(ids, [-1, 1, 3]), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_target_that_is_spread_when_it_is_loaded_gives_the_same_states(target: Target):
+    ids = torch.arange(3, 20)[None]
+    spread = load_target(target.folder, device="auto")
+    for one, other in zip(target.capture(ids, [1]), spread.capture(ids, [1]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def rounded_to_fp8(folder: Path) -> None:
+    """Store the linear layers of a target in FP8, in blocks of 32 with a scale each."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if "_proj" in name]:
+        weight = tensors[name]
+        scale = weight.abs().max() / 448
+        tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.full([-(-size // 32) for size in weight.shape], float(scale))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    quantised = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card for FP8 computes in it")
+def test_a_checkpoint_in_fp8_is_read_without_a_card_for_it_and_says_so(tmp_path: Path):
+    folder = write_target(tmp_path)
+    plain, before = load_target(folder), identify(folder)
+    ids = torch.arange(3, 20)[None]
+    states, _ = plain.capture(ids, [1])
+    rounded_to_fp8(folder)
+    target = load_target(folder)
+    assert target.quantization == "fp8 dequantised"
+    again, _ = target.capture(ids, [1])
+    assert 0.0 < float((again - states).norm() / states.norm()) < 0.2
+    found = identify(folder)
+    assert (found.config != before.config, found.weights != before.weights) == (True, True)
 
 
 def test_quantisation_is_what_the_checkpoint_says(target: Target):

@@ -22,7 +22,8 @@ VISION: Mapping[str, Any] = {
     "window_size": 8,
     "head_dim": 16,
     "num_position_embeddings": 16,
-    **{key: [0] for key in ("deepstack_visual_indexes", "fullatt_block_indexes")},
+    "deepstack_visual_indexes": [0],
+    "fullatt_block_indexes": [0],
 }
 TOKENS: Mapping[str, int] = {
     **dict.fromkeys(("image_token_id", "image_token_index"), VOCAB - 2),

@@ -7,8 +7,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
+from deepspec.families import TargetShape
 from deepspec.families.ends import EMBEDDING
 from deepspec.formats.bad_rows import one_row
+from deepspec.formats.tensor_heads import listed
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.tokens import check_vocabulary, has_template, read_stops
@@ -23,7 +25,8 @@ def weights(known: Known) -> Seen:
         return Seen(f"{source.name}: will be fetched or converted by the first run")
     if known.plan.draft is None and target.ends is None:
         raise TargetError(f"target {target.folder}: no tensor named …{EMBEDDING} in its safetensors files")
-    return Seen(f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters", target.shape.told)
+    told = f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters"
+    return Seen(told, (*target.shape.told, *_read_again(target.shape)))
 
 
 def tokenizer(known: Known) -> Seen:
@@ -46,6 +49,15 @@ def chat_template(known: Known) -> Seen:
         return Seen("there is one: tried when the target is loaded")
     ids = known.chat.prompt_ids([{"role": "user", "content": "tea"}])
     return Seen(f"renders a user turn of one word as {len(ids)} tokens", tuple(_endless(known, known.chat)))
+
+
+def _read_again(shape: TargetShape) -> Iterator[str]:
+    """Tell what decoding here costs where setting a length takes no tokens back."""
+    if shape.reads_again:
+        yield (
+            f"{shape.top_model_type}: its memory ({listed(shape.reads_again)}) gives no tokens back: in evaluation "
+            "each round reads the accepted ones again, a second pass of the target, one row after another"
+        )
 
 
 def _endless(known: Known, chat: ChatTemplate) -> Iterator[str]:
