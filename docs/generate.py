@@ -7,7 +7,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ MADE = "made from the code by `docs/generate.py`"
 
 def commands_page() -> str:
     """Return a page with every command: usage, what it does, its own options; what many share is told once."""
-    root = typer.main.get_command(app)
+    root: Any = typer.main.get_command(app)
     context = root.make_context("deepspec", ["status"])
     shared = _options(root.commands["run"], context)
     parts = [f"# Commands\n\n`deepspec COMMAND --help` says the same; {MADE}.\n"]
@@ -136,7 +136,7 @@ def _first_line(thing: type) -> str:
     return inspect.cleandoc(thing.__doc__ or "").partition("\n")[0]
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [columns, ("---",) * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
