@@ -20,6 +20,7 @@ from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
 from flows.choices import Choices
 from infra.children.devices import driver_version
+from infra.engines.states import engine_version
 from infra.known import known
 from infra.settings import check_data_dir, secret
 from infra.site import Site
@@ -43,6 +44,8 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
         "remote sources": lambda: _remote(plan),
         "engine": lambda: _engine(plan, site),
     }
+    if plan.cache.states != "transformers" and plan.dataset.cache is None:
+        around["states' engine"] = lambda: _states_engine(plan, site)
     found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
     if as_json:
         show_json({"checks": [_told(each) for each in found]})
@@ -107,6 +110,12 @@ def _engine(plan: Plan, site: Site) -> str:
             "the embedded engine is not installed; run: pip install 'deepspec[engine]', or give --endpoint"
         )
     return "embedded (xllamacpp); the run starts and stops it"
+
+
+def _states_engine(plan: Plan, site: Site) -> str:
+    """Ask which version gives the states of the cache, as the run will."""
+    found = plan.cache.engine_version or engine_version([each.url for each in site.placement.endpoints])
+    return f"{plan.cache.states} {found}; whether it gives what is wanted is proven when the stage begins"
 
 
 def _endpoint(endpoint: Endpoint) -> str:

@@ -1,17 +1,22 @@
 """What a plan may ask of an engine that gives states, and what its cache is called by."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
+from cli.doctor import _states_engine
 from deepspec.cache.spec import CacheOptions, CacheSpec
 from deepspec.errors import EngineError, TargetError
 from deepspec.placement import Endpoint
 from deepspec.plan.checks import CHECKS, outcomes
 from deepspec.stages import STAGES, address
 from deepspec.target.heads import checkpoint_dtype
+from infra.children.stage import _engines
+from infra.engines.states import staging_folder
 from infra.known import known
 from tasks.resolve import versioned
+from tests.heard import Heard
 from tests.plan.placed import choices, edit, refused, site
 from tests.regenerate.conftest import TARGET
 
@@ -94,3 +99,35 @@ def test_a_precision_that_states_are_not_captured_in_is_refused(place):
     edit(place / "target" / "config.json", dtype="float8_e4m3fn")
     with pytest.raises(TargetError, match=r"its precision is float8_e4m3fn; set cache\.dtype"):
         checkpoint_dtype(place / "target")
+
+
+def test_doctor_asks_the_engine_of_states_for_its_version(place, monkeypatch):
+    monkeypatch.setattr("cli.doctor.engine_version", lambda urls: "0.32.0")
+    plan = choices(place, "cache.states=vllm").plan()
+    assert _states_engine(plan, site(place)).startswith("vllm 0.32.0; whether it gives what is wanted is proven")
+
+
+def test_a_stage_starts_vllm_for_states_and_the_folder_that_it_writes_to_is_gone_after(place, monkeypatch):
+    started = {}
+
+    @contextmanager
+    def start(engines, served, folder):
+        started.update(engines=engines, served=served)
+        staging_folder(place).mkdir()
+        yield THERE
+
+    monkeypatch.setattr("infra.engines.states._SHARED_MEMORY", place / "shm")
+    (place / "shm").mkdir()
+    monkeypatch.setattr("infra.children.stage.start_engines", start)
+    spec = CacheSpec(target=TARGET, states="vllm", engine_version="0.32.0", max_length=100)
+    here = site(place).model_copy(update={"folder": place / "target"})
+    work = here.work(STAGES["cache"], spec, {}, Heard())
+    with _engines(work, here, place / "job") as placement:
+        assert placement.endpoints == THERE
+    assert started["engines"].kind == "vllm"
+    assert f'"shared_storage_path":"{staging_folder(place)}"' in started["engines"].arguments
+    assert started["served"].context == 101
+    assert list((place / "shm").iterdir()) == []
+    plain = here.work(STAGES["cache"], CacheSpec(target=TARGET), {}, Heard())
+    with _engines(plain, here, place / "job") as placement:
+        assert placement.endpoints == ()
