@@ -25,6 +25,7 @@ from infra.checkup.engine import serves
 from infra.checkup.machine import disk, open_files, shared_memory
 from infra.checkup.store import operations
 from infra.children.devices import driver_version
+from infra.engines.states import engine_version
 from infra.known import known
 from infra.settings import check_data_dir, secret
 from infra.site import Site
@@ -52,6 +53,8 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
         "engine": lambda: Seen(_engine(plan, site)),
         "served draft": lambda: _serves(plan, site),
     }
+    if plan.cache.states != "transformers" and plan.dataset.cache is None:
+        around["states' engine"] = lambda: Seen(_states_engine(plan, site))
     found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
     if as_json:
         show_json({"checks": [_told(each) for each in found]})
@@ -120,6 +123,12 @@ def _serves(plan: Plan, site: Site) -> Seen:
     if site.placement.endpoints:
         return Seen("the endpoints' own affair; once they serve it: deepspec ask-engine SCORES")
     return serves(site.engines.kind, plan.train.draft)
+
+
+def _states_engine(plan: Plan, site: Site) -> str:
+    """Ask which version gives the states of the cache, as the run will."""
+    found = plan.cache.engine_version or engine_version([each.url for each in site.placement.endpoints])
+    return f"{plan.cache.states} {found}; whether it gives what is wanted is proven when the stage begins"
 
 
 def _endpoint(endpoint: Endpoint) -> str:

@@ -6,13 +6,12 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from deepspec.artifacts import Artifact
-from deepspec.cache.asked import engine_states
 from deepspec.cache.background import Background
 from deepspec.cache.judged import tally
 from deepspec.cache.leaving import Leaving
@@ -22,7 +21,6 @@ from deepspec.formats.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
-from deepspec.states.source import EngineStates
 from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_fitting, load_placed
 from deepspec.target.mask_token import mask_token_facts
@@ -38,6 +36,9 @@ from deepspec.target.samples import (
 from deepspec.target_cache.codec import TOKENS_ONLY
 from deepspec.target_cache.part import Encoded, PartWriter, part_name
 from deepspec.target_cache.sizes import BF16_BYTES
+
+if TYPE_CHECKING:
+    from deepspec.states.source import EngineStates
 
 MAX_SHARDS = 500
 """A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""
@@ -138,8 +139,7 @@ class Capture:
             self._judge(read.counts, read.examples)
         items = read.items
         if self._spec.states == "vllm" and items and self._engines is None:
-            asked = engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
-            self._engines = self._closing.enter_context(asked)
+            self._engines = self._closing.enter_context(self._asked(items))
         parts = cut_parts(items, len(self.layers), self.target.hidden_size, self._spec.part_bytes) or [[]]
         done = 0
         with (
@@ -185,6 +185,12 @@ class Capture:
         device = torch.device("cpu") if self._spec.codec == TOKENS_ONLY else self.target.device
         return Leaving(self._spec.codec, self.layers, device)
 
+    def _asked(self, items: Sequence[Item]) -> "EngineStates":
+        """Return engines that are proven by some of these samples once they are entered."""
+        from deepspec.cache.asked import engine_states  # loads the client of engines, which takes a second
+
+        return engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
+
     def _engine_told(self) -> dict[str, Any]:
         quantization = self._spec.engine_quantization
         return {"name": self._spec.states, "version": self._spec.engine_version, "quantization": quantization}
@@ -211,7 +217,7 @@ class Capture:
             encode.run(self._report.progress, done, total, "samples", note)
 
     def _ask(
-        self, engines: EngineStates, job: "_PartJob", batch: Sequence[Item], leaving: Leaving, encode: Background
+        self, engines: "EngineStates", job: "_PartJob", batch: Sequence[Item], leaving: Leaving, encode: Background
     ) -> None:
         """Ask for samples ahead; the shortest of a shard's first part is held against the target."""
         for item in batch:

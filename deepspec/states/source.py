@@ -51,7 +51,16 @@ class EngineStates:
     """
 
     def __init__(self, proof: Proof, placement: Placement, probes: Sequence[Sequence[int]], report: Report) -> None:
-        """Ask nothing yet."""
+        """Ask nothing yet.
+
+        Raises:
+            EngineError: there are no endpoints.
+        """
+        if not placement.endpoints:
+            raise EngineError(
+                "cache.states=vllm and no engine to ask; give --endpoint URL of one that was started with what "
+                "`deepspec engine-args` prints, or let the run start one"
+            )
         self._proof, self._wanted, self._endpoints = proof, proof.wanted, placement.endpoints
         self._probes = [list(ids)[:PROBE_TOKENS] for ids in probes]
         self._report = report
@@ -92,11 +101,6 @@ class EngineStates:
         Raises:
             EngineError: none answers, or one gives what is not wanted.
         """
-        if not self._endpoints:
-            raise EngineError(
-                "cache.states=vllm and no engine to ask; give --endpoint URL of one that was started with what "
-                "`deepspec engine-args` prints, or let the run start one"
-            )
         self._thread.start()
         try:
             self._run(self._begin())
@@ -165,9 +169,14 @@ class EngineStates:
                 self._proof.of_target(given, ids)
 
     async def _taken(self, item: Item, make: Make[Made], against_target: bool) -> Made:
-        await self._staging.take(self._wanted.bytes_of(item.length))
-        given = await self._given(item)
-        return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
+        try:
+            await self._staging.take(self._wanted.bytes_of(item.length))
+            given = await self._given(item)
+            return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
+        except asyncio.CancelledError:
+            if self._given_up is not None:
+                raise self._given_up from None
+            raise
 
     async def _given(self, item: Item) -> Given:
         if self._asked is None:
@@ -178,10 +187,6 @@ class EngineStates:
             told = f"no engine gives states of sample {item.sample.sample_id} ({item.length} tokens): {error}"
             advice = RESTART if not error.can_pass else "what was committed is kept; run again to go on"
             raise EngineError(f"{told}; {advice}") from None
-        except asyncio.CancelledError:
-            if self._given_up is not None:
-                raise self._given_up from None
-            raise
 
     def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:

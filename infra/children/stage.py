@@ -149,7 +149,7 @@ def _states_engines(spec: CacheSpec, site: Site, folder: Path) -> Iterator[tuple
     staging = staging_folder(site.placement.scratch)
     server = StatesServer(options=spec, folder=site.folder, staging=staging)
     engines, served = managed(site.engines, server)
-    with start_engines(engines, served, folder) as endpoints:
+    with start_engines(engines, replace(served, threads=site.placement.threads), folder) as endpoints:
         yield endpoints
     with suppress(OSError):  # others of this user still have files there
         staging.rmdir()

@@ -58,6 +58,10 @@ class Bench:
         counts = run(spec, {"answers": self.answers}, out, placement_for(self.target, self.folder), self.heard)
         return out.publish(spec, 1, counts)
 
+    def again(self, store: Store) -> ArtifactRef:
+        """Publish the same answers in another store."""
+        return publish_answers(store, self.folder / "scratch", [rows(10), rows(9, seed=1)]).ref
+
     def opened(self, ref: ArtifactRef):
         return opened(ref, self.store, self.folder)
 

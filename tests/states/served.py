@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Served:
     port: int = 0
 
     def __post_init__(self) -> None:
-        self.model: Target = load_target(self.weights or self.target, self.dtype)
+        self.model = loaded(self.weights or self.target, self.dtype)
         self._pool = ThreadPoolExecutor(1)
         self._held: list[int] = []
         self._bytes = 0
@@ -166,6 +167,11 @@ class Served:
 
     async def version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": VERSION_SERVED})
+
+
+@cache
+def loaded(folder: Path, dtype: str) -> Target:
+    return load_target(folder, dtype)
 
 
 def _before(captured: dict[int, torch.Tensor], number: int) -> Any:

@@ -178,6 +178,18 @@ def test_requests_that_fail_are_asked_again(bench: Bench):
         assert len(bench.opened(bench.run(engine))) == 19
 
 
+def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_stays(bench: Bench, monkeypatch):
+    monkeypatch.setattr("deepspec.states.source.PATIENCE_SECONDS", 0.3)
+    spec = bench.spec(part_bytes=20_000)
+    with serving(bench.served()) as engine:
+        engine.fail_at = set(range(14, 10_000))
+        with pytest.raises(EngineError, match=r"no engine (gave|gives) states .*out of memory.* run again to go on"):
+            bench.run(engine, spec=spec)
+    with serving(bench.served()) as engine:
+        assert len(bench.opened(bench.run(engine, spec=spec))) == 19
+        assert len(engine.asked) < 19 + 3
+
+
 def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(bench: Bench):
     with serving(bench.served()) as engine:
         engine.told_later = (12, {"model": "1" * 32})

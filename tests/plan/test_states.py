@@ -1,0 +1,133 @@
+"""What a plan may ask of an engine that gives states, and what its cache is called by."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from cli.doctor import _states_engine
+from deepspec.cache.spec import CacheOptions, CacheSpec
+from deepspec.errors import EngineError, TargetError
+from deepspec.placement import Endpoint
+from deepspec.plan.checks import CHECKS, outcomes
+from deepspec.stages import STAGES, address
+from deepspec.target.heads import checkpoint_dtype
+from infra.children.stage import _engines
+from infra.engines.states import staging_folder
+from infra.known import known
+from tasks.resolve import versioned
+from tests.heard import Heard
+from tests.plan.placed import choices, edit, refused, site
+from tests.regenerate.conftest import TARGET
+
+THERE = (Endpoint(url="http://127.0.0.1:9/v1", model="target"),)
+
+
+def seen(place, *overrides, only=None, **placed) -> str:
+    plan = choices(place, *overrides).plan()
+    found = {each.name: each for each in outcomes(known(plan, site(place, **placed), only=only))}
+    return found["states"].detail
+
+
+def test_transformers_computes_states_unless_an_engine_is_named(place):
+    assert "states" in CHECKS
+    assert seen(place) == "transformers, in this process"
+    assert seen(place, "cache.states=vllm") == "vllm: an engine that the run starts"
+    assert seen(place, "cache.states=vllm", endpoints=THERE) == "vllm: 1 endpoints"
+
+
+def test_min_p_is_not_asked_of_an_engine_that_ignores_it(place):
+    told = ("cache.states=vllm", "regenerate.sampling.min_p=0.1")
+    assert "ignores min_p; make the answers first" in seen(place, *told, endpoints=THERE)
+    assert seen(place, *told) == "vllm: an engine that the run starts"  # regeneration starts one of its own
+    assert seen(place, *told, endpoints=THERE, only="cache") == "vllm: 1 endpoints"
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (("cache.states=vllm", "cache.codec=none"), "cache.codec=none stores no states"),
+    (("cache.states=vllm", "train.source=online"), "train.source=online computes the states"),
+    (("cache.engine_version=0.32.0",), "are of an engine; set cache.states=vllm"),
+    (("cache.engine_quantization=fp8",), "are of an engine; set cache.states=vllm"),
+    (("cache.states=sglang",), "transformers"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(place, overrides, message):
+    assert message in refused(place, *overrides)
+
+
+def test_an_engine_and_its_version_and_quantisation_are_part_of_a_cache_and_old_addresses_stay():
+    plain = CacheSpec(target=TARGET)
+    engine = plain.but(states="vllm", engine_version="0.32.0")
+    several = [
+        plain,
+        engine,
+        engine.but(engine_version="0.33.0"),
+        engine.but(engine_quantization="fp8"),
+        engine.but(dtype="bfloat16"),
+    ]
+    assert len({address(STAGES["cache"], spec, {"answers": "a"}) for spec in several}) == len(several)
+    assert plain.identity() == {"target": TARGET.identity()}
+    assert (plain.engine_tokens, engine.engine_tokens) == (0, CacheOptions().max_length)
+
+
+def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place, monkeypatch):
+    monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
+    plan = choices(place, "cache.states=vllm").plan()
+    assert versioned(plan, site(place)).cache.engine_version == "0.32.0 of []"
+    asked = versioned(plan, site(place, endpoints=THERE)).cache.engine_version
+    assert asked == "0.32.0 of ['http://127.0.0.1:9/v1']"
+    told = choices(place, "cache.states=vllm", "cache.engine_version=0.31.0").plan()
+    assert versioned(told, site(place)).cache.engine_version == "0.31.0"
+    plain = choices(place).plan()
+    assert versioned(plain, site(place)) is plain
+
+
+def test_a_stage_that_is_not_told_the_version_is_one_line(place):
+    with pytest.raises(EngineError, match=r"set cache\.engine_version"):
+        versioned(choices(place, "cache.states=vllm").plan(), site(place, endpoints=THERE))
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"), [("bfloat16", "bfloat16"), ("torch.float16", "float16"), (None, "float32")]
+)
+def test_the_precision_of_a_checkpoint_is_what_its_config_says_or_its_embedding(place, told, wanted):
+    config = json.loads((place / "target" / "config.json").read_text())
+    edit(place / "target" / "config.json", **dict.fromkeys({"dtype", "torch_dtype"} & config.keys(), told))
+    assert checkpoint_dtype(place / "target") == wanted
+
+
+def test_a_precision_that_states_are_not_captured_in_is_refused(place):
+    edit(place / "target" / "config.json", dtype="float8_e4m3fn")
+    with pytest.raises(TargetError, match=r"its precision is float8_e4m3fn; set cache\.dtype"):
+        checkpoint_dtype(place / "target")
+
+
+def test_doctor_asks_the_engine_of_states_for_its_version(place, monkeypatch):
+    monkeypatch.setattr("cli.doctor.engine_version", lambda urls: "0.32.0")
+    plan = choices(place, "cache.states=vllm").plan()
+    assert _states_engine(plan, site(place)).startswith("vllm 0.32.0; whether it gives what is wanted is proven")
+
+
+def test_a_stage_starts_vllm_for_states_and_the_folder_that_it_writes_to_is_gone_after(place, monkeypatch):
+    started = {}
+
+    @contextmanager
+    def start(engines, served, folder):
+        started.update(engines=engines, served=served)
+        staging_folder(place).mkdir()
+        yield THERE
+
+    monkeypatch.setattr("infra.engines.states._SHARED_MEMORY", place / "shm")
+    (place / "shm").mkdir()
+    monkeypatch.setattr("infra.children.stage.start_engines", start)
+    spec = CacheSpec(target=TARGET, states="vllm", engine_version="0.32.0", max_length=100)
+    here = site(place).model_copy(update={"folder": place / "target"})
+    work = here.work(STAGES["cache"], spec, {}, Heard())
+    with _engines(work, here, place / "job") as placement:
+        assert placement.endpoints == THERE
+    assert started["engines"].kind == "vllm"
+    assert f'"shared_storage_path":"{staging_folder(place)}"' in started["engines"].arguments
+    assert started["served"].context == 101
+    assert list((place / "shm").iterdir()) == []
+    plain = here.work(STAGES["cache"], CacheSpec(target=TARGET), {}, Heard())
+    with _engines(plain, here, place / "job") as placement:
+        assert placement.endpoints == ()

@@ -1,0 +1,24 @@
+"""Builds a cache from an engine as a process of its own, telling every step, so that a test can kill it anywhere."""
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from deepspec.artifacts import ArtifactRef, open_artifact
+from deepspec.cache.run import run
+from deepspec.cache.spec import CacheSpec
+from deepspec.placement import Endpoint
+from deepspec.store import Store
+from tests.cache.child import Telling
+from tests.cache.made import out_for, placement_for
+
+
+def main(
+    pipe: Connection, root: str, scratch: Path, target: Path, answers: ArtifactRef, told: tuple[CacheSpec, Endpoint]
+) -> None:
+    """Capture the answers of that reference and publish the cache."""
+    store, (spec, endpoint) = Store(root), told
+    opened = open_artifact(store, answers, scratch)
+    out = out_for(store, scratch, opened)
+    placement = placement_for(target, scratch, endpoints=(endpoint,))
+    counts = run(spec, {"answers": opened}, out, placement, Telling(pipe))
+    out.publish(spec, 1, counts)
