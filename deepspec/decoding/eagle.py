@@ -15,6 +15,9 @@ from deepspec.decoding.sampling import Proposal
 from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
 
+PIECE = 2048
+"""Positions of a prompt that are read at once: what is held of each of them by every one before grows with it."""
+
 
 class EagleProposer:
     """Eagle3: one token a pass, each fed with the output of the pass before."""
@@ -45,13 +48,19 @@ class EagleRows:
         """`(B, D)`: the block's output at each row's last accepted position."""
 
     def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
-        """Run the accepted positions, in place of what was drafted there."""
+        """Run the accepted positions, in place of what was drafted there; a long prompt in pieces."""
+        for start in range(0, states.shape[1], PIECE):
+            piece = slice(start, start + PIECE)
+            self._run(states[:, piece], after[:, piece], (counts - start).clamp(0, PIECE))
+        self._committed = self._cache.lengths
+
+    def _run(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
         positions = self._cache.open(states.shape[1])
         fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
         output, _ = self._draft(after, fused, positions, self._layers(), self._masks())
-        self.output = output[torch.arange(len(output), device=output.device), counts - 1]
+        last = output[torch.arange(len(output), device=output.device), (counts - 1).clamp(min=0)]
+        self.output = last.where((counts > 0)[:, None], self.output)
         self._cache.advance(counts)
-        self._committed = self._cache.lengths
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
         """Draft token by token; the cache's entries for them stand until the next commit overwrites them."""
