@@ -24,6 +24,11 @@ class CacheOptions(Spec):
     """Precision in which the target runs; auto: that of its checkpoint. States are stored as bf16 or less."""
     max_length: int = Field(default=4096, gt=1)
     """Tokens of a sample; what lies beyond is cut off and counted."""
+    cut: Literal["head", "anywhere"] = "head"
+    """Which so many tokens are kept of a longer sample: the first; or a stretch around any supervised token, which the
+    target reads by itself, as if the text began there."""
+    cut_seed: int = Field(default=0, ge=0)
+    """Of the choice of stretches."""
     min_supervised: int = Field(default=2, gt=0)
     """Samples with fewer supervised tokens are left out and counted."""
     bad_share: BadShare = DEFAULT_SHARE

@@ -17,6 +17,8 @@ from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
 
 OUTPUT = "output"
+PIECE = 2048
+"""Positions of a prompt that are read at once: what is held of each of them by every one before grows with it."""
 
 
 class EagleProposer:
@@ -52,11 +54,17 @@ class EagleRows(CachedRows):
         return self._cache.held(OUTPUT)
 
     def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
-        """Run the accepted positions, in place of what was drafted there."""
+        """Run the accepted positions, in place of what was drafted there; a long prompt in pieces."""
+        for start in range(0, states.shape[1], PIECE):
+            piece = slice(start, start + PIECE)
+            self._run(states[:, piece], after[:, piece], (counts - start).clamp(0, PIECE))
+
+    def _run(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
         positions = self._cache.open(states.shape[1])
         fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
         output, _ = self._draft(after, fused, positions, self._layers(), self._masks())
-        self._cache.hold(OUTPUT, output[torch.arange(len(output), device=output.device), counts - 1])
+        last = output[torch.arange(len(output), device=output.device), (counts - 1).clamp(min=0)]
+        self._cache.hold(OUTPUT, last.where((counts > 0)[:, None], self.output))
         self._cache.advance(counts)
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:

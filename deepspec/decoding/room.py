@@ -45,12 +45,15 @@ class Room:
         """Return whether the first turn of a question has room."""
         return self.length(question) <= self.most
 
+    def tokens(self, text: str) -> int:
+        """Return the tokens by which the target is asked a first turn of a text."""
+        return len(self._template.prompt_ids([{"role": "user", "content": text}], thinking=self._thinking))
+
     def length(self, question: Question) -> int:
         """Return the tokens by which the target is asked the first turn of a question."""
         found = self._lengths.get(question.question_id)
         if found is None:
-            first = [{"role": "user", "content": question.turns[0]}]
-            found = len(self._template.prompt_ids(first, thinking=self._thinking))
+            found = self.tokens(question.turns[0])
             self._lengths[question.question_id] = found
         return found
 

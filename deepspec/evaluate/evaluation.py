@@ -1,5 +1,6 @@
 """One evaluation: its shards, what decodes them, and what is written at the end."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.evaluate.figure import acceptance_by_position, reliability
+from deepspec.evaluate.filled import filled, kind_of
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask
 from deepspec.evaluate.scoring import Subject, Traces, score
@@ -22,7 +24,7 @@ from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
 from deepspec.page import scores as reports
 from deepspec.page.page import html, markdown
-from deepspec.page.tables import acceptance_rows, left_out
+from deepspec.page.tables import acceptance_rows, context_rows, contexts_left_out, left_out
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
@@ -102,8 +104,9 @@ class Evaluation:
         """Decode a shard and commit its traces, unless that is done already."""
         shard = self.shards[number]
         if self._out.part(number, 0) is None:
+            questions = self._questions(shard)
             dialogues = ask(
-                shard.questions,
+                questions,
                 self.pair.target,
                 self._decoder(shard),
                 room=self.room.most,
@@ -114,8 +117,8 @@ class Evaluation:
             rows = [trace_row(turn, **labels) for each in dialogues for turn in each.turns]
             path = self._out.scratch / _trace_name(number)
             write_rows(path, rows)
-            too_long = sum(each.too_long for each in dialogues)
-            counts = {"questions": len(dialogues), "turns": len(rows), "too_long": too_long}
+            too_long = sum(each.too_long for each in dialogues) + len(shard.questions) - len(questions)
+            counts = {"questions": len(shard.questions), "turns": len(rows), "too_long": too_long}
             self._out.commit_part(number, 0, {_trace_name(number): path} if rows else {}, counts)
         self._done = sum(len(each.questions) for each in self.shards[: number + 1])
 
@@ -131,7 +134,7 @@ class Evaluation:
         scores = score(self._spec, subject, found, self._lossless(found))
         if self._spec.baseline is not None:
             scores = scores.model_copy(update={"comparison": self._comparison(self._spec.baseline, scores, found)})
-        for each in left_out(scores):
+        for each in (*left_out(scores), *contexts_left_out(scores)):
             self._report.log(f"left out: {each}")
         self._write(scores)
         return _counts(scores)
@@ -151,6 +154,21 @@ class Evaluation:
         between = differences(published(first), grouped(found.benchmarks()), max(told.slots, scores.slots))
         worse = regressions(between, told.lossless, scores.lossless)
         return Comparison(baseline=baseline, differences=tuple(between), regressions=worse)
+
+    def _questions(self, shard: Shard) -> Sequence[Question]:
+        """Return a shard's questions as they are asked: behind a context, where it has one and there is room for it."""
+        length, seed = shard.context, self._spec.seed
+        if length is None:
+            return shard.questions
+        if length > self.room.most:
+            return ()
+        asked = self._asked("benchmark", shard.temperature)
+        texts = [each.turns[0] for rows in asked.values() for each in rows]
+        behind = [
+            filled(each, kind_of(place, len(asked)), texts, length, self.room.tokens, seed)
+            for place, each in enumerate(shard.questions)
+        ]
+        return [each for each in behind if self.room.tokens(each.turns[0]) <= length]
 
     def _decoder(self, shard: Shard) -> Decoder:
         spec = self._spec
@@ -221,6 +239,8 @@ class Evaluation:
         self._out.file("report.md").write_text(text := markdown(*report), encoding="utf-8")
         self._out.file("report.html").write_text(html(*report), encoding="utf-8")
         self._report.table("acceptance", acceptance_rows(scores))
+        if scores.contexts:
+            self._report.table("contexts", context_rows(scores))
         if scores.comparison is not None:
             self._report.table("comparison", [each.row() for each in scores.comparison.differences])
         self._report.markdown("scores", text)
@@ -262,6 +282,7 @@ def _counts(scores: Scores) -> dict[str, Any]:
             f"{each.benchmark}@{each.temperature}": each.acceptance and each.acceptance.accepted_length.value
             for each in scores.benchmarks
         },
+        **_by_context(scores),
         "accepted_length_untrained": scores.untrained and scores.untrained.accepted_length.value,
         "samples": sum(found.samples for found in scores.overall.values()),
         "left_out": left_out(scores),
@@ -270,3 +291,10 @@ def _counts(scores: Scores) -> dict[str, Any]:
         "lossless_ties": check.ties if check else 0,
         "regressions": None if scores.comparison is None else list(scores.comparison.regressions),
     }
+
+
+def _by_context(scores: Scores) -> dict[str, Any]:
+    if not scores.contexts:
+        return {}
+    lengths = {str(each.length): each.acceptance and each.acceptance.accepted_length.value for each in scores.contexts}
+    return {"accepted_length_by_context": lengths}

@@ -9,7 +9,7 @@ from deepspec.evaluate.fitting import fit_temperatures
 from deepspec.evaluate.score import acceptance, calibration_score, slices
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.scores import BenchmarkScore, CalibrationScore, LosslessCheck, Scores, decoded_of
+from deepspec.formats.scores import BenchmarkScore, CalibrationScore, ContextScore, LosslessCheck, Scores, decoded_of
 from deepspec.rounds.decoded import Decoded
 
 Key = tuple[str, str, float]
@@ -75,6 +75,7 @@ def score(spec: EvaluateSpec, subject: Subject, found: Traces, lossless: Lossles
             for each in spec.benchmarks
         ),
         slices=tuple(s for t in spec.temperatures for s in slices(found.of("benchmark", t), t, slots, seed)),
+        contexts=tuple(_context(spec, subject, length, found) for length in spec.contexts),
         untrained=acceptance(found.of("untrained", spec.temperatures[0]), slots, seed),
         lossless=lossless,
         calibration=tuple(each for t in spec.temperatures if (each := _calibration(t, found, seed)) is not None),
@@ -96,6 +97,20 @@ def _benchmark(
         turns=len(samples) + too_long,
         unscored=sum(not each.rounds for each in samples),
         stopped=sum(each.finish_reason == "stop" for each in samples),
+        acceptance=acceptance(samples, subject.slots, spec.seed),
+    )
+
+
+def _context(spec: EvaluateSpec, subject: Subject, length: int, found: Traces) -> ContextScore:
+    key = ("context", str(length), spec.temperatures[0])
+    samples = found.samples.get(key, [])
+    prompts = [each.prompt_tokens for each in samples]
+    return ContextScore(
+        length=length,
+        temperature=spec.temperatures[0],
+        questions=found.questions.get(key, 0),
+        too_long=found.too_long.get(key, 0),
+        prompt_tokens=round(sum(prompts) / len(prompts)) if prompts else None,
         acceptance=acceptance(samples, subject.slots, spec.seed),
     )
 

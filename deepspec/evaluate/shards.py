@@ -1,7 +1,7 @@
 """The units of an evaluation: some questions at one temperature, for one purpose. Each leaves one file of traces."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,9 @@ from deepspec.formats.conversations import published_prompts, user_texts
 from deepspec.formats.questions import Question, read_questions
 from deepspec.placement import Placement
 
-Role = Literal["benchmark", "lossless", "untrained", "calibration"]
+Role = Literal["benchmark", "lossless", "untrained", "calibration", "context"]
 """What traces are for: scores; the lossless check where no benchmark is decoded at temperature 0; comparison with a
-fresh draft; fitting confidence temperatures."""
+fresh draft; fitting confidence temperatures; what a long context does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,8 @@ class Shard:
     """Of the benchmark; of the role where it is no benchmark's."""
     temperature: float
     questions: tuple[Question, ...]
+    context: int | None = None
+    """Tokens to which their prompts are to be filled."""
 
 
 def shards(
@@ -59,6 +61,9 @@ def shards(
         found.append(_extra("lossless", 0.0, spread(asked, spec.lossless_samples, fits)))
     if spec.untrained_samples:
         found.append(_extra("untrained", spec.temperatures[0], spread(asked, spec.untrained_samples, fits)))
+    for length in spec.contexts:
+        rows = spread(asked, spec.context_samples)
+        found.append(replace(_extra("context", spec.temperatures[0], rows), name=str(length), context=length))
     if spec.calibration_samples and confident:
         rows = calibration_questions(draft, placement.scratch, spec.calibration_samples, fits)
         found += [_extra("calibration", temperature, rows) for temperature in spec.temperatures if rows]

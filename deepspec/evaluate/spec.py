@@ -42,6 +42,20 @@ class EvaluateOptions(Spec):
     calibration_samples: int = Field(default=64, ge=0)
     """Prompts of the calibration split on which confidence temperatures are fitted; 0: none are."""
 
+    contexts: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Lengths in tokens: at each, some questions' first turns are asked behind other material that fills the prompt to
+    it, at the first temperature; of one that the target has no room for all are counted as left out. Empty: none."""
+    context_samples: int = Field(default=8, gt=0)
+    """Questions asked at each of these lengths, taken in turn from all benchmarks."""
+
+    @field_validator("contexts")
+    @classmethod
+    def _ascend(cls, contexts: tuple[int, ...]) -> tuple[int, ...]:
+        """Refuse lengths that are named twice or out of order."""
+        if list(contexts) != sorted(set(contexts)):
+            raise ValueError(f"{list(contexts)}: wanted lengths in ascending order, each once")
+        return contexts
+
     @field_validator("temperatures")
     @classmethod
     def _differ(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import zstandard
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError
@@ -89,6 +89,21 @@ class Slice(_Model):
     high: int
     temperature: float
     acceptance: Acceptance
+
+
+class ContextScore(_Model):
+    """Questions behind other material that fills their prompts to a length."""
+
+    length: int
+    """Tokens that a first prompt has at most."""
+    temperature: float
+    questions: int
+    too_long: int
+    """Turns that were not asked: the target has no room for them, or their own prompts are longer."""
+    prompt_tokens: int | None
+    """Mean over the turns that were asked."""
+    acceptance: Acceptance | None
+    """None where nothing was decoded."""
 
 
 class Divergence(_Model):
@@ -242,6 +257,8 @@ class Scores(_Model):
     """Temperature -> all benchmarks together."""
     benchmarks: tuple[BenchmarkScore, ...]
     slices: tuple[Slice, ...]
+    contexts: tuple[ContextScore, ...] = Field(default=(), exclude_if=lambda found: not found)
+    """Where questions were asked behind contexts of given lengths, by length."""
     untrained: Acceptance | None
     """A fresh draft of the same shape, at the first temperature: what no training gives."""
     lossless: LosslessCheck | None

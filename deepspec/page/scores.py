@@ -9,6 +9,8 @@ from deepspec.page.tables import (
     acceptance_rows,
     calibration_rows,
     calibration_text,
+    context_rows,
+    contexts_left_out,
     left_out,
     lossless_text,
     position_rows,
@@ -54,10 +56,19 @@ def sections(scores: Scores, figures: Mapping[str, bytes]) -> list[Section]:
         *(_comparison(each) for each in [scores.comparison] if each),
         Section(title="By position", rows=position_rows(scores), figures=curves),
         Section(title="By length", rows=slice_rows(scores)),
+        *_contexts(scores),
     ]
     for place, each in enumerate(scores.calibration):
         parts += _calibration(each, {"reliability": figures["reliability"]} if place == 0 else {})
     return parts
+
+
+def _contexts(scores: Scores) -> list[Section]:
+    if not scores.contexts:
+        return []
+    text = "Questions behind other material that fills their prompts to a length, the same questions at each."
+    lines = [f"{text} {'; '.join(contexts_left_out(scores))}".strip()]
+    return [Section(title="By context", texts=lines, rows=context_rows(scores))]
 
 
 def _comparison(found: Comparison) -> Section:

@@ -49,6 +49,16 @@ def left_out(scores: Scores) -> list[str]:
     ]
 
 
+def contexts_left_out(scores: Scores) -> list[str]:
+    """Return which turns were not asked behind a context, a line for each length."""
+    return [
+        f"a context of {each.length} tokens: {each.too_long} turns of {each.questions} questions were not asked, the "
+        f"target has room for prompts of {scores.prompt_room} tokens"
+        for each in scores.contexts
+        if each.too_long
+    ]
+
+
 def _reasons(score: BenchmarkScore, room: int | None) -> list[str]:
     """Return why turns of a benchmark tell nothing, each with their number."""
     of = "" if score.turns is None else f" of {score.turns}"
@@ -110,6 +120,16 @@ def slice_rows(scores: Scores) -> list[dict[str, Any]]:
         tokens = f"{each.low} to {each.high - 1}" if each.high < 1 << 30 else f"{each.low} and more"
         row = acceptance_row("all", each.temperature, each.acceptance)
         rows.append({"by": each.by.replace("_", " "), "tokens": tokens, **row})
+    return rows
+
+
+def context_rows(scores: Scores) -> list[dict[str, Any]]:
+    """Return acceptance behind contexts of given lengths."""
+    rows = []
+    for each in scores.contexts:
+        told = {"context": each.length, "prompt tokens": each.prompt_tokens, "not asked": each.too_long}
+        found = {} if each.acceptance is None else acceptance_row("all", each.temperature, each.acceptance)
+        rows.append({**told, **{name: value for name, value in found.items() if name != "benchmark"}})
     return rows
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from random import Random
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +37,14 @@ class Wanted(Protocol):
     @property
     def max_length(self) -> int:
         """Return the tokens of a sample at most."""
+
+    @property
+    def cut(self) -> Literal["head", "anywhere"]:
+        """Return which stretch is kept of a longer sample."""
+
+    @property
+    def cut_seed(self) -> int:
+        """Return the seed of that choice."""
 
     @property
     def min_supervised(self) -> int:
@@ -246,7 +255,7 @@ def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, re
 
 def _item(sample: Sample, split: str, wanted: Wanted, counts: Counter[str]) -> Item | None:
     counts["rendered_tokens"] += len(sample.input_ids)
-    fitted = fit(sample, wanted.max_length)
+    fitted = fit(sample, wanted.max_length, stretch_start(sample, wanted))
     if sum(fitted.loss_mask) < wanted.min_supervised:
         counts["dropped_too_few_supervised"] += 1
         return None
@@ -254,9 +263,29 @@ def _item(sample: Sample, split: str, wanted: Wanted, counts: Counter[str]) -> I
     return Item(sample=fitted, split=split)
 
 
-def fit(sample: Sample, max_length: int) -> Sample:
-    """Return a sample cut to a length, with nothing after its last supervised token."""
-    mask = sample.loss_mask[:max_length]
+def fit(sample: Sample, max_length: int, start: int = 0) -> Sample:
+    """Return a stretch of a sample, with nothing after its last supervised token; before its first one stands another.
+
+    Args:
+        sample: the whole.
+        max_length: tokens at most.
+        start: of the stretch.
+    """
+    mask = sample.loss_mask[start : start + max_length]
+    mask[:1] = [False] * bool(start) or mask[:1]
     while mask and not mask[-1]:
         mask.pop()
-    return replace(sample, input_ids=sample.input_ids[: len(mask)], loss_mask=mask)
+    return replace(sample, input_ids=sample.input_ids[start : start + len(mask)], loss_mask=mask)
+
+
+def stretch_start(sample: Sample, wanted: Wanted) -> int:
+    """Return where the stretch begins that is kept: around a supervised token, which lies anywhere in it.
+
+    A function of the seed and the sample's id: every supervised token is as likely as any other.
+    """
+    beyond = len(sample.input_ids) - wanted.max_length
+    places = [place for place, supervised in enumerate(sample.loss_mask) if supervised]
+    if wanted.cut == "head" or beyond <= 0 or not places:
+        return 0
+    generator = Random(f"{wanted.cut_seed}/{sample.sample_id}")
+    return min(max(generator.choice(places) - generator.randrange(wanted.max_length), 0), beyond)

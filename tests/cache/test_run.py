@@ -123,6 +123,23 @@ def test_nothing_is_stored_after_the_last_supervised_token(target: Path, store: 
     assert record.loss_mask[-1]
 
 
+def test_a_long_conversation_may_be_cut_anywhere(target: Path, store: Store, tmp_path: Path):
+    said = "".join(f"{n:03d}" for n in range(60))
+    answers = publish_answers(store, tmp_path, [[answered(str(n), "hi", said) for n in range(8)]])
+    other = Store(tmp_path / "other")
+    whole = opened(build(spec_for(target), target, answers, other, tmp_path / "whole"), other, tmp_path)
+    ref = build(spec_for(target, max_length=50, cut="anywhere"), target, answers, store, tmp_path)
+    cache = opened(ref, store, tmp_path)
+    text, starts = whole.record(0).input_ids.tolist(), set()
+    for number in range(len(cache)):
+        record = cache.record(number)
+        ids, first = record.input_ids.tolist(), bool(record.loss_mask[0])
+        starts |= {start for start in range(len(text)) if text[start : start + len(ids)] == ids}
+        assert len(ids) <= 50
+        assert not first
+    assert len(starts) > 2
+
+
 def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path: Path):
     answers = publish_answers(store, tmp_path, [rows(20)])
     spec = spec_for(target, part_bytes=60_000)

@@ -53,6 +53,7 @@ FIELDS = {
     "train.mask_token_id=65": "mask_token_id 65 is",
     "train.mask_token_id=257": "which every conversation contains",
     "train.draft.draft_vocab_size=99999": "draft_vocab_size 99999 is not in 1 … 264",
+    "train.draft.window=513": "window 513 is larger than the context: the target reads 512 positions",
     "train.continue_from=abcdef": "draft/abcdef is not published",
     "train.warm_start=abcdef": "train.warm_start: ",
     "dataset.cache=abcdef": "nothing published in",

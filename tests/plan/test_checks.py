@@ -94,6 +94,25 @@ def test_lengths_that_the_target_cuts_are_told(place):
     assert told(place, "cache.max_length=512") == ()
 
 
+def test_a_context_that_no_prompt_can_have_is_told(place):
+    """512 positions less 32 of the answer and 8 of a round leave 472."""
+    assert told(place, "evaluate.contexts=[100,472]", "cache.max_length=64") == ()
+    assert told(place, "evaluate.contexts=[100,473]", "cache.max_length=64") == (
+        "evaluate.contexts 473: the target has room for prompts of 472 tokens; its questions are not asked",
+    )
+
+
+def test_masks_of_positions_by_positions_are_told_where_samples_may_be_long(place):
+    edit(place / "target" / "config.json", max_position_embeddings=32768)
+    lines = told(place, "cache.max_length=32768", algorithm="eagle3")
+    assert lines == (
+        "cache.max_length is 32768: on a CPU a step of eagle3 on a sample as long holds masks of 1.1 GB and more; "
+        "lower it, or train a block draft",
+    )
+    assert told(place, "cache.max_length=32768", algorithm="dflash") == ()
+    assert told(place, "cache.max_length=16384", algorithm="eagle3") == ()
+
+
 def test_the_spec_says_where_samples_are_cut(place):
     def length(*overrides: str) -> int:
         run = begun(choices(place, *overrides).plan(), site(place))

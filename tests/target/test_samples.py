@@ -1,6 +1,7 @@
 """Parts, forward passes and cuts, on numbers small enough to check by hand."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from deepspec.cache.background import Background
 from deepspec.chat.template import Sample
 from deepspec.records.batch import supervises
-from deepspec.target.samples import Item, batches, cut_parts, fit, raw_bytes, shard_files
+from deepspec.target.samples import Item, batches, cut_parts, fit, raw_bytes, shard_files, stretch_start
 from deepspec.target_cache.sizes import published_bytes
 
 
@@ -100,3 +101,35 @@ def test_background_waits_for_the_end():
         for n in range(5):
             background.run(done.append, n)
     assert done == [0, 1, 2, 3, 4]
+
+
+def wanted(cut="anywhere", seed=0, max_length=4):
+    return SimpleNamespace(cut=cut, cut_seed=seed, max_length=max_length)
+
+
+def test_a_stretch_may_begin_anywhere_and_never_with_a_token_that_is_predicted_of_nothing():
+    sample = Sample(sample_id="x", input_ids=[1, 2, 3, 4, 5, 6], loss_mask=[False, True, True, True, True, False])
+    assert fit(sample, 3, 2) == Sample(sample_id="x", input_ids=[3, 4, 5], loss_mask=[False, True, True])
+    assert fit(sample, 4, 2) == Sample(sample_id="x", input_ids=[3, 4, 5], loss_mask=[False, True, True])
+    assert sample.loss_mask[2]
+
+
+def test_every_stretch_that_holds_something_supervised_is_drawn_and_no_other():
+    """Of ten tokens the third and the eighth are supervised, and four are kept: stretches that begin at 0 to 6."""
+    mask = [place in (2, 7) for place in range(10)]
+    starts = {
+        stretch_start(Sample(sample_id=str(name), input_ids=list(range(10)), loss_mask=mask), wanted())
+        for name in range(200)
+    }
+    assert starts == {0, 1, 2, 4, 5, 6}
+
+
+def test_a_stretch_is_a_function_of_seed_and_sample():
+    samples = [Sample(sample_id=str(name), input_ids=[0] * 99, loss_mask=[True] * 99) for name in range(20)]
+    one, again, other = ([stretch_start(each, wanted(seed=seed)) for each in samples] for seed in (0, 0, 1))
+    assert one == again != other
+
+
+def test_heads_and_samples_that_are_short_enough_begin_where_they_did():
+    sample = Sample(sample_id="x", input_ids=[0] * 9, loss_mask=[True] * 9)
+    assert stretch_start(sample, wanted("head")) == stretch_start(sample, wanted(max_length=9)) == 0

@@ -8,10 +8,13 @@ from deepspec.errors import SourceError, SpecError
 from deepspec.formats.bad_rows import one_row
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.questions import Question, read_questions
-from deepspec.formats.recipe import drafts
+from deepspec.formats.recipe import TRAITS, drafts
 from deepspec.plan import resolve
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
+
+SQUARE = 1 << 28
+"""Entries of a mask of positions by positions, a byte each, from which on a plan tells of it: 16,384 tokens."""
 
 
 def context(known: Known) -> Seen:
@@ -27,8 +30,14 @@ def context(known: Known) -> Seen:
         if known.makes(stage):
             raise SpecError(message)
     _check_served(known, positions)
+    most = room(known, "evaluate")
+    far = [
+        f"evaluate.contexts {each}: the target has room for prompts of {most} tokens; its questions are not asked"
+        for each in known.plan.evaluate.contexts
+        if each > most and "evaluate" not in full
+    ]
     later = [f"{message} before {stage}" for stage, message in full.items() if known.only != "reevaluate"]
-    return Seen(f"{positions:,} positions", (*_cut(known, positions), *later))
+    return Seen(f"{positions:,} positions", (*_cut(known, positions), *later, *far))
 
 
 def benchmarks(known: Known) -> Seen:
@@ -103,6 +112,12 @@ def _cut(known: Known, positions: int) -> Iterator[str]:
         yield (
             f"the target reads {positions} tokens, cache.max_length is {plan.cache.max_length}: samples are cut at "
             f"{positions} and counted"
+        )
+    square = min(plan.cache.max_length, positions) ** 2
+    if known.placement.device == "cpu" and not TRAITS[plan.train.draft.algorithm].blocks and square > SQUARE:
+        yield (
+            f"cache.max_length is {plan.cache.max_length}: on a CPU a step of {plan.train.draft.algorithm} on a sample "
+            f"as long holds masks of {square / 1e9:.1f} GB and more; lower it, or train a block draft"
         )
     if plan.dataset.answers is None and plan.regenerate.sampling.max_tokens >= positions:
         yield (
