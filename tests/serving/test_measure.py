@@ -150,6 +150,20 @@ def test_a_level_in_which_the_engine_stops_again_is_marked():
     assert found.loads == (2,)
 
 
+def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+
+    async def never(_: object, patience: Patience) -> bool:
+        waited.append(patience.seconds)
+        return False
+
+    monkeypatch.setattr(levels, "is_back", never)
+    monkeypatch.setattr(measure, "is_back", never)
+    found = served(Fake(dies_at=tuple(range(4, 99))))
+    assert [each.drafting for each in found.levels] == [None, None]
+    assert waited == [2, 0, 0, 0]
+
+
 def test_prefixes_that_were_cached_are_told():
     assert "Prefix caching was on: " in " ".join(served(Fake(cached=1)).warnings)
     assert "Prefix caching" not in " ".join(served(Fake()).warnings)

@@ -9,7 +9,7 @@ from deepspec.formats.scores import Interval
 from deepspec.formats.served import Accepted, Level, Percentiles, Proposal, Side, changes
 from deepspec.serving.client import Answer
 from deepspec.serving.counters import Counters, gauge, read_counters
-from deepspec.serving.levels import arrivals
+from deepspec.serving.levels import arrivals, behind
 from deepspec.serving.numbers import (
     accepted_in_answers,
     accepted_in_counters,
@@ -171,6 +171,14 @@ def test_arrivals_come_at_the_rate_and_by_seed():
     assert found[-1] == pytest.approx(500, rel=0.1)
     assert found == arrivals(4.0, 2001, seed=3) != arrivals(4.0, 2001, seed=4)
     assert np.std(np.diff(found)) == pytest.approx(0.25, rel=0.1)  # by chance, not in step
+
+
+def test_an_engine_that_falls_behind_arrivals_is_told():
+    quick, slow = answer(1.5, intended=1.0), answer(9.0, intended=1.0)
+    assert behind([answer(0.5), quick, answer(2.5, intended=2.0)], "with") == []
+    assert behind([slow, slow, answer(2.5, intended=2.0)], "with") == [
+        "with: 3 of 3 requests were open when the last arrived"
+    ]
 
 
 def test_as_many_tokens_are_proposed_as_pay():
