@@ -201,8 +201,13 @@ class BreakEven(_Model):
         def words(load: float | None) -> str:
             return f"above {highest}" if load is None else f"below {lowest}" if load == 0 else f"{load:.1f}"
 
+        measured = f"of {lowest} to {highest} requests at once"
         where = "" if self.context is None else f", prompts of {self.context} tokens"
-        return f"{words(self.value)} requests at once (95 %: {words(self.low)} to {words(self.high)}{where})"
+        if self.value is None:
+            pays = f"at every load {measured}"
+        else:
+            pays = f"up to {words(self.value)} requests at once" if self.value else f"at no load {measured}"
+        return f"{pays} (95 %: {words(self.low)} to {words(self.high)}{where})"
 
 
 class Proposal(_Model):
@@ -242,7 +247,7 @@ class UnderLoad(_Model):
 
     version: Literal[1] = 1
     engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
-    plain_engine: str | None
+    plain_engine: Annotated[str | None, AfterValidator(lambda told: told and engine_name(told))]
     """None: no engine served the target alone."""
     hardware: str
     """Of the machine that asked; engines elsewhere are named by what they tell."""
@@ -275,7 +280,7 @@ class UnderLoad(_Model):
         if not self.break_even or not self.loads:
             return "No break-even load is told: the engine was not measured with and without the draft."
         lowest, highest = self.loads[0], self.loads[-1]
-        return f"The draft pays up to: {'; '.join(each.told(lowest, highest) for each in self.break_even)}."
+        return f"The draft pays {'; '.join(each.told(lowest, highest) for each in self.break_even)}."
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each level."""
@@ -321,12 +326,12 @@ class UnderLoad(_Model):
         ]
 
     def best_setting(self) -> tuple[int, float] | None:
-        """Return tokens to propose and the least chance of one, over all loads; None where nothing tells.
+        """Return tokens to propose and the least chance of one, over all loads; None where the draft pays at none.
 
         What was tried goes before what is worked out: the largest product of speeds, over the settings of the
         measurement itself and those tried.
         """
-        if self.best is None:
+        if self.best is None or not self.best.tokens:
             return None
         speeds: dict[tuple[int, float], list[float]] = {}
         for each in self.tried:
@@ -334,7 +339,7 @@ class UnderLoad(_Model):
         own = [each.drafting.tokens_per_second.value or 0.0 for each in _closed(self.levels) if each.drafting]
         whole = {place: found for place, found in speeds.items() if len(found) == len(own)}
         if not whole:
-            return max(self.best.tokens, 1), 0.0
+            return self.best.tokens, 0.0
         return max({(self.slots, 0.0): own, **whole}.items(), key=lambda pair: prod(pair[1]))[0]
 
     def schedule(self) -> list[list[int]]:

@@ -105,14 +105,22 @@ def test_the_break_even_load_has_the_interval_of_its_resamples():
     found = break_even([2, 8], draws)
     assert found is not None
     assert (found.value, found.low, found.high) == (pytest.approx(4), pytest.approx(4), None)
-    assert found.told(2, 8) == "4.0 requests at once (95 %: 4.0 to above 8)"
+    assert found.told(2, 8) == "up to 4.0 requests at once (95 %: 4.0 to above 8)"
     assert break_even([], []) is None
 
 
 def test_a_draft_that_never_pays_says_so():
     found = break_even([1, 2], [np.full(11, 0.9), np.full(11, 0.8)])
     assert found is not None
-    assert found.told(1, 2) == "below 1 requests at once (95 %: below 1 to below 1)"
+    assert found.told(1, 2) == "at no load of 1 to 2 requests at once (95 %: below 1 to below 1)"
+
+
+def test_a_draft_that_still_pays_at_the_highest_load_says_so():
+    found = break_even([1, 2], [np.full(11, 1.9), np.full(11, 1.8)], context=512)
+    assert found is not None
+    assert found.told(1, 2) == (
+        "at every load of 1 to 2 requests at once (95 %: above 2 to above 2, prompts of 512 tokens)"
+    )
 
 
 def test_rounds_are_what_no_draft_and_no_prompt_made():
