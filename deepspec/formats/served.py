@@ -282,6 +282,10 @@ class UnderLoad(_Model):
         lowest, highest = self.loads[0], self.loads[-1]
         return f"The draft pays {'; '.join(each.told(lowest, highest) for each in self.break_even)}."
 
+    def counts(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return {"break_even": self.break_even_text(), "warnings": list(self.warnings)}
+
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each level."""
         rows = [each.row() for each in self.levels]
