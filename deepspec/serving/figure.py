@@ -29,7 +29,8 @@ def by_load(found: UnderLoad) -> bytes:
         axis.set_xticks(loads, [str(each) for each in loads])
         axis.set_xlabel("requests at once")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

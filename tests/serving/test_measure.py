@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -234,3 +235,13 @@ def test_an_answer_in_one_piece_is_read_too():
 def test_options_name_each_load_once():
     with pytest.raises(ValueError, match="do not ascend"):
         ServeOptions(loads=(2, 1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_engine_alone_tells_no_speed_up_and_is_drawn_all_the_same():
+    with subject(Fake()) as asked:
+        found = under_load(replace(asked, plain=None), OPTIONS, Heard())
+    assert [each.plain or each.speedup for each in found.levels] == [None, None]
+    assert "No break-even load is told" in found.break_even_text()
+    assert found.plain_engine is None
+    assert by_load(found).startswith(b"\x89PNG")
