@@ -134,6 +134,7 @@ class _Run:
     async def _check(self, client: Client, alone: Client | None) -> EngineSpeed | None:
         if not (known := self._subject.known):
             return None
+        self._report.log(f"{len(known)} prompts that were decoded here are asked first, one after another")
         answers = await self._answers(client)
         plains = [] if alone is None else await self._answers(alone)
         return compared(client.name, answers, plains, known)
