@@ -87,7 +87,7 @@ class EngineSpeed(_Model):
         """Return what to say where the engine does not accept what we do; else nothing."""
         if self.agrees:
             return ""
-        paired = "" if self.difference is None else f" (prompt by prompt {told(self.difference)} more)"
+        paired = "" if self.difference is None else f" (prompt by prompt a difference of {told(self.difference)})"
         return (
             f"{self.engine} makes {told(self.tokens_per_round)} tokens per round of prompts on which "
             f"{told(self.ours)} were measured here{paired}: what it serves is not what was evaluated."

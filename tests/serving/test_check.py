@@ -56,7 +56,7 @@ def test_prompts_are_compared_one_by_one():
     assert found.difference.high is not None
     assert found.difference.high < 0
     assert not found.agrees
-    assert "(prompt by prompt -0.178 [" in found.warning
+    assert "(prompt by prompt a difference of -0.178 [" in found.warning
     alike = compared("engine", [replace(each, accepted=7 * (each.accepted > 0)) for each in answers], [], asked)
     assert alike is not None
     assert (alike.agrees, alike.difference) == (True, Interval(value=0, low=0, high=0))
