@@ -148,6 +148,7 @@ def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:
         told = f"{value:.2f}, break-even at accepted length {speed['break_even'][batch]:.2f}"
         rows.append((f"wall-clock speed-up, batch {batch}", told))
     rows += _served(speed["engine"])
+    rows += _under_load(speed.get("under_load"))
     if draft is not None:
         rows.append(("training", f"{draft['steps']} steps, {draft['seconds']:.0f} s, loss {_number(draft['loss'])}"))
     return [{"what": what, "value": value} for what, value in rows]
@@ -170,6 +171,14 @@ def _served(engine: dict[str, Any] | None) -> list[tuple[str, Piece]]:
         (f"served by {engine_name(engine['engine'])}", f"{told}: agree" if engine["agrees"] else loud),
         ("its speed-up with the draft", f"{engine['speed-up']} ({engine['tokens/s']} tokens/s)"),
     ]
+
+
+def _under_load(found: dict[str, Any] | None) -> list[tuple[str, Piece]]:
+    """Return up to which load the engine pays with the draft, and loudly what is wrong with it."""
+    if found is None:
+        return []
+    warnings: list[tuple[str, Piece]] = [("under load", Styled(each, "bold red")) for each in found["warnings"]]
+    return [("under load", found["break_even"]), *warnings]
 
 
 def pictures(store: Store, built: "Built") -> list[tuple[str, str]]:

@@ -145,6 +145,7 @@ def _counts(speed: Speed) -> dict[str, Any]:
         "break_even": {batch: each.round_cost for batch, each in by_batch.items()},
         "shares": {batch: each.shares for batch, each in by_batch.items()},
         "engine": speed.served and {**speed.served.row(), "agrees": speed.served.agrees},
+        **({} if speed.under_load is None else {"under_load": speed.under_load.counts()}),
     }
 
 

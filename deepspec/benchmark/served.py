@@ -149,4 +149,4 @@ def publish_served(speed: Artifact, found: UnderLoad, spec: BenchmarkSpec, out: 
     told = read_speed(speed.path(SPEED)).model_copy(update={"under_load": found})
     out.file(SPEED).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
     out.file(SERVED_FIGURE).write_bytes(by_load(found))
-    return out.publish(spec, version, speed.manifest.counts)
+    return out.publish(spec, version, {**speed.manifest.counts, "under_load": found.counts()})

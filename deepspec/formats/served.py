@@ -73,8 +73,10 @@ class EngineSpeed(_Model):
     tokens_per_round: Interval
     """The engine's."""
     ours: Interval
+    difference: Interval | None = Field(default=None, exclude_if=lambda found: found is None)
+    """How many more tokens a round makes there than here, on the same prompts; None: earlier versions did not tell."""
     agrees: bool
-    """Whether the two intervals overlap."""
+    """Whether the two intervals overlap, and that of the difference reaches what rounding can do."""
     accept_rate: float
     """Accepted over drafted tokens."""
     tokens_per_second: float
@@ -82,12 +84,13 @@ class EngineSpeed(_Model):
 
     @property
     def warning(self) -> str:
-        """Return what to say where the engine's interval and ours have nothing in common; else nothing."""
+        """Return what to say where the engine does not accept what we do; else nothing."""
         if self.agrees:
             return ""
+        paired = "" if self.difference is None else f" (prompt by prompt a difference of {told(self.difference)})"
         return (
             f"{self.engine} makes {told(self.tokens_per_round)} tokens per round of prompts on which "
-            f"{told(self.ours)} were measured here: what it serves is not what was evaluated."
+            f"{told(self.ours)} were measured here{paired}: what it serves is not what was evaluated."
         )
 
     @property
@@ -103,6 +106,7 @@ class EngineSpeed(_Model):
             "samples": self.samples,
             "tokens per round": told(self.tokens_per_round),
             "here": told(self.ours),
+            **({} if self.difference is None else {"difference": told(self.difference)}),
             "accepted of drafted": f"{self.accept_rate:.1%}",
             "tokens/s": f"{self.tokens_per_second:.1f}",
             "speed-up": "not measured" if self.speedup is None else f"{self.speedup:.2f}",
@@ -201,8 +205,13 @@ class BreakEven(_Model):
         def words(load: float | None) -> str:
             return f"above {highest}" if load is None else f"below {lowest}" if load == 0 else f"{load:.1f}"
 
+        measured = f"of {lowest} to {highest} requests at once"
         where = "" if self.context is None else f", prompts of {self.context} tokens"
-        return f"{words(self.value)} requests at once (95 %: {words(self.low)} to {words(self.high)}{where})"
+        if self.value is None:
+            pays = f"at every load {measured}"
+        else:
+            pays = f"up to {words(self.value)} requests at once" if self.value else f"at no load {measured}"
+        return f"{pays} (95 %: {words(self.low)} to {words(self.high)}{where})"
 
 
 class Proposal(_Model):
@@ -242,7 +251,7 @@ class UnderLoad(_Model):
 
     version: Literal[1] = 1
     engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
-    plain_engine: str | None
+    plain_engine: Annotated[str | None, AfterValidator(lambda told: told and engine_name(told))]
     """None: no engine served the target alone."""
     hardware: str
     """Of the machine that asked; engines elsewhere are named by what they tell."""
@@ -275,7 +284,11 @@ class UnderLoad(_Model):
         if not self.break_even or not self.loads:
             return "No break-even load is told: the engine was not measured with and without the draft."
         lowest, highest = self.loads[0], self.loads[-1]
-        return f"The draft pays up to: {'; '.join(each.told(lowest, highest) for each in self.break_even)}."
+        return f"The draft pays {'; '.join(each.told(lowest, highest) for each in self.break_even)}."
+
+    def counts(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return {"break_even": self.break_even_text(), "warnings": list(self.warnings)}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each level."""
@@ -321,12 +334,12 @@ class UnderLoad(_Model):
         ]
 
     def best_setting(self) -> tuple[int, float] | None:
-        """Return tokens to propose and the least chance of one, over all loads; None where nothing tells.
+        """Return tokens to propose and the least chance of one, over all loads; None where the draft pays at none.
 
         What was tried goes before what is worked out: the largest product of speeds, over the settings of the
         measurement itself and those tried.
         """
-        if self.best is None:
+        if self.best is None or not self.best.tokens:
             return None
         speeds: dict[tuple[int, float], list[float]] = {}
         for each in self.tried:
@@ -334,7 +347,7 @@ class UnderLoad(_Model):
         own = [each.drafting.tokens_per_second.value or 0.0 for each in _closed(self.levels) if each.drafting]
         whole = {place: found for place, found in speeds.items() if len(found) == len(own)}
         if not whole:
-            return max(self.best.tokens, 1), 0.0
+            return self.best.tokens, 0.0
         return max({(self.slots, 0.0): own, **whole}.items(), key=lambda pair: prod(pair[1]))[0]
 
     def schedule(self) -> list[list[int]]:

@@ -8,15 +8,19 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from deepspec.errors import EngineError
 from deepspec.formats.scores import Interval, interval
 from deepspec.formats.served import EngineSpeed, overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded
-from deepspec.rounds.measure import estimates, tally
+from deepspec.rounds.measure import Floats, estimates, resampled, tally
 from deepspec.serving.client import Answer, Client, Request
 from deepspec.serving.numbers import tokens_per_round
 
+ROUNDING = 0.02
+"""Share of the tokens per round that engines may differ by: they compute in other precisions."""
 ENOUGH = 3
 """Answers by which it is told whether an engine serves the target."""
 
@@ -101,7 +105,7 @@ def compared(
     theirs, drafted = tokens_per_round(answers), sum(each.drafted for each in answers)
     if theirs is None or not drafted:
         return None
-    ours = decoded_here(asked)
+    ours, more = decoded_here(asked), difference(answers, asked)
     return EngineSpeed(
         engine=name,
         samples=len(answers),
@@ -110,8 +114,35 @@ def compared(
         accept_rate=sum(each.accepted for each in answers) / drafted,
         tokens_per_second=_speed(answers),
         plain_tokens_per_second=_speed(plains) if plains else None,
-        agrees=overlap(theirs, ours),
+        difference=more,
+        agrees=overlap(theirs, ours) and not _apart(more, ours),
     )
+
+
+def difference(answers: Sequence[Answer], asked: Sequence[Known]) -> Interval:
+    """Return how many more tokens a round makes in an engine than here, on the same prompts, resampled together.
+
+    It is far narrower than the difference of two intervals: prompts differ more than engines do.
+    """
+    pairs = [(each, known.decoded) for each, known in zip(answers, asked, strict=True)]
+    sums = np.array(
+        [(each.tokens - 1, each.rounds, len(here.tokens) - 1, len(here.rounds)) for each, here in pairs],
+        dtype=np.float64,
+    )
+
+    def more(weights: Floats) -> Floats:
+        drawn = weights @ sums
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3], dtype=np.float64)
+
+    return interval(resampled(more, len(pairs)))
+
+
+def _apart(found: Interval, ours: Interval) -> bool:
+    """Return whether a difference is for certain more than rounding moves."""
+    if found.low is None or found.high is None or ours.value is None:
+        return False
+    return found.high < -ROUNDING * ours.value or found.low > ROUNDING * ours.value
 
 
 def decoded_here(asked: Sequence[Known]) -> Interval:

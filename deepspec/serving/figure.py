@@ -14,6 +14,7 @@ def by_load(found: UnderLoad) -> bytes:
     """Return a plot of tokens per second with and without the draft, and of the speed-up, by requests at once."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     speed, gain = figure.subplots(1, 2)
+    loads = sorted({int(each.load) for each in found.levels if each.kind == "closed"})
     for context in dict.fromkeys(each.context for each in found.levels):
         closed = [each for each in found.levels if each.kind == "closed" and each.context == context]
         where = "" if context is None else f", {context} tokens"
@@ -25,9 +26,11 @@ def by_load(found: UnderLoad) -> bytes:
     gain.axhline(1, color="grey", linewidth=0.8)
     for axis in (speed, gain):
         axis.set_xscale("log", base=2)
+        axis.set_xticks(loads, [str(each) for each in loads])
         axis.set_xlabel("requests at once")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

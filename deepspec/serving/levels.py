@@ -14,6 +14,7 @@ from itertools import chain, count, cycle
 import numpy as np
 
 from deepspec.errors import EngineError
+from deepspec.formats.scores import Interval
 from deepspec.formats.served import Accepted, Side
 from deepspec.serving.client import Answer, Client, Request
 from deepspec.serving.numbers import (
@@ -95,16 +96,17 @@ async def measured(
 
 
 async def is_back(client: Client, patience: Patience) -> bool:
-    """Wait for an engine that stopped; return whether it answers again."""
+    """Wait for an engine that stopped; return whether it answers again. Without patience it is looked at once."""
     end = time.monotonic() + patience.seconds
-    while time.monotonic() < end:
+    while True:
         try:
             if client.endpoint.model in await client.models():
                 return True
         except EngineError:  # not back yet
             pass
+        if time.monotonic() >= end:
+            return False
         await asyncio.sleep(patience.between_looks)
-    return False
 
 
 async def _once(client: Client, load: Load, name: str) -> Measured:
@@ -117,6 +119,8 @@ async def _once(client: Client, load: Load, name: str) -> Measured:
         counted = after.since(before)
         accepted = None if counted is None else accepted_in_counters(counted)
         notes += [f"{name}: its counters began anew"] if counted is None else []
+    accepted = accepted or await _gauged(client)
+    notes += behind(answers, name) if load.arrivals else []
     late = max(each.sent - each.intended for each in answers)
     limited = share > BUSY or late > LATE
     if limited:
@@ -125,6 +129,25 @@ async def _once(client: Client, load: Load, name: str) -> Measured:
         )
     return Measured(
         answers=answers, side=_side(answers, load, share), accepted=accepted, notes=tuple(notes), limited=limited
+    )
+
+
+async def _gauged(client: Client) -> Accepted | None:
+    """Return SGLang's own mean of accepted lengths, which covers a window of its choice and has no interval."""
+    length = await client.accepted_length() if client.kind == "SGLang" else None
+    if length is None:
+        return None
+    return Accepted(rounds=0, drafted=0, accepted=0, tokens_per_round=Interval(value=length, low=None, high=None))
+
+
+def behind(answers: Sequence[Answer], name: str) -> list[str]:
+    """Return what to say where most requests were open when the last one arrived: latencies tell for how long."""
+    last = max(each.intended for each in answers)
+    still = sum(each.end > last for each in answers)
+    return (
+        [f"{name}: {still} of {len(answers)} requests were open when the last arrived"]
+        if 2 * still > len(answers)
+        else []
     )
 
 

@@ -10,7 +10,6 @@ from itertools import cycle, islice
 from deepspec.errors import EngineError, SpecError
 from deepspec.formats.scores import Interval
 from deepspec.formats.served import (
-    Accepted,
     BreakEven,
     EngineSpeed,
     Level,
@@ -102,6 +101,8 @@ class _Run:
 
     def __init__(self, subject: Subject, options: ServeOptions, report: Report) -> None:
         self._subject, self._options, self._report = subject, options, report
+        self._gone: set[str] = set()
+        """Sides whose engine stopped and was not back in time."""
         self._draws: dict[int | None, list[tuple[int, Floats]]] = {}
 
     async def all(self) -> UnderLoad:
@@ -133,6 +134,7 @@ class _Run:
     async def _check(self, client: Client, alone: Client | None) -> EngineSpeed | None:
         if not (known := self._subject.known):
             return None
+        self._report.log(f"{len(known)} prompts that were decoded here are asked first, one after another")
         answers = await self._answers(client)
         plains = [] if alone is None else await self._answers(alone)
         return compared(client.name, answers, plains, known)
@@ -157,20 +159,28 @@ class _Run:
         self, client: Client, alone: Client | None, asked: Load, named: tuple[bool, float, int | None]
     ) -> Level:
         closed, load, context = named
-        patience = self._subject.patience
-        ours, notes = await measured(client, asked, "with", patience)
-        theirs, more = (None, ()) if alone is None else await measured(alone, asked, "without", patience)
-        accepted = None if ours is None else ours.accepted or await _gauged(client)
+        ours, notes = await self._side(client, asked, "with")
+        theirs, more = (None, ()) if alone is None else await self._side(alone, asked, "without")
         return Level(
             kind="closed" if closed else "open",
             load=load,
             context=context,
             drafting=ours and ours.side,
             plain=theirs and theirs.side,
-            accepted=accepted,
+            accepted=ours and ours.accepted,
             speedup=self._speedup(ours, theirs, int(load), context) if closed else None,
             notes=(*notes, *more),
         )
+
+    async def _side(self, client: Client, asked: Load, name: str) -> tuple[Measured | None, tuple[str, ...]]:
+        """Return what one engine makes of a load; one that did not come back is not waited for again."""
+        patience = Patience(seconds=0) if name in self._gone else self._subject.patience
+        found, notes = await measured(client, asked, name, patience)
+        if found is None and not await is_back(client, Patience(seconds=0)):
+            self._gone.add(name)
+        else:
+            self._gone.discard(name)
+        return found, notes
 
     def _speedup(
         self, ours: Measured | None, theirs: Measured | None, load: int, context: int | None
@@ -206,14 +216,6 @@ def _load(subject: Subject, options: ServeOptions, at_once: int, rate: float, co
     ]
     moments = arrivals(rate, number, options.seed) if rate else ()
     return Load(requests=requests, at_once=at_once, arrivals=moments, seed=options.seed)
-
-
-async def _gauged(client: Client) -> Accepted | None:
-    """Return SGLang's own mean of accepted lengths, which covers a window of its choice and has no interval."""
-    length = await client.accepted_length() if client.kind == "SGLang" and await is_back(client, Patience()) else None
-    if length is None:
-        return None
-    return Accepted(rounds=0, drafted=0, accepted=0, tokens_per_round=Interval(value=length, low=None, high=None))
 
 
 def _check_files(options: ServeOptions) -> None:

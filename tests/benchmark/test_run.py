@@ -73,6 +73,7 @@ def test_an_engine_is_measured_under_load_where_the_stage_is_told_to(tmp_path: P
     assert [each.load for each in speed.under_load.levels] == [1, 2]
     assert heard.figures["served"].startswith(b"\x89PNG")
     assert heard.tables["served"][0]["load"] == "1 at once"
+    assert speed.under_load.counts()["break_even"] == speed.under_load.break_even_text()
     spec = BenchmarkSpec(target=case.target, benchmarks=case.benchmarks, engine_samples=0, serve=serve)
     assert (spec.engine_tokens, spec.engine_slots) == (4, 2)
     assert BenchmarkSpec(target=case.target, benchmarks=case.benchmarks).engine_slots == 1

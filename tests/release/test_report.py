@@ -102,7 +102,7 @@ def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):
     text = markdown("t", warnings(served), sections(served))
     assert text.index(loud) < text.index("## Acceptance")
     for line in (
-        "The draft pays up to: 4.0 requests at once (95 %: 3.0 to above 8).",
+        "The draft pays up to 4.0 requests at once (95 %: 3.0 to above 8).",
         "| 1 at once | 15.0 [15.0, 15.0\\] | 10.0 [10.0, 10.0\\] | 1.50 [1.50, 1.50\\] |",
         "loses 12% at 4 of its tokens per second",  # 44 of 50
         "| 8 | nothing | 1.00 |",

@@ -1,6 +1,7 @@
 """Acceptance as an engine tells it, held against ours, and whether it serves the target at all."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from deepspec.formats.scores import Interval
 from deepspec.formats.served import overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded, Round
-from deepspec.serving.check import Known, TargetShape, check_answers, check_engine, check_target, in_turn
+from deepspec.serving.check import Known, TargetShape, check_answers, check_engine, check_target, compared, in_turn
 from deepspec.serving.client import Answer, Client
 from deepspec.serving.numbers import tokens_per_round
 from tests.serving.fake import Fake, serving
@@ -39,6 +40,26 @@ def test_an_engine_that_accepts_less_is_warned_of(kind: str):
         found = check_engine(endpoint, None, [known("a", 3)], 9)
     assert not found.agrees
     assert "2.000 [2.000, 2.000] tokens per round of prompts on which 4.000 [4.000, 4.000]" in found.warning
+    assert found.difference == Interval(value=-2, low=-2, high=-2)
+
+
+def test_prompts_are_compared_one_by_one():
+    """Long and short rounds lie wide apart, so that both intervals are wide; each prompt takes one round more."""
+    asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens
+    moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    answers = [Answer(tokens=9, drafted=20, accepted=accepted, **moments) for accepted in (6, 0) * 6]  # 2 and 8
+    found = compared("engine", answers, [], asked)
+    assert found is not None
+    assert overlap(found.tokens_per_round, found.ours)
+    assert found.difference is not None
+    assert found.difference.value == pytest.approx(16 / 10 - 16 / 9)
+    assert found.difference.high is not None
+    assert found.difference.high < 0
+    assert not found.agrees
+    assert "(prompt by prompt a difference of -0.178 [" in found.warning
+    alike = compared("engine", [replace(each, accepted=7 * (each.accepted > 0)) for each in answers], [], asked)
+    assert alike is not None
+    assert (alike.agrees, alike.difference) == (True, Interval(value=0, low=0, high=0))
 
 
 def test_the_target_alone_gives_the_speed_up():

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -150,6 +151,20 @@ def test_a_level_in_which_the_engine_stops_again_is_marked():
     assert found.loads == (2,)
 
 
+def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+
+    async def never(_: object, patience: Patience) -> bool:
+        waited.append(patience.seconds)
+        return False
+
+    monkeypatch.setattr(levels, "is_back", never)
+    monkeypatch.setattr(measure, "is_back", never)
+    found = served(Fake(dies_at=tuple(range(4, 99))))
+    assert [each.drafting for each in found.levels] == [None, None]
+    assert waited == [2, 0, 0, 0]
+
+
 def test_prefixes_that_were_cached_are_told():
     assert "Prefix caching was on: " in " ".join(served(Fake(cached=1)).warnings)
     assert "Prefix caching" not in " ".join(served(Fake()).warnings)
@@ -220,3 +235,13 @@ def test_an_answer_in_one_piece_is_read_too():
 def test_options_name_each_load_once():
     with pytest.raises(ValueError, match="do not ascend"):
         ServeOptions(loads=(2, 1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_engine_alone_tells_no_speed_up_and_is_drawn_all_the_same():
+    with subject(Fake()) as asked:
+        found = under_load(replace(asked, plain=None), OPTIONS, Heard())
+    assert [each.plain or each.speedup for each in found.levels] == [None, None]
+    assert "No break-even load is told" in found.break_even_text()
+    assert found.plain_engine is None
+    assert by_load(found).startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ from deepspec.formats.scores import Interval
 from deepspec.formats.served import Accepted, Level, Percentiles, Proposal, Side, changes
 from deepspec.serving.client import Answer
 from deepspec.serving.counters import Counters, gauge, read_counters
-from deepspec.serving.levels import arrivals
+from deepspec.serving.levels import arrivals, behind
 from deepspec.serving.numbers import (
     accepted_in_answers,
     accepted_in_counters,
@@ -105,14 +105,22 @@ def test_the_break_even_load_has_the_interval_of_its_resamples():
     found = break_even([2, 8], draws)
     assert found is not None
     assert (found.value, found.low, found.high) == (pytest.approx(4), pytest.approx(4), None)
-    assert found.told(2, 8) == "4.0 requests at once (95 %: 4.0 to above 8)"
+    assert found.told(2, 8) == "up to 4.0 requests at once (95 %: 4.0 to above 8)"
     assert break_even([], []) is None
 
 
 def test_a_draft_that_never_pays_says_so():
     found = break_even([1, 2], [np.full(11, 0.9), np.full(11, 0.8)])
     assert found is not None
-    assert found.told(1, 2) == "below 1 requests at once (95 %: below 1 to below 1)"
+    assert found.told(1, 2) == "at no load of 1 to 2 requests at once (95 %: below 1 to below 1)"
+
+
+def test_a_draft_that_still_pays_at_the_highest_load_says_so():
+    found = break_even([1, 2], [np.full(11, 1.9), np.full(11, 1.8)], context=512)
+    assert found is not None
+    assert found.told(1, 2) == (
+        "at every load of 1 to 2 requests at once (95 %: above 2 to above 2, prompts of 512 tokens)"
+    )
 
 
 def test_rounds_are_what_no_draft_and_no_prompt_made():
@@ -171,6 +179,14 @@ def test_arrivals_come_at_the_rate_and_by_seed():
     assert found[-1] == pytest.approx(500, rel=0.1)
     assert found == arrivals(4.0, 2001, seed=3) != arrivals(4.0, 2001, seed=4)
     assert np.std(np.diff(found)) == pytest.approx(0.25, rel=0.1)  # by chance, not in step
+
+
+def test_an_engine_that_falls_behind_arrivals_is_told():
+    quick, slow = answer(1.5, intended=1.0), answer(9.0, intended=1.0)
+    assert behind([answer(0.5), quick, answer(2.5, intended=2.0)], "with") == []
+    assert behind([slow, slow, answer(2.5, intended=2.0)], "with") == [
+        "with: 3 of 3 requests were open when the last arrived"
+    ]
 
 
 def test_as_many_tokens_are_proposed_as_pay():
