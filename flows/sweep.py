@@ -105,7 +105,7 @@ def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int
     return None if found is None else float(next(iter(found["benchmark"].counts["break_even"].values())))
 
 
-def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dict[str, Manifest] | None:
+def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Mapping[Last, Manifest] | None:
     """Return the manifests of a row by stage, from `train` on; None where its run failed."""
     run = try_draft.with_options(flow_run_name=f"{name}, seed {seed}, {last}")
     state = run(_with(choices, f"train.seed={seed}"), site, last, return_state=True)
