@@ -46,8 +46,8 @@ def sweep(
 ) -> Board:
     """Train every variant from every seed, and return the leaderboard; what is published is not made again.
 
-    All variants are trained from one seed, then from the next. One that the best has left behind by more than the
-    interval of their difference gets no further seeds. One that fails does not end the others.
+    All variants are trained from one seed, then from the next. One that is worse than the best by more than
+    seeds explain gets no further seeds. One that fails does not end the others.
 
     Args:
         choices: what all variants share.
