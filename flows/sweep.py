@@ -46,8 +46,8 @@ def sweep(
 ) -> Board:
     """Train every variant from every seed, and return the leaderboard; what is published is not made again.
 
-    All variants are trained from one seed, then from the next. One that the best has left behind by more than the
-    interval of their difference gets no further seeds. One that fails does not end the others.
+    All variants are trained from one seed, then from the next. One that is worse than the best by more than
+    seeds explain gets no further seeds. One that fails does not end the others.
 
     Args:
         choices: what all variants share.
@@ -105,7 +105,7 @@ def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int
     return None if found is None else float(next(iter(found["benchmark"].counts["break_even"].values())))
 
 
-def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dict[str, Manifest] | None:
+def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Mapping[Last, Manifest] | None:
     """Return the manifests of a row by stage, from `train` on; None where its run failed."""
     run = try_draft.with_options(flow_run_name=f"{name}, seed {seed}, {last}")
     state = run(_with(choices, f"train.seed={seed}"), site, last, return_state=True)
@@ -114,9 +114,7 @@ def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> dic
     built: Built = state.result()
     store = Store(site.root)
     found = {step.stage: read_manifest(store, step.ref.kind, step.ref.address) for step in built.steps}
-    made: dict[str, Manifest] = {
-        stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None
-    }
+    made = {stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None}
     return made if last in made else None
 
 

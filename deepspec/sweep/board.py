@@ -7,17 +7,19 @@ seed. An interval tells what other seeds would change, and the other held-out sa
 more than `train.validation_samples`; it knows nothing of other prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit
 
 COVERED = 0.95
 """Of the intervals."""
-Verdict = Literal["best", "behind", "not apart from the best", "more seeds are needed"]
+Verdict = Literal["best", "left behind", "behind", "not apart from the best", "more seeds are needed"]
+"""`left behind`: and not trained from further seeds; `behind`: the interval of the difference lies below 0."""
 
 
 class _Model(BaseModel):
@@ -180,24 +182,42 @@ def best_of(entrants: Sequence[Entrant]) -> Entrant:
     return max(entrants, key=lambda each: fmean(each.scores.values()))
 
 
-def is_beaten(one: Entrant, best: Entrant) -> bool:
-    """Return whether one is worth less than the best by more than the interval of their difference."""
-    found = difference(one, best)
-    return found is not None and found.high is not None and found.high < 0
+def beaten(entrants: Sequence[Entrant]) -> set[str]:
+    """Return the names of those that are worth less than the best of all, beyond what seeds explain.
+
+    Two seeds tell little of how much one difference moves, but all rows together tell what is left where each has its
+    own mean and so has each seed. It is taken to be the same for all: of two rows this is the paired test of Student.
+
+    Args:
+        entrants: those that are still trained; seeds that one of them lacks are not looked at.
+    """
+    if len(entrants) < 2:
+        return set()
+    seeds = sorted(set.intersection(*(set(each.scores) for each in entrants)))
+    if len(seeds) < 2:
+        return set()
+    scores = np.array([[each.scores[seed] for seed in seeds] for each in entrants])
+    left = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    freedom = (len(entrants) - 1) * (len(seeds) - 1)
+    error = sqrt(2 * float((left**2).sum()) / freedom / len(seeds))
+    least = scores.mean(1).max() - float(stdtrit(freedom, (1 + COVERED) / 2)) * error
+    return {each.name for each, mean in zip(entrants, scores.mean(1), strict=True) if mean < least}
 
 
-def standings(entrants: Sequence[Entrant], first: str) -> tuple[Standing, ...]:
+def standings(entrants: Sequence[Entrant], first: str, left: Set[str] = frozenset()) -> tuple[Standing, ...]:
     """Return the rows of the leaderboard, the best first.
 
     Args:
         entrants: in any order.
         first: name of the one that the others are held against; it may be missing.
+        left: names of those that are not trained any more.
     """
     if not entrants:
         return ()
     best, held = best_of(entrants), next((each for each in entrants if each.name == first), None)
     ordered = sorted(entrants, key=lambda each: -fmean(each.scores.values()))
-    return tuple(_standing(each, held, best) for each in ordered)
+    found = [_standing(each, held, best) for each in ordered]
+    return tuple(each.model_copy(update={"verdict": "left behind"}) if each.variant in left else each for each in found)
 
 
 def _standing(one: Entrant, first: Entrant | None, best: Entrant) -> Standing:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from deepspec.errors import TrainingError
-from deepspec.sweep.board import Board, Entrant, Trial, best_of, is_beaten, standings
+from deepspec.sweep.board import Board, Entrant, Trial, beaten, standings
 
 
 class Race:
@@ -58,10 +58,8 @@ class Race:
 
     def leave_behind(self) -> None:
         """Let rows that are beaten be trained no more, but for the first, which all are held against."""
-        entrants = self.entrants()
-        if entrants:
-            best = best_of(entrants)
-            self._beaten |= {each.name for each in entrants if each.name != self._first and is_beaten(each, best)}
+        going = [each for each in self.entrants() if each.name not in self._beaten | self._failed]
+        self._beaten |= beaten(going) - {self._first}
 
     def entrants(self) -> list[Entrant]:
         """Return the rows that have shown something."""
@@ -73,7 +71,11 @@ class Race:
 
     def board(self, equal: Literal["steps", "seconds"]) -> Board:
         """Return the leaderboard as it stands."""
-        return Board(equal=equal, standings=standings(self.entrants(), self._first), failed=tuple(sorted(self._failed)))
+        return Board(
+            equal=equal,
+            standings=standings(self.entrants(), self._first, self._beaten),
+            failed=tuple(sorted(self._failed)),
+        )
 
     def steps_at_equal_seconds(self) -> dict[str, int]:
         """Return how many steps of each row take the processor as long as all those of the first.

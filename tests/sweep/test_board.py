@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.sweep.board import Entrant, Mean, Trial, best_of, difference, is_beaten, standings, student, trial_of
+from deepspec.sweep.board import Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
 
 
 def entrant(name: str, *lengths: float, cost: float | None = None, pace: float | None = 0.5) -> Entrant:
@@ -34,8 +34,7 @@ def test_rows_that_differ_by_as_much_from_every_seed_are_apart_however_much_seed
     found = difference(one, other)
     assert found is not None
     assert found.low == pytest.approx(more + 0.01)
-    assert is_beaten(other, one)
-    assert not is_beaten(one, other)
+    assert beaten([other, one]) == {"other"}
 
 
 def test_differences_are_taken_on_the_seeds_that_both_have():
@@ -48,8 +47,26 @@ def test_differences_are_taken_on_the_seeds_that_both_have():
     assert difference(late, entrant("other", 1.4)) is None
 
 
-def test_one_seed_beats_nobody():
-    assert not is_beaten(entrant("short", 1.0), entrant("long", 2.0))
+def test_one_seed_beats_nobody_and_nobody_beats_itself():
+    assert beaten([entrant("short", 1.0), entrant("long", 2.0)]) == set()
+    assert beaten([entrant("long", 2.0, 1.0)]) == set()
+    assert beaten([]) == set()
+
+
+def test_two_rows_are_apart_where_the_paired_test_says_so():
+    """Differences of 0.1 and 0.3: 12.7 times 0.1 is more than their mean; of 0.19 and 0.21, 12.7 times 0.01 is less."""
+    long = entrant("long", 1.5, 1.6)
+    assert beaten([entrant("short", 1.4, 1.3), long]) == set()
+    assert beaten([entrant("short", 1.31, 1.39), long]) == {"short"}
+
+
+def test_all_rows_together_tell_how_much_seeds_move_a_difference():
+    """±0.005 is left in four rows of five: 2.776 times 0.0071 is 0.0196; of two rows, 12.7 times 0.01 is 0.127."""
+    ups = {"best": 1.50, "near": 1.485, "far": 1.40, "farther": 1.30, "last": 1.20}
+    off = {"best": 1, "near": -1, "far": -1, "farther": 1, "last": 0}
+    rows = [entrant(name, at + 0.005 * off[name], at + 0.1 - 0.005 * off[name]) for name, at in ups.items()]
+    assert beaten(rows) == {"far", "farther", "last"}
+    assert beaten([rows[0], rows[2]]) == set(), "of two rows alone nobody knows"
 
 
 def test_what_is_longer_but_slower_is_worth_less():
@@ -83,6 +100,7 @@ def test_the_best_is_first_and_every_row_says_how_it_stands():
         "verdict": "best",
     }
     assert standings([], "asked") == ()
+    assert [each.verdict for each in standings(rows, "asked", {"asked"})][-1] == "left behind"
 
 
 def test_rows_are_held_against_no_other_where_the_first_failed():
