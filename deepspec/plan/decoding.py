@@ -2,9 +2,9 @@
 
 A pass over a few tokens reads every weight once, and starts the kernels of every layer one after another; the longer of
 the two is what it takes. The constants of `presets/hardware` rest on one measurement, a 4B target of 36 layers in bf16
-on an H200 at batch 1: 27 ms a plain token, 36 ms a DSpark round (30 ms verify, 5 ms the draft's five layers), where
-reading the weights alone takes 1.9 ms. That is 0.84 ms a layer of launches, taken for every card: the host does it.
-Passes are recorded since (docs/adr/0020), and started as a whole; until that is measured, `layer_ms` bounds from above.
+on an H200 at batch 1, its rounds recorded (docs/adr/0020): 4.7 ms a plain token, 6.9 ms a DSpark round (5.1 ms verify,
+1.6 ms the draft), where reading the weights alone takes 1.9 ms. That is 0.13 ms a layer of kernels, for every card.
+Started one by one they took 0.84 ms a layer: so still decode targets with a memory of their own, or spread over cards.
 On CPUs launches are nothing beside weights: SmolLM2-135M in fp32 makes 15 plain tokens a second on two cores, 8 GB/s.
 """
 
@@ -21,7 +21,7 @@ def pass_seconds(layers: int, weight_bytes: float, gb_per_second: float, layer_m
         layers: of the model.
         weight_bytes: of all its weights, as they are read.
         gb_per_second: of the device's memory.
-        layer_ms: of launching a layer, in milliseconds.
+        layer_ms: of a layer's kernels, one after another, in milliseconds.
     """
     return max(weight_bytes / (gb_per_second * 1e9), layers * layer_ms / 1000)
 
