@@ -25,6 +25,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
     "peagle": {"algorithm": "peagle"},
+    "mtp": {"algorithm": "mtp"},
     "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
 }
 TEXT = torch.tensor(tiny.prompts(10)[-1])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
+from deepspec.export import heads
 from deepspec.export.form import (
     BORROWED,
     Form,
@@ -87,6 +88,8 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
+    if TRAITS[draft.algorithm].shipped:
+        return heads.not_shipped(draft)
     if draft.block.rope.kind != "default":
         return f"rope of kind {draft.block.rope.kind}; only plain rope is written"
     if target_gguf(source.target_folder) is None:
