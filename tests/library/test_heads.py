@@ -50,7 +50,7 @@ def known(folder: Path) -> Known:
 
 def test_heads_are_tuned_from_answers_to_a_release(tmp_path, monkeypatch):
     monkeypatch.setattr(chain, "plan_parts", parts)
-    monkeypatch.setattr(tiny, "write_target", lambda folder, **_: shipped.write_target(folder, "qwen3"))
+    monkeypatch.setattr(tiny, "write_target", lambda folder, **_: shipped.write_target(folder, "qwen3_5"))
     made = chain.run_chain(tmp_path)
     facts = CacheFacts.model_validate(made["cache"].counts)
     assert facts.layers == (LAST,)
@@ -58,7 +58,7 @@ def test_heads_are_tuned_from_answers_to_a_release(tmp_path, monkeypatch):
     assert (counts["algorithm"], counts["layers"]) == ("mtp", [LAST])
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
     draft = load_draft(made["train"].path("config.json").parent)
-    before = shipped.heads("qwen3")["mtp.fc.weight"]
+    before = shipped.heads("qwen3_5")["mtp.fc.weight"]
     assert not torch.equal(draft.fc.weight, before)
     torch.testing.assert_close(draft.fc.weight, before, atol=0.2, rtol=0)  # tuned, not made anew
     scores = json.loads(made["evaluate"].read_bytes("scores.json"))
