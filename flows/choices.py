@@ -128,10 +128,11 @@ def choose_site(
 def _sized(size: Mapping[str, Any], algorithm: AlgorithmName) -> Mapping[str, Any]:
     """Return the part of a plan that a size is, without what the algorithm has no choice of.
 
-    Whatever the size, an eagle3 draft has one layer, and a dflash2 draft knows the whole vocabulary.
+    Whatever the size, an eagle3 draft and mtp heads have one layer, dflash2 and mtp know the whole vocabulary.
     """
     traits = TRAITS[algorithm]
-    left = {"num_layers"} if not traits.masked else {"draft_vocab_size"} if traits.convolved else set()
+    left = set() if traits.masked else {"num_layers"}
+    left |= {"draft_vocab_size"} if traits.convolved or traits.shipped else set()
     if not left or "draft" not in size.get("train", {}):
         return size
     draft = {key: value for key, value in size["train"]["draft"].items() if key not in left}

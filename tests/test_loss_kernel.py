@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.losses.chunked import kernel_of
 from deepspec.records.batch import collate, on_device
 from tests.apart import ROOT, run_apart
-from tests.models.drafts import REDUCIBLE, four_records, tiny
+from tests.models.drafts import REDUCIBLE, four_records, seen_by, tiny
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; `make install` brings it on Linux")
 
@@ -99,12 +99,15 @@ def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkey
     """On the `meta` device there is nothing to read: bool(), item(), nonzero and tolist() of its tensors are errors."""
     if "draft_vocab_size" in recipe and algorithm not in REDUCIBLE:
         pytest.skip(f"{algorithm} knows whole vocabularies only")
+    if recipe.get("target") == "gemma4" and TRAITS[algorithm].shipped:
+        pytest.skip("heads of such targets are not read")
     monkeypatch.setattr("deepspec.losses.chunked.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.losses.triton_chunks.measure_rows", Launch())
     monkeypatch.setattr("deepspec.losses.triton_chunks.normalize_target", Launch())
     monkeypatch.setattr("deepspec.losses.chunked.CHUNK_ROWS", 8)
     launched = Launch.count
-    model, batch = tiny(algorithm, **recipe).to("meta"), collate(four_records())
+    model = tiny(algorithm, **recipe).to("meta")
+    batch = collate(seen_by(model, four_records()))
     made = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))
     there = on_device(made, "meta")
     result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), there, there.denominators)

@@ -29,6 +29,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dflash2-near": {"algorithm": "dflash2", "window": 4, "window_layers": frozenset({0, 1}), **DFLASH2},
     "eagle3-near": {"algorithm": "eagle3", "window": 5, "window_layers": frozenset({0})},
     "peagle-near": {"algorithm": "peagle", "window": 5, "window_layers": frozenset({0})},
+    "mtp": {"algorithm": "mtp"},
     "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
 }
 TEXT = torch.tensor(tiny.prompts(10)[-1])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from deepspec.algorithms.base import Algorithm, LossResult
 from deepspec.algorithms.blocks import BlockAlgorithm
 from deepspec.algorithms.eagle3 import Eagle3
+from deepspec.algorithms.mtp import Mtp
 from deepspec.algorithms.peagle import PEagle
 
 __all__ = ["ALGORITHMS", "Algorithm", "LossResult"]
@@ -15,5 +16,6 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "dflash2": BlockAlgorithm(cross_entropy=1.0, total_variation=0.0),
     "eagle3": Eagle3(),
     "peagle": PEagle(),
+    "mtp": Mtp(),
 }
 """Name -> algorithm, with the factors of its loss."""

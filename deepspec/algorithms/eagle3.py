@@ -35,6 +35,8 @@ class EagleSupervision:
     """`(S,)` decay^s."""
     true_labels: bool
     """Whether a position is trained on only where the draft knows the true token."""
+    alone: bool = False
+    """Whether a step sees nothing of the steps before it, as speculators trains MTP heads."""
     terms: Terms
     order: Order
     """Of the supervised positions."""
@@ -62,17 +64,17 @@ class Eagle3:
         check_tokens(config, batch)
         theirs = objective.convention == "speculators"
         public = objective.mask_alignment == "deepspec" and not theirs
-        steps = torch.arange(objective.ttt_length, device=batch.loss_mask.device)
-        supervised = _theirs(batch, len(steps)) if theirs else _ours(batch, len(steps), public=public)
-        order = order_by_target(supervised, _target_positions(supervised))
-        counts = _positions(batch).expand_as(steps) if public else supervised.sum((0, 2))
+        num_steps = objective.ttt_length
+        supervised = _theirs(batch, num_steps) if theirs else supervised_steps(batch, num_steps, public=public)
+        order = order_of_steps(supervised)
+        counts = _positions(batch).expand(num_steps) if public else supervised.sum((0, 2))
         return EagleSupervision(
             supervised=supervised,
-            step_weights=objective.step_decay ** steps.float(),
+            step_weights=decayed(objective, batch.loss_mask.device),
             true_labels=not theirs,
             terms=terms_of(objective),
             order=order,
-            work=_work(batch, order, objective.ttt_length, config),
+            work=work_of_steps(batch, order, num_steps, config),
             denominators={"steps": counts.float()},
         )
 
@@ -88,10 +90,12 @@ class Eagle3:
         """Return the loss of all steps, and sums for metrics; arguments as in `Algorithm.loss`."""
         supervised, order, denominator = supervision.supervised, supervision.order, denominators["steps"]
         step_R = order.rows // supervised.shape[2] % supervised.shape[1]
-        known_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])[1].float()
+        labels_R, said_R = model.draft_ids(_predicted(batch, supervised.shape[1]).flatten()[order.rows])
+        known_R = said_R.float()
         trained_R = known_R if supervision.true_labels else torch.ones_like(known_R)
         weights_R = trained_R * (supervision.step_weights / denominator.clamp(min=1))[step_R]
-        rows = _rows(model, batch, order, supervised.shape[1], torch.zeros_like(order.rows), weights_R)
+        outputs = steps(model, batch, supervised.shape[1], alone=supervision.alone)
+        rows = _rows(model, batch, order, outputs, labels_R, weights_R)
         head = head_of(model, whole=measure)
         loss, measured = chunked_loss(rows, head, supervision.terms)
         sums = {
@@ -100,12 +104,15 @@ class Eagle3:
             "supervised": supervised.sum((0, 2)),
             "known": known_R.sum(),
         }
-        told = {"soft_cross_entropy": measured.soft_cross_entropy, **diverged(measured)}
-        for name, values in told.items():
+        for name, values in self.told(measured).items():
             sums[name] = scattered(supervised, order.rows, values * trained_R).sum((0, 2))
         if measure or not model.config.reduced_vocabulary:  # its distances are at hand anyway
             sums |= _accepted(supervised, order.rows, measured, 1.0 if head.whole is not None else trained_R)
         return LossResult(loss=loss, sums=sums)
+
+    def told(self, measured: RowLosses) -> dict[str, Tensor]:
+        """Return the terms that metrics tell of, by name and row."""
+        return {"soft_cross_entropy": measured.soft_cross_entropy, **diverged(measured)}
 
     def slots(self, config: DraftConfig) -> int:
         """Return the steps that decoding takes in a round, however many were trained."""
@@ -125,12 +132,12 @@ class Eagle3:
             chained = chained & batch.ahead(batch.loss_mask, step + 2)
             known.append(chained)
         supervised = torch.stack(known, dim=1)
-        order = order_by_target(supervised, _target_positions(supervised))
+        order = order_of_steps(supervised)
         tokens = _predicted(batch, num_steps).flatten()[order.rows]
         labels, said = model.draft_ids(tokens)
         step_R, begin_R = order.rows // length % num_steps, order.rows % length + 1
         yield Drafted(
-            rows=_rows(model, batch, order, num_steps, labels, said.float()),
+            rows=_rows(model, batch, order, steps(model, batch, num_steps), labels, said.float()),
             head=head_of(model, whole=True),
             tokens=tokens,
             labels=labels,
@@ -155,9 +162,10 @@ class Eagle3:
         return found
 
 
-def _rows(model: EagleDraft, batch: Batch, order: Order, num_steps: int, labels_R: Tensor, weights_R: Tensor) -> Rows:
+def _rows(
+    model: EagleDraft, batch: Batch, order: Order, outputs_BSTD: Tensor, labels_R: Tensor, weights_R: Tensor
+) -> Rows:
     """Return the supervised positions, those of one target position side by side."""
-    outputs_BSTD = steps(model, batch, num_steps)
     return Rows(
         hidden=model.norm(outputs_BSTD.flatten(0, 2)[order.rows]),
         labels=labels_R,
@@ -190,8 +198,15 @@ def _accepted(supervised: Tensor, rows: Tensor, measured: RowLosses, counted: Te
     }
 
 
-def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
-    """Return the block's output at every step, before the final norm: `(B, S, T, D)`."""
+def steps(model: EagleDraft, batch: Batch, num_steps: int, *, alone: bool = False) -> Tensor:
+    """Return the block's output at every step, before the final norm: `(B, S, T, D)`.
+
+    Args:
+        model: the draft.
+        batch: on its device.
+        num_steps: S.
+        alone: whether a step sees nothing of those before it, and stands where the first one does.
+    """
     form, windows = form_for(batch.hidden.device), model.config.windows
     each = form == "dense" or any(windows)
     mask = None if each else steps_mask(batch.starts, batch.ends, 0, form)
@@ -199,8 +214,10 @@ def steps(model: EagleDraft, batch: Batch, num_steps: int) -> Tensor:
     past: list[KeyValue] | None = None
     outputs = []
     for step in range(num_steps):
-        seen = masks_of(windows, partial(steps_mask, batch.starts, batch.ends, step, form)) if each else mask
-        output, past = model(batch.ahead(batch.input_ids, step + 1), state, batch.positions + step, past, seen)
+        before, ids = 0 if alone else step, batch.ahead(batch.input_ids, step + 1)
+        seen = masks_of(windows, partial(steps_mask, batch.starts, batch.ends, before, form)) if each else mask
+        output, keys_values = model(ids, state, batch.positions + before, past, seen)
+        past = None if alone else keys_values
         state = model.handed(output)
         outputs.append(output)
     return torch.stack(outputs, dim=1)
@@ -212,7 +229,12 @@ def terms_of(objective: Objective) -> Terms:
     return terms if terms.divergent else Terms(soft_cross_entropy=1.0)
 
 
-def _ours(batch: Tokens, num_steps: int, *, public: bool) -> Tensor:
+def decayed(objective: Objective, device: torch.device) -> Tensor:
+    """Return decay^s of every step s, `(S,)`."""
+    return objective.step_decay ** torch.arange(objective.ttt_length, device=device).float()
+
+
+def supervised_steps(batch: Tokens, num_steps: int, *, public: bool = False) -> Tensor:
     """Return which positions are supervised at each step, `(B, S, T)`: by the predicted token, or the feature's."""
     first_BT = _feature_mask(batch) if public else batch.ahead(batch.loss_mask, 2)
     return torch.stack([batch.ahead(first_BT, step) for step in range(num_steps)], dim=1)
@@ -226,7 +248,7 @@ def _theirs(batch: Tokens, num_steps: int) -> Tensor:
     return torch.stack([batch.ahead(batch.loss_mask, step + 1) for step in range(num_steps)], dim=1)
 
 
-def _work(batch: Tokens, order: Order, num_steps: int, config: DraftConfig) -> Work:
+def work_of_steps(batch: Tokens, order: Order, num_steps: int, config: DraftConfig) -> Work:
     """Return the work of all steps: each sees its sample causally, and one entry of each step after the first."""
     real = batch.starts < batch.ends
     context, places = int(real.sum()), (batch.positions + 1)[real]
@@ -254,6 +276,11 @@ def _positions(batch: Tokens) -> Tensor:
 def _predicted(batch: Batch, num_steps: int) -> Tensor:
     """Return the token that each position predicts at each step, `(B, S, T)`; 0 beyond the sample."""
     return torch.stack([batch.ahead(batch.input_ids, step + 2) for step in range(num_steps)], dim=1)
+
+
+def order_of_steps(supervised_BST: Tensor) -> Order:
+    """Return the order of supervised positions, `(B, S, T)` bool."""
+    return order_by_target(supervised_BST, _target_positions(supervised_BST))
 
 
 def _target_positions(supervised_BST: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ class CacheOptions(Spec):
     """What a user sets of a target cache."""
 
     layers: tuple[int, ...] | None = None
-    """Captured target layers, ascending, -1 the embedding output; None: 5, evenly from 1 to L - 4."""
+    """Captured target layers, ascending, -1 the embedding output; None: 5, evenly from 1 to L - 4, for mtp the last,
+    L - 1, alone."""
     codec: Literal["bf16", "bf16-zstd", "fp8", "none"] = "bf16-zstd"
     """How states are stored: raw; lossless, about 0.70 of raw; rounded to 8 bits, about 0.43; not at all, but tokens
     only, for training that computes states itself (train.source online or rolling)."""

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.families import TargetShape, family_named, qwen3_block, read
 from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
+from deepspec.families.shipped import head_style, with_heads
 from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, MarkovHead, Objective, layout_of
 from deepspec.models.config import DraftConfig, EagleNorms
 
@@ -16,14 +17,23 @@ Config = Mapping[str, Any]
 
 STYLES: Mapping[str, str] = {"qwen3": "Qwen3", "llama": "Llama", "gemma4": "Gemma4"}
 """Style of the block -> beginning of the architecture's name."""
+HEAD_STYLES: Mapping[str, str] = {"qwen3": "Qwen3", "qwen3_5": "Qwen3_5"}
+"""The same of heads that targets ship."""
 KINDS: Mapping[AlgorithmName, str] = {
     "dspark": "DSparkModel",
     "dflash": "DSparkModel",
     "dflash2": "DFlash2Model",
     "eagle3": "Eagle3Model",
     "peagle": "PEagleModel",
+    "mtp": "MtpModel",
 }
 """Algorithm -> its end."""
+ARCHITECTURES: Mapping[str, tuple[str, str]] = {
+    prefix + kind: (style, kind)
+    for name, kind in KINDS.items()
+    for style, prefix in (HEAD_STYLES if TRAITS[name].shipped else STYLES).items()
+}
+"""Name of an architecture -> style and kind."""
 
 _CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 _EMBEDDING = "embed_requires_grad"
@@ -43,10 +53,10 @@ def read_draft_config(config: Config) -> DraftConfig:
         UnknownNameError: unknown model_type or rope type.
     """
     style, kind = _architecture(config)
-    shape = _read_shape(config)
+    traits = TRAITS[next(name for name, known in KINDS.items() if known == kind)]
+    shape = _read_shape(config, shipped=traits.shipped)
     _refuse_what_blocks_lack(config)
     window, window_layers = _read_window(config, shape.num_layers)
-    traits = TRAITS[next(name for name, known in KINDS.items() if known == kind)]
     eagle, convolved = not traits.blocks, traits.convolved
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
@@ -60,7 +70,7 @@ def read_draft_config(config: Config) -> DraftConfig:
         embedding_scale=shape.embedding_scale,
         logit_softcap=shape.logit_softcap,
         num_target_layers=_need_whole(config, "num_target_layers"),
-        target_layer_ids=_layers(_need(config, "target_layer_ids")),
+        target_layer_ids=_target_layers(config, shipped=traits.shipped),
         block_size=_need_whole(config, "block_size" if traits.masked else "ttt_length"),
         mask_token_id=_need_whole(config, "mask_token_id") if traits.masked else None,
         markov_rank=rank,
@@ -85,7 +95,7 @@ def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
     traits = TRAITS[draft.algorithm]
     written = {
         **draft.source,
-        "architectures": [STYLES[draft.style] + KINDS[draft.algorithm]],
+        "architectures": [(HEAD_STYLES if traits.shipped else STYLES)[draft.style] + KINDS[draft.algorithm]],
         "num_hidden_layers": draft.num_layers,
         **_attention_keys(draft),
         "num_target_layers": draft.num_target_layers,
@@ -120,6 +130,7 @@ def new_draft_config(
     """
     traits = TRAITS[recipe.algorithm]
     _check_recipe(recipe, objective)
+    target = with_heads(target) if traits.shipped else target
     style, source = _style_and_source(target, recipe, objective)
     rank = recipe.markov_rank if traits.heads else 0
     confident = traits.heads and recipe.confidence_head
@@ -127,7 +138,7 @@ def new_draft_config(
     num_layers = recipe.num_layers or traits.num_layers
     draft = DraftConfig(
         algorithm=recipe.algorithm,
-        block=target.block if recipe.shape == "target" else qwen3_block(target.block),
+        block=target.block if traits.shipped or recipe.shape == "target" else qwen3_block(target.block),
         num_layers=num_layers,
         vocab_size=target.vocab_size,
         draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
@@ -171,6 +182,8 @@ def check(draft: DraftConfig) -> None:
         raise CheckpointError(f"an {draft.algorithm} draft has one layer, this one {draft.num_layers}")
     if draft.norms.norm_before_fc and draft.norms.fc_norm:
         raise CheckpointError("norm_before_fc and fc_norm are both set: the captured states are normed once")
+    if traits.shipped and draft.reduced_vocabulary:
+        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size}: mtp heads know the whole vocabulary only")
     if traits.convolved:
         _check_convolved(draft)
     if draft.window is not None and draft.window < draft.block_size:
@@ -208,6 +221,13 @@ def _check_convolved(draft: DraftConfig) -> None:
 
 def _check_layers(draft: DraftConfig) -> None:
     layers, last = draft.target_layer_ids, draft.num_target_layers - 1
+    if TRAITS[draft.algorithm].shipped:
+        if layers != (last,):
+            raise CheckpointError(
+                f"target_layer_ids {list(layers)}: {draft.algorithm} heads read the target's last layer alone; "
+                f"capture that: cache.layers=[{last}]"
+            )
+        return
     if not layers or len(set(layers)) != len(layers):
         raise CheckpointError(f"target_layer_ids {list(layers)}: wanted one or more different layers")
     for layer in layers:
@@ -263,11 +283,10 @@ def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
 
 def _architecture(config: Config) -> tuple[str, str]:
     names = _list(config.get("architectures") or [], "architectures")
-    known = [prefix + kind for prefix in STYLES.values() for kind in dict.fromkeys(KINDS.values())]
-    if len(names) != 1 or names[0] not in known:
-        raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {', '.join(known)}")
-    style = next(style for style, prefix in STYLES.items() if names[0].startswith(prefix))
-    return style, names[0].removeprefix(STYLES[style])
+    if len(names) != 1 or names[0] not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {known}")
+    return ARCHITECTURES[names[0]]
 
 
 def _algorithm(kind: str, rank: int, confident: bool) -> AlgorithmName:
@@ -301,6 +320,14 @@ def _whole(value: Any, key: str) -> int:
     return value
 
 
+def _target_layers(config: Config, *, shipped: bool) -> tuple[int, ...]:
+    """Return the captured layers; heads that a target ships read its last one, told or not."""
+    told = config.get("target_layer_ids")
+    if shipped and told is None:
+        return (_need_whole(config, "num_target_layers") - 1,)
+    return _layers(_need(config, "target_layer_ids"))
+
+
 def _layers(value: Any) -> tuple[int, ...]:
     return tuple(_whole(layer, "one of target_layer_ids") for layer in _list(value, "target_layer_ids"))
 
@@ -311,9 +338,9 @@ def _list(value: Any, key: str) -> list[Any]:
     return value
 
 
-def _read_shape(config: Config) -> TargetShape:
+def _read_shape(config: Config, *, shipped: bool) -> TargetShape:
     try:
-        return read(config)
+        return with_heads(read(config)) if shipped else read(config)
     except TargetError as error:
         raise CheckpointError(str(error)) from error
 
@@ -383,11 +410,13 @@ def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
         raise SpecError(f"slot_weights {objective.slot_weights}: {kind} has no slots; leave it out")
     if not traits.masked and recipe.num_layers not in (None, 1):
         raise SpecError(f"num_layers {recipe.num_layers}: {kind} has one; leave it out")
+    if traits.shipped and recipe.shape != "qwen3":
+        raise SpecError(f"shape {recipe.shape}: {kind} has the shape of the target's heads; leave it out")
     if not traits.parallel and recipe.train_embedding:
         raise SpecError(f"train_embedding: {kind} keeps its target's; leave it out")
     if not traits.blocks and recipe.layout is not None:
         raise SpecError(f"layout {recipe.layout}: {kind} has no blocks; leave it out")
-    if traits.masked and recipe.norms != "eagle3":
+    if (traits.masked or traits.shipped) and recipe.norms != "eagle3":
         raise SpecError(f"norms {recipe.norms}: {kind} has none of these; leave it out")
 
 
@@ -412,6 +441,8 @@ def _window_layers(recipe: DraftRecipe, num_layers: int, positions: int) -> froz
 
 def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
     """Return the name of the block's style, and the target's keys that the draft's config.json is built on."""
+    if TRAITS[recipe.algorithm].shipped:
+        return head_style(target.model_type), dict(target.text_config) | _steps(objective)
     known = None if target.general else family_named(target.model_type).draft_style
     own = recipe.shape == "target"
     if own and known is None:
@@ -423,12 +454,12 @@ def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objec
         kept |= rope_keys(target.block.rope)
     if style == "gemma4":
         kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
-    extra = (
-        {"num_anchors": objective.num_anchors}
-        if TRAITS[recipe.algorithm].masked
-        else {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
-    )
+    extra = {"num_anchors": objective.num_anchors} if TRAITS[recipe.algorithm].masked else _steps(objective)
     return style, kept | extra
+
+
+def _steps(objective: Objective) -> dict[str, Any]:
+    return {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
 
 
 def _qwen3_config(target: TargetShape) -> dict[str, Any]:

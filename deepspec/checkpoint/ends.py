@@ -14,7 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from deepspec.errors import CheckpointError
+from deepspec.errors import CheckpointError, TargetError
+from deepspec.families import read_folder
+from deepspec.families.ends import ends_of
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -25,6 +27,26 @@ APART = 0.1
 
 _ROWS = 4096
 _NAMES: Mapping[str, str] = {EMBEDDING: "embedding", HEAD: "head"}
+
+
+def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return a target's token embedding and head, `(V, D)` each, and read nothing else of it.
+
+    Raises:
+        TargetError: no safetensors file holds an embedding.
+    """
+    shape, heads = read_folder(folder), read_heads(folder)
+    ends = ends_of(heads, shape.vocab_size, shape.block.hidden_size)
+    if ends is None:
+        raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: file.get_tensor(name) for name in {ends.embedding, ends.head} & set(file.keys())}
+        except SafetensorError as error:
+            raise TargetError(f"target {path}: {error}; fetch the file again") from error
+    return found[ends.embedding], found[ends.head]
 
 
 def ends_apart(draft: Path, target: Path) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
+from deepspec.export import heads
 from deepspec.export.form import (
     BORROWED,
     Form,
@@ -90,6 +91,8 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: Source) -> str | None:
     draft = source.draft
+    if TRAITS[draft.algorithm].shipped:
+        return heads.not_shipped(draft)
     if refuse_rope(draft.block.rope) or turns_whole_heads(draft):
         return refuse_rope(draft.block.rope) or turns_whole_heads(draft)
     if target_gguf(source.target_folder) is None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from deepspec.export import zlab
+from deepspec.export import heads, zlab
 from deepspec.export.form import (
     BORROWED,
     Form,
@@ -96,4 +96,6 @@ def _renamed(name: str, old: str, new: str) -> str:
     return new + name.removeprefix(old) if name.startswith(old) else name
 
 
-SGLANG: Form = safetensors_form(_refuse, _encode, _decode)
+SGLANG: Form = heads.served_with_target(
+    safetensors_form(_refuse, _encode, _decode), "with --speculative-algorithm NEXTN and no draft path"
+)

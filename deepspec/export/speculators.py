@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from deepspec.checkpoint.config import KINDS
+from deepspec.checkpoint import foreign
 from deepspec.checkpoint.draft import CONFIG
+from deepspec.export import heads
 from deepspec.export.form import (
     BORROWED,
     Form,
@@ -19,7 +20,7 @@ from deepspec.export.form import (
     with_rope,
     without,
 )
-from deepspec.formats.recipe import TRAITS, AlgorithmName
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 
 _CLASSES = {
@@ -28,6 +29,7 @@ _CLASSES = {
     "dflash2": "DFlash2DraftModel",
     "eagle3": "Eagle3Speculator",
     "peagle": "PEagleDraftModel",
+    "mtp": "MTPDraftModel",
 }
 
 _VERSION = "0.9.0"
@@ -44,15 +46,13 @@ _OURS = frozenset(
 )  # fmt: skip
 """Keys of the public form that are not the block's."""
 
-_HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov")
-
-_CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
-
-_NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+_NORMS = foreign.NORMS
 """Written where they are false, too: engines take some that are missing for true."""
 
 
 def _refuse(source: Source) -> str | None:
+    if TRAITS[source.draft.algorithm].shipped:
+        return unlike_its_block(source.draft)
     blocks = TRAITS[source.draft.algorithm].blocks
     unread = None if blocks else has_window(source.draft, "its class for this kind of draft attends in full")
     styles = ("qwen3",) if blocks else ("qwen3", "llama")
@@ -65,7 +65,6 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "architectures": [_CLASSES[draft.algorithm]],
         "speculators_model_type": draft.algorithm,
         "speculators_version": _VERSION,
-        "draft_vocab_size": draft.draft_vocab_size,
         "tie_word_embeddings": False,
         "transformer_layer_config": with_rope(
             {key: value for key, value in source.config.items() if key not in _OURS}, draft
@@ -73,6 +72,9 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "speculators_config": _proposal(source),
         "dtype": str(source.tensors["fc.weight"].dtype).removeprefix("torch."),
     }
+    if TRAITS[draft.algorithm].shipped:
+        return {**config, "num_nextn_predict_layers": draft.num_layers}, heads.to_speculators(dict(source.tensors)), []
+    config["draft_vocab_size"] = draft.draft_vocab_size
     layers = [layer + 1 for layer in draft.target_layer_ids]
     if not TRAITS[draft.algorithm].blocks:
         config |= {"eagle_aux_hidden_state_layer_ids": layers, **{key: getattr(draft.norms, key) for key in _NORMS}}
@@ -87,10 +89,10 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "sliding_window_non_causal": True,
     }
     if TRAITS[draft.algorithm].convolved:
-        config |= {key: getattr(draft, key) for key in _CONVOLVED}
+        config |= {key: getattr(draft, key) for key in foreign.CONVOLVED}
     if TRAITS[draft.algorithm].heads:
-        heads = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
-        config |= dict(zip(_HEADS, heads, strict=True))
+        told = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
+        config |= dict(zip(foreign.HEADS, told, strict=True))
     borrowed = BORROWED[:1] if draft.reduced_vocabulary else BORROWED
     return config, without(source.tensors, *borrowed), _notes(draft)
 
@@ -128,28 +130,8 @@ def _target_architectures(source: Source) -> list[Any]:
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
-    block = config["transformer_layer_config"]
-    check_rope(block)
-    kind: AlgorithmName = config["speculators_model_type"]
-    eagle = not TRAITS[kind].blocks
-    style = "Llama" if block["model_type"] == "llama" else "Qwen3"
-    layers = config["eagle_aux_hidden_state_layer_ids" if eagle else "aux_hidden_state_layer_ids"]
-    public = {
-        **block,
-        "architectures": [style + KINDS[kind]],
-        "draft_vocab_size": config["draft_vocab_size"],
-        "target_layer_ids": [layer - 1 for layer in layers],
-    }
-    if eagle:
-        count = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
-        public |= {key: config.get(key, False) for key in _NORMS}
-        if not TRAITS[kind].parallel:
-            return {**public, "ttt_length": count}, tensors
-        masked = {"mask_token_id": config["mask_token_id"], "block_size": count}
-        return {**public, **masked, "embed_requires_grad": config.get("embed_requires_grad", False)}, tensors
-    kept = ("block_size", "mask_token_id", "sample_from_anchor", *_HEADS, *_CONVOLVED)
-    public |= {"sample_from_anchor": kind == "dspark"} | {key: config[key] for key in kept if key in config}
-    return public, tensors
+    check_rope(config["transformer_layer_config"])
+    return foreign.decode_speculators(config), foreign.public_tensors(config, tensors)
 
 
 SPECULATORS: Form = safetensors_form(_refuse, _encode, _decode)

@@ -5,7 +5,7 @@ DFlash 2, are written as their authors have them (zlab.py).
 """
 
 from deepspec.checkpoint.config import KINDS
-from deepspec.export import zlab
+from deepspec.export import heads, zlab
 from deepspec.export.form import (
     Form,
     Json,
@@ -91,4 +91,7 @@ def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     return public, tensors
 
 
-VLLM: Form = safetensors_form(_refuse, _encode, _decode)
+VLLM: Form = heads.served_with_target(
+    safetensors_form(_refuse, _encode, _decode),
+    """with --speculative-config '{"method": "mtp", "num_speculative_tokens": …}'""",
+)

@@ -99,43 +99,43 @@ def read_general(config: Config, model_type: str) -> General:
     Raises:
         TargetError: it names no hidden size, layers or vocabulary.
     """
-    known = _known(config, model_type)
+    values = with_defaults(config, model_type)
     told: list[str] = []
-    hidden = _size(known, "hidden_size", model_type)
-    heads, kv_heads, head_dim = _heads(known, hidden, told)
-    own_rope, inherited = _rope(known, told)
+    hidden = _size(values, "hidden_size", model_type)
+    heads, kv_heads, head_dim = _heads(values, hidden, told)
+    own_rope, inherited = _rope(values, told)
     block = BlockShape(
         hidden_size=hidden,
-        intermediate_size=_intermediate(known, hidden, told),
+        intermediate_size=_intermediate(values, hidden, told),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=float(_first(known, _EPSILONS) or 1e-6),
+        norm_eps=float(_first(values, _EPSILONS) or 1e-6),
         rope=own_rope,
         attention_scale=head_dim**-0.5,
     )
-    cap = _first(known, _SOFTCAPS)
+    cap = _first(values, _SOFTCAPS)
     return General(
-        num_layers=_layers(known, model_type),
-        vocab_size=_size(known, "vocab_size", model_type),
-        max_positions=_positions(known, told),
+        num_layers=_layers(values, model_type),
+        vocab_size=_size(values, "vocab_size", model_type),
+        max_positions=_positions(values, told),
         logit_softcap=None if cap is None else float(cap),
         block=block,
         rope_inherited=inherited,
         told=tuple(told),
-        reads_again=(*states(known), *own_limits(known)),
+        reads_again=(*states(values), *own_limits(values)),
     )
 
 
-def _known(config: Config, model_type: str) -> dict[str, Any]:
+def with_defaults(config: Config, model_type: str) -> dict[str, Any]:
     """Return the config with its class's defaults, and its own names beside the common ones."""
     own = {key: value for key, value in config.items() if value is not None}
-    known: dict[str, Any] = {"default_theta": theta_of(model_type)}
-    known |= {key: value for key, value in defaults_of(model_type).items() if value is not None} | own
+    found: dict[str, Any] = {"default_theta": theta_of(model_type)}
+    found |= {key: value for key, value in defaults_of(model_type).items() if value is not None} | own
     for common, name in names_of(model_type).items():
-        if name in known and common not in own:
-            known[common] = known[name]
-    return known
+        if name in found and common not in own:
+            found[common] = found[name]
+    return found
 
 
 def _size(known: Config, key: str, model_type: str) -> int:

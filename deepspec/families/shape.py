@@ -51,6 +51,10 @@ class BlockShape:
     """Norms also after attention and MLP, before the residual is added."""
     layer_scalar: bool = False
     """A stored factor on the block's output."""
+    offset_norms: bool = False
+    """Norms multiply by 1 + their weight (but for those that have none)."""
+    gated_attention: bool = False
+    """Each head's query comes with a gate as wide: what is read is multiplied by its sigmoid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

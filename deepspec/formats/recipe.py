@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec
 
-AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3", "peagle"]
+AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3", "peagle", "mtp"]
 MarkovHead = Literal["vanilla", "gated", "rnn"]
 Layout = Literal["shift", "fill_in"]
 """Which token slot k of a block behind anchor i proposes: i + k + 1; or i + k, and the first slot none."""
@@ -27,10 +27,12 @@ class Traits:
     """Whether it has a Markov head and a confidence head."""
     convolved: bool = False
     """Whether its blocks are convolved over slots, and a selector chooses among candidates."""
+    shipped: bool = False
+    """Whether they are heads that the target itself ships, which read its last state and go back into its files."""
     layout: Layout = "shift"
     """Of a block, where the recipe does not say."""
     num_layers: int = 5
-    """Decoder blocks, where the recipe does not say; eagle3 has no other number of them."""
+    """Decoder blocks, where the recipe does not say; eagle3 and mtp have no other number of them."""
 
     @property
     def masked(self) -> bool:
@@ -44,6 +46,7 @@ TRAITS: Mapping[AlgorithmName, Traits] = {
     "dflash2": Traits(convolved=True, layout="fill_in"),
     "eagle3": Traits(blocks=False, num_layers=1),
     "peagle": Traits(blocks=False, parallel=True, num_layers=4),
+    "mtp": Traits(blocks=False, shipped=True, num_layers=1),
 }
 """Name -> what sets it apart."""
 
@@ -53,15 +56,17 @@ def layout_of(recipe: "DraftRecipe") -> Layout:
     return recipe.layout or TRAITS[recipe.algorithm].layout
 
 
-def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "dflash", "eagle3"]:
+def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "dflash", "eagle3", "mtp"]:
     """Return by what name engines serve a draft: DFlash that predicts from its anchor on is served as DSpark."""
+    if TRAITS[algorithm].shipped:
+        return "mtp"
     if not TRAITS[algorithm].blocks:
         return "eagle3"
     return "dflash" if layout == "fill_in" else "dspark"
 
 
 def drafts(recipe: "DraftRecipe", objective: "Objective") -> int:
-    """Return how many tokens a draft of a recipe proposes at a time: eagle3 by default, others at most."""
+    """Return how many tokens a draft of a recipe proposes at a time: eagle3 and mtp by default, others at most."""
     if not TRAITS[recipe.algorithm].masked:
         return objective.ttt_length
     return recipe.block_size - (layout_of(recipe) == "fill_in")
@@ -72,9 +77,10 @@ class DraftRecipe(Spec):
 
     algorithm: AlgorithmName = "dspark"
     shape: Literal["qwen3", "target"] = "qwen3"
-    """Style of the decoder block: Qwen3's for every target, or the target's own."""
+    """Style of the decoder block: Qwen3's for every target, or the target's own; mtp has that of the target's heads."""
     num_layers: int | None = Field(default=None, gt=0)
-    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 4 for peagle, 1 for eagle3 (the only choice there)."""
+    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 4 for peagle, 1 for eagle3 and mtp (the only choice
+    there)."""
     block_size: int = Field(default=7, gt=0)
     """Slots of a block (dspark, dflash, dflash2): each proposes a token, but the first one in the layout fill_in;
     peagle: tokens of a pass."""
@@ -120,9 +126,9 @@ class Objective(Spec):
     """What the draft is trained for. None means: as the algorithm has it (algorithms/__init__.py)."""
 
     num_anchors: int = Field(default=512, gt=0)
-    """Blocks, or chains of mask tokens (peagle), sampled from one sample (all but eagle3)."""
+    """Blocks, or chains of mask tokens (peagle), sampled from one sample (all but eagle3 and mtp)."""
     cross_entropy: float | None = Field(default=None, ge=0)
-    """Weight of the cross-entropy with the true token (dspark 0.1, dflash and dflash2 1)."""
+    """Weight of the cross-entropy with the true token (dspark 0.1, dflash, dflash2 and mtp 1)."""
     total_variation: float | None = Field(default=None, ge=0)
     """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, the others 0)."""
     soft_cross_entropy: float = Field(default=0.0, ge=0)
@@ -151,9 +157,9 @@ class Objective(Spec):
     dpace_alpha: float = Field(default=0.5, gt=0, le=1)
     """α of D-PACE: 1 counts the slots from k on, less heeds how likely the draft finds the tokens before them."""
     ttt_length: int = Field(default=7, gt=0)
-    """Test-time training steps (eagle3)."""
+    """Test-time training steps (eagle3), steps of the heads (mtp)."""
     step_decay: float = Field(default=0.8, gt=0)
-    """Step s weighs step_decay^s (eagle3)."""
+    """Step s weighs step_decay^s (eagle3; mtp: divided by their sum)."""
     depth_ratio: float = Field(default=0.7, gt=0, le=1)
     """r: of the chains of mask tokens, a share of r^d is as long as d (peagle)."""
     depth_ratio_min: float = Field(default=0.2, ge=0, le=1)
@@ -165,4 +171,5 @@ class Objective(Spec):
     """What is a label and what a loss is divided by. deepspec: the true token, and the weights of the supervised slots,
     which end at the first unsupervised one. speculators: the target's most likely token, and the number of supervised
     slots, each by itself and across the ends of samples; in the layout shift, and for eagle3 and peagle, by the mask of
-    the token before the one that is proposed."""
+    the token before the one that is proposed. mtp: its labels and denominators are the same in both; here a step sees
+    nothing of the steps before it, and every step stands at its position's own place."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.families.shape import BlockShape
-from deepspec.models.lean import RMSNorm
+from deepspec.models.lean import RMSNorm, norm_of
 from deepspec.models.rope import rotate
 from deepspec.models.split import SplitMask, attend_split
 
@@ -89,17 +89,17 @@ class Attention(nn.Module):
         self.head_dim = shape.head_dim
         self.scale = shape.attention_scale
         query_size, kv_size = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-        self.q_proj = nn.Linear(input_size, query_size, bias=False)
+        self.q_proj = nn.Linear(input_size, query_size * (2 if shape.gated_attention else 1), bias=False)
         self.k_proj = nn.Linear(input_size, kv_size, bias=False)
         if not shape.tied_kv:
             self.v_proj = nn.Linear(input_size, kv_size, bias=False)
         self.o_proj = nn.Linear(query_size, shape.hidden_size, bias=False)
-        self.q_norm: nn.Module = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = RMSNorm(shape.head_dim, shape.norm_eps) if shape.qk_norm else nn.Identity()
+        self.q_norm: nn.Module = norm_of(shape, shape.head_dim) if shape.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = norm_of(shape, shape.head_dim) if shape.qk_norm else nn.Identity()
         self.v_norm: nn.Module = (
             RMSNorm(shape.head_dim, shape.norm_eps, elementwise_affine=False) if shape.v_norm else nn.Identity()
         )
-        self._tied = shape.tied_kv
+        self._tied, self._gated = shape.tied_kv, shape.gated_attention
 
     def keys_values(self, x_BTD: Tensor, rotation: Rotation) -> KeyValue:
         """Return the keys and values of some positions."""
@@ -108,9 +108,13 @@ class Attention(nn.Module):
         key_BGTd = rotate(self.k_norm(raw_BTGd).transpose(1, 2), rotation)
         return KeyValue(key_BGTd, self.v_norm(value_BTGd).transpose(1, 2))
 
-    def queries(self, x_BQD: Tensor, rotation: Rotation) -> Tensor:
-        """Return rotated queries, `(B, H, Q, d)`."""
-        return rotate(self.q_norm(self._split(self.q_proj(x_BQD))).transpose(1, 2), rotation)
+    def queries(self, x_BQD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor | None]:
+        """Return rotated queries, `(B, H, Q, d)`, and the gate on what they read, `(B, Q, H·d)`, if there is one."""
+        raw, gate = self.q_proj(x_BQD), None
+        if self._gated:  # of each head first the query, then the gate
+            raw, gates = raw.unflatten(-1, (-1, 2, self.head_dim)).unbind(-2)
+            raw, gate = raw.flatten(-2), gates.flatten(-2)
+        return rotate(self.q_norm(self._split(raw)).transpose(1, 2), rotation), gate
 
     def forward(self, x_BQD: Tensor, rotation: Rotation, seen: KeyValue, mask: Mask) -> Tensor:
         """Return what the queries read.
@@ -124,8 +128,9 @@ class Attention(nn.Module):
         Returns:
             `(B, Q, D)`.
         """
-        read_BHQd = attend(self.queries(x_BQD, rotation), seen, mask, self.scale)
-        read: Tensor = self.o_proj(read_BHQd.transpose(1, 2).flatten(2))
+        query_BHQd, gate = self.queries(x_BQD, rotation)
+        read_BQE = attend(query_BHQd, seen, mask, self.scale).transpose(1, 2).flatten(2)
+        read: Tensor = self.o_proj(read_BQE if gate is None else read_BQE * gate.sigmoid())
         return read
 
     def _split(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from deepspec.families.shape import BlockShape
 from deepspec.models.attention import Attention, Context, Mask, Rotation
-from deepspec.models.lean import RMSNorm, lean
+from deepspec.models.lean import lean, norm_of
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -52,16 +52,16 @@ class Block(nn.Module):
     def __init__(self, shape: BlockShape, *, with_state: bool = False) -> None:
         """Make the block; `with_state`: attention reads [norm(embedding); norm(state)], the residual is the state."""
         super().__init__()
-        size, eps = shape.hidden_size, shape.norm_eps
+        size = shape.hidden_size
         self.self_attn = Attention(shape, input_size=2 * size if with_state else size)
         self.mlp = GatedMLP(shape)
-        self.input_layernorm = RMSNorm(size, eps)
-        self.post_attention_layernorm = RMSNorm(size, eps)
+        self.input_layernorm = norm_of(shape, size)
+        self.post_attention_layernorm = norm_of(shape, size)
         if with_state:
-            self.hidden_norm = RMSNorm(size, eps)
+            self.hidden_norm = norm_of(shape, size)
         if shape.sandwich_norms:
-            self.pre_feedforward_layernorm = RMSNorm(size, eps)
-            self.post_feedforward_layernorm = RMSNorm(size, eps)
+            self.pre_feedforward_layernorm = norm_of(shape, size)
+            self.post_feedforward_layernorm = norm_of(shape, size)
         if shape.layer_scalar:
             self.register_buffer("layer_scalar", Tensor([1.0]))
         self._join = self._sandwiched if shape.sandwich_norms else self._plain

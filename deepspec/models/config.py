@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepspec.families.shape import BlockShape
-from deepspec.formats.recipe import AlgorithmName, Layout, MarkovHead
+from deepspec.formats.recipe import TRAITS, AlgorithmName, Layout, MarkovHead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +39,12 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
     """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""
     block_size: int = 7
-    """Slots of a block (dspark, dflash, dflash2), or tokens of a pass (peagle); Eagle3: tokens proposed one by one,
-    this many by default."""
+    """Slots of a block (dspark, dflash, dflash2), or tokens of a pass (peagle); eagle3, mtp: tokens proposed one by
+    one, this many by default."""
     layout: Layout = "shift"
     """Which token a slot of a block predicts."""
     mask_token_id: int | None = None
-    """Stands for the tokens that are not known yet; None for eagle3."""
+    """Stands for the tokens that are not known yet; None for eagle3 and mtp."""
     markov_rank: int = 0
     markov_head: MarkovHead = "vanilla"
     confidence_head: bool = False
@@ -66,7 +66,7 @@ class DraftConfig:
     window_layers: frozenset[int] = frozenset()
     """Which layers have it."""
     style: str = "qwen3"
-    """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama or gemma4."""
+    """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama, gemma4 or qwen3_5."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """The config.json that this was read from or will extend; keys that mean nothing here survive in it."""
 
@@ -89,6 +89,11 @@ class DraftConfig:
     def num_captured(self) -> int:
         """Return how many target layers are captured."""
         return len(self.target_layer_ids)
+
+    @property
+    def num_fused(self) -> int:
+        """Return how many states are projected to one: those captured; of MTP heads a token's and the captured one."""
+        return 2 if TRAITS[self.algorithm].shipped else self.num_captured
 
     @property
     def reduced_vocabulary(self) -> bool:

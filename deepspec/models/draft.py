@@ -1,4 +1,4 @@
-"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3 and P-EAGLE (another).
+"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3, P-EAGLE and MTP heads (another).
 
 Legend: B batch, T context positions, Q queries, N rows, D hidden size, A captured layers, V vocabulary of the head.
 """
@@ -20,7 +20,7 @@ from deepspec.models.heads import (
     MarkovHead,
     RecurrentMarkovHead,
 )
-from deepspec.models.lean import RMSNorm
+from deepspec.models.lean import RMSNorm, norm_of
 from deepspec.models.rope import RotaryEmbedding
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -45,8 +45,8 @@ class Draft(nn.Module):
         self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
         self.embed_tokens.weight.requires_grad_(config.train_embedding)
         self.lm_head.weight.requires_grad_(False)
-        self.fc = nn.Linear(config.num_captured * size, size, bias=False)
-        self.norm = RMSNorm(size, config.block.norm_eps)
+        self.fc = nn.Linear(config.num_fused * size, size, bias=False)
+        self.norm = norm_of(config.block, size)
         self.rotary = RotaryEmbedding(config.block.rope, config.block.head_dim)
         if config.reduced_vocabulary:
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
@@ -107,7 +107,7 @@ class BlockDraft(Draft):
         """Make the blocks and heads that the config names."""
         super().__init__(config)
         shape = config.block
-        self.hidden_norm = RMSNorm(shape.hidden_size, shape.norm_eps)
+        self.hidden_norm = norm_of(shape, shape.hidden_size)
         self.layers = nn.ModuleList(_block(config) for _ in range(config.num_layers))
         self.markov_head = _markov_head(config)
         self.confidence_head = _confidence_head(config)
@@ -169,14 +169,25 @@ class EagleDraft(Draft):
 
     P-EAGLE: several blocks, and behind the last token mask tokens, whose states are one learned vector: all tokens in
     a pass. arXiv 2602.01469.
+
+    MTP heads that a target ships: what enters their block is one projection of token and state, both normed, and the
+    state is the target's last one before its final norm.
     """
 
     def __init__(self, config: DraftConfig) -> None:
         """Make the blocks."""
         super().__init__(config)
         size, eps, norms = config.block.hidden_size, config.block.norm_eps, config.norms
-        self.layers = nn.ModuleList(Block(config.block, with_state=layer == 0) for layer in range(config.num_layers))
-        if TRAITS[config.algorithm].parallel:
+        traits = TRAITS[config.algorithm]
+        self._joins = not traits.shipped
+        """Whether the first block reads token and state side by side, instead of their projection."""
+        self.layers = nn.ModuleList(
+            Block(config.block, with_state=self._joins and layer == 0) for layer in range(config.num_layers)
+        )
+        if traits.shipped:
+            self.pre_fc_norm_embedding = norm_of(config.block, size)
+            self.pre_fc_norm_hidden = norm_of(config.block, size)
+        if traits.parallel:
             self.mask_hidden = nn.Parameter(torch.zeros(1, 1, config.num_captured * size))
         if norms.norm_before_fc:
             self.input_norm = RMSNorm(config.num_captured * size, eps)
@@ -184,7 +195,9 @@ class EagleDraft(Draft):
             self.fc_norm = nn.ModuleList(RMSNorm(size, eps) for _ in range(config.num_captured))
 
     def fuse(self, hidden_BTE: Tensor) -> Tensor:
-        """Return the first state `(B, T, D)` of captured states `(B, T, A·D)`."""
+        """Return the first state `(B, T, D)` of captured states `(B, T, A·D)`; of MTP heads the one state itself."""
+        if not self._joins:
+            return hidden_BTE
         norms = self.config.norms
         if norms.norm_before_fc:
             hidden_BTE = self.input_norm(hidden_BTE)
@@ -207,7 +220,7 @@ class EagleDraft(Draft):
 
     def handed(self, output: Tensor) -> Tensor:
         """Return the state that a step hands to the next one, of the block's output."""
-        state: Tensor = self.norm(output) if self.config.norms.norm_output else output
+        state: Tensor = self.norm(output) if self.config.norms.norm_output or not self._joins else output
         return state
 
     def forward(
@@ -228,12 +241,13 @@ class EagleDraft(Draft):
         """
         rotation = self._rotation(positions_BQ)
         normed = self.config.norms.norm_before_residual
-        x_BQD, seen = state_BQD, list[KeyValue]()
+        x_BQD, seen = state_BQD if self._joins else self._entered(ids_BQ, state_BQD), list[KeyValue]()
         for layer, block in enumerate(self._blocks()):
-            read = block.input_layernorm(x_BQD) if layer else self._joined(block, ids_BQ, state_BQD)
+            joins = self._joins and not layer
+            read = self._joined(block, ids_BQ, state_BQD) if joins else block.input_layernorm(x_BQD)
             own = block.self_attn.keys_values(read, rotation)
             seen.append(own if past is None else past[layer].append(own))
-            residual = block.hidden_norm(x_BQD) if normed and not layer else x_BQD
+            residual = block.hidden_norm(x_BQD) if normed and joins else x_BQD
             x_BQD = block.finish(
                 residual, block.self_attn(read, rotation, seen[layer], mask_of(mask, self._windows[layer]))
             )
@@ -245,6 +259,11 @@ class EagleDraft(Draft):
 
     def _joined(self, block: Block, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
         return torch.cat((block.input_layernorm(self.embed(ids_BQ)), block.hidden_norm(state_BQD)), dim=-1)
+
+    def _entered(self, ids_BQ: Tensor, state_BQD: Tensor) -> Tensor:
+        normed = (self.pre_fc_norm_embedding(self.embed(ids_BQ)), self.pre_fc_norm_hidden(state_BQD))
+        entered: Tensor = self.fc(torch.cat(normed, dim=-1))
+        return entered
 
     def _rotation(self, positions_BQ: Tensor) -> tuple[Tensor, Tensor]:
         rotation: tuple[Tensor, Tensor] = self.rotary(positions_BQ, self.fc.weight.dtype)

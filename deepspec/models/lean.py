@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 from torch.utils.checkpoint import checkpoint
+
+from deepspec.families.shape import BlockShape
 
 
 def lean(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -28,3 +31,24 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Return `(…, D)`."""
         return lean(super().forward, x)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """A norm that multiplies by 1 + its weight, in fp32 whatever the model is cast to."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        """Begin as a norm that multiplies by 1."""
+        super().__init__(size, eps)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(…, D)`."""
+        return lean(self._offset, x)
+
+    def _offset(self, x: Tensor) -> Tensor:
+        return rms_norm(x.float(), self.normalized_shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
+
+
+def norm_of(shape: BlockShape, size: int) -> RMSNorm:
+    """Return a norm over so many sizes, of the kind that a block has."""
+    return (OffsetRMSNorm if shape.offset_norms else RMSNorm)(size, shape.norm_eps)

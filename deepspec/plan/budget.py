@@ -9,6 +9,7 @@ from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
 from deepspec.plan import presets
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
+from deepspec.plan.layers import count_of
 from deepspec.plan.plan import Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
@@ -77,8 +78,7 @@ def _counted(plan: Plan, sizes: Sizes, measured: Measured) -> Captured:
 
 
 def _form(plan: Plan, sizes: Sizes) -> dict[str, int]:
-    layers = len(plan.cache.layers or range(5))
-    return {"layers": layers, "hidden": sizes.hidden, "part_bytes": plan.cache.part_bytes}
+    return {"layers": count_of(plan), "hidden": sizes.hidden, "part_bytes": plan.cache.part_bytes}
 
 
 def sample_count(plan: Plan) -> int:

@@ -11,6 +11,7 @@ from deepspec.catalog import find_kind
 from deepspec.chat.template import ChatTemplate
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.files import CONFIG, is_checkpoint, read_config
+from deepspec.checkpoint.foreign import is_foreign, public_config
 from deepspec.errors import CheckpointError, NotPublishedError
 from deepspec.formats.tensor_heads import read_heads, read_object
 from deepspec.models.config import DraftConfig
@@ -89,6 +90,8 @@ class Known:
     def draft(self) -> DraftConfig | None:
         """Return the draft that the plan names; None where it names none, or one that the hub has to give.
 
+        In the form of another library it is read once the target is here, which says how many layers it has.
+
         Raises:
             CheckpointError: it cannot be read.
             NotPublishedError: nothing is called so.
@@ -105,7 +108,10 @@ class Known:
         if not folder.is_dir():
             return None
         read_heads(folder, CheckpointError)
-        return read_draft_config(read_config(folder))
+        told = read_config(folder)
+        if not is_foreign(told):
+            return read_draft_config(told)
+        return None if self.target is None else read_draft_config(public_config(told, self.target.shape.num_layers))
 
     def config_of(self, draft: Manifest) -> DraftConfig:
         """Return the shape of a published draft; its config is fetched, and nothing else of it.

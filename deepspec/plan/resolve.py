@@ -14,8 +14,10 @@ from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
 from deepspec.formats import benchmarks
+from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
 from deepspec.plan.estimate import Sizes
+from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.prepare import resolve as sources
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
@@ -91,8 +93,11 @@ def released_name(plan: Plan) -> str:
 
 
 def _within(plan: Plan, shape: TargetShape) -> Plan:
-    """Return a plan whose samples are no longer than the target reads."""
-    return plan.but(cache=plan.cache.but(max_length=min(plan.cache.max_length, shape.max_positions)))
+    """Return a plan whose samples are no longer than the target reads, and which says what layer shipped heads read."""
+    within = plan.cache.but(max_length=min(plan.cache.max_length, shape.max_positions))
+    if TRAITS[plan.train.draft.algorithm].shipped:
+        within = within.but(layers=layers_of(plan, shape.num_layers))
+    return plan.but(cache=within)
 
 
 def _sources(plan: Plan, *, remote: bool = True) -> sources.Resolved:

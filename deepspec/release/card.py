@@ -23,6 +23,10 @@ SHOWN = (
 )  # fmt: skip
 
 
+_NEXTN = "NEXTN"
+"""SGLang's name for the heads that a target ships."""
+
+
 def title(spec: ReleaseSpec, algorithm: str) -> str:
     """Return the heading of the card."""
     return spec.title or f"{algorithm} draft for {spec.target}"
@@ -88,9 +92,23 @@ class Proposed:
         return cls(algorithm=scores.algorithm, tokens=best[0], least=best[1], schedule=schedule)
 
 
+def _with_target(form: str, slots: int) -> str:
+    """Return how heads are served, or loaded, that are written into their target's own files."""
+    if form == "vllm":
+        config = json.dumps({"method": "mtp", "num_speculative_tokens": slots})
+        return f"vllm serve TARGET_WITH_THESE_FILES --speculative-config '{config}'"
+    if form == "sglang":
+        return f"python -m sglang.launch_server --model-path TARGET_WITH_THESE_FILES --speculative-algorithm {_NEXTN}"
+    if form == "speculators":
+        return 'MTPDraftModel.from_pretrained("./speculators")  # of speculators; its own tools put it into the target'
+    return 'deepspec.checkpoint.draft.load_draft(Path("./deepspec"))'
+
+
 def serving(form: str, target: str, exported: ExportedForm, proposed: Proposed) -> str:
     """Return the command that serves a form, or the lines that load it."""
     algorithm, slots = proposed.algorithm, proposed.tokens
+    if exported.method == "mtp":
+        return _with_target(form, slots)
     method = exported.method or ("eagle3" if algorithm in _EAGLES else "dspark")
     if form in ("vllm", "speculators"):
         config: dict[str, Any] = {"method": method, "model": f"./{form}", "num_speculative_tokens": slots}

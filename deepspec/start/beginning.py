@@ -21,7 +21,8 @@ class Beginning(Spec):
 
     start: Literal["random", "target", "fitted"] = "random"
     """Weights of a fresh draft: random; the target's last blocks, where those have the form of the draft's; or these,
-    the first of them fitted to the states before a slot (dspark, dflash): the best on small budgets."""
+    the first of them fitted to the states before a slot (dspark, dflash): the best on small budgets. mtp: the heads
+    that the target ships, whatever is said here."""
     bigram_samples: int = Field(default=512, ge=0)
     """Samples from whose stored states a vanilla Markov head starts, with the target's bigrams (dspark); 0: at zero."""
     vocabulary_samples: int = Field(default=4096, gt=0)

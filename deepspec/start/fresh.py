@@ -4,17 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.checkpoint.draft import adopt_target
+from deepspec.checkpoint.ends import read_ends
+from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
-from deepspec.families.ends import EMBEDDING, ends_of
 from deepspec.formats.recipe import TRAITS
-from deepspec.formats.tensor_heads import read_heads
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.placement import Placement
@@ -45,6 +43,8 @@ def fresh_draft(
 ) -> BlockDraft | EagleDraft:
     """Return an untrained draft in fp32 on the CPU: the same weights on every rank and machine.
 
+    MTP heads begin as the target ships them, whatever start is asked for.
+
     Args:
         spec: shape, seed and kind of start.
         facts: of the cache: layers, sizes, mask token.
@@ -53,7 +53,8 @@ def fresh_draft(
         log: told which vocabulary was chosen, and where the draft cannot start from the target.
 
     Raises:
-        TargetError: the target's folder cannot be read, or is not of the cache's sizes.
+        TargetError: the target's folder cannot be read, is not of the cache's sizes, or ships no heads where those
+            are to be tuned.
         SpecError: no mask token can be chosen.
     """
     config = draft_config(spec, facts, folder)
@@ -67,6 +68,10 @@ def fresh_draft(
         log(chosen)
     own = embedding.clone()  # out of the mapped file, where it lies unaligned
     adopt_target(model, own, own if head is embedding else head.clone(), keep_head=True)
+    if TRAITS[config.algorithm].shipped:
+        load_heads(model, folder)
+        log("the draft starts as the heads that the target ships")
+        return model
     initialize(model, spec.seed)
     if spec.start != "random" and not start_from_target(model, folder):
         log("the target's blocks have another form than the draft's: it starts from random weights")
@@ -92,26 +97,6 @@ def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfi
     if spec.mask_token_id is not None:
         check_mask_token(config, AutoTokenizer.from_pretrained(folder))
     return config
-
-
-def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
-    """Return a target's token embedding and head, `(V, D)` each, and read nothing else of it.
-
-    Raises:
-        TargetError: no safetensors file holds an embedding.
-    """
-    shape, heads = read_folder(folder), read_heads(folder)
-    ends = ends_of(heads, shape.vocab_size, shape.block.hidden_size)
-    if ends is None:
-        raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in {ends.embedding, ends.head} & set(file.keys())}
-        except SafetensorError as error:
-            raise TargetError(f"target {path}: {error}; fetch the file again") from error
-    return found[ends.embedding], found[ends.head]
 
 
 def _mask_token(spec: Beginning, facts: CacheFacts) -> int | None:

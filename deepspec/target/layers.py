@@ -18,12 +18,18 @@ def default_layers(num_layers: int) -> tuple[int, ...]:
     return tuple(sorted({round(first + step * (last - first) / 4) for step in range(5)}))
 
 
-def check_layers(layers: Sequence[int], num_layers: int) -> None:
+def check_layers(layers: Sequence[int], num_layers: int, *, last: bool = False) -> None:
     """Check that the layers exist, are in order, and leave out the last one.
+
+    Args:
+        layers: their ids.
+        num_layers: of the target.
+        last: whether the last one is allowed, whose output is the state before the final norm: MTP heads read it.
 
     Raises:
         TargetError: they do not.
     """
-    wanted = f"wanted ascending ids from -1 (embedding output) to {num_layers - 2}, each once"
-    if not layers or list(layers) != sorted(set(layers)) or layers[0] < EMBEDDING or layers[-1] > num_layers - 2:
+    most = num_layers - (1 if last else 2)
+    wanted = f"wanted ascending ids from -1 (embedding output) to {most}, each once"
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < EMBEDDING or layers[-1] > most:
         raise TargetError(f"cannot capture layers {list(layers)} of a target with {num_layers} layers; {wanted}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import Work
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 PEAK_FLOPS: Mapping[str, float] = {
@@ -89,7 +90,8 @@ def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
     applied = {
         "context": work.context, "both": work.context + work.slots, "slots": work.slots, "rows": work.rows,
     }  # fmt: skip
-    trained = sum(parameter.numel() * applied[_where(name, eagle=eagle)] for name, parameter in _matrices(model))
+    kind = {"eagle": eagle, "shipped": TRAITS[model.config.algorithm].shipped}
+    trained = sum(parameter.numel() * applied[_where(name, **kind)] for name, parameter in _matrices(model))
     attention = 2 * work.pairs * shape.num_heads * shape.head_dim * len(model.layers)
     return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
 
@@ -102,10 +104,10 @@ def _matrices(model: BlockDraft | EagleDraft) -> list[tuple[str, Tensor]]:
     return [(name, p) for name, p in model.trainable() if p.dim() == 2 and not any(table in name for table in TABLES)]
 
 
-def _where(name: str, *, eagle: bool) -> str:
+def _where(name: str, *, eagle: bool, shipped: bool) -> str:
     """Return which positions a matrix is applied to."""
     if name.startswith("fc."):
-        return "context"
+        return "slots" if shipped else "context"
     if "markov" in name or "confidence" in name or "selector" in name:
         return "rows"
     return "both" if not eagle and (".k_proj" in name or ".v_proj" in name) else "slots"

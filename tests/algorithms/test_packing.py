@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.checkpoint.draft import choose_vocabulary
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
-from tests.models.drafts import HEADS, REDUCIBLE, VOCAB, four_records, record, tiny
+from tests.models.drafts import HEADS, REDUCIBLE, VOCAB, four_records, record, seen_by, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 PUBLIC = OBJECTIVE.but(mask_alignment="deepspec")
@@ -28,6 +28,8 @@ EVERY = [
     ("eagle3", OBJECTIVE, {}),
     ("peagle", OBJECTIVE, {}),
     ("peagle", OBJECTIVE.but(convention="speculators", depth_ratio=0.9), {"train_embedding": True}),
+    ("mtp", OBJECTIVE, {}),
+    ("mtp", OBJECTIVE.but(convention="speculators", forward_kl=1.0), {"target": "qwen3_5"}),
     ("eagle3", PUBLIC, {}),
     ("eagle3", PUBLIC, {"draft_vocab_size": 20}),
 ]
@@ -42,7 +44,7 @@ def hard_rows():
 
 def measured(model, objective, rows):
     """Return what a batch of these rows gives, flat: loss, sums and gradients by name."""
-    algorithm, batch = ALGORITHMS[model.config.algorithm], collate_rows(rows)
+    algorithm, batch = ALGORITHMS[model.config.algorithm], collate_rows([seen_by(model, row) for row in rows])
     part = algorithm.supervise(model.config, objective, batch, [ord(name) for name in batch.sample_ids])
     result = algorithm.loss(model, batch, part, part.denominators)
     names, parameters = zip(*model.trainable(), strict=True)
@@ -82,13 +84,14 @@ def test_packed_equals_unpacked_whatever_the_lengths(drawn):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_sample_learns_from_another_in_its_row(algorithm):
     """Where one sample alone is supervised, no other's states have a gradient."""
-    model, batch = tiny(algorithm), collate_rows(hard_rows())
+    model = tiny(algorithm)
+    batch = collate_rows([seen_by(model, row) for row in hard_rows()])
     part = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, range(len(batch.sample_ids)))
     for row, start, end in batch.spans():
         within = torch.zeros_like(batch.loss_mask)
         within[row, start:end] = True
-        of_one = within[:, None] if algorithm == "eagle3" else within.gather(1, part.anchors)
-        of_one = of_one if algorithm in ("eagle3", "peagle") else of_one[..., None]
+        of_one = within[:, None] if algorithm in ("eagle3", "mtp") else within.gather(1, part.anchors)
+        of_one = of_one if not TRAITS[algorithm].blocks else of_one[..., None]
         states = batch.hidden.clone().requires_grad_()
         alone = only(part, of_one)
         result = ALGORITHMS[algorithm].loss(model, replace(batch, hidden=states), alone, part.denominators)

@@ -14,11 +14,12 @@ from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.algorithms.forms import use_form
-from tests.models.drafts import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, tiny
+from tests.models.drafts import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dflash2", {}), ("eagle3", {}),
-         ("dspark", {"layout": "fill_in"}), ("eagle3", {"norms": "eagle3.1"}), ("peagle", {})]  # fmt: skip
+         ("dspark", {"layout": "fill_in"}), ("eagle3", {"norms": "eagle3.1"}), ("peagle", {}), ("mtp", {}),
+         ("mtp", {"target": "qwen3_5"})]  # fmt: skip
 KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}
 
 
@@ -29,7 +30,7 @@ def _keys(batch):
 def _gradients(model, groups):
     """Return the summed gradients and metrics of micro-batches, denominators taken over all of them."""
     algorithm = ALGORITHMS[model.config.algorithm]
-    batches = [collate(group) for group in groups]
+    batches = [collate(seen_by(model, group)) for group in groups]
     parts = [algorithm.supervise(model.config, OBJECTIVE, batch, _keys(batch)) for batch in batches]
     total = {name: sum(part.denominators[name] for part in parts) for name in parts[0].denominators}
     results = [algorithm.loss(model, batch, part, total) for batch, part in zip(batches, parts, strict=True)]
@@ -106,7 +107,8 @@ def test_sample_that_contains_the_mask_token_is_refused():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_batch_without_anything_supervised_costs_nothing(algorithm):
-    model, batch = tiny(algorithm), collate([record("a", 9, [])])
+    model = tiny(algorithm)
+    batch = collate(seen_by(model, [record("a", 9, [])]))
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
     result = ALGORITHMS[algorithm].loss(model, batch, supervision, supervision.denominators)
     result.loss.backward()
@@ -160,8 +162,8 @@ def test_every_form_of_attention_gives_the_numbers_of_sdpa(monkeypatch, row, for
 @pytest.mark.parametrize(("algorithm", "heads"), EVERY)
 @pytest.mark.parametrize("row", [1, 2])
 def test_split_attention_gives_the_gradients_of_sdpa(monkeypatch, row, algorithm, heads):
-    records = four_records()
     model = tiny(algorithm, **heads)
+    records = seen_by(model, four_records())
     batch = collate_rows([records[start : start + row] for start in range(0, 4, row)])
     found = []
     for form in ("dense", "split"):

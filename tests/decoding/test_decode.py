@@ -52,6 +52,7 @@ DRAFTS = {
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
+    "mtp": {"algorithm": "mtp"},
 }
 
 
@@ -116,7 +117,7 @@ def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
     assert found[1].shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle"])
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle", "mtp"])
 def test_a_sample_does_not_depend_on_its_batch(name: str):
     target, prompts = tiny.target(), tiny.prompts(6)
     proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)

@@ -36,6 +36,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
+    "mtp": {"algorithm": "mtp"},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **DFLASH2, "selector_top_k": 3},
     "dflash-filled": {"algorithm": "dflash", "layout": "fill_in"},
     "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},

@@ -1,6 +1,7 @@
 """Tiny random targets and drafts for the tests of decoding."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,19 @@ def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) ->
     return Target(folder=Path("tiny"), model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
 
 
-def draft(target: Target, algorithm: AlgorithmName, **traits: Any) -> BlockDraft | EagleDraft:
-    """Return a random draft for a target, with the target's embedding and head."""
+def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = False, **traits: Any) -> BlockDraft | EagleDraft:
+    """Return a random draft for a target, with the target's embedding and head; `gated`: of a block as Qwen3.5's."""
     shape = read(target.model.config.to_dict())
     vocab = shape.vocab_size
     config = DraftConfig(
         **{
             "algorithm": algorithm,
-            "block": qwen3_block(shape.block),
+            "block": replace(qwen3_block(shape.block), gated_attention=gated, offset_norms=gated),
             "num_layers": 2 if TRAITS[algorithm].masked else 1,
             "vocab_size": vocab,
             "draft_vocab_size": vocab,
             "num_target_layers": shape.num_layers,
-            "target_layer_ids": (-1, 1),
+            "target_layer_ids": (shape.num_layers - 1,) if TRAITS[algorithm].shipped else (-1, 1),
             "block_size": 4,
             "mask_token_id": vocab - 1 if TRAITS[algorithm].masked else None,
             **traits,

@@ -30,6 +30,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
+    "mtp": {"algorithm": "mtp"},
 }
 
 

@@ -1,5 +1,7 @@
 """Tiny drafts and batches that several tests share."""
 
+from dataclasses import replace
+
 import torch
 
 from deepspec.checkpoint.config import new_draft_config
@@ -24,10 +26,14 @@ TARGETS = {
         "attention_k_eq_v": True, "vocab_size": VOCAB, "num_hidden_layers": 6, "final_logit_softcapping": 8.0,
     },
 }  # fmt: skip
+TARGETS["qwen3_5"] = {
+    **TARGETS["qwen3"], "model_type": "qwen3_5_text", "layer_types": ["linear_attention", "full_attention"] * 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+}  # fmt: skip
 TARGETS["llama"] = {**TARGETS["qwen3"], "model_type": "llama"}
 TARGETS["gemma3"] = {**TARGETS["qwen3"], "model_type": "gemma3_text", "query_pre_attn_scalar": 8}
 
-REDUCIBLE = [name for name, traits in TRAITS.items() if not traits.convolved]
+REDUCIBLE = [name for name, traits in TRAITS.items() if not traits.convolved and not traits.shipped]
 """Algorithms whose drafts may know a part of the target's vocabulary."""
 
 HEADS = {
@@ -48,9 +54,10 @@ def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
     traits = TRAITS[algorithm]
     small = SMALL if traits.convolved else {}
     chosen = {"num_layers": 2 if traits.masked else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
+    layers = [TARGETS[target]["num_hidden_layers"] - 1] if traits.shipped else LAYERS
     objective = objective or Objective(num_anchors=5, ttt_length=3)
     config = new_draft_config(
-        read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), LAYERS, MASK, objective
+        read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), layers, MASK, objective
     )
     model = build_draft(config)
     generator = torch.Generator().manual_seed(3)
@@ -61,6 +68,12 @@ def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
         for _, parameter in model.trainable():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def seen_by(model, records):
+    """Return samples with as many captured states as a draft reads."""
+    width = model.config.num_captured * SIZE
+    return [replace(each, hidden=each.hidden[:, :width]) for each in records]
 
 
 def record(name, length, supervised, seed=0):

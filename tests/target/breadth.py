@@ -10,6 +10,7 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.config import new_draft_config, write_draft_config
 from deepspec.checkpoint.draft import adopt_target
+from deepspec.checkpoint.ends import read_ends
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
@@ -23,7 +24,6 @@ from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.parity import check_parity
 from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings
-from deepspec.start.fresh import read_ends
 from deepspec.start.initial import initialize
 from deepspec.target.load import Target, load_target
 from tests.target import zoo, zoo_images

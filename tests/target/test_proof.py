@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from deepspec.checkpoint.ends import read_ends
 from deepspec.errors import TargetError
 from deepspec.families import read
 from deepspec.families.shape import Rope
-from deepspec.start.fresh import read_ends
 from deepspec.target import identify
 from deepspec.target.capture import capture
 from deepspec.target.heads import read_target

@@ -29,7 +29,7 @@ from tests.heard import Heard
 from tests.target.tiny import write_target
 from tests.train.conftest import SMALL, Site
 from tests.train.toy import ToySamples
-from tests.walk.held_out import decoded, record
+from tests.walk.held_out import LAYERS, decoded, record
 
 VOCAB, MASK = 6, 5
 SPEC = TrainSpec(
@@ -40,7 +40,7 @@ SPEC = TrainSpec(
 class Answers(ToySamples):
     """Greedy answers of a tiny target, through their stop tokens."""
 
-    def __init__(self, target: Any, seed: int, count: int = 12) -> None:
+    def __init__(self, target: Any, seed: int, count: int = 12, layers: Any = LAYERS) -> None:
         generator = torch.Generator().manual_seed(seed)
         asked = [torch.randint(2, MASK, (4,), generator=generator).tolist() for _ in range(count * 20)]
         ended = [each for each in decoded(target, asked, max_new_tokens=60) if each.finish_reason == "stop"]
@@ -48,7 +48,7 @@ class Answers(ToySamples):
         self.prompts = [asked[int(each.sample_id)] for each in fit]
         self.answers = [each.tokens for each in fit]
         pairs = zip(self.prompts, self.answers, strict=True)
-        self.records = [record(target, f"{seed}-{number}", *pair) for number, pair in enumerate(pairs)]
+        self.records = [record(target, f"{seed}-{number}", *pair, layers) for number, pair in enumerate(pairs)]
 
 
 def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> Task:
@@ -62,9 +62,10 @@ def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> T
 
 def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", sampled: Any = None) -> Loop:
     """Return a loop that learns greedy answers and looks at others."""
-    samples = Answers(target, seed=5)
-    loop = Loop(task_of(target, spec, algorithm), samples, Ranks("cpu"), Cut(ranks=1, micro_batch=3))
-    loop.held_out = Answers(target, seed=6)
+    task = task_of(target, spec, algorithm)
+    layers = task.config.target_layer_ids
+    loop = Loop(task, Answers(target, seed=5, layers=layers), Ranks("cpu"), Cut(ranks=1, micro_batch=3))
+    loop.held_out = Answers(target, seed=6, layers=layers)
     kinds = {f"6-{number}": "even" if number % 2 == 0 else "odd" for number in range(12)}
     loop.answered = Answered(sampled=sampled, stop_ids=target.stop_ids, kinds=kinds)
     return loop
@@ -75,7 +76,7 @@ def target() -> Any:
     return tiny.target(VOCAB, sharpness=2.0)
 
 
-@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle"])
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle", "mtp"])
 def test_a_look_tells_what_decoding_with_that_draft_gives(target, algorithm):
     loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
     loop.run(None)

@@ -30,20 +30,26 @@ def decoded(
     return sorted(decoder.decode(asked), key=lambda each: int(each.sample_id))
 
 
-def record(target: Target, name: str, prompt: Sequence[int], answer: Sequence[int]) -> Record:
+def record(
+    target: Target, name: str, prompt: Sequence[int], answer: Sequence[int], layers: Sequence[int] = LAYERS
+) -> Record:
     """Return a conversation as the cache would give it, its states in fp32."""
     ids = torch.tensor([*prompt, *answer])
     mask = torch.arange(len(ids)) >= len(prompt)
     with torch.no_grad():
-        hidden, last = target.capture(ids[None], LAYERS)
+        hidden, last = target.capture(ids[None], layers)
     return Record(
         sample_id=name, input_ids=ids, loss_mask=mask, hidden=hidden[0], last_hidden=last[0][supervises(mask)]
     )
 
 
-def batch_of(target: Target, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
+def batch_of(
+    target: Target, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], draft: Any = None
+) -> Batch:
+    """Return conversations with the states that a draft reads; None: one that reads the layers of the most."""
+    layers = LAYERS if draft is None else draft.config.target_layer_ids
     pairs = zip(prompts, answers, strict=True)
-    return collate([record(target, str(number), *pair) for number, pair in enumerate(pairs)])
+    return collate([record(target, str(number), *pair, layers) for number, pair in enumerate(pairs)])
 
 
 def walker(draft: Any, target: Target, sampled: Sampled | None = None, **changes: Any) -> Walker:

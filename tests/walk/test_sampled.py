@@ -32,7 +32,7 @@ class Enumerated:
         self.draft = draft_of(self.target, name)
         self.texts = torch.tensor(list(product(range(VOCAB), repeat=SLOTS)))
         answers = [[FIRST, *text] for text in self.texts.tolist()]
-        self.batch = batch_of(self.target, [PROMPT] * len(answers), answers)
+        self.batch = batch_of(self.target, [PROMPT] * len(answers), answers, self.draft)
         with torch.no_grad():
             said = self.target.model(self.batch.input_ids).logits[:, len(PROMPT) : -1].double().softmax(-1)
         self.p = said.gather(-1, self.texts[..., None])[..., 0].numpy()
@@ -107,7 +107,8 @@ def test_whole_answers_take_the_rounds_that_decoding_them_took(name):
         for each in decoded(target, prompts, proposer, temperature=0.8, max_new_tokens=100)
         if each.finish_reason == "stop" and len(each.tokens) > 1
     ]
-    batch = batch_of(target, [prompts[int(each.sample_id)] for each in drawn], [each.tokens for each in drawn])
+    asked = [prompts[int(each.sample_id)] for each in drawn]
+    batch = batch_of(target, asked, [each.tokens for each in drawn], draft)
     _, sampled = walker(draft, target, Sampled(temperature=0.8)).rounds(draft, batch, range(len(drawn)))
     found, wanted = sampled.walked(len(drawn)).sums, tally(drawn, SLOTS)
     assert (sampled.answers.known == sampled.whole).all()

@@ -23,6 +23,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
+    "mtp": {"algorithm": "mtp", "gated": True},
     "dspark-reduced": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
     "eagle3-reduced": {"algorithm": "eagle3", "draft_vocab_size": 3},
     "dspark-near": {"algorithm": "dspark", "markov_rank": 4, "window": 6, "window_layers": frozenset({0})},
@@ -65,7 +66,7 @@ def test_walked_is_decoded_round_for_round(name, sliding):
     draft = draft_of(target, name)
     slots = draft.config.drafts
     wanted = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids))
-    batch = batch_of(target, prompts, [each.tokens for each in wanted])
+    batch = batch_of(target, prompts, [each.tokens for each in wanted], draft)
     greedy, _ = walker(draft, target).rounds(draft, batch, range(len(prompts)))
     walked = visits(greedy.answers)
     assert (greedy.answers.known == greedy.whole).all()
@@ -86,7 +87,8 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     draft = draft_of(target, name)
     every = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids), max_new_tokens=300)
     ended = [each for each in every if each.finish_reason == "stop"]
-    batch = batch_of(target, [prompts[int(each.sample_id)] for each in ended], [each.tokens for each in ended])
+    asked = [prompts[int(each.sample_id)] for each in ended]
+    batch = batch_of(target, asked, [each.tokens for each in ended], draft)
     greedy, _ = walker(draft, target).rounds(draft, batch, range(len(ended)))
     found, wanted = greedy.walked(len(ended)).sums, tally(ended, draft.config.drafts)
     for field in ("rounds", "tokens", "accepted", "reached", "public"):
@@ -94,11 +96,11 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     assert estimates(found)["accepted_length"] == estimates(wanted)["accepted_length"]
 
 
-@pytest.mark.parametrize("name", ["dspark", "eagle3", "peagle"])
+@pytest.mark.parametrize("name", ["dspark", "eagle3", "peagle", "mtp"])
 def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
     target, prompts = target_of(), tiny.prompts(4, VOCAB)
     draft = draft_of(target, name)
-    batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts)])
+    batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts)], draft)
     few, many = (
         walker(draft, target, Sampled(temperature=0.8), at_once=count).rounds(draft, batch, range(4))[1]
         for count in (2, 100)

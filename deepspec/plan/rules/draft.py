@@ -5,12 +5,13 @@ from typing import Any
 
 from deepspec.checkpoint.config import check_mask_token, new_draft_config
 from deepspec.errors import SpecError
+from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
+from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.plan.rules.seen import LATER, Seen
-from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.mask_token import choose_mask_token
 
 TRAINED = "train"
@@ -72,9 +73,7 @@ def captured(known: Known) -> Sequence[int] | None:
         return known.facts.layers
     if known.target is None:
         return None
-    chosen = known.plan.cache.layers or default_layers(known.target.shape.num_layers)
-    check_layers(chosen, known.target.shape.num_layers)
-    return chosen
+    return layers_of(known.plan, known.target.shape.num_layers)
 
 
 def wanted(known: Known) -> DraftConfig | None:
@@ -90,6 +89,8 @@ def wanted(known: Known) -> DraftConfig | None:
         mask = _mask_token(known, target.rows)
         if mask is None:
             return None
+    if TRAITS[train.draft.algorithm].shipped:
+        check_names(target.heads, str(target.folder))
     return new_draft_config(target.shape, train.draft, chosen, mask, train.objective)
 
 

@@ -26,6 +26,8 @@ BLOCK = (
     "tied_kv",
     "sandwich_norms",
     "layer_scalar",
+    "offset_norms",
+    "gated_attention",
 )
 """Traits of a draft, and of its blocks, that names and shapes of its weights hang on."""
 

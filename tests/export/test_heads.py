@@ -1,0 +1,172 @@
+"""MTP heads go back into the files of the target that ships them: nothing else in these changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.draft import adopt_target, load_draft, save_draft
+from deepspec.checkpoint.shipped import load_heads
+from deepspec.errors import CheckpointError, SpecError, TargetError
+from deepspec.export.proof import difference, load, read_back
+from deepspec.export.run import FORMS, read_source
+from deepspec.families import read_folder
+from deepspec.families.shipped import check_names
+from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.models.draft import build_draft
+from tests.target import shipped
+
+KINDS = ["qwen3", "qwen3_5"]
+ROUNDING = 2e-6
+"""What the same weights may differ by: kernels round otherwise where tensors lie otherwise in memory."""
+LAST = 3
+
+
+def draft_of(target: Path, layers=(LAST,), **recipe):
+    config = new_draft_config(read_folder(target), DraftRecipe(algorithm="mtp", **recipe), layers, None, Objective())
+    model = build_draft(config)
+    tensors = load_file(target / shipped.FIRST)
+    adopt_target(model, tensors["model.embed_tokens.weight"], tensors["lm_head.weight"])
+    load_heads(model, target)
+    return model
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """Return a kind of target."""
+    return request.param
+
+
+@pytest.fixture
+def tuned(kind, tmp_path):
+    """Return heads that were moved, their target, and they as what is exported."""
+    target = shipped.write_target(tmp_path / "target", kind, torch.bfloat16)
+    model = draft_of(target)
+    with torch.no_grad():
+        for _, parameter in model.trainable():
+            parameter.add_(0.5)
+    save_draft(model.bfloat16(), tmp_path / "draft")
+    return read_source(tmp_path / "draft", "ORG/target", target), target
+
+
+def written(form, source, folder):
+    folder.mkdir()
+    return folder, FORMS[form].write(source, folder)
+
+
+def test_heads_start_as_the_target_ships_them_and_are_read_again(kind, tmp_path):
+    target = shipped.write_target(tmp_path / "target", kind)
+    model = draft_of(target)
+    own = dict(model.trainable())
+    assert {f"mtp.{name}" for name in own} == shipped.heads(kind).keys()
+    for name, wanted in shipped.heads(kind).items():
+        assert torch.equal(own[name.removeprefix("mtp.")], wanted)
+    save_draft(model, tmp_path / "draft")
+    again = load_draft(tmp_path / "draft")
+    assert again.config.block == model.config.block
+    assert (again.config.block.gated_attention, again.config.target_layer_ids) == (kind == "qwen3_5", (LAST,))
+    assert difference(again, model.eval()) <= ROUNDING
+
+
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
+def test_nothing_of_the_target_changes_but_the_heads(tuned, form, tmp_path):
+    source, target = tuned
+    folder, notes = written(form, source, tmp_path / "form")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", shipped.SECOND]
+    before, after = load_file(target / shipped.SECOND), load_file(folder / shipped.SECOND)
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == torch.bfloat16
+        assert torch.equal(after[name], tensor) is not name.startswith("mtp."), name
+    assert (folder / "config.json").read_bytes() == (target / "config.json").read_bytes()
+    assert notes[0].startswith(f"lay {shipped.SECOND} over a copy of the target's folder")
+    again = read_back(source, *FORMS[form].read(folder))
+    assert difference(again, load(source.draft, source.tensors)) <= ROUNDING
+
+
+@pytest.mark.parametrize("form", ["deepspec", "huggingface", "speculators"])
+def test_other_forms_give_the_heads_back(tuned, form, tmp_path):
+    source, _ = tuned
+    folder, _ = written(form, source, tmp_path / "form")
+    again = read_back(source, *FORMS[form].read(folder))
+    assert difference(again, load(source.draft, source.tensors)) <= ROUNDING
+
+
+def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(tuned, tmp_path):
+    folder, _ = written("speculators", tuned[0], tmp_path / "form")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    assert (config["speculators_model_type"], config["num_nextn_predict_layers"]) == ("mtp", 1)
+    assert all(name.startswith("mtp_layers.0.") for name in tensors)
+    assert {"mtp_layers.0.input_proj.weight", "mtp_layers.0.self_attn.q_proj.weight"} <= tensors.keys()
+    assert len(tensors) == len(shipped.heads("qwen3"))
+
+
+def test_what_cannot_hold_heads_says_so(tuned, tmp_path):
+    source, _ = tuned
+    assert FORMS["llama.cpp"].refuse(source).startswith("mtp heads, which go back into the target's own files")
+    away = read_source(tmp_path / "draft", "ORG/target", None)
+    assert FORMS["vllm"].refuse(away).startswith("mtp heads without the target's files")
+    assert FORMS["deepspec"].refuse(away) is None
+
+
+def test_heads_are_not_rounded_in_silence(kind, tmp_path):
+    target = shipped.write_target(tmp_path / "target", kind, torch.bfloat16)
+    save_draft(draft_of(target).float(), tmp_path / "draft")
+    refused = FORMS["vllm"].refuse(read_source(tmp_path / "draft", "ORG/target", target))
+    assert refused == "heads in fp32, of which the target's files keep BF16; train.precision=bf16 does"
+
+
+def test_heads_of_another_target_are_not_written_into_this_one(tuned, tmp_path):
+    source, target = tuned
+    for name in (shipped.FIRST, shipped.SECOND):
+        tensors = {key: value for key, value in load_file(target / name).items() if not key.startswith("mtp.fc")}
+        save_file(tensors, target / name)
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["mtp.fc.weight"]
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "form").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no mtp\.fc\.weight"):
+        FORMS["vllm"].write(source, tmp_path / "form")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["model.embed_tokens.weight"], "ships no MTP heads: none of its tensors is named mtp"),
+        (["model.mtp_layers.0.input_proj.weight"], r"model\.mtp_layers\.0\.input_proj\.weight is of a layout"),
+        (["model.layers.61.eh_proj.weight"], r"model\.layers\.61\.eh_proj\.weight is of a layout"),
+        (["mtp.fc.weight", "mtp.layers.1.mlp.up_proj.weight"], "ships several layers of heads"),
+        (["mtp.layers.0.mlp.experts.0.up_proj.weight"], "ships heads with experts"),
+        (["mtp.layers.0.mlp.experts.gate_up_proj"], "ships heads with experts"),
+    ],
+)
+def test_a_target_whose_heads_are_not_read_is_named(names, told):
+    with pytest.raises(TargetError, match=told):
+        check_names(names, "some/target")
+
+
+def test_heads_that_are_not_those_of_the_config_are_named(tmp_path):
+    target = shipped.write_target(tmp_path / "target", "qwen3")
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(TargetError, match=r"mtp\.layers\.0\.mlp\.down_proj\.weight \(32, 64\), wanted \(32, 48\)"):
+        draft_of(target)
+
+
+@pytest.mark.parametrize(
+    ("layers", "recipe", "told"),
+    [
+        ((1, 2), {}, "mtp heads read the target's last layer alone; capture that: cache.layers=\\[3\\]"),
+        ((LAST,), {"draft_vocab_size": 20}, "mtp heads know the whole vocabulary only"),
+        ((LAST,), {"shape": "target"}, "a mtp draft has the shape of the target's heads"),
+        ((LAST,), {"num_layers": 2}, "num_layers 2: a mtp draft has one"),
+        ((LAST,), {"norms": "eagle3.1"}, "a mtp draft has none of these"),
+    ],
+)
+def test_what_heads_have_not_is_refused(layers, recipe, told, tmp_path):
+    target = shipped.write_target(tmp_path / "target", "qwen3")
+    with pytest.raises((SpecError, CheckpointError), match=told):
+        draft_of(target, layers, **recipe)

@@ -1,0 +1,160 @@
+"""Drafts of speculators and SpecForge are read as ours, and a variant that is not read is refused by its key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepspec.artifacts import TargetId, open_artifact
+from deepspec.brought.draft import adopt
+from deepspec.checkpoint.config import read_draft_config
+from deepspec.checkpoint.draft import load_draft
+from deepspec.checkpoint.foreign import is_foreign, public_config
+from deepspec.errors import InputError
+from deepspec.export.proof import load, outputs
+from deepspec.export.run import FORMS, read_source
+from deepspec.store import Store
+from tests.export.drafts import KINDS, LLAMA, write_draft
+
+TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
+LAYERS = LLAMA["num_hidden_layers"]
+BROUGHT = ["eagle3", "eagle31", "eagle31_llama", "eagle3_llama", "eagle3_reduced", "peagle", "dspark", "dflash2"]
+"""Kinds of drafts that are brought in the form of speculators."""
+ROUNDING = 2e-6
+
+
+def write_target(folder: Path, source: Any) -> Path:
+    """Write a target whose embedding and head are those of a draft of the whole vocabulary."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    vectors = {"model.embed_tokens.weight": source.tensors["embed_tokens.weight"]}
+    head = source.tensors["lm_head.weight"]
+    vectors["lm_head.weight"] = head if len(head) == LLAMA["vocab_size"] else torch.zeros(48, 32)
+    blocks = {f"model.layers.{layer}.input_layernorm.weight": torch.ones(32) for layer in range(LAYERS)}
+    save_file(vectors | blocks, folder / "model.safetensors")
+    return folder
+
+
+def brought(folder: Path, source: Any, tmp_path: Path) -> Any:
+    """Publish a checkpoint as a draft and return it as it is read again."""
+    store, told = Store(tmp_path / "store"), []
+    target = write_target(tmp_path / "target", source)
+    ref = adopt(str(folder), target, TARGET, store, tmp_path / "scratch", told.append)
+    assert adopt(str(folder), target, TARGET, store, tmp_path / "scratch", told.append) == ref
+    assert "embedding 0" in told[0]
+    return load_draft(open_artifact(store, ref, tmp_path / "scratch").path("config.json").parent)
+
+
+def same(found: Any, source: Any) -> None:
+    wanted = outputs(load(source.draft, source.tensors))
+    for name, tensor in outputs(found).items():
+        torch.testing.assert_close(tensor, wanted[name], atol=ROUNDING, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BROUGHT)
+def test_a_draft_of_speculators_is_brought_as_it_is(kind, tmp_path):
+    assert kind in KINDS
+    source = read_source(write_draft(tmp_path / "draft", kind), "ORG/target", None)
+    (tmp_path / "form").mkdir()
+    FORMS["speculators"].write(source, tmp_path / "form")
+    found = brought(tmp_path / "form", source, tmp_path)
+    assert (found.config.algorithm, found.config.norms) == (source.draft.algorithm, source.draft.norms)
+    assert found.config.target_layer_ids == source.draft.target_layer_ids
+    same(found, source)
+
+
+def specforge(source: Any, folder: Path, **changes: Any) -> Path:
+    """Write a draft as SpecForge does: `midlayer`, maps of the vocabulary always, the embedding kept."""
+    folder.mkdir()
+    kept = {key: value for key, value in LLAMA.items() if key not in ("architectures", "num_hidden_layers")}
+    config = {
+        **kept, "architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "pretraining_tp": 1,
+        "draft_vocab_size": source.draft.draft_vocab_size, "tie_word_embeddings": False,
+        "eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 5], "use_aux_hidden_state": True}, **changes,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    maps = {"d2t": torch.zeros(48, dtype=torch.int64), "t2d": torch.ones(48, dtype=torch.bool)}
+    named = {name.replace("layers.0.", "midlayer."): tensor for name, tensor in source.tensors.items()}
+    save_file(maps | named, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("eagle3_llama", {}), ("eagle3_reduced", {"norm_output": True}),
+        ("eagle31_llama", {"fc_norm": True}),
+    ],
+)  # fmt: skip
+def test_a_draft_of_specforge_is_brought_as_it_is(kind, told, tmp_path):
+    """Its `norm_output` is the norm before the head, which every draft has: not the norm of what a step hands on."""
+    source = read_source(write_draft(tmp_path / "draft", kind), "ORG/target", None)
+    if told.get("fc_norm"):
+        config = json.loads((tmp_path / "draft" / "config.json").read_text())
+        del config["norm_output"]
+        (tmp_path / "draft" / "config.json").write_text(json.dumps(config))
+        source = read_source(tmp_path / "draft", "ORG/target", None)
+    found = brought(specforge(source, tmp_path / "form", **told), source, tmp_path)
+    assert found.config.target_layer_ids == (1, 3, 5)
+    assert not found.config.norms.norm_output
+    assert found.config.norms.fc_norm is bool(told.get("fc_norm"))
+    same(found, source)
+
+
+def test_specforge_captures_three_layers_where_nothing_is_said(tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "eagle3_llama"), "ORG/target", None)
+    config = json.loads((specforge(source, tmp_path / "form", eagle_config=None) / "config.json").read_text())
+    assert public_config(config, 36)["target_layer_ids"] == [1, 17, 32]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"norm_output": False}, "norm_output: false"),
+        ({"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state: false"),
+        ({"eagle_config": {"fuse": "sum"}}, "eagle_config has fuse: 'sum'"),
+        ({"target_hidden_size": 64}, "target_hidden_size: 64"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings: true"),
+        ({"qk_norm": True}, "config.json has qk_norm: True, a variant that is not read"),
+        ({"attention_bias": True}, "attention_bias: True"),
+    ],
+)
+def test_a_variant_of_specforge_is_refused_by_its_key(changes, told, tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "eagle3_llama"), "ORG/target", None)
+    config = json.loads((specforge(source, tmp_path / "form", **changes) / "config.json").read_text())
+    with pytest.raises(InputError, match=told):
+        read_draft_config(public_config(config, LAYERS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"speculators_model_type": "xpress"}, "unknown speculators_model_type 'xpress'; known: "),
+        ({"has_adapter": 3}, "config.json has has_adapter: 3, a variant that is not read"),
+        ({"norm_before_fc": True, "fc_norm": True}, "norm_before_fc and fc_norm are both set"),
+        ({"target_hidden_size": 64}, "target_hidden_size: 64"),
+        ({"speculators_config": {}}, "config.json lacks 'proposal_methods'"),
+        ({"layer": {"attention_bias": True}}, "attention_bias: True"),
+        ({"layer": {"num_experts": 4}}, "transformer_layer_config has num_experts: 4, a variant that is not read"),
+        ({"layer": {"model_type": "gemma3_text"}}, "unknown model_type of transformer_layer_config 'gemma3_text'"),
+    ],
+)
+def test_a_variant_of_speculators_is_refused_by_its_key(changes, told, tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "eagle31"), "ORG/target", None)
+    (tmp_path / "form").mkdir()
+    FORMS["speculators"].write(source, tmp_path / "form")
+    config = json.loads((tmp_path / "form" / "config.json").read_text())
+    config["transformer_layer_config"] |= changes.pop("layer", {})
+    assert is_foreign(config)
+    with pytest.raises(InputError, match=told):
+        read_draft_config(public_config({**config, **changes}, LAYERS))
+
+
+def test_our_own_form_is_left_as_it_is(tmp_path):
+    config = json.loads((write_draft(tmp_path / "draft", "eagle3") / "config.json").read_text())
+    assert not is_foreign(config)
+    assert public_config(config, LAYERS) == config
+    assert load_file(tmp_path / "draft" / "model.safetensors")

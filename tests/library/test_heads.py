@@ -1,0 +1,101 @@
+"""MTP heads from prompts to release: the heads that a target ships, tuned on its own answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tests.golden.test_stages as chain
+from deepspec.checkpoint.draft import load_draft
+from deepspec.errors import TargetError
+from deepspec.formats.exports import read_index
+from deepspec.formats.tensor_heads import read_heads
+from deepspec.placement import Placement
+from deepspec.plan.budget import workload
+from deepspec.plan.checks import outcomes
+from deepspec.plan.known import Known
+from deepspec.plan.presets import build_plan
+from deepspec.plan.resolve import sizes_of
+from deepspec.store import Store
+from deepspec.target.heads import read_target
+from deepspec.target_cache.facts import CacheFacts
+from tests.target import shipped, tiny
+
+LAST = 3
+
+
+def parts(folder: Path) -> dict[str, Any]:
+    """Return the plan of a tiny chain, with heads in the place of a draft."""
+    plain = PLAIN(folder)
+    train = plain["train"] | {
+        "draft": {"algorithm": "mtp"}, "objective": {"ttt_length": 2}, "steps": 20, "learning_rate": 3e-3,
+    }  # fmt: skip
+    cache = {key: value for key, value in plain["cache"].items() if key != "layers"}
+    evaluate = plain["evaluate"] | {"untrained_samples": 1, "calibration_samples": 0}
+    return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
+
+
+PLAIN = chain.plan_parts
+
+
+def known(folder: Path) -> Known:
+    plan = build_plan([parts(folder)])
+    return Known(
+        plan=plan, placement=Placement(scratch=folder / "scratch"), store=Store(folder / "store"),
+        models=folder / "models", machine=None,
+    )  # fmt: skip
+
+
+def test_heads_are_tuned_from_answers_to_a_release(tmp_path, monkeypatch):
+    monkeypatch.setattr(chain, "plan_parts", parts)
+    monkeypatch.setattr(tiny, "write_target", lambda folder, **_: shipped.write_target(folder, "qwen3_5"))
+    made = chain.run_chain(tmp_path)
+    facts = CacheFacts.model_validate(made["cache"].counts)
+    assert facts.layers == (LAST,)
+    counts = made["train"].counts
+    assert (counts["algorithm"], counts["layers"]) == ("mtp", [LAST])
+    assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
+    draft = load_draft(made["train"].path("config.json").parent)
+    before = shipped.heads("qwen3_5")["mtp.fc.weight"]
+    assert not torch.equal(draft.fc.weight, before)
+    torch.testing.assert_close(draft.fc.weight, before, atol=0.2, rtol=0)  # tuned, not made anew
+    scores = json.loads(made["evaluate"].read_bytes("scores.json"))
+    assert scores["lossless"] is None or scores["overall"]["0.0"]["rounds"] > 0
+    index = read_index(made["export"])
+    assert {name: form.method for name, form in index.forms.items()} == {"deepspec": "mtp", "vllm": "mtp"}
+    assert set(index.forms["vllm"].files) == {"config.json", shipped.SECOND}
+    assert index.parity is not None
+    assert all(each.passed for each in index.parity)
+    assert any("TARGET_WITH_THESE_FILES" in made["release"].read_bytes(name).decode() for name in readable(made))
+
+
+def readable(made: dict[str, Any]) -> list[str]:
+    return [name for name in made["release"].names() if name.endswith(".md")]
+
+
+def test_a_plan_counts_the_one_layer_that_heads_read(tmp_path):
+    chain.write_inputs(tmp_path)
+    target = read_target(shipped.write_target(tmp_path / "shipped"))
+    plan = build_plan([parts(tmp_path)])
+    captured = workload(plan, sizes_of(target)).captured
+    assert (captured.layers, captured.hidden) == (1, 32)
+
+
+def test_a_target_without_heads_is_named_before_anything_is_spent(tmp_path):
+    chain.write_inputs(tmp_path)
+    found = {each.name: each for each in outcomes(known(tmp_path))}
+    assert found["layers"].state == "ok"
+    assert isinstance(found["draft"].error, TargetError)
+    assert f"target {tmp_path / 'target'} ships no MTP heads" in found["draft"].detail
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
+def test_a_target_with_heads_passes_the_checks(kind, tmp_path):
+    chain.write_inputs(tmp_path)
+    (tmp_path / "target").rename(tmp_path / "other")
+    target = shipped.write_target(tmp_path / "target", kind)
+    assert any(name.startswith("mtp.") for name in read_heads(target))
+    found = {each.name: each for each in outcomes(known(tmp_path))}
+    assert (found["layers"].detail, found["draft"].detail) == (f"[{LAST}]", "mtp, 1 layers")
