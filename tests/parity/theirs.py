@@ -3,10 +3,12 @@
 import json
 
 import torch
+from safetensors.torch import load_file
 
 from deepspec.checkpoint.config import read_draft_config
+from deepspec.checkpoint.draft import CONFIG, WEIGHTS
+from deepspec.checkpoint.foreign import public_config, public_tensors
 from deepspec.export.proof import load
-from deepspec.export.speculators import SPECULATORS
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Batch, Record, collate_rows, supervises
 from tests.parity import golden2
@@ -23,9 +25,9 @@ TERMS = {
 
 def read_draft(case):
     """Return the draft of a case, read by the rules of the form of speculators; the target gives what it leaves out."""
-    config, tensors = SPECULATORS.read(case / "draft")
+    theirs, tensors = json.loads((case / "draft" / CONFIG).read_text()), load_file(case / "draft" / WEIGHTS)
     verifier = golden2.tensors(case, "verifier.safetensors")
-    config = read_draft_config({**config, "num_target_layers": LAYERS})
+    config, tensors = read_draft_config(public_config(theirs, LAYERS)), public_tensors(theirs, tensors)
     borrowed = {name: verifier[name] for name in ("embed_tokens.weight", "lm_head.weight") if name not in tensors}
     return load(config, {**borrowed, **tensors}).train()
 
