@@ -42,8 +42,9 @@ class Stage:
     version: int = 1
     """Raised whenever the output changes for the same spec and inputs."""
 
-    needs: Literal["target", "pair"] | None = None
-    """What an engine must serve while it runs, where its spec asks one: the target, or the target with the draft."""
+    needs: Literal["target", "pair", "states"] | None = None
+    """What an engine must serve while it runs, where its spec asks one: the target, the target with the draft, or the
+    target with its hidden states."""
     sharded: bool = False
     """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
 
@@ -61,7 +62,7 @@ _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
     Stage(
-        name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="target", sharded=True, version=3
+        name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="states", sharded=True, version=3
     ),
     Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=3),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.cache.spec import CacheSpec
@@ -129,8 +130,8 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
         settings = Settings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
         with serving_draft(work.opened(), placement, site.gguf, folder, work.report, settings) as serving:
             yield serving
-    elif work.stage.needs == "target" and not placement.endpoints and isinstance(work.spec, CacheSpec):
-        with _states_engines(work.spec, site, folder) as endpoints:
+    elif work.stage.needs == "states" and not placement.endpoints:
+        with _states_engines(cast(CacheSpec, work.spec), site, folder) as endpoints:
             yield placement.model_copy(update={"endpoints": endpoints})
     elif work.stage.needs == "target" and not placement.endpoints:
         context = work.spec.engine_tokens + PROMPT_ROOM
