@@ -8,7 +8,7 @@ import torch
 from cli.published import opened, placement_of, target_folder
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog
-from deepspec.checkpoint.config import check_mask_token, check_target
+from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import load_config, load_draft
 from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint
 from deepspec.decoding.pair import draft_folder

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from deepspec.artifacts import ArtifactRef, Spec, TargetId, address_of, checksum, read_manifest, reference
-from deepspec.checkpoint.config import check_target, read_draft_config, write_draft_config
+from deepspec.checkpoint.checks import check_target
+from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.draft import CONFIG, load_draft
 from deepspec.checkpoint.ends import ends_apart, read_ends, warning
 from deepspec.checkpoint.ends import told as in_words

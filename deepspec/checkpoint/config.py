@@ -1,16 +1,16 @@
-"""A draft's config.json in the public DeepSpec form, and the config of a new draft.
+"""A draft's config.json in the public DeepSpec form, read and written.
 
 The file is the target's text config with the draft's keys written over it, so keys that mean nothing here survive.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
-from deepspec.errors import CheckpointError, SpecError, TargetError
-from deepspec.families import TargetShape, family_named, qwen3_block, read
-from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
-from deepspec.families.shipped import head_style, with_heads
-from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, MarkovHead, Objective, layout_of
+from deepspec.checkpoint.checks import CONVOLVED, check
+from deepspec.errors import CheckpointError, TargetError
+from deepspec.families import TargetShape, read
+from deepspec.families.shipped import with_heads
+from deepspec.formats.recipe import TRAITS, AlgorithmName, MarkovHead
 from deepspec.models.config import DraftConfig, EagleNorms
 
 Config = Mapping[str, Any]
@@ -35,14 +35,11 @@ ARCHITECTURES: Mapping[str, tuple[str, str]] = {
 }
 """Name of an architecture -> style and kind."""
 
-_CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 _EMBEDDING = "embed_requires_grad"
 """Key of a draft's own embedding, as speculators names it."""
 _NORMS = ("norm_before_fc", "fc_norm", "norm_before_residual", "norm_output")
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-
-_KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
 
 
 def read_draft_config(config: Config) -> DraftConfig:
@@ -60,7 +57,7 @@ def read_draft_config(config: Config) -> DraftConfig:
     eagle, convolved = not traits.blocks, traits.convolved
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
-    parts = {key: _need_whole(config, key) for key in _CONVOLVED} if convolved else {}
+    parts = {key: _need_whole(config, key) for key in CONVOLVED} if convolved else {}
     draft = DraftConfig(
         algorithm=_algorithm(kind, rank, confident),
         block=shape.block,
@@ -106,179 +103,6 @@ def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
     if draft.reduced_vocabulary:
         written["draft_vocab_size"] = draft.draft_vocab_size
     return written
-
-
-def new_draft_config(
-    target: TargetShape,
-    recipe: DraftRecipe,
-    target_layer_ids: Sequence[int],
-    mask_token_id: int | None,
-    objective: Objective,
-) -> DraftConfig:
-    """Return the config of a draft that is to be trained.
-
-    Args:
-        target: what the draft shall propose for.
-        recipe: its shape.
-        target_layer_ids: captured layers, in the order of the cache.
-        mask_token_id: a token that text never holds; None where none is needed.
-        objective: num_anchors and ttt_length are written into config.json, as the public drafts have them.
-
-    Raises:
-        SpecError: the recipe contradicts itself, or the target's own shape is not one that drafts can have.
-        CheckpointError: layers or mask token do not fit the target.
-    """
-    traits = TRAITS[recipe.algorithm]
-    _check_recipe(recipe, objective)
-    target = with_heads(target) if traits.shipped else target
-    style, source = _style_and_source(target, recipe, objective)
-    rank = recipe.markov_rank if traits.heads else 0
-    confident = traits.heads and recipe.confidence_head
-    newer = recipe.norms == "eagle3.1"
-    num_layers = recipe.num_layers or traits.num_layers
-    draft = DraftConfig(
-        algorithm=recipe.algorithm,
-        block=target.block if traits.shipped or recipe.shape == "target" else qwen3_block(target.block),
-        num_layers=num_layers,
-        vocab_size=target.vocab_size,
-        draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
-        embedding_scale=target.embedding_scale,
-        logit_softcap=target.logit_softcap,
-        num_target_layers=target.num_layers,
-        target_layer_ids=tuple(target_layer_ids),
-        block_size=recipe.block_size if traits.masked else objective.ttt_length,
-        layout=layout_of(recipe),
-        mask_token_id=mask_token_id if traits.masked else None,
-        markov_rank=rank,
-        markov_head=recipe.markov_head if rank else "vanilla",
-        confidence_head=confident,
-        confidence_with_markov=bool(confident and rank and recipe.confidence_with_markov),
-        norms=EagleNorms(fc_norm=newer, norm_output=newer),
-        train_embedding=recipe.train_embedding,
-        window=recipe.window,
-        window_layers=_window_layers(recipe, num_layers, target.max_positions),
-        **{key: getattr(recipe, key) for key in _CONVOLVED if traits.convolved},
-        style=style,
-        source=source,
-    )
-    check(draft)
-    return draft
-
-
-def check(draft: DraftConfig) -> None:
-    """Check that captured layers, mask token, vocabulary and window make sense.
-
-    Raises:
-        CheckpointError: they do not.
-    """
-    _check_sizes(draft)
-    _check_layers(draft)
-    traits = TRAITS[draft.algorithm]
-    if traits.masked and (draft.mask_token_id is None or not 0 <= draft.mask_token_id < draft.vocab_size):
-        raise CheckpointError(f"mask_token_id {draft.mask_token_id} is not in the vocabulary of {draft.vocab_size}")
-    if not 0 < draft.draft_vocab_size <= draft.vocab_size:
-        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size} is not in 1 … {draft.vocab_size}")
-    if not traits.masked and draft.num_layers != 1:
-        raise CheckpointError(f"an {draft.algorithm} draft has one layer, this one {draft.num_layers}")
-    if draft.norms.norm_before_fc and draft.norms.fc_norm:
-        raise CheckpointError("norm_before_fc and fc_norm are both set: the captured states are normed once")
-    if traits.shipped and draft.reduced_vocabulary:
-        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size}: mtp heads know the whole vocabulary only")
-    if traits.convolved:
-        _check_convolved(draft)
-    if draft.window is not None and draft.window < draft.block_size:
-        raise CheckpointError(
-            f"a window of {draft.window} positions is shorter than the {draft.block_size} that a round drafts; "
-            "wanted at least as many"
-        )
-
-
-def _check_sizes(draft: DraftConfig) -> None:
-    sizes = {"block_size or ttt_length": draft.block_size, "num_hidden_layers": draft.num_layers}
-    for name, size in sizes.items():
-        if size < 1:
-            raise CheckpointError(f"{name} is {size}, wanted at least 1")
-    if draft.drafts < 1:
-        raise CheckpointError("block_size 1 proposes nothing where the first slot holds the anchor; wanted at least 2")
-    if draft.markov_rank < 0:
-        raise CheckpointError(f"markov_rank is {draft.markov_rank}, wanted 0 (no Markov head) or more")
-
-
-def _check_convolved(draft: DraftConfig) -> None:
-    size, shape = draft.block.hidden_size, draft.block
-    for name in _CONVOLVED:
-        if getattr(draft, name) < 1:
-            raise CheckpointError(f"{name} is {getattr(draft, name)}, wanted at least 1")
-    if size % draft.conv_group_size:
-        raise CheckpointError(f"conv_group_size {draft.conv_group_size} does not divide the hidden size {size}")
-    if not 1 < draft.selector_top_k <= draft.vocab_size:
-        raise CheckpointError(f"selector_top_k {draft.selector_top_k} is not in 2 … {draft.vocab_size}")
-    if draft.reduced_vocabulary:
-        raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size}: dflash2 knows the whole vocabulary only")
-    if shape.sandwich_norms or shape.layer_scalar:
-        raise CheckpointError(f"a {draft.style} block has norms behind its sublayers, dflash2 none; use shape: qwen3")
-
-
-def _check_layers(draft: DraftConfig) -> None:
-    layers, last = draft.target_layer_ids, draft.num_target_layers - 1
-    if TRAITS[draft.algorithm].shipped:
-        if layers != (last,):
-            raise CheckpointError(
-                f"target_layer_ids {list(layers)}: {draft.algorithm} heads read the target's last layer alone; "
-                f"capture that: cache.layers=[{last}]"
-            )
-        return
-    if not layers or len(set(layers)) != len(layers):
-        raise CheckpointError(f"target_layer_ids {list(layers)}: wanted one or more different layers")
-    for layer in layers:
-        if layer == last:
-            raise CheckpointError(
-                f"target_layer_ids {list(layers)} include the last layer, {last}; capture earlier ones"
-            )
-        if not -1 <= layer < last:
-            raise CheckpointError(f"target_layer_ids {list(layers)}: {layer} is not in −1 … {last - 1}")
-
-
-def check_target(draft: DraftConfig, target: TargetShape) -> None:
-    """Check that a draft was made for a target of this shape.
-
-    Raises:
-        CheckpointError: vocabulary, hidden size or number of layers differ.
-    """
-    pairs = {
-        "vocab_size": (draft.vocab_size, target.vocab_size),
-        "hidden_size": (draft.block.hidden_size, target.block.hidden_size),
-        "num_target_layers": (draft.num_target_layers, target.num_layers),
-        "final_logit_softcapping": (draft.logit_softcap, target.logit_softcap),
-    }
-    wrong = [
-        f"{name} {of_draft}, the target's is {wanted}"
-        for name, (of_draft, wanted) in pairs.items()
-        if of_draft != wanted
-    ]
-    if wrong:
-        raise CheckpointError(f"the draft is for another target: {'; '.join(wrong)}")
-
-
-def check_mask_token(draft: DraftConfig, tokenizer: Any) -> None:
-    """Check that conversations never hold the draft's mask token.
-
-    Args:
-        draft: the draft.
-        tokenizer: the target's, of transformers.
-
-    Raises:
-        CheckpointError: the tokenizer makes the mask token from text, or its chat template or end of turn needs it.
-    """
-    token_id = draft.mask_token_id
-    token = None if token_id is None else {index: name for name, index in tokenizer.get_vocab().items()}.get(token_id)
-    if token is None:
-        return
-    advice = "train with a reserved token, or one beyond the tokenizer's vocabulary"
-    if token_id not in tokenizer.added_tokens_decoder:
-        raise CheckpointError(f"mask_token_id {token_id} is {token!r}, which text contains; {advice}")
-    if token in (tokenizer.bos_token, tokenizer.eos_token) or token in str(tokenizer.chat_template or ""):
-        raise CheckpointError(f"mask_token_id {token_id} is {token!r}, which every conversation contains; {advice}")
 
 
 def _architecture(config: Config) -> tuple[str, str]:
@@ -382,7 +206,7 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
     if draft.layout == "fill_in":
         keys["sample_from_anchor"] = False
     if TRAITS[draft.algorithm].convolved:
-        return {**keys, **{key: getattr(draft, key) for key in _CONVOLVED}}
+        return {**keys, **{key: getattr(draft, key) for key in CONVOLVED}}
     if draft.markov_rank:
         keys["markov_head_type"] = draft.markov_head
     if draft.confidence_head and (draft.markov_rank or "confidence_head_with_markov" not in draft.source):
@@ -397,96 +221,3 @@ def _eagle_keys(draft: DraftConfig) -> dict[str, Any]:
         return {"ttt_length": draft.block_size, **keys}
     trained = {_EMBEDDING: True} if draft.train_embedding else {}
     return {"block_size": draft.block_size, "mask_token_id": draft.mask_token_id, **keys, **trained}
-
-
-def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
-    """Refuse what the algorithm has not, so that nobody takes it for chosen."""
-    traits = TRAITS[recipe.algorithm]
-    kind = f"{'an' if recipe.algorithm[0] in 'aeiou' else 'a'} {recipe.algorithm} draft"
-    chosen = [key for key in _CONVOLVED if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
-    if chosen and not traits.convolved:
-        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: {kind} has none; leave it out")
-    if not traits.blocks and objective.slot_weights != "decay":
-        raise SpecError(f"slot_weights {objective.slot_weights}: {kind} has no slots; leave it out")
-    if not traits.masked and recipe.num_layers not in (None, 1):
-        raise SpecError(f"num_layers {recipe.num_layers}: {kind} has one; leave it out")
-    if traits.shipped and recipe.shape != "qwen3":
-        raise SpecError(f"shape {recipe.shape}: {kind} has the shape of the target's heads; leave it out")
-    if not traits.parallel and recipe.train_embedding:
-        raise SpecError(f"train_embedding: {kind} keeps its target's; leave it out")
-    if not traits.blocks and recipe.layout is not None:
-        raise SpecError(f"layout {recipe.layout}: {kind} has no blocks; leave it out")
-    if (traits.masked or traits.shipped) and recipe.norms != "eagle3":
-        raise SpecError(f"norms {recipe.norms}: {kind} has none of these; leave it out")
-
-
-def _window_layers(recipe: DraftRecipe, num_layers: int, positions: int) -> frozenset[int]:
-    """Return which layers have the window of a recipe.
-
-    Raises:
-        SpecError: it is larger than the context, or a layer is named that is not there.
-    """
-    if recipe.window is None:
-        return frozenset()
-    if recipe.window > positions:
-        raise SpecError(
-            f"window {recipe.window} is larger than the context: the target reads {positions} positions; lower "
-            "train.draft.window, or leave it out"
-        )
-    named = range(num_layers) if recipe.window_layers is None else recipe.window_layers
-    if missing := sorted(set(named) - set(range(num_layers))):
-        raise SpecError(f"window_layers {missing}: the draft has {num_layers} layers, from 0 to {num_layers - 1}")
-    return frozenset(named)
-
-
-def _style_and_source(target: TargetShape, recipe: DraftRecipe, objective: Objective) -> tuple[str, dict[str, Any]]:
-    """Return the name of the block's style, and the target's keys that the draft's config.json is built on."""
-    if TRAITS[recipe.algorithm].shipped:
-        return head_style(target.model_type), dict(target.text_config) | _steps(objective)
-    known = None if target.general else family_named(target.model_type).draft_style
-    own = recipe.shape == "target"
-    if own and known is None:
-        kind = target.model_type if target.general else target.family
-        raise SpecError(f"no draft has the shape of a {kind} block; use shape: qwen3")
-    style = known if own and known else "qwen3"
-    kept = dict(target.text_config) if known == style else _qwen3_config(target)
-    if is_dynamic(kept):
-        kept |= rope_keys(target.block.rope)
-    if style == "gemma4":
-        kept |= {"target_model_type": target.top_model_type, "target_text_model_type": target.model_type}
-    extra = {"num_anchors": objective.num_anchors} if TRAITS[recipe.algorithm].masked else _steps(objective)
-    return style, kept | extra
-
-
-def _steps(objective: Objective) -> dict[str, Any]:
-    return {"ttt_length": objective.ttt_length, "step_loss_decay": objective.step_decay}
-
-
-def _qwen3_config(target: TargetShape) -> dict[str, Any]:
-    """Return a Qwen3 text config with the sizes and rope of a target of another family."""
-    block = target.block
-    kept = {key: target.text_config[key] for key in _KEPT_FROM_OTHER_FAMILIES if key in target.text_config}
-    config: dict[str, Any] = {
-        **kept,
-        "model_type": "qwen3",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "head_dim": block.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": block.hidden_size,
-        "intermediate_size": block.intermediate_size,
-        "max_position_embeddings": target.max_positions,
-        "num_attention_heads": block.num_heads,
-        "num_key_value_heads": block.num_kv_heads,
-        "rms_norm_eps": block.norm_eps,
-        "rope_parameters": rope_parameters(block.rope),
-        "sliding_window": None,
-        "use_sliding_window": False,
-        "use_cache": True,
-        "vocab_size": target.vocab_size,
-    }
-    if target.embedding_scale != 1.0:
-        config["embedding_scale"] = target.embedding_scale
-    if target.logit_softcap is not None:
-        config["final_logit_softcapping"] = target.logit_softcap
-    return config

@@ -6,6 +6,7 @@ A key that is not known may change what a draft computes, so it is refused by it
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deepspec.checkpoint.checks import CONVOLVED
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
 from deepspec.errors import CheckpointError, UnknownNameError
 from deepspec.families.installed import defaults_of
@@ -20,7 +21,6 @@ Config = Mapping[str, Any]
 SPECFORGE = "LlamaForCausalLMEagle3"
 """Architecture of SpecForge's Eagle3, and of SGLang's."""
 HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov")
-CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 """Keys of speculators that are ours, too."""
 STYLES: Mapping[str, str] = {"llama": "Llama", "qwen3": "Qwen3"}

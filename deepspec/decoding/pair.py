@@ -10,7 +10,7 @@ import torch
 
 from deepspec import families
 from deepspec.artifacts import Artifact, TargetId
-from deepspec.checkpoint.config import check_mask_token, check_target
+from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.layout import lay_out_for_decoding

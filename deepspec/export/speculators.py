@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from deepspec.checkpoint import foreign
+from deepspec.checkpoint.checks import CONVOLVED
 from deepspec.checkpoint.draft import CONFIG
 from deepspec.export import heads
 from deepspec.export.form import (
@@ -89,7 +90,7 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "sliding_window_non_causal": True,
     }
     if TRAITS[draft.algorithm].convolved:
-        config |= {key: getattr(draft, key) for key in foreign.CONVOLVED}
+        config |= {key: getattr(draft, key) for key in CONVOLVED}
     if TRAITS[draft.algorithm].heads:
         told = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
         config |= dict(zip(foreign.HEADS, told, strict=True))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from deepspec.checkpoint.config import check_mask_token, new_draft_config
+from deepspec.checkpoint.checks import check_mask_token
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.ends import read_ends
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from deepspec.benchmark.timing import compare
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import adopt_target, load_config, save_draft
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.pair import Pair, load_pair
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective

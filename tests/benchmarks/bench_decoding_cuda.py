@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import Passes, TargetRows

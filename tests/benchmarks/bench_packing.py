@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.models.draft import build_draft
 from deepspec.records.batch import Record

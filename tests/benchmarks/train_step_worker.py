@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft

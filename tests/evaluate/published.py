@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import adopt_target, save_draft
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import read
 from deepspec.formats.benchmarks import Benchmark, resolve

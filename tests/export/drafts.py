@@ -7,8 +7,8 @@ from typing import Any
 import gguf
 import torch
 
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import choose_vocabulary, save_draft
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft

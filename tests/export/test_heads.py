@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import adopt_target, load_draft, save_draft
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import CheckpointError, SpecError, TargetError
 from deepspec.export.proof import difference, load, read_back

@@ -19,8 +19,8 @@ import gguf
 import pytest
 import torch
 
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import save_draft
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import FAMILIES, is_general, read
 from deepspec.families.ends import ends_of

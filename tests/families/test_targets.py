@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from deepspec.checkpoint.config import check_target, new_draft_config
+from deepspec.checkpoint.checks import check_target
 from deepspec.checkpoint.draft import adopt_target
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows

@@ -9,15 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.checkpoint.config import (
-    check_mask_token,
-    check_target,
-    new_draft_config,
-    read_draft_config,
-    write_draft_config,
-)
+from deepspec.checkpoint.checks import check_mask_token, check_target
+from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
 from deepspec.checkpoint.files import checkpoint_folder
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from deepspec.checkpoint.config import new_draft_config
 from deepspec.checkpoint.draft import adopt_target
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.checkpoint.config import check_mask_token, check_target, new_draft_config
+from deepspec.checkpoint.checks import check_mask_token, check_target
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.room import room_of
 from deepspec.errors import InputError

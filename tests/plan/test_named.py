@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Spec, read_manifest
-from deepspec.checkpoint.config import new_draft_config, write_draft_config
+from deepspec.checkpoint.config import write_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import InputError
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective

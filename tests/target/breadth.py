@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.checkpoint.config import new_draft_config, write_draft_config
+from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.ends import read_ends
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.losses.chunked import CHUNK_ROWS

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deepspec.checkpoint.config import check_mask_token, new_draft_config
+from deepspec.checkpoint.checks import check_mask_token
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts

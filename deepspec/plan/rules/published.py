@@ -2,7 +2,7 @@
 
 from deepspec.artifacts import Manifest, read_manifest
 from deepspec.catalog import scores_before
-from deepspec.checkpoint.config import check_mask_token, check_target
+from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.errors import CheckpointError, NotPublishedError, SpecError, TargetError
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.checkpoint.config import new_draft_config
+from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.compiled import compile_draft
