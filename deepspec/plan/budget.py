@@ -7,7 +7,7 @@ from typing import Any
 from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
-from deepspec.plan import presets
+from deepspec.plan import presets, words
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
 from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
@@ -109,6 +109,13 @@ def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> t
         f"{count:,} samples, {how}; {question_count(plan):,} questions; rates of the machine are those of its preset",
         f"free in the store: {'no limit known' if free is None else size(free)}",
     )
+
+
+def plan_lines(plan: Plan, store: Store, sizes: Sizes | None = None) -> tuple[str, ...]:
+    """Return what a plan is and what it comes to, in lines for the page of its run."""
+    cost, name = plan_estimate(plan, sizes), plan.limits.hardware
+    expected = () if cost is None else words.headline(name, cost, plan.train.source, store.free_bytes())[:1]
+    return f"{plan.target.name} × {plan.train.draft.algorithm}", *expected, *plan_counts(plan, store)
 
 
 def plan_rows(
