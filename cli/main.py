@@ -15,6 +15,7 @@ import typer
 from cli import brought, caches, check, doctor, serve, shelf, show, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
+from cli import report as cli_report
 from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
@@ -273,6 +274,7 @@ for _stage in STAGES.values():
 app.add_typer(shelf.app)
 app.add_typer(tools.app)
 app.add_typer(check.app)
+app.add_typer(cli_report.app)
 app.add_typer(cli_reevaluate.app)
 app.add_typer(cli_engine.app)
 app.add_typer(cli_serve_bench.app)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from cli.check import AsJson
-from cli.words import held
 from deepspec.catalog import Entry, catalog, find, refs, set_ref
 from deepspec.garbage import Garbage, delete_garbage, find_garbage
+from deepspec.overview.words import held
 from deepspec.plan.estimate import size
 from deepspec.store import Store
 from infra.settings import default_root

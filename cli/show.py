@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from cli.counted import counted
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.catalog import held_bytes
-from deepspec.errors import NotPublishedError
+from deepspec.errors import BudgetError, NotPublishedError
 from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
-from deepspec.plan.budget import check_limits, plan_counts, plan_estimate
+from deepspec.plan.budget import check_limits, passed_limit, plan_counts, plan_estimate
 from deepspec.plan.checks import examine
 from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
@@ -68,7 +68,7 @@ def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: boo
         as_json: print JSON, for programs.
 
     Raises:
-        DeepSpecError: none could.
+        DeepSpecError: none could; or every machine passes a limit.
     """
     site = settled(site, complain if as_json else say)
     seen, store = known(chosen, site), Store(site.root)
@@ -81,14 +81,30 @@ def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: boo
         for name in machines or [chosen.limits.hardware]
     }
     known_costs = {name: cost for name, cost in costs.items() if cost is not None}
+    held = held_bytes(store, found.resolved.specs) if found.resolved else 0
+    over = {name: passed_limit(chosen.limits, cost, store, held) for name, cost in known_costs.items()}
     if as_json:
-        show_json(_plan_told(chosen, known_costs, store))
+        show_json(_plan_told(chosen, known_costs, over, store))
     else:
         _show_plan(chosen, known_costs, store, plan_counts(chosen, store, found.measured))
     for line in (*told, *filter(None, [found.missing])):
         (complain if as_json else say)(line)
-    held = held_bytes(store, found.resolved.specs) if found.resolved else 0
-    check_limits(chosen, store, found.sizes, found.measured, held)
+    _check_machines(over)
+
+
+def _check_machines(over: Mapping[str, str | None]) -> None:
+    """Say which of the machines pass a limit; stop where all do.
+
+    Args:
+        over: name of a machine -> what the plan needs there and may not, or None.
+    """
+    refused = [
+        f"on {name} the plan {told}" if len(over) > 1 else f"the plan {told}" for name, told in over.items() if told
+    ]
+    if refused and len(refused) == len(over):
+        raise BudgetError("; ".join(refused))
+    for line in refused:
+        complain(Styled("over a limit:", "bold red"), f" {line}")
 
 
 def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts: Sequence[str]) -> None:
@@ -109,12 +125,17 @@ def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts
         show_table("bytes by codec", words.cache_rows(cost))
 
 
-def _plan_told(chosen: Plan, costs: Mapping[str, Estimate], store: Store) -> dict[str, Any]:
+def _plan_told(
+    chosen: Plan, costs: Mapping[str, Estimate], over: Mapping[str, str | None], store: Store
+) -> dict[str, Any]:
     return {
         "target": chosen.target.name,
         "algorithm": chosen.train.draft.algorithm,
         "free_bytes": store.free_bytes(),
-        "machines": {name: {"fits": words.fits(cost), **cost.model_dump(mode="json")} for name, cost in costs.items()},
+        "machines": {
+            name: {"fits": words.fits(cost), "over_limit": over[name], **cost.model_dump(mode="json")}
+            for name, cost in costs.items()
+        },
     }
 
 

@@ -141,6 +141,7 @@ class StoreError(DeepSpecError):
 class FullDiskError(StoreError):
     """No room is left where something is written; trying again makes none."""
 
+    remedy = "Free some space on the disk that is named (`deepspec gc` for a store), then run the same command again."
     retryable = False
 
 

@@ -71,7 +71,7 @@ _ROWS = (
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
         version=4,
     ),
-    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=4),
+    Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=5),
 )  # fmt: skip
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}

@@ -1,15 +1,17 @@
 """Calling stage tasks in order: refresh what the store lost, remember what each step gave and how long it took."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import Task
 from pydantic import BaseModel, ConfigDict
 
-from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.artifacts import ArtifactRef, Spec, open_artifact
 from deepspec.catalog import find_kind
 from deepspec.errors import NotPublishedError
+from deepspec.overview.story import story
+from deepspec.plan.budget import plan_lines
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved
 from deepspec.stages import Stage, address, find_fresh, stage_named
@@ -17,8 +19,9 @@ from deepspec.store import Store
 from flows.choices import Choices
 from infra.caps import caps_of
 from infra.site import Site
+from tasks.report import PrefectReport
 from tasks.resolve import resolve_plan
-from tasks.run import label_run, show_content, show_link, show_table
+from tasks.run import label_run, show_link
 from tasks.shards import make_shards
 from tasks.stages import STAGE_TASKS
 
@@ -43,6 +46,7 @@ class Chain:
         site: where to run.
         given: stage name -> name of a published artifact that stands in for that of the stage.
         plan: what the specs were resolved from, where shards may run on other machines.
+        expected: what the plan comes to, in lines for the run's page.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Chain:
         site: Site,
         given: Mapping[str, str | None] | None = None,
         plan: Plan | None = None,
+        expected: Sequence[str] = (),
     ) -> None:
         """Start with nothing done."""
         self._specs = specs
@@ -58,6 +63,8 @@ class Chain:
         self._plan = plan
         self._site = site
         self._store = Store(site.root)
+        self._expected = expected
+        self._page: PrefectReport | None = None
         self.steps: list[Step] = []
 
     def run(self, name: str, *inputs: ArtifactRef) -> ArtifactRef:
@@ -74,8 +81,7 @@ class Chain:
         current = find_fresh(stage, spec, given, self._store) or ref
         self.steps.append(Step(stage=name, state=name_of_state, seconds=time.monotonic() - start, ref=current))
         show_link(name, current)
-        if fresh:
-            show_content(name, current, self._site)
+        self._tell()
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
 
@@ -87,13 +93,15 @@ class Chain:
         """Return the draft: the one named, or the stage's, trained on the cache."""
         return self._named("train") or self.run("train", self.cache())
 
-    def report(self) -> None:
-        """Show beside the run what its stages gave, as one table."""
+    def _tell(self) -> None:
+        """Show the run's story as far as it has come: one text above all that its tasks show, with their pictures."""
         rows = [
-            {"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}", "artifact": step.ref.uri}
+            {"stage": step.stage, "state": step.state, "took": f"{step.seconds:.1f} s", "artifact": step.ref.uri}
             for step in self.steps
         ]
-        show_table("stages", rows, "what each stage of this run gave")
+        made = [open_artifact(self._store, step.ref, self._site.placement.scratch) for step in self.steps]
+        self._page = self._page or PrefectReport("run")
+        self._page.markdown("story", story("What this run did", self._expected, rows, made).markdown())
 
     def published(self, name: str) -> ArtifactRef:
         """Return the fresh artifact of a stage with all that it was made from.
@@ -139,4 +147,5 @@ def chain_of(choices: Choices, site: Site, only: str | None = None) -> Chain:
     """Return the chain of all stages for what was chosen, of which `only` one may be made."""
     plan = choices.plan()
     resolved, site = begin(plan, site, only)
-    return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan)
+    expected = plan_lines(plan, Store(site.root), resolved.sizes)
+    return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan, expected)

@@ -5,7 +5,7 @@ from typing import Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.chain import Chain, Step, chain_of
+from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.site import Site
 from tasks.cancel import cancel_with_parent
@@ -34,7 +34,7 @@ def build_draft(choices: Choices, site: Site) -> Built:
     scores = chain.run("evaluate", draft)
     speed = chain.run("benchmark", draft, exports, scores)
     chain.run("release", draft, exports, scores, speed)
-    return _built(chain)
+    return Built(steps=tuple(chain.steps))
 
 
 @flow(
@@ -52,9 +52,4 @@ def try_draft(choices: Choices, site: Site, last: Literal["train", "evaluate", "
         scores = chain.run("evaluate", draft)
     if last == "benchmark":
         chain.run("benchmark", draft, chain.run("export", draft), scores)
-    return _built(chain)
-
-
-def _built(chain: Chain) -> Built:
-    chain.report()
     return Built(steps=tuple(chain.steps))

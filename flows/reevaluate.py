@@ -38,5 +38,4 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     spec, draft = evaluated_again(store, released, resolved.target, moment)
     chain = Chain({"evaluate": spec}, site, plan=plan)
     announce(chain.run("evaluate", draft), site)
-    chain.report()
     return chain.steps[-1]

@@ -87,5 +87,4 @@ STAGE_FLOWS = {
 def _only(name: str, choices: Choices, site: Site) -> Step:
     chain = chain_of(choices, site, name)
     chain.run(name, *chain.inputs(stage_named(name)))
-    chain.report()
     return chain.steps[-1]

@@ -68,12 +68,13 @@ def complain(*pieces: Piece) -> None:
 
 
 def show_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Print rows that share their keys as a table; a cell may be `Styled`. Without rows there are only the columns.
+    """Print rows as a table, with the columns of all of them; a cell may be `Styled`. Without rows: only the columns.
 
-    The first column has the names of the rows, and is never broken.
+    The first column has the names of the rows, and is never broken. What a row does not have is an empty cell.
     """
-    names = [_text([str(name)]) for name in (rows[0] if rows else columns)]
-    cells = [[_text([_cell(value)]) for value in row.values()] for row in rows]
+    keys = list(dict.fromkeys(name for row in rows for name in row)) if rows else columns
+    names = [_text([str(name)]) for name in keys]
+    cells = [[_text([_cell(row.get(name, ""))]) for name in keys] for row in rows]
     say(Styled(title, "bold"))
     _out.print(_laid_out(names, cells, _out.width))
 

@@ -1,24 +1,16 @@
 """What a run tells the server about itself: tags that one can search for, and what it made, as artifacts."""
 
-import base64
 from collections.abc import Iterable
 from datetime import timedelta
 from urllib.parse import quote
 
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from deepspec.artifacts import ArtifactRef, open_artifact
+from deepspec.artifacts import ArtifactRef
 from deepspec.page.page import plain
-from deepspec.store import Store
-from infra.site import Site
-from tasks.report import artifact_key, as_shown
+from tasks.report import as_shown
 
 
 def label_run(tags: Iterable[str]) -> timedelta:
@@ -41,15 +33,3 @@ def show_link(stage: str, ref: ArtifactRef) -> None:
     """Link a published artifact."""
     where = quote(ref.uri, safe="/:")
     create_link_artifact(where, link_text=plain(ref.prefix), key=f"{stage}-artifact", description=f"made by {stage}")
-
-
-def show_content(stage: str, ref: ArtifactRef, site: Site) -> None:
-    """Show the pictures and texts in a published artifact, as its stage did when it made it."""
-    artifact = open_artifact(Store(site.root), ref, site.placement.scratch)
-    for name in artifact.names():
-        if name.endswith(".png"):
-            data = base64.b64encode(artifact.read_bytes(name)).decode()
-            create_image_artifact(f"data:image/png;base64,{data}", key=artifact_key(stage, name.removesuffix(".png")))
-        elif name.endswith(".md"):
-            text = artifact.read_bytes(name).decode()
-            create_markdown_artifact(text, key=artifact_key(stage, name.removesuffix(".md")))

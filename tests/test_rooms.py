@@ -20,6 +20,7 @@ LATE = {
         "cli/tools.py",
         "cli/brought.py",
         "cli/serve_bench.py",
+        "cli/report.py",
     },
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},

@@ -1,30 +1,25 @@
 """Pictures of speed, as PNG bytes."""
 
-import io
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from deepspec.formats.speed import Speed
+from deepspec.page.figure import drawing, png
 
 
 def speed_by_batch(speed: Speed) -> bytes:
     """Return a plot of tokens per second, plain and speculative, by batch size."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = drawing(1, 5)
     batches = [each.batch for each in speed.batches]
     axis.plot(batches, [each.tokens_per_second for each in speed.batches], "o-", label=speed.algorithm)
     axis.plot(batches, [each.plain_tokens_per_second for each in speed.batches], "o--", label="target alone")
     axis.set(xlabel="sequences decoded together", ylabel="tokens per second", ylim=(0, None), title="wall clock")
     axis.set_xticks(batches)
     axis.legend()
-    return _png(figure, axis)
+    axis.grid(alpha=0.3)
+    return png(figure)
 
 
 def speedup_by_load(speed: Speed) -> bytes:
     """Return a plot of the speed-up to expect by number of requests, with what was timed beside it."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = drawing(1, 5)
     loads = [each.requests for each in speed.loads]
     for place, label in enumerate(("whole proposals", "scheduled")):
         axis.plot(loads, [each.speedups[place] for each in speed.loads], "o-", label=f"{label}, by replay")
@@ -35,12 +30,5 @@ def speedup_by_load(speed: Speed) -> bytes:
         xlabel="requests", ylabel="speed-up over plain decoding", ylim=(0, None), title="expected speed-up by load"
     )
     axis.legend(fontsize=8)
-    return _png(figure, axis)
-
-
-def _png(figure: Figure, axis: object) -> bytes:
-    axis.grid(alpha=0.3)  # type: ignore[attr-defined]
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    axis.grid(alpha=0.3)
+    return png(figure)

@@ -11,7 +11,7 @@ from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
-from deepspec.evaluate.figure import acceptance_by_position, reliability
+from deepspec.evaluate.figure import reliability
 from deepspec.evaluate.filled import filled, kind_of
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask
@@ -23,6 +23,7 @@ from deepspec.formats.questions import Question
 from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
 from deepspec.page import scores as reports
+from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown
 from deepspec.page.tables import acceptance_rows, context_rows, contexts_left_out, left_out
 from deepspec.placement import Placement

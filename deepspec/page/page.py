@@ -42,13 +42,19 @@ def html(title: str, warnings: Sequence[str], sections: Sequence[Section]) -> st
     return environment.get_template("page.html.j2").render(title=title, warnings=warnings, sections=sections)
 
 
-def markdown(title: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return a report without its pictures."""
+def markdown(title: str, warnings: Sequence[str], sections: Sequence[Section], *, pictures: bool = False) -> str:
+    """Return a report, without its pictures or with them in it."""
     parts = [f"# {plain(title)}", *(f"**{plain(each)}**" for each in warnings)]
     for section in sections:
         parts += [f"## {plain(section.title)}"] if section.title else []
         parts += [*map(paragraph, section.texts), *([table(section.rows)] if section.rows else [])]
+        parts += [picture(*each) for each in section.figures.items()] if pictures else []
     return "\n\n".join(parts) + "\n"
+
+
+def picture(name: str, png: bytes) -> str:
+    """Return a picture as markdown that carries it."""
+    return f"![{plain(name)}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def table(rows: Rows) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
-from deepspec.plan import presets
+from deepspec.plan import presets, words
 from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
 from deepspec.plan.layers import count_of
-from deepspec.plan.plan import Plan
+from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
 from deepspec.ranges import Range
@@ -111,6 +111,13 @@ def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> t
     )
 
 
+def plan_lines(plan: Plan, store: Store, sizes: Sizes | None = None) -> tuple[str, ...]:
+    """Return what a plan is and what it comes to, in lines for the page of its run."""
+    cost, name = plan_estimate(plan, sizes), plan.limits.hardware
+    expected = () if cost is None else words.headline(name, cost, plan.train.source, store.free_bytes())[:1]
+    return f"{plan.target.name} × {plan.train.draft.algorithm}", *expected, *plan_counts(plan, store)
+
+
 def plan_rows(
     plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None
 ) -> list[dict[str, Any]]:
@@ -148,24 +155,34 @@ def check_limits(
         BudgetError: what was estimated, what there is, and which settings make it smaller.
     """
     cost = plan_estimate(plan, sizes, measured)
-    if cost is None:
-        return
-    limits = plan.limits
+    told = None if cost is None else passed_limit(plan.limits, cost, store, held)
+    if told is not None:
+        raise BudgetError(f"the plan {told}")
+
+
+def passed_limit(limits: Limits, cost: Estimate, store: Store, held: int = 0) -> str | None:
+    """Return which limit an estimate passes, or how much space it lacks, and what makes it smaller; None: none.
+
+    Args:
+        limits: of the plan.
+        cost: of the plan on one machine.
+        store: where to.
+        held: bytes of it that the store holds already.
+    """
     free = store.free_bytes()
     wanted = cost.store_bytes.mid * SPARE
     smaller = "use cache.codec=fp8 or fewer samples (prepare.max_samples)"
     if free is not None and wanted - held > free:
         more = f", {size(held)} of it there already" if held else ""
-        raise BudgetError(
-            f"the plan needs about {size(wanted)} in {store.root}{more}, which has {size(free)} free; {smaller}"
-        )
+        return f"needs about {size(wanted)} in {store.root}{more}, which has {size(free)} free; {smaller}"
     if limits.disk_gb is not None and wanted > limits.disk_gb * 1e9:
-        raise BudgetError(f"the plan needs about {size(wanted)}, above limits.disk_gb={limits.disk_gb:g}; {smaller}")
+        return f"needs about {size(wanted)}, above limits.disk_gb={limits.disk_gb:g}; {smaller}"
     hours = math.fsum(value.mid for value in cost.hours.values())
     if limits.hours is not None and hours > limits.hours:
-        raise BudgetError(f"the plan needs about {hours:.1f} hours, above limits.hours={limits.hours:g}; train less")
+        return f"needs about {hours:.1f} hours, above limits.hours={limits.hours:g}; train less"
     if limits.money is not None and cost.money.mid > limits.money:
-        raise BudgetError(f"the plan costs about {cost.money.mid:,.0f} USD, above limits.money={limits.money:g}")
+        return f"costs about {cost.money.mid:,.0f} USD, above limits.money={limits.money:g}"
+    return None
 
 
 def _lines(path: Path) -> int | None:

@@ -15,12 +15,8 @@ from deepspec.plan.estimate import (
 )
 from deepspec.ranges import NOTHING, Range
 
-_SETTINGS = {
-    "cache": f"--set train.source=cache --set cache.codec={DEFAULT_CODEC}",
-    "online": f"--set train.source=online --set cache.codec={TOKENS_ONLY}",
-    "rolling": f"--set train.source=rolling --set cache.codec={TOKENS_ONLY}",
-}
-"""Source of hidden states -> the options that take it."""
+_CODEC = {"cache": DEFAULT_CODEC, "online": TOKENS_ONLY, "rolling": TOKENS_ONLY}
+"""Source of hidden states -> the codec of the cache that it takes."""
 
 
 def total(cost: Estimate) -> Range:
@@ -65,11 +61,17 @@ def _cheapest(cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
     if source in room and _worth(room[best]) == _worth(room[source]):
         return (f"this is the cheapest way that fits: train.source={source}",)
     return (
-        f"cheapest way that fits: train.source={best} instead of {source}; cache and training take",
+        f"cheapest way that fits: {' with '.join(_settings(best))}, instead of train.source={source};",
+        "cache and training take",
         f"    {best}: {_told(room[best])}",
         f"    {source}: {_told(cost.sources[source])}",
-        f"    the same command with {_SETTINGS[best]}",
+        f"    the same command with {' '.join(f'--set {each}' for each in _settings(best))}",
     )
+
+
+def _settings(source: str) -> tuple[str, str]:
+    """Return the settings that take a source of hidden states: a source alone is refused with another's codec."""
+    return f"train.source={source}", f"cache.codec={_CODEC[source]}"
 
 
 def _worth(cost: SourceCost) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def lay_out(release: Artifact, folder: Path) -> None:
     folder.mkdir(parents=True)
     index = read_index(release)
     of_forms = {stored for form in index.forms.values() for stored in form.files.values()}
-    for name in set(release.names()) - of_forms | {"README.md"}:
+    for name in (each for each in release.names() if each not in of_forms or "__" not in each):
         shutil.copyfile(release.path(name), folder / name)
     for name, form in index.forms.items():
         if form.refused is None:

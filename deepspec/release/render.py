@@ -6,9 +6,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from deepspec.page import under_load
 from deepspec.page.page import table
 from deepspec.page.tables import calibration_text, lossless_text
-from deepspec.release import card, under_load
+from deepspec.release import card
 from deepspec.release.report import Released, warnings
 from deepspec.release.spec import ReleaseSpec
 
@@ -38,6 +39,7 @@ def render(spec: ReleaseSpec, found: Released) -> str:
         speeds=table(speed.rows()),
         served=table([speed.served.row()]) if speed.served is not None else "",
         load=under_load.told(speed),
+        drawn=found.figures,
         forms=_forms(spec, found),
         refused={name: form.refused for name, form in found.index.forms.items() if form.refused is not None},
         parity=table([each.row() for each in found.index.parity or ()]),

@@ -8,11 +8,12 @@ from deepspec.artifacts import Manifest
 from deepspec.formats.exports import ExportIndex
 from deepspec.formats.scores import CalibrationScore, Difference, Scores
 from deepspec.formats.speed import Speed
+from deepspec.page import speed as speed_page
+from deepspec.page import training
 from deepspec.page.page import Section
 from deepspec.page.scores import left_out_warnings
 from deepspec.page.scores import sections as score_sections
 from deepspec.page.tables import lossless_text
-from deepspec.release import under_load
 
 PARITY = "One text through the target, the cache that the draft was trained on, the draft, and every form read back."
 
@@ -44,7 +45,7 @@ def warnings(found: Released) -> list[str]:
         *found.trained.get("warnings", ()),
         *_of_scores(found.scores),
         *_of_forms(found.index),
-        *_of_speed(found.speed),
+        *speed_page.warnings(found.speed),
     ]
 
 
@@ -71,62 +72,15 @@ def _of_forms(index: ExportIndex) -> list[str]:
     return [*told, f"The parity gate did not pass: {', '.join(apart)}."] if apart else told
 
 
-def _of_speed(speed: Speed) -> list[str]:
-    told = [speed.served.warning] if speed.served is not None and speed.served.warning else []
-    told += under_load.warned(speed)
-    if speed.batches and max(each.speedup for each in speed.batches) <= 1:
-        told.append("On the machine measured below, plain decoding is faster at every batch size.")
-    return told
-
-
 def sections(found: Released) -> list[Section]:
     """Return the parts of the report."""
     rows = [each.row() for each in found.differences]
     before = [Section(title="Against the release before", texts=["That one is the first."], rows=rows)] if rows else []
-    trained = _training_sections(found)
     gate = [Section(title="Parity gate", texts=[PARITY], rows=[each.row() for each in found.index.parity or ()])]
     return [
         *score_sections(found.scores, found.figures),
-        *trained,
+        *training.sections(found.trained, found.figures),
         *before,
-        *_speed_sections(found, found.speed),
+        *speed_page.sections(found.speed, found.figures),
         *gate,
     ]
-
-
-def _training_sections(found: Released) -> list[Section]:
-    """Return how accepted length grew in training; nothing of a draft that was trained elsewhere."""
-    figures, look = _some(found, "learning_curve"), found.trained.get("held_out") or {}
-    if not figures:
-        return []
-    texts = [
-        "Losses, and the accepted length over held-out answers that a walk over their rounds gives, at every look."
-    ]
-    if "accepted_length" in look:
-        low, high = look["accepted_length_low"], look["accepted_length_high"]
-        length = f"{look['accepted_length']:.3f} ({low:.3f} to {high:.3f})"
-        texts.append(
-            f"Those of the draft, of step {look['step']}: {length}. Other prompts than those of the benchmarks."
-        )
-    return [Section(title="While it was trained", texts=texts, figures=figures)]
-
-
-def _speed_sections(found: Released, speed: Speed) -> list[Section]:
-    measured = f"{speed.hardware}; {speed.engine}; {speed.threads} threads; temperature {speed.temperature:g}."
-    parts = [Section(title="Speed", texts=[measured], rows=speed.rows(), figures=_some(found, "speed"))]
-    if speed.loads:
-        text = (
-            "By replay of the evaluation's rounds with the pass and draft times of this machine; plain decoding is 1."
-        )
-        rows = [each.row() for each in speed.loads]
-        parts.append(Section(title="Expected speed-up by load", texts=[text], rows=rows, figures=_some(found, "load")))
-    if speed.served is not None:
-        text = "The same questions at temperature 0, through an engine that serves the exported draft."
-        parts.append(Section(title="Served by an engine", texts=[text], rows=[speed.served.row()]))
-    if speed.under_load is not None:
-        parts += under_load.sections(speed, _some(found, "served"))
-    return parts
-
-
-def _some(found: Released, name: str) -> dict[str, bytes]:
-    return {name: found.figures[name]} if name in found.figures else {}

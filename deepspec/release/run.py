@@ -9,6 +9,7 @@ exports.json, FORM__NAME  the forms, as in the exports; `write_form` lays out a 
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def run(
     _write(out, CARD, text.encode())
     _write_reports(spec, found, out, report)
     _write(out, PROVENANCE, canonical_json({name: _origin(each) for name, each in found.lineage.items()}))
-    extra = [CARD, "acceptance.png"]
+    extra = [CARD, *shown_in(text)]
     if found.calibration is not None:
         _write(out, CALIBRATION, canonical_json(_calibration(found.calibration)))
         extra.append(CALIBRATION)
@@ -79,6 +80,11 @@ def run(
         "refused": {name: form.refused for name, form in found.index.forms.items() if form.refused is not None},
         "warnings": warnings(found),
     }
+
+
+def shown_in(text: str) -> list[str]:
+    """Return the names of the pictures that a card shows: they lie beside it wherever it is laid out."""
+    return re.findall(r"^!\[[^]]*\]\(([\w.]+)\)$", text, re.MULTILINE)
 
 
 def find_lineage(inputs: Mapping[str, Artifact]) -> dict[str, Manifest]:
@@ -150,7 +156,9 @@ def _check_same_draft(inputs: Mapping[str, Artifact], scores: Scores, speed: Spe
 
 
 def _copy_files(inputs: Mapping[str, Artifact], out: Out) -> None:
-    wanted: dict[str, tuple[str, ...]] = {"scores": (SCORES, *FIGURES["scores"]), "speed": (SPEED, *FIGURES["speed"])}
+    wanted: dict[str, tuple[str, ...]] = dict(FIGURES)
+    wanted["scores"] += (SCORES,)
+    wanted["speed"] += (SPEED,)
     wanted["exports"] = tuple(name for name in inputs["exports"].names() if name != INDEX)
     for kind, names in wanted.items():
         for name in set(names) & set(inputs[kind].names()):

@@ -1,19 +1,15 @@
 """Pictures of load, as PNG bytes."""
 
-import io
 from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from deepspec.formats.scores import Interval
 from deepspec.formats.served import Level, Side, UnderLoad
+from deepspec.page.figure import drawing, png
 
 
 def by_load(found: UnderLoad) -> bytes:
     """Return a plot of tokens per second with and without the draft, and of the speed-up, by requests at once."""
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    speed, gain = figure.subplots(1, 2)
+    figure, (speed, gain) = drawing(2, 4.2)
     loads = sorted({int(each.load) for each in found.levels if each.kind == "closed"})
     for context in dict.fromkeys(each.context for each in found.levels):
         closed = [each for each in found.levels if each.kind == "closed" and each.context == context]
@@ -31,10 +27,7 @@ def by_load(found: UnderLoad) -> bytes:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _line(axis: Any, points: list[tuple[Level, Interval | None]], label: str, style: str) -> None:

@@ -4,8 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from deepspec.page.figure import drawing
 
 LENGTHS = {"accepted_length_greedy": "greedily", "accepted_length_sampled": "as sampled"}
 """Of a look's row -> how it is called; both with `_low` and `_high`."""
@@ -20,9 +19,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         rows: metric rows of a run.
     """
-    figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    losses, lengths = figure.subplots(1, 2)
+    figure, (losses, lengths) = drawing(2, height=3.6)
     train = [row for row in rows if row["split"] == "train" and "loss" in row]
     held_out = [row for row in rows if row["split"] == "validation"]
     losses.plot([row["step"] for row in train], _smooth([row["loss"] for row in train]), label="training, smoothed")
@@ -33,7 +30,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for axes in (losses, lengths):
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
-    canvas.print_png(buffer, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -46,8 +46,8 @@ class Events:
                 self._report.table(key, rows)
             case {"event": "saving", "seconds": int() | float()}:
                 self._report.log(
-                    f"asked to stop, it has {GRACE_SECONDS + event['seconds']:.0f} s before it is killed; whatever "
-                    "else can end it (a pool, a queue) should wait as long"
+                    f"should it be asked to stop, it is given {GRACE_SECONDS + event['seconds']:.0f} s to save its "
+                    "work; whatever else can end it (a pool, a queue) should give it as long"
                 )
                 self._report.saving(event["seconds"])
             case {"event": "figure", "key": str(key), "png": bytes(png)}:

@@ -74,7 +74,7 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert {"target:target", "algorithm:dspark"} < set(built["tags"])
     shown = query(operated.api, "artifacts", {"artifacts": {"flow_run_id": {"any_": [built["id"]]}}, "limit": 200})
     assert {str(found["type"]) for found in shown} >= {"progress", "table", "image", "markdown"}
-    assert {"plan-estimate", "stages", "train-progress", "release-report"} <= {str(found["key"]) for found in shown}
+    assert {"plan-estimate", "run-story", "train-progress", "release-report"} <= {str(found["key"]) for found in shown}
     assert {f"{stage}-artifact" for stage in STAGES} <= {str(found["key"]) for found in shown}
     words = [sys.executable, "-m", "cli.main", "runs", "--tag", "algorithm:dspark", "--json"]
     listed = subprocess.run(words, env=environment(operated.api), cwd=ROOT, capture_output=True, text=True, check=True)
@@ -95,6 +95,7 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
         capture_output=True, text=True, timeout=180, check=True,
     )  # fmt: skip
     assert "evaluate-acceptance" in shown.stdout
+    assert "run-story" in shown.stdout
     assert picture.stat().st_size > 20_000
 
 

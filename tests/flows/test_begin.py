@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.start import next_step
-from cli.words import held
 from deepspec.catalog import catalog
 from deepspec.formats.served import EngineSpeed, engine_name
+from deepspec.overview.words import held
 from deepspec.store import Store
 from tests.golden.test_older_store import LEFT
 

@@ -16,17 +16,24 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cli import shelf, show
-from deepspec.artifacts import reference
+from cli import doctor, serve_bench, shelf, show, sweep, tools
+from deepspec.artifacts import ArtifactRef, reference
 from deepspec.catalog import catalog
+from deepspec.formats.served import Change
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
+from deepspec.plan.checks import Outcome
 from deepspec.stages import STAGES
 from deepspec.store import Store
+from deepspec.sweep.board import Board, standings
 from infra import terminal
+from infra.engines.states import CONNECTOR, StatesServer
 from infra.site import Site
 from infra.terminal import bars, say, show_table
 from tests.golden.test_older_store import LEFT
+from tests.release.test_report import loaded
+from tests.release.test_run import interval
+from tests.sweep.test_board import entrant
 
 RECORDS = Path(__file__).with_name("screens")
 STORE = Path("store")
@@ -36,13 +43,21 @@ SCREENS: Screens = {"80": (80, True), "100": (100, True), "160": (160, True), "l
 """Name of a record -> columns, and whether it is a terminal."""
 
 CHECKS = [
-    {"check": "target", "result": "ok", "detail": "smollm2-135m: will be fetched or converted by the first run"},
-    {
-        "check": "chat template",
-        "result": "failed",
-        "detail": "tokenizer_config.json has no chat template, which every stage after prepare needs to lay "
+    Outcome(name="machine", state="ok", detail="Python 3.11 on linux, 2 cores, 8.2 GB memory, no NVIDIA driver"),
+    Outcome(name="target", state="ok", detail="smollm2-135m: will be fetched or converted by the first run"),
+    Outcome(
+        name="chat template",
+        state="failed",
+        detail="tokenizer_config.json has no chat template, which every stage after prepare needs to lay "
         "conversations out; give one in chat_template.jinja, or take a target that was tuned for conversations",
-    },
+    ),
+    Outcome(
+        name="shared memory",
+        state="ok",
+        detail="/dev/shm has 67 MB free",
+        told=("several training processes want more: run the container with --shm-size 8g",),
+    ),
+    Outcome(name="draft's shape", state="skipped", detail="chat template failed"),
 ]
 MANY = [{"run": "build-draft-of-qwen3-4b", **{f"column of words {n}": f"some words to read {n}" for n in range(6)}}]
 
@@ -80,11 +95,45 @@ def planned(*machines: str) -> None:
         show._show_plan(plans[machines[0]], costs, Store(STORE), ("1,300,000 samples",))
 
 
+def measured_under_load() -> None:
+    """Show what serve-bench shows at its end, with everything that it may tell."""
+    slower = Change(load=8, context=None, before=interval(12.0), now=interval(7.5), verdict="slower")
+    found = loaded(warnings=("At 8 requests at once: with: its counters began anew.",), changes=(slower,))
+    made = ArtifactRef(kind="release", address="d" * 32, content="c", uri="here")
+    assert serve_bench._tell(found, made) == 1
+
+
+def swept() -> None:
+    """Show the leaderboard of a sweep, with lengths by kind of prompt."""
+    kinds = {"arithmetic": 1.5, "conversation": 1.25}
+    rows = [
+        entrant("as asked", 1.40, 1.42, 1.41, cost=1.2),
+        entrant("train.optimizer=muon", 1.55, 1.58, 1.56, cost=1.1),
+    ]
+    told = [
+        each.model_copy(update={"trials": tuple(one.model_copy(update={"kinds": kinds}) for one in each.trials)})
+        for each in rows
+    ]
+    sweep._show(Board(equal="seconds", standings=standings(told, "as asked", set())))
+
+
+def states_server() -> None:
+    """Show the command line of an engine for states."""
+    parts = [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")]
+    plan = presets.build_plan(parts, ["cache.states=vllm", "cache.layers=[0, 2]"])
+    server = StatesServer(options=plan.cache, folder=Path("target"), staging=Path("/dev/shm/states"))
+    say(server.command("127.0.0.1", 8000).replace(str(CONNECTOR), "CONNECTOR"))
+
+
 SHOWN: Mapping[str, Callable[[], None]] = {
     "deepspec status": lambda: shelf.status(root=str(STORE)),
     "deepspec plan": lambda: planned("h100x8"),
     "deepspec plan, on several machines": lambda: planned("laptop", "l40s", "h100x8", "b200x8"),
-    "deepspec doctor": lambda: show_table("doctor", CHECKS),
+    "deepspec doctor": lambda: show_table("doctor", [doctor._row(each) for each in CHECKS]),
+    "deepspec serve-bench": measured_under_load,
+    "deepspec sweep": swept,
+    "deepspec engine-args": states_server,
+    "deepspec files": lambda: tools.lay_files_out(Path("here")),
     "many columns": lambda: show_table("many columns", MANY),
     "deepspec run, while it works": drawn_bars,
     "deepspec run, at its end": finished_run,

@@ -17,10 +17,13 @@ import pytest
 import torch
 
 from deepspec.artifacts import Artifact, ArtifactRef, canonical_json, open_artifact
+from deepspec.formats.exports import read_index, write_form
 from deepspec.formats.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
+from deepspec.release.push import lay_out
+from deepspec.release.run import shown_in
 from deepspec.report import Report
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
@@ -143,8 +146,13 @@ def _rows(artifact: Artifact) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return told(run_chain(tmp_path_factory.mktemp("chain")))
+def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    return run_chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="module")
+def found(chain: dict[str, Artifact]) -> dict[str, Any]:
+    return told(chain)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -154,6 +162,18 @@ def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str)
         f"{stage} makes something else of the same input: raise its version in deepspec/stages.py, so that no old "
         "artifact is taken for the new one, and write the record anew (see the top of this file)"
     )
+
+
+def test_the_pictures_on_the_card_lie_beside_it_wherever_it_is_laid_out(chain: dict[str, Artifact], tmp_path: Path):
+    release = chain["release"]
+    shown = shown_in(release.read_bytes("README.md").decode())
+    assert shown == ["acceptance.png", "speed.png", "learning_curve.png"]
+    forms = [name for name, form in read_index(release).forms.items() if form.refused is None]
+    for form in forms:
+        write_form(release, form, tmp_path / form)
+    lay_out(release, tmp_path / "hub")
+    for folder in (*forms, "hub"):
+        assert all((tmp_path / folder / name).read_bytes().startswith(b"\x89PNG") for name in shown), folder
 
 
 if __name__ == "__main__":

@@ -107,6 +107,13 @@ def test_styles_are_said_beside_the_text(monkeypatch):
     assert out.getvalue() == "\x1b[1;31mworse:\x1b[0m [bold]x\n"
 
 
+def test_a_table_has_the_columns_of_all_its_rows(printed):
+    show_table("leaderboard", [{"variant": "one"}, {"variant": "two", "round cost": 1.1}])
+    found = printed()
+    assert "round cost" in found
+    assert "1.1" in found
+
+
 def test_bars_without_rows_show_only_columns(printed):
     show_table("runs", [], ("run", "state"))
     assert "run" in printed()

@@ -198,7 +198,7 @@ def test_how_long_it_has_to_save_is_told():
     heard = Heard()
     Events(heard).line(f'{EVENT}{{"event": "saving", "seconds": 210.0}}')
     assert heard.seconds == 210
-    assert heard.lines[0].startswith("asked to stop, it has 230 s before it is killed")
+    assert heard.lines[0].startswith("should it be asked to stop, it is given 230 s to save its work")
 
 
 @pytest.mark.parametrize(

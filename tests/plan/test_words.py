@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from deepspec.errors import SpecError, UnknownNameError
+from deepspec.errors import BudgetError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
 from deepspec.plan.decoding import ACCEPTED, decoding_hours, pass_seconds
@@ -80,7 +80,8 @@ def test_the_cheapest_way_is_told_with_its_options():
     told = headline("h100x8", estimated("h100x8"), "cache", None)
     assert told[0].startswith("on h100x8: about 42 h (29 h to 59 h), 1,442 USD, 25.5 TB")
     assert told[1:] == (
-        "cheapest way that fits: train.source=online instead of cache; cache and training take",
+        "cheapest way that fits: train.source=online with cache.codec=none, instead of train.source=cache;",
+        "cache and training take",
         "    online: 36 h, 723 USD, 6.83 GB",
         "    cache: 39 h, 1,372 USD, 25.5 TB",
         "    the same command with --set train.source=online --set cache.codec=none",
@@ -92,7 +93,7 @@ def test_the_cheapest_way_is_told_with_its_options():
 def test_money_comes_before_time():
     """On an L40S online takes nine days longer, and 400 USD less."""
     told = headline("l40s", estimated("l40s"), "cache", None)
-    assert told[2:4] == ("    online: 32 days, 694 USD, 6.83 GB", "    cache: 23 days, 1,098 USD, 25.5 TB")
+    assert told[3:5] == ("    online: 32 days, 694 USD, 6.83 GB", "    cache: 23 days, 1,098 USD, 25.5 TB")
 
 
 def test_the_advice_can_be_followed():
@@ -139,3 +140,37 @@ def test_programs_read_a_plan(tmp_path, monkeypatch):
     laptop = found["machines"]["laptop"]
     assert laptop["fits"] is True
     assert {"low", "mid", "high"} == set(laptop["hours"]["train"])
+
+
+def limited(tmp_path, monkeypatch, hours: float):
+    """Return what the demo's plan says on two machines, with a limit of hours."""
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
+    words = ["plan", "--json", "--hardware", "laptop", "--hardware", "h100", "--set", f"limits.hours={hours}"]
+    result = CliRunner().invoke(app, words)
+    return result, json.loads(result.stdout)["machines"]
+
+
+def hours_of(machine) -> float:
+    return sum(value["mid"] for value in machine["hours"].values())
+
+
+def test_limits_are_held_against_every_machine(tmp_path, monkeypatch):
+    """Halfway between the hours of both, the first named passes the limit and the second does not."""
+    _, machines = limited(tmp_path, monkeypatch, 1e6)
+    assert [each["over_limit"] for each in machines.values()] == [None, None]
+    laptop, h100 = map(hours_of, machines.values())
+    assert h100 < laptop
+    result, machines = limited(tmp_path, monkeypatch, (laptop + h100) / 2)
+    assert result.exit_code == 0
+    assert machines["h100"]["over_limit"] is None
+    assert machines["laptop"]["over_limit"].startswith("needs about")
+    assert "over a limit: on laptop the plan needs about" in result.stderr
+
+
+def test_a_plan_that_no_machine_does_within_its_limits_is_refused(tmp_path, monkeypatch):
+    result, machines = limited(tmp_path, monkeypatch, 1e-6)
+    assert all(each["over_limit"] for each in machines.values())
+    assert isinstance(result.exception, BudgetError)
+    assert {"on laptop the plan", "on h100 the plan"} <= {
+        each.partition(" needs")[0] for each in str(result.exception).split("; ")
+    }

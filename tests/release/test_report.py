@@ -7,21 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
-from deepspec.evaluate.figure import acceptance_by_position, reliability
+from deepspec.evaluate.figure import reliability
 from deepspec.formats.exports import ExportedForm, ExportIndex
 from deepspec.formats.scores import Difference, Interval
 from deepspec.formats.served import BreakEven, Change, EngineSpeed, Proposal, ServeOptions, Tried, UnderLoad
 from deepspec.formats.speed import LoadSpeed
+from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown
 from deepspec.release.card import Proposed, serving
+from deepspec.release.render import render
 from deepspec.release.report import Released, sections, warnings
+from deepspec.release.run import shown_in
+from deepspec.release.spec import ReleaseSpec
 from deepspec.serving.proposals import best_for_all, proposals
 from tests.release.test_run import calibration, interval, scores_of, speed_of
 from tests.serving.test_numbers import level
 
+TRAINED = {"steps": 9, "tokens": 700, "parameters": 1234}
 DRAFT = ArtifactRef(kind="draft", address="d" * 32, content="c", uri="here")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -45,7 +51,7 @@ def released() -> Released:
         "load": speedup_by_load(speed),
     }
     return Released(
-        scores=scores, speed=speed, index=ExportIndex(forms={}), trained={}, lineage={}, figures=figures,
+        scores=scores, speed=speed, index=ExportIndex(forms={}), trained=TRAINED, lineage={}, figures=figures,
         differences=[before],
     )  # fmt: skip
 
@@ -72,7 +78,7 @@ def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Re
     look = {"step": 40, "accepted_length": 2.5, "accepted_length_low": 2.25, "accepted_length_high": 2.75}
     trained = replace(found, trained={"held_out": look}, figures={**found.figures, "learning_curve": b"png"})
     (shown,) = [each for each in sections(trained) if each.title == "While it was trained"]
-    assert shown.figures == {"learning_curve": b"png"}
+    assert shown.figures == {"learning curve": b"png"}
     assert "Those of the draft, of step 40: 2.500 (2.250 to 2.750)." in shown.texts[1]
     (bare,) = [each for each in sections(replace(trained, trained={"held_out": None})) if each.title == shown.title]
     assert len(bare.texts) == 1
@@ -109,7 +115,7 @@ def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):
     ):
         assert line in text, text[text.index("## Served under load") :]
     (shown,) = [each for each in sections(served) if each.title == "Served under load"]
-    assert shown.figures == {"served": b"png"}
+    assert shown.figures == {"speed by load, served": b"png"}
 
 
 def test_engines_are_told_to_propose_what_was_best_under_load(found: Released):
@@ -156,3 +162,19 @@ def test_a_browser_shows_every_plot_and_finds_nothing_to_complain_about(found: R
     assert "<title>true,true,true,true</title>" in shown.stdout
     assert shown.stdout.count("<table>") == 8
     assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ((), []),
+        (("acceptance", "speed"), ["acceptance.png", "speed.png"]),
+        (("acceptance", "speed", "load", "reliability"), ["acceptance.png", "load.png"]),
+        (("acceptance", "load", "learning_curve"), ["acceptance.png", "load.png", "learning_curve.png"]),
+    ],
+)
+def test_the_card_shows_what_was_drawn_and_nothing_else(found: Released, names: tuple[str, ...], shown: list[str]):
+    card = render(ReleaseSpec(target="ORG/target"), replace(found, figures=dict.fromkeys(names, b"png")))
+    assert shown_in(card) == shown
+    assert card.count("![") == len(shown)
+    assert list(yaml.safe_load(card.split("---\n")[1])) == ["license", "base_model", "library_name", "tags"]
