@@ -14,7 +14,7 @@ from deepspec.plan.budget import check_limits, plan_counts, plan_estimate, sampl
 from deepspec.plan.checks import examine
 from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
-from deepspec.plan.probe import as_probed, probe
+from deepspec.plan.probe import GGUF_BYTES, PLAIN_BYTES, as_probed, probe
 from deepspec.plan.probe import forecast as told
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
@@ -54,16 +54,20 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
 
 
 def forecast(plan: Plan, site: Site) -> None:
-    """Say how long a run on this machine's processor will take, and how much disk; of other places nothing is said."""
-    sizes, local = plan.target.sizes, site.fan_out.runner == "threads"
-    if sizes is None or site.placement.device != "cpu" or not local:
+    """Say how long a run on this machine's processor will take, and how much disk.
+
+    Of other places nothing is said, nor of a run that begins with a draft or a cache: it leaves the long stages out.
+    """
+    sizes, is_here = plan.target.sizes, site.placement.device == "cpu" and site.fan_out.runner == "threads"
+    if sizes is None or not is_here or plan.draft is not None or plan.dataset.cache is not None:
         return
     rates = probe()
     cost = plan_estimate(plan, sizes, hardware=as_probed(presets.hardware("laptop"), rates))
     if cost is None or not words.fits(cost):
         return
     counts = f"{sample_count(plan)} prompts" + (f", {plan.train.steps} training steps" if plan.train.steps else "")
-    say(f"{counts}; {told(cost, rates, sizes.parameters, Store(site.root).free_bytes())}")
+    kept = sizes.parameters * (GGUF_BYTES if plan.target.gguf_file else PLAIN_BYTES)
+    say(f"{counts}; {told(cost, rates, kept, Store(site.root).free_bytes())}")
     say("what is published and fresh is not made again; more prompts and steps: --size laptop, --size hour")
 
 

@@ -69,13 +69,13 @@ class Chain:
         given = {ref.kind: ref for ref in inputs}
         task: Task[..., ArtifactRef] = STAGE_TASKS[name]
         fresh = find_fresh(stage, spec, given, self._store) is not None
-        start, before = time.monotonic(), _processor()
+        start, before = time.monotonic(), processor_seconds()
         if not fresh and stage.sharded and self._site.fan_out.workers > 1:
             make_shards(stage, spec, given, self._site, self._plan)
         state: Any = task.with_options(refresh_cache=not fresh)(spec, given, self._site, return_state=True)
         ref, name_of_state = state.result(), "Cached" if fresh else state.name or ""
         current = find_fresh(stage, spec, given, self._store) or ref
-        spent = {"seconds": time.monotonic() - start, "processor": _processor() - before}
+        spent = {"seconds": time.monotonic() - start, "processor": processor_seconds() - before}
         self.steps.append(Step(stage=name, state=name_of_state, ref=current, **spent))
         show_link(name, current)
         if fresh:
@@ -128,7 +128,7 @@ class Chain:
         return None if given is None else find_kind(self._store, given, stage_named(name).kind)
 
 
-def _processor() -> float:
+def processor_seconds() -> float:
     """Return the seconds of the processor that children of this process took, as far as they have ended."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime

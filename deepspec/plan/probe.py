@@ -41,8 +41,9 @@ REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 OVERHEAD_SECONDS = 75.0
 """What no count of tokens tells of a run of all stages, there: starts of processes, export, benchmark, release."""
 
-TARGET_BYTES = 4.5
-"""On the disk for each parameter of a target that comes as a GGUF file: that file, and its weights in fp32."""
+GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
+"""On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32; and of one
+that comes as plain weights."""
 
 
 def probe(seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:
@@ -88,17 +89,17 @@ def run_hours(cost: Estimate, rates: Rates) -> Range:
     return total(cost).plus(Range.around(rest, GUESS))
 
 
-def forecast(cost: Estimate, rates: Rates, parameters: int, free: int | None) -> str:
+def forecast(cost: Estimate, rates: Rates, target_bytes: float, free: int | None) -> str:
     """Return in words how long a run of all stages will take here, and how much disk.
 
     Args:
         cost: on this machine, as probed.
         rates: of this machine.
-        parameters: of the target.
+        target_bytes: that the target takes on the disk.
         free: bytes in the store; None: no limit is known.
     """
     hours = run_hours(cost, rates)
-    disk = cost.store_bytes.mid + TARGET_BYTES * parameters
+    disk = cost.store_bytes.mid + target_bytes
     room = "" if free is None else f" of {size(free)} free"
     return (
         f"this will take about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)}) and "

@@ -7,7 +7,7 @@ import pytest
 
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
-from deepspec.plan.probe import OVERHEAD_SECONDS, REFERENCE, TARGET_BYTES, Rates, as_probed, forecast, probe, run_hours
+from deepspec.plan.probe import OVERHEAD_SECONDS, REFERENCE, Rates, as_probed, forecast, probe, run_hours
 from deepspec.plan.words import total
 from flows.choices import Choices
 
@@ -45,8 +45,7 @@ def test_what_no_token_counts_comes_on_top():
 
 def test_a_run_says_how_long_and_how_much_disk():
     cost = plan_estimate(Choices().plan())
-    told = forecast(cost, REFERENCE, 100_000_000, 20_000_000_000)
-    assert TARGET_BYTES * 100_000_000 == 450e6
+    told = forecast(cost, REFERENCE, 450e6, 20_000_000_000)
     assert told.startswith("this will take about 4.")
     assert f"{(cost.store_bytes.mid + 450e6) / 1e9:.3g} GB of 20 GB free" in told
     assert told.endswith("170 GFLOP/s, 20 GB/s were just measured here")
