@@ -54,7 +54,7 @@ Dataset = Annotated[
 Size = Annotated[
     str | None,
     typer.Option(
-        help="Size preset (laptop, hour); default: the published sizes.",
+        help="Size preset (minutes, laptop, hour); default: the published sizes.",
         autocompletion=lambda: presets.names("sizes"),
     ),
 ]
@@ -204,6 +204,7 @@ def begin(
 def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
     site = show.check_input(choices.plan(), site)
+    show.forecast(choices.plan(), site)
     start = time.monotonic()
     choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked

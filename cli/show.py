@@ -10,10 +10,12 @@ from deepspec.catalog import held_bytes
 from deepspec.errors import BudgetError, NotPublishedError
 from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
-from deepspec.plan.budget import check_limits, passed_limit, plan_counts, plan_estimate
+from deepspec.plan.budget import check_limits, passed_limit, plan_counts, plan_estimate, sample_count
 from deepspec.plan.checks import examine
 from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
+from deepspec.plan.probe import GGUF_BYTES, PLAIN_BYTES, as_probed, probe
+from deepspec.plan.probe import forecast as told
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
 from infra.known import hardware_of, known
@@ -23,6 +25,7 @@ from infra.site import Site
 from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 if TYPE_CHECKING:
+    from flows.chain import Step
     from flows.draft import Built
 
 
@@ -48,6 +51,24 @@ def check_input(plan: Plan, site: Site, only: str | None = None) -> Site:
     store.check_writable()
     check_limits(plan, store, held=0 if store.free_bytes() is None else sum(store.sizes("").values()))
     return site
+
+
+def forecast(plan: Plan, site: Site) -> None:
+    """Say how long a run on this machine's processor will take, and how much disk.
+
+    Of other places nothing is said, nor of a run that begins with a draft or a cache: it leaves the long stages out.
+    """
+    sizes, is_here = plan.target.sizes, site.placement.device == "cpu" and site.fan_out.runner == "threads"
+    if sizes is None or not is_here or plan.draft is not None or plan.dataset.cache is not None:
+        return
+    rates = probe()
+    cost = plan_estimate(plan, sizes, hardware=as_probed(presets.hardware("laptop"), rates))
+    if cost is None or not words.fits(cost):
+        return
+    counts = f"{sample_count(plan)} prompts" + (f", {plan.train.steps} training steps" if plan.train.steps else "")
+    kept = sizes.parameters * (GGUF_BYTES if plan.target.gguf_file else PLAIN_BYTES)
+    say(f"{counts}; {told(cost, rates, kept, Store(site.root).free_bytes())}")
+    say("what is published and fresh is not made again; more prompts and steps: --size laptop, --size hour")
 
 
 def settled(site: Site, tell: Callable[[str], None] = say) -> Site:
@@ -142,8 +163,7 @@ def _plan_told(
 def summary(built: "Built", site: Site, seconds: float) -> None:
     """Show the stages with states, times and paths, and the scores of the draft."""
     store = Store(site.root)
-    stages = [{"stage": step.stage, "state": step.state, "seconds": f"{step.seconds:.1f}"} for step in built.steps]
-    show_table("stages", stages)
+    show_table("stages", [_spent(step) for step in built.steps])
     say(f"artifacts, in {store.root}:")
     for step in built.steps:
         say(f"    {step.ref.prefix}")
@@ -151,7 +171,20 @@ def summary(built: "Built", site: Site, seconds: float) -> None:
     for title, path in pictures(store, built):
         say(f"{title}:")
         say(f"    {path}")
-    say(f"total {seconds:.0f} s")
+    rest = max(0.0, seconds - sum(step.seconds for step in built.steps))
+    say(f"total {seconds:.0f} s: {_longest(built)}; {rest:.0f} s beside the stages")
+
+
+def _spent(step: "Step") -> dict[str, Piece]:
+    """Return what a stage took: more of the processor than seconds is several cores, less is waiting for others."""
+    times = {"seconds": f"{step.seconds:.1f}", "of the processor": f"{step.processor:.1f}"}
+    return {"stage": step.stage, "state": step.state, **times}
+
+
+def _longest(built: "Built") -> str:
+    """Return the three stages that took longest, in words."""
+    steps = sorted(built.steps, key=lambda step: -step.seconds)
+    return ", ".join(f"{step.stage} {step.seconds:.0f}" for step in steps[:3])
 
 
 def headline(store: Store, built: "Built") -> list[dict[str, Piece]]:

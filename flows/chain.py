@@ -1,5 +1,6 @@
 """Calling stage tasks in order: refresh what the store lost, remember what each step gave and how long it took."""
 
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ class Step(BaseModel):
     state: str
     """`Cached`, or `Completed` where the stage did something."""
     seconds: float
+    processor: float = 0.0
+    """Seconds of the processor that its processes took, all cores together, whatever else the machine did."""
     ref: ArtifactRef
 
 
@@ -73,13 +76,14 @@ class Chain:
         given = {ref.kind: ref for ref in inputs}
         task: Task[..., ArtifactRef] = STAGE_TASKS[name]
         fresh = find_fresh(stage, spec, given, self._store) is not None
-        start = time.monotonic()
+        start, before = time.monotonic(), processor_seconds()
         if not fresh and stage.sharded and self._site.fan_out.workers > 1:
             make_shards(stage, spec, given, self._site, self._plan)
         state: Any = task.with_options(refresh_cache=not fresh)(spec, given, self._site, return_state=True)
         ref, name_of_state = state.result(), "Cached" if fresh else state.name or ""
         current = find_fresh(stage, spec, given, self._store) or ref
-        self.steps.append(Step(stage=name, state=name_of_state, seconds=time.monotonic() - start, ref=current))
+        spent = {"seconds": time.monotonic() - start, "processor": processor_seconds() - before}
+        self.steps.append(Step(stage=name, state=name_of_state, ref=current, **spent))
         show_link(name, current)
         self._tell()
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
@@ -130,6 +134,12 @@ class Chain:
         """Return the artifact that the user named for a stage, if any."""
         given = self._given.get(name)
         return None if given is None else find_kind(self._store, given, stage_named(name).kind)
+
+
+def processor_seconds() -> float:
+    """Return the seconds of the processor that children of this process took, as far as they have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def begin(plan: Plan, site: Site, only: str | None = None) -> tuple[Resolved, Site]:

@@ -28,7 +28,7 @@ class Choices(Spec):
     dataset: str | None = None
     """Dataset preset; None: demo, unless prompts, answers or a draft are given."""
     size: str | None = None
-    """Size preset (laptop, hour); None: the published sizes."""
+    """Size preset (minutes, laptop, hour); None: the published sizes."""
     prompts: tuple[str, ...] = ()
     """JSONL or parquet files, URLs, or hub dataset ids."""
     answers: str | None = None
@@ -57,7 +57,7 @@ class Choices(Spec):
         parts: list[Mapping[str, Any]] = [presets.target(self.target)]
         if dataset:
             parts.append(presets.load("datasets", dataset))
-        size = self.size or ("laptop" if dataset == "demo" else None)
+        size = self.size or ("minutes" if dataset == "demo" else None)
         if size:
             parts.append(_sized(presets.load("sizes", size), self.algorithm))
         parts += [self._told(), *([_smoke(self.smoke)] if self.smoke else [])]

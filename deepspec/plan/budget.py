@@ -8,7 +8,7 @@ from deepspec.cache.measured import Measured
 from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
 from deepspec.plan import presets, words
-from deepspec.plan.estimate import GUESS, Estimate, Sizes, Workload, estimate, rows, size
+from deepspec.plan.estimate import GUESS, Estimate, Hardware, Sizes, Workload, estimate, rows, size
 from deepspec.plan.layers import count_of
 from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
@@ -24,18 +24,22 @@ SPARE = 1.05
 """Share of the estimate that must be free: file systems want some air."""
 
 
-def plan_estimate(plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None) -> Estimate | None:
+def plan_estimate(
+    plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None, hardware: Hardware | None = None
+) -> Estimate | None:
     """Return what a plan costs, or None where nothing is known of the target's sizes.
 
     Args:
         plan: what to do.
         sizes: of the target, read from its config; None: those of the preset.
         measured: counts of the published answers; None: there are none yet.
+        hardware: where; None: the plan's own.
     """
     known = sizes or plan.target.sizes
     if known is None:
         return None
-    return estimate(known, workload(plan, known, measured), presets.hardware(plan.limits.hardware))
+    work = workload(plan, known, measured)
+    return estimate(known, work, hardware or presets.hardware(plan.limits.hardware))
 
 
 def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Workload:
@@ -53,7 +57,9 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         anchors=train.objective.num_anchors,
         block=draft.block_size,
         draft_vocabulary=draft.draft_vocab_size,
-        questions=question_count(plan),
+        questions=question_count(plan) + plan.evaluate.calibration_samples * len(plan.evaluate.temperatures),
+        alone=_alone(plan),
+        prompt_tokens=plan.dataset.prompt_tokens,
         question_tokens=plan.evaluate.max_new_tokens,
         weight_bytes=4 if plan.evaluate.dtype == "float32" else 2,
     )
@@ -98,6 +104,11 @@ def question_count(plan: Plan) -> int:
     files = sorted((DEMO_BENCHMARKS if folder == DEMO else Path(folder)).glob("*.jsonl"))
     sizes = [_lines(path) or 0 for path in files]
     return sum(min(size, plan.evaluate.samples or size) for size in sizes) * len(plan.evaluate.temperatures)
+
+
+def _alone(plan: Plan) -> int:
+    """Return how many questions an evaluation decodes token by token: with an untrained draft, and without one."""
+    return plan.evaluate.untrained_samples + plan.evaluate.lossless_samples
 
 
 def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> tuple[str, ...]:

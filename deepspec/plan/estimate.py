@@ -86,7 +86,11 @@ class Workload(Spec):
     draft_vocabulary: int | None = None
     """Tokens that the draft's head knows; None: the target's."""
     questions: int = Field(ge=0)
-    """Benchmark prompts, all benchmarks and temperatures together."""
+    """Prompts that evaluation decodes with the draft, all benchmarks and temperatures together."""
+    alone: int = Field(default=0, ge=0)
+    """Prompts that it decodes token by token, for comparison."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Of each of them, to be read first."""
     question_tokens: int = Field(gt=0)
     """Upper bound of an answer's length in evaluation."""
     weight_bytes: int = 2
@@ -260,7 +264,11 @@ def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str,
         pass_seconds(layers, work.weight_bytes * count, hardware.device_gb_per_second, hardware.layer_ms)
         for layers, count in passes
     )
-    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoding_hours(answered, seconds)}
+    alone = Range.around(work.alone * work.question_tokens * 0.5 * seconds / 3600, GUESS)
+    rate = hardware.train_tflops * 1e12 * hardware.devices * 3600
+    read = Range.around((work.questions + work.alone) * work.prompt_tokens * 2.0 * sizes.parameters / rate, GUESS)
+    decoded = decoding_hours(answered, seconds).plus(alone).plus(read)
+    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoded}
 
 
 def _month(stored: Range, hardware: Hardware) -> Range:

@@ -2,7 +2,7 @@
 
 targets/NAME.yaml    a target; a hub id, a folder or an own YAML file work the same
 datasets/NAME.yaml   prompts, benchmarks and counts
-sizes/NAME.yaml      how much of everything: `laptop` or `hour`; none: the published sizes
+sizes/NAME.yaml      how much of everything: `minutes`, `laptop` or `hour`; none: the published sizes
 hardware/NAME.yaml   rates and prices for estimates
 """
 

@@ -1,12 +1,14 @@
 """A published cache or draft that a plan names stands in for the stages before it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from deepspec.errors import SpecError
 from deepspec.store import Store
-from flows.chain import Chain
+from flows.chain import Chain, processor_seconds
 from infra.site import Site
 from tests.cache.made import build, publish_answers, rows, spec_for
 from tests.evaluate.published import given
@@ -30,3 +32,12 @@ def test_a_named_draft_is_measured_and_nothing_is_trained(tmp_path: Path):
     chain = Chain({}, Site(root=draft.store.root), {"cache": None, "train": "draft/a"})
     assert chain.draft() == chain.published("train") == draft.ref
     assert chain.steps == []
+
+
+def test_what_a_child_and_its_own_child_computed_is_counted():
+    """Each computes until its own clock of the processor says a tenth of a second."""
+    computes = "import time\nwhile time.process_time() < 0.1: pass"
+    before = processor_seconds()
+    nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {computes!r}], check=True)\n{computes}"
+    subprocess.run([sys.executable, "-c", nested], check=True)
+    assert processor_seconds() - before >= 0.2

@@ -79,7 +79,9 @@ def finished_run() -> None:
     store = Store(STORE)
     entries = {entry.kind: entry.manifest for entry in catalog(store)}
     steps = [
-        SimpleNamespace(stage=name, state="Completed", seconds=12.34, ref=reference(store, entries[stage.kind]))
+        SimpleNamespace(
+            stage=name, state="Completed", seconds=12.34, processor=23.45, ref=reference(store, entries[stage.kind])
+        )
         for name, stage in STAGES.items()
     ]
     show.summary(SimpleNamespace(steps=steps), Site(root=str(STORE)), 98.7)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from cli import show
 from cli.show import headline
 from deepspec.artifacts import Spec
+from deepspec.plan.probe import REFERENCE
 from deepspec.publish import Out
 from deepspec.store import Store
+from flows.choices import Choices, choose_site
 
 SCORES = {
     "accepted_length": {"0.0": 1.5},
@@ -49,3 +52,16 @@ def test_what_is_left_out_of_the_scores_is_told_beside_them(tmp_path: Path):
 def test_lossless_is_what_was_checked(tmp_path: Path, lossless: bool | None, samples: int, wanted: str):
     told = shown(tmp_path, lossless=lossless, lossless_samples=samples)
     assert told["lossless at temperature 0"] == wanted
+
+
+def test_a_run_begins_with_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """On a machine like the one that the laptop's rates are of; not where a draft is given, nor for another device."""
+    monkeypatch.setattr(show, "probe", lambda: REFERENCE)
+    site = choose_site()
+    show.forecast(Choices().plan(), site)
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("100 prompts, 200 training steps; this will take about 4.")
+    assert "more prompts and steps: --size laptop, --size hour" in told
+    show.forecast(Choices(draft="draft/ab").plan(), site)
+    show.forecast(Choices().plan(), choose_site(device="cuda"))
+    assert capsys.readouterr().out == ""

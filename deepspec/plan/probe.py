@@ -1,0 +1,107 @@
+"""What this machine's processor does right now, found in about a second, and how long a run will take at that.
+
+`presets/hardware/laptop.yaml` has the rates that training, an engine and decoding sustained on one machine. Here the
+same two plain things are measured that were measured there, a product of matrices and a read of memory, and its rates
+are scaled by what comes out: on a busy machine less, on a fast one more.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepspec.plan.estimate import GUESS, Estimate, Hardware, duration, size
+from deepspec.plan.words import total
+from deepspec.ranges import Range
+
+_EDGE = 512
+"""Rows and columns of the matrices that are multiplied."""
+_READ = 1 << 23
+"""Numbers of four bytes that are read: more than a processor keeps to itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What a processor sustains."""
+
+    tflops: float
+    """Of a product of matrices in fp32, all cores together."""
+    gb_per_second: float
+    """Of reading main memory, one core."""
+
+    def __str__(self) -> str:
+        """Return both for people."""
+        return f"{1000 * self.tflops:.0f} GFLOP/s, {self.gb_per_second:.0f} GB/s"
+
+
+REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
+"""Of the two cores whose sustained rates `laptop.yaml` has."""
+
+OVERHEAD_SECONDS = 75.0
+"""What no count of tokens tells of a run of all stages, there: starts of processes, export, benchmark, release."""
+
+GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
+"""On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32; and of one
+that comes as plain weights."""
+
+
+def probe(seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:
+    """Return what this machine's processor sustains now.
+
+    Args:
+        seconds: for each of the two, at least.
+        clock: tells seconds.
+    """
+    square, numbers = np.ones((_EDGE, _EDGE), np.float32), np.ones(_READ, np.float32)
+    products = _per_second(lambda: square @ square, seconds, clock)
+    reads = _per_second(numbers.sum, seconds, clock)
+    return Rates(tflops=2 * _EDGE**3 * products / 1e12, gb_per_second=numbers.nbytes * reads / 1e9)
+
+
+def _per_second(action: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
+    action()  # the first one starts threads and touches memory
+    start, count = clock(), 0
+    while (spent := clock() - start) < seconds:
+        action()
+        count += 1
+    return count / spent
+
+
+def as_probed(laptop: Hardware, rates: Rates) -> Hardware:
+    """Return the laptop's rates as they are on a machine with these."""
+    faster = rates.tflops / REFERENCE.tflops
+    return laptop.but(
+        train_tflops=laptop.train_tflops * faster,
+        engine_tflops=laptop.engine_tflops * faster,
+        device_gb_per_second=laptop.device_gb_per_second * rates.gb_per_second / REFERENCE.gb_per_second,
+    )
+
+
+def run_hours(cost: Estimate, rates: Rates) -> Range:
+    """Return the hours of a run of all stages, from an empty store.
+
+    Args:
+        cost: on this machine, as probed.
+        rates: of this machine.
+    """
+    rest = OVERHEAD_SECONDS / 3600 * REFERENCE.tflops / rates.tflops
+    return total(cost).plus(Range.around(rest, GUESS))
+
+
+def forecast(cost: Estimate, rates: Rates, target_bytes: float, free: int | None) -> str:
+    """Return in words how long a run of all stages will take here, and how much disk.
+
+    Args:
+        cost: on this machine, as probed.
+        rates: of this machine.
+        target_bytes: that the target takes on the disk.
+        free: bytes in the store; None: no limit is known.
+    """
+    hours = run_hours(cost, rates)
+    disk = cost.store_bytes.mid + target_bytes
+    room = "" if free is None else f" of {size(free)} free"
+    return (
+        f"this will take about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)}) and "
+        f"{size(disk)}{room}: {rates} were just measured here"
+    )

@@ -1,0 +1,63 @@
+"""What this machine does, and how long a run takes at that: with made-up clocks and rates, checked by hand."""
+
+from itertools import count
+
+import numpy as np
+import pytest
+
+from deepspec.plan import presets
+from deepspec.plan.budget import plan_estimate
+from deepspec.plan.probe import OVERHEAD_SECONDS, REFERENCE, Rates, as_probed, forecast, probe, run_hours
+from deepspec.plan.words import total
+from flows.choices import Choices
+
+LAPTOP = presets.hardware("laptop")
+HALF = Rates(tflops=REFERENCE.tflops / 2, gb_per_second=REFERENCE.gb_per_second / 2)
+
+
+def test_rates_are_work_by_the_clock():
+    """A clock that goes on by a second at each look: half a second is over after one action, which took a second."""
+    ticks = count()
+    found = probe(0.5, clock=lambda: float(next(ticks)))
+    assert found.tflops == 0.0, "no time for any"
+    ticks = count()
+    found = probe(2.0, clock=lambda: float(next(ticks)))  # looks at 1 and at 2: one action in two seconds
+    assert found.tflops == pytest.approx(2 * 512**3 / 2 / 1e12)
+    assert found.gb_per_second == pytest.approx(np.dtype(np.float32).itemsize * 2**23 / 2 / 1e9)
+
+
+def test_a_machine_like_the_reference_is_the_laptop():
+    assert as_probed(LAPTOP, REFERENCE) == LAPTOP
+
+
+def test_a_machine_of_half_the_speed_takes_twice_as_long():
+    plan = Choices().plan()
+    one, other = (plan_estimate(plan, hardware=as_probed(LAPTOP, rates)) for rates in (REFERENCE, HALF))
+    for stage, hours in one.hours.items():
+        assert other.hours[stage].mid == pytest.approx(2 * hours.mid), stage
+    assert run_hours(other, HALF).mid == pytest.approx(2 * run_hours(one, REFERENCE).mid)
+
+
+def test_what_no_token_counts_comes_on_top():
+    cost = plan_estimate(Choices().plan())
+    assert run_hours(cost, REFERENCE).mid == pytest.approx(total(cost).mid + OVERHEAD_SECONDS / 3600)
+
+
+def test_a_run_says_how_long_and_how_much_disk():
+    cost = plan_estimate(Choices().plan())
+    told = forecast(cost, REFERENCE, 450e6, 20_000_000_000)
+    assert told.startswith("this will take about 4.")
+    assert f"{(cost.store_bytes.mid + 450e6) / 1e9:.3g} GB of 20 GB free" in told
+    assert told.endswith("170 GFLOP/s, 20 GB/s were just measured here")
+
+
+def test_the_demo_takes_less_than_five_minutes_on_the_reference():
+    assert run_hours(plan_estimate(Choices().plan()), REFERENCE).mid * 60 < 5
+
+
+def test_more_of_the_demo_is_a_size_away():
+    minutes, laptop = Choices().plan(), Choices(size="laptop").plan()
+    assert minutes.prepare.max_samples < laptop.prepare.max_samples
+    assert minutes.train.steps < laptop.train.steps
+    assert (minutes.evaluate.samples, minutes.evaluate.max_new_tokens) == (4, 32)
+    assert (laptop.evaluate.samples, laptop.evaluate.max_new_tokens) == (4, 32), "as many rounds, as wide an interval"
