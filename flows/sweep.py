@@ -7,13 +7,14 @@ from typing import Literal, get_args
 
 from prefect import flow
 
-from deepspec.artifacts import Manifest, read_manifest
+from deepspec.artifacts import Manifest, open_artifact, read_manifest, reference
 from deepspec.errors import SpecError, TrainingError
 from deepspec.formats.recipe import drafts
+from deepspec.formats.speed import SPEED, read_speed
 from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.store import Store
-from deepspec.sweep.board import Board, Trial, trial_of
+from deepspec.sweep.board import Board, Cost, Trial, trial_of
 from deepspec.sweep.race import Race
 from deepspec.sweep.variants import Terms, Variant
 from flows.chain import tags_of
@@ -99,10 +100,14 @@ def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed
     return trial
 
 
-def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> float | None:
-    """Return the cost of a round in plain steps, at the first batch size of the plan; None where the run failed."""
+def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> Cost | None:
+    """Return what a round takes, at the first batch size of the plan; None where the run failed."""
     found = _made(changed[name], site, name, seed, "benchmark")
-    return None if found is None else float(next(iter(found["benchmark"].counts["break_even"].values())))
+    if found is None:
+        return None
+    made = open_artifact(Store(site.root), reference(Store(site.root), found["benchmark"]), site.placement.scratch)
+    batch = read_speed(made.path(SPEED)).batches[0]
+    return Cost(value=batch.round_cost, spread=batch.spread)
 
 
 def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Mapping[Last, Manifest] | None:

@@ -5,6 +5,7 @@ steps of the target: how many times faster decoding is than without a draft. Row
 saw the same samples in the same order and were judged on the same held-out answers, so differences are taken seed by
 seed. An interval tells what other seeds would change, and the other held-out samples that they draw where there are
 more than `train.validation_samples`; it knows nothing of other prompts.
+Where rounds were timed, it is wider by what the pairs of timed runs differ by: that moves all seeds of a row alike.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -33,6 +34,12 @@ class Mean(_Model):
     low: float | None = None
     high: float | None = None
 
+    def widened(self, by: float) -> "Mean":
+        """Return the same mean with an interval that is wider on both sides."""
+        if self.low is None or self.high is None:
+            return self
+        return Mean(value=self.value, low=self.low - by, high=self.high + by)
+
     def words(self, digits: int = 3) -> str:
         """Return it as people read it."""
         if self.low is None or self.high is None:
@@ -55,18 +62,32 @@ class Trial(_Model):
     """Kind of prompt -> accepted length."""
 
 
+class Cost(_Model):
+    """What a round takes, in plain steps of the target, as it was timed."""
+
+    value: float
+    spread: float
+    """Largest over smallest of the pairs of runs that it is the median of: how much the machine moved it."""
+
+
 class Entrant(_Model):
     """A row and what it has shown so far: one trial a seed, at least one."""
 
     name: str
     trials: tuple[Trial, ...]
-    round_cost: float | None = None
-    """Seconds of a round over seconds of a plain step; None: not timed."""
+    cost: Cost | None = None
+    """Of a round; None: not timed."""
 
     @property
     def scores(self) -> dict[int, float]:
         """Return seed -> what the row is worth."""
-        return {each.seed: each.accepted_length / (self.round_cost or 1.0) for each in self.trials}
+        cost = 1.0 if self.cost is None else self.cost.value
+        return {each.seed: each.accepted_length / cost for each in self.trials}
+
+    @property
+    def doubt(self) -> float:
+        """Return how far the timing may have moved all of the scores to one side: half of its spread, as a factor."""
+        return 0.0 if self.cost is None else fmean(self.scores.values()) * (sqrt(self.cost.spread) - 1)
 
 
 class Standing(_Model):
@@ -80,6 +101,9 @@ class Standing(_Model):
     accepted_length: Mean
     kinds: Mapping[str, Mean]
     round_cost: float | None
+    """In plain steps of the target; None: not timed."""
+    round_cost_spread: float | None
+    """Largest over smallest of the pairs of runs that were timed."""
     speedup: Mean | None
     """Accepted length over the cost of a round."""
     against_first: Mean | None
@@ -100,7 +124,8 @@ class Standing(_Model):
             "accepted length": self.accepted_length.words(),
         }
         if self.speedup is not None:
-            told |= {"round cost": f"{self.round_cost:.2f}", "speed-up": self.speedup.words()}
+            told |= {"round cost": f"{self.round_cost:.2f}, spread {self.round_cost_spread:.2f}"}
+            told |= {"speed-up": self.speedup.words()}
         first = "" if self.against_first is None else self.against_first.words()
         return {**told, "against the first": first, "verdict": self.verdict}
 
@@ -174,7 +199,9 @@ def difference(one: Entrant, other: Entrant) -> Mean | None:
     """Return how much more one is worth than another, seed by seed; None where they share none."""
     ours, theirs = one.scores, other.scores
     shared = sorted(ours.keys() & theirs.keys())
-    return student([ours[seed] - theirs[seed] for seed in shared]) if shared else None
+    if not shared:
+        return None
+    return student([ours[seed] - theirs[seed] for seed in shared]).widened(one.doubt + other.doubt)
 
 
 def best_of(entrants: Sequence[Entrant]) -> Entrant:
@@ -200,8 +227,9 @@ def beaten(entrants: Sequence[Entrant]) -> set[str]:
     left = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
     freedom = (len(entrants) - 1) * (len(seeds) - 1)
     error = sqrt(2 * float((left**2).sum()) / freedom / len(seeds))
-    least = scores.mean(1).max() - float(stdtrit(freedom, (1 + COVERED) / 2)) * error
-    return {each.name for each, mean in zip(entrants, scores.mean(1), strict=True) if mean < least}
+    best = entrants[int(scores.mean(1).argmax())]
+    least = scores.mean(1).max() - float(stdtrit(freedom, (1 + COVERED) / 2)) * error - best.doubt
+    return {each.name for each, mean in zip(entrants, scores.mean(1), strict=True) if mean + each.doubt < least}
 
 
 def standings(entrants: Sequence[Entrant], first: str, left: Set[str] = frozenset()) -> tuple[Standing, ...]:
@@ -230,8 +258,9 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant) -> Standing:
         cpu_seconds=student(paces) if paces else None,
         accepted_length=student([each.accepted_length for each in one.trials]),
         kinds={kind: student([each.kinds[kind] for each in one.trials]) for kind in kinds},
-        round_cost=one.round_cost,
-        speedup=None if one.round_cost is None else student(list(one.scores.values())),
+        round_cost=None if one.cost is None else one.cost.value,
+        round_cost_spread=None if one.cost is None else one.cost.spread,
+        speedup=None if one.cost is None else student(list(one.scores.values())).widened(one.doubt),
         against_first=None if first is None or one is first else difference(one, first),
         against_best=None if one is best else difference(one, best),
         verdict=_verdict(one, best),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from deepspec.errors import TrainingError
-from deepspec.sweep.board import Board, Entrant, Trial, beaten, standings
+from deepspec.sweep.board import Board, Cost, Entrant, Trial, beaten, standings
 
 
 class Race:
@@ -20,7 +20,7 @@ class Race:
         self._train = train
         self._first = names[0]
         self._trials: dict[str, list[Trial]] = {name: [] for name in names}
-        self._costs: dict[str, float] = {}
+        self._costs: dict[str, Cost] = {}
         self._beaten: set[str] = set()
         self._failed: set[str] = set()
 
@@ -35,14 +35,14 @@ class Race:
             else:
                 trials.append(trial)
 
-    def time(self, shapes: Mapping[str, str], cost: Callable[[str, int], float | None]) -> None:
+    def time(self, shapes: Mapping[str, str], cost: Callable[[str, int], Cost | None]) -> None:
         """Let every shape of draft be timed once, by the first row that has it.
 
         Args:
             shapes: name of a row -> the shape of its drafts; equal ones cost the same.
-            cost: name and seed -> seconds of a round over seconds of a plain step; None: it failed.
+            cost: name and seed -> what a round takes; None: it failed.
         """
-        found: dict[str, float | None] = {}
+        found: dict[str, Cost | None] = {}
         for name, trials in self._trials.items():
             if not trials:
                 continue
@@ -64,7 +64,7 @@ class Race:
     def entrants(self) -> list[Entrant]:
         """Return the rows that have shown something."""
         return [
-            Entrant(name=name, trials=tuple(trials), round_cost=self._costs.get(name))
+            Entrant(name=name, trials=tuple(trials), cost=self._costs.get(name))
             for name, trials in self._trials.items()
             if trials
         ]

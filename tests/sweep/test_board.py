@@ -4,16 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.sweep.board import Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
+from deepspec.sweep.board import Cost, Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
 
 
-def entrant(name: str, *lengths: float, cost: float | None = None, pace: float | None = 0.5) -> Entrant:
+def entrant(
+    name: str, *lengths: float, cost: float | None = None, spread: float = 1.0, pace: float | None = 0.5
+) -> Entrant:
     """Return a row that was trained from the seeds 0, 1, …, with these accepted lengths."""
     trials = tuple(
         Trial(seed=seed, draft=f"{name}{seed}", steps=100, step_cpu_seconds=pace, accepted_length=length)
         for seed, length in enumerate(lengths)
     )
-    return Entrant(name=name, trials=trials, round_cost=cost)
+    timed = None if cost is None else Cost(value=cost, spread=spread)
+    return Entrant(name=name, trials=trials, cost=timed)
 
 
 def test_a_mean_has_students_interval():
@@ -75,7 +78,18 @@ def test_what_is_longer_but_slower_is_worth_less():
     board = standings([long, quick], "long")
     assert [each.variant for each in board] == ["quick", "long"]
     assert [each.speedup.value for each in board if each.speedup] == [1.0, 0.8]
-    assert board[1].row()["round cost"] == "2.00"
+    assert board[1].row()["round cost"] == "2.00, spread 1.00"
+
+
+def test_a_row_is_beaten_by_no_more_than_the_machine_moved_the_timing():
+    """Worth 1.0 and 0.8; with pairs that differ by a factor of 1.44, 0.2 and 0.16 may be the machine's."""
+    quick, slow = entrant("quick", 1.2, 1.21, cost=1.2), entrant("slow", 1.6, 1.61, cost=2.0)
+    assert beaten([quick, slow]) == {"slow"}
+    moved = entrant("quick", 1.2, 1.21, cost=1.2, spread=1.44), entrant("slow", 1.6, 1.61, cost=2.0, spread=1.44)
+    assert moved[0].doubt == pytest.approx(0.2, abs=0.001)
+    assert beaten(moved) == set()
+    verdicts = {each.variant: each.verdict for each in standings(moved, "quick")}
+    assert verdicts == {"quick": "best", "slow": "not apart from the best"}
 
 
 def test_the_best_is_first_and_every_row_says_how_it_stands():

@@ -3,7 +3,7 @@
 import pytest
 
 from deepspec.errors import TrainingError
-from deepspec.sweep.board import Trial
+from deepspec.sweep.board import Cost, Trial
 from deepspec.sweep.race import Race
 
 LENGTHS = {"asked": (1.5, 1.5, 1.5), "beaten": (1.2, 1.21, 1.2), "near": (1.45, 1.48, 1.6)}
@@ -86,9 +86,9 @@ def test_each_shape_is_timed_once():
     race, timed = Race(list(LENGTHS), Trainer()), []
     race.run(0)
 
-    def cost(name: str, seed: int) -> float:
+    def cost(name: str, seed: int) -> Cost:
         timed.append((name, seed))
-        return 1.25 if name == "asked" else 2.5
+        return Cost(value=1.25 if name == "asked" else 2.5, spread=1.0)
 
     race.time({"asked": "small", "beaten": "large", "near": "small"}, cost)
     assert timed == [("asked", 0), ("beaten", 0)]
@@ -99,7 +99,10 @@ def test_each_shape_is_timed_once():
 def test_a_shape_that_cannot_be_timed_takes_its_rows_off_the_board():
     race = Race(list(LENGTHS), Trainer())
     race.run(0)
-    race.time({"asked": "small", "beaten": "large", "near": "small"}, lambda name, _: None if name == "asked" else 2.5)
+    large = Cost(value=2.5, spread=1.0)
+    race.time(
+        {"asked": "small", "beaten": "large", "near": "small"}, lambda name, _: None if name == "asked" else large
+    )
     board = race.board("steps")
     assert board.failed == ("asked", "near")
     assert [each.variant for each in board.standings] == ["beaten"]
