@@ -53,7 +53,7 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
         "engine": lambda: Seen(_engine(plan, site)),
         "served draft": lambda: _serves(plan, site),
     }
-    if plan.cache.states != "transformers" and plan.dataset.cache is None:
+    if plan.train.source == "engine" or (plan.cache.states != "transformers" and plan.dataset.cache is None):
         around["states' engine"] = lambda: Seen(_states_engine(plan, site))
     found = [*(_looked(name, check) for name, check in around.items()), *outcomes(known(plan, site))]
     if as_json:
@@ -126,9 +126,10 @@ def _serves(plan: Plan, site: Site) -> Seen:
 
 
 def _states_engine(plan: Plan, site: Site) -> str:
-    """Ask which version gives the states of the cache, as the run will."""
-    found = plan.cache.engine_version or engine_version([each.url for each in site.placement.endpoints])
-    return f"{plan.cache.states} {found}; whether it gives what is wanted is proven when the stage begins"
+    """Ask which version gives the states, as the run will."""
+    told = plan.train.engine_version or plan.cache.engine_version
+    found = told or engine_version([each.url for each in site.placement.endpoints])
+    return f"vllm {found}; whether it gives what is wanted is proven when the stage begins"
 
 
 def _endpoint(endpoint: Endpoint) -> str:

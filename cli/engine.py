@@ -54,7 +54,7 @@ def ask(
 
 
 def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: str, port: int) -> None:
-    """Print the command line of a vLLM server that gives the states of a plan's cache.
+    """Print the command line of a vLLM server that gives the states of a plan's cache, or of its training.
 
     Raises:
         TargetError: the target is not on this machine yet.
@@ -66,7 +66,9 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
             f"target {plan.target.name} is not on this machine yet; run `deepspec plan` or fetch it first"
         )
     folder = staging or staging_folder(site.placement.scratch)
-    server = StatesServer(options=plan.cache, folder=files.folder, staging=folder.resolve())
+    quantized = plan.train.engine_quantization or plan.cache.engine_quantization
+    options = plan.cache.model_copy(update={"engine_quantization": quantized})
+    server = StatesServer(options=options, folder=files.folder, staging=folder.resolve())
     say(server.command(host, port))
 
 

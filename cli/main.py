@@ -244,7 +244,7 @@ app.command("plan", help="Show what a run will cost, before anything is spent.")
 app.command("doctor", help="Check machine, store, target and engine for a run.")(
     command(doctor.examine, **option("as_json", check.AsJson, False))
 )
-app.command("engine-args", help="Print the command line of a vLLM server that gives states (cache.states=vllm).")(
+app.command("engine-args", help="Print the command line of a vLLM server that gives states.")(
     command(
         cli_engine.show_arguments,
         **option("staging", Staging, None),

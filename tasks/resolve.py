@@ -75,16 +75,19 @@ def resolved_here(plan: Plan, site: Site) -> Resolved:
 
 
 def versioned(plan: Plan, site: Site) -> Plan:
-    """Return a plan that says of which engine the states of its cache are, where they are of one.
+    """Return a plan that says of which engine the states of its cache, or of training, are, where they are of one.
 
     Raises:
         EngineError: no engine says which version it is.
     """
+    urls = [endpoint.url for endpoint in site.placement.endpoints]
+    if plan.train.source == "engine" and plan.draft is None and urls:
+        version = plan.train.engine_version or engine_version(urls)
+        return plan.but(train=plan.train.but(engine_version=version))
     asks = plan.cache.states != "transformers" and plan.dataset.cache is None
     if not asks or plan.cache.engine_version is not None:
         return plan
-    version = engine_version([endpoint.url for endpoint in site.placement.endpoints])
-    return plan.but(cache=plan.cache.but(engine_version=version))
+    return plan.but(cache=plan.cache.but(engine_version=engine_version(urls)))
 
 
 def located(site: Site, plan: Plan | None) -> Site:

@@ -30,8 +30,9 @@ NO_COMMAND = {
 }
 """What reads like a command and is a sentence -> which."""
 PROGRAMS = {
+    "docker": "--shm-size",
     "infra.engines.llama_cpp": "--name --slots --context",
-    "llama-server": "--alias --ctx-size --jinja --parallel --spec-type --spec-draft-n-max",
+    "llama-server": "--alias --ctx-size --jinja --parallel --spec-type --spec-draft-n-max --spec-draft-p-min",
     "pip": "--no-deps --force-reinstall",
     "prefect": "--pool --watch",
     "sglang": "--context-length --max-running-requests --model-path --speculative-algorithm "
@@ -42,6 +43,7 @@ PROGRAMS = {
 OTHERS = {option for told in PROGRAMS.values() for option in told.split()}
 NO_FIELD = {
     "draft.gguf": "a file",
+    "limits.conf": "the same",
     "cache.open": "a cache of keys and values in decoding",
     "cache.advance": "the same",
 }

@@ -25,7 +25,7 @@ LATE = {
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},
     "transformers": {"infra/children/targets.py"},
-    "the client of engines": {"deepspec/cache/capture.py"},
+    "the client of engines": {"deepspec/cache/capture.py", "deepspec/train/run.py"},
 }
 """What is slow to load, or may not be there -> modules that load what needs it within a function."""
 

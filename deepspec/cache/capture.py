@@ -187,7 +187,7 @@ class Capture:
 
     def _asked(self, items: Sequence[Item]) -> "EngineStates":
         """Return engines that are proven by some of these samples once they are entered."""
-        from deepspec.cache.asked import engine_states  # loads the client of engines, which takes a second
+        from deepspec.states.asked import engine_states  # loads the client of engines, which takes a second
 
         return engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
 

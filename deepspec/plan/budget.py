@@ -52,6 +52,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         codec=plan.cache.codec,
         ratios={**CODEC_RATIO, **(measured.ratios if measured else {})},
         source=train.source,
+        keep_states=train.keep_states,
         passes=train.steps / per_pass if train.steps else train.epochs,
         draft_layers=draft.num_layers or TRAITS[draft.algorithm].num_layers,
         anchors=train.objective.num_anchors,

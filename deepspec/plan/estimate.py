@@ -28,7 +28,8 @@ LONGEST_DAYS = 60
 """What takes longer does not fit a machine, whatever the number is."""
 
 SOURCES = ("cache", "online", "rolling")
-"""Where training can take hidden states from, see `TrainSpec.source`."""
+"""Where training can take hidden states from with the plan's devices alone, see `TrainSpec.source`; `engine`, which
+takes others beside them, is told of where the plan asks for it."""
 
 
 class Sizes(Spec):
@@ -78,6 +79,8 @@ class Workload(Spec):
     """Codec -> bytes of states against raw bf16."""
     source: str = "cache"
     """Where training takes hidden states from."""
+    keep_states: int = 0
+    """Bytes of states from engines that are kept for later passes."""
     passes: float = Field(gt=0)
     """How often training reads each sample."""
     draft_layers: int = Field(gt=0)
@@ -142,7 +145,7 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
         hardware: machine and prices.
     """
     found = {codec: cache_size(work.captured, ratio) for codec, ratio in work.ratios.items()}
-    sources = {name: _source(name, found, sizes, work, hardware) for name in SOURCES}
+    sources = {name: _source(name, found, sizes, work, hardware) for name in dict.fromkeys((*SOURCES, work.source))}
     chosen = sources[work.source]
     draft_bytes = 2.0 * (2 * sizes.vocabulary * sizes.hidden + draft_parameters(sizes, work))
     rest = work.captured.tokens.scaled(ANSWER_TOKEN_BYTES).plus(Range.around(4 * draft_bytes))
@@ -221,6 +224,8 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
     forward = work.captured.tokens.scaled(2.0 * sizes.parameters * rate)
     compute = _train_flops(sizes, work).scaled(work.passes * rate)
     tokens_only = found[TOKENS_ONLY]
+    if name == "engine":
+        return _from_engines(found, (forward, compute), work, hardware)
     if name != "cache":
         raw = found["bf16"].bytes
         local = raw.capped(PARTS_LIMIT) if name == "rolling" else NOTHING
@@ -232,6 +237,24 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
     reads = work.passes if stored.bytes.mid > PARTS_LIMIT else 1  # what fits its disk is fetched once
     hours = (forward.longer(once), compute.longer(once.scaled(work.passes)))
     return _priced(stored, stored.bytes.capped(PARTS_LIMIT), hours, reads, hardware)
+
+
+def _from_engines(
+    found: Mapping[str, CacheSize], once: tuple[Range, Range], work: Workload, hardware: Hardware
+) -> SourceCost:
+    """Return what states of engines take, which run on as many devices again, while the draft is trained.
+
+    Args:
+        found: codec -> what it takes.
+        once: hours of the target's forward pass over the data, and of all of training.
+        work: counts of the run.
+        hardware: machine and prices.
+    """
+    raw, (forward, compute) = found["bf16"].bytes, once
+    hours = forward.scaled(1 if work.keep_states >= raw.mid else work.passes).longer(compute)
+    cost = _priced(found[TOKENS_ONLY], raw.capped(work.keep_states), (NOTHING, hours), 1, hardware)
+    beside = hours.scaled(hardware.device_hour * hardware.devices)
+    return cost.model_copy(update={"money": cost.money.plus(beside)})
 
 
 def _priced(

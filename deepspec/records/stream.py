@@ -36,6 +36,9 @@ class Samples(Protocol):
     def length(self, number: int) -> int:
         """Return the tokens of a sample."""
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        """Hear which samples are read next, in this order, after those that were named before."""
+
     def record(self, number: int) -> Record:
         """Read a sample."""
 

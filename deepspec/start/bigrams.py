@@ -69,6 +69,7 @@ def read_bigrams(samples: Samples, most: int) -> Bigrams:
     numbers = list(samples.order(0))[:most]
     seen_S = torch.unique(torch.cat([_before_supervised(*samples.tokens(number))[1] for number in numbers]))
     counts_S, sums_SD = torch.zeros(len(seen_S), dtype=torch.int64), torch.empty(0)
+    samples.ahead(numbers)
     for number in numbers:
         record = read_record(samples, number)
         positions, tokens_N = _before_supervised(record.input_ids, record.loss_mask)

@@ -58,8 +58,8 @@ class EngineStates:
         """
         if not placement.endpoints:
             raise EngineError(
-                "cache.states=vllm and no engine to ask; give --endpoint URL of one that was started with what "
-                "`deepspec engine-args` prints, or let the run start one"
+                "states are wanted of an engine and there is no engine to ask; give --endpoint URL of one that was "
+                "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
             )
         self._proof, self._wanted, self._endpoints = proof, proof.wanted, placement.endpoints
         self._probes = [list(ids)[:PROBE_TOKENS] for ids in probes]

@@ -92,7 +92,9 @@ class TargetCache(Dataset[Record]):
         self.quarantined: dict[str, str] = {}
         """Samples whose bytes are damaged -> what is wrong with them."""
         if parts is None and self.facts.codec == TOKENS_ONLY:
-            raise SpecError("the cache holds tokens only; set train.source=online or rolling, or another cache.codec")
+            raise SpecError(
+                "the cache holds tokens only; set train.source=online, rolling or engine, or another cache.codec"
+            )
         self._on_corrupt = on_corrupt
         self._parts = parts or stored_parts(artifact, BoundedFolder(scratch / "fetched" / "parts", limit))
         self._after: dict[str, list[str]] = {}
@@ -160,6 +162,17 @@ class TargetCache(Dataset[Record]):
         names = [self.index.part_of(int(numbers[place])) for place in sorted(first.tolist())]
         for place, name in enumerate(names):
             self._after[name] = names[place + 1 : place + 1 + FETCHERS]
+
+    def ahead(self, split: str, numbers: Sequence[int]) -> None:
+        """Hear which samples of a split are read next, in this order; what is stored is there, so nothing is done."""
+
+    def note(self) -> str:
+        """Return in a few words what a reader should know while it reads; empty: nothing."""
+        return ""
+
+    def told(self) -> list[str]:
+        """Return in lines what has happened to what was read."""
+        return [f"left out: {damage}" for damage in self.quarantined.values()]
 
     def _record(self, number: int) -> Record:
         name = self.index.part_of(number)

@@ -50,6 +50,10 @@ class CacheSplit:
         """Return the tokens of a sample."""
         return int(self._lengths[number])
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        """Say which samples are read next, in this order."""
+        self._cache.ahead(self._split, numbers)
+
     def record(self, number: int) -> Record:
         """Read a sample."""
         return self._cache.record(number)

@@ -74,6 +74,8 @@ class Loop:
         """Steps whose numbers are fetched from the device together; it changes no result."""
         self.after_step: Callable[[], object] = _nothing
         """Called after each step, on the host: a card may still be busy with it."""
+        self.note: Callable[[], str] = str
+        """Returns in a few words what is to be known of where samples come from."""
         self._stream = Stream(samples, spec.global_batch, spec.seed)
         self.reader = Reader(samples=samples, share=self._share, supervise=task.supervise, pace=pace)
         self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)

@@ -88,7 +88,8 @@ def note(loop: Loop) -> str:
     share = loop.meter.utilization
     parts += [f"{loop.meter.tokens_per_second:.0f} tokens/s", f"data wait {loop.data_wait_share:.0%}"]
     parts += [f"memory {peak_memory(loop.task.device) / 1e9:.1f} GB"]
-    return "  ".join(parts if share is None else [*parts, f"MFU {share:.0%}"])
+    parts += [] if share is None else [f"MFU {share:.0%}"]
+    return "  ".join([*parts, *filter(None, [loop.note()])])
 
 
 def _shown(look: Mapping[str, Any]) -> str:

@@ -90,6 +90,8 @@ class Pace:
     """Threads."""
     bytes_ahead: int = 1 << 30
     """Bytes of states that are read, or being read, and not asked for yet; the next micro-batch is read in any case."""
+    steps_told: int = 0
+    """Steps beyond those begun of which the samples hear that they are read next: where they have to be made first."""
     pinned: bool = False
     """Whether into memory from which a card fetches while the host goes on."""
 
@@ -168,6 +170,8 @@ class _Ahead:
     def __init__(self, reader: Reader, pool: ThreadPoolExecutor, steps: range) -> None:
         self._reader, self._pool = reader, pool
         self._steps = iter(steps)
+        self._told: deque[Share] = deque()
+        """Steps of which the samples have heard, not begun yet."""
         self._planned: deque[_Planned] = deque()
         self._waiting: deque[Sequence[Row]] = deque()
         """Micro-batches of the steps begun whose states are not being read yet."""
@@ -192,12 +196,22 @@ class _Ahead:
 
     def _begin(self) -> None:
         """Plan one more step, if there is one."""
-        number = next(self._steps, None)
-        if number is not None:
-            share = self._reader.share(number)
+        self._tell()
+        if self._told:
+            share = self._told.popleft()
             plans = [self._pool.submit(self._reader.plan, rows) for rows in share.pieces]
             self._planned.append(_Planned(plans, share.tokens))
             self._waiting.extend(share.pieces)
+
+    def _tell(self) -> None:
+        """Let the samples hear what is read next."""
+        while len(self._told) <= self._reader.pace.steps_told:
+            number = next(self._steps, None)
+            if number is None:
+                return
+            share = self._reader.share(number)
+            self._told.append(share)
+            self._reader.samples.ahead([draw.number for rows in share.pieces for row in rows for draw in row])
 
     def _fill(self) -> None:
         """Read on, as far as there is room; the next micro-batch in any case."""

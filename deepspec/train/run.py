@@ -4,6 +4,7 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -52,6 +53,10 @@ READERS = 4
 """Threads that read for a card, at most: zstd gives some 1 GB/s of states each."""
 AHEAD_SHARE, MOST_AHEAD = 0.1, 4 << 30
 """Share of the host's free memory, and bytes, that states read ahead take at most."""
+ENGINES_SHARE = 0.25
+"""Share of the host's free memory that states take at most which engines gave and training has not read yet."""
+ASKED_AHEAD = 1024
+"""Samples of which the engines hear ahead, where their bytes allow it: twice what one of them takes at a time."""
 GATE_POOL = 64
 """Samples of which the shortest are computed again by the target."""
 
@@ -72,18 +77,39 @@ def run(
     try:
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
-        cache = open_cache(inputs["target_cache"], placement, spec.source, on_corrupt=spec.on_corrupt)
-        if ranks.first:
-            _check_cache(spec, inputs["target_cache"], cache, placement, report)
-        loop = make_loop(spec, cache, ranks, placement, report.log)
-        loop.answered = _answered(inputs["target_cache"], cache)
-        kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
-        for damage in cache.quarantined.values():
-            report.log(f"left out: {damage}")
-        ranks.wait()
-        return _counts(loop, cache, kept)
+        with _opened(spec, inputs["target_cache"], out, ranks, placement, report) as cache:
+            if ranks.first:
+                _check_cache(spec, inputs["target_cache"], cache, placement, report)
+            loop = make_loop(spec, cache, ranks, placement, report.log)
+            loop.answered = _answered(inputs["target_cache"], cache)
+            kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
+            for line in cache.told():
+                report.log(line)
+            ranks.wait()
+            return _counts(loop, cache, kept)
     finally:
         ranks.leave()
+
+
+def _opened(
+    spec: TrainSpec, artifact: Artifact, out: Out, ranks: Ranks, placement: Placement, report: Report
+) -> AbstractContextManager[TargetCache]:
+    """Return the cache as training reads it, for as long as the block runs."""
+    if spec.source != "engine":
+        return nullcontext(open_cache(artifact, placement, spec.source, on_corrupt=spec.on_corrupt))
+    from deepspec.states.live import Room, engine_cache  # loads the client of engines, which takes a second
+
+    here = max(1, ranks.count // ranks.machines)
+    free = free_bytes(torch.device("cpu"))
+    room = Room(
+        ahead=min(placement.staging_limit, int(ENGINES_SHARE * free)) // here,
+        folder=out.scratch / "states",
+        kept=spec.keep_states,
+        sharers=here,
+        proves=ranks.rank % here == 0,
+    )
+    own = placement.model_copy(update={"staging_limit": placement.staging_limit // here})
+    return engine_cache(artifact, spec, room, own, report)
 
 
 def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
@@ -166,7 +192,8 @@ def make_loop(
     )
     ranks.wait()  # what the first one did alone may have taken long
     cut = Cut(ranks=ranks.count, micro_batch=placement.micro_batch or 1, pack=placement.pack)
-    loop = Loop(task, train, ranks, cut, _pace(placement, ranks))
+    loop = Loop(task, train, ranks, cut, _pace(spec, placement, ranks))
+    loop.note = cache.note
     if ranks.device.type == "cuda" and loop.total * spec.global_batch // ranks.count >= PAYS_FROM:
         compile_draft(model)
         log("the draft is compiled for the card: the first step of each kind of shape takes a minute or more")
@@ -188,13 +215,19 @@ def _answered(artifact: Artifact, cache: TargetCache) -> Answered:
     return Answered(sampled=cache.facts.sampled, stop_ids=stops, kinds=kinds)
 
 
-def _pace(placement: Placement, ranks: Ranks) -> Pace:
+def _pace(spec: TrainSpec, placement: Placement, ranks: Ranks) -> Pace:
     """Return how far and how wide each rank reads ahead: cores and free memory are shared by those of a machine."""
     card = ranks.device.type == "cuda"
     here = max(1, ranks.count // ranks.machines)
     spare = max(1, min(READERS, (os.cpu_count() or 1) // here - 1))
     room = int(AHEAD_SHARE * free_bytes(torch.device("cpu")) / here)
-    return Pace(workers=placement.readers or (spare if card else 1), bytes_ahead=min(room, MOST_AHEAD), pinned=card)
+    own = max(1, spec.global_batch // ranks.count)
+    return Pace(
+        workers=placement.readers or (spare if card else 1),
+        bytes_ahead=min(room, MOST_AHEAD),
+        steps_told=math.ceil(ASKED_AHEAD * max(1, len(placement.endpoints)) / own) if spec.source == "engine" else 0,
+        pinned=card,
+    )
 
 
 def _unjudged(spec: TrainSpec) -> str:

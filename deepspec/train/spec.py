@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from deepspec.artifacts import NOT_ADDRESSED
 from deepspec.start.beginning import Beginning
@@ -14,8 +14,16 @@ class TrainSpec(Beginning):
     Layers, sizes and identity of the target come from the cache.
     """
 
-    source: Literal["cache", "online", "rolling"] = "cache"
-    """Where hidden states come from: stored; from the target, sample by sample; or from it, part by part."""
+    source: Literal["cache", "online", "rolling", "engine"] = "cache"
+    """Where hidden states come from: stored; from the target, sample by sample; from it, part by part; or from engines
+    that serve it meanwhile."""
+    engine_version: str | None = None
+    """Version of the engines whose states they are; None: asked of them when a run begins."""
+    engine_quantization: str | None = None
+    """How the engines quantise a target whose checkpoint is not (fp8, …); None: not at all."""
+    keep_states: ByteSize = Field(default=ByteSize(0), ge=0, json_schema_extra=NOT_ADDRESSED)
+    """Bytes of states from engines that are kept in scratch, for later epochs and for a run that goes on: 200GB, 2TB;
+    0: none."""
     on_corrupt: Literal["stop", "quarantine"] = "stop"
     """A stored sample that does not match its checksum: stop, or list it and let it supervise nothing."""
 
@@ -83,6 +91,14 @@ class TrainSpec(Beginning):
             raise ValueError(
                 f"warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} are more than all steps "
                 "together; lower one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_asked(self) -> Self:
+        if self.source != "engine" and (self.engine_version or self.engine_quantization or self.keep_states):
+            raise ValueError(
+                "engine_version, engine_quantization and keep_states are of an engine; set train.source=engine"
             )
         return self
 

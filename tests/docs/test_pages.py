@@ -65,7 +65,8 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
     blocks += re.findall(r"(?:^(?: {4}|\t).*\n)+", FENCE.sub("", text), re.MULTILINE)
     for line in (line for block in blocks for line in block.splitlines()):
         if found := re.search(r"(?:^|[\s$(=&])deepspec (?=[a-z])(.*)$", line):
-            yield re.split(r"\s(?:#|\||&&|>|;|\s)|\)$", f"{found[1].strip()} ")[0].strip(), True
+            typed = re.sub(r"\$[A-Z]+ ", "", found[1])  # options that the page has named before
+            yield re.split(r"\s(?:#|\||&&|>|;|\s)|\)$", f"{typed.strip()} ")[0].strip(), True
     for span in re.findall(r"`deepspec ([a-z][^`\n]*)`", FENCE.sub("", text)):
         yield span.partition(" | ")[0], False
 

@@ -242,6 +242,21 @@ def test_the_chosen_source_decides_what_the_plan_costs():
     assert cost.store_bytes.mid < 0.01 * cost.cache_bytes["bf16-zstd"].mid
 
 
+def test_engines_beside_training_cost_as_many_devices_again_and_what_is_kept_is_asked_for_once():
+    """Ten forward passes take longer than training; one, with the other nine read from a disk, does not."""
+    engine = ("limits.hardware=h100x8", "train.source=engine", "cache.codec=none")
+    cost = plan_estimate(plan_of("qwen3-4b", *engine, dataset="open-perfectblend"))
+    live, online = cost.sources["engine"], cost.sources["online"]
+    forward = 2 * 4_022_468_096 * 1.2402e9 / (8 * 320e12) / 3600
+    computing = online.train_hours.mid - 10 * forward
+    assert live.train_hours.mid == pytest.approx(max(10 * forward, computing))
+    assert live.money.mid == pytest.approx(online.money.mid + (2 * live.train_hours.mid - online.train_hours.mid) * 20)
+    assert (live.stored, live.local.mid) == (online.stored, 0)
+    kept = plan_estimate(plan_of("qwen3-4b", *engine, "train.keep_states=100TB", dataset="open-perfectblend"))
+    assert kept.sources["engine"].train_hours.mid == pytest.approx(max(forward, computing))
+    assert kept.sources["engine"].local.mid == kept.cache_bytes["bf16"].mid
+
+
 def test_states_that_are_computed_while_training_are_not_stored_too():
     with pytest.raises(SpecError, match=r"set cache\.codec=none, or train\.source=cache"):
         plan_of("qwen3-4b", "train.source=rolling", dataset="open-perfectblend")

@@ -12,6 +12,7 @@ from deepspec.placement import Endpoint
 from deepspec.plan.checks import CHECKS, outcomes
 from deepspec.stages import STAGES, address
 from deepspec.target.heads import checkpoint_dtype
+from deepspec.train.spec import TrainSpec
 from infra.children.stage import _engines
 from infra.engines.states import staging_folder
 from infra.known import known
@@ -43,7 +44,23 @@ def test_min_p_is_not_asked_of_an_engine_that_ignores_it(place):
     assert seen(place, *told, endpoints=THERE, only="cache") == "vllm: 1 endpoints"
 
 
+LIVE = ("train.source=engine", "cache.codec=none")
+
+
+def test_training_on_states_as_they_are_made_needs_engines_that_run(place):
+    assert seen(place, *LIVE, endpoints=THERE) == "vllm, while the draft is trained: 1 endpoints"
+    assert seen(place, *LIVE, only="cache") == "engines, while the draft is trained"
+    assert "they run beside training, on cards or machines of their own" in seen(place, *LIVE)
+    asked = seen(place, *LIVE, "regenerate.sampling.min_p=0.1", endpoints=THERE)
+    assert "train.source=engine with the same --endpoint: a vLLM that gives states ignores min_p" in asked
+
+
 @pytest.mark.parametrize(("overrides", "message"), [
+    (("train.source=engine",), "train.source=engine computes the states while it trains"),
+    (("train.keep_states=1GB",), "are of an engine; set train.source=engine"),
+    (("train.engine_version=0.32.0",), "are of an engine; set train.source=engine"),
+    ((*LIVE, "train.keep_states=much"), "keep_states"),
+    ((*LIVE, "train.keep_states=-5"), "keep_states"),
     (("cache.states=vllm", "cache.codec=none"), "cache.codec=none stores no states"),
     (("cache.states=vllm", "train.source=online"), "train.source=online computes the states"),
     (("cache.engine_version=0.32.0",), "are of an engine; set cache.states=vllm"),
@@ -67,6 +84,29 @@ def test_an_engine_and_its_version_and_quantisation_are_part_of_a_cache_and_old_
     assert len({address(STAGES["cache"], spec, {"answers": "a"}) for spec in several}) == len(several)
     assert plain.identity() == {"target": TARGET.identity()}
     assert (plain.engine_tokens, engine.engine_tokens) == (0, CacheOptions().max_length)
+
+
+def test_an_engine_is_part_of_a_draft_that_is_trained_on_its_states_and_what_is_kept_is_not():
+    plain = TrainSpec()
+    engine = plain.but(source="engine", engine_version="0.32.0")
+    several = [plain, engine, engine.but(engine_version="0.33.0"), engine.but(engine_quantization="fp8")]
+    addresses = [address(STAGES["train"], spec, {"target_cache": "c"}) for spec in several]
+    assert len(set(addresses)) == len(several)
+    assert plain.identity() == {}
+    kept = engine.but(keep_states="200GB")
+    assert kept.keep_states == 200 * 10**9
+    assert address(STAGES["train"], kept, {"target_cache": "c"}) == addresses[1]
+
+
+def test_training_is_told_the_version_of_the_engines_that_it_asks(place, monkeypatch):
+    monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
+    plan = choices(place, *LIVE).plan()
+    asked = versioned(plan, site(place, endpoints=THERE))
+    assert asked.train.engine_version == "0.32.0 of ['http://127.0.0.1:9/v1']"
+    assert asked.cache == plan.cache
+    assert versioned(plan, site(place)) is plan
+    told = choices(place, *LIVE, "train.engine_version=0.31.0").plan()
+    assert versioned(told, site(place, endpoints=THERE)).train.engine_version == "0.31.0"
 
 
 def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place, monkeypatch):

@@ -56,6 +56,8 @@ class Served:
     requests: int = 0
     dies_at: int | None = None
     """Answers after which files are no longer written, though 200 is said."""
+    delay: float = 0.0
+    """Seconds until a request is answered."""
     asked: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     most_bytes: int = 0
@@ -105,6 +107,7 @@ class Served:
         size = len(ids) * len(self.layer_ids) * 32 * 4
         self._bytes += size
         self.most_bytes = max(self.most_bytes, self._bytes)
+        await asyncio.sleep(self.delay)
         states, following = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
         self._bytes -= size
         if self.lock != "none":

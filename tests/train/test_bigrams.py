@@ -36,6 +36,9 @@ class Few:
     def length(self, number: int) -> int:
         return len(self.records[number].input_ids)
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        pass
+
     def record(self, number: int) -> Record:
         return self.records[number]
 

@@ -52,6 +52,9 @@ class ToySamples:
     def length(self, number: int) -> int:
         return len(self.records[number].input_ids)
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        pass
+
     def record(self, number: int) -> Record:
         return self.records[number]
 

@@ -40,7 +40,7 @@ def cache(known: Known) -> Seen:
     where, source = f"{manifest.kind}/{manifest.address}", known.plan.train.source
     _check_complete(known, manifest)
     if source == "cache" and facts.codec == "none":
-        raise SpecError(f"{where} holds tokens only; set train.source=online or rolling")
+        raise SpecError(f"{where} holds tokens only; set train.source=online, rolling or engine")
     if source == "rolling" and "batch_tokens" not in manifest.spec:
         raise SpecError(f"{where} was imported and has no forward passes to repeat; set train.source=cache or online")
     if source == "rolling":

@@ -1,27 +1,47 @@
-"""What computes the states of a cache, and what cannot be asked of it beside."""
+"""What computes the states of a cache and of training, and what cannot be asked of it beside."""
 
-from deepspec.errors import SpecError
+from deepspec.errors import EngineError, SpecError
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import Seen
 
 
 def engine(known: Known) -> Seen:
     """Hold what regeneration asks against an engine that gives states, where one endpoint has to do both."""
-    cache, given = known.plan.cache, known.placement.endpoints
-    if known.plan.dataset.cache is not None or known.plan.draft is not None:
+    cache, train, given = known.plan.cache, known.plan.train, known.placement.endpoints
+    if known.plan.draft is not None or (known.plan.dataset.cache is not None and train.source != "engine"):
         return Seen("none are made by this run")
+    if train.source == "engine":
+        return _while_training(known)
     if cache.states == "transformers":
         return Seen("transformers, in this process")
-    if known.plan.train.source != "cache":
+    if train.source != "cache":
         raise SpecError(
-            f"cache.states={cache.states} and train.source={known.plan.train.source}, which computes states with "
-            "transformers while it trains; leave out one"
+            f"cache.states={cache.states} and train.source={train.source}, which computes states with transformers "
+            "while it trains; leave out one"
         )
-    answers = known.plan.dataset.answers is None and known.makes("regenerate")
-    if given and answers and known.plan.regenerate.sampling.min_p:
-        raise SpecError(
-            f"regenerate.sampling.min_p={known.plan.regenerate.sampling.min_p:g} and cache.states={cache.states} with "
-            "the same --endpoint: a vLLM that gives states ignores min_p; make the answers first (deepspec regenerate, "
-            "with an engine of its own), or set regenerate.sampling.min_p=0"
-        )
+    _check_answers(known, f"cache.states={cache.states}")
     return Seen(f"{cache.states}: {f'{len(given)} endpoints' if given else 'an engine that the run starts'}")
+
+
+def _while_training(known: Known) -> Seen:
+    """See that there are engines, which run beside training: on cards, or machines, of their own."""
+    given = known.placement.endpoints
+    if not known.makes("train"):
+        return Seen("engines, while the draft is trained")
+    if not given:
+        raise EngineError(
+            "train.source=engine and no engine: they run beside training, on cards or machines of their own; start "
+            "each with the line that `deepspec engine-args` prints and give --endpoint URL --model target"
+        )
+    _check_answers(known, "train.source=engine")
+    return Seen(f"vllm, while the draft is trained: {len(given)} endpoints")
+
+
+def _check_answers(known: Known, setting: str) -> None:
+    answers = known.plan.dataset.cache is None and known.plan.dataset.answers is None and known.makes("regenerate")
+    if known.placement.endpoints and answers and known.plan.regenerate.sampling.min_p:
+        raise SpecError(
+            f"regenerate.sampling.min_p={known.plan.regenerate.sampling.min_p:g} and {setting} with the same "
+            "--endpoint: a vLLM that gives states ignores min_p; make the answers first (deepspec regenerate, with an "
+            "engine of its own), or set regenerate.sampling.min_p=0"
+        )

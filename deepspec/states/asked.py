@@ -1,8 +1,8 @@
-"""Samples whose states an engine gives, on their way into parts."""
+"""Engines that give the states of some samples, for whoever wants them: a cache, or training."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from deepspec.cache.spec import CacheSpec
 from deepspec.errors import SpecError
 from deepspec.placement import Placement
 from deepspec.report import Report
@@ -18,16 +18,28 @@ PROBES = 3
 """Prompts by which an engine is proven before the first sample."""
 
 
+class Named(Protocol):
+    """Which engine is wanted: fields that the specs of stages have."""
+
+    @property
+    def engine_version(self) -> str | None:
+        """Return its version."""
+
+    @property
+    def engine_quantization(self) -> str | None:
+        """Return how it quantises a target whose checkpoint is not."""
+
+
 def engine_states(
-    spec: CacheSpec, target: Target, layers: Sequence[int], items: Sequence[Item], placement: Placement, report: Report
+    spec: Named, target: Target, layers: Sequence[int], items: Sequence[Item], placement: Placement, report: Report
 ) -> EngineStates:
-    """Return engines that give the states of a cache, proven by some of its own samples once they are entered.
+    """Return engines that give states, proven by some of the samples once they are entered.
 
     Args:
-        spec: of the cache.
+        spec: which engine.
         target: in memory, or described.
         layers: captured layers.
-        items: samples of a shard, at least one.
+        items: some of the samples, at least one.
         placement: endpoints.
         report: who listens.
 
@@ -35,7 +47,10 @@ def engine_states(
         SpecError: the spec does not say of which version they are to be.
     """
     if spec.engine_version is None:
-        raise SpecError("cache.states=vllm without cache.engine_version: which engine is part of what a cache is")
+        raise SpecError(
+            "states of an engine without its version (cache.engine_version, train.engine_version), which is part of "
+            "what is made of them"
+        )
     wanted = Wanted(
         layers=tuple(layers),
         num_layers=target.num_layers,
