@@ -17,8 +17,8 @@ from deepspec.export.run import read_forms
 from deepspec.families import read_folder
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import CachedStates, Parity, check_parity
+from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
-from deepspec.target.live import open_cache
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.codec import TOKENS_ONLY

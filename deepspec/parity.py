@@ -21,12 +21,12 @@ from deepspec.algorithms.chains import entries
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.peagle import PEagle
 from deepspec.algorithms.slots import backbone, previous_tokens
-from deepspec.decoding.eagle import EagleProposer, EagleRows, ParallelProposer, ParallelRows
-from deepspec.decoding.propose import BlockProposer, BlockRows, Correction
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import ParityError
 from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.proposers.eagle import EagleProposer, EagleRows, ParallelProposer, ParallelRows
+from deepspec.proposers.propose import BlockProposer, BlockRows, Correction
 from deepspec.records.batch import Batch, Record, collate, supervises
 from deepspec.target.load import Target
 

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepspec.decoding.confidence import calibrated
-from deepspec.decoding.fixed import span_of
 from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.schedule import StepRate, replay
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.formats.speed import BatchSpeed, LoadSpeed
+from deepspec.kv.fixed import span_of
+from deepspec.proposers.confidence import calibrated
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Floats, tally
 from deepspec.target.load import Target

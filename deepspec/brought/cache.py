@@ -9,7 +9,8 @@ from pydantic import Field
 from deepspec.artifacts import ArtifactRef, PartMark, Spec, TargetId, address_of, read_manifest, reference
 from deepspec.brought.public_form import DTYPES, Looked, PublicCache
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
-from deepspec.formats.bad_rows import DEFAULT_SHARE, FROM_ROWS, BadShare, told
+from deepspec.lines.bad_rows import DEFAULT_SHARE, FROM_ROWS, BadShare, told
+from deepspec.passes.samples import check_finite
 from deepspec.publish import Out, is_complete
 from deepspec.records.batch import Record
 from deepspec.report import Report
@@ -18,7 +19,6 @@ from deepspec.target.heads import read_target
 from deepspec.target.identity import identify
 from deepspec.target.load import Target, load_target
 from deepspec.target.mask_token import mask_token_facts
-from deepspec.target.samples import check_finite
 from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
 from deepspec.target_cache.index import INDEX, write_index
 from deepspec.target_cache.part import PartWriter, concatenate, part_name, raw_record_bytes

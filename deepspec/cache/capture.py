@@ -17,14 +17,8 @@ from deepspec.cache.judged import tally
 from deepspec.cache.leaving import Leaving
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.disk import writing
-from deepspec.formats.bad_rows import BadRows
-from deepspec.placement import Placement
-from deepspec.publish import Out
-from deepspec.report import Report
-from deepspec.target.layers import check_layers, default_layers
-from deepspec.target.load import Target, load_fitting, load_placed
-from deepspec.target.mask_token import mask_token_facts
-from deepspec.target.samples import (
+from deepspec.lines.bad_rows import BadRows
+from deepspec.passes.samples import (
     Item,
     batches,
     cut_parts,
@@ -33,6 +27,12 @@ from deepspec.target.samples import (
     read_items,
     shard_files,
 )
+from deepspec.placement import Placement
+from deepspec.publish import Out
+from deepspec.report import Report
+from deepspec.target.layers import check_layers, default_layers
+from deepspec.target.load import Target, load_fitting, load_placed
+from deepspec.target.mask_token import mask_token_facts
 from deepspec.target_cache.codec import TOKENS_ONLY
 from deepspec.target_cache.part import Encoded, PartWriter, part_name
 from deepspec.target_cache.sizes import BF16_BYTES

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from deepspec.chat.clock import DATE
 from deepspec.errors import SourceError
-from deepspec.formats.bad_rows import BadRows, told
+from deepspec.lines.bad_rows import BadRows, told
 
 _DROPPED = "dropped_"
 _STATUS = "status_"

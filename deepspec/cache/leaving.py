@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from deepspec.target.samples import Item, check_each_finite, finite, supervising
+from deepspec.passes.samples import Item, check_each_finite, finite, supervising
 from deepspec.target_cache.codec import CODECS
 from deepspec.target_cache.part import Encoded, planes_of
 

@@ -13,10 +13,10 @@ from deepspec.cache.judged import no_sample
 from deepspec.cache.measured import Measured
 from deepspec.cache.spec import CacheOptions
 from deepspec.chat.template import ChatTemplate
+from deepspec.passes.samples import Item, padded, read_items, to_record
 from deepspec.ranges import Range
 from deepspec.target.layers import default_layers
 from deepspec.target.load import Target
-from deepspec.target.samples import Item, padded, read_items, to_record
 from deepspec.target_cache.codec import CODECS, TOKENS_ONLY, encode
 
 ROWS = 2000

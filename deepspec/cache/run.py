@@ -11,7 +11,7 @@ from deepspec.cache.judged import line, no_sample, tally
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError
-from deepspec.formats.bad_rows import BadRows
+from deepspec.lines.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec, TargetId
-from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
 from deepspec.target_cache.sizes import MIB
 
 BAD_SHARE = "cache.bad_share"

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, DeepSpecError
+from deepspec.passes.agree import difference, tolerance
+from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.target.agree import difference, tolerance
-from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.codec import TOKENS_ONLY
 from deepspec.target_cache.fetch import BoundedFolder

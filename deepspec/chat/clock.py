@@ -16,7 +16,7 @@ import jinja2.meta
 from jinja2 import Environment, TemplateError
 
 from deepspec.errors import RowError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 DATE = date(2026, 1, 1)
 """The date that templates are given where nothing else is said."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from deepspec.errors import RowError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 Message = Mapping[str, Any]
 

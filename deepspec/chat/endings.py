@@ -12,7 +12,7 @@ from deepspec.chat.answered import Message
 from deepspec.chat.rendering import Renderer, Told
 from deepspec.chat.tool_calls import probe_of_a_call
 from deepspec.errors import RowError, TargetError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 _SAID = "probed words"
 _USER: Message = {"role": "user", "content": "x"}

@@ -11,7 +11,7 @@ from deepspec.chat.faithful import Signs, before_stop, generated_text, marks_in,
 from deepspec.chat.rendering import Renderer, Told
 from deepspec.chat.tool_calls import name_of
 from deepspec.errors import RowError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 
 class Text(NamedTuple):

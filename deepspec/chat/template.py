@@ -17,7 +17,7 @@ from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.generated import TurnReader
 from deepspec.chat.rendering import Renderer, Told
 from deepspec.errors import RowError, TargetError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

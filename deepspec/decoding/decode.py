@@ -13,14 +13,14 @@ from torch import Tensor
 
 from deepspec.decoding.clock import Clock
 from deepspec.decoding.fitting import USUAL
-from deepspec.decoding.fixed import span_of
 from deepspec.decoding.graphs import Recorder
-from deepspec.decoding.propose import Proposer
 from deepspec.decoding.recorded import FixedRounds, RecordedWork
 from deepspec.decoding.round import Work, read
 from deepspec.decoding.running import Row, Running
-from deepspec.decoding.sampling import Noise, pick, probabilities
 from deepspec.decoding.target_rows import Passes, TargetRows
+from deepspec.kv.fixed import span_of
+from deepspec.proposers.propose import Proposer
+from deepspec.proposers.sampling import Noise, pick, probabilities
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from deepspec.decoding.propose import Proposer
+from deepspec.proposers.propose import Proposer
 from deepspec.target.load import Target
 
 USUAL = 8

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.decoding.fixed import rows_of, span_of
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.propose import ProposerRows
 from deepspec.decoding.round import Work
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.running import Running
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.kv.fixed import rows_of, span_of
+from deepspec.kv.rows import RowCache
+from deepspec.proposers.propose import ProposerRows
 from deepspec.rounds.decoded import Settings
 
 

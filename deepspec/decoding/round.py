@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deepspec.decoding.confidence import trusted
-from deepspec.decoding.memory import Memory
-from deepspec.decoding.propose import ProposerRows
-from deepspec.decoding.sampling import Proposal, Verdict, verify
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.kv.memory import Memory
+from deepspec.proposers.confidence import trusted
+from deepspec.proposers.propose import ProposerRows
+from deepspec.proposers.sampling import Proposal, Verdict, verify
 from deepspec.rounds.decoded import Settings
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deepspec.decoding.memory import Memory
-from deepspec.decoding.propose import ProposerRows
 from deepspec.decoding.round import Told
-from deepspec.decoding.sampling import Noise
+from deepspec.kv.memory import Memory
+from deepspec.proposers.propose import ProposerRows
+from deepspec.proposers.sampling import Noise
 from deepspec.rounds.decoded import Decoded, FinishReason, Prompt, Round
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.fitting import USUAL, fitting_rows
-from deepspec.decoding.fixed import FixedCache
-from deepspec.decoding.propose import Proposer
-from deepspec.decoding.readers import Way, reader_for
+from deepspec.kv.fixed import FixedCache
+from deepspec.kv.readers import Way, reader_for
+from deepspec.proposers.propose import Proposer
 from deepspec.target.load import Target
 
 Passes = Literal["growing", "fixed", "recorded"]

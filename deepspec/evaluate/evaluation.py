@@ -20,8 +20,8 @@ from deepspec.evaluate.shards import Role, Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
 from deepspec.formats.questions import Question
-from deepspec.formats.rows import read_rows, write_rows
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
+from deepspec.lines.rows import read_rows, write_rows
 from deepspec.page import scores as reports
 from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown

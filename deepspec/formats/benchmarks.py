@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError
 
 from deepspec.artifacts import Spec, checksum
 from deepspec.errors import SourceError, UnknownNameError
-from deepspec.formats.rows import SUFFIXES
+from deepspec.lines.rows import SUFFIXES
 
 HUB = "hf:"
 """A digest that begins so names a dataset at a revision; others are checksums of files."""

@@ -9,7 +9,7 @@ from typing import Any
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError
 from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark, HubBenchmark
-from deepspec.formats.rows import is_text, read_rows
+from deepspec.lines.rows import is_text, read_rows
 
 HUB_FILES = "hf://datasets/{dataset}@{revision}/{files}"
 """Where files of a dataset's repository lie."""

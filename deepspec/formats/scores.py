@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.rounds.measure import Estimate
 

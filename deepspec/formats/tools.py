@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepspec.errors import RowError
-from deepspec.formats.rows import DEEPEST, nests_beyond
+from deepspec.lines.rows import DEEPEST, nests_beyond
 
 
 def tools_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:

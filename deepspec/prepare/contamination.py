@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepspec.errors import SourceError
-from deepspec.formats.rows import is_text, read_rows
+from deepspec.lines.rows import is_text, read_rows
 from deepspec.prepare.text import run_hashes, tokens
 
 WRAPPING = 10

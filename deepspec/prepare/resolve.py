@@ -20,9 +20,9 @@ from pydantic import ValidationError
 
 from deepspec.artifacts import checksum
 from deepspec.errors import SourceError, SpecError, UnknownNameError
-from deepspec.formats.lines import is_url
-from deepspec.formats.rows import SUFFIXES, form_of
 from deepspec.formats.tensor_heads import check_pointer
+from deepspec.lines.lines import is_url
+from deepspec.lines.rows import SUFFIXES, form_of
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.spec import Source
 

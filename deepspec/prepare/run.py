@@ -10,8 +10,8 @@ from typing import Any
 
 from deepspec.artifacts import Artifact, canonical_json
 from deepspec.errors import SourceError
-from deepspec.formats.bad_rows import told
-from deepspec.formats.rows import Row, RowWriter, read_rows
+from deepspec.lines.bad_rows import told
+from deepspec.lines.rows import Row, RowWriter, read_rows
 from deepspec.placement import Placement
 from deepspec.prepare.choose import KEPT, Reasons, choose, split_of
 from deepspec.prepare.intake import Intake

@@ -7,9 +7,9 @@ from urllib.parse import parse_qsl
 import datasets
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.columns import rows_of, without_nulls
-from deepspec.formats.lines import LONGEST_LINE
-from deepspec.formats.rows import Row, read_rows
+from deepspec.lines.columns import rows_of, without_nulls
+from deepspec.lines.lines import LONGEST_LINE
+from deepspec.lines.rows import Row, read_rows
 from deepspec.prepare.resolve import HUB
 
 _BATCH = 256

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from deepspec.errors import AnswersError, StoreError
 from deepspec.formats.conversations import AnswerRow
-from deepspec.formats.rows import dump_row
+from deepspec.lines.rows import dump_row
 
 SYNC_SECONDS = 1.0
 

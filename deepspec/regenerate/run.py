@@ -13,8 +13,8 @@ from deepspec.artifacts import Artifact
 from deepspec.engines.failures import LONGEST_REASON, AskError
 from deepspec.engines.patience import PATIENCE_SECONDS, until
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
-from deepspec.formats.bad_rows import one_row
 from deepspec.formats.conversations import AnswerRow, PromptRow
+from deepspec.lines.bad_rows import one_row
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers

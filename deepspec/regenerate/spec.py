@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.chat.clock import DATE
-from deepspec.formats.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from deepspec.errors import SpecError
+from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.digest import digest_of
@@ -12,7 +13,6 @@ from deepspec.states.proof import Proof
 from deepspec.states.source import EngineStates
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
-from deepspec.target.samples import Item
 
 PROBES = 3
 """Prompts by which an engine is proven before the first sample."""

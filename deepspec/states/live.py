@@ -16,6 +16,7 @@ from torch import Tensor
 from deepspec.artifacts import Artifact
 from deepspec.chat.template import Sample
 from deepspec.errors import SourceError
+from deepspec.passes.samples import Item, check_finite, to_record
 from deepspec.placement import Placement
 from deepspec.records.batch import Record
 from deepspec.report import Report
@@ -24,7 +25,6 @@ from deepspec.states.asked import PROBES, Named, engine_states
 from deepspec.states.kept import Kept
 from deepspec.states.source import EngineStates
 from deepspec.target.load import Target, describe_target, load_fitting, located
-from deepspec.target.samples import Item, check_finite, to_record
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.facts import CacheFacts
 from deepspec.target_cache.fetch import BoundedFolder, PartSource

@@ -20,13 +20,13 @@ from deepspec.engines.concurrency import LARGEST
 from deepspec.engines.failures import AskError
 from deepspec.engines.patience import PATIENCE_SECONDS
 from deepspec.errors import EngineError
+from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.client import Asked, Given, StatesClient
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import RESTART
-from deepspec.target.samples import Item
 
 PROVEN_OF = 16
 """One of so many samples is proven against the engine's own next tokens, chosen by its id."""

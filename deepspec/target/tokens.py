@@ -7,8 +7,8 @@ from typing import Any
 
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
-from deepspec.formats.bad_rows import one_row
 from deepspec.formats.tensor_heads import check_pointer, listed, read_object
+from deepspec.lines.bad_rows import one_row
 from deepspec.target.identity import TOKENIZER_FILES, read_template
 
 TOKENIZER = "tokenizer.json"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import ParityError
+from deepspec.passes.agree import difference, tolerance
+from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
-from deepspec.target.agree import difference, tolerance
-from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.codec import TOKENS_ONLY
 

@@ -17,20 +17,20 @@ from torch import Tensor
 from deepspec.errors import CancelledError
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Cut, Samples, Share, Stream
+from deepspec.steps.checkpoint import Checkpoints, Saved, Saves
+from deepspec.steps.guard import Guard
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import Pace, Reader, Step
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve, Taken, Unread
 from deepspec.train.accepted import Answered
-from deepspec.train.checkpoint import Checkpoints, Saved, Saves
-from deepspec.train.guard import Guard
-from deepspec.train.meter import Meter, device_peak, step_flops
 from deepspec.train.muon import OPTIMIZERS
-from deepspec.train.progress import Look, Progress
-from deepspec.train.ranks import Ranks
-from deepspec.train.reader import Pace, Reader, Step
 from deepspec.train.schedule import rate_of
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task, add, total_denominators
-from deepspec.train.unread import Sieve, Taken, Unread
 from deepspec.train.validation import Validation
+from deepspec.watch.meter import Meter, device_peak, step_flops
+from deepspec.watch.progress import Look, Progress
 
 _Result = TypeVar("_Result")
 

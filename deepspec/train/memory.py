@@ -17,7 +17,7 @@ from deepspec.errors import TrainingError
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Record, collate_rows, on_device
 from deepspec.records.stream import Cut, Samples, read_record
-from deepspec.train.reader import MicroBatch, Supervised
+from deepspec.steps.reader import MicroBatch, Supervised
 from deepspec.train.task import Task, total_denominators
 
 SHARE = 0.8

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
+from deepspec.steps.ranks import Ranks
 from deepspec.train.optimizer import FP32_BYTES, MasterAdamW, collector
-from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 
 TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2")

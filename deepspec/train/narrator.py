@@ -6,9 +6,9 @@ from typing import Any
 
 from deepspec.report import Report
 from deepspec.train.accepted import LENGTH
-from deepspec.train.figure import learning_curve
 from deepspec.train.loop import Loop
-from deepspec.train.meter import peak_memory
+from deepspec.watch.figure import learning_curve
+from deepspec.watch.meter import peak_memory
 
 PROGRESS_SECONDS = 1.0
 FIGURE_SECONDS = 60.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
-from deepspec.train.ranks import Ranks
+from deepspec.steps.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 
 BUFFERS = ("master", "exp_avg", "exp_avg_sq")

@@ -19,31 +19,31 @@ from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import SourceError
 from deepspec.models.compiled import PAYS_FROM, compile_draft
 from deepspec.models.flex import check_heads
+from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.records.stream import Cut
 from deepspec.report import Report
 from deepspec.start.begin import earlier_weights, new_draft
 from deepspec.start.previous import STATE
+from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import Pace
 from deepspec.store import Store
-from deepspec.target.live import open_cache
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train.accepted import Answered
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
-from deepspec.train.meter import peak_memory
 from deepspec.train.narrator import Narrator
-from deepspec.train.ranks import Ranks
-from deepspec.train.reader import Pace
 from deepspec.train.spec import TrainSpec
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task
-from deepspec.train.trace import traced
 from deepspec.train.trackers import Trackers
+from deepspec.watch.meter import peak_memory
+from deepspec.watch.trace import traced
 
 METRICS = "metrics.jsonl"
 CURVE = "learning_curve.png"

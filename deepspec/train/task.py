@@ -12,7 +12,7 @@ from deepspec.losses.chunked import Kernel, kernel_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Tokens, each_tensor
-from deepspec.train.reader import MicroBatch, Supervised
+from deepspec.steps.reader import MicroBatch, Supervised
 from deepspec.train.spec import TrainSpec
 
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -9,7 +9,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from deepspec.errors import SpecError, UnknownNameError
 from deepspec.train.loop import Loop
-from deepspec.train.meter import peak_memory
+from deepspec.watch.meter import peak_memory
 
 
 class Trackers:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Draw, Samples, Share, key_of
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import Pace, Reader
+from deepspec.steps.stop import StopSignal
 from deepspec.train.accepted import AcceptedLength, Answered
-from deepspec.train.ranks import Ranks
-from deepspec.train.reader import Pace, Reader
-from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task, add, total_denominators
 
 EPOCH = -1

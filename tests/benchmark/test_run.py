@@ -15,9 +15,9 @@ from deepspec.decoding.schedule import StepRate
 from deepspec.errors import SpecError
 from deepspec.evaluate.run import run as evaluate
 from deepspec.evaluate.spec import EvaluateSpec
-from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import SCORES
 from deepspec.formats.speed import SPEED, BatchSpeed, Speed, read_speed
+from deepspec.lines.rows import write_rows
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Round
 from tests.evaluate.published import Given, given

@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from deepspec.artifacts import FileEntry, checksum
 from deepspec.cache.capture import Capture
 from deepspec.errors import TargetError
+from deepspec.passes.samples import batches, cut_parts, padded, read_items
 from deepspec.records.batch import Record, collate, supervises
 from deepspec.store import Store
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
-from deepspec.target.samples import batches, cut_parts, padded, read_items
 from deepspec.target_cache.codec import CODECS
 from deepspec.target_cache.fetch import FETCHERS, BoundedFolder, map_file
 from deepspec.target_cache.part import Part, PartWriter, part_name

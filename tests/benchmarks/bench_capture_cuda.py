@@ -24,8 +24,8 @@ from deepspec.cache.background import Background
 from deepspec.cache.leaving import Leaving
 from deepspec.cache.spec import CacheSpec
 from deepspec.chat.template import Sample
+from deepspec.passes.samples import Item, batches, padded
 from deepspec.target.load import Target
-from deepspec.target.samples import Item, batches, padded
 from deepspec.target_cache.part import Encoded, PartWriter
 from tests.benchmarks.step.shapes import LAYERS, SMALL, SMALL_LAYERS, TARGET
 

@@ -24,11 +24,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft
+from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.benchmarks.step.shapes import LAYERS, RANK, SLOTS, SMALL, SMALL_LAYERS, TARGET

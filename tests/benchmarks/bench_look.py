@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import Answered
-from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
-from deepspec.train.unread import Sieve
 from tests.target import tiny
 from tests.train.conftest import make_site
 

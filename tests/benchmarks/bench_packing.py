@@ -20,7 +20,7 @@ from deepspec.models.draft import build_draft
 from deepspec.records.batch import Record
 from deepspec.records.stream import Cut, Stream
 from deepspec.start.initial import initialize
-from deepspec.train.reader import MicroBatch, Reader, Supervised
+from deepspec.steps.reader import MicroBatch, Reader, Supervised
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators
 

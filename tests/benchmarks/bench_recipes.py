@@ -19,13 +19,13 @@ import pytest
 
 from deepspec.artifacts import Artifact, read_manifest
 from deepspec.placement import Placement
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
-from deepspec.train.unread import Sieve
 
 pytestmark = pytest.mark.bench
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 
 pytestmark = pytest.mark.bench
 

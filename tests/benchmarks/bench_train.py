@@ -18,17 +18,17 @@ import pytest
 import torch
 
 from deepspec.artifacts import Artifact, open_artifact
+from deepspec.steps.checkpoint import Checkpoints, Retention
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import MicroBatch, Step, Supervised
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.checkpoint import Checkpoints, Retention
 from deepspec.train.loop import Loop
-from deepspec.train.ranks import Ranks
-from deepspec.train.reader import MicroBatch, Step, Supervised
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
 from deepspec.train.task import total_denominators
-from deepspec.train.unread import Sieve
 from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.target import tiny
 from tests.train.conftest import Site, make_site

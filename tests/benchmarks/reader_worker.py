@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepspec.records.batch import Record, supervises
 from deepspec.records.stream import Cut, Stream
-from deepspec.train.reader import Pace, Reader
+from deepspec.steps.reader import Pace, Reader
 from tests.train.toy import ToyAlgorithm
 
 TOKENS, LAYERS, SIZE = 870, 5, 2560

@@ -9,7 +9,7 @@ from typing import Any
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
-from deepspec.formats.rows import write_rows
+from deepspec.lines.rows import write_rows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store

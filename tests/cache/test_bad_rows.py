@@ -16,9 +16,9 @@ from deepspec.cache.measure import measure
 from deepspec.cache.spec import CacheOptions
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import BadRowsError, SourceError, StoreError
+from deepspec.passes.samples import read_items
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
-from deepspec.target.samples import read_items
 from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
 from tests.heard import Heard
 from tests.target.tiny import CHATML, answered, write_target

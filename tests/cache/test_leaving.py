@@ -8,7 +8,7 @@ import torch
 from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
 from deepspec.chat.template import Sample
 from deepspec.errors import CaptureError
-from deepspec.target.samples import Item, supervising, to_record
+from deepspec.passes.samples import Item, supervising, to_record
 from deepspec.target_cache.codec import CODECS, encode, split_by_torch
 from deepspec.target_cache.part import planes_of
 

@@ -8,9 +8,9 @@ import torch
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import SpecError, TargetError
+from deepspec.passes.live import Source, open_cache
 from deepspec.records.batch import Record
 from deepspec.store import Store
-from deepspec.target.live import Source, open_cache
 from tests.cache.made import build, held, placement_for, publish_answers, rows, spec_for
 from tests.target.tiny import write_target
 

@@ -7,8 +7,8 @@ import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.errors import TrainingError
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve
 from deepspec.train.memory import _taken, fitting_micro_batch
-from deepspec.train.stop import StopSignal
-from deepspec.train.unread import Sieve
 from tests.apart import ROOT
 from tests.benchmarks.step.ours import MANY, loop_of, reader_of
 from tests.benchmarks.step.shapes import SMALL, SMALL_LAYERS, Shape

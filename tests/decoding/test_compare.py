@@ -7,8 +7,8 @@ import pytest
 from deepspec.artifacts import Artifact, Spec, open_artifact
 from deepspec.decoding.compare import ALL, compare, regressions
 from deepspec.errors import SourceError
-from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
+from deepspec.lines.rows import write_rows
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.store import Store

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import CheckpointError
 from deepspec.models.config import EagleNorms
+from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny

@@ -12,11 +12,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from deepspec.decoding import sampling
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.models.config import EagleNorms
+from deepspec.proposers import sampling
+from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny

@@ -11,11 +11,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
-from deepspec.decoding.fixed import FixedCache, rows_of, span_of
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.propose import NoProposer, Proposer, proposer_for
-from deepspec.decoding.rows import RowCache
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.kv.fixed import FixedCache, rows_of, span_of
+from deepspec.kv.rows import RowCache
+from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny

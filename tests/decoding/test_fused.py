@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from deepspec.decoding.fused import GROUPED, Fused
-from deepspec.decoding.joined import joined
+from deepspec.kv.fused import GROUPED, Fused
+from deepspec.kv.joined import joined
 from deepspec.models.attention import attend_grouped
 from tests.decoding.test_fixed import TARGETS
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import NoProposer
-from deepspec.decoding.readers import OWN, OwnReader, RowsReader, reader_for
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.kv.readers import OWN, OwnReader, RowsReader, reader_for
+from deepspec.proposers.propose import NoProposer
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from deepspec.target.reading import probe_ids
@@ -33,7 +33,7 @@ def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pyte
     def tried(*_: object) -> bool:
         raise AssertionError("it was tried")
 
-    monkeypatch.setattr("deepspec.decoding.readers._serves", tried)
+    monkeypatch.setattr("deepspec.kv.readers._serves", tried)
     assert isinstance(reader_for(tiny.target(), ()), RowsReader)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deepspec.decoding import eagle
-from deepspec.decoding.propose import proposer_for
+from deepspec.proposers import eagle
+from deepspec.proposers.propose import proposer_for
 from tests.decoding import tiny
 from tests.walk.held_out import decoded
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from deepspec.decoding.rows import RowCache
+from deepspec.kv.rows import RowCache
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from deepspec.decoding.sampling import Noise, Proposal, pick, verify
+from deepspec.proposers.sampling import Noise, Proposal, pick, verify
 
 
 def logits(*rows: list[float]) -> torch.Tensor:

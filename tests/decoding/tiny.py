@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from deepspec.decoding.sampling import Proposal
 from deepspec.families import qwen3_block, read
 from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
+from deepspec.proposers.sampling import Proposal
 from deepspec.target.load import Target
 
 STOP = frozenset({1})

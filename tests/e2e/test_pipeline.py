@@ -14,7 +14,7 @@ import zstandard
 
 from deepspec.artifacts import Artifact, Manifest
 from deepspec.catalog import catalog
-from deepspec.formats.rows import read_rows, write_rows
+from deepspec.lines.rows import read_rows, write_rows
 from deepspec.publish import Out
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES

@@ -14,7 +14,7 @@ from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import read
 from deepspec.formats.benchmarks import Benchmark, resolve
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.formats.rows import read_rows, write_rows
+from deepspec.lines.rows import read_rows, write_rows
 from deepspec.models.draft import build_draft
 from deepspec.placement import Placement
 from deepspec.publish import Out

@@ -15,8 +15,8 @@ from deepspec.decoding.compare import compare, regressions
 from deepspec.errors import SourceError, SpecError
 from deepspec.evaluate import run as stage
 from deepspec.evaluate.spec import EvaluateSpec
-from deepspec.formats.rows import write_rows
 from deepspec.formats.scores import LosslessCheck, Scores, read_scores, trace_rows
+from deepspec.lines.rows import write_rows
 from deepspec.page import scores as reports
 from deepspec.page.tables import acceptance_rows, left_out, lossless_text
 from deepspec.publish import Out

@@ -8,11 +8,11 @@ from deepspec.checkpoint.checks import check_target
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft
+from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
 from deepspec.target.load import load_target

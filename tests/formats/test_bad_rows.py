@@ -7,7 +7,7 @@ import torch
 from jinja2 import TemplateError, TemplateNotFound
 
 from deepspec.errors import BadRowsError, CancelledError, RowError, SourceError, StoreError, TargetError
-from deepspec.formats.bad_rows import BadRows, one_row, told
+from deepspec.lines.bad_rows import BadRows, one_row, told
 
 
 class PanicException(BaseException):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 
 
 def write(path, columns):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats import lines as room
-from deepspec.formats.lines import is_url, open_file, split_lines
-from deepspec.formats.rows import read_rows
+from deepspec.lines import lines as room
+from deepspec.lines.lines import is_url, open_file, split_lines
+from deepspec.lines.rows import read_rows
 
 
 def cut(data, places):

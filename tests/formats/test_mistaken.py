@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 
 TEXT = '{"a": "ä"}\n{"a": 2}\n'
 ROWS = [{"a": "ä"}, {"a": 2}]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.rows import dump_row, parse_line, read_rows, write_rows
+from deepspec.lines.rows import dump_row, parse_line, read_rows, write_rows
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none() | st.lists(TEXTS)), min_size=1, max_size=5)

@@ -18,7 +18,7 @@ import torch
 
 from deepspec.artifacts import Artifact, ArtifactRef, canonical_json, open_artifact
 from deepspec.formats.exports import read_index, write_form
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve

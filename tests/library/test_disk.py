@@ -113,7 +113,7 @@ from pathlib import Path
 import torch
 from deepspec.errors import StoreError
 from deepspec.checkpoint.draft import save_draft
-from deepspec.train.checkpoint import write_tensors
+from deepspec.steps.checkpoint import write_tensors
 from tests.models.drafts import tiny
 
 small = Path(sys.argv[1])

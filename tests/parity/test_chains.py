@@ -8,7 +8,7 @@ import torch
 
 from deepspec.algorithms.chains import entries, supervised_places
 from deepspec.algorithms.peagle import PEagle
-from deepspec.decoding.eagle import ParallelProposer
+from deepspec.proposers.eagle import ParallelProposer
 from tests.algorithms.forms import use_form
 from tests.parity import golden2, theirs
 from tests.parity.test_slots import check_gradients

@@ -11,9 +11,9 @@ import pytest
 
 from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.evaluate.calibration import auroc, calibration, survival, traces
+from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Round, Settings
 from deepspec.rounds.measure import tally
 from deepspec.target.load import Target, load_target

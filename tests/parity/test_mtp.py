@@ -10,9 +10,9 @@ import torch
 
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.mtp import Mtp
-from deepspec.decoding.eagle import EagleProposer
 from deepspec.export import heads
 from deepspec.formats.recipe import Objective
+from deepspec.proposers.eagle import EagleProposer
 from deepspec.records.batch import Record, collate_rows, supervises
 from tests.algorithms.forms import use_form
 from tests.parity import golden2, theirs

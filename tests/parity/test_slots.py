@@ -7,7 +7,7 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import selected
 from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
-from deepspec.decoding.propose import BlockProposer, Correction
+from deepspec.proposers.propose import BlockProposer, Correction
 from tests.algorithms.forms import use_form
 from tests.parity import golden2, theirs
 from tests.parity.test_training import GRADIENT, LOGITS, LOSS

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from deepspec.algorithms.eagle3 import Eagle3, steps
-from deepspec.decoding.eagle import EagleProposer
 from deepspec.models.config import EagleNorms
 from deepspec.models.draft import build_draft
+from deepspec.proposers.eagle import EagleProposer
 from tests.algorithms.forms import use_form
 from tests.parity import golden2, theirs
 from tests.parity.test_slots import check_gradients

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.new import new_draft_config
-from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.room import room_of
 from deepspec.errors import InputError
 from deepspec.families import read_folder
@@ -20,6 +19,7 @@ from deepspec.models.draft import build_draft
 from deepspec.plan.checks import examine
 from deepspec.plan.plan import Plan
 from deepspec.plan.rules.published import apart
+from deepspec.proposers.propose import proposer_for
 from deepspec.start.fresh import draft_config
 from deepspec.target.identity import identify
 from deepspec.target.layers import check_layers, default_layers

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deepspec.errors import BadRowsError
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.prepare.resolve import resolve
 from deepspec.prepare.run import run

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.rows import read_rows, write_rows
+from deepspec.lines.rows import read_rows, write_rows
 from deepspec.placement import Placement
 from deepspec.prepare.resolve import HUB, resolve
 from deepspec.prepare.run import run

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
 from deepspec.formats.conversations import published_rows
-from deepspec.formats.rows import write_rows
+from deepspec.lines.rows import write_rows
 from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
 from deepspec.regenerate.parts import Book

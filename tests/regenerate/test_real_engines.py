@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from deepspec.formats.conversations import parse_conversation, published_rows
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 from deepspec.regenerate.reader import TargetReader
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target

@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from deepspec.errors import EngineError
-from deepspec.formats.rows import read_rows
+from deepspec.lines.rows import read_rows
 from deepspec.placement import Endpoint, Placement
 from tests.regenerate.conftest import prompts
 from tests.regenerate.simulated import Simulated, serve

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog, find
 from deepspec.formats.conversations import published_rows
-from deepspec.formats.rows import Row
+from deepspec.lines.rows import Row
 from deepspec.records.batch import Record
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache

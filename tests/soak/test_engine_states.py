@@ -12,11 +12,11 @@ import torch
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import EngineError
+from deepspec.passes.agree import difference
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import TargetSource, identify
-from deepspec.target.agree import difference
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, start_engines
 from infra.engines.states import StatesServer, engine_version, managed

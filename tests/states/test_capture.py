@@ -6,7 +6,7 @@ import torch
 from deepspec.artifacts import open_artifact
 from deepspec.cache.verify import verify
 from deepspec.errors import SpecError
-from deepspec.target.live import open_cache
+from deepspec.passes.live import open_cache
 from tests.cache.made import placement_for
 from tests.states.conftest import Bench
 from tests.states.served import VERSION_SERVED, serving

@@ -13,7 +13,6 @@ from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.ends import read_ends
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import proposer_for
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
 from deepspec.export.form import Source
@@ -23,6 +22,7 @@ from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.parity import check_parity
+from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
@@ -45,7 +45,7 @@ class Found:
     losses: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Algorithm -> loss before the first and after the last step."""
     way: str = ""
-    """How it decodes (deepspec/decoding/readers.py)."""
+    """How it decodes (deepspec/kv/readers.py)."""
     lossless: bool = False
     forms: tuple[str, ...] = ()
     """Forms of drafts for engines that can hold a draft of it."""

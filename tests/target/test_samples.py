@@ -8,8 +8,8 @@ import torch
 
 from deepspec.cache.background import Background
 from deepspec.chat.template import Sample
+from deepspec.passes.samples import Item, batches, cut_parts, fit, raw_bytes, shard_files, stretch_start
 from deepspec.records.batch import supervises
-from deepspec.target.samples import Item, batches, cut_parts, fit, raw_bytes, shard_files, stretch_start
 from deepspec.target_cache.sizes import published_bytes
 
 

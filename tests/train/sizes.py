@@ -17,9 +17,9 @@ from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.losses.chunked import CHUNK_ROWS
 from deepspec.models.draft import build_draft
 from deepspec.plan import presets
+from deepspec.steps.ranks import Ranks
 from deepspec.train.muon import MasterMuon
 from deepspec.train.optimizer import FP32_BYTES, MasterAdamW
-from deepspec.train.ranks import Ranks
 from deepspec.train.run import MOST_AHEAD
 from deepspec.train.spec import TrainSpec
 

@@ -9,19 +9,19 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import open_artifact
-from deepspec.decoding.propose import proposer_for
+from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import collate
 from deepspec.records.stream import Cut
 from deepspec.regenerate.spec import RegenerateSpec, Sampling
 from deepspec.rounds.measure import estimates, tally
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.stop import StopSignal
 from deepspec.store import Store
 from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AcceptedLength, Answered
 from deepspec.train.loop import Loop
 from deepspec.train.narrator import UNWALKED, told
-from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task, add
 from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
 from tests.decoding import tiny

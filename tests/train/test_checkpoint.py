@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from deepspec.errors import StoreError
+from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save
 from deepspec.store import Store
-from deepspec.train.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save
 
 
 def state(step):

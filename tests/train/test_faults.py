@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 from deepspec.errors import CancelledError
+from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
 from deepspec.store import Store
 from deepspec.train import narrator
-from deepspec.train.checkpoint import Checkpoints, Retention, Saves
 from tests.heard import Heard
 from tests.train.conftest import SMALL
 from tests.train.test_loop import SPEC

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from deepspec.errors import TrainingError
-from deepspec.train.guard import Guard
+from deepspec.steps.guard import Guard
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted():

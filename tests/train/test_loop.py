@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deepspec.errors import CancelledError, StoreError, TrainingError
+from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
 from deepspec.store import Store
-from deepspec.train.checkpoint import Checkpoints, Retention, Saves
 from deepspec.train.loop import total_steps
 from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec

@@ -8,11 +8,11 @@ from deepspec.algorithms.anchors import draw_anchors
 from deepspec.errors import TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Draw
+from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
-from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from tests.models.drafts import record
 from tests.train.conftest import SMALL

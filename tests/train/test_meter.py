@@ -2,7 +2,7 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.base import Work
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate
-from deepspec.train.meter import Meter, peak_flops, step_flops
+from deepspec.watch.meter import Meter, peak_flops, step_flops
 from tests.models.drafts import record, tiny
 from tests.train.test_memory import task_for
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.train.progress import Progress
+from deepspec.watch.progress import Progress
 
 LOSSES = st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 2.5]), max_size=12)
 

@@ -9,7 +9,7 @@ import torch
 from deepspec.errors import CorruptArtifactError, TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Stream
-from deepspec.train.reader import Pace, Reader
+from deepspec.steps.reader import Pace, Reader
 from tests.train.toy import ToyAlgorithm, ToySamples
 
 

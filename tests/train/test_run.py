@@ -10,10 +10,10 @@ from deepspec.artifacts import open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
 from deepspec.records.stream import Draw
+from deepspec.steps.checkpoint import Checkpoints
+from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
-from deepspec.train.checkpoint import Checkpoints
-from deepspec.train.ranks import Ranks
 from deepspec.train.run import make_loop
 from tests.heard import Heard
 from tests.train.conftest import SMALL, make_site

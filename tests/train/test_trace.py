@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deepspec.errors import StoreError
-from deepspec.train import trace
+from deepspec.watch import trace
 from tests.heard import Heard
 from tests.train.conftest import SMALL
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deepspec.algorithms import LossResult
 from deepspec.records.batch import Batch, Record, Tokens, supervises
 from deepspec.records.stream import Cut
+from deepspec.steps.ranks import Ranks
 from deepspec.train.loop import Loop
-from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task
 

@@ -7,8 +7,8 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.propose import NoProposer, Proposer
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.proposers.propose import NoProposer, Proposer
 from deepspec.records.batch import Batch, Record, collate, supervises
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target

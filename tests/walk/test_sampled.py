@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.decoding.propose import proposer_for
 from deepspec.losses.chunked import Terms, chunked_loss
+from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import tally
 from deepspec.target_cache.facts import Sampled
 from tests.walk.held_out import batch_of, decoded, walker

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepspec.decoding.propose import proposer_for
 from deepspec.errors import TrainingError
+from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import estimates, tally
 from deepspec.rounds.walk import visits
 from deepspec.target_cache.facts import Sampled

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SourceError, SpecError
-from deepspec.formats.bad_rows import one_row
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.questions import Question, read_questions
 from deepspec.formats.recipe import TRAITS, drafts
+from deepspec.lines.bad_rows import one_row
 from deepspec.plan import resolve
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen

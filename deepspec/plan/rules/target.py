@@ -9,8 +9,8 @@ from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
 from deepspec.families import TargetShape
 from deepspec.families.ends import EMBEDDING
-from deepspec.formats.bad_rows import one_row
 from deepspec.formats.tensor_heads import listed
+from deepspec.lines.bad_rows import one_row
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.tokens import check_vocabulary, has_template, read_stops

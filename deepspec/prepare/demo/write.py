@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deepspec.formats.rows import write_rows
+from deepspec.lines.rows import write_rows
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.demo import words as w
 

@@ -14,13 +14,13 @@ from deepspec.models.compiled import compile_draft
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.batch import Record
 from deepspec.records.stream import Cut, Stream
+from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import Pace, Reader, Step
+from deepspec.steps.stop import StopSignal
+from deepspec.steps.unread import Sieve
 from deepspec.train.loop import Loop
-from deepspec.train.ranks import Ranks
-from deepspec.train.reader import Pace, Reader, Step
 from deepspec.train.spec import TrainSpec
-from deepspec.train.stop import StopSignal
 from deepspec.train.task import Task
-from deepspec.train.unread import Sieve
 from tests.benchmarks.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
 from tests.benchmarks.step.worker import Steps, fill
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from deepspec.artifacts import Artifact
 from deepspec.chat.template import Sample
 from deepspec.errors import SpecError
+from deepspec.passes.samples import Item, batches, check_finite, padded, raw_bytes, to_record
 from deepspec.placement import Placement
 from deepspec.records.batch import Record
 from deepspec.target.load import Target, load_placed
-from deepspec.target.samples import Item, batches, check_finite, padded, raw_bytes, to_record
 from deepspec.target_cache.cache import OnCorrupt, TargetCache, stored_parts
 from deepspec.target_cache.codec import Bytes
 from deepspec.target_cache.facts import CacheFacts

@@ -9,12 +9,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from deepspec.decoding.choose import at_most, choose, stacked
-from deepspec.decoding.fixed import CachedRows, FixedCache
-from deepspec.decoding.rows import CachedLayer, RowCache
-from deepspec.decoding.sampling import Proposal
+from deepspec.kv.fixed import CachedRows, FixedCache
+from deepspec.kv.rows import CachedLayer, RowCache
 from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
+from deepspec.proposers.choose import at_most, choose, stacked
+from deepspec.proposers.sampling import Proposal
 
 OUTPUT = "output"
 PIECE = 2048

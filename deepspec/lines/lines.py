@@ -15,7 +15,7 @@ import fsspec
 import zstandard
 
 from deepspec.errors import SourceError
-from deepspec.formats.mistaken import check_bytes, check_text
+from deepspec.lines.mistaken import check_bytes, check_text
 
 LONGEST_LINE = 256 << 20
 """Bytes of a line of a user's file that is read, 256 MiB: what is parsed must be held. Our own files know no limit."""

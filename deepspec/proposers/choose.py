@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepspec.decoding.sampling import pick, probabilities
 from deepspec.errors import CheckpointError
 from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.proposers.sampling import pick, probabilities
 
 
 def choose(

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.columns import batch_rows
-from deepspec.formats.lines import HEAD, is_url, open_file, read_lines
-from deepspec.formats.mistaken import BOM, check_bytes, cr_only, has_cr_ends
+from deepspec.lines.columns import batch_rows
+from deepspec.lines.lines import HEAD, is_url, open_file, read_lines
+from deepspec.lines.mistaken import BOM, check_bytes, cr_only, has_cr_ends
 
 Row = dict[str, Any]
 

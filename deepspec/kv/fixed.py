@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deepspec.decoding.rows import RowCache
+from deepspec.kv.rows import RowCache
 
 STEP = 128
 """Positions are looked at in multiples of this at least: a multiple of what attention kernels want of a mask."""

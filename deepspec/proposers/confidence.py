@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from deepspec.decoding.sampling import Proposal
+from deepspec.proposers.sampling import Proposal
 from deepspec.rounds.decoded import Settings
 
 

@@ -11,15 +11,15 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from deepspec.decoding.choose import at_most, choose, stacked
-from deepspec.decoding.eagle import EagleProposer, ParallelProposer
-from deepspec.decoding.fixed import CachedRows, FixedCache
-from deepspec.decoding.rows import RowCache
-from deepspec.decoding.sampling import Proposal
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS
+from deepspec.kv.fixed import CachedRows, FixedCache
+from deepspec.kv.rows import RowCache
 from deepspec.models.attention import masks_of
 from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.proposers.choose import at_most, choose, stacked
+from deepspec.proposers.eagle import EagleProposer, ParallelProposer
+from deepspec.proposers.sampling import Proposal
 
 
 class Proposer(Protocol):

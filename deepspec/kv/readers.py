@@ -19,11 +19,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from deepspec.decoding.fused import Fused
-from deepspec.decoding.memory import Memory, OwnMemory, Row
-from deepspec.decoding.rows import RowCache
 from deepspec.errors import TargetError
 from deepspec.families.remembers import own_limits
+from deepspec.kv.fused import Fused
+from deepspec.kv.memory import Memory, OwnMemory, Row
+from deepspec.kv.rows import RowCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 from deepspec.target.proof import allowed, distance

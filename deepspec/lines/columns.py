@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from deepspec.errors import RowError
-from deepspec.formats.bad_rows import one_row
+from deepspec.lines.bad_rows import one_row
 
 JSON_TYPE = "arrow.json"
 """Name of the extension type whose values are JSON text: what `datasets` makes of a column of mixed types."""

@@ -1,0 +1,1 @@
+"""Proposers: what each kind of draft proposes, and how tokens are drawn."""

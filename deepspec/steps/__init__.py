@@ -1,0 +1,1 @@
+"""What a training step stands on: batches read ahead, ranks, signals, saved states, what could not be read."""

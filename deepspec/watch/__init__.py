@@ -1,0 +1,1 @@
+"""What is seen of training: speed, memory, curves, traces."""
