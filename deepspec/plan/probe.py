@@ -36,10 +36,10 @@ class Rates:
 
 
 REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
-"""Taken for the two cores whose sustained rates `laptop.yaml` has: estimated from one thread's rates, not measured there."""
+"""Taken for the two cores whose rates `laptop.yaml` has: estimated from rates of one thread, not measured there."""
 
 OVERHEAD_SECONDS = 75.0
-"""What no count of tokens tells of a run of all stages, there: starts of processes, export, benchmark, release; a guess."""
+"""What no count of tokens tells of a run of all stages, there: starts, export, benchmark, release; a guess."""
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
 """On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32; and of one
