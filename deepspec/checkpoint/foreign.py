@@ -31,7 +31,7 @@ _ANYWHERE = frozenset(
         "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "model_type", "pad_token_id",
         "bos_token_id", "eos_token_id", "tie_word_embeddings", "target_hidden_size", "draft_vocab_size", "use_cache",
         "rope_theta", "rope_scaling", "rope_parameters", "head_dim", "_name_or_path", "partial_rotary_factor",
-        "layer_types",
+        "layer_types", "initializer_range",
     }
 )  # fmt: skip
 _SPECULATORS = _ANYWHERE | {

@@ -23,20 +23,15 @@ PIECES, LOAD, ANSWERS = 400, 16, 8
 GOAL = 100e-6
 """Seconds of the processor for a piece, all that the client does for its answer included."""
 
+_CHOICE = {"index": 0, "text": " hello", "logprobs": None, "finish_reason": None}
+_PIECE = json.dumps(
+    {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "target", "choices": [_CHOICE]}
+)
+_LAST = json.dumps({"choices": [], "usage": {"completion_tokens": PIECES, "prompt_tokens": 2}})
+
 ENGINE = f"""
 import asyncio
-piece = {
-    json.dumps(
-        {
-            "id": "cmpl-1",
-            "object": "text_completion",
-            "created": 1,
-            "model": "target",
-            "choices": [{"index": 0, "text": " hello", "logprobs": None, "finish_reason": None}],
-        }
-    )!r
-}
-last = {json.dumps({"choices": [], "usage": {"completion_tokens": PIECES, "prompt_tokens": 2}})!r}
+piece, last = {_PIECE!r}, {_LAST!r}
 
 def chunk(text):
     data = f"data: {{text}}\\n\\n".encode()

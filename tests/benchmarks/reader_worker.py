@@ -57,6 +57,9 @@ class MadeUp:
         ids, mask = self.tokens(number)
         return Record(sample_id=str(number), input_ids=ids, loss_mask=mask, hidden=hidden, last_hidden=last)
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        del numbers
+
     def tokens(self, number: int) -> tuple[Tensor, Tensor]:
         del number
         return torch.arange(TOKENS), self._mask

@@ -135,7 +135,7 @@ def test_the_source_distribution_builds_the_image_and_the_same_wheel(source, whe
 def test_away_from_a_checkout_everything_is_found(beside, tmp_path):
     strangers(tmp_path)
     run = commands(beside, tmp_path)
-    assert "h100x2" in run("plan", "--target", "qwen3-4b", "--size", "laptop", "--hardware", "h100x2").stdout
+    assert "h100x2" in run("plan", "--target", "smollm2-135m", "--size", "laptop", "--hardware", "h100x2").stdout
     run("files", "laid")
     assert (tmp_path / "laid" / "infra" / "kubernetes" / "worker.yaml").is_file()
     code = (
