@@ -39,7 +39,10 @@ REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 """Taken for the two cores whose rates `laptop.yaml` has: estimated from rates of one thread, not measured there."""
 
 OVERHEAD_SECONDS = 160.0
-"""What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark; a demo from an empty home takes the 326 s that it took on two quiet cores of 196 GFLOP/s (docs/log.md)."""
+"""What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark.
+
+So a demo from an empty home takes the 326 s that it took on two quiet cores of 196 GFLOP/s (docs/log.md).
+"""
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
 """On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32; and of one
