@@ -1,12 +1,9 @@
 """kill -9 at any moment: the same command finishes the work, and the bytes are those of an undisturbed run."""
 
-import contextlib
-import multiprocessing
 import os
 import random
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,23 +11,7 @@ from deepspec.artifacts import read_manifest
 from deepspec.store import Store
 from tests.cache.child import main
 from tests.cache.made import build, publish_answers, rows, spec_for
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.cache.child"])  # libraries are imported once, not once a child
-
-
-def run_and_kill(steps: int, *args: Any) -> int | None:
-    """Start the child, kill it after so many steps, and return its exit code."""
-    here, there = CONTEXT.Pipe(duplex=False)
-    child = CONTEXT.Process(target=main, args=(there, *args))
-    child.start()
-    there.close()
-    with contextlib.suppress(EOFError):
-        for _ in range(steps):
-            here.recv()
-        child.kill()
-    child.join()
-    return child.exitcode
+from tests.killed import run_and_kill
 
 
 def marks(store: Store) -> dict[str, bytes]:
@@ -48,10 +29,10 @@ def check(target: Path, tmp_path: Path, kills: int, seed: int, store: Store | No
     args = (store.root, scratch, target, answers.ref, aws)
     committed: dict[str, bytes] = {}
     for _ in range(kills):
-        assert run_and_kill(rng.randint(1, 20), *args) in (-signal.SIGKILL, 0)
+        assert run_and_kill(main, rng.randint(1, 20), *args) in (-signal.SIGKILL, 0)
         assert committed.items() <= marks(store).items()  # what was committed stays as it was
         committed = marks(store)
-    assert run_and_kill(10**6, *args) == 0
+    assert run_and_kill(main, 10**6, *args) == 0
     manifest = read_manifest(store, "target_cache", "c")
     assert manifest is not None
     assert manifest.content == whole.content

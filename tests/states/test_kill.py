@@ -1,35 +1,16 @@
 """kill -9 of the run that asks, at any moment: the same command finishes the work, and what engines wrote is swept."""
 
-import contextlib
-import multiprocessing
 import random
 import signal
-from typing import Any
 
 import pytest
 
 from deepspec.artifacts import read_manifest
 from deepspec.store import Store
+from tests.killed import run_and_kill
 from tests.states.child import main
 from tests.states.conftest import Bench
 from tests.states.served import serving
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.states.child"])  # libraries are imported once, not once a child
-
-
-def run_and_kill(steps: int, *args: Any) -> int | None:
-    """Start the child, kill it after so many steps, and return its exit code."""
-    here, there = CONTEXT.Pipe(duplex=False)
-    child = CONTEXT.Process(target=main, args=(there, *args))
-    child.start()
-    there.close()
-    with contextlib.suppress(EOFError):
-        for _ in range(steps):
-            here.recv()
-        child.kill()
-    child.join()
-    return child.exitcode
 
 
 def check(bench: Bench, kills: int, seed: int) -> None:
@@ -40,8 +21,8 @@ def check(bench: Bench, kills: int, seed: int) -> None:
         ref = bench.again(store)
         args = (store.root, bench.folder / "scratch", bench.target, ref, (spec, engine.endpoint))
         for _ in range(kills):
-            assert run_and_kill(rng.randint(1, 25), *args) in (-signal.SIGKILL, 0)
-        assert run_and_kill(10**6, *args) == 0
+            assert run_and_kill(main, rng.randint(1, 25), *args) in (-signal.SIGKILL, 0)
+        assert run_and_kill(main, 10**6, *args) == 0
     manifest = read_manifest(store, "target_cache", "c")
     assert whole is not None
     assert manifest is not None
