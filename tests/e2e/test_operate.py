@@ -42,8 +42,8 @@ def built(operated):
     parameters = json.dumps(operated.parameters())
     command = [*PREFECT, "deployment", "run", "build-draft/local", "--params", parameters, "--watch"]
     done = subprocess.run(command, env=environment(operated.api), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
     (run,) = query(operated.api, "flow_runs", {"flow_runs": {"tags": {"all_": ["target:target"]}}})
+    assert done.returncode == 0, f"{operated.logs(str(run['id']))}\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
     return run
 
 
