@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.brought import made_of
 from cli.check import Debug, Root, TargetFolder
 from cli.published import opened, placement_of
 from deepspec.plan import presets
@@ -12,7 +13,7 @@ from deepspec.plan.plan import TargetPlan
 from deepspec.store import Store
 from infra.children.targets import ready_target
 from infra.listeners import Listeners, attached, terminal
-from infra.settings import default_root, scratch_dir
+from infra.settings import default_root
 from infra.terminal import say, show_table
 
 app = typer.Typer()
@@ -78,10 +79,9 @@ def import_cache(
     del debug
     source = presets.validated(TargetPlan, presets.target(target).get("target", {}), f"--target {target}")
     files = ready_target(source, source.name)
-    from deepspec.brought.cache import import_folder  # loads torch
+    from deepspec.brought.cache import import_spec  # loads torch
 
-    with attached():
-        report = Listeners(terminal("import"))
-        options = {"codec": codec, "bad_share": bad_share}
-        ref = import_folder(folder, files.folder, options, Store(root or default_root()), scratch_dir(), report)
+    spec = import_spec(folder, files.folder, {"codec": codec, "bad_share": bad_share})
+    places = {spec.source: folder, spec.target.digest: files.folder}
+    ref = made_of("import", spec, places, Store(root or default_root()))
     say(f"published {ref.uri}")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
+from deepspec.brought.spec import AdoptSpec, ImportSpec
 from deepspec.cache.spec import CacheSpec
 from deepspec.disk import full_disk_named, is_full
 from deepspec.errors import StoreError, UnknownNameError
@@ -45,12 +46,14 @@ class Stage:
     needs: Literal["target", "pair", "states"] | None = None
     """What an engine must serve while it runs, where its spec asks one: the target, the target with the draft, or the
     target with its hidden states."""
+    code: str = ""
+    """Module with its code; empty: `deepspec.NAME.run`."""
     sharded: bool = False
     """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
 
     def room(self) -> Any:
         """Import and return the module with the stage's code."""
-        return import_module(f"deepspec.{self.name}.run")
+        return import_module(self.code or f"deepspec.{self.name}.run")
 
     def run(self) -> Run:
         """Import and return the stage's code."""
@@ -76,6 +79,12 @@ _ROWS = (
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ROWS}
 """Stage name -> row, in the order in which a draft is built."""
+
+BROUGHT: Mapping[str, Stage] = {
+    "import": Stage(name="import", kind="target_cache", spec=ImportSpec, version=2, code="deepspec.brought.cache"),
+    "adopt": Stage(name="adopt", kind="draft", spec=AdoptSpec, version=2, code="deepspec.brought.draft"),
+}
+"""Name -> row of what stands in for a stage, made of what a user brings."""
 
 
 def stage_named(name: str) -> Stage:

@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 from deepspec.algorithms.base import Work, mean_pairs
 from deepspec.algorithms.masks import chains_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
+from deepspec.attention.attention import masks_of
 from deepspec.formats.recipe import Objective
 from deepspec.losses.terms import Terms
-from deepspec.models.attention import masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
 from deepspec.records.batch import Batch, Tokens

@@ -16,10 +16,10 @@ from torch import Tensor
 from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens, mean_pairs
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, diverged, divergences, head_of, order_by_target, ratio, scattered
+from deepspec.attention.attention import KeyValue, masks_of
 from deepspec.formats.recipe import Objective
 from deepspec.losses.chunked import RowLosses, Rows, chunked_loss
 from deepspec.losses.terms import Terms
-from deepspec.models.attention import KeyValue, masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
 from deepspec.records.batch import Batch, Tokens

@@ -1,5 +1,5 @@
 """What a draft's training queries see, as the device likes it: a dense mask for SDPA on a CPU; elsewhere a range of the
-context and the query's own entries (models/split.py), which take no memory of queries × keys.
+context and the query's own entries (attention/split.py), which take no memory of queries × keys.
 
 Legend: B rows of samples, N blocks, K slots of a block, T context positions, S steps.
 """
@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deepspec.models.attention import Mask
-from deepspec.models.split import Ranges, SplitMask
+from deepspec.attention.attention import Mask
+from deepspec.attention.split import Ranges, SplitMask
 
 Form = Literal["dense", "split", "flex"]
 """Dense; or split, its ranges computed in plain arithmetic, or by flex_attention."""

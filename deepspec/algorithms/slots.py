@@ -16,10 +16,10 @@ from deepspec.algorithms.base import Work, mean_pairs
 from deepspec.algorithms.masks import Blocks, blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.algorithms.weights import by_slot
+from deepspec.attention.attention import masks_of
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.losses.terms import Terms
-from deepspec.models.attention import masks_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Batch, Tokens

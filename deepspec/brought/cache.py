@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from deepspec.artifacts import ArtifactRef, PartMark, Spec, TargetId, address_of, read_manifest, reference
+from deepspec.artifacts import Artifact, PartMark
 from deepspec.brought.public_form import DTYPES, Looked, PublicCache
+from deepspec.brought.spec import ImportSpec
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
-from deepspec.lines.bad_rows import DEFAULT_SHARE, FROM_ROWS, BadShare, told
+from deepspec.lines.bad_rows import FROM_ROWS, told
 from deepspec.passes.samples import check_finite
-from deepspec.publish import Out, is_complete
+from deepspec.placement import Placement
+from deepspec.publish import Out
 from deepspec.records.batch import Record
 from deepspec.report import Report
-from deepspec.store import Store
 from deepspec.target.heads import read_target
 from deepspec.target.identity import identify
 from deepspec.target.load import Target, load_target
@@ -22,41 +21,42 @@ from deepspec.target.mask_token import mask_token_facts
 from deepspec.target_cache.codec import CODECS, TOKENS_ONLY
 from deepspec.target_cache.index import INDEX, write_index
 from deepspec.target_cache.part import PartWriter, concatenate, part_name, raw_record_bytes
-from deepspec.target_cache.sizes import MIB
 from deepspec.target_cache.totals import savings, totals
 
-__all__ = ["ImportSpec", "PublicCache", "import_folder", "import_out", "publish_public"]
 
-_IMPORT_VERSION = 2
+def import_spec(folder: Path, target: Path, options: Mapping[str, Any]) -> ImportSpec:
+    """Return what importing the public cache of a folder depends on.
+
+    Args:
+        folder: the public cache.
+        target: folder of the model whose states it holds.
+        options: fields of `ImportSpec` that the user sets.
+
+    Raises:
+        UnknownNameError: there is no such codec.
+        SourceError: the cache cannot be read.
+        TargetError: the target cannot be read, or has another hidden size.
+    """
+    codec = options.get("codec", "bf16-zstd")
+    if codec not in CODECS or codec == TOKENS_ONLY:
+        raise UnknownNameError("codec", codec, set(CODECS) - {TOKENS_ONLY})
+    cache, heads = PublicCache(folder), read_target(target)
+    cache.check_target(heads.shape.num_layers, heads.shape.block.hidden_size, str(target))
+    return ImportSpec.model_validate({"source": cache.source(), "target": identify(target), **options})
 
 
-class ImportSpec(Spec):
-    """What an imported cache depends on."""
-
-    source: str
-    """Which public cache, see `PublicCache.source`."""
-    target: TargetId
-    """Whose states they are, as the user says: the public form does not tell."""
-    codec: Literal["bf16", "bf16-zstd", "fp8"] = "bf16-zstd"
-    """How states are stored from now on."""
-    part_bytes: int = 256 * MIB
-    """States of one part, before the codec."""
-    min_supervised: int = Field(default=2, gt=0)
-    """Samples with fewer supervised tokens are left out and counted."""
-    bad_share: BadShare = DEFAULT_SHARE
-    """Share of the samples, from the twentieth on, that may be left out; beyond it nothing is imported."""
-
-
-def publish_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Out, report: Report) -> ArtifactRef:
-    """Publish a public cache in our form, part by part; one that was interrupted goes on. All samples are `train`.
+def run(
+    spec: ImportSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> dict[str, Any]:
+    """Write a public cache in our form, part by part; one that was interrupted goes on. All samples are `train`.
 
     Every token and mask is looked at before the first part is written.
 
     Args:
         spec: codec and sizes.
-        cache: what to import.
-        target: whose states they are.
-        out: where to write, see `import_out`.
+        inputs: none.
+        out: where to write.
+        placement: where the public cache and the target lie.
         report: who listens.
 
     Raises:
@@ -64,10 +64,10 @@ def publish_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Ou
         SourceError: the cache holds layers or tokens that the target has not, states that are NaN or infinite, or too
             little to train on.
     """
+    del inputs
+    cache = PublicCache(Path(placement.locations[spec.source]))
+    target = load_target(Path(placement.locations[spec.target.digest]))
     cache.check_target(target.num_layers, target.hidden_size, str(target.folder))
-    published = read_manifest(out.store, out.kind, out.address)
-    if published is not None and is_complete(out.store, published):
-        return reference(out.store, published)
     report.log(f"looking at every token and mask of {len(cache):,} samples")
     looked = cache.look(target.vocab_size, spec.min_supervised)
     _check_enough(looked, spec)
@@ -84,39 +84,7 @@ def publish_public(spec: ImportSpec, cache: PublicCache, target: Target, out: Ou
     rows = {"rows": len(cache), "samples": len(looked.kept), **dropped}
     counts = {**facts, **totals(marks, columns), "rows": rows}
     report.table("target-cache", savings(counts))
-    return out.publish(spec, _IMPORT_VERSION, counts)
-
-
-def import_folder(
-    folder: Path, target: Path, options: Mapping[str, Any], store: Store, scratch: Path, report: Report
-) -> ArtifactRef:
-    """Publish the public cache that lies in a folder.
-
-    Args:
-        folder: the public cache.
-        target: folder of the model whose states it holds.
-        options: fields of `ImportSpec` that the user sets.
-        store: where to publish.
-        scratch: local folder for parts on their way.
-        report: who listens.
-
-    Raises:
-        SpecError: there is no such codec.
-        SourceError: the cache cannot be read, or not be trained on.
-        TargetError: the target cannot be read, or has another hidden size.
-    """
-    codec = options.get("codec", "bf16-zstd")
-    if codec not in CODECS or codec == TOKENS_ONLY:
-        raise UnknownNameError("codec", codec, set(CODECS) - {TOKENS_ONLY})
-    cache, heads = PublicCache(folder), read_target(target)
-    cache.check_target(heads.shape.num_layers, heads.shape.block.hidden_size, str(target))
-    made = ImportSpec.model_validate({"source": cache.source(), "target": identify(target), **options})
-    return publish_public(made, cache, load_target(target), import_out(made, store, scratch), report)
-
-
-def import_out(spec: ImportSpec, store: Store, scratch: Path) -> Out:
-    """Return where an import is published."""
-    return Out(store, "target_cache", address_of("target_cache", _IMPORT_VERSION, spec, {}), {}, scratch)
+    return counts
 
 
 def _check_enough(looked: Looked, spec: ImportSpec) -> None:

@@ -1,13 +1,14 @@
 """A checkpoint that was trained elsewhere, published as a draft: exported, measured and released like one of ours."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepspec.artifacts import ArtifactRef, Spec, TargetId, address_of, checksum, read_manifest, reference
+from deepspec.artifacts import Artifact, TargetId, checksum
+from deepspec.brought.spec import AdoptSpec
 from deepspec.checkpoint.checks import check_target
 from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.draft import CONFIG, load_draft
@@ -16,64 +17,66 @@ from deepspec.checkpoint.ends import told as in_words
 from deepspec.checkpoint.files import checkpoint_folder, read_config, read_tensors, weight_files, write_weights
 from deepspec.checkpoint.foreign import is_foreign, public_config, public_tensors
 from deepspec.families import read_folder
-from deepspec.publish import Out, is_fresh
-from deepspec.store import Store
-
-ADOPT_VERSION = 2
-
-
-class AdoptSpec(Spec):
-    """What an adopted draft depends on."""
-
-    files: tuple[str, ...]
-    """Checksums of its config and of its weights' files."""
-    target: TargetId
-    """Whose draft it is, as the user says: the public form does not tell."""
+from deepspec.placement import Placement
+from deepspec.publish import Out
+from deepspec.report import Report
 
 
-def adopt(
-    checkpoint: str, folder: Path, target: TargetId, store: Store, scratch: Path, log: Callable[[str], None]
-) -> ArtifactRef:
-    """Publish a checkpoint in the public DeepSpec form, or one that is read as such, unless it is published.
-
-    An embedding or head that is not the target's is told and counted, and no error: a target may have been fine-tuned.
+def adopt_spec(checkpoint: str, folder: Path, target: TargetId) -> tuple[AdoptSpec, Path]:
+    """Return what adopting a checkpoint depends on, and where it lies.
 
     Args:
         checkpoint: its folder, or a hub id ORG/MODEL.
         folder: of the target.
         target: which one lies there.
-        store: where to publish.
-        scratch: local folder for work.
-        log: told how far embedding and head are from the target's.
 
     Raises:
-        CheckpointError: it cannot be read, is not sound, or was made for another target.
+        CheckpointError: its config cannot be read, or is of another target.
     """
     brought = checkpoint_folder(checkpoint)
     config = read_draft_config(public_config(read_config(brought), read_folder(folder).num_layers))
     check_target(config, read_folder(folder))
-    spec = AdoptSpec(files=tuple(checksum(path) for path in (brought / CONFIG, *weight_files(brought))), target=target)
-    address = address_of("draft", ADOPT_VERSION, spec, {})
-    known = read_manifest(store, "draft", address) if is_fresh(store, "draft", address, {}) else None
-    if known is not None:
-        _tell(known.counts, log)
-        return reference(store, known)
-    source = (
-        _translated(brought, folder, scratch / f"brought-{address}") if is_foreign(read_config(brought)) else brought
-    )
+    named = checkpoint if "/" in checkpoint and not Path(checkpoint).exists() else brought.name
+    files = tuple(checksum(path) for path in (brought / CONFIG, *weight_files(brought)))
+    return AdoptSpec(files=files, target=target, name=named), brought
+
+
+def run(
+    spec: AdoptSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report
+) -> dict[str, Any]:
+    """Write a checkpoint in the public DeepSpec form, or one that is read as such, as a draft.
+
+    An embedding or head that is not the target's is told and counted, and no error: a target may have been fine-tuned.
+
+    Args:
+        spec: which checkpoint, of which target.
+        inputs: none.
+        out: where to write.
+        placement: where both lie.
+        report: hears nothing: `lines` says what the counts tell, also of a draft published before.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not sound.
+    """
+    del inputs, report
+    brought, target = Path(placement.locations[spec.files[0]]), Path(placement.locations[spec.target.digest])
+    foreign = is_foreign(read_config(brought))
+    source = _translated(brought, target, out.scratch / f"brought-{out.address}") if foreign else brought
     draft = load_draft(source, torch.bfloat16)  # only to be checked
-    out = Out(store, "draft", address, {}, scratch)
     out.file(CONFIG).write_bytes((source / CONFIG).read_bytes())
     write_weights(read_tensors(source), out.folder)
-    told: dict[str, Any] = {"algorithm": config.algorithm, "layers": list(config.target_layer_ids)}
+    told: dict[str, Any] = {"algorithm": draft.config.algorithm, "layers": list(draft.config.target_layer_ids)}
     size = sum(parameter.numel() for _, parameter in draft.trainable())
-    named = checkpoint if "/" in checkpoint and not Path(checkpoint).exists() else brought.name
-    apart = ends_apart(source, folder)
+    apart = ends_apart(source, target)
     loud = warning(apart)
     told |= {"apart": apart, "warnings": [] if loud is None else [loud]}
-    counts = {"target": target.model_dump(), "adopted": named, "parameters": size, **told}
-    _tell(counts, log)
-    return out.publish(spec, ADOPT_VERSION, counts)
+    return {"target": spec.target.model_dump(), "adopted": spec.name, "parameters": size, **told}
+
+
+def lines(counts: Mapping[str, Any]) -> list[str]:
+    """Return what a user should be told of an adopted draft."""
+    distance = f"the draft's distance from the target's own (relative): {in_words(counts['apart'])}"
+    return [distance, *(f"warning: {line}" for line in counts["warnings"])]
 
 
 def _translated(brought: Path, target: Path, folder: Path) -> Path:
@@ -92,9 +95,3 @@ def _translated(brought: Path, target: Path, folder: Path) -> Path:
     (folder / CONFIG).write_text(json.dumps(write_draft_config(config), indent=2, sort_keys=True) + "\n")
     write_weights({**tensors, **lent}, folder)
     return folder
-
-
-def _tell(counts: Mapping[str, Any], log: Callable[[str], None]) -> None:
-    log(f"the draft's distance from the target's own (relative): {in_words(counts['apart'])}")
-    for line in counts["warnings"]:
-        log(f"warning: {line}")

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 from deepspec.errors import RowError
-from deepspec.formats.finish import FILTERED, LENGTH, finish_of
+from deepspec.messages.finish import FILTERED, LENGTH, finish_of
 
 Message = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deepspec.chat.answered import Turn
 from deepspec.chat.tool_calls import name_of, shown
-from deepspec.formats.thinking import MARKERS
+from deepspec.messages.thinking import MARKERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

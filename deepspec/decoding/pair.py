@@ -13,10 +13,10 @@ from deepspec.artifacts import Artifact, TargetId
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.layout import lay_out_for_decoding
 from deepspec.decoding.target_rows import TargetRows, silent
 from deepspec.errors import TargetError
 from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.models.layout import lay_out_for_decoding
 from deepspec.placement import Placement
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Settings

@@ -5,13 +5,13 @@ from functools import cached_property
 from typing import Any
 
 from deepspec.artifacts import Artifact, PartMark, read_manifest
+from deepspec.calibration.figure import reliability
 from deepspec.checkpoint.draft import load_config
 from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
-from deepspec.evaluate.figure import reliability
 from deepspec.evaluate.filled import filled, kind_of
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import ask

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from deepspec.evaluate.calibration import Calibration, calibration, survival, traces
-from deepspec.evaluate.fitting import Fit, used
+from deepspec.calibration.calibration import Calibration, calibration, survival, traces
+from deepspec.calibration.fitting import Fit, used
 from deepspec.formats.scores import (
     Acceptance,
     CalibrationScore,

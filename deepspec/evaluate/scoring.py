@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepspec.evaluate.calibration import traces
-from deepspec.evaluate.fitting import fit_temperatures
+from deepspec.calibration.calibration import traces
+from deepspec.calibration.fitting import fit_temperatures
 from deepspec.evaluate.score import acceptance, calibration_score, slices
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import Benchmark

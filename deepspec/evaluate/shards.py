@@ -10,8 +10,8 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import NotPublishedError, SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import HUB, Benchmark
-from deepspec.formats.conversations import published_prompts, user_texts
 from deepspec.formats.questions import Question, read_questions
+from deepspec.messages.conversations import published_prompts, user_texts
 from deepspec.placement import Placement
 
 Role = Literal["benchmark", "lossless", "untrained", "calibration", "context"]

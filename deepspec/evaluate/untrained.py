@@ -4,9 +4,9 @@ import torch
 
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.shipped import load_heads
-from deepspec.decoding.layout import dense, lay_out_for_decoding
 from deepspec.formats.recipe import TRAITS
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
+from deepspec.models.layout import dense, lay_out_for_decoding
 from deepspec.target.load import Target
 
 

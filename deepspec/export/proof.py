@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.errors import ParityError
-from deepspec.export.form import Source
 from deepspec.formats.recipe import TRAITS
+from deepspec.forms.form import Source
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 

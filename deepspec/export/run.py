@@ -12,17 +12,17 @@ from deepspec.artifacts import Artifact, TargetId, checksum
 from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
-from deepspec.export.form import Form, Source
 from deepspec.export.gate import Gate
-from deepspec.export.huggingface import DEEPSPEC, HUGGINGFACE
-from deepspec.export.llama_cpp import LLAMA_CPP
 from deepspec.export.proof import difference, load, read_back
-from deepspec.export.sglang import SGLANG
 from deepspec.export.spec import ExportSpec
-from deepspec.export.speculators import SPECULATORS
-from deepspec.export.vllm import VLLM
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
 from deepspec.formats.recipe import method_of
+from deepspec.forms.form import Form, Source
+from deepspec.forms.huggingface import DEEPSPEC, HUGGINGFACE
+from deepspec.forms.llama_cpp import LLAMA_CPP
+from deepspec.forms.sglang import SGLANG
+from deepspec.forms.speculators import SPECULATORS
+from deepspec.forms.vllm import VLLM
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.parity import Comparison
 from deepspec.placement import Placement

@@ -17,8 +17,8 @@ from torch.nn.functional import rms_norm
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from deepspec.attention.attention import attend_grouped
 from deepspec.kv.joined import Joined, joined
-from deepspec.models.attention import attend_grouped
 from deepspec.target.proof import allowed, distance
 
 GROUPED = "deepspec_grouped"

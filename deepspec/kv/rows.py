@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.models.attention import KeyValue
+from deepspec.attention.attention import KeyValue
 
 
 class RowCache:

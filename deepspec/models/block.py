@@ -8,9 +8,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepspec.attention.attention import Attention, Context, Mask, Rotation
+from deepspec.attention.lean import lean, norm_of
 from deepspec.families.shape import BlockShape
-from deepspec.models.attention import Attention, Context, Mask, Rotation
-from deepspec.models.lean import lean, norm_of
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.attention.flex import allow_compilations, few_shapes
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.models.flex import allow_compilations, few_shapes
 
 PAYS_FROM = 4096
 """Samples of a rank from which on a run is compiled: where a minute of compiling is won back (docs/adr/0015)."""

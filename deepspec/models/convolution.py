@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from deepspec.attention.attention import Context, Mask, Rotation
 from deepspec.families.shape import BlockShape
-from deepspec.models.attention import Context, Mask, Rotation
 from deepspec.models.block import Block
 
 SIDES = 2

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepspec.attention.attention import Context, KeyValue, Masks, mask_of
+from deepspec.attention.lean import RMSNorm, norm_of
+from deepspec.attention.rope import RotaryEmbedding
 from deepspec.formats.recipe import TRAITS
-from deepspec.models.attention import Context, KeyValue, Masks, mask_of
 from deepspec.models.block import Block
 from deepspec.models.config import DraftConfig
 from deepspec.models.convolution import ConvolvedBlock
@@ -20,8 +22,6 @@ from deepspec.models.heads import (
     MarkovHead,
     RecurrentMarkovHead,
 )
-from deepspec.models.lean import RMSNorm, norm_of
-from deepspec.models.rope import RotaryEmbedding
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """That a draft computes in."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from deepspec.chat.answered import label_of
 from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import CaptureError, RowError
-from deepspec.formats.conversations import Status
 from deepspec.lines.bad_rows import EXAMPLES, one_row
 from deepspec.lines.rows import read_rows
+from deepspec.messages.conversations import Status
 from deepspec.records.batch import Record, supervises
 from deepspec.target_cache.sizes import BF16_BYTES, TOKEN_BYTES
 

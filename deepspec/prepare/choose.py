@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from deepspec.formats.conversations import Split
+from deepspec.messages.conversations import Split
 from deepspec.prepare.spec import PrepareSpec, Source, Splits
 from deepspec.prepare.text import Hashes
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from deepspec.errors import RowError
-from deepspec.formats.conversations import parse_conversation, prompt_of, sample_id, user_texts
 from deepspec.lines.bad_rows import EXAMPLES, BadRows, one_row
 from deepspec.lines.rows import Row, RowWriter, is_text
+from deepspec.messages.conversations import parse_conversation, prompt_of, sample_id, user_texts
 from deepspec.prepare.choose import KEPT, rank_of
 from deepspec.prepare.contamination import BenchmarkPrompts, read_prompts
 from deepspec.prepare.near import SignatureFile, Signatures, near_duplicates, signature

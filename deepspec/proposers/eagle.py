@@ -9,9 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deepspec.attention.attention import Masks, masks_of
 from deepspec.kv.fixed import CachedRows, FixedCache
 from deepspec.kv.rows import CachedLayer, RowCache
-from deepspec.models.attention import Masks, masks_of
 from deepspec.models.draft import EagleDraft
 from deepspec.proposers.choose import at_most, choose, stacked
 from deepspec.proposers.sampling import Proposal

@@ -11,11 +11,11 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from deepspec.attention.attention import masks_of
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS
 from deepspec.kv.fixed import CachedRows, FixedCache
 from deepspec.kv.rows import RowCache
-from deepspec.models.attention import masks_of
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.proposers.choose import at_most, choose, stacked
 from deepspec.proposers.eagle import EagleProposer, ParallelProposer

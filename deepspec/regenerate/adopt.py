@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import checksum
+from deepspec.asking.conversation import answer_row, without_answer
 from deepspec.chat.clock import DATE
 from deepspec.errors import RowError, SourceError
-from deepspec.formats.conversations import AnswerRow, Conversation, Message, PromptRow, parse_conversation
 from deepspec.lines.bad_rows import BadRows, one_row, told
 from deepspec.lines.lines import LONGEST_LINE
 from deepspec.lines.rows import Row, dump_row, read_rows
+from deepspec.messages.conversations import AnswerRow, Conversation, Message, PromptRow, parse_conversation
 from deepspec.placement import Placement
-from deepspec.regenerate.conversation import answer_row, without_answer
 from deepspec.regenerate.logged import NO_ANSWER, SHORT, read_logged
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.shelf import Shelf

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from deepspec.errors import AnswersError, StoreError
-from deepspec.formats.conversations import AnswerRow
 from deepspec.lines.rows import dump_row
+from deepspec.messages.conversations import AnswerRow
 
 SYNC_SECONDS = 1.0
 

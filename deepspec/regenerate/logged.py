@@ -6,10 +6,10 @@ from datetime import date
 from typing import Any
 
 from deepspec.errors import RowError
-from deepspec.formats.conversations import OF_LOGS, Conversation, Message
-from deepspec.formats.finish import FILTERED, STOP, finish_of, told_in
-from deepspec.formats.thinking import holds_reasoning
 from deepspec.lines.rows import is_json, is_text
+from deepspec.messages.conversations import OF_LOGS, Conversation, Message
+from deepspec.messages.finish import FILTERED, STOP, finish_of, told_in
+from deepspec.messages.thinking import holds_reasoning
 
 NO_ANSWER = "the answers file has no answer to this prompt"
 ALL_CONTEXT = "every turn of the answer has weight 0"

@@ -13,9 +13,9 @@ import xxhash
 
 from deepspec.artifacts import Artifact, PartMark
 from deepspec.errors import AnswersError, RowError
-from deepspec.formats.conversations import AnswerRow, PromptRow, published_prompts
 from deepspec.lines.bad_rows import BadRows
 from deepspec.lines.rows import RowWriter
+from deepspec.messages.conversations import AnswerRow, PromptRow, published_prompts
 from deepspec.publish import Out
 from deepspec.regenerate.ledger import Ledger, lock_folder
 from deepspec.regenerate.spec import RegenerateSpec

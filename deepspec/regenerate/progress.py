@@ -5,9 +5,9 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.asking.engine import Asked, Engine
 from deepspec.engines.dispatcher import Lane
 from deepspec.engines.patience import until
-from deepspec.regenerate.engine import Asked, Engine
 from deepspec.regenerate.parts import Book
 from deepspec.report import Report
 

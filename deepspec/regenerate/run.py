@@ -10,23 +10,23 @@ from functools import partial
 from typing import Any
 
 from deepspec.artifacts import Artifact
+from deepspec.asking.conversation import is_thinking, regenerate_row, without_answer
+from deepspec.asking.dated import told_date
+from deepspec.asking.engine import Asked, Engine
+from deepspec.asking.judge import check_prompt
+from deepspec.asking.preflight import Preflight
+from deepspec.asking.question import Answer, Question
+from deepspec.asking.reader import TargetReader
 from deepspec.engines.failures import LONGEST_REASON, AskError
 from deepspec.engines.patience import PATIENCE_SECONDS, until
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
-from deepspec.formats.conversations import AnswerRow, PromptRow
 from deepspec.lines.bad_rows import one_row
+from deepspec.messages.conversations import AnswerRow, PromptRow
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers
-from deepspec.regenerate.conversation import is_thinking, regenerate_row, without_answer
-from deepspec.regenerate.dated import told_date
-from deepspec.regenerate.engine import Asked, Engine
-from deepspec.regenerate.judge import check_prompt
 from deepspec.regenerate.parts import Book, Part
-from deepspec.regenerate.preflight import Preflight
 from deepspec.regenerate.progress import Progress, accounts
-from deepspec.regenerate.question import Answer, Question
-from deepspec.regenerate.reader import TargetReader
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
 

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from deepspec.formats.conversations import AnswerRow
-from deepspec.formats.finish import LENGTH
-from deepspec.regenerate.judge import PROMPT_DRIFTED
+from deepspec.asking.judge import PROMPT_DRIFTED
+from deepspec.messages.conversations import AnswerRow
+from deepspec.messages.finish import LENGTH
 
 DUPLICATE = "the id came before"
 MOST_REASONS = 20

@@ -18,12 +18,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from deepspec.attention.rope import inverse_frequencies
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape
 from deepspec.families.ends import ends_of
 from deepspec.families.shape import Rope
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
-from deepspec.models.rope import inverse_frequencies
 from deepspec.target.capture import capture
 from deepspec.target.layers import EMBEDDING
 from deepspec.target.reading import PROBE, Reading, probe_ids

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from deepspec.errors import CancelledError
+from deepspec.optimizers.muon import OPTIMIZERS
+from deepspec.optimizers.schedule import rate_of
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Cut, Samples, Share, Stream
 from deepspec.steps.checkpoint import Checkpoints, Saved, Saves
@@ -24,8 +26,6 @@ from deepspec.steps.reader import Pace, Reader, Step
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve, Taken, Unread
 from deepspec.train.accepted import Answered
-from deepspec.train.muon import OPTIMIZERS
-from deepspec.train.schedule import rate_of
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add, total_denominators
 from deepspec.train.validation import Validation

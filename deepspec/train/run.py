@@ -15,10 +15,10 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import Artifact
+from deepspec.attention.flex import check_heads
 from deepspec.checkpoint.draft import save_draft
 from deepspec.errors import SourceError
 from deepspec.models.compiled import PAYS_FROM, compile_draft
-from deepspec.models.flex import check_heads
 from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.publish import Out

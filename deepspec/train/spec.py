@@ -5,10 +5,11 @@ from typing import Literal, Self
 from pydantic import ByteSize, Field, model_validator
 
 from deepspec.artifacts import NOT_ADDRESSED
+from deepspec.optimizers.optimization import Optimization
 from deepspec.start.beginning import Beginning
 
 
-class TrainSpec(Beginning):
+class TrainSpec(Beginning, Optimization):
     """Fit a draft model to the cached states of a target.
 
     Layers, sizes and identity of the target come from the cache.
@@ -33,27 +34,6 @@ class TrainSpec(Beginning):
     """Optimizer steps; where given, `epochs` is not read."""
     global_batch: int = Field(default=512, gt=0)
     """Samples per optimizer step, over all ranks and micro-batches."""
-    learning_rate: float = Field(default=6e-4, gt=0)
-    """Peak of the schedule."""
-    warmup_ratio: float = Field(default=0.04, ge=0, lt=1)
-    """Share of the steps that climb linearly to the peak."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """What follows: a cosine to 0; or the peak, and a linear fall to 0 at the end (warm-up, stable, decay)."""
-    decay_ratio: float = Field(default=0.2, gt=0, le=1)
-    """Share of the steps that fall (wsd)."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything; or Muon for matrices that are no tables of a vocabulary, and AdamW for the rest."""
-    muon_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak of the schedule for Muon's matrices; None: `learning_rate`."""
-    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
-    muon_weight_decay: float = Field(default=0.1, ge=0)
-    muon_scale: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    """Factor of a matrix's step: 0.2·√max(rows, columns), as large as AdamW's; or √max(1, rows/columns)."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = Field(default=1e-8, gt=0)
-    clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the forward and backward pass; master weights and optimizer state are fp32 in both."""
 
@@ -84,15 +64,6 @@ class TrainSpec(Beginning):
     """Beside them, the states of every so many steps are kept until the draft is published; None: no others."""
     parity_samples: int = Field(default=2, ge=0, json_schema_extra=NOT_ADDRESSED)
     """Cached samples whose states the target computes again before the first step; they must agree. 0: none."""
-
-    @model_validator(mode="after")
-    def _climbs_before_it_falls(self) -> Self:
-        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
-            raise ValueError(
-                f"warmup_ratio {self.warmup_ratio} and decay_ratio {self.decay_ratio} are more than all steps "
-                "together; lower one of them"
-            )
-        return self
 
     @model_validator(mode="after")
     def _engine_is_asked(self) -> Self:

@@ -10,4 +10,4 @@ def use_form(monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
     """Let all kinds of drafts train with a form of masks; flex_attention as it is, uncompiled."""
     for room in ("slots", "eagle3", "chains"):
         monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda _device: form)
-    monkeypatch.setattr("deepspec.models.flex._compiled", lambda: flex_attention)
+    monkeypatch.setattr("deepspec.attention.flex._compiled", lambda: flex_attention)

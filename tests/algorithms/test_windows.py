@@ -9,8 +9,8 @@ import torch
 from deepspec.algorithms.base import mean_pairs
 from deepspec.algorithms.blocks import BlockAlgorithm
 from deepspec.algorithms.masks import Blocks, blocks_mask, chains_mask, steps_mask
+from deepspec.attention.attention import KeyValue, LayerMasks, attend, mask_of, masks_of
 from deepspec.formats.recipe import Objective
-from deepspec.models.attention import KeyValue, LayerMasks, attend, mask_of, masks_of
 from deepspec.records.batch import Record, collate
 from tests.decoding import tiny
 

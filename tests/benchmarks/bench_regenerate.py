@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deepspec.asking.engine import Engine
+from deepspec.asking.question import Question
+from deepspec.asking.sampling import Sampling
 from deepspec.placement import Endpoint
-from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.question import Question
-from deepspec.regenerate.spec import Sampling
 from infra.engines.managed import free_port
 from tests.heard import Heard
 from tests.regenerate.conftest import Bench, prompt, prompts

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepspec.artifacts import read_manifest
-from deepspec.brought.cache import PublicCache, import_folder
+from deepspec.brought.public_form import PublicCache
 from deepspec.errors import SourceError, TargetError
 from deepspec.store import Store
+from tests.brought import import_folder
 from tests.heard import Heard
 
 MANIFEST: dict[str, Any] = {

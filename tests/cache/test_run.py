@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from deepspec.artifacts import open_artifact
+from deepspec.asking.sampling import Sampling
 from deepspec.cache import run as stage
 from deepspec.cache.capture import Capture
 from deepspec.errors import CaptureError, SourceError, TargetError
-from deepspec.regenerate.spec import RegenerateSpec, Sampling
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.store import Store
 from deepspec.target.load import load_target
 from deepspec.target_cache.facts import Sampled, sampled_as

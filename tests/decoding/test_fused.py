@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from deepspec.attention.attention import attend_grouped
 from deepspec.kv.fused import GROUPED, Fused
 from deepspec.kv.joined import joined
-from deepspec.models.attention import attend_grouped
 from tests.decoding.test_fixed import TARGETS
 
 NORMS = {"llama": 2 * 3 + 1, "qwen3": 4 * 3 + 1, "gemma3": 6 * 3 + 1}

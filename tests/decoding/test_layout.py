@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepspec.decoding.layout import dense, lay_out_for_decoding
+from deepspec.models.layout import dense, lay_out_for_decoding
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -5,10 +5,10 @@ import contextlib
 
 import pytest
 
+from deepspec.asking.question import Answer, Question
 from deepspec.engines.dispatcher import ATTEMPTS, FAILURES_TO_TRIP, FIRST_PROBE, LONGEST_WAIT, Dispatcher
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.regenerate.question import Answer, Question
 from tests.engines.virtual import now, run_virtually
 
 DAY = 86400.0

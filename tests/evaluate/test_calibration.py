@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deepspec.evaluate.calibration import auroc, calibration, measure
-from deepspec.evaluate.fitting import best_temperature, fit_temperatures, used
+from deepspec.calibration.calibration import auroc, calibration, measure
+from deepspec.calibration.fitting import best_temperature, fit_temperatures, used
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.rounds.measure import resampled
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepspec.errors import CheckpointError
-from deepspec.export.gguf_file import read_gguf
+from deepspec.forms.gguf_file import read_gguf
 from tests.export.drafts import write_target
 
 

@@ -19,13 +19,13 @@ import gguf
 import pytest
 import torch
 
+from deepspec.attention.attention import KeyValue
 from deepspec.checkpoint.draft import save_draft
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
-from deepspec.models.attention import KeyValue
 from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepspec.export.form import Source
 from deepspec.export.proof import load
 from deepspec.export.run import FORMS, read_source
+from deepspec.forms.form import Source
 from deepspec.parity import training_form
 from tests.export.drafts import LLAMA, write_draft
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from deepspec.errors import RowError
-from deepspec.formats.content import placeholder
-from deepspec.formats.conversations import parse_conversation, prompt_of, sample_id, user_texts
+from deepspec.messages.content import placeholder
+from deepspec.messages.conversations import parse_conversation, prompt_of, sample_id, user_texts
 from tests.formats import wild
 
 
@@ -303,5 +303,5 @@ def test_the_sample_id_sees_content_and_not_the_shape_it_came_in():
 
 
 def test_reading_conversations_needs_no_torch():
-    code = "import sys, deepspec.formats.conversations; sys.exit('torch' in sys.modules)"
+    code = "import sys, deepspec.messages.conversations; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepspec.formats.finish import KEYS, finish_of, told_in
+from deepspec.messages.finish import KEYS, finish_of, told_in
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepspec.artifacts import TargetId, open_artifact
-from deepspec.brought.draft import adopt
+from deepspec.brought.draft import lines
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import load_draft
 from deepspec.checkpoint.foreign import is_foreign, public_config
@@ -17,7 +17,9 @@ from deepspec.errors import InputError
 from deepspec.export.proof import load, outputs
 from deepspec.export.run import FORMS, read_source
 from deepspec.store import Store
+from tests.brought import adopt
 from tests.export.drafts import KINDS, LLAMA, write_draft
+from tests.heard import Heard
 
 TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
 LAYERS = LLAMA["num_hidden_layers"]
@@ -40,12 +42,12 @@ def write_target(folder: Path, source: Any) -> Path:
 
 def brought(folder: Path, source: Any, tmp_path: Path) -> Any:
     """Publish a checkpoint as a draft and return it as it is read again."""
-    store, told = Store(tmp_path / "store"), []
-    target = write_target(tmp_path / "target", source)
-    ref = adopt(str(folder), target, TARGET, store, tmp_path / "scratch", told.append)
-    assert adopt(str(folder), target, TARGET, store, tmp_path / "scratch", told.append) == ref
-    assert "embedding 0" in told[0]
-    return load_draft(open_artifact(store, ref, tmp_path / "scratch").path("config.json").parent)
+    store, target = Store(tmp_path / "store"), write_target(tmp_path / "target", source)
+    ref = adopt(str(folder), target, TARGET, store, tmp_path / "scratch", Heard())
+    assert adopt(str(folder), target, TARGET, store, tmp_path / "scratch", Heard()) == ref
+    draft = open_artifact(store, ref, tmp_path / "scratch")
+    assert "embedding 0" in lines(draft.counts)[0]
+    return load_draft(draft.path("config.json").parent)
 
 
 def same(found: Any, source: Any) -> None:

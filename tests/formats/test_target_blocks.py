@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from deepspec.models.attention import KeyValue
+from deepspec.attention.attention import KeyValue
 from deepspec.start.blocks import start_from_target
 from tests.models.drafts import SIZE, TARGETS, tiny
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from deepspec.formats.thinking import MARKERS, holds_reasoning
+from deepspec.messages.thinking import MARKERS, holds_reasoning
 
 
 @pytest.mark.parametrize(("opening", "closing"), MARKERS)
@@ -32,5 +32,5 @@ def test_an_answer_that_speaks_of_thinking_is_none(text):
 
 
 def test_the_table_is_read_without_torch():
-    code = "import sys, deepspec.formats.thinking; sys.exit('torch' in sys.modules)"
+    code = "import sys, deepspec.messages.thinking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,10 +10,10 @@ from prefect.serializers import JSONSerializer
 from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, reference, verify_file
 from deepspec.catalog import catalog
 from deepspec.checkpoint.draft import load_draft
-from deepspec.formats.conversations import published_prompts, published_rows
 from deepspec.formats.exports import read_index
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.speed import read_speed
+from deepspec.messages.conversations import published_prompts, published_rows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.start.begin import earlier_weights

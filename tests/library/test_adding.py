@@ -31,7 +31,7 @@ TOY = BlockAlgorithm(cross_entropy=0.0, total_variation=1.0)
         ('    "eagle3": Eagle3(),\n', '    "toy": TOY,\n'),
     ],
     "deepspec/checkpoint/config.py": [('    "eagle3": "Eagle3Model",\n', '    "toy": "ToyModel",\n')],
-    "deepspec/export/speculators.py": [('    "dflash2": "DFlash2DraftModel",\n', '    "toy": "ToyDraftModel",\n')],
+    "deepspec/forms/speculators.py": [('    "dflash2": "DFlash2DraftModel",\n', '    "toy": "ToyDraftModel",\n')],
 }
 STAGE: Mapping[str, list[Edit] | str] = {
     "deepspec/toy/__init__.py": "",

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from deepspec.attention.attention import KeyValue
+from deepspec.attention.rope import RotaryEmbedding, inverse_frequencies
 from deepspec.families import read
 from deepspec.families.rope import rope
-from deepspec.models.attention import KeyValue
 from deepspec.models.block import Block
-from deepspec.models.rope import RotaryEmbedding, inverse_frequencies
 
 SIZES = {
     "vocab_size": 96,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from deepspec.attention.attention import KeyValue
 from deepspec.families import read
-from deepspec.models.attention import KeyValue
 from deepspec.models.block import Block
 from deepspec.models.convolution import ConvolvedBlock, SlotConvolution
 from deepspec.models.heads import CandidateSelector

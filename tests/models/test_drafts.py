@@ -8,8 +8,8 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.slots import backbone, previous_tokens
+from deepspec.attention.attention import KeyValue
 from deepspec.formats.recipe import Objective
-from deepspec.models.attention import KeyValue
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
 from deepspec.records.batch import collate
 from deepspec.start.initial import initialize

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepspec.attention import flex
 from deepspec.errors import TrainingError
-from deepspec.models import flex
 
 
 class Beside(NamedTuple):

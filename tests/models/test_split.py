@@ -8,8 +8,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.algorithms.masks import Blocks, blocks_mask, steps_mask
-from deepspec.models.attention import KeyValue, attend
-from deepspec.models.split import TILE, Ranges, dense, merged
+from deepspec.attention.attention import KeyValue, attend
+from deepspec.attention.split import TILE, Ranges, dense, merged
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 

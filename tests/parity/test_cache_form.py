@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
-from deepspec.brought.cache import ImportSpec, PublicCache, import_out, publish_public
+from deepspec.brought.public_form import PublicCache
 from deepspec.records.batch import collate, supervises
 from deepspec.store import Store
-from deepspec.target import identify
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.gate import check_states
+from tests.brought import import_folder
 from tests.cache.made import placement_for
 from tests.heard import Heard
 from tests.parity.golden import MISSING, root
@@ -62,10 +62,8 @@ def test_collated_batches_agree(folder: Path):
 def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Path):
     manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
     place = golden_target(manifest["target_model_name_or_path"])
-    public, target = PublicCache(folder / "cache_dir"), load_target(place)
-    spec = ImportSpec(source=public.source(), target=identify(place), part_bytes=100_000)
-    store = Store(tmp_path / "root")
-    ref = publish_public(spec, public, target, import_out(spec, store, tmp_path), Heard())
+    public, store = PublicCache(folder / "cache_dir"), Store(tmp_path / "root")
+    ref = import_folder(folder / "cache_dir", place, {"part_bytes": 100_000}, store, tmp_path, Heard())
     artifact = open_artifact(store, ref, tmp_path)
     cache = TargetCache(artifact, tmp_path)
     check_states(artifact, cache, range(len(cache)), placement_for(place, tmp_path))  # training would accept it

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepspec.calibration.calibration import auroc, calibration, survival, traces
 from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.evaluate.calibration import auroc, calibration, survival, traces
 from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Round, Settings
 from deepspec.rounds.measure import tally

@@ -10,8 +10,8 @@ import torch
 
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.mtp import Mtp
-from deepspec.export import heads
 from deepspec.formats.recipe import Objective
+from deepspec.forms import heads
 from deepspec.proposers.eagle import EagleProposer
 from deepspec.records.batch import Record, collate_rows, supervises
 from tests.algorithms.forms import use_form

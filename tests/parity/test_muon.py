@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from deepspec.optimizers.muon import MasterMuon
 from deepspec.steps.ranks import Ranks
-from deepspec.train.muon import MasterMuon
 from deepspec.train.spec import TrainSpec
 from tests.parity import golden2
 

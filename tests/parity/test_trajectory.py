@@ -14,8 +14,8 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
+from deepspec.optimizers.schedule import learning_rate
 from deepspec.records.batch import Record, collate, supervises
-from deepspec.train.schedule import learning_rate
 from tests.parity import golden
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}

@@ -1,7 +1,7 @@
 """The bundled prompts are what their generator writes, and nothing held out is trained on."""
 
-from deepspec.formats.conversations import parse_conversation, user_texts
 from deepspec.lines.rows import read_rows
+from deepspec.messages.conversations import parse_conversation, user_texts
 from deepspec.prepare.contamination import BenchmarkPrompts, read_prompts
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.demo.write import HELD_OUT, KINDS, TRAINING, write

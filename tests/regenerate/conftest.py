@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
-from deepspec.formats.conversations import published_rows
+from deepspec.asking.sampling import Sampling
 from deepspec.lines.rows import write_rows
+from deepspec.messages.conversations import published_rows
 from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.run import run
-from deepspec.regenerate.spec import RegenerateSpec, Sampling
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.store import Store
 from tests.heard import Heard
 

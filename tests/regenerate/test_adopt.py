@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepspec.artifacts import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
-from deepspec.formats.conversations import parse_conversation, prompt_of, published_rows
+from deepspec.messages.conversations import parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf
 from tests.formats import wild
 from tests.regenerate.conftest import Bench, prompt, prompts

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.formats.conversations import published_rows
+from deepspec.messages.conversations import published_rows
 from tests.regenerate.conftest import Bench, prompt
 from tests.regenerate.simulated import Simulated, text_of
 from tests.regenerate.test_replies import replies

@@ -2,9 +2,9 @@
 
 import pytest
 
+from deepspec.asking.reader import TargetReader
 from deepspec.errors import AnswersError, BadRowsError, EngineError
 from deepspec.regenerate import run as stage
-from deepspec.regenerate.reader import TargetReader
 from tests.regenerate.conftest import prompt, prompts
 from tests.regenerate.simulated import Simulated, serve
 from tests.regenerate.test_faults import only, statuses

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from deepspec.regenerate.conversation import is_thinking, regenerate_row, turn_seed
-from deepspec.regenerate.dialects import OTHER, body
-from deepspec.regenerate.question import Answer
-from deepspec.regenerate.spec import Sampling
+from deepspec.asking.conversation import is_thinking, regenerate_row, turn_seed
+from deepspec.asking.dialects import OTHER, body
+from deepspec.asking.question import Answer
+from deepspec.asking.sampling import Sampling
 from tests.regenerate.conftest import prompt
 
 WEATHER = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]

@@ -5,12 +5,12 @@ from datetime import date
 
 import pytest
 
+from deepspec.asking.dated import settle_date
+from deepspec.asking.reader import TargetReader
+from deepspec.asking.sampling import Sampling
 from deepspec.chat.template import ChatTemplate
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.regenerate.dated import settle_date
-from deepspec.regenerate.reader import TargetReader
-from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompt, prompts
 from tests.regenerate.simulated import Simulated, serve
 from tests.regenerate.test_conversation import WEATHER, with_tools

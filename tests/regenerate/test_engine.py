@@ -1,9 +1,9 @@
 """What is sent."""
 
+from deepspec.asking.dialects import DIALECTS, OTHER, body, ids_body
+from deepspec.asking.question import Question
+from deepspec.asking.sampling import Sampling
 from deepspec.engines.client import label
-from deepspec.regenerate.dialects import DIALECTS, OTHER, body, ids_body
-from deepspec.regenerate.question import Question
-from deepspec.regenerate.spec import Sampling
 
 QUESTION = Question(messages=[{"role": "user", "content": "Hi"}], tools=[], seed=7, thinking=True)
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from deepspec.asking.conversation import regenerate_row
+from deepspec.asking.judge import check_answer, check_prompt
+from deepspec.asking.question import Answer, Question
+from deepspec.asking.sampling import Sampling
 from deepspec.errors import RowError
-from deepspec.regenerate.conversation import regenerate_row
-from deepspec.regenerate.judge import check_answer, check_prompt
-from deepspec.regenerate.question import Answer, Question
-from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompt
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}

@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from deepspec.artifacts import ArtifactRef, open_artifact, read_manifest, reference
-from deepspec.formats.conversations import published_rows
 from deepspec.lines.rows import read_rows
+from deepspec.messages.conversations import published_rows
 from tests.regenerate.conftest import Bench, prompts
 from tests.regenerate.one_run import ROWS
 from tests.regenerate.simulated import Simulated, serve

@@ -3,9 +3,9 @@
 import pytest
 
 from deepspec.errors import RowError
-from deepspec.formats.conversations import parse_conversation
-from deepspec.formats.finish import KEYS
-from deepspec.formats.thinking import MARKERS
+from deepspec.messages.conversations import parse_conversation
+from deepspec.messages.finish import KEYS
+from deepspec.messages.thinking import MARKERS
 from deepspec.regenerate.logged import read_logged
 
 

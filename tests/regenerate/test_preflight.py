@@ -2,9 +2,9 @@
 
 import pytest
 
+from deepspec.asking.reader import TargetReader
+from deepspec.asking.sampling import Sampling
 from deepspec.errors import EngineError
-from deepspec.regenerate.reader import TargetReader
-from deepspec.regenerate.spec import Sampling
 from tests.regenerate.conftest import prompts
 from tests.regenerate.simulated import Simulated, serve
 

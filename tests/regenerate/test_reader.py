@@ -4,9 +4,9 @@ from datetime import date
 
 import pytest
 
+from deepspec.asking.reader import TargetReader
 from deepspec.chat.clock import Clock
 from deepspec.placement import Placement
-from deepspec.regenerate.reader import TargetReader
 from tests.regenerate.conftest import TARGET
 from tests.regenerate.test_parts import answer
 from tests.target import tiny

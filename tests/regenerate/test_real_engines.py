@@ -9,9 +9,9 @@ import psutil
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from deepspec.formats.conversations import parse_conversation, published_rows
+from deepspec.asking.reader import TargetReader
 from deepspec.lines.rows import read_rows
-from deepspec.regenerate.reader import TargetReader
+from deepspec.messages.conversations import parse_conversation, published_rows
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, Served, start_engines

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from deepspec.asking.dialects import DIALECTS, OTHER
+from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.engines.failures import AskError, UnknownFinishError
 from deepspec.engines.wire import LONGEST_PAUSE, decoded, retry_after
-from deepspec.regenerate.dialects import DIALECTS, OTHER
-from deepspec.regenerate.replies import chat_answer, text_answer
 
 
 def response(**message):

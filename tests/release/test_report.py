@@ -11,7 +11,7 @@ import yaml
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
-from deepspec.evaluate.figure import reliability
+from deepspec.calibration.figure import reliability
 from deepspec.formats.exports import ExportedForm, ExportIndex
 from deepspec.formats.scores import Difference, Interval
 from deepspec.formats.served import BreakEven, Change, EngineSpeed, Proposal, ServeOptions, Tried, UnderLoad

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import catalog, find
-from deepspec.formats.conversations import published_rows
 from deepspec.lines.rows import Row
+from deepspec.messages.conversations import published_rows
 from deepspec.records.batch import Record
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache

@@ -15,11 +15,11 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
-from deepspec.export.form import Source
 from deepspec.export.proof import difference, read_back
 from deepspec.export.run import FORMS
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.forms.form import Source
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.parity import check_parity
 from deepspec.proposers.propose import proposer_for

@@ -16,10 +16,10 @@ from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.losses.chunked import CHUNK_ROWS
 from deepspec.models.draft import build_draft
+from deepspec.optimizers.muon import MasterMuon
+from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.plan import presets
 from deepspec.steps.ranks import Ranks
-from deepspec.train.muon import MasterMuon
-from deepspec.train.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.train.run import MOST_AHEAD
 from deepspec.train.spec import TrainSpec
 

@@ -9,10 +9,11 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.artifacts import open_artifact
+from deepspec.asking.sampling import Sampling
 from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import collate
 from deepspec.records.stream import Cut
-from deepspec.regenerate.spec import RegenerateSpec, Sampling
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.rounds.measure import estimates, tally
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.stop import StopSignal

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepspec.artifacts import open_artifact
-from deepspec.brought.draft import adopt
+from deepspec.brought.draft import lines
 from deepspec.checkpoint.ends import ends_apart
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError
+from tests.brought import adopt
 from tests.evaluate.published import given
+from tests.heard import Heard
 
 
 @pytest.fixture
@@ -23,10 +25,10 @@ def case(tmp_path):
 
 def adopted(case, folder, tmp_path):
     target = Path(case.placement.locations[case.target.digest])
-    said: list[str] = []
-    ref = adopt(str(folder), target, case.target, case.store, tmp_path / "scratch", said.append)
-    assert said[0].startswith("the draft's distance from the target's own (relative): embedding ")
+    ref = adopt(str(folder), target, case.target, case.store, tmp_path / "scratch", Heard())
     draft = open_artifact(case.store, ref, tmp_path / "scratch")
+    said = lines(draft.counts)
+    assert said[0].startswith("the draft's distance from the target's own (relative): embedding ")
     assert [line.removeprefix("warning: ") for line in said[1:]] == draft.counts["warnings"]
     return draft
 

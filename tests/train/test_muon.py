@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from deepspec.errors import CheckpointError
+from deepspec.optimizers.muon import MasterMuon, lay_out, takes
+from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.steps.ranks import Ranks
-from deepspec.train.muon import MasterMuon, lay_out, takes
-from deepspec.train.optimizer import MasterAdamW
 from deepspec.train.spec import TrainSpec
 from tests.train.test_optimizer import backward
 from tests.train.toy import ToyModel

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from deepspec.errors import CheckpointError
+from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.steps.ranks import Ranks
-from deepspec.train.optimizer import MasterAdamW
 from deepspec.train.spec import TrainSpec
 from tests.train.toy import CAPTURED, ToyModel
 

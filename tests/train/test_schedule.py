@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from deepspec.train.schedule import learning_rate, rate_of, stable
+from deepspec.optimizers.schedule import learning_rate, rate_of, stable
 from deepspec.train.spec import TrainSpec
 
 

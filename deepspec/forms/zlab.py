@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
-from deepspec.export.form import BORROWED, Json, Source, Tensors, not_style, with_rope, without
 from deepspec.formats.recipe import TRAITS, AlgorithmName
+from deepspec.forms.form import BORROWED, Json, Source, Tensors, not_style, with_rope, without
 from deepspec.models.config import DraftConfig
 
 _CLASSES: Mapping[AlgorithmName, str] = {"dflash": "DFlashDraftModel", "dflash2": "DFlash2DraftModel"}

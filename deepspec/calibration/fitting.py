@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepspec.evaluate.calibration import BINS, bin_of, sigmoid, traces
+from deepspec.calibration.calibration import BINS, bin_of, sigmoid, traces
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Estimate, Floats, resampled
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from deepspec.attention.lean import RMSNorm, norm_of
+from deepspec.attention.rope import rotate
+from deepspec.attention.split import SplitMask, attend_split
 from deepspec.families.shape import BlockShape
-from deepspec.models.lean import RMSNorm, norm_of
-from deepspec.models.rope import rotate
-from deepspec.models.split import SplitMask, attend_split
 
 Rotation = tuple[Tensor, Tensor]
 Mask = Tensor | SplitMask | None

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
-from deepspec.models.flex import flex
+from deepspec.attention.flex import flex
 
 TILE = 128
 """Queries and positions of a block that flex_attention computes or skips as a whole."""

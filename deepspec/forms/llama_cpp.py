@@ -14,8 +14,9 @@ from torch import Tensor
 
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
-from deepspec.export import heads
-from deepspec.export.form import (
+from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
+from deepspec.forms import heads
+from deepspec.forms.form import (
     BORROWED,
     Form,
     Json,
@@ -32,9 +33,8 @@ from deepspec.export.form import (
     with_zero_markov,
     without,
 )
-from deepspec.export.gguf_file import GgufFile, read_gguf
-from deepspec.export.gguf_rope import read_rope, refuse_rope, write_rope
-from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
+from deepspec.forms.gguf_file import GgufFile, read_gguf
+from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
 
 FILE = "draft.gguf"
 

@@ -17,11 +17,11 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import RowError
-from deepspec.formats.content import check_media, shown, text_of
-from deepspec.formats.finish import told_in
-from deepspec.formats.tools import decoded, tool_calls, tools_of
 from deepspec.lines.bad_rows import one_row
 from deepspec.lines.rows import read_rows
+from deepspec.messages.content import check_media, shown, text_of
+from deepspec.messages.finish import told_in
+from deepspec.messages.tools import decoded, tool_calls, tools_of
 
 Role = Literal["system", "user", "assistant", "tool"]
 Split = Literal["train", "validation", "calibration", "test"]

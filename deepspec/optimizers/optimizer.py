@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
+from deepspec.optimizers.optimization import Optimization
 from deepspec.steps.ranks import Ranks
-from deepspec.train.spec import TrainSpec
 
 BUFFERS = ("master", "exp_avg", "exp_avg_sq")
 """Prefixes of the names in a saved state: the weights and the two moments of AdamW."""
@@ -30,7 +30,7 @@ class MasterAdamW:
     """
 
     def __init__(
-        self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype, ranks: Ranks, without: Collection[str] = ()
+        self, model: nn.Module, spec: Optimization, dtype: torch.dtype, ranks: Ranks, without: Collection[str] = ()
     ) -> None:
         """Take over the first rank's values of what `model` trains, but some, and cast the model to `dtype`."""
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in without}

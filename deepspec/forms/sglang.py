@@ -2,8 +2,9 @@
 
 import torch
 
-from deepspec.export import heads, zlab
-from deepspec.export.form import (
+from deepspec.formats.recipe import TRAITS
+from deepspec.forms import heads, zlab
+from deepspec.forms.form import (
     BORROWED,
     Form,
     Json,
@@ -23,7 +24,6 @@ from deepspec.export.form import (
     with_zero_markov,
     without,
 )
-from deepspec.formats.recipe import TRAITS
 
 _EAGLE = "LlamaForCausalLMEagle3"
 _EAGLE_LAYERS = 3

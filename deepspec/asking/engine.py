@@ -1,12 +1,12 @@
 """One endpoint as regeneration asks it: conversations, or prompts as token ids."""
 
+from deepspec.asking.dialects import OTHER, body, ids_body
+from deepspec.asking.question import Answer, Question, SkipRow
+from deepspec.asking.replies import chat_answer, text_answer
+from deepspec.asking.sampling import Sampling
 from deepspec.engines.client import Client
 from deepspec.engines.dispatcher import Dispatcher
 from deepspec.placement import Endpoint
-from deepspec.regenerate.dialects import OTHER, body, ids_body
-from deepspec.regenerate.question import Answer, Question, SkipRow
-from deepspec.regenerate.replies import chat_answer, text_answer
-from deepspec.regenerate.spec import Sampling
 
 
 class Engine(Client):

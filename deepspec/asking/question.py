@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepspec.formats.conversations import Message
+from deepspec.messages.conversations import Message
 
 
 class SkipRow(Exception):  # noqa: N818 - not an error: it becomes the row's reason

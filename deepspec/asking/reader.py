@@ -10,9 +10,9 @@ from deepspec.artifacts import TargetId
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
-from deepspec.formats.conversations import AnswerRow, Message
-from deepspec.formats.finish import LENGTH
 from deepspec.lines.bad_rows import one_row
+from deepspec.messages.conversations import AnswerRow, Message
+from deepspec.messages.finish import LENGTH
 from deepspec.placement import Placement
 
 

@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from deepspec.asking.dated import settle_date, told_date
+from deepspec.asking.dialects import DIALECTS, OTHER
+from deepspec.asking.engine import Engine
+from deepspec.asking.question import Question
+from deepspec.asking.reader import TargetReader
+from deepspec.asking.sampling import Sampling
 from deepspec.engines.failures import AskError, UnknownFinishError
 from deepspec.engines.patience import until
 from deepspec.errors import EngineError
-from deepspec.formats.conversations import Message
-from deepspec.regenerate.dated import settle_date, told_date
-from deepspec.regenerate.dialects import DIALECTS, OTHER
-from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.question import Question
-from deepspec.regenerate.reader import TargetReader
-from deepspec.regenerate.spec import Sampling
+from deepspec.messages.conversations import Message
 from deepspec.report import Report
 
 WHOLE_TOKENS = 64

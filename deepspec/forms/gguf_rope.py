@@ -4,10 +4,10 @@ from typing import Any
 
 import gguf
 
-from deepspec.export.form import Json
-from deepspec.export.gguf_file import GgufFile
 from deepspec.families.rope import rope_keys
 from deepspec.families.shape import Rope
+from deepspec.forms.form import Json
+from deepspec.forms.gguf_file import GgufFile
 
 _ROPES = {
     "default": gguf.RopeScalingType.NONE,

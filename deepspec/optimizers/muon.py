@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
+from deepspec.optimizers.optimization import Optimization
+from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW, collector
 from deepspec.steps.ranks import Ranks
-from deepspec.train.optimizer import FP32_BYTES, MasterAdamW, collector
-from deepspec.train.spec import TrainSpec
 
 TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2")
 """Parts of the names of matrices whose rows are a vocabulary: AdamW's."""
@@ -65,7 +65,7 @@ def lay_out(shapes: Mapping[str, torch.Size], owners: int) -> tuple[list[Place],
 class Matrices:
     """The matrices that Muon steps, in one flat buffer; the first rank's values are everyone's."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec, ranks: Ranks) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: Optimization, ranks: Ranks) -> None:
         """Copy the values, in fp32; the parameters stay what they are until `attach`."""
         self._parameters, self._ranks = dict(parameters), ranks
         self.places, size = lay_out({name: p.shape for name, p in parameters.items()}, ranks.count)
@@ -107,7 +107,7 @@ class Matrices:
                 torch.where(still, old, each, out=each)
         self.refresh()
 
-    def _muon(self, place: Place, spec: TrainSpec) -> torch.optim.Muon:
+    def _muon(self, place: Place, spec: Optimization) -> torch.optim.Muon:
         weight = nn.Parameter(place.view(self.master, self._start))
         weight.grad = place.view(self.gradient)
         found = torch.optim.Muon(
@@ -144,7 +144,7 @@ class Matrices:
 class MasterMuon:
     """The trainable parameters of a model, matrices stepped by Muon, the rest by AdamW; used like `MasterAdamW`."""
 
-    def __init__(self, model: nn.Module, spec: TrainSpec, dtype: torch.dtype, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, spec: Optimization, dtype: torch.dtype, ranks: Ranks) -> None:
         """Take over the first rank's values of what `model` trains, and cast the model to `dtype`."""
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         mine = {name: p for name, p in trained.items() if takes(name, p)}
@@ -213,8 +213,8 @@ class MasterMuon:
                     )
 
 
-OPTIMIZERS: Mapping[str, Callable[[nn.Module, TrainSpec, torch.dtype, Ranks], MasterAdamW | MasterMuon]] = {
+OPTIMIZERS: Mapping[str, Callable[[nn.Module, Optimization, torch.dtype, Ranks], MasterAdamW | MasterMuon]] = {
     "adamw": MasterAdamW,
     "muon": MasterMuon,
 }
-"""`TrainSpec.optimizer` -> what steps the parameters."""
+"""`Optimization.optimizer` -> what steps the parameters."""

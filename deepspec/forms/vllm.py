@@ -5,8 +5,9 @@ DFlash 2, are written as their authors have them (zlab.py).
 """
 
 from deepspec.checkpoint.config import KINDS
-from deepspec.export import heads, zlab
-from deepspec.export.form import (
+from deepspec.formats.recipe import TRAITS
+from deepspec.forms import heads, zlab
+from deepspec.forms.form import (
     Form,
     Json,
     Source,
@@ -23,7 +24,6 @@ from deepspec.export.form import (
     with_rope,
     with_zero_markov,
 )
-from deepspec.formats.recipe import TRAITS
 
 _EAGLE = {"qwen3": "Eagle3Qwen3ForCausalLM", "llama": "Eagle3LlamaForCausalLM"}
 

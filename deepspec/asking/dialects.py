@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepspec.regenerate.question import Question
-from deepspec.regenerate.spec import Sampling
+from deepspec.asking.question import Question
+from deepspec.asking.sampling import Sampling
 
 
 def _ids_beside_logprobs(choice: Mapping[str, Any]) -> Any:

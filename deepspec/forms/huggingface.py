@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
-from deepspec.export.form import Form, Json, Source, Tensors, safetensors_form, write_config
+from deepspec.forms.form import Form, Json, Source, Tensors, safetensors_form, write_config
 
 MODULE = "modeling_deepspec"
 

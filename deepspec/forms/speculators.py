@@ -6,8 +6,9 @@ from typing import Any
 from deepspec.checkpoint import foreign
 from deepspec.checkpoint.checks import CONVOLVED
 from deepspec.checkpoint.draft import CONFIG
-from deepspec.export import heads
-from deepspec.export.form import (
+from deepspec.formats.recipe import TRAITS
+from deepspec.forms import heads
+from deepspec.forms.form import (
     BORROWED,
     Form,
     Json,
@@ -21,7 +22,6 @@ from deepspec.export.form import (
     with_rope,
     without,
 )
-from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 
 _CLASSES = {

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.asking.dialects import Dialect
+from deepspec.asking.question import Answer, Response
 from deepspec.engines.failures import AskError, UnknownFinishError
-from deepspec.formats.finish import FILTERED, LENGTH, finish_of
-from deepspec.regenerate.dialects import Dialect
-from deepspec.regenerate.question import Answer, Response
+from deepspec.messages.finish import FILTERED, LENGTH, finish_of
 
 LARGEST_COUNT = 1 << 31
 """Numbers from here on are no counts of tokens, and no token ids."""

@@ -10,10 +10,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
-from deepspec.formats.conversations import AnswerRow, Message, PromptRow, Status
-from deepspec.regenerate.judge import check_answer, without_ids
-from deepspec.regenerate.question import Answer, Question, SkipRow
-from deepspec.regenerate.spec import Sampling
+from deepspec.asking.judge import check_answer, without_ids
+from deepspec.asking.question import Answer, Question, SkipRow
+from deepspec.asking.sampling import Sampling
+from deepspec.messages.conversations import AnswerRow, Message, PromptRow, Status
 
 Ask = Callable[[Question], Awaitable[Answer]]
 

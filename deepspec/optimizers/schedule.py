@@ -2,10 +2,10 @@
 
 import math
 
-from deepspec.train.spec import TrainSpec
+from deepspec.optimizers.optimization import Optimization
 
 
-def rate_of(step: int, total: int, spec: TrainSpec) -> float:
+def rate_of(step: int, total: int, spec: Optimization) -> float:
     """Return the rate of one step of a run, by the schedule of its spec."""
     if spec.schedule == "wsd":
         return stable(step, total, spec.learning_rate, spec.warmup_ratio, spec.decay_ratio)

@@ -8,14 +8,14 @@ these. That a plain prompt has as many tokens proves nothing: today's date may b
 from collections.abc import Sequence
 from typing import Any
 
+from deepspec.asking.engine import Engine
+from deepspec.asking.question import Question
+from deepspec.asking.reader import TargetReader
+from deepspec.asking.sampling import Sampling
 from deepspec.chat.clock import Clock
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.formats.conversations import Message
-from deepspec.regenerate.engine import Engine
-from deepspec.regenerate.question import Question
-from deepspec.regenerate.reader import TargetReader
-from deepspec.regenerate.spec import Sampling
+from deepspec.messages.conversations import Message
 
 SHORT, LONG = "1", "one two three four five six seven eight nine ten"
 """Values of a variable for the date: no two engines that ignore it read as many tokens of both as ours does."""

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from deepspec.asking.question import Answer, Question
 from deepspec.errors import RowError
-from deepspec.formats.finish import LENGTH, TOOL_CALLS
-from deepspec.regenerate.question import Answer, Question
+from deepspec.messages.finish import LENGTH, TOOL_CALLS
 
 PROMPT_DRIFTED = "prompt_drifted"
 """Reason of an answer to another prompt."""

@@ -1,0 +1,1 @@
+"""Conversations: messages, tools, reasoning, how an answer ended, and the rows that hold them."""
