@@ -13,6 +13,8 @@ PARTS_LIMIT = 64 << 30
 STAGING_LIMIT = 8 << 30
 """Bytes of states that engines have been asked for and no part holds yet, where a machine is told no other limit."""
 
+SPREAD = "spread"
+"""A device that lays the layers of one target over all cards."""
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?|auto|spread")
 
 
@@ -102,4 +104,4 @@ class Placement(BaseModel):
     @property
     def draft_device(self) -> str:
         """Return where a draft is trained, which is never spread."""
-        return "cuda" if self.device == "spread" else self.device
+        return "cuda" if self.device == SPREAD else self.device

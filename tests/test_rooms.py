@@ -116,3 +116,23 @@ def test_the_page_on_architecture_has_every_room_and_every_arrow():
 
 EVERYWHERE = {"artifacts", "catalog", "disk", "errors", "garbage", "placement", "publish", "ranges", "report", "store"}
 """Modules that any room may use; the page names them once."""
+
+
+def test_a_room_that_lists_its_files_lists_files_that_are_there():
+    for name, path in MODULES.items():
+        if path.name == "__init__.py" and (told := ast.get_docstring(ast.parse(path.read_text()))):
+            for file in re.findall(r"\b([a-z_]+\.py)\b", told):
+                assert (path.parent / file).is_file(), f"{name} names {file}"
+
+
+def test_no_room_has_more_files_than_one_keeps_in_mind():
+    counts = defaultdict(int)
+    for path in MODULES.values():
+        counts[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
+    crowded = {name: count for name, count in counts.items() if count > DOZEN and name not in ROWS_OF_A_TABLE}
+    assert crowded == {}
+
+
+DOZEN = 12
+ROWS_OF_A_TABLE = {"deepspec/algorithms", "cli"}
+"""Rooms of which most files are rows of one table, alike but for what they are a row for: algorithms, commands."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.served import ServeOptions
+from deepspec.placement import SPREAD
 
 
 def hardware(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:
@@ -31,7 +32,7 @@ def _used(device: str, cards: Sequence[str]) -> str:
     """Return the names of the cards that a device is."""
     _, _, number = device.partition(":")
     first = int(number or 0)
-    chosen = cards if device == "spread" else cards[first : first + 1]
+    chosen = cards if device == SPREAD else cards[first : first + 1]
     return " + ".join(chosen) or "a card that was not looked at"
 
 

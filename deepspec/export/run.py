@@ -52,7 +52,7 @@ def run(
     draft = inputs["draft"]
     target = placement.locations.get(TargetId.model_validate(draft.counts["target"]).digest)
     source = read_source(draft_folder(draft, out.scratch), spec.target, None if target is None else Path(target))
-    model = load(source.draft, source.tensors).to(placement.device)
+    model = load(source.draft, source.tensors).to(placement.draft_device)
     gate = None
     if spec.gate and target is not None:
         gate = Gate(draft, model, Path(target), placement.scratch)

@@ -28,7 +28,8 @@ from deepspec.target_cache.codec import Bytes
 from deepspec.target_cache.facts import CacheFacts
 from deepspec.target_cache.fetch import BoundedFolder, MadeParts, PartReader, PartSource
 from deepspec.target_cache.index import INDEX, Index
-from deepspec.target_cache.part import HEADER, Part, PartWriter
+from deepspec.target_cache.part import Part, PartWriter
+from deepspec.target_cache.sizes import HEADER
 
 Source = Literal["cache", "online", "rolling"]
 

@@ -8,8 +8,6 @@ layers.py      which layers are captured                                    (no 
 resolve.py     makes a source ready: a folder of safetensors, tokenizer and template
 load.py        the model in memory
 capture.py     hidden states of chosen layers
-samples.py     answers -> samples, each row checked; how they are batched
-live.py        states made while training reads them
 mask_token.py  the token that stands for "not drafted yet"
 """
 

@@ -18,7 +18,7 @@ from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
 from deepspec.families.general import check_head
 from deepspec.formats.tensor_heads import listed, read_object
-from deepspec.placement import Placement
+from deepspec.placement import SPREAD, Placement
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.proof import prove, prove_ends
@@ -37,9 +37,6 @@ _IMAGE_TEXT: Any = AutoModelForImageTextToText
 
 _BESIDE = 1.25
 """What a target takes in memory, as a multiple of its files: activations and buffers beside it."""
-
-SPREAD = "auto"
-"""A device that spreads the layers over all cards."""
 
 
 @dataclass(frozen=True, kw_only=True)

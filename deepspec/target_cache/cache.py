@@ -30,7 +30,8 @@ from deepspec.target_cache.fetch import (
     map_file,
 )
 from deepspec.target_cache.index import INDEX, Index, write_index
-from deepspec.target_cache.part import COLUMNS, HEADER, Part, PartWriter, concatenate, part_name
+from deepspec.target_cache.part import COLUMNS, Part, PartWriter, concatenate, part_name
+from deepspec.target_cache.sizes import HEADER
 
 __all__ = [
     "CODECS",

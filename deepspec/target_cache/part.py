@@ -20,12 +20,10 @@ from torch import Tensor
 from deepspec.errors import CorruptArtifactError
 from deepspec.records.batch import Record, supervises
 from deepspec.target_cache.codec import CODECS, Bytes, encode
-from deepspec.target_cache.sizes import BF16_BYTES, TOKEN_BYTES
+from deepspec.target_cache.sizes import BF16_BYTES, HEADER, TOKEN_BYTES
 
 FORMAT = "deepspec.target_cache"
 VERSION = 1
-HEADER = 4096
-"""Bytes before the first tensor: 8 of length, then JSON filled up with spaces."""
 
 COLUMNS: Mapping[str, str] = {
     "sample_id": "string",

@@ -26,7 +26,7 @@ PUBLISHED_TOKEN_BYTES = 6
 """The same in the published layout, which stores an attention mask too."""
 
 HEADER = 4096
-"""Bytes of a part before its first tensor."""
+"""Bytes of a part before its first tensor: 8 of length, then JSON filled up with spaces."""
 
 INDEX_BYTES = 60
 """Of one sample in the index: an id, which does not compress, places, a checksum."""

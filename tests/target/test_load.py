@@ -9,10 +9,11 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from deepspec.errors import CaptureError, TargetError
+from deepspec.placement import Placement
 from deepspec.target import identify
 from deepspec.target.capture import capture
 from deepspec.target.layers import check_layers, default_layers
-from deepspec.target.load import Target, load_target
+from deepspec.target.load import Target, load_placed, load_target
 from tests.target.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
 
 
@@ -63,9 +64,11 @@ def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_target_that_is_spread_when_it_is_loaded_gives_the_same_states(target: Target):
-    ids = torch.arange(3, 20)[None]
-    spread = load_target(target.folder, device="auto")
+def test_a_target_that_is_spread_when_it_is_loaded_gives_the_same_states(target: Target, tmp_path: Path):
+    """As `--device spread` places it."""
+    ids, identity = torch.arange(3, 20)[None], identify(target.folder)
+    where = {identity.digest: str(target.folder)}
+    spread = load_placed(identity, Placement(device="spread", locations=where, scratch=tmp_path), "float32")
     for one, other in zip(target.capture(ids, [1]), spread.capture(ids, [1]), strict=True):
         torch.testing.assert_close(one, other)
 
