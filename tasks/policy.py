@@ -42,6 +42,14 @@ async def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
     return error.retryable if isinstance(error, DeepSpecError) else isinstance(error, OSError) and not is_full(error)
 
 
+RETRIED: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=BACKOFF_SECONDS),
+    "retry_condition_fn": can_pass,
+}
+"""Options of every task: what can pass is tried again, what a user has to mend is told at once."""
+
+
 def stage_options(stage: str) -> dict[str, Any]:
     """Return the options that all stage tasks share."""
     return {
@@ -51,7 +59,5 @@ def stage_options(stage: str) -> dict[str, Any]:
         "cache_policy": ArtifactAddress(stage=stage),
         "persist_result": True,
         "result_serializer": "json",
-        "retries": RETRIES,
-        "retry_delay_seconds": exponential_backoff(backoff_factor=BACKOFF_SECONDS),
-        "retry_condition_fn": can_pass,
+        **RETRIED,
     }

@@ -18,6 +18,7 @@ from infra.engines.states import engine_version
 from infra.known import hardware_of, known, settled
 from infra.listeners import Listeners, terminal
 from infra.site import Site
+from tasks.policy import RETRIED
 from tasks.report import PrefectReport
 
 
@@ -50,7 +51,7 @@ def begun(plan: Plan, site: Site, only: str | None = None) -> Begun:
     return Begun(resolved=resolved, site=site.at(resolved), told=(*([device] if device else []), *told))
 
 
-@task(name="plan", task_run_name="plan", tags=["deepspec"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="plan", task_run_name="plan", tags=["deepspec"], cache_policy=NO_CACHE, persist_result=False, **RETRIED)
 def resolve_plan(plan: Plan, site: Site, only: str | None = None) -> tuple[Resolved, Site]:
     """Return the specs of all stages, and the site that knows where everything lies.
 

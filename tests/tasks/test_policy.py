@@ -11,6 +11,7 @@ from deepspec.errors import ChildError, EngineError, StoreError, rebuilt
 from deepspec.stages import STAGES, address
 from deepspec.train.spec import TrainSpec
 from tasks.policy import ArtifactAddress, can_pass
+from tasks.resolve import resolve_plan
 from tasks.stages import STAGE_TASKS
 
 CACHE = ArtifactRef(kind="target_cache", address="c" * 32, content="1", uri="here")
@@ -52,3 +53,8 @@ def test_every_stage_has_a_task_of_its_name():
 )
 def test_only_errors_that_can_pass_are_retried(error, passes):
     assert asyncio.run(can_pass(None, None, Failed(data=error))) is passes
+
+
+@pytest.mark.parametrize("task", [resolve_plan, *STAGE_TASKS.values()])
+def test_every_task_of_a_run_tries_again_what_can_pass(task):
+    assert (task.retries, task.retry_condition_fn) == (2, can_pass)
