@@ -19,12 +19,11 @@ Log = Callable[[str], None]
 
 
 def new_draft(
-    spec: Beginning, facts: CacheFacts, samples: Samples, placement: Placement, log: Log, *, first: bool = True
+    spec: Beginning, facts: CacheFacts, samples: Samples, placement: Placement, log: Log
 ) -> BlockDraft | EagleDraft:
     """Return the draft of a run that begins, in fp32 on the CPU.
 
-    Shape, vocabulary, embedding and head are the same on every rank. What takes long, a look at the cached states, only
-    the first rank does; the others are given its weights before the first step.
+    Only the first rank makes it: the others have `empty_draft`, and are given its weights before the first step.
 
     Args:
         spec: shape, seed and kind of start.
@@ -32,15 +31,12 @@ def new_draft(
         samples: of the training split.
         placement: where the target lies.
         log: told what was chosen, and what could not be done.
-        first: whether this is the first rank.
 
     Raises:
         TargetError: the target's folder cannot be read, or is not of the cache's sizes.
         SpecError: no mask token can be chosen.
     """
     model = fresh_draft(spec, facts, target_folder(facts, placement), samples, log)
-    if not first:
-        return model
     bigrams = start_markov_head(model, samples, spec.bigram_samples)
     unfit = fit_first_block(model, samples, bigrams) if spec.start == "fitted" else None
     if unfit is not None:

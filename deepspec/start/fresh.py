@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer
 
 from deepspec.checkpoint.checks import check_mask_token
@@ -42,7 +43,7 @@ def target_folder(facts: CacheFacts, placement: Placement) -> Path:
 def fresh_draft(
     spec: Beginning, facts: CacheFacts, folder: Path, samples: Samples, log: Callable[[str], None]
 ) -> BlockDraft | EagleDraft:
-    """Return an untrained draft in fp32 on the CPU: the same weights on every rank and machine.
+    """Return an untrained draft in fp32 on the CPU: the same weights on every machine.
 
     MTP heads begin as the target ships them, whatever start is asked for.
 
@@ -58,8 +59,34 @@ def fresh_draft(
             are to be tuned.
         SpecError: no mask token can be chosen.
     """
-    config = draft_config(spec, facts, folder)
-    model = build_draft(config)
+    model = _around_target(build_draft(draft_config(spec, facts, folder)), spec, folder, samples, log)
+    if TRAITS[model.config.algorithm].shipped:
+        load_heads(model, folder)
+        log("the draft starts as the heads that the target ships")
+        return model
+    initialize(model, spec.seed)
+    if spec.start != "random" and not start_from_target(model, folder):
+        log("the target's blocks have another form than the draft's: it starts from random weights")
+    return model
+
+
+def empty_draft(
+    spec: Beginning, facts: CacheFacts, folder: Path, samples: Samples, device: torch.device
+) -> BlockDraft | EagleDraft:
+    """Return a draft of the same shape, vocabulary, embedding and head in fp32 on a device, its other weights not set.
+
+    The host's memory holds nothing of it: it is for a rank that is given another one's weights. Arguments and errors as
+    in `fresh_draft`.
+    """
+    with torch.device("meta"):
+        model = build_draft(draft_config(spec, facts, folder))
+    return _around_target(model.to_empty(device=device), spec, folder, samples, lambda _: None)
+
+
+def _around_target(
+    model: BlockDraft | EagleDraft, spec: Beginning, folder: Path, samples: Samples, log: Callable[[str], None]
+) -> BlockDraft | EagleDraft:
+    """Return a draft once it has its vocabulary, and the target's embedding and head."""
     embedding, head = read_ends(folder)
     if embedding.shape != model.embed_tokens.weight.shape:
         wanted = tuple(model.embed_tokens.weight.shape)
@@ -69,13 +96,6 @@ def fresh_draft(
         log(chosen)
     own = embedding.clone()  # out of the mapped file, where it lies unaligned
     adopt_target(model, own, own if head is embedding else head.clone(), keep_head=True)
-    if TRAITS[config.algorithm].shipped:
-        load_heads(model, folder)
-        log("the draft starts as the heads that the target ships")
-        return model
-    initialize(model, spec.seed)
-    if spec.start != "random" and not start_from_target(model, folder):
-        log("the target's blocks have another form than the draft's: it starts from random weights")
     return model
 
 

@@ -24,7 +24,7 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.records.stream import Cut
 from deepspec.report import Report
-from deepspec.start.begin import earlier_weights, new_draft
+from deepspec.start.begin import earlier_weights
 from deepspec.start.previous import STATE
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
 from deepspec.steps.ranks import Ranks
@@ -40,7 +40,7 @@ from deepspec.train.memory import fitting_micro_batch, free_bytes
 from deepspec.train.narrator import Narrator
 from deepspec.train.spec import TrainSpec
 from deepspec.train.supervised import check_supervised
-from deepspec.train.task import Task
+from deepspec.train.task import Task, draft_of
 from deepspec.train.trackers import Trackers
 from deepspec.watch.meter import peak_memory
 from deepspec.watch.trace import traced
@@ -179,7 +179,7 @@ def make_loop(
             f"a step takes {spec.global_batch} samples (train.global_batch) and there are {len(train)} in the training "
             f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
         )
-    model = new_draft(spec, cache.facts, train, placement, log, first=ranks.first).to(ranks.device)
+    model = draft_of(spec, cache.facts, train, ranks, placement, log)
     if ranks.device.type == "cuda":
         check_heads(model.config.block.head_dim)
     task = Task(

@@ -11,8 +11,14 @@ from deepspec.algorithms import Algorithm, LossResult
 from deepspec.losses.chunked import Kernel, kernel_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.placement import Placement
 from deepspec.records.batch import Tokens, each_tensor
+from deepspec.records.stream import Samples
+from deepspec.start.begin import Log, new_draft
+from deepspec.start.fresh import empty_draft, target_folder
+from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import MicroBatch, Supervised
+from deepspec.target_cache.facts import CacheFacts
 from deepspec.train.spec import TrainSpec
 
 DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -101,3 +107,22 @@ def add(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         value = value.detach().double()
         totals[name] = totals[name] + value if name in totals else value
+
+
+def draft_of(
+    spec: TrainSpec, facts: CacheFacts, samples: Samples, ranks: Ranks, placement: Placement, log: Log
+) -> BlockDraft | EagleDraft:
+    """Return the draft of a run that begins on this rank's device, in fp32; the first rank's weights are everyone's.
+
+    The first one alone has them: the optimizer hands them out when it takes the model over. Arguments and errors as in
+    `deepspec.start.begin.new_draft`.
+    """
+    if ranks.first:
+        model = new_draft(spec, facts, samples, placement, log).to(ranks.device)
+    else:
+        model = empty_draft(spec, facts, target_folder(facts, placement), samples, ranks.device)
+    saved = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point():  # scalars of layers; what is counted is counted by every rank
+            ranks.copy_from_first_(buffer)
+    return model

@@ -133,7 +133,7 @@ class Sizes:
     def host(self) -> dict[str, int]:
         """Return what the memory of a machine with eight ranks holds, by when."""
         return {
-            "at the start: the draft in fp32, once a rank": RANKS * FP32_BYTES * (self.frozen + self.trained),
+            "at the start: the draft in fp32, once": FP32_BYTES * (self.frozen + self.trained),
             "in steps: states read ahead, pinned, once a rank": RANKS * (MOST_AHEAD + self.states),
             "while saving: a state to be written, and the next one": 2 * self.stepping.state_bytes,
         }

@@ -7,9 +7,13 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import EXIT_CANCELLED
+from deepspec.start.fresh import empty_draft, fresh_draft, target_folder
+from deepspec.target_cache.cache import TargetCache
+from deepspec.target_cache.split import CacheSplit
 from tests.heard import Heard
 from tests.train.conftest import SMALL
 from tests.train.launched import Launched
@@ -138,3 +142,23 @@ def run_again(site, name, ranks):
         return site.train(SPEC, name, report)[0], "\n".join(report.lines)
     again = Launched(site, name, SPEC, ranks)
     return again.published(), again.log()
+
+
+@pytest.mark.parametrize("reduced", [None, 40])
+def test_a_rank_that_is_given_its_weights_has_room_for_the_same_draft_and_holds_none_of_it_on_the_host(site, reduced):
+    spec = SMALL.but(draft=SMALL.draft.but(draft_vocab_size=reduced))
+    cache = TargetCache(site.cache, site.placement.scratch)
+    samples, folder = CacheSplit(cache, "train", 0, 8), target_folder(cache.facts, site.placement)
+    made = fresh_draft(spec, cache.facts, folder, samples, lambda _: None)
+    room = empty_draft(spec, cache.facts, folder, samples, torch.device("cpu"))
+    traits = [
+        {name: (each.shape, each.dtype, each.requires_grad) for name, each in model.named_parameters()}
+        for model in (made, room)
+    ]
+    assert traits[0] == traits[1]
+    given = {**dict(made.named_buffers()), **{n: p for n, p in made.named_parameters() if not p.requires_grad}}
+    assert len(given) == (2 if reduced is None else 4)
+    for name, tensor in given.items():
+        assert torch.equal(room.get_parameter(name) if name.endswith("weight") else room.get_buffer(name), tensor)
+    elsewhere = empty_draft(spec, cache.facts, folder, samples, torch.device("meta"))
+    assert all(tensor.is_meta for tensor in elsewhere.state_dict().values())
