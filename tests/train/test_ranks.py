@@ -160,5 +160,6 @@ def test_a_rank_that_is_given_its_weights_has_room_for_the_same_draft_and_holds_
     assert len(given) == (2 if reduced is None else 4)
     for name, tensor in given.items():
         assert torch.equal(room.get_parameter(name) if name.endswith("weight") else room.get_buffer(name), tensor)
-    elsewhere = empty_draft(spec, cache.facts, folder, samples, torch.device("meta"))
-    assert all(tensor.is_meta for tensor in elsewhere.state_dict().values())
+    if reduced is None:  # else the rows of the head are chosen by what is counted
+        elsewhere = empty_draft(spec, cache.facts, folder, samples, torch.device("meta"))
+        assert all(tensor.is_meta for tensor in elsewhere.state_dict().values())
