@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve check test test-gpu soak bench docs tutorial dist format lock audit clean
+.PHONY: install demo serve check test test-costs test-gpu soak bench docs tutorial dist format lock audit clean
 
 install: $(MARK)  ## make .venv from the lock files
 
@@ -33,6 +33,9 @@ check: $(MARK)  ## format, lint, types
 
 test: $(MARK)  ## everything but soak and benchmarks
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-costs: $(MARK)  ## the same, and the seconds of the processor that each file takes, its processes included
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -p tests.costs
 
 test-gpu: $(MARK)  ## every stage and the golden numbers on a GPU; a plain line where there is none
 	$(BIN)/python -m pytest -n 0 tests/cuda

@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.target.tiny import write_target
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("deployments", "cli", "flows", "tasks", "infra", "deepspec")
@@ -18,17 +22,49 @@ TABLES = frozenset({"deepspec/stages.py", "deepspec/catalog.py", "deepspec/plan/
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What the tests ask of a module."""
+
+    imports: list[str]
+    """Dotted names, anywhere in it."""
+    attributes: set[str]
+    texts: set[str]
+    trusts: bool
+    """Whether `trust_remote_code` is anything but False."""
+    calls: set[str]
+    """Last names of what is called."""
+
+
+@cache
+def facts(path: Path) -> Facts:
+    """Return what is in a module, which is parsed once for all tests."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    words = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "trust_remote_code"]
+    return Facts(
+        imports=[name for node in nodes for name in imported(node, path)],
+        attributes={node.attr for node in nodes if isinstance(node, ast.Attribute)},
+        texts={node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)},
+        trusts=any(ast.unparse(word.value) != "False" for word in words),
+        calls={call.attr for call in called if isinstance(call, ast.Attribute)}
+        | {call.id for call in called if isinstance(call, ast.Name)},
+    )
+
+
+def imported(node: ast.AST, path: Path) -> list[str]:
+    """Return the dotted names that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{path}: relative import"
+        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
 def imports(path: Path) -> list[str]:
     """Return the dotted names that a module imports, anywhere in it."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.append(node.module or "")
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+    return facts(path).imports
 
 
 def name_of(path: Path) -> str:
@@ -45,8 +81,7 @@ def test_layers_point_one_way(path):
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith("deepspec/")], ids=name_of)
 def test_the_library_knows_nothing_of_prefect_or_the_environment(path):
     assert "prefect" not in {name.split(".")[0] for name in imports(path)}
-    attributes = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    assert not attributes & {"environ", "getenv"}
+    assert not facts(path).attributes & {"environ", "getenv"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith("deepspec/")], ids=name_of)
@@ -63,17 +98,14 @@ def test_a_stage_room_never_imports_another(path):
     "path", [path for path in MODULES if name_of(path).startswith("deepspec/models/")], ids=name_of
 )
 def test_models_never_name_a_family(path):
-    words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-    assert not words & {"llama", "qwen3_moe", "gemma3", "gemma4", "gpt_oss"}
+    assert not facts(path).texts & {"llama", "qwen3_moe", "gemma3", "gemma4", "gpt_oss"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_pickle_is_ever_read(path):
-    source = path.read_text()
     assert "pickle" not in {name.split(".")[0] for name in imports(path)}
-    assert "torch.load(" not in source
-    keywords = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.keyword))
-    assert not [word for word in keywords if word.arg == "trust_remote_code" and ast.unparse(word.value) != "False"]
+    assert "torch.load(" not in path.read_text()
+    assert not facts(path).trusts
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -82,8 +114,7 @@ def test_only_the_terminal_prints(path):
     if name_of(path) == "infra/terminal.py":
         return
     assert "rich" not in {name.split(".")[0] for name in imports(path)}
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    assert not {"print", "echo", "secho"} & {ast.unparse(call).split(".")[-1] for call in calls}
+    assert not {"print", "echo", "secho"} & facts(path).calls
 
 
 def test_flows_and_specs_do_not_load_torch():
@@ -92,8 +123,8 @@ def test_flows_and_specs_do_not_load_torch():
 
 
 def test_checks_do_not_load_torch(tmp_path):
-    """The target is made in a process of its own, for that loads torch."""
-    make = "import sys, pathlib; from tests.target.tiny import write_target; write_target(pathlib.Path(sys.argv[1]))"
+    """They look in a process of their own: this one has torch, to make the target."""
+    write_target(tmp_path)
     look = (
         "import sys, pathlib; from flows.choices import Choices, choose_site; from infra.known import known; "
         "from deepspec.plan.checks import outcomes; "
@@ -101,6 +132,4 @@ def test_checks_do_not_load_torch(tmp_path):
         "found = outcomes(known(plan, choose_site(sys.argv[1] + '/store'))); "
         "assert {each.state for each in found} == {'ok'}, found; sys.exit('torch' in sys.modules)"
     )
-    for code in (make, look):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
-        assert done.returncode == 0
+    assert subprocess.run([sys.executable, "-c", look, str(tmp_path)], cwd=ROOT, check=False).returncode == 0

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from tests.test_architecture import LAYERS, ROOT
@@ -43,13 +44,19 @@ def room(module: str) -> str:
     return f"{layer}/{rest.partition('.')[0]}" if layer in BIG and rest else layer
 
 
-def imported(path: Path, *, late: bool) -> Iterator[str]:
-    """Yield modules of ours that a file imports: at its top, or within its functions."""
+@cache
+def statements(path: Path) -> tuple[tuple[ast.ImportFrom, bool], ...]:
+    """Return the imports of a file, and whether each is within a function; it is parsed once for all that is asked."""
     tree = ast.parse(path.read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     within = {id(node) for function in functions for node in ast.walk(function)}
-    for node in ast.walk(tree):
-        if (id(node) in within) == late and isinstance(node, ast.ImportFrom) and node.module:
+    return tuple((node, id(node) in within) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+
+
+def imported(path: Path, *, late: bool) -> Iterator[str]:
+    """Yield modules of ours that a file imports: at its top, or within its functions."""
+    for node, within in statements(path):
+        if within == late and node.module:
             for name in (f"{node.module}.{alias.name}" for alias in node.names):
                 found = name if name in MODULES else node.module
                 if found in MODULES:

@@ -5,7 +5,9 @@ assignments. What a class computes (`__post_init__`) is not read.
 """
 
 import ast
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,4 +135,22 @@ def _origin(path: Path, name: str) -> tuple[Path, str]:
 
 @cache
 def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    with _undisturbed():
+        return ast.parse(text)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Collect no garbage while the block runs, so that no other thread has its turn in the middle of a parse.
+
+    Python before 3.11.8 and 3.12.2 has one count of depth for all threads: where another one parses something
+    meanwhile, as it does to format a traceback, this one ends in a SystemError (CPython gh-106905).
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()

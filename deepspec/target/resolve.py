@@ -8,9 +8,13 @@ import json
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf as gguf_package
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -88,8 +92,9 @@ def _convert(source: TargetSource, work: Path) -> str:
             with piece.open("rb") as file:
                 shutil.copyfileobj(file, joined, 1 << 22)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=name)
-        model: Any = AutoModelForCausalLM.from_pretrained(work, gguf_file=name, dtype=torch.float32)
+        with _read_once():
+            tokenizer = AutoTokenizer.from_pretrained(work, gguf_file=name)
+            model: Any = AutoModelForCausalLM.from_pretrained(work, gguf_file=name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, NotImplementedError, struct.error) as error:
         advice = "check that the file is whole and its architecture one that transformers reads from GGUF"
         raise TargetError(f"target {name}: transformers cannot read it: {_first_line(error)}; {advice}") from error
@@ -100,6 +105,20 @@ def _convert(source: TargetSource, work: Path) -> str:
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
     return name
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers read a file's header, and make its table of names, once: it asks for the one three times, and
+    for the other at every module, which together took most of the time that a small target was prepared in."""
+    wanted = {name: getattr(gguf_package, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, call in wanted.items():
+            setattr(gguf_package, name, cache(call))
+        yield
+    finally:
+        for name, call in wanted.items():
+            setattr(gguf_package, name, call)
 
 
 def _override(source: TargetSource, work: Path) -> None:

@@ -1,0 +1,48 @@
+"""Other answers at the same address: the cache and the draft that were made from the old ones are made again."""
+
+from pathlib import Path
+
+from deepspec.artifacts import Artifact, ArtifactRef, Spec, read_manifest
+from deepspec.catalog import catalog
+from deepspec.stages import STAGES, Work, materialize
+from deepspec.store import Store
+from tests.cache.made import placement_for, publish_answers, rows, spec_for
+from tests.heard import Heard
+from tests.target.tiny import write_target
+from tests.train.conftest import SMALL
+
+
+def states(store: Store) -> dict[str, str]:
+    return {entry.kind: entry.state for entry in catalog(store)}
+
+
+def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(tmp_path: Path):
+    target, store, scratch = write_target(tmp_path / "target"), Store(tmp_path / "store"), tmp_path / "scratch"
+    placement = placement_for(target, scratch, micro_batch=2)
+
+    def made(name: str, spec: Spec, given: ArtifactRef) -> tuple[ArtifactRef, list[str]]:
+        heard = Heard()
+        work = Work(
+            stage=STAGES[name], spec=spec, inputs={given.kind: given}, store=store, placement=placement, report=heard
+        )
+        return materialize(work), [line for line in heard.lines if "stale" in line]
+
+    def both(answers: Artifact) -> tuple[ArtifactRef, ArtifactRef, list[str]]:
+        cache, told = made("cache", spec_for(target), answers.ref)
+        draft, then = made("train", SMALL, cache)
+        return cache, draft, [*told, *then]
+
+    first = both(publish_answers(store, scratch, [rows(25)]))
+    assert first[2] == []
+    store.delete("answers/a/manifest.json")
+    answers = publish_answers(store, scratch, [[*rows(24), rows(25, seed=1)[24]]])
+    assert states(store)["target_cache"] == "stale"
+    cache, draft, told = both(answers)
+    assert told == [f"{ref.prefix} is stale or incomplete; it is made again" for ref in (cache, draft)]
+    assert [cache.address, draft.address] == [ref.address for ref in first[:2]]
+    assert draft.content != first[1].content
+    kept = read_manifest(store, "target_cache", cache.address)
+    assert kept is not None
+    assert kept.inputs["answers"].content == answers.ref.content
+    assert states(store)["target_cache"] == states(store)["draft"] == "published"
+    assert both(answers) == (cache, draft, []), "what is fresh is found"
