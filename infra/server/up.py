@@ -153,7 +153,9 @@ def server(port: int, logs: Path) -> Iterator[str]:
 @contextmanager
 def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
     api = f"http://{LOOPBACK if host == ANY_HOST else host}:{port}/api"
-    if _answers(f"{api}/health"):
+    with _asking() as client:
+        taken = _answers(client, f"{api}/health")
+    if taken:
         raise SpecError(f"something answers on {api} already; stop it, or choose another port with --port")
     data_dir().mkdir(parents=True, exist_ok=True)  # the database is made there, its folder is not
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
@@ -224,15 +226,21 @@ def _remember(api: str | None) -> None:
 
 def _wait(child: Child, url: str) -> None:
     end = time.monotonic() + START_SECONDS
-    while not _answers(url):
-        child.check()
-        if time.monotonic() > end:
-            raise ChildError(f"the server of {url}", 0, f"not healthy in time; see {child.log_path}")
-        time.sleep(0.3)
+    with _asking() as client:
+        while not _answers(client, url):
+            child.check()
+            if time.monotonic() > end:
+                raise ChildError(f"the server of {url}", 0, f"not healthy in time; see {child.log_path}")
+            time.sleep(0.3)
 
 
-def _answers(url: str) -> bool:
+def _asking() -> httpx.Client:
+    """Return a client for as many questions as it takes: to make one takes as long as a hundred of them."""
+    return httpx.Client(timeout=2)
+
+
+def _answers(client: httpx.Client, url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).is_success
+        return client.get(url).is_success
     except httpx.TransportError:
         return False

@@ -35,7 +35,7 @@ SIZES = (
     "train.checkpoint_every=3",
     "train.validation_samples=2",
     "evaluate.samples=1",
-    "evaluate.max_new_tokens=16",
+    "evaluate.max_new_tokens=8",
     "evaluate.calibration_samples=2",
     "evaluate.lossless_samples=2",
     "evaluate.untrained_samples=1",
@@ -43,7 +43,7 @@ SIZES = (
     "benchmark.samples=2",
     "benchmark.loads=[1]",
     "benchmark.engine_samples=2",
-    "benchmark.max_new_tokens=16",
+    "benchmark.max_new_tokens=8",
     "benchmark.repeats=1",
 )
 """Everything real, and small."""
@@ -132,7 +132,7 @@ def none_left(deepspec: Deepspec, seconds: float = 30) -> list[str]:
     return left
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("prefect")
     old = os.environ.get("PREFECT_HOME")
@@ -156,7 +156,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Deepspec, str]:
     """A whole run that nothing disturbed, and what it printed."""
     deepspec = Deepspec(data=data, root=tmp_path_factory.mktemp("whole") / "store", api=api)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,6 +37,7 @@ SIZES = (
     "evaluate.calibration_samples=2",
     "evaluate.lossless_samples=1",
     "evaluate.untrained_samples=1",
+    "benchmark.batches=[1,2]",
     "benchmark.samples=1",
     "benchmark.max_new_tokens=8",
     "benchmark.repeats=1",
@@ -127,15 +129,25 @@ def workers() -> list[psutil.Process]:
     return [process for process, words in below if "worker" in words and str(GUARD) not in words]
 
 
+def _store() -> Store:
+    """Return one store for all looks at it: the first look at object storage loads what S3 is described by."""
+    return _store_at(default_root(), os.environ["AWS_ENDPOINT_URL"])
+
+
+@cache
+def _store_at(root: str, _: str) -> Store:
+    return Store(root)
+
+
 def manifests() -> dict[str, bytes]:
     """Return the commit mark of everything that is published."""
-    store = Store(default_root())
+    store = _store()
     return {key: store.read_bytes(key) for key in store.list("") if key.endswith("manifest.json")}
 
 
 def checkpoints() -> set[str]:
     """Return what trainings have saved in the store."""
-    return {key for key in Store(default_root()).list("draft") if "/checkpoints/" in key}
+    return {key for key in _store().list("draft") if "/checkpoints/" in key}
 
 
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
@@ -147,12 +159,18 @@ def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     return found
 
 
+@cache
+def _client() -> httpx.Client:
+    """Return the one client of this process: to make another takes as long as a hundred requests."""
+    return httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def ask(method: str, url: str, body: dict[str, Any] | None = None) -> Any:
     """Return a server's answer; one that is busy (503, or silent) is asked again, as Prefect's own client does."""
 
     def answer() -> httpx.Response | None:
         try:
-            told = httpx.request(method, url, json=body, timeout=30)
+            told = _client().request(method, url, json=body)
         except httpx.TimeoutException:
             return None
         return None if told.status_code == httpx.codes.SERVICE_UNAVAILABLE else told

@@ -88,14 +88,17 @@ def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(undistu
     assert all(each["accepted_length"]["value"] >= 1 for each in board["standings"])
 
 
-def test_a_deleted_artifact_is_made_again_and_nothing_else(undisturbed, api, tmp_path):
+def test_a_deleted_draft_is_made_again_and_nothing_else_though_the_run_is_killed_meanwhile(undisturbed, api, tmp_path):
     deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
-    draft = deepspec.checksums("draft")
     shutil.rmtree(deepspec.root / "draft")
+    process = deepspec.start("run")
+    kill_when(process, lambda: any((deepspec.data / "scratch" / "draft").rglob("*latest*")))
+    assert none_left(deepspec) == []
+    assert not list((deepspec.root / "draft").glob("*/manifest.json"))
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
     done = deepspec.run("run")
     assert done.returncode == 0, done.stderr
-    assert deepspec.checksums("draft") == draft
+    assert deepspec.checksums("draft") == undisturbed[0].checksums("draft")
     new = [task for task in query(api, "task_runs", {"limit": 200}) if task["id"] not in before]
     assert {str(task["name"]) for task in new if task["state_name"] == "Completed"} == {"plan", "train"}
 
@@ -116,6 +119,7 @@ def with_another_answer(deepspec: Deepspec, source: Deepspec, scratch: Path) -> 
     return deepspec.manifest("answers")
 
 
+@pytest.mark.soak
 def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(undisturbed, tmp_path):
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "target_cache", "draft")
     old = {kind: deepspec.manifest(kind) for kind in ("target_cache", "draft")}
@@ -130,6 +134,7 @@ def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(undisturb
     assert deepspec.manifest("draft").content != old["draft"].content
 
 
+@pytest.mark.soak
 def test_killed_while_regenerating_every_committed_answer_survives(undisturbed, tmp_path):
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     process = deepspec.start("regenerate")
@@ -149,22 +154,16 @@ def test_killed_while_regenerating_every_committed_answer_survives(undisturbed, 
     assert len(answers) == deepspec.manifest("prompts").counts["kept"]
 
 
-@pytest.mark.parametrize("stage", ["cache", "train"])
-def test_killed_and_resumed_payloads_equal_those_of_an_undisturbed_run(undisturbed, tmp_path, stage):
-    kinds = {"cache": ("prompts", "answers"), "train": ("prompts", "answers", "target_cache")}[stage]
-    kind = STAGES[stage].kind
-    deepspec = copied(undisturbed[0], tmp_path, *kinds)
-    process = deepspec.start(stage)
-    ready = {
-        "cache": lambda: any((deepspec.root / kind).glob("*/parts/*/*.json")),
-        "train": lambda: any((deepspec.data / "scratch" / "draft").rglob("*latest*")),
-    }[stage]
-    kill_when(process, ready)
+@pytest.mark.soak
+def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(undisturbed, tmp_path):
+    deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers")
+    process = deepspec.start("cache")
+    kill_when(process, lambda: any((deepspec.root / "target_cache").glob("*/parts/*/*.json")))
     assert none_left(deepspec) == []
-    assert not list((deepspec.root / kind).glob("*/manifest.json"))
-    done = deepspec.run(stage)
+    assert not list((deepspec.root / "target_cache").glob("*/manifest.json"))
+    done = deepspec.run("cache")
     assert done.returncode == 0, done.stderr
-    assert deepspec.checksums(kind) == undisturbed[0].checksums(kind)
+    assert deepspec.checksums("target_cache") == undisturbed[0].checksums("target_cache")
 
 
 KEY = "sk-very-secret-4711"
