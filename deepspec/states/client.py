@@ -56,8 +56,12 @@ class StatesClient(Client):
         super().__init__(endpoint, DEADLINE)
         self._wanted, self._staging = wanted, staging
 
-    async def ask(self, ids: Sequence[int]) -> Given:
+    async def ask(self, ids: Sequence[int], *, anew: bool = False) -> Given:
         """Return the states of some tokens; their file is gone then.
+
+        Args:
+            ids: the tokens.
+            anew: whether the engine may not take what it remembers of them.
 
         Raises:
             AskError: there are none; says whose fault it is.
@@ -65,7 +69,7 @@ class StatesClient(Client):
         """
         name = self._staging.name()
         try:
-            given = await self._given(ids, name)
+            given = await self._given(ids, name, {"cache_salt": name} if anew else {})
         except (AskError, EngineError) as error:
             if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
                 self._staging.done(name)
@@ -73,11 +77,11 @@ class StatesClient(Client):
         self._staging.done(name)
         return given
 
-    async def _given(self, ids: Sequence[int], name: str) -> Given:
-        extra = {"max_tokens": 1, "temperature": 0, "request_id": name}
-        extra |= {"logprobs": TOPS, "return_tokens_as_token_ids": True}
-        reply = await self.complete(list(ids), extra)
-        path = self._path(reply, name)
+    async def _given(self, ids: Sequence[int], name: str, extra: Mapping[str, Any]) -> Given:
+        asked = {"max_tokens": 1, "temperature": 0, "request_id": name}
+        asked |= {"logprobs": TOPS, "return_tokens_as_token_ids": True, **extra}
+        reply = await self.complete(list(ids), asked)
+        path = path_in(reply, name, self.label)
         try:
             await written(path, self.label)
             self._staging.hold(path.parent)
@@ -86,22 +90,32 @@ class StatesClient(Client):
             delete(path, self.label)
         return Given(states=states, tops=_tops(reply), label=self.label)
 
-    def _path(self, reply: Mapping[str, Any], name: str) -> Path:
-        """Return where the engine says that it writes; never a file that is not of this very request."""
-        told = reply.get("kv_transfer_params")
-        path = told.get("hidden_states_path") if isinstance(told, Mapping) else None
-        if not isinstance(path, str):
-            raise EngineError(f"engine {self.label} answers and gives no states; {RESTART}")
-        if name not in Path(path).name or not path.endswith(".safetensors") or not Path(path).is_absolute():
-            raise EngineError(
-                f"engine {self.label} names {path[:200]!r} as the file of request {name}; wanted an absolute path with "
-                f"the request's name in it; {RESTART}"
-            )
-        return Path(path)
-
 
 Asked = Dispatcher[StatesClient, Sequence[int], Given]
 """Several of them."""
+
+
+def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
+    """Return where an engine says that it writes; never a file that is not of this very request.
+
+    Args:
+        reply: the engine's.
+        name: of the request.
+        label: of the engine, for messages.
+
+    Raises:
+        EngineError: it says no such place.
+    """
+    told = reply.get("kv_transfer_params")
+    path = told.get("hidden_states_path") if isinstance(told, Mapping) else None
+    if not isinstance(path, str):
+        raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
+    if name not in Path(path).name or not path.endswith(".safetensors") or not Path(path).is_absolute():
+        raise EngineError(
+            f"engine {label} names {path[:200]!r} as the file of request {name}; wanted an absolute path with "
+            f"the request's name in it; {RESTART}"
+        )
+    return Path(path)
 
 
 def _tops(reply: Mapping[str, Any]) -> dict[int, float]:
