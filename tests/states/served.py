@@ -74,6 +74,8 @@ class Served:
     """Whether the stop token is among the ids of an answer."""
     drift: float = 0.0
     """What is added to the states of tokens that it generated, while it answers."""
+    salts: list[str] = field(default_factory=list)
+    """With which it was told to take nothing that it remembers."""
     answered: list[list[int]] = field(default_factory=list)
     """What was read for each answer."""
     asked: list[list[int]] = field(default_factory=list)
@@ -133,6 +135,7 @@ class Served:
     async def complete(self, request: web.Request) -> web.Response:
         """Read tokens and say what comes next."""
         body = await request.json()
+        self.salts += [body["cache_salt"]] if "cache_salt" in body else []
         return await self._reply(body, body["prompt"], len(body["prompt"]), None)
 
     async def _reply(

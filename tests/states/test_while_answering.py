@@ -41,7 +41,7 @@ class Passed:
         spec = self.one.cache_spec()
         with serving(Served(folder=staging, target=target, drift=1e-6)) as engine:  # rounding is no difference
             self.answers = self.one.answers(spec, engine.endpoint)
-            self.read, self.again = engine.answered, len(engine.asked) - PROOF
+            self.read, self.again, self.salts = engine.answered, len(engine.asked) - PROOF, list(engine.salts)
             self._came = self.one.scratch / FOLDER
             shutil.copytree(self._came, folder / "came")
             self.left = [path.name for path in staging.iterdir()]
@@ -99,6 +99,7 @@ def test_one_pass_gives_the_answers_and_the_cache_of_two(passed: Passed):
 
 def test_nothing_is_read_twice_and_nothing_is_left(passed: Passed):
     assert passed.again == 0
+    assert len(set(passed.salts)) == PROOF  # an engine that remembers would prove that it remembers
     assert passed.left == []
     assert "states of 12 answers are kept for the cache" in passed.one.heard.lines
     assert "states of 12 samples came with the answers, 0 were asked for" in passed.one.heard.lines
