@@ -31,7 +31,7 @@ class Engine(Client):
         self.dialect = OTHER
         self.takes_ids = False
         """Whether prompts are sent as token ids: its template would print another date than ours."""
-        self._endpoint, self._answering = endpoint, answering
+        self._answering = answering
 
     async def ask(self, question: Question, sampling: Sampling) -> Answer:
         """Return the target's answer to one question.
@@ -72,19 +72,15 @@ class Engine(Client):
         """
         if self._answering is None:
             return
-        client = self._answering.client(self._endpoint)
-        try:
-            for question in questions:
-                async with self._answering.request(self.label, whole=True) as asked:
-                    told = {**asked.fields, "ignore_eos": True}
-                    answer, reply = await self._asked(question, sampling, told, as_ids=self.takes_ids)
-                    asked.heard(reply)
-                    ids = question.read_with(answer)
-                    if ids is None:
-                        raise AskError("the answer comes without token ids, by which its states are proven", "odd")
-                    await asked.prove(client, ids, len(question.prompt_ids or ()))
-        finally:
-            await client.close()
+        for question in questions:
+            async with self._answering.request(self.label, whole=True) as asked:
+                told = {**asked.fields, "ignore_eos": True}
+                answer, reply = await self._asked(question, sampling, told, as_ids=self.takes_ids)
+                asked.heard(reply)
+                ids = question.read_with(answer)
+                if ids is None:
+                    raise AskError("the answer comes without token ids, by which its states are proven", "odd")
+                await asked.prove(self, ids, len(question.prompt_ids or ()))
 
     async def _answered(self, question: Question, sampling: Sampling, *, as_ids: bool) -> Answer:
         if self._answering is None:

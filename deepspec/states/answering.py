@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from deepspec.artifacts import TargetId
+from deepspec.engines.client import Client
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.placement import Endpoint, Placement
+from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.asked import proof_of
-from deepspec.states.client import Given, StatesClient, path_in
+from deepspec.states.client import Given, path_in, states_of
 from deepspec.states.file import check_told, delete, read, written
 from deepspec.states.kept_answers import KeptAnswers, drop_kept
 from deepspec.states.staging import Staging
@@ -64,10 +65,6 @@ class Answering:
     def request(self, label: str, *, whole: bool) -> "WithStates":
         """Return a request to an engine, for the states of all that it reads or of the prompt alone."""
         return WithStates(self, label, whole=whole)
-
-    def client(self, endpoint: Endpoint) -> StatesClient:
-        """Return a client of an endpoint that reads tokens for their states; to be closed."""
-        return StatesClient(endpoint, self.wanted, self.staging)
 
     def told(self) -> str:
         """Return how many answers have states."""
@@ -131,7 +128,7 @@ class WithStates:
         if why:
             self._answering.missed[why] += 1
 
-    async def prove(self, client: StatesClient, ids: Sequence[int], prompt: int) -> None:
+    async def prove(self, client: Client, ids: Sequence[int], prompt: int) -> None:
         """Hold the states that came against those of the same tokens read at once, and these against the target.
 
         Args:
@@ -147,7 +144,7 @@ class WithStates:
             raise AskError("the engine ended an answer at its first token, though it was told to go on", "odd")
         wanted = self._answering.wanted
         states = await asyncio.to_thread(read, await self._file(ids), ids, wanted, self._label)
-        given = await client.ask(ids, anew=True)
+        given = await states_of(client, ids, wanted, self._answering.staging, anew=True)
         answered = Given(states=states[prompt:], tops={}, label=self._label)
         await asyncio.to_thread(self._answering.proof.of_decoding, answered, given.states[prompt:])
         await asyncio.to_thread(self._answering.proof.of_engine, given)

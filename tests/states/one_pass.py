@@ -21,11 +21,13 @@ from tests.heard import Heard
 from tests.regenerate.conftest import prompt
 from tests.states.served import VERSION_SERVED
 
+ALL = 8
+"""Prompts."""
 CUT = 24
 """Tokens of an answer at most: longer ones are cut."""
 
 
-def prompts(count: int = 12) -> list[dict[str, Any]]:
+def prompts(count: int = ALL) -> list[dict[str, Any]]:
     """Return prompts of one turn and of two; every fifth is held out, every seventh is longer than an answer may be."""
     told = [f"ask {n} " + "abc"[n % 3] * (3 + n % 5) + ("y" * CUT if n % 7 == 3 else "") for n in range(count)]
     rows = [prompt(f"p{n}", *([text, f"and {n}"] if n % 4 == 1 else [text])) for n, text in enumerate(told)]

@@ -29,6 +29,8 @@ from tests.target.tiny import IM_END
 
 VERSION_SERVED = "0.32.0"
 LONGEST = 400
+_TURN = threading.Lock()
+"""Servers of one target share it in memory: one computes at a time."""
 
 
 @dataclass
@@ -97,6 +99,10 @@ class Served:
     @torch.no_grad()
     def compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the states as the engine counts layers, `(T, n, D)`, and the log-probabilities of the next token."""
+        with _TURN:
+            return self._computed(ids)
+
+    def _computed(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         captured: dict[int, torch.Tensor] = {}
         hooks = []
         for number, layer in enumerate(self.model.decoder.layers):
@@ -150,6 +156,7 @@ class Served:
         if reply is None:
             self.asked.append(ids)
         self.files += 1
+        number = self.files
         path = self.folder / f"{name}.safetensors"
         if self.lock != "none":
             held = os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY)
@@ -163,7 +170,7 @@ class Served:
         if reply is not None:
             states[prompt:] += self.drift
         if self.lock != "none":
-            threading.Timer(0.002, self._write, (path, ids, states, held, self.files)).start()
+            threading.Timer(0.002, self._write, (path, ids, states, held, number)).start()
         values, tokens = following.topk(5)
         tops = {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
         if reply is None:
@@ -180,11 +187,11 @@ class Served:
             return
         try:
             if self.lock != "dead" and not (self.dies_at is not None and number > self.dies_at):
-                self._write_file(path, ids, states)
+                self._write_file(path, ids, states, number)
         finally:
             os.close(held)
 
-    def _write_file(self, path: Path, ids: list[int], states: torch.Tensor) -> None:
+    def _write_file(self, path: Path, ids: list[int], states: torch.Tensor, number: int) -> None:
         tokens = torch.tensor(ids)
         if self.spoil == "full":
             Path(f"{path}.error").write_text("OSError: [Errno 28] No space left on device")
@@ -209,7 +216,7 @@ class Served:
             "model": digest_of(self.target),
             "crc32": checksum(states, tokens),
             **self.told,
-            **(self.told_later[1] if self.told_later and self.files > self.told_later[0] else {}),
+            **(self.told_later[1] if self.told_later and number > self.told_later[0] else {}),
         }
         if self.spoil == "bytes":
             states[0, 0, 0] += 1
