@@ -68,7 +68,8 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
     folder = staging or staging_folder(site.placement.scratch)
     quantized = plan.train.engine_quantization or plan.cache.engine_quantization
     options = plan.cache.model_copy(update={"engine_quantization": quantized})
-    server = StatesServer(options=options, folder=files.folder, staging=folder.resolve())
+    answers = plan.regenerate.sampling.max_tokens if plan.cache.while_answering else 0
+    server = StatesServer(options=options, folder=files.folder, staging=folder.resolve(), answers=answers)
     say(server.command(host, port))
 
 

@@ -100,9 +100,6 @@ def _cached(draft: Artifact, placement: Placement) -> CachedStates | None:
         return None
     stored = TargetCache(cache, placement.scratch)
     numbers = [*stored.numbers("validation").tolist(), *stored.numbers("train").tolist()]
-    fresh = open_cache(cache, placement, "online")
-    return CachedStates(
-        stored=stored.record(numbers[0]).cut(LONGEST),
-        fresh=fresh.record(numbers[0]).cut(LONGEST),
-        codec=stored.facts.codec,
-    )
+    record, fresh = stored.record(numbers[0]), open_cache(cache, placement, "online").record(numbers[0])
+    length = min(LONGEST, stored.facts.with_states(len(record.input_ids)))
+    return CachedStates(stored=record.cut(length), fresh=fresh.cut(length), codec=stored.facts.codec)

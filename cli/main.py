@@ -81,6 +81,9 @@ EngineName = Annotated[str | None, typer.Option(help=f"Engine that the run start
 Engines = Annotated[int, typer.Option(help="Engines to start.", min=1)]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="One engine on GPU 0, or on 0,1; repeatable.")]
 EngineArgs = Annotated[str, typer.Option(help="More words for each engine's command.")]
+OnePass = Annotated[
+    bool, typer.Option("--states-while-answering", help="Answers and states of the cache in one pass, from vLLM.")
+]
 KeepErrors = Annotated[bool, typer.Option("--keep-errors", help="Publish rows that failed, instead of stopping.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and all logs.")]
 
@@ -117,6 +120,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
         answers: Answers = None,
         draft: Draft = None,
         benchmarks_dir: BenchmarksDir = None,
+        states_while_answering: OnePass = False,
         override: Override = None,
         smoke: Smoke = None,
         root: Root = None,
@@ -153,6 +157,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
                 "answers": answers,
                 "draft": draft,
                 "benchmarks_dir": benchmarks_dir,
+                "states_while_answering": states_while_answering,
                 "overrides": override or (),
                 "smoke": smoke,
             }

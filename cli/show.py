@@ -10,7 +10,7 @@ from deepspec.catalog import held_bytes
 from deepspec.errors import BudgetError, NotPublishedError
 from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
-from deepspec.plan.budget import check_limits, passed_limit, plan_counts, plan_estimate, sample_count
+from deepspec.plan.budget import answering_lines, check_limits, passed_limit, plan_counts, plan_estimate, sample_count
 from deepspec.plan.checks import examine
 from deepspec.plan.estimate import Estimate
 from deepspec.plan.plan import Plan
@@ -107,7 +107,9 @@ def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: boo
     if as_json:
         show_json(_plan_told(chosen, known_costs, over, store))
     else:
-        _show_plan(chosen, known_costs, store, plan_counts(chosen, store, found.measured))
+        counts = plan_counts(chosen, store, found.measured)
+        counts += answering_lines(chosen, found.sizes, found.measured)
+        _show_plan(chosen, known_costs, store, counts)
     for line in (*told, *filter(None, [found.missing])):
         (complain if as_json else say)(line)
     _check_machines(over)

@@ -37,6 +37,8 @@ class Choices(Spec):
     """Folder of benchmark files with rows {"turns": […]}."""
     draft: str | None = None
     """Published draft that stands in for a trained one: nothing is asked, cached or trained."""
+    states_while_answering: bool = False
+    """Whether a vLLM engine gives the states of the cache with the answers, in one pass."""
     overrides: tuple[str, ...] = ()
     """section.field=value each; `deepspec fields` lists every field."""
     smoke: int | None = Field(default=None, ge=8)
@@ -71,7 +73,8 @@ class Choices(Spec):
             dataset |= {"name": "own", "answers": self.answers, "prompts": []}
         if self.benchmarks_dir:
             dataset["benchmarks_dir"] = self.benchmarks_dir
-        return {"dataset": dataset, "draft": self.draft, "train": {"draft": {"algorithm": self.algorithm}}}
+        states = {"cache": {"states": "vllm", "while_answering": True}} if self.states_while_answering else {}
+        return {"dataset": dataset, "draft": self.draft, "train": {"draft": {"algorithm": self.algorithm}}, **states}
 
 
 def named_endpoints(

@@ -41,6 +41,7 @@ async def regenerate_row(row: PromptRow, ask: Ask, sampling: Sampling) -> Answer
                     seed=turn_seed(sampling.seed, row["id"], index),
                     thinking=thinking,
                     needs_calls="tools" in row and index != last,
+                    row=row["id"] if index == last else None,
                 )
             )
             check_answer(answer)

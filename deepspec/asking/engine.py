@@ -1,12 +1,19 @@
-"""One endpoint as regeneration asks it: conversations, or prompts as token ids."""
+"""One endpoint as regeneration asks it: conversations, or prompts as token ids; for states with the answers, or not."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from deepspec.asking.dialects import OTHER, body, ids_body
-from deepspec.asking.question import Answer, Question, SkipRow
+from deepspec.asking.question import Answer, Question, Response, SkipRow
 from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.asking.sampling import Sampling
 from deepspec.engines.client import Client
 from deepspec.engines.dispatcher import Dispatcher
+from deepspec.engines.failures import AskError
 from deepspec.placement import Endpoint
+
+if TYPE_CHECKING:
+    from deepspec.states.answering import Answering
 
 
 class Engine(Client):
@@ -15,14 +22,16 @@ class Engine(Client):
     Args:
         endpoint: where it is and which model it serves.
         deadline: seconds after which a request is given up.
+        answering: takes the states that come with answers; None: none are asked for.
     """
 
-    def __init__(self, endpoint: Endpoint, deadline: float) -> None:
+    def __init__(self, endpoint: Endpoint, deadline: float, answering: "Answering | None" = None) -> None:
         """Make the client; nothing is sent yet."""
         super().__init__(endpoint, deadline)
         self.dialect = OTHER
         self.takes_ids = False
         """Whether prompts are sent as token ids: its template would print another date than ours."""
+        self._answering = answering
 
     async def ask(self, question: Question, sampling: Sampling) -> Answer:
         """Return the target's answer to one question.
@@ -30,6 +39,7 @@ class Engine(Client):
         Raises:
             AskError: there is none; says whose fault it is.
             SkipRow: the sample goes on with calls of tools, and answers to token ids are not parsed for those.
+            EngineError: states come with it that are not what is wanted.
         """
         if not self.takes_ids:
             return await self.ask_messages(question, sampling)
@@ -43,9 +53,7 @@ class Engine(Client):
         Raises:
             AskError: there is none.
         """
-        request = body(question, sampling, self.dialect)
-        extra = {key: value for key, value in request.items() if key != "messages"}
-        return chat_answer(await self.chat(request["messages"], extra), self.dialect, self.label)
+        return await self._answered(question, sampling, as_ids=False)
 
     async def ask_ids(self, question: Question, sampling: Sampling) -> Answer:
         """Return the answer to a conversation as we render it, its text as it is.
@@ -53,9 +61,47 @@ class Engine(Client):
         Raises:
             AskError: there is none.
         """
-        request = ids_body(question, sampling, self.dialect)
-        extra = {key: value for key, value in request.items() if key != "prompt"}
-        return text_answer(await self.complete(request["prompt"], extra), self.dialect, self.label)
+        return await self._answered(question, sampling, as_ids=True)
+
+    async def prove_states(self, questions: Sequence[Question], sampling: Sampling) -> None:
+        """Hold the states that come with answers of full length against those of the same tokens read at once.
+
+        Raises:
+            AskError: there is no answer, or its tokens are not known.
+            EngineError: the states differ, or are not what is wanted.
+        """
+        if self._answering is None:
+            return
+        for question in questions:
+            async with self._answering.request(self.label, whole=True) as asked:
+                told = {**asked.fields, "ignore_eos": True}
+                answer, reply = await self._asked(question, sampling, told, as_ids=self.takes_ids)
+                asked.heard(reply)
+                ids = question.read_with(answer)
+                if ids is None:
+                    raise AskError("the answer comes without token ids, by which its states are proven", "odd")
+                await asked.prove(self, ids, len(question.prompt_ids or ()))
+
+    async def _answered(self, question: Question, sampling: Sampling, *, as_ids: bool) -> Answer:
+        if self._answering is None:
+            return (await self._asked(question, sampling, {}, as_ids=as_ids))[0]
+        async with self._answering.request(self.label, whole=question.row is not None) as asked:
+            answer, reply = await self._asked(question, sampling, asked.fields, as_ids=as_ids)
+            asked.heard(reply)
+            if question.row is not None:
+                await asked.keep(question.row, question.read_with(answer))
+            return answer
+
+    async def _asked(
+        self, question: Question, sampling: Sampling, more: Mapping[str, Any], *, as_ids: bool
+    ) -> tuple[Answer, Response]:
+        """Return an answer, and the reply that it was in."""
+        request = {**(ids_body if as_ids else body)(question, sampling, self.dialect), **more}
+        if as_ids:
+            reply = await self.complete(request.pop("prompt"), request)
+            return text_answer(reply, self.dialect, self.label), reply
+        reply = await self.chat(request.pop("messages"), request)
+        return chat_answer(reply, self.dialect, self.label), reply
 
 
 Asked = Dispatcher[Engine, Question, Answer]

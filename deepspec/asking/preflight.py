@@ -25,6 +25,8 @@ from deepspec.report import Report
 WHOLE_TOKENS = 64
 """Longest answer of the question that is answered to its end."""
 PROBE_TOKENS = 12
+PROVEN_TOKENS = 32
+"""Answer by which states that come with answers are proven: token by token over more than a block of an engine's."""
 
 CONVERSATIONS: Sequence[list[Message]] = (
     [{"role": "user", "content": "Hello, who are you?"}],
@@ -124,6 +126,8 @@ class Preflight:
         first = await engine.ask(self._question(CONVERSATIONS[0]), self._sampling.but(max_tokens=1))
         await self._check_prompts(engine)
         await engine.ask(self._question(BRIEF), self._whole)
+        proven = self._sampling.but(max_tokens=PROVEN_TOKENS)
+        await engine.prove_states([self._question(messages) for messages in CONVERSATIONS], proven)
         ignored = ["max_tokens"] if first.completion_tokens > 1 else []
         ignored += await self._ignored(engine)
         if ignored:

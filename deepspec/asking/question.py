@@ -24,6 +24,17 @@ class Question:
     """The conversation as the target's own template renders it; None where the target is not on this machine."""
     needs_calls: bool = False
     """Whether the sample goes on with what the tools said that the answer calls."""
+    row: str | None = None
+    """Id of the row whose last turn it is, where states that come with the answer are kept; else None."""
+
+    def read_with(self, answer: "Answer") -> list[int] | None:
+        """Return what the target read to give an answer: the prompt and the answer without its last token.
+
+        None where either is not known as token ids.
+        """
+        if self.prompt_ids is None or not answer.token_ids:
+            return None
+        return [*self.prompt_ids, *answer.token_ids[:-1]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

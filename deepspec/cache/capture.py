@@ -87,6 +87,8 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the engines, if any were asked."""
+        if self._engines is not None and error is None and (told := self._engines.told()):
+            self._report.log(told)
         self._closing.close()
 
     @cached_property
@@ -175,6 +177,7 @@ class Capture:
             "codec": self._spec.codec,
             "stop_ids": sorted(target.stop_ids),
             **({"engine": self._engine_told()} if self._spec.states != "transformers" else {}),
+            **({"last_is_label": True} if self._spec.while_answering else {}),
         }
 
     def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
@@ -189,7 +192,10 @@ class Capture:
         """Return engines that are proven by some of these samples once they are entered."""
         from deepspec.states.asked import engine_states  # loads the client of engines, which takes a second
 
-        return engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
+        engines = engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
+        if self._spec.while_answering:
+            engines.look_first(self._answers.manifest.address)
+        return engines
 
     def _engine_told(self) -> dict[str, Any]:
         quantization = self._spec.engine_quantization
@@ -266,3 +272,5 @@ class _PartJob:
         kinds = {item.sample.sample_id: item.kind for item in self.items if item.split != "train" and item.kind}
         told = {**extra, "columns": self._writer.columns, "kinds": kinds}
         self._capture._out.commit_part(self._shard, self._part, files, counts, told)
+        if self._capture._engines is not None:
+            self._capture._engines.committed(self.items)

@@ -15,6 +15,7 @@ from deepspec.lines.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.states.kept_answers import drop_kept
 from deepspec.target_cache.facts import sampled_as
 from deepspec.target_cache.index import INDEX, write_index
 from deepspec.target_cache.kinds import KINDS, write_kinds
@@ -36,7 +37,10 @@ def run(
         helpers(spec, out, alone, report),
     ):
         work(capture, Claims(out), count_shards(inputs["answers"]))
-    return finish(spec, inputs, out, report)
+    counts = finish(spec, inputs, out, report)
+    if spec.while_answering:
+        drop_kept(placement.scratch, inputs["answers"].manifest.address)
+    return counts
 
 
 def shards(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, placement: Placement, report: Report) -> int:

@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
-from deepspec.artifacts import Spec, TargetId
+from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
 from deepspec.target_cache.sizes import MIB
 
@@ -48,6 +48,23 @@ class CacheOptions(Spec):
     """Version of the engine whose states they are; None: asked of the engine when a run begins."""
     engine_quantization: str | None = None
     """How the engine quantises a target whose checkpoint is not (fp8, …); None: not at all."""
+    while_answering: bool = False
+    """Whether the engine gives states with the answers, in one request (docs/states.md). Of the last token of a sample
+    there are none then: it is a label only, and its states are zeros."""
+    keep_states: ByteSize | None = Field(default=None, gt=0, json_schema_extra=NOT_ADDRESSED)
+    """Bytes of such states that are kept in scratch until the cache has them: 200GB, 2TB; None: four fifths of what is
+    free there. What does not fit is asked for again."""
+
+    @model_validator(mode="after")
+    def _comes_with_answers_of_an_engine(self) -> Self:
+        if self.while_answering and self.states == "transformers":
+            raise ValueError(
+                "cache.while_answering takes states from the engine that answers, and cache.states=transformers makes "
+                "them itself; set cache.states=vllm (--states-while-answering sets both)"
+            )
+        if self.keep_states is not None and not self.while_answering:
+            raise ValueError("cache.keep_states is of states that come with answers; set cache.while_answering=true")
+        return self
 
     @model_validator(mode="after")
     def _engine_is_asked(self) -> Self:

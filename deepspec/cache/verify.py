@@ -91,7 +91,7 @@ def _read_all(stored: TargetCache, found: Verification, report: Report) -> list[
 def _recompute(stored: TargetCache, online: TargetCache, numbers: list[int], found: Verification) -> None:
     for number in numbers:
         record = stored.record(number)
-        off = difference(record, online.record(number), len(stored.facts.layers))
+        off = difference(record, online.record(number), stored.facts)
         found.recomputed[record.sample_id] = off
         if not off <= tolerance(stored.facts):
             found.wrong.append(record.sample_id)

@@ -68,7 +68,8 @@ def _cached(draft: Artifact, scratch: Path) -> tuple[CacheFacts | None, Record |
         return facts, None
     cache = TargetCache(artifact, scratch)
     fitting = (cache.record(n) for n in range(min(len(cache), 64)))
-    return facts, next((record for record in fitting if len(record.input_ids) in LENGTH), None)
+    found = next((record for record in fitting if len(record.input_ids) in LENGTH), None)
+    return facts, None if found is None else found.cut(facts.with_states(len(found.input_ids)))
 
 
 def _text(target: Target, model: BlockDraft | EagleDraft) -> Tensor:

@@ -173,3 +173,8 @@ class Objective(Spec):
     slots, each by itself and across the ends of samples; in the layout shift, and for eagle3 and peagle, by the mask of
     the token before the one that is proposed. mtp: its labels and denominators are the same in both; here a step sees
     nothing of the steps before it, and every step stands at its position's own place."""
+
+    @property
+    def looks_behind_the_end(self) -> bool:
+        """Return whether a draft may be held against what the target says behind a sample's last token."""
+        return self.convention == "speculators" or self.mask_alignment == "deepspec"

@@ -1,5 +1,6 @@
 """How far stored states are from those that the target computes now."""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -21,8 +22,20 @@ def tolerance(facts: CacheFacts) -> float:
     return TOLERANCE[facts.codec] + (0.0 if facts.engine is None else ENGINE)
 
 
-def difference(stored: Record, computed: Record, layers: int) -> float:
-    """Return the largest relative error over the captured layers and the last hidden state."""
+def difference(stored: Record, computed: Record, facts: CacheFacts) -> float:
+    """Return the largest relative error over the captured layers and the last hidden state.
+
+    Where the last token is a label only, it is left out, and that its own states are zeros is held.
+
+    Args:
+        stored: a sample as the cache has it.
+        computed: as the target gives it now.
+        facts: of the cache.
+    """
+    layers, length = len(facts.layers), facts.with_states(len(stored.input_ids))
+    if stored.hidden[length:].any() or (facts.last_is_label and stored.last_hidden[-1:].any()):
+        return math.inf
+    stored, computed = stored.cut(length), computed.cut(length)
     pairs = list(zip(stored.hidden.chunk(layers, dim=1), computed.hidden.chunk(layers, dim=1), strict=True))
     pairs.append((stored.last_hidden, computed.last_hidden))
     return max(_relative(one, other) for one, other in pairs)

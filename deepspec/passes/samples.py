@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from deepspec.chat.answered import label_of
+from deepspec.chat.answered import label_of, name_of
 from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import CaptureError, RowError
 from deepspec.lines.bad_rows import EXAMPLES, one_row
@@ -59,6 +59,8 @@ class Item:
     split: str
     kind: str = ""
     """Source that its prompt names; none: nobody asks."""
+    row: str = ""
+    """Id of the answers that it is of: of one conversation there may be several samples; none: nobody asks."""
 
     @property
     def length(self) -> int:
@@ -248,7 +250,7 @@ def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, re
         date_assumed=rendered.date_assumed,
     )
     kept = [item for sample in rendered.samples if (item := _item(sample, split, wanted, read.counts)) is not None]
-    kept = [replace(item, kind=str(row.get("source") or "")) for item in kept]
+    kept = [replace(item, kind=str(row.get("source") or ""), row=name_of(row)) for item in kept]
     read.items += kept
     read.counts["rows_kept"] += bool(kept)
 

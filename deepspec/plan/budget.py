@@ -15,7 +15,7 @@ from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.resolve import DEMO
 from deepspec.ranges import Range
 from deepspec.store import Store
-from deepspec.target_cache.sizes import CODEC_RATIO, Captured
+from deepspec.target_cache.sizes import BF16_BYTES, CODEC_RATIO, Captured
 
 UNKNOWN_SAMPLES = 10_000
 """Assumed where prompts come from somewhere that cannot be counted offline."""
@@ -53,6 +53,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         ratios={**CODEC_RATIO, **(measured.ratios if measured else {})},
         source=train.source,
         keep_states=train.keep_states,
+        with_answers=_with_answers(plan, what),
         passes=train.steps / per_pass if train.steps else train.epochs,
         draft_layers=draft.num_layers or TRAITS[draft.algorithm].num_layers,
         anchors=train.objective.num_anchors,
@@ -64,6 +65,30 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         question_tokens=plan.evaluate.max_new_tokens,
         weight_bytes=4 if plan.evaluate.dtype == "float32" else 2,
     )
+
+
+def _with_answers(plan: Plan, what: Captured) -> float:
+    """Return the share of a cache's states that come with the answers, and are kept until it has them."""
+    if not plan.cache.while_answering:
+        return 0.0
+    return 1.0 if plan.cache.keep_states is None else min(1.0, plan.cache.keep_states / max(_came(what), 1))
+
+
+def _came(what: Captured) -> float:
+    """Return the bytes of the states of all layers and the last, as an engine gives them."""
+    return what.tokens.mid * (what.layers + 1) * what.hidden * BF16_BYTES
+
+
+def answering_lines(plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None) -> tuple[str, ...]:
+    """Return what it saves and what it costs that states come with the answers, in words; nothing where they do not."""
+    known = sizes or plan.target.sizes
+    apart = plan.but(cache=plan.cache.but(while_answering=False, keep_states=None))
+    cost, without = plan_estimate(plan, sizes, measured), plan_estimate(apart, sizes, measured)
+    if not plan.cache.while_answering or known is None or cost is None or without is None:
+        return ()
+    work = workload(plan, known, measured)
+    room = (work.captured.layers + 1) * known.hidden / (2 * known.layers * known.kv_heads * known.head_dim)
+    return words.while_answering((cost, without), room, _came(work.captured), work.with_answers)
 
 
 def _guessed(plan: Plan, sizes: Sizes) -> Captured:
@@ -127,7 +152,8 @@ def plan_lines(plan: Plan, store: Store, sizes: Sizes | None = None) -> tuple[st
     """Return what a plan is and what it comes to, in lines for the page of its run."""
     cost, name = plan_estimate(plan, sizes), plan.limits.hardware
     expected = () if cost is None else words.headline(name, cost, plan.train.source, store.free_bytes())[:1]
-    return f"{plan.target.name} × {plan.train.draft.algorithm}", *expected, *plan_counts(plan, store)
+    counts = (*plan_counts(plan, store), *answering_lines(plan, sizes))
+    return f"{plan.target.name} × {plan.train.draft.algorithm}", *expected, *counts
 
 
 def plan_rows(

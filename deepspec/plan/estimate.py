@@ -32,6 +32,11 @@ SOURCES = ("cache", "online", "rolling")
 takes others beside them, is told of where the plan asks for it."""
 
 
+SPECULATED = Range(low=1.0, mid=1.2, high=2.0)
+"""How much longer answers take while states come with them: assumed, not measured on a card. A step works on two
+positions of each answer instead of one: nothing where it waits for memory, twice where it computes."""
+
+
 class Sizes(Spec):
     """What an offline estimate must know of a target."""
 
@@ -81,6 +86,8 @@ class Workload(Spec):
     """Where training takes hidden states from."""
     keep_states: int = 0
     """Bytes of states from engines that are kept for later passes."""
+    with_answers: float = Field(default=0.0, ge=0, le=1)
+    """Share of the states of a cache that come with the answers."""
     passes: float = Field(gt=0)
     """How often training reads each sample."""
     draft_layers: int = Field(gt=0)
@@ -235,7 +242,7 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
     stored = found[codec]
     once = stored.bytes.scaled(1 / (hardware.store_gb_per_second * 1e9 * 3600))
     reads = work.passes if stored.bytes.mid > PARTS_LIMIT else 1  # what fits its disk is fetched once
-    hours = (forward.longer(once), compute.longer(once.scaled(work.passes)))
+    hours = (forward.scaled(1 - work.with_answers).longer(once), compute.longer(once.scaled(work.passes)))
     return _priced(stored, stored.bytes.capped(PARTS_LIMIT), hours, reads, hardware)
 
 
@@ -291,7 +298,8 @@ def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str,
     rate = hardware.train_tflops * 1e12 * hardware.devices * 3600
     read = Range.around((work.questions + work.alone) * work.prompt_tokens * 2.0 * sizes.parameters / rate, GUESS)
     decoded = decoding_hours(answered, seconds).plus(alone).plus(read)
-    return {"regenerate": work.captured.supervised.scaled(engine), "evaluate": decoded}
+    answers = work.captured.supervised.scaled(engine)
+    return {"regenerate": answers.times(SPECULATED) if work.with_answers else answers, "evaluate": decoded}
 
 
 def _month(stored: Range, hardware: Hardware) -> Range:

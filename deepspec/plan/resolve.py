@@ -24,6 +24,7 @@ from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
+from deepspec.states.wanted import WhileAnswering
 from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.identity import identify
 from deepspec.target.source import TargetFiles
@@ -146,6 +147,7 @@ def _specs(
             answers=answers,
             answers_bad_rows=plan.prepare.bad_rows,
             answers_bad_share=plan.prepare.bad_share,
+            while_answering=_while_answering(plan),
         ),
         "cache": _extended(CacheSpec, plan.cache, target=target),
         "train": plan.train,
@@ -163,6 +165,13 @@ def _specs(
             dataset_license=plan.dataset.license,
         ),
     }
+
+
+def _while_answering(plan: Plan) -> dict[str, object] | None:
+    """Return what regeneration must know of a cache whose states come with the answers; None: of no such."""
+    if not plan.cache.while_answering or plan.dataset.answers is not None:
+        return None
+    return plan.cache.model_dump(include=set(WhileAnswering.model_fields))
 
 
 def _extended(kind: type[Spec], options: Spec, **found: object) -> Spec:

@@ -53,6 +53,26 @@ def headline(name: str, cost: Estimate, source: str, free: int | None) -> tuple[
     )
 
 
+def while_answering(costs: tuple[Estimate, Estimate], room: float, kept: float, share: float) -> tuple[str, ...]:
+    """Return what it saves and costs that states come with the answers.
+
+    Args:
+        costs: of the plan, and of the same in two passes.
+        room: that states take in an engine beside keys and values, as a share of those.
+        kept: bytes of all states, as an engine gives them.
+        share: of them that are kept.
+    """
+    cache, answers = ([duration(cost.hours[stage].mid) for cost in costs] for stage in ("cache", "regenerate"))
+    high = duration(costs[0].hours["regenerate"].high)
+    rest = "" if share == 1 else f", of which {share:.0%} fit (cache.keep_states); the others are asked for again"
+    return (
+        f"states come with the answers: the cache takes {cache[0]} instead of {cache[1]}, its writing, and answers "
+        f"{answers[0]} instead of {answers[1]} (assumed; at most {high}),",
+        f"since an engine speculates one token in this mode; states take {room:.0%} of room beside keys and values; "
+        f"scratch holds them until they are encoded: {size(kept)}{rest}",
+    )
+
+
 def _cheapest(cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
     room = {name: each for name, each in cost.sources.items() if free is None or each.stored.mid <= free}
     if not room:

@@ -4,10 +4,10 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepspec.artifacts import Artifact
 from deepspec.asking.conversation import is_thinking, regenerate_row, without_answer
@@ -29,6 +29,9 @@ from deepspec.regenerate.parts import Book, Part
 from deepspec.regenerate.progress import Progress, accounts
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
+
+if TYPE_CHECKING:
+    from deepspec.states.answering import Answering
 
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""
@@ -54,7 +57,8 @@ def run(
         if spec.answers is not None:
             adopt_answers(book, spec, placement, out.scratch, report)
         else:
-            asyncio.run(_Asking(spec, book, reader, placement, report).run())
+            with _states(spec, out, placement, report) as answering:
+                asyncio.run(_Asking(spec, book, reader, placement, report, answering).run())
     finally:
         book.close()
     book.check()
@@ -68,17 +72,36 @@ def run(
     return counts
 
 
+@contextmanager
+def _states(spec: RegenerateSpec, out: Out, placement: Placement, report: Report) -> Iterator["Answering | None"]:
+    """Yield what takes the states that come with answers; None where none are asked for."""
+    if spec.while_answering is None:
+        yield None
+        return
+    from deepspec.states.answering import Answering  # loads torch, and the target
+
+    with Answering(spec.while_answering, spec.target, placement, out.address, report) as answering:
+        yield answering
+
+
 class _Asking:
     """One run over the engines."""
 
     def __init__(
-        self, spec: RegenerateSpec, book: Book, reader: TargetReader, placement: Placement, report: Report
+        self,
+        spec: RegenerateSpec,
+        book: Book,
+        reader: TargetReader,
+        placement: Placement,
+        report: Report,
+        answering: "Answering | None",
     ) -> None:
         self._sampling = spec.sampling
         self._book = book
         self._reader = reader
         self._placement = placement
         self._report = report
+        self._answering = answering
         self._active = 0
 
     async def run(self) -> None:
@@ -87,7 +110,8 @@ class _Asking:
         if task is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
-            async with _clients(self._placement, deadline(self._sampling.max_tokens)) as engines:
+            seconds = deadline(self._sampling.max_tokens)
+            async with _clients(self._placement, seconds, self._answering) as engines:
                 await self._ask_engines(engines)
         except asyncio.CancelledError:
             raise CancelledError(f"{self._book.kept} of {self._book.total} rows are kept; run again to go on") from None
@@ -142,19 +166,22 @@ class _Asking:
         """Return what became of a row, and whether the next run may do better."""
         try:
             with one_row("odd_answer"):
-                return await regenerate_row(row, partial(self._ask, dispatcher), self._sampling), False
+                return await regenerate_row(row, partial(self._ask, dispatcher, row["split"]), self._sampling), False
         except (AskError, RowError) as error:
+            if self._answering is not None:
+                self._answering.kept.drop(row["id"])
             failed = without_answer(row, "error", str(error)[:LONGEST_REASON], is_thinking(self._sampling, row["id"]))
             if error.reason:
                 failed["reason"] = error.reason
             return failed, not error.reason
 
-    async def _ask(self, dispatcher: Asked, question: Question) -> Answer:
+    async def _ask(self, dispatcher: Asked, split: str, question: Question) -> Answer:
         """Return the answer to a question, given to the very prompt that the target's template renders."""
         with one_row("template_refuses"):
             told = {"tools": question.tools or None, "switches": self._sampling.chat_template_kwargs}
             ids = self._reader.prompt_ids(question.messages, thinking=question.thinking, **told)
-        asked = replace(question, prompt_ids=ids)
+        keeps = self._answering is not None and self._answering.keeps(split)
+        asked = replace(question, prompt_ids=ids, row=question.row if keeps else None)
         answer = await dispatcher.ask(asked)
         check_prompt(asked, answer)
         return answer
@@ -192,8 +219,8 @@ def deadline(max_tokens: int) -> float:
 
 
 @asynccontextmanager
-async def _clients(placement: Placement, seconds: float) -> AsyncIterator[list[Engine]]:
-    engines = [Engine(endpoint, seconds) for endpoint in placement.endpoints]
+async def _clients(placement: Placement, seconds: float, answering: "Answering | None") -> AsyncIterator[list[Engine]]:
+    engines = [Engine(endpoint, seconds, answering) for endpoint in placement.endpoints]
     try:
         yield engines
     finally:

@@ -9,6 +9,7 @@ from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.asking.sampling import Sampling
 from deepspec.chat.clock import DATE
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.states.wanted import WhileAnswering
 
 
 class RegenerateOptions(Spec):
@@ -36,6 +37,8 @@ class RegenerateSpec(RegenerateOptions):
     """What becomes of rows of that file that cannot be read: what `prepare.bad_rows` says, of the same rows."""
     answers_bad_share: BadShare = DEFAULT_SHARE
     """Share of its rows that may be such: `prepare.bad_share`."""
+    while_answering: WhileAnswering | None = Field(default=None, json_schema_extra=NOT_ADDRESSED)
+    """States that are asked for with the answers, which are the same then: what `cache.while_answering` says."""
 
     @property
     def engine_tokens(self) -> int:

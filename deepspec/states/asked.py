@@ -46,6 +46,23 @@ def engine_states(
     Raises:
         SpecError: the spec does not say of which version they are to be.
     """
+    by_length = sorted(items, key=lambda item: (item.length, item.sample.sample_id))
+    chosen = {len(by_length) * n // PROBES for n in range(PROBES)}
+    probes = [by_length[n].sample.input_ids for n in sorted(chosen)]
+    return EngineStates(proof_of(spec, target, layers), placement, probes, report)
+
+
+def proof_of(spec: Named, target: Target, layers: Sequence[int]) -> Proof:
+    """Return what an engine's states are to be, and what they are held against.
+
+    Args:
+        spec: which engine.
+        target: in memory, or described.
+        layers: captured layers.
+
+    Raises:
+        SpecError: the spec does not say of which version it is to be.
+    """
     if spec.engine_version is None:
         raise SpecError(
             "states of an engine without its version (cache.engine_version, train.engine_version), which is part of "
@@ -60,7 +77,4 @@ def engine_states(
         quantization=spec.engine_quantization or (None if target.quantization else ""),
         model=digest_of(target.folder),
     )
-    proof = Proof(wanted=wanted, finish=finish_of(target), target=None if target.embed_weight.is_meta else target)
-    by_length = sorted(items, key=lambda item: (item.length, item.sample.sample_id))
-    chosen = {len(by_length) * n // PROBES for n in range(PROBES)}
-    return EngineStates(proof, placement, [by_length[n].sample.input_ids for n in sorted(chosen)], report)
+    return Proof(wanted=wanted, finish=finish_of(target), target=None if target.embed_weight.is_meta else target)

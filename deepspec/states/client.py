@@ -57,51 +57,72 @@ class StatesClient(Client):
         self._wanted, self._staging = wanted, staging
 
     async def ask(self, ids: Sequence[int]) -> Given:
-        """Return the states of some tokens; their file is gone then.
-
-        Raises:
-            AskError: there are none; says whose fault it is.
-            EngineError: they are not what is wanted, or cannot be reached from here.
-        """
-        name = self._staging.name()
-        try:
-            given = await self._given(ids, name)
-        except (AskError, EngineError) as error:
-            if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
-                self._staging.done(name)
-            raise
-        self._staging.done(name)
-        return given
-
-    async def _given(self, ids: Sequence[int], name: str) -> Given:
-        extra = {"max_tokens": 1, "temperature": 0, "request_id": name}
-        extra |= {"logprobs": TOPS, "return_tokens_as_token_ids": True}
-        reply = await self.complete(list(ids), extra)
-        path = self._path(reply, name)
-        try:
-            await written(path, self.label)
-            self._staging.hold(path.parent)
-            states = await asyncio.to_thread(read, path, ids, self._wanted, self.label)
-        finally:
-            delete(path, self.label)
-        return Given(states=states, tops=_tops(reply), label=self.label)
-
-    def _path(self, reply: Mapping[str, Any], name: str) -> Path:
-        """Return where the engine says that it writes; never a file that is not of this very request."""
-        told = reply.get("kv_transfer_params")
-        path = told.get("hidden_states_path") if isinstance(told, Mapping) else None
-        if not isinstance(path, str):
-            raise EngineError(f"engine {self.label} answers and gives no states; {RESTART}")
-        if name not in Path(path).name or not path.endswith(".safetensors") or not Path(path).is_absolute():
-            raise EngineError(
-                f"engine {self.label} names {path[:200]!r} as the file of request {name}; wanted an absolute path with "
-                f"the request's name in it; {RESTART}"
-            )
-        return Path(path)
+        """Return the states of some tokens; arguments and errors are those of `states_of`."""
+        return await states_of(self, ids, self._wanted, self._staging)
 
 
 Asked = Dispatcher[StatesClient, Sequence[int], Given]
 """Several of them."""
+
+
+async def states_of(
+    client: Client, ids: Sequence[int], wanted: Wanted, staging: Staging, *, anew: bool = False
+) -> Given:
+    """Return the states of some tokens; their file is gone then.
+
+    Args:
+        client: of the engine.
+        ids: the tokens.
+        wanted: what the states must be of.
+        staging: names the request, and hears of the folder that the engine uses.
+        anew: whether the engine may not take what it remembers of them.
+
+    Raises:
+        AskError: there are none; says whose fault it is.
+        EngineError: they are not what is wanted, or cannot be reached from here.
+    """
+    name = staging.name()
+    asked = {"max_tokens": 1, "temperature": 0, "request_id": name, **({"cache_salt": name} if anew else {})}
+    asked |= {"logprobs": TOPS, "return_tokens_as_token_ids": True}
+    try:
+        reply = await client.complete(list(ids), asked)
+        path = path_in(reply, name, client.label)
+        try:
+            await written(path, client.label)
+            staging.hold(path.parent)
+            states = await asyncio.to_thread(read, path, ids, wanted, client.label)
+        finally:
+            delete(path, client.label)
+        given = Given(states=states, tops=_tops(reply), label=client.label)
+    except (AskError, EngineError) as error:
+        if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
+            staging.done(name)
+        raise
+    staging.done(name)
+    return given
+
+
+def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
+    """Return where an engine says that it writes; never a file that is not of this very request.
+
+    Args:
+        reply: the engine's.
+        name: of the request.
+        label: of the engine, for messages.
+
+    Raises:
+        EngineError: it says no such place.
+    """
+    told = reply.get("kv_transfer_params")
+    path = told.get("hidden_states_path") if isinstance(told, Mapping) else None
+    if not isinstance(path, str):
+        raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
+    if name not in Path(path).name or not path.endswith(".safetensors") or not Path(path).is_absolute():
+        raise EngineError(
+            f"engine {label} names {path[:200]!r} as the file of request {name}; wanted an absolute path with "
+            f"the request's name in it; {RESTART}"
+        )
+    return Path(path)
 
 
 def _tops(reply: Mapping[str, Any]) -> dict[int, float]:

@@ -7,8 +7,8 @@ failure. `PATH.error` beside it says why.
 import asyncio
 import fcntl
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ LOCK_SECONDS = 300.0
 """How long an engine may write one file."""
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 """Seconds between two looks at a lock: doubled each time."""
+_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Dtype as safetensors names it."""
 _FULL = ("No space left", "StorageFull", "Disk quota")
 
 
@@ -58,20 +60,25 @@ def read(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
         AskError: the bytes are damaged, or of other tokens.
         EngineError: they are of another model or precision, other layers, or of another user's.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            wanted.check(told, label)
-            states: Tensor = file.get_tensor("hidden_states")
-            tokens: Tensor = file.get_tensor("token_ids")
-    except PermissionError as error:
-        raise _foreign(path, label) from error
-    except (SafetensorError, OSError) as error:
-        raise AskError(f"{label}: {path} cannot be read: {error}", "engine") from None
-    _check(states, tokens, ids, wanted, label)
-    if checksum(states, tokens) != told.get("crc32"):
-        raise AskError(f"{label}: {path} does not match its own checksum", "engine")
+    states, tokens = _read(path, wanted, label)
+    _check(tuple(states.shape), states.dtype, tokens, ids, wanted, label)
     return states
+
+
+def read_beginning(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
+    """Return the states of the tokens that a file begins with; arguments and errors are those of `read`."""
+    states, tokens = (each[: len(ids)] for each in _read(path, wanted, label))
+    _check(tuple(states.shape), states.dtype, tokens, ids, wanted, label)
+    return states
+
+
+def check_told(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> None:
+    """Check what a file says of itself, and its tokens; its states are not read. Arguments and errors as of `read`."""
+    with _opened(path, label) as file:
+        wanted.check(file.metadata() or {}, label)
+        states = file.get_slice("hidden_states")
+        shape, dtype = tuple(states.get_shape()), _DTYPES.get(states.get_dtype())
+        _check(shape, dtype, file.get_tensor("token_ids"), ids, wanted, label)
 
 
 def checksum(states: Tensor, tokens: Tensor) -> str:
@@ -93,14 +100,38 @@ def delete(path: Path, label: str) -> None:
             raise _foreign(path, label) from error
 
 
-def _check(states: Tensor, tokens: Tensor, ids: Sequence[int], wanted: Wanted, label: str) -> None:
+@contextmanager
+def _opened(path: Path, label: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except PermissionError as error:
+        raise _foreign(path, label) from error
+    except (SafetensorError, OSError) as error:
+        raise AskError(f"{label}: {path} cannot be read: {error}", "engine") from None
+
+
+def _read(path: Path, wanted: Wanted, label: str) -> tuple[Tensor, Tensor]:
+    """Return states and token ids, once the file says that they are of what is wanted, and its checksum holds."""
+    with _opened(path, label) as file:
+        told = file.metadata() or {}
+        wanted.check(told, label)
+        states, tokens = file.get_tensor("hidden_states"), file.get_tensor("token_ids")
+    if checksum(states, tokens) != told.get("crc32"):
+        raise AskError(f"{label}: {path} does not match its own checksum", "engine")
+    return states, tokens
+
+
+def _check(
+    found: tuple[int, ...], dtype: torch.dtype | None, tokens: Tensor, ids: Sequence[int], wanted: Wanted, label: str
+) -> None:
     shape = (len(ids), len(wanted.ids), wanted.hidden_size)
     if tokens.tolist() != list(ids):
         raise AskError(f"{label}: the states are of other token ids than were asked for", "odd")
-    if tuple(states.shape) != shape:
-        raise AskError(f"{label}: the states are {tuple(states.shape)}, wanted {shape}", "odd")
-    if str(states.dtype) != f"torch.{wanted.dtype}":
-        raise AskError(f"{label}: the states are {states.dtype}, wanted {wanted.dtype}", "odd")
+    if found != shape:
+        raise AskError(f"{label}: the states are {found}, wanted {shape}", "odd")
+    if str(dtype) != f"torch.{wanted.dtype}":
+        raise AskError(f"{label}: the states are {dtype}, wanted {wanted.dtype}", "odd")
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -20,7 +20,9 @@ from torch import Tensor
 from deepspec.disk import writing
 from deepspec.records.batch import Record
 
-_END, _UNFINISHED = ".safetensors", ".unfinished"
+_END = ".safetensors"
+UNFINISHED = ".unfinished"
+"""End of the name of a file that process PID, before it, is writing."""
 _HEADER = 1024
 """Bytes of a file beside its states, at most."""
 
@@ -39,7 +41,7 @@ class Kept:
         self._folder, self._turn = folder, Lock()
         self.read = self.damaged = 0
         """Samples that were read from here, and those whose file was damaged."""
-        used = _swept(folder, limit)
+        used = swept(folder, limit)
         self._room = max(0, limit - used) // sharers
 
     def has(self, sample_id: str) -> bool:
@@ -53,7 +55,7 @@ class Kept:
             if self._room < size or path.exists():
                 return path.exists()
             self._room -= size
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
         self._folder.mkdir(parents=True, exist_ok=True)
         with writing(unfinished):
             tensors = {"hidden": record.hidden.contiguous(), "last_hidden": record.last_hidden.contiguous()}
@@ -88,13 +90,13 @@ class Kept:
         return self._folder / f"{xxhash.xxh3_128_hexdigest(sample_id.encode())}{_END}"
 
 
-def _swept(folder: Path, limit: int) -> int:
-    """Return the bytes in a folder, once what is unfinished or too much is deleted."""
+def swept(folder: Path, limit: int | None) -> int:
+    """Return the bytes in a folder, once what is unfinished or, where there is a limit, too much is deleted."""
     used = 0
     for path in sorted(folder.glob("*")):
         with suppress(FileNotFoundError):  # another process sweeps, too
             size = path.stat().st_size
-            if _is_unfinished(path) or used + size > limit:
+            if _is_unfinished(path) or (limit is not None and used + size > limit):
                 path.unlink()
             else:
                 used += size
@@ -103,7 +105,7 @@ def _swept(folder: Path, limit: int) -> int:
 
 def _is_unfinished(path: Path) -> bool:
     """Return whether a file is one that a dead process was writing."""
-    if path.suffix != _UNFINISHED:
+    if path.suffix != UNFINISHED:
         return False
     return not psutil.pid_exists(int(path.name.split(".")[-2]))
 

@@ -4,6 +4,7 @@
                   catches another norm, other weights, states of other positions
     transformers  every layer is nearest to the same layer of the target in memory, and within a tolerance: catches
                   layers shifted by one, another scale, a layer of another model
+    itself        where states come with answers: those made token by token are those of the same tokens read at once
 
 The second is made where the target fits into memory.
 """
@@ -75,6 +76,26 @@ class Proof:
             self._near(given, place, layer, own)
         apart = distance(self.finish.last(given.states[:, -1]), last[0].cpu())
         self._check(apart, given.label, "the last state, normed,")
+
+    def of_decoding(self, answered: Given, read: Tensor) -> None:
+        """Hold states that were made token by token against those of the same positions read at once.
+
+        Args:
+            answered: of the generated tokens, as they came with the answer.
+            read: `(T, layers and the last, D)`, of the same engine.
+
+        Raises:
+            EngineError: they differ.
+        """
+        names = [*(f"layer {layer}" for layer in self.wanted.layers), "the state before the norm"]
+        for place, name in enumerate(names):
+            apart, most = distance(answered.states[:, place], read[:, place]), MEAN[self.wanted.dtype]
+            if not apart <= most:
+                raise EngineError(
+                    f"engine {answered.label}: {name}, as it makes it while it answers, is off by {apart:.2g} from "
+                    f"what it makes of the same tokens read at once, wanted {most:g} at most; take answers and states "
+                    "in two requests (cache.while_answering=false)"
+                )
 
     def _there(self) -> set[int]:
         return set(range(-1, self.wanted.num_layers - 1))

@@ -1,5 +1,7 @@
 """States of many samples from engines, asked beside the caller: in a thread with an event loop, under the dispatcher.
 
+Where states came with the answers, these are taken, and engines are asked, and proven, only for what is missing.
+
 What is asked for, and not in a part yet, is limited in bytes; who asks first is served first, so that parts take their
 samples in order and nothing waits for what cannot come.
 """
@@ -11,10 +13,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import xxhash
 from torch import Tensor
+from torch.nn.functional import pad
 
 from deepspec.engines.concurrency import LARGEST
 from deepspec.engines.failures import AskError
@@ -24,6 +27,7 @@ from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.client import Asked, Given, StatesClient
+from deepspec.states.kept_answers import KeptAnswers
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import RESTART
@@ -51,17 +55,9 @@ class EngineStates:
     """
 
     def __init__(self, proof: Proof, placement: Placement, probes: Sequence[Sequence[int]], report: Report) -> None:
-        """Ask nothing yet.
-
-        Raises:
-            EngineError: there are no endpoints.
-        """
-        if not placement.endpoints:
-            raise EngineError(
-                "states are wanted of an engine and there is no engine to ask; give --endpoint URL of one that was "
-                "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
-            )
+        """Ask nothing yet."""
         self._proof, self._wanted, self._endpoints = proof, proof.wanted, placement.endpoints
+        self._scratch = placement.scratch
         self._probes = [list(ids)[:PROBE_TOKENS] for ids in probes]
         self._report = report
         self._staging = Staging(placement.staging_limit)
@@ -74,6 +70,19 @@ class EngineStates:
         self._asked: Asked | None = None
         self._given_up: EngineError | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._beginning = asyncio.Lock()
+        self._kept: KeptAnswers | None = None
+        self._from_kept: dict[str, str] = {}
+        """Sample whose states came with its row's answers -> that row."""
+        self.asked = self.taken = 0
+        """Samples that engines were asked for, and those whose states came with the answers."""
+
+    def look_first(self, answers: str) -> None:
+        """Take what came with the answers of an address, and ask engines for what did not.
+
+        Of each sample's last token there are no states then: zeros stand for them, wherever the others are from.
+        """
+        self._kept = KeptAnswers(self._scratch, answers, self._wanted)
 
     @property
     def depth(self) -> int:
@@ -95,15 +104,30 @@ class EngineStates:
         """Note that a sample is in its part: there is room for others."""
         self._loop.call_soon_threadsafe(self._staging.free, self._wanted.bytes_of(item.length))
 
+    def committed(self, items: Sequence[Item]) -> None:
+        """Note that the part of samples is committed: what was kept of them is deleted."""
+        for item in items:
+            row = self._from_kept.pop(item.sample.sample_id, None)
+            if row is not None and self._kept is not None:
+                self._kept.drop(row)
+
+    def told(self) -> str:
+        """Return where the states came from, where some may have come with the answers; else nothing."""
+        if self._kept is None:
+            return ""
+        damaged = f", {self._kept.damaged} kept files were damaged" if self._kept.damaged else ""
+        return f"states of {self.taken} samples came with the answers, {self.asked} were asked for{damaged}"
+
     def __enter__(self) -> Self:
-        """Prove every engine that answers, and return self.
+        """Prove every engine that answers, and return self; where states came with the answers, when one is needed.
 
         Raises:
-            EngineError: none answers, or one gives what is not wanted.
+            EngineError: there are no endpoints, none answers, or one gives what is not wanted.
         """
         self._thread.start()
         try:
-            self._run(self._begin())
+            if self._kept is None:
+                self._run(self._begin())
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -123,7 +147,25 @@ class EngineStates:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    async def _dispatcher(self) -> Asked:
+        """Return the engines, proven before the first question."""
+        async with self._beginning:
+            if self._given_up is not None:
+                raise self._given_up
+            if self._asked is None:
+                try:
+                    await self._begin()
+                except EngineError as error:
+                    self._given_up = error
+                    raise
+            return cast(Asked, self._asked)
+
     async def _begin(self) -> None:
+        if not self._endpoints:
+            raise EngineError(
+                "states are wanted of an engine and there is no engine to ask; give --endpoint URL of one that was "
+                "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
+            )
         self._engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
         found = await asyncio.gather(*(self._answers(engine) for engine in self._engines))
         down = [(engine, error) for engine, error in zip(self._engines, found, strict=True) if error is not None]
@@ -163,10 +205,11 @@ class EngineStates:
             await self._loop.run_in_executor(self._pool, self._prove, given, ids, True)
 
     def _prove(self, given: Given, ids: Sequence[int], against_target: bool) -> None:
-        self._proof.of_engine(given)
+        if given.tops:  # with answers no engine is asked for them
+            self._proof.of_engine(given)
         if against_target:
             with self._turn:
-                self._proof.of_target(given, ids)
+                self._proof.of_target(given, ids[: given.tokens])
 
     async def _taken(self, item: Item, make: Make[Made], against_target: bool) -> Made:
         try:
@@ -179,10 +222,17 @@ class EngineStates:
             raise
 
     async def _given(self, item: Item) -> Given:
-        if self._asked is None:
-            raise EngineError("no engine was proven yet; enter the context first")
+        kept = None
+        if self._kept is not None:
+            kept = await self._loop.run_in_executor(self._pool, self._kept.get, item.row, item.sample.input_ids[:-1])
+        if kept is not None:
+            self._from_kept[item.sample.sample_id] = item.row
+            self.taken += 1
+            return Given(states=kept, tops={}, label=f"with the answers of row {item.row}")
+        asked = await self._dispatcher()
+        self.asked += 1
         try:
-            return await self._asked.ask(item.sample.input_ids)
+            return await asked.ask(item.sample.input_ids)
         except AskError as error:
             told = f"no engine gives states of sample {item.sample.sample_id} ({item.length} tokens): {error}"
             advice = RESTART if not error.can_pass else "what was committed is kept; run again to go on"
@@ -191,8 +241,10 @@ class EngineStates:
     def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
             self._prove(given, item.sample.input_ids, against_target)
-        hidden = given.states[:, :-1].flatten(1)
-        return make(item, hidden, self._proof.finish.last(given.states[:, -1]))
+        hidden, last = given.states[:, :-1].flatten(1), self._proof.finish.last(given.states[:, -1])
+        if self._kept is not None:
+            hidden, last = (pad(each[: item.length - 1], (0, 0, 0, 1)) for each in (hidden, last))
+        return make(item, hidden, last)
 
     async def _watch(self) -> None:
         """Give up where no engine does anything for long."""

@@ -1,8 +1,12 @@
 """Which states are wanted of an engine, and what it must say of itself. No torch: command lines are made from it."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+from pydantic import ByteSize
+
+from deepspec.artifacts import Spec
 from deepspec.errors import EngineError
 
 FORMAT = "deepspec.states"
@@ -25,6 +29,20 @@ def layer_ids(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return (*(layer + 1 for layer in layers), num_layers)
 
 
+class WhileAnswering(Spec):
+    """States that are asked for with the answers: what the options of a cache say of them."""
+
+    layers: tuple[int, ...] | None
+    dtype: str
+    engine_version: str | None
+    engine_quantization: str | None
+    max_length: int
+    """Tokens of a sample."""
+    splits: tuple[str, ...]
+    keep_states: ByteSize | None
+    """Bytes that may be kept; None: as much as there is room for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """What states must be of, for a cache's spec."""
@@ -45,6 +63,11 @@ class Wanted:
     def ids(self) -> tuple[int, ...]:
         """Return the layers as the engine counts them."""
         return layer_ids(self.layers, self.num_layers)
+
+    @property
+    def digest(self) -> str:
+        """Return a short name for what they are of."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:12]
 
     def bytes_of(self, tokens: int) -> int:
         """Return the bytes of the states of so many tokens."""

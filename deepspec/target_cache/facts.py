@@ -84,6 +84,9 @@ class CacheFacts(BaseModel):
     """Tokens that end an answer; None: the cache was made before it told them."""
     engine: EngineFacts | None = None
     """What computed the states; None: transformers."""
+    last_is_label: bool = False
+    """Whether each sample's last token is a label only: engines gave the states with the answers (docs/states.md). Its
+    own states are zeros."""
     sampled: Sampled | None = None
     """How its answers were sampled; None: nobody knows, as of answers that were brought, or penalties changed the
     distribution from token to token."""
@@ -92,6 +95,27 @@ class CacheFacts(BaseModel):
     """Of all parts."""
     published_bytes: int
     """What the layout of the public caches would take: every position, raw bf16."""
+
+    def with_states(self, tokens: int) -> int:
+        """Return how many of a sample's tokens have states of the target: all, or all but the last."""
+        return tokens - 1 if self.last_is_label else tokens
+
+    def check_supervises(self, where: str, *, behind_the_end: bool) -> None:
+        """Check that training asks nothing of states that are not there.
+
+        Args:
+            where: the cache, for messages.
+            behind_the_end: whether the objective looks there (`Objective.looks_behind_the_end`).
+
+        Raises:
+            SpecError: it holds the draft against what the target says behind the last token.
+        """
+        if self.last_is_label and behind_the_end:
+            raise SpecError(
+                f"{where} holds the states that came with the answers, none of any answer's last token, and "
+                "train.objective.convention=speculators and mask_alignment=deepspec ask what the target says behind "
+                "it; leave them out, or set cache.while_answering=false"
+            )
 
     def check_rolls(self, where: str) -> None:
         """Check that another machine can make the very bytes of the states again.

@@ -38,7 +38,7 @@ def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int]
     worst = 0.0
     for number in numbers:
         kept = stored.record(number)
-        off = difference(kept, online.record(number), len(facts.layers))
+        off = difference(kept, online.record(number), facts)
         if not off <= tolerance(facts):
             raise ParityError(
                 f"{artifact.prefix}: the stored states of sample {kept.sample_id} differ from the target's own by "

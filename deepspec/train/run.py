@@ -153,8 +153,16 @@ def _follow(loop: Loop, placement: Placement) -> int:
 
 
 def _check_cache(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement, report: Report) -> None:
-    """Let the target say a few stored samples again; the shortest of the first epoch's beginning cost least."""
-    if spec.source != "cache" or not spec.parity_samples:
+    """Let the target say a few stored samples again; the shortest of the first epoch's beginning cost least.
+
+    Raises:
+        SpecError: the objective asks for states that the cache does not have.
+        ParityError: they differ.
+    """
+    if spec.source != "cache":
+        return
+    cache.facts.check_supervises(artifact.prefix, behind_the_end=spec.objective.looks_behind_the_end)
+    if not spec.parity_samples:
         return
     begin = CacheSplit(cache, "train", spec.seed, spec.window).order(0)[:GATE_POOL]
     shortest = sorted(begin, key=lambda number: int(cache.index.lengths[number]))[: spec.parity_samples]

@@ -15,6 +15,7 @@ from deepspec.disk import writing
 from deepspec.errors import ChildError, DeepSpecError, EngineError, StoreError
 from deepspec.page.page import code
 from deepspec.placement import Endpoint, Placement
+from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
 from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
@@ -23,7 +24,7 @@ from infra.children.events import Events
 from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
 from infra.engines.serving import Settings, serving_draft
-from infra.engines.states import StatesServer, managed, staging_folder
+from infra.engines.states import Options, StatesServer, managed, staging_folder
 from infra.processes.launch import run_guarded
 from infra.settings import nodes, torch_env
 from infra.site import Site
@@ -130,8 +131,9 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
         settings = Settings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
         with serving_draft(work.opened(), placement, site.gguf, folder, work.report, settings) as serving:
             yield serving
-    elif work.stage.needs == "states" and not placement.endpoints:
-        with _states_engines(cast(CacheSpec, work.spec), site, folder) as endpoints:
+    elif (states := _states_wanted(work)) is not None and not placement.endpoints:
+        answers = work.spec.engine_tokens if work.stage.needs == "target" else 0
+        with _states_engines(states, answers, site, folder) as endpoints:
             yield placement.model_copy(update={"endpoints": endpoints})
     elif work.stage.needs == "target" and not placement.endpoints:
         context = work.spec.engine_tokens + PROMPT_ROOM
@@ -142,13 +144,20 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
         yield placement
 
 
+def _states_wanted(work: Work) -> Options | None:
+    """Return the states that a stage asks an engine for, by themselves or with answers; None: none."""
+    if work.stage.needs == "states":
+        return cast(CacheSpec, work.spec)
+    return work.spec.while_answering if isinstance(work.spec, RegenerateSpec) else None
+
+
 @contextmanager
-def _states_engines(spec: CacheSpec, site: Site, folder: Path) -> Iterator[tuple[Endpoint, ...]]:
-    """Yield engines of our own that give the states of a cache."""
+def _states_engines(spec: Options, answers: int, site: Site, folder: Path) -> Iterator[tuple[Endpoint, ...]]:
+    """Yield engines of our own that give states, with answers of so many tokens where there are some."""
     if site.folder is None:
         raise EngineError("no engine can be started for a target that is not on this machine; give --endpoint URL")
     staging = staging_folder(site.placement.scratch)
-    server = StatesServer(options=spec, folder=site.folder, staging=staging)
+    server = StatesServer(options=spec, folder=site.folder, staging=staging, answers=answers)
     engines, served = managed(site.engines, server)
     with start_engines(engines, replace(served, threads=site.placement.threads), folder) as endpoints:
         yield endpoints

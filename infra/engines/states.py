@@ -7,16 +7,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
-from deepspec.cache.spec import CacheOptions
 from deepspec.errors import EngineError
 from deepspec.families import read_folder
 from deepspec.states.wanted import layer_ids
 from deepspec.target.heads import checkpoint_dtype
 from deepspec.target.layers import check_layers, default_layers
-from infra.engines.managed import ManagedEngines, Served, program
+from infra.engines.managed import PROMPT_ROOM, ManagedEngines, Served, program
 
 KIND = "vllm"
 CONNECTOR = Path(__file__).resolve().parents[1] / "connector"
@@ -26,20 +26,43 @@ _ASK_VERSION = "from vllm.version import __version__; print(__version__)"
 _SECONDS = 120.0
 
 
+class Options(Protocol):
+    """Which states are wanted: fields that a cache and answers with states have."""
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """Return the layers; None: those captured where nothing is said."""
+
+    @property
+    def dtype(self) -> str:
+        """Return the precision, or `auto`."""
+
+    @property
+    def engine_quantization(self) -> str | None:
+        """Return how the engine quantises the target."""
+
+    @property
+    def max_length(self) -> int:
+        """Return the tokens of a sample at most."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatesServer:
     """What an engine must be told so that it gives the states of a cache."""
 
-    options: CacheOptions
+    options: Options
     folder: Path
     """The target."""
     staging: Path
     """Where it writes files of states."""
+    answers: int = 0
+    """Tokens of an answer, where it gives states with answers."""
 
     @property
     def context(self) -> int:
-        """Return the tokens of a request: a sample, and the one token that an engine has to answer."""
-        return min(self.options.max_length + 1, read_folder(self.folder).max_positions)
+        """Return the tokens of a request: a sample and the one token that an engine has to answer, or an answer."""
+        sample, answered = self.options.max_length + 1, self.answers + PROMPT_ROOM if self.answers else 0
+        return min(max(sample, answered), read_folder(self.folder).max_positions)
 
     def words(self) -> list[str]:
         """Return the words of its command that are about states.

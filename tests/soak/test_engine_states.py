@@ -12,6 +12,7 @@ import torch
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import EngineError
+from deepspec.messages.conversations import published_rows
 from deepspec.passes.agree import difference
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -22,6 +23,8 @@ from infra.engines.managed import ManagedEngines, start_engines
 from infra.engines.states import StatesServer, engine_version, managed
 from tests.cache.made import opened, publish_answers
 from tests.heard import Heard
+from tests.regenerate.conftest import prompt
+from tests.states.one_pass import Line
 from tests.target.tiny import answered
 
 VLLM = os.environ.get("DEEPSPEC_VLLM")
@@ -36,6 +39,8 @@ TEXT = (
     "The lighthouse keeper wrote down the weather every evening, and the weather every morning, and in between he "
     "counted ships. "
 )
+LONGEST = 48
+"""Tokens of an answer."""
 WORST = {"float32": 1e-3, "bfloat16": 0.05}
 """Largest relative difference of a sample; bf16 rounds otherwise in every layer."""
 
@@ -83,8 +88,34 @@ def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on
     here = out.publish(own, 1, run(own, {"answers": answers}, out, place, heard))
     given, computed = opened(ref, store, tmp_path), opened(here, store, tmp_path)
     assert len(given) == len(computed) == 13
-    apart = [difference(given.record(n), computed.record(n), 5) for n in range(13)]
+    apart = [difference(given.record(n), computed.record(n), computed.facts) for n in range(13)]
     print(dtype, "worst", max(apart), "mean", sum(apart) / len(apart))
     assert all(torch.equal(given.record(n).input_ids, computed.record(n).input_ids) for n in range(13))
     assert max(apart) < WORST[dtype]
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vllm_gives_answers_and_their_states_in_one_pass(smollm2: Path, tmp_path: Path, on_path: None, dtype: str):
+    asked = ["Name a colour.", "Count to nine.", "Why is the sky blue?", "Who are you?", "Say yes.", "What is rain?"]
+    prompts = [prompt(f"p{n}", text, *(["Another one."] if n == 0 else [])) for n, text in enumerate(asked)]
+    line = Line(smollm2, tmp_path, prompts)
+    layers = (-1, 1, 8, 15, 28)
+    spec = line.cache_spec(dtype=dtype, engine_version=engine_version([]), layers=layers, max_length=1024)
+    server = StatesServer(options=spec, folder=smollm2, staging=tmp_path / "staging", answers=LONGEST)
+    engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), server)
+    with start_engines(engines, served, tmp_path / "logs") as endpoints:
+        answers = line.answers(spec, *endpoints, longest=LONGEST)
+        once = line.cache(spec, answers)  # the engine is not asked again
+        apart = spec.but(while_answering=False)
+        twice = line.cache(apart, answers, *endpoints)
+    own = apart.but(states="transformers", engine_version=None)
+    came, read, here = (opened(ref, line.store, line.scratch) for ref in (once, twice, line.cache(own, answers)))
+    assert f"states of {len(asked)} samples came with the answers, 0 were asked for" in line.heard.lines
+    ends = {reason for row in published_rows(answers) for reason in row["finish_reasons"]}
+    for other, name in ((read, "read by the engine"), (here, "transformers")):
+        found = [difference(came.record(n), other.record(n), came.facts) for n in range(len(asked))]
+        print(dtype, sorted(ends), name, "worst", max(found), "mean", sum(found) / len(found))
+        assert all(torch.equal(came.record(n).input_ids, other.record(n).input_ids) for n in range(len(asked)))
+        assert max(found) < WORST[dtype]
     assert list((tmp_path / "staging").iterdir()) == []

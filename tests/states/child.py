@@ -1,4 +1,4 @@
-"""Builds a cache from an engine as a process of its own, telling every step, so that a test can kill it anywhere."""
+"""Asks an engine as a process of its own, telling every step, so that a test can kill it anywhere."""
 
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -7,9 +7,11 @@ from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.placement import Endpoint
+from deepspec.regenerate import run as stage
 from deepspec.store import Store
 from tests.cache.child import Telling
 from tests.cache.made import out_for, placement_for
+from tests.states.one_pass import Line
 
 
 def main(
@@ -22,3 +24,12 @@ def main(
     placement = placement_for(target, scratch, endpoints=(endpoint,))
     counts = run(spec, {"answers": opened}, out, placement, Telling(pipe))
     out.publish(spec, 1, counts)
+
+
+def both(pipe: Connection, target: Path, folder: Path, endpoint: Endpoint) -> None:
+    """Answer the prompts and capture what comes with the answers, telling steps as they come."""
+    stage.TICK_SECONDS = 0.002
+    line = Line(target, folder)
+    line.heard = Telling(pipe)
+    spec = line.cache_spec(part_bytes=20_000)
+    line.cache(spec, line.answers(spec, endpoint))

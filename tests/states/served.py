@@ -1,15 +1,20 @@
-"""A small server that speaks as vLLM does with our connector: the tiny target, its files, its locks, and its faults."""
+"""A small server that speaks as vLLM does with our connector: the tiny target, its files, its locks, and its faults.
+
+Its answer to a conversation is what was said last, backwards, in the target's tokens; states are those of the target.
+"""
 
 import asyncio
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from aiohttp import web
@@ -20,9 +25,12 @@ from deepspec.states.digest import digest_of
 from deepspec.states.file import checksum
 from deepspec.states.wanted import FORMAT, VERSION
 from deepspec.target.load import Target, load_target
+from tests.target.tiny import IM_END
 
 VERSION_SERVED = "0.32.0"
 LONGEST = 400
+_TURN = threading.Lock()
+"""Servers of one target share it in memory: one computes at a time."""
 
 
 @dataclass
@@ -54,10 +62,24 @@ class Served:
     redirect: str = ""
     """Names this file instead of its own."""
     requests: int = 0
+    files: int = 0
+    """That were promised."""
     dies_at: int | None = None
     """Answers after which files are no longer written, though 200 is said."""
     delay: float = 0.0
     """Seconds until a request is answered."""
+    say: Callable[[list[dict[str, Any]]], str] = lambda messages: messages[-1]["content"][::-1]
+    """What it answers to messages, in tokens of the target: a call of a tool is the text that the target writes."""
+    calls: Callable[[str], dict[str, Any]] = lambda text: {"content": text}
+    """What it makes of an answer's text in a message."""
+    tells_stop: bool = True
+    """Whether the stop token is among the ids of an answer."""
+    drift: float = 0.0
+    """What is added to the states of tokens that it generated, while it answers."""
+    salts: list[str] = field(default_factory=list)
+    """With which it was told to take nothing that it remembers."""
+    answered: list[list[int]] = field(default_factory=list)
+    """What was read for each answer."""
     asked: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     most_bytes: int = 0
@@ -77,6 +99,10 @@ class Served:
     @torch.no_grad()
     def compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the states as the engine counts layers, `(T, n, D)`, and the log-probabilities of the next token."""
+        with _TURN:
+            return self._computed(ids)
+
+    def _computed(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         captured: dict[int, torch.Tensor] = {}
         hooks = []
         for number, layer in enumerate(self.model.decoder.layers):
@@ -91,15 +117,46 @@ class Served:
             states[:, -1] = self.model.decoder.norm(states[:, -1][None])[0]
         return states, out.logits[0, -1].float().log_softmax(-1)
 
-    async def complete(self, request: web.Request) -> web.Response:
+    async def chat(self, request: web.Request) -> web.Response:
+        """Answer a conversation, with the states of what was read where they are asked for."""
         body = await request.json()
-        ids, name = body["prompt"], f"cmpl-{body['request_id']}-0-abcd1234"
+        template, told = self.model.template, body["chat_template_kwargs"]
+        ids = template.prompt_ids(body["messages"], thinking=told["enable_thinking"], tools=body.get("tools"))
+        said = self.model.tokenizer.encode(self.say(body["messages"]), add_special_tokens=False)
+        whole = [*said, IM_END]
+        if body.get("ignore_eos"):
+            whole *= body["max_tokens"]
+        ended = len(whole) <= body["max_tokens"]
+        given = whole[: body["max_tokens"]]
+        text = self.model.tokenizer.decode(given[:-1] if ended else given)
+        choice = {"message": {"role": "assistant", **self.calls(text)}, "finish_reason": "stop" if ended else "length"}
+        shown = given if self.tells_stop or not ended else given[:-1]
+        choice["token_ids"] = shown
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(shown)}
+        everything = body.get("kv_transfer_params", {}).get("include_output_tokens")
+        read = [*ids, *shown[:-1]] if everything else ids
+        self.answered.append(read)
+        return await self._reply(body, read, len(ids), {"choices": [choice], "usage": usage})
+
+    async def complete(self, request: web.Request) -> web.Response:
+        """Read tokens and say what comes next."""
+        body = await request.json()
+        self.salts += [body["cache_salt"]] if "cache_salt" in body else []
+        return await self._reply(body, body["prompt"], len(body["prompt"]), None)
+
+    async def _reply(
+        self, body: dict[str, Any], ids: list[int], prompt: int, reply: dict[str, Any] | None
+    ) -> web.Response:
+        name = f"cmpl-{body.get('request_id', uuid4())}-0-abcd1234"
         self.requests += 1
         if self.requests in self.fail_at:
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
         if len(ids) > LONGEST:
             return web.json_response({"error": {"message": f"prompt is longer than {LONGEST} tokens"}}, status=400)
-        self.asked.append(ids)
+        if reply is None:
+            self.asked.append(ids)
+        self.files += 1
+        number = self.files
         path = self.folder / f"{name}.safetensors"
         if self.lock != "none":
             held = os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY)
@@ -110,13 +167,15 @@ class Served:
         await asyncio.sleep(self.delay)
         states, following = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
         self._bytes -= size
+        if reply is not None:
+            states[prompt:] += self.drift
         if self.lock != "none":
-            threading.Timer(0.002, self._write, (path, ids, states, held, len(self.asked))).start()
+            threading.Timer(0.002, self._write, (path, ids, states, held, number)).start()
         values, tokens = following.topk(5)
         tops = {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
-        reply: dict[str, Any] = {
-            "choices": [{"text": "x", "finish_reason": "length", "logprobs": {"top_logprobs": [tops]}}]
-        }
+        if reply is None:
+            choice = {"text": "x", "finish_reason": "length", "logprobs": {"top_logprobs": [tops]}}
+            reply = {"choices": [choice]}
         if self.connector:
             reply["kv_transfer_params"] = {"hidden_states_path": self.redirect or str(path)}
         self.names.append(str(path))
@@ -128,11 +187,11 @@ class Served:
             return
         try:
             if self.lock != "dead" and not (self.dies_at is not None and number > self.dies_at):
-                self._write_file(path, ids, states)
+                self._write_file(path, ids, states, number)
         finally:
             os.close(held)
 
-    def _write_file(self, path: Path, ids: list[int], states: torch.Tensor) -> None:
+    def _write_file(self, path: Path, ids: list[int], states: torch.Tensor, number: int) -> None:
         tokens = torch.tensor(ids)
         if self.spoil == "full":
             Path(f"{path}.error").write_text("OSError: [Errno 28] No space left on device")
@@ -157,7 +216,7 @@ class Served:
             "model": digest_of(self.target),
             "crc32": checksum(states, tokens),
             **self.told,
-            **(self.told_later[1] if self.told_later and len(self.asked) > self.told_later[0] else {}),
+            **(self.told_later[1] if self.told_later and number > self.told_later[0] else {}),
         }
         if self.spoil == "bytes":
             states[0, 0, 0] += 1
@@ -197,6 +256,7 @@ def serving(served: Served):
     loop = asyncio.new_event_loop()
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/completions", served.complete)
+    app.router.add_post("/v1/chat/completions", served.chat)
     app.router.add_get("/v1/models", served.models)
     app.router.add_get("/version", served.version)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)

@@ -7,6 +7,7 @@ from deepspec.artifacts import open_artifact
 from deepspec.cache.verify import verify
 from deepspec.errors import SpecError
 from deepspec.passes.live import open_cache
+from deepspec.states.staging import sweep
 from tests.cache.made import placement_for
 from tests.states.conftest import Bench
 from tests.states.served import VERSION_SERVED, serving
@@ -44,6 +45,7 @@ def test_several_engines_share_the_samples_and_one_that_dies_costs_nothing(bench
         ref = bench.run(well, sick)
     assert len(bench.opened(ref)) == 19
     assert len(sick.asked) >= 5
+    sweep(bench.staging)  # an engine that dies may leave a request open: then the next run takes the mark of this one
     assert bench.left() == []
 
 

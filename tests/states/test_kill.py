@@ -8,8 +8,9 @@ import pytest
 from deepspec.artifacts import read_manifest
 from deepspec.store import Store
 from tests.killed import run_and_kill
-from tests.states.child import main
+from tests.states.child import both, main
 from tests.states.conftest import Bench
+from tests.states.one_pass import Line
 from tests.states.served import serving
 
 
@@ -40,3 +41,38 @@ def test_killed_once(bench: Bench):
 def test_killed_five_times(bench: Bench, seed: int):
     print("seed", seed)
     check(bench, kills=5, seed=seed)
+
+
+def check_pass(bench: Bench, kills: int, seed: int) -> None:
+    """Kill one pass, in its answers, between them and the cache, or in the cache; it ends as one that nobody killed."""
+    rng, whole = random.Random(seed), Line(bench.target, bench.folder / "whole")
+    killed = Line(bench.target, bench.folder / "killed")
+    spec = whole.cache_spec(part_bytes=20_000)
+    with serving(bench.served(delay=0.005)) as engine:
+        wanted = read_manifest(
+            whole.store, "target_cache", whole.cache(spec, whole.answers(spec, engine.endpoint)).address
+        )
+        proven = len(engine.asked)
+        args = (bench.target, bench.folder / "killed", engine.endpoint)
+        for _ in range(kills):
+            assert run_and_kill(both, rng.randint(1, 60), *args) in (-signal.SIGKILL, 0)
+        assert run_and_kill(both, 10**6, *args) == 0
+        assert len(engine.asked) <= proven * (kills + 2)  # read once more was nothing but the prompts of proofs
+    assert wanted is not None
+    manifest = read_manifest(killed.store, "target_cache", wanted.address)
+    assert manifest is not None
+    assert manifest.content == wanted.content
+    assert killed.kept() == []
+    assert bench.left() == []
+
+
+def test_one_pass_killed_once(bench: Bench):
+    check_pass(bench, kills=1, seed=3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(4))
+def test_one_pass_killed_five_times(bench: Bench, seed: int):
+    print("seed", seed)
+    check_pass(bench, kills=5, seed=seed)

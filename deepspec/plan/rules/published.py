@@ -45,6 +45,8 @@ def cache(known: Known) -> Seen:
         raise SpecError(f"{where} was imported and has no forward passes to repeat; set train.source=cache or online")
     if source == "rolling":
         facts.check_rolls(where)
+    if source == "cache":
+        facts.check_supervises(where, behind_the_end=known.plan.train.objective.looks_behind_the_end)
     if known.target is None:
         return LATER
     shape = known.target.shape

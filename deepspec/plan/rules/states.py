@@ -19,8 +19,12 @@ def engine(known: Known) -> Seen:
             f"cache.states={cache.states} and train.source={train.source}, which computes states with transformers "
             "while it trains; leave out one"
         )
+    if cache.while_answering:
+        _check_pass(known)
     _check_answers(known, f"cache.states={cache.states}")
-    return Seen(f"{cache.states}: {f'{len(given)} endpoints' if given else 'an engine that the run starts'}")
+    with_answers = ", with the answers" if cache.while_answering else ""
+    engines = f"{len(given)} endpoints" if given else "an engine that the run starts"
+    return Seen(f"{cache.states}: {engines}{with_answers}")
 
 
 def _while_training(known: Known) -> Seen:
@@ -35,6 +39,27 @@ def _while_training(known: Known) -> Seen:
         )
     _check_answers(known, "train.source=engine")
     return Seen(f"vllm, while the draft is trained: {len(given)} endpoints")
+
+
+def _check_pass(known: Known) -> None:
+    """See that there is one pass, over an engine that answers, and that its states are all that training asks for."""
+    plan = known.plan
+    if plan.dataset.answers is not None:
+        raise SpecError(
+            "cache.while_answering and answers from a file (--answers), which come without states; leave out one: "
+            "without it an engine reads them once for their states"
+        )
+    if plan.regenerate.sampling.min_p and known.makes("regenerate"):
+        raise SpecError(
+            f"regenerate.sampling.min_p={plan.regenerate.sampling.min_p:g} and cache.while_answering: a vLLM that "
+            "gives states ignores min_p; set regenerate.sampling.min_p=0, or cache.while_answering=false"
+        )
+    if plan.train.objective.looks_behind_the_end and known.makes("train"):
+        raise SpecError(
+            "train.objective.convention=speculators and mask_alignment=deepspec ask what the target says behind the "
+            "last token of an answer, whose states do not come with it; leave them out, or set "
+            "cache.while_answering=false"
+        )
 
 
 def _check_answers(known: Known, setting: str) -> None:
