@@ -21,7 +21,18 @@ from tests.export.drafts import KINDS, LLAMA, write_draft
 
 TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
 LAYERS = LLAMA["num_hidden_layers"]
-BROUGHT = ["eagle3", "eagle31", "eagle31_llama", "eagle3_llama", "eagle3_reduced", "peagle", "dspark", "dflash2"]
+BROUGHT = [
+    "eagle3",
+    "eagle31",
+    "eagle31_llama",
+    "eagle3_llama",
+    "eagle3_reduced",
+    "peagle",
+    "dspark",
+    "dflash2",
+    "xpress",
+    "xpress_reduced",
+]
 """Kinds of drafts that are brought in the form of speculators."""
 ROUNDING = 2e-6
 
@@ -132,7 +143,7 @@ def test_a_variant_of_specforge_is_refused_by_its_key(changes, told, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"speculators_model_type": "xpress"}, "unknown speculators_model_type 'xpress'; known: "),
+        ({"speculators_model_type": "medusa"}, "unknown speculators_model_type 'medusa'; known: "),
         ({"has_adapter": 3}, "config.json has has_adapter: 3, a variant that is not read"),
         ({"norm_before_fc": True, "fc_norm": True}, "norm_before_fc and fc_norm are both set"),
         ({"target_hidden_size": 64}, "target_hidden_size: 64"),

@@ -20,6 +20,25 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "dflash2": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "xpress": {"algorithm": "xpress", "layout": "fill_in", "block_size": 5, **tiny.XPRESS},
+    "xpress-shift": {"algorithm": "xpress", **tiny.XPRESS, "xpress_rank": 8},
+    "xpress-near": {
+        "algorithm": "xpress",
+        "layout": "fill_in",
+        "block_size": 5,
+        **tiny.XPRESS,
+        "window": 5,
+        "window_layers": frozenset({0}),
+        "window_form": "causal",
+    },
+    "xpress-reduced": {
+        "algorithm": "xpress",
+        "layout": "fill_in",
+        "block_size": 5,
+        **tiny.XPRESS,
+        "draft_vocab_size": 3,
+    },
+    "dflash-anchored": {"algorithm": "dflash", "window": 5, "window_layers": frozenset({1}), "window_form": "anchor"},
     "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
@@ -96,7 +115,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     assert estimates(found)["accepted_length"] == estimates(wanted)["accepted_length"]
 
 
-@pytest.mark.parametrize("name", ["dspark", "eagle3", "peagle", "mtp"])
+@pytest.mark.parametrize("name", ["dspark", "xpress", "eagle3", "peagle", "mtp"])
 def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
     target, prompts = target_of(), tiny.prompts(4, VOCAB)
     draft = draft_of(target, name)
