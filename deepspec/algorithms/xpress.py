@@ -77,7 +77,7 @@ def _factors(supervision: BlockSupervision) -> list[float]:
     """Return what each reading's loss is multiplied by, `(G,)`."""
     passes = _passes(supervision)
     base = [supervision.base_anchor] if supervision.base_anchor else []
-    return [1.0, *[supervision.consistency / passes] * passes, *base]
+    return [1.0, *[supervision.consistency / max(1, passes)] * passes, *base]
 
 
 def _read(model: BlockDraft, rows: Rows, blocks: RealBlocks, supervision: BlockSupervision) -> Rows:

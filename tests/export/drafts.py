@@ -111,8 +111,9 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
     torch.manual_seed(3)
     model = build_draft(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+    for name, parameter in model.named_parameters():
+        deep = name.startswith("refiner_head")  # five products in a row: their logits would be large, and so rounding
+        torch.nn.init.normal_(parameter, std=0.2 if deep else 0.5)
     if config.reduced_vocabulary:
         choose_vocabulary(model, torch.rand(48))
     save_draft(model.to(dtype), folder)

@@ -17,6 +17,8 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.models.draft import build_draft
+from deepspec.plan.rules.published import apart
 from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
 from tests.parity import golden
 from tests.target.tiny import IM_END, IM_START, tokenizer
@@ -298,11 +300,26 @@ def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path):
     assert rows["window"] == "64, layers [0, 2]"
 
 
+def test_drafts_of_other_parts_are_no_beginning_of_each_other():
+    """Their weights have other shapes; a refiner mixes the slots of a block, so theirs hang on that, too."""
+    old = tiny("xpress").config
+    assert apart(old, replace(old, xpress_rank=5, block_size=3)) == [
+        "xpress_rank is 4, wanted 5", "block_size is 4, wanted 3",
+    ]  # fmt: skip
+    other = tiny("dflash2").config
+    assert apart(other, replace(other, block_size=3)) == []
+    assert apart(other, replace(other, selector_rank=2)) == ["selector_rank is 3, wanted 2"]
+
+
 @pytest.mark.parametrize("form", ["anchor", "causal"])
 def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form, tmp_path):
     model = tiny("xpress", window=64, window_layers=(1,))
     config = replace(model.config, window=3, window_form=form)
     again = read_draft_config(write_draft_config(config))
+    save_draft(build_draft(config), tmp_path)
+    rows = {row["what"]: row["value"] for row in describe(tmp_path)}
+    assert rows["window"] == f"3, layers [1], counted from the anchor ({form})"
+    assert rows["xpress_rank"] == "4"
     assert (again.window_form, again.windows, again.reaches) == (form, (None, 3), (None, 4))
     with pytest.raises(CheckpointError, match="window_form 'near' is unknown; known: slot, anchor, causal"):
         read_draft_config({**write_draft_config(config), "window_form": "near"})

@@ -32,6 +32,7 @@ BROUGHT = [
     "dflash2",
     "xpress",
     "xpress_reduced",
+    "xpress_near",
 ]
 """Kinds of drafts that are brought in the form of speculators."""
 ROUNDING = 2e-6
@@ -63,6 +64,21 @@ def same(found: Any, source: Any) -> None:
     wanted = outputs(load(source.draft, source.tensors))
     for name, tensor in outputs(found).items():
         torch.testing.assert_close(tensor, wanted[name], atol=ROUNDING, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "causal", "form"),
+    [({}, False, "slot"), ({"window_form"}, False, "anchor"), ({"window_form"}, True, "causal")],
+)
+def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(left, causal, form, tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "xpress_near"), "ORG/target", None)
+    (tmp_path / "form").mkdir()
+    FORMS["speculators"].write(source, tmp_path / "form")
+    told = json.loads((tmp_path / "form" / "config.json").read_text())
+    assert (told["num_jacobi_passes"], told["sliding_window_non_causal"]) == (6, True)
+    told = {key: value for key, value in told.items() if key not in left} | {"sliding_window_non_causal": not causal}
+    config = read_draft_config(public_config(told, LAYERS))
+    assert (config.window_form, config.window) == (form, 64)
 
 
 @pytest.mark.parametrize("kind", BROUGHT)
