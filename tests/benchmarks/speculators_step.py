@@ -42,10 +42,11 @@ def draft_of(algorithm):
     blocks = {"draft_vocab_size": VOCAB, "block_size": SLOTS, "mask_token_id": VOCAB - 1}
     blocks |= {"aux_hidden_state_layer_ids": LAYERS}
     if algorithm == "dflash2":
+        from speculators.losses.eager import tv_loss  # the fused one wants a card
         from speculators.models.dflash2.config import DFlash2SpeculatorConfig
         from speculators.models.dflash2.core import DFlash2DraftModel
 
-        asked = {"loss_config": resolve_loss_config("ce", "eager"), "gamma": 4.0, "max_anchors": ANCHORS}
+        asked = {"loss_config": resolve_loss_config("ce", "eager"), "tv_loss_fn": tv_loss, "max_anchors": ANCHORS}
         return DFlash2DraftModel(DFlash2SpeculatorConfig(**common, **blocks)), asked
     if algorithm == "xpress":
         from speculators.models.xpress import XPressDraftModel, XPressSpeculatorConfig

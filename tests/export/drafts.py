@@ -69,9 +69,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dflash2_gemma": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}, "target": GEMMA},
     "xpress": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "xpress_mlp_ratio": 3}},
     "xpress_shift": {"recipe": {"algorithm": "xpress", "layout": "shift", "xpress_rank": 6}},
-    "xpress_reduced": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "draft_vocab_size": 20}},
-    "xpress_near": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "window": 64}},
-    "xpress_gemma": {"recipe": {"algorithm": "xpress", "xpress_rank": 6}, "target": GEMMA},
+    "xpress_reduced": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "draft_vocab_size": 20, "window": 64}},
     "eagle3": {"recipe": {"algorithm": "eagle3"}},
     "eagle31": {"recipe": {"algorithm": "eagle3", "norms": "eagle3.1"}},
     "eagle31_llama": {

@@ -27,10 +27,10 @@ WRITTEN = {
         "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
         "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
         "peagle", "peagle_llama", *ROPES, "dspark_near", "dflash2_near", "eagle3_llama_near",
-        "xpress", "xpress_near",
+        "xpress",
     },
     "speculators": set(KINDS)
-    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near", "xpress_gemma"},
+    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"},
     "sglang": {
         "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
         "dflash2_gemma", "eagle3_llama", "eagle3_reduced", *ROPES,

@@ -32,7 +32,6 @@ BROUGHT = [
     "dflash2",
     "xpress",
     "xpress_reduced",
-    "xpress_near",
 ]
 """Kinds of drafts that are brought in the form of speculators."""
 ROUNDING = 2e-6
@@ -71,7 +70,7 @@ def same(found: Any, source: Any) -> None:
     [({}, False, "slot"), ({"window_form"}, False, "anchor"), ({"window_form"}, True, "causal")],
 )
 def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(left, causal, form, tmp_path):
-    source = read_source(write_draft(tmp_path / "draft", "xpress_near"), "ORG/target", None)
+    source = read_source(write_draft(tmp_path / "draft", "xpress_reduced"), "ORG/target", None)
     (tmp_path / "form").mkdir()
     FORMS["speculators"].write(source, tmp_path / "form")
     told = json.loads((tmp_path / "form" / "config.json").read_text())
