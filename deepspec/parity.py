@@ -207,10 +207,10 @@ def _read_block(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
     rows: BlockRows = BlockProposer(draft).rows(1, ids.shape[1] + size, ids.device)
     found, start = [], 0
     for anchor in anchors:
-        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
+        rows.commit(states[:, start:anchor], ids[:, start : anchor + 1], ids.new_tensor([anchor - start]))
         slots = rows.states(ids[:, anchor])
-        first = draft.config.first_slot
-        previous = torch.cat([ids[:, anchor : anchor + first], ids[:, anchor : anchor + size - first]], dim=1)
+        first, before = draft.config.first_slot, rows.before(ids[:, anchor])
+        previous = torch.cat([before[:, None][:, :first], ids[:, anchor : anchor + size - first]], dim=1)
         found.append(_block_logits(draft, slots, previous)[0])
         start = anchor
     return found
@@ -224,7 +224,7 @@ def _read_eagle(draft: Any, ids: Tensor, states: Tensor, anchors: Sequence[int])
     rows = proposer.rows(1, ids.shape[1] + size, ids.device)
     found, start = [], 0
     for anchor in anchors:
-        rows.commit(states[:, start:anchor], ids[:, start + 1 : anchor + 1], ids.new_tensor([anchor - start]))
+        rows.commit(states[:, start:anchor], ids[:, start : anchor + 1], ids.new_tensor([anchor - start]))
         given = ids[0, anchor : anchor + size]
         outputs = rows.outputs()[0] if isinstance(rows, ParallelRows) else _stepped(rows, given)
         found.append(draft.logits(outputs))

@@ -12,7 +12,9 @@ from deepspec.parity import CachedStates, check_parity
 from deepspec.records.batch import Record
 from deepspec.target.load import Target
 from tests.decoding import tiny
-from tests.decoding.tiny import DFLASH2
+from tests.decoding.tiny import DFLASH2, XPRESS
+
+NEAR = {"window": 6, "window_layers": frozenset({1})}
 
 DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
@@ -21,6 +23,9 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3": {"algorithm": "eagle3"},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **DFLASH2},
+    "xpress-shifted": {"algorithm": "xpress", **XPRESS},
+    "xpress": {"algorithm": "xpress", "layout": "fill_in", **XPRESS, **NEAR, "window_form": "causal"},
+    "dspark-anchored": {"algorithm": "dspark", "markov_rank": 4, **NEAR, "window_form": "anchor"},
     "dflash-filled": {"algorithm": "dflash", "layout": "fill_in"},
     "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},

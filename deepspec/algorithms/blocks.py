@@ -17,7 +17,7 @@ from deepspec.algorithms.anchors import draw_anchors, position_groups
 from deepspec.algorithms.base import Drafted, LossResult, check_tokens
 from deepspec.algorithms.rows import diverged, divergences, head_of, ratio, scattered
 from deepspec.algorithms.selector import Choice, selected_logits, selector_loss
-from deepspec.algorithms.slots import BlockSupervision, backbone, previous_tokens, supervise_blocks
+from deepspec.algorithms.slots import BlockSupervision, backbone, previous_tokens, real_blocks, supervise_blocks
 from deepspec.algorithms.weights import dpace
 from deepspec.formats.recipe import Objective
 from deepspec.losses.chunked import Head, RowLosses, Rows, chunked_loss
@@ -68,7 +68,7 @@ class BlockAlgorithm:
         denominator = denominators["weight"] + EPSILON
         hidden_BQD = backbone(model, batch, supervision)
         head = head_of(model, whole=measure)
-        rows, extra = _rows(model, batch, supervision, hidden_BQD)
+        rows, extra = rows_of(model, batch, supervision, hidden_BQD)
         placed_R = supervision.slot_weights[extra.slots % model.config.block_size]
         shares_R = _shares(supervision, rows, head, extra, placed_R)
         rows = replace(rows, weights=shares_R * extra.trained / denominator)
@@ -76,7 +76,7 @@ class BlockAlgorithm:
         loss, measured = chunked_loss(
             rows, head, supervision.terms, measure=measure or confident, candidates=model.config.selector_top_k
         )
-        counted = _of_known(measured, extra.trained, exact=head.whole is not None)
+        counted = of_known(measured, extra.trained, exact=head.whole is not None)
         sums = {"known": extra.known.sum()}
         if confident:
             logits_R = model.confidence(rows.hidden, extra.embedded).float()
@@ -88,12 +88,12 @@ class BlockAlgorithm:
             sums["confidence_error"] = (logits_R.detach().sigmoid() - counted.acceptance).abs().sum()
         if model.candidate_selector is not None:
             choice = _choice(model, batch, supervision, rows, measured)
-            own_R = _dpace(supervision, extra, choice.cross_entropy) if supervision.dpace else shares_R
+            own_R = dpace_of(supervision, extra, choice.cross_entropy) if supervision.dpace else shares_R
             term = (own_R * choice.cross_entropy).sum() / denominator
             loss = loss + supervision.selector * term
             sums |= _chosen(supervision, extra, choice) | {"selector": term.detach() * denominator}
         exact = measure or (confident and not model.config.reduced_vocabulary)
-        sums |= _sums(supervision, extra.slots, counted, shares_R, measure=exact)
+        sums |= sums_of(supervision, extra.slots, counted, shares_R, measure=exact)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
 
     def slots(self, config: DraftConfig) -> int:
@@ -105,7 +105,7 @@ class BlockAlgorithm:
         for anchors, keep in position_groups(begins, most):
             supervision = self.supervise_blocks(model.config, Objective(), batch, anchors, keep)
             hidden_BQD = backbone(model, batch, supervision)
-            rows, extra = _rows(model, batch, supervision, hidden_BQD)
+            rows, extra = rows_of(model, batch, supervision, hidden_BQD)
             order, size, length = supervision.order, model.config.block_size, batch.input_ids.shape[1]
             labels_R, begin_R = supervision.labels.flatten()[extra.slots], anchors.flatten()[extra.slots // size]
             slot_R = extra.slots % size - supervision.first_slot
@@ -158,7 +158,7 @@ class BlockAlgorithm:
 
 def selected(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> tuple[Choice, Tensor]:
     """Return what a draft's selector makes of the supervised slots, and which of `(B, N, K)` these are."""
-    rows, extra = _rows(model, batch, supervision, backbone(model, batch, supervision))
+    rows, extra = rows_of(model, batch, supervision, backbone(model, batch, supervision))
     _, measured = chunked_loss(
         rows, head_of(model, whole=False), supervision.terms, candidates=model.config.selector_top_k
     )
@@ -189,7 +189,9 @@ TERMS = ("total_variation", "soft_cross_entropy", "forward_kl", "reverse_kl", "j
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Extra:
+class Extra:
+    """What is known of the supervised slots beside their rows."""
+
     embedded: Tensor | None
     slots: Tensor
     """`(R,)` flat index into `(B, N, K)`."""
@@ -199,11 +201,11 @@ class _Extra:
     """`(R,)` 1 where the label is in it: other rows are not trained on."""
 
 
-def _rows(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> tuple[Rows, _Extra]:
+def rows_of(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> tuple[Rows, Extra]:
     """Return the supervised slots, those of one target position side by side, all of weight 1."""
     order = supervision.order
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]
-    features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD, order.rows)
+    features_Rr, embedded_Rr = _markov(model, batch, supervision, hidden_BQD)
     labels_R, known_R = model.draft_ids(batch.input_ids[order.batch_rows, supervision.labels.flatten()[order.rows]])
     true = supervision.true_labels
     rows = Rows(
@@ -214,45 +216,55 @@ def _rows(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden
         target_index=order.target_index,
         on_host=order.on_host,
         markov=features_Rr,
-        markov_weight=None if model.markov_head is None else model.markov_head.markov_w2.weight,
+        markov_weight=_bias_of(model),
     )
     known = known_R.float()
     trained = known if true else torch.ones_like(known)
-    return rows, _Extra(embedded=embedded_Rr, slots=order.rows, known=known, trained=trained)
+    return rows, Extra(embedded=embedded_Rr, slots=order.rows, known=known, trained=trained)
 
 
 def _markov(
-    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor, rows_R: Tensor
+    model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return what W2 multiplies and W1[previous token], `(R, r)` each, of the supervised slots."""
-    if model.markov_head is None:
+    head, refiner = model.markov_head, model.refiner_head
+    if head is None and refiner is None:
         return None, None
-    size = model.config.block_size
-    blocks_NKD = hidden_BQD.reshape(-1, size, hidden_BQD.shape[-1])
-    previous_BNK = previous_tokens(model.config, batch, supervision)
-    embedded_MKr = model.markov_head.embed(previous_BNK.flatten(0, 1)[supervision.real])
-    features_MKr = model.markov_head.sequence(embedded_MKr, blocks_NKD[supervision.real])
-    within = (supervision.keep.flatten().cumsum(0) - 1)[rows_R // size] * size + rows_R % size
-    return features_MKr.flatten(0, 1)[within], embedded_MKr.flatten(0, 1)[within]
+    blocks = real_blocks(model.config, batch, supervision, hidden_BQD)
+    if refiner is not None:
+        return refiner.features(refiner.seen(blocks.hidden), blocks.previous).flatten(0, 1)[blocks.within], None
+    if head is None:
+        return None, None
+    embedded_MKr = head.embed(blocks.previous)
+    features_MKr = head.sequence(embedded_MKr, blocks.hidden)
+    return features_MKr.flatten(0, 1)[blocks.within], embedded_MKr.flatten(0, 1)[blocks.within]
 
 
-def _shares(supervision: BlockSupervision, rows: Rows, head: Head, extra: _Extra, placed_R: Tensor) -> Tensor:
+def _bias_of(model: BlockDraft) -> Tensor | None:
+    """Return the matrix whose product is added to the head's, `(V, r)`; None: there is none."""
+    if model.refiner_head is not None:
+        return model.refiner_head.readout.weight
+    return None if model.markov_head is None else model.markov_head.markov_w2.weight
+
+
+def _shares(supervision: BlockSupervision, rows: Rows, head: Head, extra: Extra, placed_R: Tensor) -> Tensor:
     """Return how much each row weighs: by its place, or by D-PACE, which takes a look at the cross-entropies before."""
     if supervision.dpace is None:
         return placed_R
     with torch.no_grad():
         _, looked = chunked_loss(rows, replace(head, whole=None), Terms(cross_entropy=1.0), measure=False)
-    return _dpace(supervision, extra, looked.cross_entropy)
+    return dpace_of(supervision, extra, looked.cross_entropy)
 
 
-def _dpace(supervision: BlockSupervision, extra: _Extra, cross_entropy_R: Tensor) -> Tensor:
+def dpace_of(supervision: BlockSupervision, extra: Extra, cross_entropy_R: Tensor) -> Tensor:
+    """Return the D-PACE weights of rows by the cross-entropies of the same, `(R,)`."""
     grid = supervision.supervised
     trained = scattered(grid, extra.slots, extra.trained).bool()
     weights = dpace(scattered(grid, extra.slots, cross_entropy_R.detach()), trained, supervision.dpace or 1.0)
     return weights.flatten()[extra.slots]
 
 
-def _of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses:
+def of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses:
     """Return what was measured, without what means nothing where the predicted token is unknown.
 
     Args:
@@ -267,7 +279,7 @@ def _of_known(measured: RowLosses, known_R: Tensor, *, exact: bool) -> RowLosses
     return replace(measured, acceptance=measured.acceptance * known_R, correct=measured.correct * known_R)
 
 
-def _chosen(supervision: BlockSupervision, extra: _Extra, choice: Choice) -> dict[str, Tensor]:
+def _chosen(supervision: BlockSupervision, extra: Extra, choice: Choice) -> dict[str, Tensor]:
     """Return sums of what the selector chooses, the true tokens before each slot given."""
     right_BNK = scattered(supervision.supervised, extra.slots, choice.right * choice.found)
     real = supervision.supervised.any(-1)
@@ -277,9 +289,10 @@ def _chosen(supervision: BlockSupervision, extra: _Extra, choice: Choice) -> dic
     }
 
 
-def _sums(
+def sums_of(
     supervision: BlockSupervision, slots_R: Tensor, measured: RowLosses, weights_R: Tensor, *, measure: bool
 ) -> dict[str, Tensor]:
+    """Return sums for metrics of rows at flat slots of `(B, N, K)`; acceptance where it was measured."""
     supervised, drafted = supervision.supervised, supervision.drafted
     real = supervised.any(-1)
     sums = {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepspec.attention.attention import Mask
 from deepspec.attention.split import Ranges, SplitMask
+from deepspec.models.config import WindowForm
 
 Form = Literal["dense", "split", "flex"]
 """Dense; or split, its ranges computed in plain arithmetic, or by flex_attention."""
@@ -28,6 +29,7 @@ class Blocks(NamedTuple):
     """`(B, N)` bool: False for dummy blocks."""
     size: int
     """K."""
+    window_form: WindowForm = "slot"
 
 
 def form_for(device: torch.device) -> Form:
@@ -38,24 +40,30 @@ def form_for(device: torch.device) -> Form:
 def blocks_mask(blocks: Blocks, context: int, form: Form = "dense", window: int | None = None) -> Mask:
     """Return the mask of N blocks of K slots over T context positions followed by all slots.
 
-    A slot sees its sample's context strictly before its block's anchor, and its own block in both directions. The
-    slots of a dummy block see nothing of the context.
+    A slot sees its sample's context strictly before its block's anchor, and its own block in both directions; in a
+    causal window no slots behind it. The slots of a dummy block see nothing of the context.
 
     Args:
         blocks: of slots.
         context: T.
         form: dense, or one of the others.
-        window: positions that a slot sees, its own among them, at least K; None: all.
+        window: positions that a slot sees, its own among them, at least K; or positions of the context: see
+            `WindowForm`; None: all.
     """
-    _, anchors_BN, keep_BN, size = blocks
+    _, anchors_BN, keep_BN, size, window_form = blocks
     starts_BQ = blocks.starts.repeat_interleave(size, dim=1)
-    places_BQ = (anchors_BN[..., None] + torch.arange(size, device=anchors_BN.device)).flatten(1)
+    slots_K, of_slots = torch.arange(size, device=anchors_BN.device), window_form == "slot"
+    places_BQ = (anchors_BN[..., None] + (slots_K if of_slots else torch.full_like(slots_K, -1))).flatten(1)
+    causal = window is not None and window_form == "causal"
     stops_BQ = anchors_BN.where(keep_BN, 0).repeat_interleave(size, dim=1)
     ranges = Ranges(_near(starts_BQ, places_BQ, window), stops_BQ, context)
     if form != "dense":
-        return _split(ranges, size, form)
+        return replace(_split(ranges, size, form), causal=causal)
     block = torch.arange(anchors_BN.shape[1], device=anchors_BN.device).repeat_interleave(size)
-    own_B1QQ = ((block[:, None] == block) & keep_BN.repeat_interleave(size, dim=1)[..., None])[:, None]
+    own_QQ = block[:, None] == block
+    if causal:
+        own_QQ = own_QQ.tril()
+    own_B1QQ = (own_QQ & keep_BN.repeat_interleave(size, dim=1)[..., None])[:, None]
     return torch.cat([ranges.dense(), own_B1QQ], dim=-1)
 
 

@@ -18,7 +18,7 @@ from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.algorithms.weights import by_slot
 from deepspec.attention.attention import masks_of
 from deepspec.errors import TrainingError
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.losses.terms import Terms
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft
@@ -52,6 +52,11 @@ class BlockSupervision:
     """Factor of the confidence loss."""
     selector: float
     """Factor of the selector's loss."""
+    consistency: float
+    """Factor of the loss of a refiner's passes over its own guesses."""
+    consistency_passes: int
+    base_anchor: float
+    """Factor of the loss of the logits that a refiner begins with."""
     order: Order
     """Of the supervised slots."""
     work: Work
@@ -91,6 +96,9 @@ def supervise_blocks(
         terms=terms,
         confidence=objective.confidence,
         selector=objective.selector,
+        consistency=objective.consistency,
+        consistency_passes=objective.consistency_passes,
+        base_anchor=objective.base_anchor,
         order=order,
         work=_work(batch, (anchors - starts)[keep], order, config),
         first_slot=config.first_slot,
@@ -150,7 +158,7 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
     """Return the states of all slots after the final norm, `(B, N·K, D)`."""
     size, length = model.config.block_size, batch.input_ids.shape[1]
     ids, positions = block_inputs(model.config, batch, supervision)
-    blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size)
+    blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size, model.config.window_form)
     mask = masks_of(model.config.windows, partial(blocks_mask, blocks, length, form_for(batch.hidden.device)))
     context = model.context_keys_values(model.context(batch.hidden), batch.positions)
     states: Tensor = model(ids, positions, context, mask)
@@ -160,7 +168,31 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
 def previous_tokens(config: DraftConfig, batch: Batch, supervision: BlockSupervision) -> Tensor:
     """Return the true token before each slot's prediction, `(B, N, K)`: the anchor's for the first slot that has one.
 
-    For a slot that predicts nothing, the anchor's, too.
+    For a slot that predicts nothing, the anchor's, too; to a refiner, which reads that slot like the others, the one
+    before it in its sample, if there is one.
     """
     slots = torch.arange(config.block_size, device=supervision.anchors.device)
-    return _at(batch.input_ids, supervision.anchors[..., None] + (slots - config.first_slot).clamp(min=0))
+    first = supervision.starts if TRAITS[config.algorithm].refined else supervision.anchors
+    places = supervision.anchors[..., None] + slots - config.first_slot
+    return _at(batch.input_ids, places.maximum(first[..., None]))
+
+
+@dataclass(frozen=True, slots=True)
+class RealBlocks:
+    """The M blocks that are no dummies."""
+
+    hidden: Tensor
+    """`(M, K, D)` states of their slots after the final norm."""
+    previous: Tensor
+    """`(M, K)` the true token before each slot's prediction."""
+    within: Tensor
+    """`(R,)` flat index of the supervised slots into `(M, K)`."""
+
+
+def real_blocks(config: DraftConfig, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> RealBlocks:
+    """Return the real blocks of a batch, from the states of all slots, `(B, N·K, D)`."""
+    size, rows_R = config.block_size, supervision.order.rows
+    blocks_NKD = hidden_BQD.reshape(-1, size, hidden_BQD.shape[-1])
+    previous_NK = previous_tokens(config, batch, supervision).flatten(0, 1)
+    within_R = (supervision.keep.flatten().cumsum(0) - 1)[rows_R // size] * size + rows_R % size
+    return RealBlocks(blocks_NKD[supervision.real], previous_NK[supervision.real], within_R)

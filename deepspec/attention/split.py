@@ -89,8 +89,8 @@ class Ranges:
 class SplitMask:
     """What training queries see: a range of the context, and entries of their own that stand behind it.
 
-    Own entries are the K slots of a query's block, which see each other; or a range of all that stand there; or, with
-    neither, those at the query's own place in every later chunk of Q entries.
+    Own entries are the K slots of a query's block, which see each other, or each those through itself; or a range of
+    all that stand there; or, with neither, those at the query's own place in every later chunk of Q entries.
     """
 
     ranges: Ranges
@@ -101,6 +101,8 @@ class SplitMask:
     """Which of the entries behind the context each query sees, where that is a range."""
     own_blocks: BlockMask | None = None
     """The same as flex_attention takes it."""
+    causal: bool = False
+    """Whether a slot of a block sees none behind it."""
 
 
 def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Tensor:
@@ -172,6 +174,9 @@ def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale
     query_BGhNKd = _cut(_grouped(query, key.shape[1]), 3, size)
     key_BGNKd, value_BGNKd = _cut(key, 2, size), _cut(value, 2, size)
     scores = torch.einsum("bghnqd,bgnkd->bghnqk", query_BGhNKd, key_BGNKd).float() * scale
+    if mask.causal:
+        behind = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(behind, -torch.inf)
     lse = torch.logsumexp(scores, dim=-1)
     weights = torch.exp(scores - lse[..., None]).to(value.dtype)
     read = torch.einsum("bghnqk,bgnkd->bghnqd", weights, value_BGNKd)

@@ -1,14 +1,17 @@
 """What has to hold of a draft: by itself, of its target, and of the tokens that it reads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from deepspec.errors import CheckpointError
 from deepspec.families import TargetShape
-from deepspec.formats.recipe import TRAITS
+from deepspec.formats.recipe import TRAITS, Traits
 from deepspec.models.config import DraftConfig
 
 CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
 """Sizes of a convolved draft, as its config.json and its fields name them."""
+REFINED = ("xpress_rank", "xpress_mlp_ratio")
+"""The same of a refined one."""
 
 
 def check(draft: DraftConfig) -> None:
@@ -32,7 +35,9 @@ def check(draft: DraftConfig) -> None:
         raise CheckpointError(f"draft_vocab_size {draft.draft_vocab_size}: mtp heads know the whole vocabulary only")
     if traits.convolved:
         _check_convolved(draft)
-    if draft.window is not None and draft.window < draft.block_size:
+    if traits.refined:
+        _check_parts(draft, REFINED)
+    if draft.window is not None and draft.window_form == "slot" and draft.window < draft.block_size:
         raise CheckpointError(
             f"a window of {draft.window} positions is shorter than the {draft.block_size} that a round drafts; "
             "wanted at least as many"
@@ -50,11 +55,20 @@ def _check_sizes(draft: DraftConfig) -> None:
         raise CheckpointError(f"markov_rank is {draft.markov_rank}, wanted 0 (no Markov head) or more")
 
 
-def _check_convolved(draft: DraftConfig) -> None:
-    size, shape = draft.block.hidden_size, draft.block
-    for name in CONVOLVED:
+def parts_of(traits: Traits) -> tuple[str, ...]:
+    """Return the sizes that a draft has beside its blocks', as its config.json and its fields name them."""
+    return CONVOLVED * traits.convolved + REFINED * traits.refined
+
+
+def _check_parts(draft: DraftConfig, names: Sequence[str]) -> None:
+    for name in names:
         if getattr(draft, name) < 1:
             raise CheckpointError(f"{name} is {getattr(draft, name)}, wanted at least 1")
+
+
+def _check_convolved(draft: DraftConfig) -> None:
+    size, shape = draft.block.hidden_size, draft.block
+    _check_parts(draft, CONVOLVED)
     if size % draft.conv_group_size:
         raise CheckpointError(f"conv_group_size {draft.conv_group_size} does not divide the hidden size {size}")
     if not 1 < draft.selector_top_k <= draft.vocab_size:

@@ -3,15 +3,15 @@
 The file is the target's text config with the draft's keys written over it, so keys that mean nothing here survive.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from deepspec.checkpoint.checks import CONVOLVED, check
+from deepspec.checkpoint.checks import check, parts_of
 from deepspec.errors import CheckpointError, TargetError
 from deepspec.families import TargetShape, read
 from deepspec.families.shipped import with_heads
 from deepspec.formats.recipe import TRAITS, AlgorithmName, MarkovHead
-from deepspec.models.config import DraftConfig, EagleNorms
+from deepspec.models.config import DraftConfig, EagleNorms, WindowForm
 
 Config = Mapping[str, Any]
 
@@ -23,6 +23,7 @@ KINDS: Mapping[AlgorithmName, str] = {
     "dspark": "DSparkModel",
     "dflash": "DSparkModel",
     "dflash2": "DFlash2Model",
+    "xpress": "XPressModel",
     "eagle3": "Eagle3Model",
     "peagle": "PEagleModel",
     "mtp": "MtpModel",
@@ -54,10 +55,10 @@ def read_draft_config(config: Config) -> DraftConfig:
     shape = _read_shape(config, shipped=traits.shipped)
     _refuse_what_blocks_lack(config)
     window, window_layers = _read_window(config, shape.num_layers)
-    eagle, convolved = not traits.blocks, traits.convolved
+    eagle = not traits.blocks
     rank = 0 if eagle else _whole(config.get("markov_rank") or 0, "markov_rank")
     confident = bool(not eagle and config.get("enable_confidence_head"))
-    parts = {key: _need_whole(config, key) for key in CONVOLVED} if convolved else {}
+    parts = {key: _need_whole(config, key) for key in parts_of(traits)}
     draft = DraftConfig(
         algorithm=_algorithm(kind, rank, confident),
         block=shape.block,
@@ -79,6 +80,7 @@ def read_draft_config(config: Config) -> DraftConfig:
         train_embedding=bool(traits.parallel and config.get(_EMBEDDING)),
         window=window,
         window_layers=window_layers,
+        window_form=_one_of(config, "window_form", "slot", get_args(WindowForm)) if window else "slot",
         style=style,
         source=dict(config),
         **parts,
@@ -120,12 +122,16 @@ def _algorithm(kind: str, rank: int, confident: bool) -> AlgorithmName:
 
 
 def _markov_head(config: Config) -> MarkovHead:
-    name = config.get("markov_head_type") or "vanilla"
-    for known in get_args(MarkovHead):
-        if name == known:
-            head: MarkovHead = known
-            return head
-    raise CheckpointError(f"markov_head_type {name!r} is unknown; known: {', '.join(get_args(MarkovHead))}")
+    head: MarkovHead = _one_of(config, "markov_head_type", "vanilla", get_args(MarkovHead))
+    return head
+
+
+def _one_of(config: Config, key: str, usual: str, known: Sequence[str]) -> Any:
+    """Return the value of a key that has one of some words for one, or the usual one where it says nothing."""
+    name = config.get(key) or usual
+    if name not in known:
+        raise CheckpointError(f"{key} {name!r} is unknown; known: {', '.join(known)}")
+    return name
 
 
 def _need(config: Config, key: str) -> Any:
@@ -193,7 +199,10 @@ def _read_window(config: Config, num_layers: int) -> tuple[int | None, frozenset
 def _attention_keys(draft: DraftConfig) -> dict[str, Any]:
     """Return how each layer attends, and what says so to engines where some have a window."""
     keys: dict[str, Any] = {"layer_types": [_SLIDING if window else _FULL for window in draft.windows]}
-    return keys if draft.window is None else {**keys, "sliding_window": draft.window, "use_sliding_window": True}
+    if draft.window is None:
+        return keys
+    form = {} if draft.window_form == "slot" else {"window_form": draft.window_form}
+    return {**keys, "sliding_window": draft.window, "use_sliding_window": True, **form}
 
 
 def _block_keys(draft: DraftConfig) -> dict[str, Any]:
@@ -205,8 +214,8 @@ def _block_keys(draft: DraftConfig) -> dict[str, Any]:
     }
     if draft.layout == "fill_in":
         keys["sample_from_anchor"] = False
-    if TRAITS[draft.algorithm].convolved:
-        return {**keys, **{key: getattr(draft, key) for key in CONVOLVED}}
+    if parts := parts_of(TRAITS[draft.algorithm]):
+        return {**keys, **{key: getattr(draft, key) for key in parts}}
     if draft.markov_rank:
         keys["markov_head_type"] = draft.markov_head
     if draft.confidence_head and (draft.markov_rank or "confidence_head_with_markov" not in draft.source):

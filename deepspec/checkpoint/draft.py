@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepspec.checkpoint.checks import parts_of
 from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.files import (
     CONFIG,
@@ -172,7 +173,7 @@ def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
             f"{draft.style}, {draft.num_layers} × {block.hidden_size}, heads {block.num_heads}/{block.num_kv_heads}",
         ),
         ("rope", f"{block.rope.kind}, theta {block.rope.theta:g}"),
-        ("window", "none" if draft.window is None else f"{draft.window}, layers {sorted(draft.window_layers)}"),
+        ("window", _window(draft)),
         ("target", f"{draft.num_target_layers} layers, captured {list(draft.target_layer_ids)}"),
         (
             "vocabulary",
@@ -190,7 +191,15 @@ def _draft_rows(draft: DraftConfig) -> list[tuple[str, Any]]:
             ("Markov head", markov),
             ("confidence head", confidence if draft.confidence_head else "none"),
         ]
+    rows += [(name, getattr(draft, name)) for name in parts_of(TRAITS[draft.algorithm])]
     return rows
+
+
+def _window(draft: DraftConfig) -> str:
+    if draft.window is None:
+        return "none"
+    how = "" if draft.window_form == "slot" else f", counted from the anchor ({draft.window_form})"
+    return f"{draft.window}, layers {sorted(draft.window_layers)}{how}"
 
 
 def _foreign_rows(raw: Mapping[str, Any]) -> list[tuple[str, Any]]:

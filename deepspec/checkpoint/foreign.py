@@ -6,7 +6,7 @@ A key that is not known may change what a draft computes, so it is refused by it
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepspec.checkpoint.checks import CONVOLVED
+from deepspec.checkpoint.checks import CONVOLVED, REFINED, parts_of
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
 from deepspec.errors import CheckpointError, UnknownNameError
 from deepspec.families.installed import defaults_of
@@ -23,6 +23,10 @@ SPECFORGE = "LlamaForCausalLMEagle3"
 HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov")
 NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 """Keys of speculators that are ours, too."""
+JACOBI = "num_jacobi_passes"
+"""Key of speculators: how often an engine refines a whole block."""
+WINDOW_FORM = "window_form"
+"""Our key of what a window is, where it is not the reader's own."""
 STYLES: Mapping[str, str] = {"llama": "Llama", "qwen3": "Qwen3"}
 """`model_type` of a block -> how the architecture of a draft with such blocks begins."""
 
@@ -37,7 +41,8 @@ _ANYWHERE = frozenset(
 _SPECULATORS = _ANYWHERE | {
     "speculators_model_type", "speculators_version", "speculators_config", "transformer_layer_config", "block_size",
     "aux_hidden_state_layer_ids", "eagle_aux_hidden_state_layer_ids", "mask_token_id", "sample_from_anchor",
-    "sliding_window_non_causal", "embed_requires_grad", "num_nextn_predict_layers", *HEADS, *CONVOLVED, *NORMS,
+    "sliding_window_non_causal", "embed_requires_grad", "num_nextn_predict_layers", *HEADS, *CONVOLVED,
+    *REFINED, *NORMS, JACOBI, WINDOW_FORM,
 }  # fmt: skip
 _SPECFORGE = _ANYWHERE | {"eagle_config", "fc_norm", "norm_output"}
 _EAGLE_CONFIG = ("eagle_aux_hidden_state_layer_ids", "use_aux_hidden_state")
@@ -102,8 +107,17 @@ def decode_speculators(config: Config) -> dict[str, Any]:
             return {**public, "ttt_length": count}
         masked = {"mask_token_id": config["mask_token_id"], "block_size": count}
         return {**public, **masked, "embed_requires_grad": config.get("embed_requires_grad", False)}
-    kept = ("block_size", "mask_token_id", "sample_from_anchor", *HEADS, *CONVOLVED)
-    return public | {"sample_from_anchor": kind == "dspark"} | {key: config[key] for key in kept if key in config}
+    kept = ("block_size", "mask_token_id", "sample_from_anchor", *HEADS, *parts_of(TRAITS[kind]))
+    public["sample_from_anchor"] = kind == "dspark"
+    if "sliding_attention" in (block.get("layer_types") or ()):
+        public[WINDOW_FORM] = _window_form(config)
+    return public | {key: config[key] for key in kept if key in config}
+
+
+def _window_form(config: Config) -> str:
+    """Return what a window of blocks is: that library's own, unless another was told."""
+    own = "anchor" if config.get("sliding_window_non_causal") else "causal"
+    return str(config.get(WINDOW_FORM) or own)
 
 
 THEIR_PARTS: Mapping[str, str] = {

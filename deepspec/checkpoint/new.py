@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deepspec.checkpoint.checks import CONVOLVED, check
+from deepspec.checkpoint.checks import CONVOLVED, REFINED, check, parts_of
 from deepspec.errors import SpecError
 from deepspec.families import TargetShape, family_named, qwen3_block
 from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
@@ -12,6 +12,9 @@ from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective, layout_of
 from deepspec.models.config import DraftConfig, EagleNorms
 
 _KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
+
+_GUESSES = ("consistency", "consistency_passes", "base_anchor")
+"""Fields of an objective that a refiner alone reads."""
 
 
 def new_draft_config(
@@ -63,7 +66,7 @@ def new_draft_config(
         train_embedding=recipe.train_embedding,
         window=recipe.window,
         window_layers=_window_layers(recipe, num_layers, target.max_positions),
-        **{key: getattr(recipe, key) for key in CONVOLVED if traits.convolved},
+        **{key: getattr(recipe, key) for key in parts_of(traits)},
         style=style,
         source=source,
     )
@@ -75,11 +78,15 @@ def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
     """Refuse what the algorithm has not, so that nobody takes it for chosen."""
     traits = TRAITS[recipe.algorithm]
     kind = f"{'an' if recipe.algorithm[0] in 'aeiou' else 'a'} {recipe.algorithm} draft"
-    chosen = [key for key in CONVOLVED if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
-    if chosen and not traits.convolved:
+    foreign = [key for key in (*CONVOLVED, *REFINED) if key not in parts_of(traits)]
+    chosen = [key for key in foreign if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
+    if chosen:
         raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: {kind} has none; leave it out")
     if not traits.blocks and objective.slot_weights != "decay":
         raise SpecError(f"slot_weights {objective.slot_weights}: {kind} has no slots; leave it out")
+    unread = [key for key in _GUESSES if getattr(objective, key) != Objective.model_fields[key].default]
+    if unread and not traits.refined:
+        raise SpecError(f"{unread[0]} {getattr(objective, unread[0])}: {kind} has no refiner; leave it out")
     if not traits.masked and recipe.num_layers not in (None, 1):
         raise SpecError(f"num_layers {recipe.num_layers}: {kind} has one; leave it out")
     if traits.shipped and recipe.shape != "qwen3":

@@ -101,7 +101,7 @@ class Decoder:
         with self.clock.time("prefill"):
             states, logits = self._target.prefill([prompt.ids for prompt in prompts], cache)
             first = self._first(logits, noise)
-            draft.commit(states, _tokens_after(prompts, first), cache.lengths)
+            draft.commit(states, _tokens_read(prompts, first), cache.lengths)
         limit = self._settings.max_new_tokens
         rows = [Row(prompt=prompt, limit=limit, stop_ids=self._stop_ids) for prompt in prompts]
         for row, token in zip(rows, first.tolist(), strict=True):
@@ -158,10 +158,10 @@ def _take(waiting: deque[Prompt], count: int) -> list[Prompt]:
     return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 
 
-def _tokens_after(prompts: Sequence[Prompt], first: Tensor) -> Tensor:
-    """Return the token behind each position of the prompts, `(B, T)`."""
-    after = torch.zeros(len(prompts), max(len(prompt.ids) for prompt in prompts), dtype=torch.int64)
+def _tokens_read(prompts: Sequence[Prompt], first: Tensor) -> Tensor:
+    """Return the tokens of the prompts, and the first one behind each, `(B, T + 1)`."""
+    tokens = torch.zeros(len(prompts), 1 + max(len(prompt.ids) for prompt in prompts), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
-        after[row, : len(prompt.ids) - 1] = torch.tensor(prompt.ids[1:])
-        after[row, len(prompt.ids) - 1] = first[row]
-    return after.to(first.device)
+        tokens[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
+        tokens[row, len(prompt.ids)] = first[row]
+    return tokens.to(first.device)

@@ -71,7 +71,7 @@ class Work:
     def commit(self) -> None:
         """Give the draft the states of what was kept."""
         accepted = self.verdict.accepted
-        self.draft.commit(self._states, _after(self.proposal, self.verdict), accepted + 1)
+        self.draft.commit(self._states, _read(self.current, self.proposal, self.verdict), accepted + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _told(proposal: Proposal, verdict: Verdict) -> Tensor:
     return torch.cat([each.double() for each in numbers], 1)
 
 
-def _after(proposal: Proposal, verdict: Verdict) -> Tensor:
-    """Return the token behind each position just read: the drafted ones, and behind the last kept one the target's."""
-    after = torch.cat([proposal.tokens, verdict.token[:, None]], 1)
-    return after.scatter(1, verdict.accepted[:, None], verdict.token[:, None])
+def _read(current: Tensor, proposal: Proposal, verdict: Verdict) -> Tensor:
+    """Return the tokens just read: the current and the drafted ones, and behind the last kept one the target's."""
+    tokens = torch.cat([current[:, None], proposal.tokens, verdict.token[:, None]], 1)
+    return tokens.scatter(1, verdict.accepted[:, None] + 1, verdict.token[:, None])

@@ -76,7 +76,7 @@ def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
     keys = (
         "target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale",
         "layout", "norms", "train_embedding", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
-        "windows",
+        "windows", "window_form", "xpress_rank", "xpress_mlp_ratio",
     )  # fmt: skip
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
     if TRAITS[wanted.algorithm].masked:
@@ -145,6 +145,9 @@ def _block(model: BlockDraft, hidden: Tensor, ids: Tensor, positions: Tensor) ->
     embedded = None if model.markov_head is None else model.markov_head.embed(previous)
     if model.markov_head is not None and embedded is not None:
         logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, state))
+    if model.refiner_head is not None:
+        refined = model.refiner_head.features(model.refiner_head.seen(state), previous)
+        logits = logits + model.refiner_head.readout(refined)
     found = {"logits": logits}
     if model.candidate_selector is not None:
         some = previous[..., None].expand(-1, -1, slots).flatten(0, 1)

@@ -138,7 +138,7 @@ class Writing:
             self.gate.check(name, again)
         files = {path.name: self._keep(path, f"{name}__{path.name}") for path in sorted(folder.iterdir())}
         method = method_of(self.source.draft.algorithm, self.source.draft.layout)
-        told = method if method in ("dflash", "mtp") else None
+        told = method if method in ("dflash", "xpress", "mtp") else None
         return ExportedForm(files=files, method=told, notes=tuple(notes), difference=worst)
 
     def _keep(self, path: Path, name: str) -> str:

@@ -27,7 +27,7 @@ class ExportedForm(BaseModel):
     """What of the draft the form cannot express."""
     files: dict[str, str] = Field(default_factory=dict)
     """Name in the form's folder -> name in the artifact."""
-    method: Literal["dflash", "mtp"] | None = Field(default=None, exclude_if=lambda method: method is None)
+    method: Literal["dflash", "xpress", "mtp"] | None = Field(default=None, exclude_if=lambda method: method is None)
     """By what name engines serve the draft; None: eagle3 where it is one, else dspark."""
     notes: tuple[str, ...] = ()
     """What a user of the folder must know."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from deepspec.artifacts import Spec
 
-AlgorithmName = Literal["dspark", "dflash", "dflash2", "eagle3", "peagle", "mtp"]
+AlgorithmName = Literal["dspark", "dflash", "dflash2", "xpress", "eagle3", "peagle", "mtp"]
 MarkovHead = Literal["vanilla", "gated", "rnn"]
 Layout = Literal["shift", "fill_in"]
 """Which token slot k of a block behind anchor i proposes: i + k + 1; or i + k, and the first slot none."""
@@ -27,6 +27,8 @@ class Traits:
     """Whether it has a Markov head and a confidence head."""
     convolved: bool = False
     """Whether its blocks are convolved over slots, and a selector chooses among candidates."""
+    refined: bool = False
+    """Whether a refiner corrects the logits of a whole block by the tokens before its slots."""
     shipped: bool = False
     """Whether they are heads that the target itself ships, which read its last state and go back into its files."""
     layout: Layout = "shift"
@@ -44,6 +46,7 @@ TRAITS: Mapping[AlgorithmName, Traits] = {
     "dspark": Traits(heads=True),
     "dflash": Traits(),
     "dflash2": Traits(convolved=True, layout="fill_in"),
+    "xpress": Traits(refined=True, layout="fill_in"),
     "eagle3": Traits(blocks=False, num_layers=1),
     "peagle": Traits(blocks=False, parallel=True, num_layers=4),
     "mtp": Traits(blocks=False, shipped=True, num_layers=1),
@@ -56,12 +59,14 @@ def layout_of(recipe: "DraftRecipe") -> Layout:
     return recipe.layout or TRAITS[recipe.algorithm].layout
 
 
-def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "dflash", "eagle3", "mtp"]:
+def method_of(algorithm: AlgorithmName, layout: Layout) -> Literal["dspark", "dflash", "xpress", "eagle3", "mtp"]:
     """Return by what name engines serve a draft: DFlash that predicts from its anchor on is served as DSpark."""
     if TRAITS[algorithm].shipped:
         return "mtp"
     if not TRAITS[algorithm].blocks:
         return "eagle3"
+    if TRAITS[algorithm].refined:
+        return "xpress"
     return "dflash" if layout == "fill_in" else "dspark"
 
 
@@ -79,13 +84,13 @@ class DraftRecipe(Spec):
     shape: Literal["qwen3", "target"] = "qwen3"
     """Style of the decoder block: Qwen3's for every target, or the target's own; mtp has that of the target's heads."""
     num_layers: int | None = Field(default=None, gt=0)
-    """Decoder blocks; None: 5 for dspark, dflash and dflash2, 4 for peagle, 1 for eagle3 and mtp (the only choice
-    there)."""
+    """Decoder blocks; None: 5 for those of blocks, 4 for peagle, 1 for eagle3 and mtp (the only choice there)."""
     block_size: int = Field(default=7, gt=0)
-    """Slots of a block (dspark, dflash, dflash2): each proposes a token, but the first one in the layout fill_in;
-    peagle: tokens of a pass."""
+    """Slots of a block (dspark, dflash, dflash2, xpress): each proposes a token, but the first one in the layout
+    fill_in; peagle: tokens of a pass."""
     layout: Layout | None = None
-    """Which token a slot proposes; None: fill_in for dflash2, as engines serve it, and shift for dspark and dflash."""
+    """Which token a slot proposes; None: fill_in for dflash2 and xpress, as engines serve them; shift for dspark and
+    dflash."""
     markov_head: MarkovHead = "vanilla"
     markov_rank: int = Field(default=256, ge=0)
     """Rank of the Markov head; 0: none (dspark)."""
@@ -101,6 +106,10 @@ class DraftRecipe(Spec):
     """Rank of the selector (dflash2)."""
     selector_top_k: int = Field(default=16, gt=1)
     """Most likely tokens of a slot that it chooses among (dflash2)."""
+    xpress_rank: int = Field(default=256, gt=0)
+    """Rank of the refiner (xpress)."""
+    xpress_mlp_ratio: int = Field(default=2, gt=0)
+    """How many times wider than its rank its MLP is (xpress)."""
     norms: Literal["eagle3", "eagle3.1"] = "eagle3"
     """Norms beside those of the block: none; or of each captured state, and of what a step hands on (eagle3)."""
     train_embedding: bool = False
@@ -128,9 +137,9 @@ class Objective(Spec):
     num_anchors: int = Field(default=512, gt=0)
     """Blocks, or chains of mask tokens (peagle), sampled from one sample (all but eagle3 and mtp)."""
     cross_entropy: float | None = Field(default=None, ge=0)
-    """Weight of the cross-entropy with the true token (dspark 0.1, dflash, dflash2 and mtp 1)."""
+    """Weight of the cross-entropy with the true token (dspark and xpress 0.1, dflash, dflash2 and mtp 1)."""
     total_variation: float | None = Field(default=None, ge=0)
-    """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, the others 0)."""
+    """Weight of ‖q − p‖₁ against the target's distribution (dspark 0.9, xpress 0.45, the others 0)."""
     soft_cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy with the target's distribution (eagle3 and peagle: 1 where no term below is
     chosen)."""
@@ -150,10 +159,16 @@ class Objective(Spec):
     """Weight of the confidence head's loss, where there is one."""
     selector: float = Field(default=1.0, ge=0)
     """Weight of the selector's loss, where there is one."""
+    consistency: float = Field(default=0.3, ge=0)
+    """Weight of the loss of what a refiner makes of its own guesses, a mean over passes (xpress)."""
+    consistency_passes: int = Field(default=3, ge=0)
+    """Passes of a refiner over its own guesses, the first over the block's likeliest tokens (xpress)."""
+    base_anchor: float = Field(default=0.6, ge=0)
+    """Weight of the loss of the block's own logits, which a refiner begins with (xpress)."""
     slot_weights: Literal["decay", "dpace"] = "decay"
     """How slots of a block weigh: by their place, or by what the tokens behind them stand to lose (D-PACE)."""
     slot_decay: float = Field(default=4.0, ge=0)
-    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (dspark, dflash, dflash2)."""
+    """γ: slot k weighs exp(−k/γ); 0: all weigh the same (those of blocks)."""
     dpace_alpha: float = Field(default=0.5, gt=0, le=1)
     """α of D-PACE: 1 counts the slots from k on, less heeds how likely the draft finds the tokens before them."""
     ttt_length: int = Field(default=7, gt=0)

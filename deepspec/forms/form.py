@@ -153,8 +153,9 @@ def unlike_its_block(draft: DraftConfig) -> str | None:
 
 
 def not_filled_in(draft: DraftConfig) -> str | None:
-    """Refuse DFlash 2 in the layout in which no engine serves it."""
-    if TRAITS[draft.algorithm].convolved and draft.layout != "fill_in":
+    """Refuse DFlash 2 and XPress in the layout in which no engine serves them."""
+    traits = TRAITS[draft.algorithm]
+    if (traits.convolved or traits.refined) and draft.layout != "fill_in":
         return f"the layout {draft.layout} for {draft.algorithm}; it has fill_in"
     return None
 
@@ -185,6 +186,18 @@ def not_whole(draft: DraftConfig) -> str | None:
     if TRAITS[draft.algorithm].blocks and draft.reduced_vocabulary:
         return f"a reduced vocabulary for {draft.algorithm}; it knows the target's whole one only"
     return None
+
+
+def not_refined(draft: DraftConfig) -> str | None:
+    """Refuse a refiner, where an engine has none."""
+    return f"the refiner of {draft.algorithm}; it has no class for it" if TRAITS[draft.algorithm].refined else None
+
+
+def not_by_slot(draft: DraftConfig) -> str | None:
+    """Refuse a window of another form than engines have."""
+    if draft.window_form == "slot":
+        return None
+    return f"a window of {draft.window} positions before a block's anchor; its layers count from each slot"
 
 
 def has_window(draft: DraftConfig, why: str) -> str | None:

@@ -24,8 +24,10 @@ from deepspec.forms.form import (
     Tensors,
     has_norms,
     has_window,
+    not_by_slot,
     not_filled_in,
     not_parallel,
+    not_refined,
     not_style,
     not_vanilla,
     not_whole,
@@ -98,6 +100,8 @@ def _refuse(source: Source) -> str | None:
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if TRAITS[draft.algorithm].blocks:
+        if not_refined(draft) or not_by_slot(draft):
+            return not_refined(draft) or not_by_slot(draft)
         if draft.markov_rank and draft.layout == "fill_in":
             return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
         most, size = draft.selector_top_k, draft.block.hidden_size

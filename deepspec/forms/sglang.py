@@ -15,6 +15,7 @@ from deepspec.forms.form import (
     has_window,
     not_filled_in,
     not_parallel,
+    not_refined,
     not_style,
     not_whole,
     safetensors_form,
@@ -36,8 +37,8 @@ def _refuse(source: Source) -> str | None:
     if draft.window is not None:
         sliding = "its sliding layers read a block from left to right only"
         return has_window(draft, sliding if TRAITS[draft.algorithm].blocks else "its eagle3 class attends in full")
-    if turns_whole_heads(draft):
-        return turns_whole_heads(draft)
+    if turns_whole_heads(draft) or not_refined(draft):
+        return turns_whole_heads(draft) or not_refined(draft)
     if zlab.is_filled_in(draft):
         return zlab.refuse(draft)
     if TRAITS[draft.algorithm].blocks:

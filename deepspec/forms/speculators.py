@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from deepspec.checkpoint import foreign
-from deepspec.checkpoint.checks import CONVOLVED
+from deepspec.checkpoint.checks import CONVOLVED, REFINED, parts_of
 from deepspec.checkpoint.draft import CONFIG
 from deepspec.formats.recipe import TRAITS
 from deepspec.forms import heads
@@ -28,6 +28,7 @@ _CLASSES = {
     "dspark": "DSparkSpeculator",
     "dflash": "DFlashSpeculator",
     "dflash2": "DFlash2DraftModel",
+    "xpress": "XPressDraftModel",
     "eagle3": "Eagle3Speculator",
     "peagle": "PEagleDraftModel",
     "mtp": "MTPDraftModel",
@@ -41,7 +42,7 @@ _OURS = frozenset(
         "architectures", "block_size", "confidence_head_with_markov", "draft_num_hidden_layers", "draft_vocab_size",
         "enable_confidence_head", "markov_head_type", "markov_rank", "mask_token_id", "num_anchors",
         "num_target_layers", "step_loss_decay", "target_layer_ids", "ttt_length", "sample_from_anchor",
-        "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
+        *CONVOLVED, *REFINED, foreign.WINDOW_FORM,
         "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output", "embed_requires_grad",
     }
 )  # fmt: skip
@@ -87,10 +88,13 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
         "block_size": draft.block_size,
         "mask_token_id": draft.mask_token_id,
         "sample_from_anchor": draft.layout == "shift",
-        "sliding_window_non_causal": True,
+        "sliding_window_non_causal": draft.window_form != "causal",
     }
-    if TRAITS[draft.algorithm].convolved:
-        config |= {key: getattr(draft, key) for key in CONVOLVED}
+    if draft.window is not None:
+        config[foreign.WINDOW_FORM] = draft.window_form
+    config |= {key: getattr(draft, key) for key in parts_of(TRAITS[draft.algorithm])}
+    if TRAITS[draft.algorithm].refined:
+        config[foreign.JACOBI] = draft.drafts
     if TRAITS[draft.algorithm].heads:
         told = (draft.markov_rank, draft.markov_head, draft.confidence_head, draft.confidence_with_markov)
         config |= dict(zip(foreign.HEADS, told, strict=True))

@@ -1,7 +1,7 @@
 """vLLM's native form: the public DeepSpec form for DSpark, an own class name and layer count for Eagle3.
 
-P-EAGLE is its Eagle3 with a mask token, `pard_token`, and the state beside it. DFlash in the layout fill_in, and
-DFlash 2, are written as their authors have them (zlab.py).
+P-EAGLE is its Eagle3 with a mask token, `pard_token`, and the state beside it. DFlash in the layout fill_in,
+DFlash 2 and XPress are written as their authors have them (zlab.py).
 """
 
 from deepspec.checkpoint.config import KINDS
@@ -15,6 +15,7 @@ from deepspec.forms.form import (
     check_rope,
     has_norms,
     has_window,
+    not_by_slot,
     not_filled_in,
     not_style,
     not_vanilla,
@@ -44,9 +45,9 @@ def _refuse(source: Source) -> str | None:
         unread = unread or (None if draft.style == "llama" else has_window(draft, _NO_WINDOW))
         return not_style(draft, *_EAGLE) or unlike_its_block(draft) or unread
     if zlab.is_filled_in(draft):
-        return zlab.refuse(draft)
+        return zlab.refuse(draft) or not_by_slot(draft)
     unmapped = (not_whole(draft) or has_window(draft, _NO_WINDOW)) if draft.style == "gemma4" else None
-    unknown = not_filled_in(draft) or not_style(draft, "qwen3", "gemma4")
+    unknown = not_filled_in(draft) or not_by_slot(draft) or not_style(draft, "qwen3", "gemma4")
     return unknown or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deepspec.kv.rows import RowCache
+from deepspec.models.config import WindowForm
 
 STEP = 128
 """Positions are looked at in multiples of this at least: a multiple of what attention kernels want of a mask."""
@@ -98,11 +99,9 @@ class FixedCache(RowCache):
         """Return `causal_mask`: a row may be shorter than the span."""
         return self.causal_mask(window)
 
-    def block_mask(self, window: int | None = None) -> Tensor:
+    def block_mask(self, window_form: WindowForm = "slot", window: int | None = None) -> Tensor:
         """Return what a row's open positions see, `(B, 1, Q, S)` bool: through the last of them, in their windows."""
-        slots = torch.arange(self._end, device=self._positions.device)
-        seen = (slots <= self._positions[:, -1:])[:, None, None].expand(-1, -1, self._positions.shape[1], -1)
-        return seen if window is None else seen & (slots > self._positions[:, None, :, None] - window)
+        return self._seen_of(torch.arange(self._end, device=self._positions.device), window_form, window)
 
     def adopt(self, other: RowCache) -> None:
         """Hold the rows of a cache instead of all that is here; they have to fit."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deepspec.attention.attention import KeyValue
+from deepspec.models.config import WindowForm
 
 
 class RowCache:
@@ -108,21 +109,30 @@ class RowCache:
             return None
         return self.causal_mask(window)[..., self.near_from(window) :]
 
-    def block_mask(self, window: int | None = None) -> Tensor | None:
+    def block_mask(self, window_form: WindowForm = "slot", window: int | None = None) -> Tensor | None:
         """Return what the open positions of a row, a block, see of the slots that a draft's layer is shown.
 
         Args:
-            window: positions that each sees, its own among them, at least those of the block; None: all.
+            window_form: what a window is.
+            window: positions that each sees, its own among them (`DraftConfig.reaches`); None: all.
 
         Returns:
             `(B, 1, Q, S)` bool: everything through the last of them, in their windows; None: every slot.
         """
-        far = window is not None and self._end > window
+        far = window is not None and (self._end > window or window_form == "causal")
         if self._aligned and not far:
             return None
         slots = torch.arange(self.near_from(window), self._end, device=self._positions.device)
-        seen = (slots <= self._positions[:, -1:])[:, None, None].expand(-1, -1, self._positions.shape[1], -1)
-        return seen if window is None else seen & (slots > self._positions[:, None, :, None] - window)
+        return self._seen_of(slots, window_form, window)
+
+    def _seen_of(self, slots: Tensor, window_form: WindowForm, window: int | None) -> Tensor:
+        """Return what the open positions, a block, see of slots, `(B, 1, Q, S)` bool."""
+        own = self._positions[:, None, :, None]
+        last = self._positions[:, None, -1:, None].expand_as(own)
+        if window is None:
+            return slots <= last
+        first = own if window_form == "slot" else self._positions[:, None, :1, None]
+        return (slots <= (own if window_form == "causal" else last)) & (slots > first - window)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, and put them in this order."""

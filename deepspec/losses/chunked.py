@@ -68,7 +68,7 @@ class Rows:
     """`(N,)` true tokens, as the head numbers them; None: the label is the target's most likely token that the head
     knows."""
     weights: Tensor
-    """`(N,)` row weights, already divided by the global denominator."""
+    """`(N,)` row weights, already divided by the global denominator; `(G, N)` where rows are read several times."""
     target: Tensor
     """`(P, D)` target states after its final norm, one per distinct position."""
     target_index: Tensor
@@ -76,14 +76,14 @@ class Rows:
     on_host: NDArray[np.int64] | None = None
     """The same in host memory, so that rows are cut into chunks without waiting for a device; None: it is fetched."""
     markov: Tensor | None = None
-    """`(N, r)` what the Markov head's W2 multiplies."""
+    """`(N, r)` what the Markov head's W2 multiplies; `(F, N, r)` of each reading with a bias (readings.py)."""
     markov_weight: Tensor | None = None
     """`(V, r)` W2."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowLosses:
-    """What the chunk pass measured of each row, detached: `(N,)` fp32 each."""
+    """What the chunk pass measured of each row, detached: `(N,)` fp32 each; `(G, N)` of several readings."""
 
     cross_entropy: Tensor
     total_variation: Tensor
@@ -104,6 +104,21 @@ class RowLosses:
     """`(N,)` int64: what the cross-entropy is held against."""
     candidates: Tensor | None = None
     """`(N, k)` int64: the draft's k most likely tokens, the best first; None where none were asked for."""
+
+    def loss(self, terms: Terms) -> Tensor:
+        """Return the loss of each row, without its weight."""
+        every = (
+            self.cross_entropy, self.total_variation, self.soft_cross_entropy, self.acceptance, self.correct,
+            self.forward_kl, self.reverse_kl, self.jensen_shannon, self.overlap,
+        )  # fmt: skip
+        return row_loss(terms, torch.stack([each for each in every if each is not None]))
+
+
+def row_loss(terms: Terms, measured: Tensor) -> Tensor:
+    """Return the loss of each row, without its weight, of what was measured of rows: of each kind, in their order."""
+    cross, distance, soft, *_ = measured
+    per_row: Tensor = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
+    return per_row + divergences.loss(terms, measured[MEASURED:]) if terms.divergent else per_row
 
 
 def kernel_of(device: torch.device) -> Kernel:
@@ -150,6 +165,10 @@ def chunks(rows: Rows, size: int) -> Iterator[tuple[slice, slice]]:
 
 def _chunks_of(rows: Rows, head: Head) -> "type[Chunks]":
     """Return what works between the products: the target's whole head is for looks, which can take their time."""
+    if rows.weights.dim() > 1:
+        from deepspec.losses.readings import Readings  # which is made of these chunks
+
+        return Readings
     if kernel_of(rows.hidden.device) == "torch" or rows.hidden.dtype == torch.float64 or head.whole is not None:
         return Chunks
     from deepspec.losses.triton_chunks import TritonChunks  # torch for CPUs comes without Triton
@@ -264,7 +283,7 @@ class Chunks:
         self._note_candidates(span, logits_MV)
         return logits_MV
 
-    def _target(self, span: slice, positions: slice) -> "_Said | None":
+    def _target(self, span: slice, positions: slice) -> "Said | None":
         """Return what the target says at the position of each row."""
         if not self.with_target:
             return None
@@ -282,9 +301,9 @@ class Chunks:
         log_MV = target_QV.log_softmax(-1)[local_M] if self.terms.divergent else None
         torch.softmax(target_QV, -1, out=target_QV)
         target_MV = torch.index_select(target_QV, 0, local_M, out=self.expanded[: span.stop - span.start])
-        return _Said(target_MV, best_M, share_M, log_MV)
+        return Said(target_MV, best_M, share_M, log_MV)
 
-    def _measure(self, span: slice, logits_MV: Tensor, target: "_Said | None") -> None:
+    def _measure(self, span: slice, logits_MV: Tensor, target: "Said | None") -> None:
         """Fill in what is measured; logits become q, and p becomes q − p."""
         cross, distance, soft, acceptance, correct = (part[span] for part in self.measured[:MEASURED])
         top_M = logits_MV.amax(-1)
@@ -311,7 +330,7 @@ class Chunks:
             if target.share is None:
                 acceptance.copy_((1 - distance / 2).clamp_(0, 1))
 
-    def _logits_gradient(self, span: slice, q_MV: Tensor, target: "_Said | None") -> Tensor:
+    def _logits_gradient(self, span: slice, q_MV: Tensor, target: "Said | None") -> Tensor:
         """Return the gradient of each row's loss, without its weight, in the place of q or of q − p."""
         terms = self.terms
         if target is not None and target.log is not None:
@@ -351,16 +370,11 @@ class Chunks:
         return grad_MV.addcmul_(grad_MV * tanh_MV, tanh_MV, value=-1)
 
     def _loss(self) -> Tensor:
-        cross, distance, soft, *_ = self.measured
-        terms, weights_N = self.terms, self.rows.weights.to(self.dtype)
-        per_row = terms.cross_entropy * cross + terms.total_variation * distance + terms.soft_cross_entropy * soft
-        if terms.divergent:
-            per_row = per_row + divergences.loss(terms, self.measured[MEASURED:])
-        return torch.dot(weights_N, per_row)
+        return torch.dot(self.rows.weights.to(self.dtype), row_loss(self.terms, self.measured))
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """What the target says at the positions of a chunk's rows."""
 
     chances: Tensor

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from deepspec.families.shape import BlockShape
 from deepspec.formats.recipe import TRAITS, AlgorithmName, Layout, MarkovHead
+
+WindowForm = Literal["slot", "anchor", "causal"]
+"""What a window of a block draft is: counted from each slot, its own position among it, in a block that is read in both
+directions; or, as speculators trains, so many positions before the block's anchor for every slot, in a block that is
+read in both directions, or by each slot through itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +44,7 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
     """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""
     block_size: int = 7
-    """Slots of a block (dspark, dflash, dflash2), or tokens of a pass (peagle); eagle3, mtp: tokens proposed one by
+    """Slots of a block (those of blocks), or tokens of a pass (peagle); eagle3, mtp: tokens proposed one by
     one, this many by default."""
     layout: Layout = "shift"
     """Which token a slot of a block predicts."""
@@ -57,6 +62,10 @@ class DraftConfig:
     """Rank of the selector among a slot's most likely tokens; 0: there is none (dflash2)."""
     selector_top_k: int = 0
     """How many tokens it chooses among."""
+    xpress_rank: int = 0
+    """Rank of the refiner of a block's logits; 0: there is none (xpress)."""
+    xpress_mlp_ratio: int = 0
+    """How many times wider its MLP is."""
     norms: EagleNorms = EagleNorms()
     """Where Eagle3 and P-EAGLE have norms beside those of their blocks."""
     train_embedding: bool = False
@@ -65,6 +74,7 @@ class DraftConfig:
     """Positions that layers with a window see, a query's own among them; None: no layer has one."""
     window_layers: frozenset[int] = frozenset()
     """Which layers have it."""
+    window_form: WindowForm = "slot"
     style: str = "qwen3"
     """Name of the block's style, as `architectures` in config.json tells it: qwen3, llama, gemma4 or qwen3_5."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +94,15 @@ class DraftConfig:
     def windows(self) -> tuple[int | None, ...]:
         """Return the window of each layer; None: it sees everything before it."""
         return tuple(self.window if layer in self.window_layers else None for layer in range(self.num_layers))
+
+    @property
+    def reaches(self) -> tuple[int | None, ...]:
+        """Return the window of each layer counted from a slot, its own position among it, whatever the window's form.
+
+        Where all slots see as far back as the block's anchor, it is counted from the first.
+        """
+        beside = 0 if self.window_form == "slot" else 1
+        return tuple(None if window is None else window + beside for window in self.windows)
 
     @property
     def num_captured(self) -> int:

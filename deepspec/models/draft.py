@@ -1,4 +1,4 @@
-"""The draft models: DSpark, DFlash and DFlash 2 (one class), and Eagle3, P-EAGLE and MTP heads (another).
+"""The draft models: DSpark, DFlash, DFlash 2 and XPress (one class), and Eagle3, P-EAGLE and MTP heads (another).
 
 Legend: B batch, T context positions, Q queries, N rows, D hidden size, A captured layers, V vocabulary of the head.
 """
@@ -21,6 +21,7 @@ from deepspec.models.heads import (
     GatedMarkovHead,
     MarkovHead,
     RecurrentMarkovHead,
+    RefinerHead,
 )
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -101,7 +102,10 @@ class Draft(nn.Module):
 
 
 class BlockDraft(Draft):
-    """DSpark; with both heads off, DFlash; with convolved blocks and a selector, DFlash 2: a block of slots a pass."""
+    """DSpark; with both heads off, DFlash; with convolved blocks and a selector, DFlash 2; with a refiner, XPress.
+
+    A block of slots a pass.
+    """
 
     def __init__(self, config: DraftConfig) -> None:
         """Make the blocks and heads that the config names."""
@@ -112,6 +116,7 @@ class BlockDraft(Draft):
         self.markov_head = _markov_head(config)
         self.confidence_head = _confidence_head(config)
         self.candidate_selector = _selector(config)
+        self.refiner_head = _refiner_head(config)
 
     def context(self, hidden_BTE: Tensor) -> Tensor:
         """Return the fused context `(B, T, D)` of captured states `(B, T, A·D)`."""
@@ -289,6 +294,13 @@ def _selector(config: DraftConfig) -> CandidateSelector | None:
     if not config.selector_rank:
         return None
     return CandidateSelector(config.vocab_size, config.selector_rank, config.block.hidden_size)
+
+
+def _refiner_head(config: DraftConfig) -> RefinerHead | None:
+    if not config.xpress_rank:
+        return None
+    sizes = (config.xpress_rank, config.block.hidden_size, config.block_size, config.xpress_mlp_ratio)
+    return RefinerHead((config.vocab_size, config.draft_vocab_size), *sizes)
 
 
 def _markov_head(config: DraftConfig) -> MarkovHead | None:

@@ -1,11 +1,12 @@
-"""Heads on top of the backbone: Markov correction of a slot's logits, selection of a candidate, and confidence.
+"""Heads on top of the backbone: Markov correction of a slot's logits, selection of a candidate, refinement of a block,
+and confidence.
 
-Legend: N rows, D hidden size, r Markov rank, V vocabulary. DSpark, arXiv 2607.05147.
+Legend: N rows, K slots, D hidden size, r rank, V vocabulary. DSpark, arXiv 2607.05147.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, silu
 
 
 class MarkovHead(nn.Module):
@@ -106,6 +107,60 @@ class CandidateSelector(nn.Module):
         """
         query_Nr = embedding(previous_N, self.predecessor_codebook) * self.hidden_projection(hidden_ND)
         return torch.einsum("nr,nkr->nk", query_Nr, embedding(candidates_Nk, self.successor_codebook))
+
+
+class RefinerHead(nn.Module):
+    """XPress' correction of a block's logits by the tokens before its slots, W·x: of all slots at once, or one by one.
+
+    With g the mean of the block's states, every slot k gets
+
+        a_k = I·[H h_k; G g; E[token before k]]     b_k = a_k + Σ_{j ≤ k} L[:, k, j] ⊙ a_j
+        x_k = b_k + D·(silu(F b_k) ⊙ U b_k)
+
+    so that it depends on no token behind it: a pass over the whole block with guessed tokens makes one slot more right,
+    and as many passes as there are drafts give what one slot after another gives.
+    """
+
+    def __init__(self, vocabularies: tuple[int, int], rank: int, hidden_size: int, slots: int, mlp_ratio: int) -> None:
+        """Make E, of every token that may come before, W, of those that may be drafted, and what lies between."""
+        super().__init__()
+        vocab_size, draft_vocab_size = vocabularies
+        self.token_embed = nn.Embedding(vocab_size, rank)
+        self.down_h = nn.Linear(hidden_size, rank, bias=False)
+        self.down_g = nn.Linear(hidden_size, rank, bias=False)
+        self.in_proj = nn.Linear(3 * rank, rank, bias=False)
+        self.mix_l = nn.Parameter(torch.zeros(rank, slots, slots))
+        self.mlp_gate = nn.Linear(rank, mlp_ratio * rank, bias=False)
+        self.mlp_up = nn.Linear(rank, mlp_ratio * rank, bias=False)
+        self.mlp_down = nn.Linear(mlp_ratio * rank, rank, bias=False)
+        self.readout = nn.Linear(rank, draft_vocab_size, bias=False)
+
+    def seen(self, hidden_NKD: Tensor) -> Tensor:
+        """Return what does not depend on tokens, [H h_k; G g]: `(N, K, 2r)`, once for all passes."""
+        mean_N1r: Tensor = self.down_g(hidden_NKD.mean(1, keepdim=True))
+        own_NKr: Tensor = self.down_h(hidden_NKD)
+        return torch.cat((own_NKr, mean_N1r.expand_as(own_NKr)), dim=-1)
+
+    def enter(self, seen: Tensor, previous: Tensor) -> Tensor:
+        """Return a_k of slots, `(…, r)`, the tokens before them given, `(…)`."""
+        entered: Tensor = self.in_proj(torch.cat((seen, self.token_embed(previous)), dim=-1))
+        return entered
+
+    def features(self, seen_NK2r: Tensor, previous_NK: Tensor) -> Tensor:
+        """Return what W multiplies for all slots of blocks, `(N, K, r)`."""
+        entered_NKr, slots = self.enter(seen_NK2r, previous_NK), previous_NK.shape[1]
+        mix_rKK = self.mix_l[:, :slots, :slots].tril()
+        return self._finish(entered_NKr + torch.einsum("rkj,njr->nkr", mix_rKK, entered_NKr))
+
+    def last(self, entered_NKr: Tensor) -> Tensor:
+        """Return what W multiplies for the last of some first slots of blocks, `(N, r)`."""
+        slots = entered_NKr.shape[1]
+        mix_rK = self.mix_l[:, slots - 1, :slots]
+        return self._finish(entered_NKr[:, -1] + torch.einsum("rj,njr->nr", mix_rK, entered_NKr))
+
+    def _finish(self, mixed: Tensor) -> Tensor:
+        finished: Tensor = mixed + self.mlp_down(silu(self.mlp_gate(mixed)) * self.mlp_up(mixed))
+        return finished
 
 
 class ConfidenceHead(nn.Module):

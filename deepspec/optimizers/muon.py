@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from deepspec.errors import CheckpointError
 from deepspec.optimizers.optimization import Optimization
 from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW, collector
+from deepspec.optimizers.orthogonal import STEPS
 from deepspec.steps.ranks import Ranks
 
-TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2")
+TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2", "token_embed", "readout")
 """Parts of the names of matrices whose rows are a vocabulary: AdamW's."""
-STEPS = 5
-"""Newton-Schulz steps."""
 BUFFERS = ("master", "momentum")
 """Prefixes of the names in a saved state."""
 

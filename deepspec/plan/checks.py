@@ -10,7 +10,7 @@ from typing import Literal
 
 from deepspec.errors import DeepSpecError, rebuilt
 from deepspec.plan.known import Known
-from deepspec.plan.rules import draft, machine, published, questions, sources, states, target
+from deepspec.plan.rules import draft, machine, optimizer, published, questions, sources, states, target
 from deepspec.plan.rules.seen import Seen
 
 
@@ -38,6 +38,7 @@ CHECKS: Mapping[str, Check] = {
     "layers": Check(rule=draft.layers, needs=("target", "given cache")),
     "states": Check(rule=states.engine),
     "draft": Check(rule=draft.recipe, needs=("target", "tokenizer", "given cache", "layers")),
+    "optimizer": Check(rule=optimizer.optimizer, needs=("target",)),
     "held out": Check(rule=draft.held_out, needs=("given cache",)),
     "earlier draft": Check(rule=published.earlier, needs=("target", "given cache", "layers")),
     "baseline": Check(rule=published.baseline),

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from deepspec.artifacts import Spec
+from deepspec.optimizers.orthogonal import orthogonal_flops
 from deepspec.placement import PARTS_LIMIT
 from deepspec.plan.decoding import decoding_hours, pass_seconds
 from deepspec.ranges import NOTHING, Range
@@ -180,11 +181,21 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
     )
 
 
+def draft_matrices(sizes: Sizes, work: Workload) -> list[tuple[int, int]]:
+    """Return the matrices of the draft: those of its blocks, and the projection that fuses the captured layers."""
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    block = [(size, sizes.hidden) for size in (queries, queries, keys, keys, *[sizes.intermediate] * 3)]
+    return [*block * work.draft_layers, (sizes.hidden, work.captured.layers * sizes.hidden)]
+
+
 def draft_parameters(sizes: Sizes, work: Workload) -> float:
-    """Return the trainable parameters of the draft: its blocks and the projection that fuses the captured layers."""
-    attention = sizes.hidden * sizes.head_dim * (2 * sizes.heads + 2 * sizes.kv_heads)
-    block = attention + 3 * sizes.hidden * sizes.intermediate
-    return float(work.draft_layers * block + work.captured.layers * sizes.hidden**2)
+    """Return the trainable parameters of the draft, those of its matrices."""
+    return float(sum(rows * columns for rows, columns in draft_matrices(sizes, work)))
+
+
+def muon_flops(sizes: Sizes, work: Workload) -> float:
+    """Return the operations by which Muon orthogonalises the draft's matrices in a step, whatever the batch."""
+    return sum(orthogonal_flops(*matrix) for matrix in draft_matrices(sizes, work))
 
 
 def rows(result: Estimate) -> list[dict[str, Any]]:
@@ -229,7 +240,7 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
     """Return what one source takes. Without stored states the target runs in every pass, on the same devices."""
     rate = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
     forward = work.captured.tokens.scaled(2.0 * sizes.parameters * rate)
-    compute = _train_flops(sizes, work).scaled(work.passes * rate)
+    compute = train_flops(sizes, work).scaled(work.passes * rate)
     tokens_only = found[TOKENS_ONLY]
     if name == "engine":
         return _from_engines(found, (forward, compute), work, hardware)
@@ -306,8 +317,8 @@ def _month(stored: Range, hardware: Hardware) -> Range:
     return stored.scaled(hardware.storage_gb_month / 1e9)
 
 
-def _train_flops(sizes: Sizes, work: Workload) -> Range:
-    """Return the operations of one pass over the data: forward and backward are three times the forward."""
+def train_flops(sizes: Sizes, work: Workload) -> Range:
+    """Return the operations of one pass of training over the data: forward and backward are three times the forward."""
     what = work.captured
     positions = min(work.anchors, what.supervised.mid / max(1, what.samples)) * work.block * what.samples
     blocks = 6 * draft_parameters(sizes, work) * positions

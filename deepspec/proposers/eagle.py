@@ -53,8 +53,9 @@ class EagleRows(CachedRows):
         """Return `(B, D)`: the block's output at each row's last accepted position."""
         return self._cache.held(OUTPUT)
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Run the accepted positions, in place of what was drafted there; a long prompt in pieces."""
+        after = tokens[:, 1:]
         for start in range(0, states.shape[1], PIECE):
             piece = slice(start, start + PIECE)
             self._run(states[:, piece], after[:, piece], (counts - start).clamp(0, PIECE))
@@ -136,10 +137,10 @@ class ParallelRows(EagleRows):
     _waiting: tuple[Tensor, Tensor, Tensor] | None = None
     """What was accepted and is not read yet."""
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Run a prompt; keep what a round accepted for the next proposal's pass."""
         self._read()
-        self._waiting = (states, after, counts)
+        self._waiting = (states, tokens, counts)
         if self._cache.fixed or not int(self._cache.lengths.max()):
             self._read()
 
@@ -160,7 +161,8 @@ class ParallelRows(EagleRows):
         if self._waiting is None:
             first = self.output[:, None]
             return torch.cat([first, self._pass(*self._masked(more))], dim=1) if more else first
-        states, after, counts = self._waiting
+        states, tokens, counts = self._waiting
+        after = tokens[:, 1:]
         self._waiting = None
         ids, masked = self._masked(after.shape[1] + more)
         ids, known = ids.clone(), torch.arange(after.shape[1], device=after.device) < counts[:, None]
@@ -177,8 +179,8 @@ class ParallelRows(EagleRows):
         """Drop all rows but these."""
         super().keep(rows)
         if self._waiting is not None:
-            states, after, counts = (each[list(rows)] for each in self._waiting)
-            self._waiting = (states, after, counts)
+            states, tokens, counts = (each[list(rows)] for each in self._waiting)
+            self._waiting = (states, tokens, counts)
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put another's rows in the place of these."""

@@ -6,6 +6,7 @@ Legend: B rows, C newly accepted positions (padded), K slots, A captured layers,
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, Self
 
 import torch
@@ -20,6 +21,10 @@ from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.proposers.choose import at_most, choose, stacked
 from deepspec.proposers.eagle import EagleProposer, ParallelProposer
 from deepspec.proposers.sampling import Proposal
+
+LAST = "last"
+"""What a refiner's cache holds beside it: the token at each row's last position."""
+NO_TOKEN = -1
 
 
 class Proposer(Protocol):
@@ -37,12 +42,13 @@ class Proposer(Protocol):
 class ProposerRows(Protocol):
     """Rows of a proposer."""
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Take in accepted positions.
 
         Args:
             states: `(B, C, A·D)` captured from the target.
-            after: `(B, C)`: the token behind each position.
+            tokens: `(B, C + 1)`: the token at each position, and the one behind the last; behind those that count,
+                anything.
             counts: `(B,)` how many of the C positions count, at least 1.
         """
 
@@ -82,7 +88,7 @@ class NoProposer:
         del rows, capacity, device
         return self
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Need nothing."""
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
@@ -111,7 +117,7 @@ class NoProposer:
 
 
 class BlockProposer:
-    """DSpark, DFlash and DFlash 2: one pass of the backbone, then slot after slot from left to right."""
+    """DSpark, DFlash, DFlash 2 and XPress: one pass of the backbone, then slot after slot from left to right."""
 
     def __init__(self, draft: BlockDraft, slots: int | None = None) -> None:
         """Take K from the draft, or fewer.
@@ -140,10 +146,14 @@ class BlockRows(CachedRows):
         super().__init__(cache)
         self._proposer = proposer
         self._draft = proposer.draft
+        self._looks_back = proposer.draft.refiner_head is not None and proposer.draft.config.first_slot > 0
+        if self._looks_back:
+            cache.hold(LAST, torch.full_like(cache.lengths, NO_TOKEN))
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Project the states to keys and values of context."""
-        del after
+        if self._looks_back:
+            self._cache.hold(LAST, tokens.gather(1, counts[:, None] - 1)[:, 0])
         positions = self._cache.open(states.shape[1])
         context = self._draft.context(states.to(self._draft.fc.weight.dtype))
         for layer, own in enumerate(self._draft.context_keys_values(context, positions)):
@@ -154,14 +164,24 @@ class BlockRows(CachedRows):
         """Run the block, then sample each slot with what the token before it makes of its logits."""
         return self._sample(current, self.states(current), temperature, noise)
 
+    def before(self, current: Tensor) -> Tensor:
+        """Return the token that a slot which proposes nothing takes for the one before it, `(B,)`: the current one.
+
+        To a refiner the one before that, if there is one.
+        """
+        if not self._looks_back:
+            return current
+        last = self._cache.held(LAST)
+        return last.where(last != NO_TOKEN, current)
+
     def states(self, current: Tensor) -> Tensor:
         """Return the state of each slot after the final norm, `(B, K, D)`, those that propose nothing among them."""
         positions = self._cache.open(self._draft.config.first_slot + self._proposer.slots)
         ids = torch.full_like(positions, self._proposer.mask_id)
         ids[:, 0] = current
-        windows = self._draft.config.windows
-        mask = masks_of(windows, self._cache.block_mask)
-        hidden: Tensor = self._draft(ids, positions, self._cache.layers(windows), mask)
+        reaches = self._draft.config.reaches
+        mask = masks_of(reaches, partial(self._cache.block_mask, self._draft.config.window_form))
+        hidden: Tensor = self._draft(ids, positions, self._cache.layers(reaches), mask)
         return hidden
 
     def _sample(self, current: Tensor, hidden: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
@@ -169,7 +189,8 @@ class BlockRows(CachedRows):
         correction, logits = Correction(draft, hidden), draft.head(hidden)
         tokens, drawn = [current], []
         for slot in range(hidden.shape[1]):
-            scores, ids = correction(slot, logits[:, slot], tokens[-1])
+            previous = self.before(current) if slot < first else tokens[-1]
+            scores, ids = correction(slot, logits[:, slot], previous)
             if slot < first:
                 continue
             uniform = None if noise is None else noise[:, slot - first]
@@ -200,8 +221,10 @@ class Correction:
     def __init__(self, draft: BlockDraft, hidden: Tensor) -> None:
         """Take the states of a block's slots, `(B, K, D)`."""
         self._draft, self._hidden = draft, hidden
-        head = draft.markov_head
+        head, refiner = draft.markov_head, draft.refiner_head
         self._state = None if head is None else head.start(hidden[:, 0])
+        self._seen = None if refiner is None else refiner.seen(hidden)
+        self._entered: list[Tensor] = []
 
     def __call__(self, slot: int, logits: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return a slot's scores, and the target's tokens that they are of; None: all that the head knows.
@@ -211,10 +234,13 @@ class Correction:
             logits: `(B, V)` of the slot.
             previous: `(B,)` the token before what it predicts.
         """
-        head, selector = self._draft.markov_head, self._draft.candidate_selector
+        head, selector, refiner = self._draft.markov_head, self._draft.candidate_selector, self._draft.refiner_head
         if head is not None and self._state is not None:
             bias, self._state = head.step(previous, self._hidden[:, slot], self._state)
             logits = logits + bias
+        if refiner is not None and self._seen is not None:
+            self._entered.append(refiner.enter(self._seen[:, slot], previous))
+            logits = logits + refiner.readout(refiner.last(torch.stack(self._entered, 1)))
         if selector is None:
             return logits, None
         best = logits.float().topk(self._draft.config.selector_top_k, dim=-1)

@@ -16,9 +16,10 @@ def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
     """Fill in everything but embedding and head, which must be the target's already.
 
     Projections are normal with deviation 0.02, those that end a residual branch smaller by √(2·layers), the state that
-    stands for unknown ones with deviation 1. The Markov bias and what a selector adds start at 0, and convolutions let
-    everything pass. The final norm starts where the logits have deviation 1: with rows as long as those of a target's
-    head, a weight of 1 would make a confident, wrong draft (a loss near 50 instead of ln V).
+    stands for unknown ones with deviation 1. The Markov bias and what a selector adds start at 0, convolutions let
+    everything pass, and a refiner mixes no slots. The final norm starts where the logits have deviation 1: with rows as
+    long as those of a target's head, a weight of 1 would make a confident, wrong draft (a loss near 50 instead of
+    ln V).
 
     Args:
         model: on the CPU, so that a seed means the same weights on every machine.
@@ -45,6 +46,8 @@ def initialize(model: BlockDraft | EagleDraft, seed: int) -> None:
         for part in model.modules():
             if isinstance(part, SlotConvolution):
                 _let_pass(part)
+        if isinstance(model, BlockDraft) and model.refiner_head is not None:
+            model.refiner_head.mix_l.zero_()
         selector = model.candidate_selector if isinstance(model, BlockDraft) else None
         if selector is not None:
             rank = selector.predecessor_codebook.shape[1]

@@ -6,6 +6,7 @@ saw the same samples in the same order and were judged on the same held-out answ
 seed. An interval tells what other seeds would change, and the other held-out samples that they draw where there are
 more than `train.validation_samples`; it knows nothing of other prompts.
 Where rounds were timed, it is wider by what the pairs of timed runs differ by: that moves all seeds of a row alike.
+Rows are held against each other by one thing: where some were timed and others not, all go by their accepted length.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -107,8 +108,8 @@ class Standing(_Model):
     speedup: Mean | None
     """Accepted length over the cost of a round."""
     against_first: Mean | None
-    """Difference from the first row, in what rows are judged by, on the seeds that both have; None: it is the first, or
-    that failed."""
+    """Difference from the first row, in what all rows are judged by, on the seeds that both have; None: it is the
+    first, or that failed."""
     against_best: Mean | None
     """The same, from the best row."""
     verdict: Verdict
@@ -195,8 +196,17 @@ def student(values: Sequence[float]) -> Mean:
     return Mean(value=value, low=value - half, high=value + half)
 
 
+def alike(entrants: Sequence[Entrant]) -> list[Entrant]:
+    """Return rows as they can be held against each other: where not all of them were timed, as if none was."""
+    timed = [each for each in entrants if each.cost is not None]
+    if len(timed) in (0, len(entrants)):
+        return list(entrants)
+    return [each.model_copy(update={"cost": None}) for each in entrants]
+
+
 def difference(one: Entrant, other: Entrant) -> Mean | None:
     """Return how much more one is worth than another, seed by seed; None where they share none."""
+    one, other = alike((one, other))
     ours, theirs = one.scores, other.scores
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
@@ -206,7 +216,9 @@ def difference(one: Entrant, other: Entrant) -> Mean | None:
 
 def best_of(entrants: Sequence[Entrant]) -> Entrant:
     """Return the one that is worth most, of equals the first."""
-    return max(entrants, key=lambda each: fmean(each.scores.values()))
+    judged = alike(entrants)
+    best = max(range(len(judged)), key=lambda place: fmean(judged[place].scores.values()))
+    return entrants[best]
 
 
 def beaten(entrants: Sequence[Entrant]) -> set[str]:
@@ -218,6 +230,7 @@ def beaten(entrants: Sequence[Entrant]) -> set[str]:
     Args:
         entrants: those that are still trained; seeds that one of them lacks are not looked at.
     """
+    entrants = alike(entrants)
     if len(entrants) < 2:
         return set()
     seeds = sorted(set.intersection(*(set(each.scores) for each in entrants)))
@@ -242,13 +255,17 @@ def standings(entrants: Sequence[Entrant], first: str, left: Set[str] = frozense
     """
     if not entrants:
         return ()
-    best, held = best_of(entrants), next((each for each in entrants if each.name == first), None)
-    ordered = sorted(entrants, key=lambda each: -fmean(each.scores.values()))
-    found = [_standing(each, held, best) for each in ordered]
+    judged = alike(entrants)
+    best, held = best_of(judged), next((each for each in judged if each.name == first), None)
+    costs = {each.name: each.cost for each in entrants}
+    ordered = sorted(judged, key=lambda each: -fmean(each.scores.values()))
+    found = [_standing(each, held, best, costs[each.name]) for each in ordered]
     return tuple(each.model_copy(update={"verdict": "left behind"}) if each.variant in left else each for each in found)
 
 
-def _standing(one: Entrant, first: Entrant | None, best: Entrant) -> Standing:
+def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | None) -> Standing:
+    """Return the row of one as it is judged, beside others judged alike; its cost is told wherever it was timed."""
+    timed = one.model_copy(update={"cost": cost})
     paces = [each.steps * each.step_cpu_seconds for each in one.trials if each.step_cpu_seconds is not None]
     kinds = sorted(set.intersection(*(set(each.kinds) for each in one.trials)))
     return Standing(
@@ -258,9 +275,9 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant) -> Standing:
         cpu_seconds=student(paces) if paces else None,
         accepted_length=student([each.accepted_length for each in one.trials]),
         kinds={kind: student([each.kinds[kind] for each in one.trials]) for kind in kinds},
-        round_cost=None if one.cost is None else one.cost.value,
-        round_cost_spread=None if one.cost is None else one.cost.spread,
-        speedup=None if one.cost is None else student(list(one.scores.values())).widened(one.doubt),
+        round_cost=None if cost is None else cost.value,
+        round_cost_spread=None if cost is None else cost.spread,
+        speedup=None if cost is None else student(list(timed.scores.values())).widened(timed.doubt),
         against_first=None if first is None or one is first else difference(one, first),
         against_best=None if one is best else difference(one, best),
         verdict=_verdict(one, best),

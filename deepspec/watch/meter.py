@@ -84,7 +84,8 @@ def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
     """Return the operations of the products of a forward and backward pass, those of attention among them.
 
     Each product is taken three times where a matrix is trained, twice where it is the frozen head; attention's two
-    products of every pair that sees each other three times. What is computed again for want of memory does not count.
+    products of every pair that sees each other three times. What is computed again for want of memory does not
+    count, nor do a refiner's passes over its own guesses.
     """
     eagle, shape = isinstance(model, EagleDraft), model.config.block
     applied = {
@@ -96,7 +97,7 @@ def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
     return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
 
 
-TABLES = ("embed_tokens", "markov_w1", "codebook")
+TABLES = ("embed_tokens", "markov_w1", "codebook", "token_embed")
 """Matrices of which rows are looked up."""
 
 
@@ -108,6 +109,6 @@ def _where(name: str, *, eagle: bool, shipped: bool) -> str:
     """Return which positions a matrix is applied to."""
     if name.startswith("fc."):
         return "slots" if shipped else "context"
-    if "markov" in name or "confidence" in name or "selector" in name:
+    if any(part in name for part in ("markov", "confidence", "selector", "readout")):
         return "rows"
     return "both" if not eagle and (".k_proj" in name or ".v_proj" in name) else "slots"

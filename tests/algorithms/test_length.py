@@ -18,6 +18,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark": {"markov_rank": 4, "confidence_head": True},
     "dflash": {},
     "dflash2": tiny.DFLASH2,
+    "xpress": tiny.XPRESS,
     "dflash-near": {"window": 64, "window_layers": frozenset({0})},
 }
 

@@ -18,6 +18,7 @@ from tests.models.drafts import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_record
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dflash2", {}), ("eagle3", {}),
+         ("xpress", {}), ("xpress", {"layout": "shift"}),
          ("dspark", {"layout": "fill_in"}), ("eagle3", {"norms": "eagle3.1"}), ("peagle", {}), ("mtp", {}),
          ("mtp", {"target": "qwen3_5"})]  # fmt: skip
 KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}

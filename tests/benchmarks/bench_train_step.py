@@ -10,7 +10,8 @@ wall time on a machine that does nothing else; wall times are printed beside the
     peers/bin/pip install openai loguru datasets pydantic-settings httpx rich typer
     peers/bin/pip install --no-deps speculators==0.9.0 specforge==0.2.0 hs-connectors==0.9.0
 
-    DEEPSPEC_PEERS_PYTHON   the Python with both installed: peers/bin/python
+    DEEPSPEC_PEERS_PYTHON   the Python with both installed: peers/bin/python; of the drafts that only speculators trains
+                            (dflash2, xpress, peagle, mtp) the steps are in speculators_step.py
     DEEPSPEC_PEERS_SCRIPT   a script whose `worker(lib, algo, dtype, steps, threads)` trains with one of them: it makes
                             a model, an AdamW and a loop of forward, backward, `clip_grad_norm_`, `step`, `zero_grad`
 
@@ -30,9 +31,17 @@ from pathlib import Path
 import pytest
 
 PAIRS = 5
-GOALS = {"dspark": (0.85, 0.5), "dflash": (0.9, 0.7), "eagle3": (0.8, 0.4)}
+PAIRS_VARIABLE = "DEEPSPEC_BENCH_PAIRS"
+"""How many instead of these, on a machine that has no time."""
+GOALS = {
+    "dspark": (0.85, 0.5), "dflash": (0.9, 0.7), "eagle3": (0.8, 0.4), "dflash2": (0.85, 0.5), "xpress": (0.85, 0.5),
+    "peagle": (0.85, 0.5), "mtp": (0.85, 0.5),
+}  # fmt: skip
 """Algorithm -> largest share of the best peer's time, and of its added memory."""
 PEERS = ("speculators", "specforge")
+ALONE = ("dflash2", "xpress", "peagle", "mtp")
+"""Algorithms that speculators alone trains."""
+ALONE_SCRIPT = Path(__file__).with_name("speculators_step.py")
 WORKER = Path(__file__).with_name("train_step_worker.py")
 PEER_WORKER = Path(__file__).with_name("peer_worker.py")
 
@@ -90,9 +99,12 @@ class Stepper:
 def _steppers(algorithm: str, dtype: str, *flags: str) -> list[Stepper]:
     ours = Stepper.start("ours", sys.executable, WORKER, algorithm, dtype, *flags)
     python, script = os.environ.get("DEEPSPEC_PEERS_PYTHON"), os.environ.get("DEEPSPEC_PEERS_SCRIPT")
+    alone = algorithm in ALONE
+    script = str(ALONE_SCRIPT) if alone else script
     if not python or not script:
         return [ours]
-    return [ours, *(Stepper.start(peer, python, PEER_WORKER, script, peer, algorithm, dtype) for peer in PEERS)]
+    peers = PEERS[:1] if alone else PEERS
+    return [ours, *(Stepper.start(peer, python, PEER_WORKER, script, peer, algorithm, dtype) for peer in peers)]
 
 
 def _spread(values: list[float]) -> str:
@@ -102,20 +114,20 @@ def _spread(values: list[float]) -> str:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("algorithm", "flags"),
-    [("dspark", ()), ("dflash", ()), ("dflash", ("--measure",)), ("eagle3", ())],
-    ids=["dspark", "dflash", "dflash, acceptance measured too", "eagle3"],
+    [("dspark", ()), ("dflash", ()), ("dflash", ("--measure",)), ("eagle3", ()), *((name, ()) for name in ALONE)],
+    ids=["dspark", "dflash", "dflash, acceptance measured too", "eagle3", *ALONE],
 )
 def test_step_against_the_best_peer(algorithm: str, flags: tuple[str, ...], dtype: str) -> None:
     """Print medians, ratios of each pair and memory; fail where a goal is missed."""
-    steppers = _steppers(algorithm, dtype, *flags)
+    steppers, pairs = _steppers(algorithm, dtype, *flags), int(os.environ.get(PAIRS_VARIABLE, PAIRS))
     try:
-        for _ in range(PAIRS):
+        for _ in range(pairs):
             for stepper in steppers:
                 stepper.step()
     finally:
         for stepper in steppers:
             stepper.stop()
-    print(f"\n{algorithm} {' '.join(flags)} {dtype}, {PAIRS} interleaved steps: median (spread)")
+    print(f"\n{algorithm} {' '.join(flags)} {dtype}, {pairs} interleaved steps: median (spread)")
     for stepper in steppers:
         print(
             f"  {stepper.name:12} step {_spread(stepper.cpu)} CPU s, "

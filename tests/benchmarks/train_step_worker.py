@@ -10,7 +10,7 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 from deepspec.records.batch import Batch
 from deepspec.start.initial import initialize
@@ -47,8 +47,9 @@ def setting(algorithm: str, dtype: torch.dtype, *, large: bool):
         "num_key_value_heads": 3, "head_dim": 64, "vocab_size": vocab, "num_hidden_layers": 30,
         "max_position_embeddings": 4096, "rope_theta": 1e5})  # fmt: skip
     objective = Objective(num_anchors=anchors, ttt_length=3)
-    mask = None if algorithm == "eagle3" else vocab - 1
-    model = build_draft(new_draft_config(shape, DraftRecipe(algorithm=algorithm), LAYERS, mask, objective))
+    traits = TRAITS[algorithm]
+    mask, layers = vocab - 1 if traits.masked else None, (29,) if traits.shipped else LAYERS
+    model = build_draft(new_draft_config(shape, DraftRecipe(algorithm=algorithm), layers, mask, objective))
     initialize(model, seed=0)
     generator = torch.Generator().manual_seed(1)
     loss_mask = torch.ones(1, length, dtype=torch.bool)
@@ -59,7 +60,7 @@ def setting(algorithm: str, dtype: torch.dtype, *, large: bool):
         ends=torch.full((1, length), length),
         input_ids=torch.randint(0, vocab - 10, (1, length), generator=generator),
         loss_mask=loss_mask,
-        hidden=torch.randn(1, length, len(LAYERS) * 576, generator=generator).to(dtype),
+        hidden=torch.randn(1, length, len(layers) * 576, generator=generator).to(dtype),
         last_hidden=torch.randn(1, length, 576, generator=generator).to(dtype),
     )
     return model.to(dtype).train(), objective, batch

@@ -54,6 +54,14 @@ DRAFTS = {
     "dspark filled in": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "confidence_head": True},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
     "dflash2 shifted": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "xpress": {
+        "algorithm": "xpress",
+        "layout": "fill_in",
+        **tiny.XPRESS,
+        "window": 5,
+        "window_layers": frozenset({1}),
+        "window_form": "causal",
+    },
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
@@ -96,12 +104,12 @@ def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int):
     draft, found = tiny.draft(tiny.target(), **DRAFTS["peagle"]), []
-    context, after = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 5))
+    context, tokens = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 6))
     for count in (slots, draft.config.drafts):
         rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
         for counts in (torch.tensor([5, 3]), torch.tensor([1, 4])):
-            rows.commit(context, after, counts)
-            proposal = rows.propose(after[[0, 1], counts - 1], 0.0, None)
+            rows.commit(context, tokens, counts)
+            proposal = rows.propose(tokens[[0, 1], counts], 0.0, None)
         found.append(proposal.tokens)
     assert torch.equal(found[0], found[1][:, :slots])
     with pytest.raises(CheckpointError, match="cannot propose 5 tokens: the draft was trained to propose 4"):
@@ -112,11 +120,11 @@ def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_amon
 def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
     target = tiny.target()
     draft = tiny.draft(target, **DRAFTS["dflash2 shifted"])
-    context, after = torch.randn(2, 5, 2 * 32), torch.zeros(2, 5, dtype=torch.int64)
+    context, tokens = torch.randn(2, 5, 2 * 32), torch.zeros(2, 6, dtype=torch.int64)
     found = []
     for count in (slots, draft.config.drafts):
         rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
-        rows.commit(context, after, torch.tensor([5, 5]))
+        rows.commit(context, tokens, torch.tensor([5, 5]))
         found.append(rows.propose(torch.tensor([3, 4]), 0.0, None).tokens)
     assert found[0].shape == (2, slots)
     assert found[1].shape == (2, 4)

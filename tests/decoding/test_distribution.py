@@ -20,7 +20,7 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.decoding import tiny
-from tests.decoding.tiny import DFLASH2
+from tests.decoding.tiny import DFLASH2, XPRESS
 
 VOCAB = 6
 LENGTH = 4
@@ -38,6 +38,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "peagle": {"algorithm": "peagle"},
     "mtp": {"algorithm": "mtp"},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **DFLASH2, "selector_top_k": 3},
+    "xpress": {"algorithm": "xpress", "layout": "fill_in", **XPRESS},
     "dflash-filled": {"algorithm": "dflash", "layout": "fill_in"},
     "dspark-filled": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "markov_head": "rnn"},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},

@@ -70,7 +70,7 @@ def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
         assert [each.proposed for each in row.rounds] == [each.proposed for each in growing[key].rounds]
 
 
-@pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3"])
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "xpress", "eagle3"])
 @pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
 def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]):
     target, prompts = tiny.target(), tiny.prompts(5)

@@ -27,5 +27,5 @@ def test_no_piece_holds_more_than_its_positions_by_those_before(monkeypatch):
     rows, shapes = proposer_for(draft).rows(1, 40, torch.device("cpu")), []
     seen = rows._masks
     monkeypatch.setattr(rows, "_masks", lambda: shapes.append(tuple(seen().shape[2:])) or seen())
-    rows.commit(torch.randn(1, 23, 64), torch.ones(1, 23, dtype=torch.int64), torch.tensor([23]))
+    rows.commit(torch.randn(1, 23, 64), torch.ones(1, 24, dtype=torch.int64), torch.tensor([23]))
     assert shapes == [(5, 5), (5, 10), (5, 15), (5, 20), (3, 23)]

@@ -18,6 +18,7 @@ from deepspec.target.load import Target
 
 STOP = frozenset({1})
 DFLASH2 = {"conv_kernel_size": 2, "conv_group_size": 8, "selector_rank": 4, "selector_top_k": 5}
+XPRESS = {"xpress_rank": 6, "xpress_mlp_ratio": 2}
 
 
 def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) -> Target:
@@ -120,9 +121,9 @@ class OracleRows:
         self.answers = answers
         self.seen: list[list[int]] = []
 
-    def commit(self, states: Tensor, after: Tensor, counts: Tensor) -> None:
+    def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Remember the tokens that were accepted."""
-        new = [row[:count] for row, count in zip(after.tolist(), counts.tolist(), strict=True)]
+        new = [row[:count] for row, count in zip(tokens[:, 1:].tolist(), counts.tolist(), strict=True)]
         self.seen = [old + tokens for old, tokens in zip(self.seen, new, strict=True)] if self.seen else new
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:

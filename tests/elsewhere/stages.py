@@ -28,6 +28,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True, "confidence_with_markov": True},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
+    "xpress": {"algorithm": "xpress", "layout": "fill_in", **tiny.XPRESS},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
     "mtp": {"algorithm": "mtp"},

@@ -67,6 +67,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "dflash2_wide": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 6}},
     "dflash2_shift": {"recipe": {"algorithm": "dflash2", "layout": "shift", "selector_rank": 6, "selector_top_k": 4}},
     "dflash2_gemma": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}, "target": GEMMA},
+    "xpress": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "xpress_mlp_ratio": 3}},
+    "xpress_shift": {"recipe": {"algorithm": "xpress", "layout": "shift", "xpress_rank": 6}},
+    "xpress_reduced": {"recipe": {"algorithm": "xpress", "xpress_rank": 6, "draft_vocab_size": 20, "window": 64}},
     "eagle3": {"recipe": {"algorithm": "eagle3"}},
     "eagle31": {"recipe": {"algorithm": "eagle3", "norms": "eagle3.1"}},
     "eagle31_llama": {
@@ -106,8 +109,9 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
     torch.manual_seed(3)
     model = build_draft(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+    for name, parameter in model.named_parameters():
+        deep = name.startswith("refiner_head")  # five products in a row: their logits would be large, and so rounding
+        torch.nn.init.normal_(parameter, std=0.2 if deep else 0.5)
     if config.reduced_vocabulary:
         choose_vocabulary(model, torch.rand(48))
     save_draft(model.to(dtype), folder)

@@ -27,6 +27,7 @@ WRITTEN = {
         "dspark", "dspark_blind", "dspark_reduced", "dflash", "dflash_reduced", "dflash_filled", "dflash2",
         "dflash2_wide", "dflash2_gemma", "eagle3", "eagle3_llama", "eagle3_reduced", "eagle31", "eagle31_llama",
         "peagle", "peagle_llama", *ROPES, "dspark_near", "dflash2_near", "eagle3_llama_near",
+        "xpress",
     },
     "speculators": set(KINDS)
     - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"},
@@ -111,6 +112,28 @@ def test_dflash2_is_written_as_its_authors_have_it(source, form, tmp_path):
     assert not {"sample_from_anchor", "target_layer_ids", "mask_token_id", "markov_rank"} & config.keys()
     assert "candidate_selector.successor_codebook" in tensors
     assert not {"embed_tokens.weight", "lm_head.weight"} & tensors.keys()
+
+
+@pytest.mark.parametrize("source", ["xpress"], indirect=True)
+def test_xpress_is_written_as_its_authors_have_it_with_as_many_passes_as_drafts(source, tmp_path):
+    folder, notes = written("vllm", source, tmp_path / "form")
+    config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    assert config["architectures"] == ["Qwen3XPressModel"]
+    assert config["dflash_config"] == {"block_size": 7, "mask_token_id": 47, "target_layer_ids": [-1, 1, 3, 5]}
+    sizes = {key: value for key, value in config.items() if key.startswith("xpress_")}
+    assert sizes == {"xpress_rank": 6, "xpress_mlp_hidden": 18, "xpress_block_size": 7, "xpress_num_passes": 6}
+    parts = {name.removeprefix("xpress_head.") for name in tensors if name.startswith("xpress_head.")}
+    assert parts == {
+        "w1.weight", "w2.weight", "down_h.weight", "down_g.weight", "in_proj.weight", "mix.L", "mlp.gate_proj.weight",
+        "mlp.up_proj.weight", "mlp.down_proj.weight",
+    }  # fmt: skip
+    assert "may take the anchor for the token before it" in notes[1]
+    for form in ("sglang", "llama.cpp"):
+        assert FORMS[form].refuse(source) == "the refiner of xpress; it has no class for it"
+    anchored = replace(
+        source, draft=replace(source.draft, window=64, window_layers=frozenset({0}), window_form="causal")
+    )
+    assert FORMS["vllm"].refuse(anchored).startswith("a window of 64 positions before a block's anchor")
 
 
 @pytest.mark.parametrize("source", ["eagle31_llama"], indirect=True)

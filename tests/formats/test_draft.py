@@ -17,6 +17,8 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.models.draft import build_draft
+from deepspec.plan.rules.published import apart
 from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
 from tests.parity import golden
 from tests.target.tiny import IM_END, IM_START, tokenizer
@@ -27,6 +29,8 @@ SHAPES = [
     {"algorithm": "dflash", "layout": "fill_in"},
     {"algorithm": "dflash2"},
     {"algorithm": "dflash2", "layout": "shift", "conv_kernel_size": 3},
+    {"algorithm": "xpress"},
+    {"algorithm": "xpress", "layout": "shift", "xpress_mlp_ratio": 3, "draft_vocab_size": 8},
     {"algorithm": "eagle3"},
     {"algorithm": "eagle3", "norms": "eagle3.1"},
     {"algorithm": "peagle"},
@@ -47,7 +51,7 @@ def test_draft_written_is_read_again(shape, tmp_path):
     for name in ("block", "algorithm", "embedding_scale", "logit_softcap", "block_size", "mask_token_id", "markov_head",
                  "markov_rank", "confidence_head", "confidence_with_markov", "style", "target_layer_ids",
                  "layout", "norms", "conv_kernel_size", "conv_group_size", "selector_rank",
-                 "selector_top_k"):  # fmt: skip
+                 "selector_top_k", "xpress_rank", "xpress_mlp_ratio", "window_form"):  # fmt: skip
         assert getattr(again.config, name) == getattr(model.config, name), name
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
@@ -254,6 +258,9 @@ def test_foreign_checkpoint_is_described(tmp_path):
     ("recipe", "objective", "message"),
     [
         ({"algorithm": "dflash", "selector_rank": 8}, {}, "selector_rank 8: a dflash draft has none"),
+        ({"algorithm": "dflash2", "xpress_rank": 8}, {}, "xpress_rank 8: a dflash2 draft has none"),
+        ({"algorithm": "xpress", "selector_rank": 8}, {}, "selector_rank 8: a xpress draft has none"),
+        ({"algorithm": "dflash"}, {"base_anchor": 1.0}, "base_anchor 1.0: a dflash draft has no refiner"),
         ({"algorithm": "eagle3", "layout": "fill_in"}, {}, "layout fill_in: an eagle3 draft has no blocks"),
         ({"algorithm": "dspark", "norms": "eagle3.1"}, {}, "norms eagle3.1: a dspark draft has none of these"),
         ({"algorithm": "peagle", "norms": "eagle3.1"}, {}, "norms eagle3.1: a peagle draft has none of these"),
@@ -291,6 +298,31 @@ def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path):
     assert load_draft(tmp_path).config.windows == (64, None, 64)
     rows = {row["what"]: row["value"] for row in describe(tmp_path)}
     assert rows["window"] == "64, layers [0, 2]"
+
+
+def test_drafts_of_other_parts_are_no_beginning_of_each_other():
+    """Their weights have other shapes; a refiner mixes the slots of a block, so theirs hang on that, too."""
+    old = tiny("xpress").config
+    assert apart(old, replace(old, xpress_rank=5, block_size=3)) == [
+        "xpress_rank is 4, wanted 5", "block_size is 4, wanted 3",
+    ]  # fmt: skip
+    other = tiny("dflash2").config
+    assert apart(other, replace(other, block_size=3)) == []
+    assert apart(other, replace(other, selector_rank=2)) == ["selector_rank is 3, wanted 2"]
+
+
+@pytest.mark.parametrize("form", ["anchor", "causal"])
+def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form, tmp_path):
+    model = tiny("xpress", window=64, window_layers=(1,))
+    config = replace(model.config, window=3, window_form=form)
+    again = read_draft_config(write_draft_config(config))
+    save_draft(build_draft(config), tmp_path)
+    rows = {row["what"]: row["value"] for row in describe(tmp_path)}
+    assert rows["window"] == f"3, layers [1], counted from the anchor ({form})"
+    assert rows["xpress_rank"] == "4"
+    assert (again.window_form, again.windows, again.reaches) == (form, (None, 3), (None, 4))
+    with pytest.raises(CheckpointError, match="window_form 'near' is unknown; known: slot, anchor, causal"):
+        read_draft_config({**write_draft_config(config), "window_form": "near"})
 
 
 def test_a_draft_without_a_window_says_nothing_new(tmp_path):

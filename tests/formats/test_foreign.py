@@ -23,7 +23,18 @@ from tests.heard import Heard
 
 TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
 LAYERS = LLAMA["num_hidden_layers"]
-BROUGHT = ["eagle3", "eagle31", "eagle31_llama", "eagle3_llama", "eagle3_reduced", "peagle", "dspark", "dflash2"]
+BROUGHT = [
+    "eagle3",
+    "eagle31",
+    "eagle31_llama",
+    "eagle3_llama",
+    "eagle3_reduced",
+    "peagle",
+    "dspark",
+    "dflash2",
+    "xpress",
+    "xpress_reduced",
+]
 """Kinds of drafts that are brought in the form of speculators."""
 ROUNDING = 2e-6
 
@@ -54,6 +65,21 @@ def same(found: Any, source: Any) -> None:
     wanted = outputs(load(source.draft, source.tensors))
     for name, tensor in outputs(found).items():
         torch.testing.assert_close(tensor, wanted[name], atol=ROUNDING, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "causal", "form"),
+    [({}, False, "slot"), ({"window_form"}, False, "anchor"), ({"window_form"}, True, "causal")],
+)
+def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(left, causal, form, tmp_path):
+    source = read_source(write_draft(tmp_path / "draft", "xpress_reduced"), "ORG/target", None)
+    (tmp_path / "form").mkdir()
+    FORMS["speculators"].write(source, tmp_path / "form")
+    told = json.loads((tmp_path / "form" / "config.json").read_text())
+    assert (told["num_jacobi_passes"], told["sliding_window_non_causal"]) == (6, True)
+    told = {key: value for key, value in told.items() if key not in left} | {"sliding_window_non_causal": not causal}
+    config = read_draft_config(public_config(told, LAYERS))
+    assert (config.window_form, config.window) == (form, 64)
 
 
 @pytest.mark.parametrize("kind", BROUGHT)
@@ -134,7 +160,7 @@ def test_a_variant_of_specforge_is_refused_by_its_key(changes, told, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"speculators_model_type": "xpress"}, "unknown speculators_model_type 'xpress'; known: "),
+        ({"speculators_model_type": "medusa"}, "unknown speculators_model_type 'medusa'; known: "),
         ({"has_adapter": 3}, "config.json has has_adapter: 3, a variant that is not read"),
         ({"norm_before_fc": True, "fc_norm": True}, "norm_before_fc and fc_norm are both set"),
         ({"target_hidden_size": 64}, "target_hidden_size: 64"),

@@ -163,6 +163,7 @@ def test_an_engine_in_python_tells_by_its_sources_what_it_serves(tmp_path, monke
     assert seen.detail == "vllm 0.11.0 serves dflash, eagle3"
     assert "it does not serve dspark" in seen.told[0]
     assert serves("vllm", DraftRecipe(algorithm="dflash2")).told == ()
+    assert "it does not serve xpress" in serves("vllm", DraftRecipe(algorithm="xpress")).told[0]
 
 
 def test_llama_server_tells_by_its_options_what_it_serves(tmp_path, monkeypatch):

@@ -47,12 +47,13 @@ HEADS = {
 
 
 SMALL = {"conv_group_size": 8, "selector_rank": 3, "selector_top_k": 5}
+REFINER = {"xpress_rank": 4}
 
 
 def tiny(algorithm="dspark", target="qwen3", objective=None, **recipe):
     """Return a tiny draft with random weights, heads included."""
     traits = TRAITS[algorithm]
-    small = SMALL if traits.convolved else {}
+    small = SMALL if traits.convolved else REFINER if traits.refined else {}
     chosen = {"num_layers": 2 if traits.masked else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
     layers = [TARGETS[target]["num_hidden_layers"] - 1] if traits.shipped else LAYERS
     objective = objective or Objective(num_anchors=5, ttt_length=3)

@@ -96,8 +96,8 @@ def test_greedy_proposals(case):
         for number, (document, context) in enumerate(told):
             start = starts[document]
             rows = proposer.rows(1, context + proposer.slots, torch.device("cpu"))
-            after = batch.input_ids[:, start + 1 : start + context + 1]
-            rows.commit(batch.hidden[:, start : start + context], after, torch.tensor([context]))
+            tokens = batch.input_ids[:, start : start + context + 1]
+            rows.commit(batch.hidden[:, start : start + context], tokens, torch.tensor([context]))
             torch.testing.assert_close(model.logits(rows.outputs())[0], wanted["proposal.logits"][number], **LOGITS)
-            proposal = rows.propose(after[:, -1], 0.0, None)
+            proposal = rows.propose(tokens[:, -1], 0.0, None)
             assert torch.equal(proposal.tokens[0], wanted["proposal.tokens"][number])

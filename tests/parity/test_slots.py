@@ -6,22 +6,33 @@ import torch
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.blocks import selected
 from deepspec.algorithms.masks import Blocks, blocks_mask
-from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
+from deepspec.algorithms.slots import RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
+from deepspec.algorithms.xpress import guesses
 from deepspec.proposers.propose import BlockProposer, Correction
 from tests.algorithms.forms import use_form
 from tests.parity import golden2, theirs
 from tests.parity.test_training import GRADIENT, LOGITS, LOSS
 
 FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")
-CASES = golden2.cases("dflash", "dflash2", "dspark", wanted=FILES)
+CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)
 
 
 def setting(case):
     """Return algorithm, draft, batch and supervision of a case."""
     told, tensors = golden2.expected(case)["call_args"], golden2.tensors(case, "batch.safetensors")
     model, batch = theirs.read_draft(case), theirs.read_batch(case)
+    refined = {
+        ours: told[theirs]
+        for ours, theirs in (
+            ("consistency", "consistency_weight"), ("consistency_passes", "consistency_passes"),
+            ("base_anchor", "base_anchor_weight"),
+        ) if theirs in told
+    }  # fmt: skip
     objective = theirs.objective_of(
-        case, confidence=told.get("confidence_head_alpha", 0.0), selector=told.get("selector_loss_alpha", 1.0)
+        case,
+        confidence=told.get("confidence_head_alpha", 0.0),
+        selector=told.get("selector_loss_alpha", 1.0),
+        **refined,
     )
     algorithm = ALGORITHMS[model.config.algorithm]
     anchors, keep = tensors["anchor_positions"][None], tensors["anchor_valid"].bool()[None]
@@ -41,9 +52,14 @@ def test_masks_and_what_is_supervised(case):
     _, positions = block_inputs(model.config, batch, supervision)
     assert positions.numel() == wanted["block_indices"].numel()
     size, length = model.config.block_size, batch.input_ids.shape[1]
-    mask = blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length)
+    form, near = model.config.window_form, model.config.window
+    blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size, form)
     real = supervision.keep[0].repeat_interleave(size)
-    assert torch.equal(mask[0, 0][real], wanted["mask_full"][real].bool())
+    assert torch.equal(blocks_mask(blocks, length)[0, 0][real], wanted["mask_full"][real].bool())
+    assert ("mask_sliding" in wanted) == (near is not None)
+    if near is not None:
+        sliding = blocks_mask(blocks, length, window=near)
+        assert torch.equal(sliding[0, 0][real], wanted["mask_sliding"][real].bool())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -66,6 +82,21 @@ def test_states_and_logits(case):
             torch.testing.assert_close(logits, real_only(supervision, wanted["final_logits"]), **LOGITS)
             told = real_only(supervision, wanted["confidence_logits"])
             torch.testing.assert_close(model.confidence(hidden, embedded), told, **LOGITS)
+        if "refined_tf_logits" in wanted:
+            head = model.refiner_head
+            refined = logits + head.readout(head.features(head.seen(hidden), previous))
+            torch.testing.assert_close(refined, real_only(supervision, wanted["refined_tf_logits"]), **LOGITS)
+
+
+@pytest.mark.parametrize("case", golden2.cases("xpress", wanted=FILES))
+def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case):
+    _, model, batch, supervision = setting(case)
+    wanted = real_only(supervision, golden2.tensors(case, "expected.safetensors")["round_argmax"].transpose(0, 1))
+    states = backbone(model, batch, supervision)
+    blocks = real_blocks(model.config, batch, supervision, states)
+    passes, first = wanted.shape[1], model.config.first_slot
+    for number, given in enumerate(guesses(model, blocks, passes + 1)[1:]):
+        assert torch.equal(given[:, first + 1 :], wanted[:, number, first:-1])
 
 
 @pytest.fixture(params=["dense", "split"])
@@ -89,6 +120,7 @@ def test_loss_and_metrics(case):
         "selector_loss": found.get("selector"), "unary_candidate_recall_at_k": found.get("selector_recall"),
         "accept_len": found["tau"], "eal": found.get("tau_selected", found["tau_greedy"]),
         "accept_rate": float(result.sums["accept"].sum() / result.sums["supervised"].sum()),
+        "consistency_loss": found.get("consistency"), "base_anchor_loss": found.get("base_anchor"),
     }  # fmt: skip
     held = 0
     for name, value in pairs.items():
@@ -96,7 +128,7 @@ def test_loss_and_metrics(case):
             held += 1
             assert value == pytest.approx(metrics[f"{name}_sum"] / metrics[f"{name}_total"], rel=2e-5), name
     assert held
-    if model.candidate_selector is None:
+    if f"position_{first}_acc_sum" in metrics:
         for slot in range(model.config.drafts):
             right = metrics[f"position_{slot + first}_acc_sum"]
             assert result.sums["correct"][slot].item() == right
@@ -142,15 +174,28 @@ def test_greedy_proposals(case):
             start = int(batch.starts[0, anchor])
             rows = BlockProposer(model).rows(1, batch.input_ids.shape[1] + model.config.block_size, torch.device("cpu"))
             if anchor > start:  # else a block without context
-                seen, after = batch.hidden[:, start:anchor], batch.input_ids[:, start + 1 : anchor + 1]
-                rows.commit(seen, after, torch.tensor([anchor - start]))
+                seen, tokens = batch.hidden[:, start:anchor], batch.input_ids[:, start : anchor + 1]
+                rows.commit(seen, tokens, torch.tensor([anchor - start]))
             proposal = rows.propose(batch.input_ids[:, anchor], 0.0, None)
             assert torch.equal(proposal.tokens[0], wanted["proposal.tokens"][number])
+            if "proposal.tokens_per_pass" in wanted:
+                check_passes(model, rows, batch.input_ids[:, anchor], wanted, number)
             if "proposal.confidence_logits" in wanted:
                 told = wanted["proposal.confidence_logits"][number]
                 torch.testing.assert_close(proposal.confidence[0], told, **LOGITS)
             if "proposal.scores" in wanted:
                 check_scores(model, rows, batch.input_ids[:, anchor], wanted, number)
+
+
+def check_passes(model, rows, current, wanted, number):
+    """Compare the tokens after each pass over the whole block, which come to those of one slot after another."""
+    told, states, before = wanted["proposal.tokens_per_pass"][:, number], rows.states(current), rows.before(current)
+    torch.testing.assert_close(states[0], wanted["proposal.hidden"][number], **LOGITS)
+    assert before.item() == wanted["proposal.previous_tokens"][number]
+    given = torch.stack([before, *[current] * (states.shape[1] - 1)], dim=1)
+    found = guesses(model, RealBlocks(states, given, torch.arange(states.shape[1])), len(told) + 1)[1:]
+    for done, tokens in zip(found, told, strict=True):
+        assert torch.equal(done[0, model.config.first_slot + 1 :], tokens[:-1])
 
 
 def check_scores(model, rows, current, wanted, number):

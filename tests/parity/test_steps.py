@@ -107,7 +107,7 @@ def test_greedy_proposals(case):
         ):
             start = starts[document]
             rows = EagleProposer(model, count).rows(1, context + count + 1, torch.device("cpu"))
-            after = batch.input_ids[:, start + 1 : start + context + 1]
-            rows.commit(batch.hidden[:, start : start + context], after, torch.tensor([context]))
-            proposal = rows.propose(after[:, -1], 0.0, None)
+            tokens = batch.input_ids[:, start : start + context + 1]
+            rows.commit(batch.hidden[:, start : start + context], tokens, torch.tensor([context]))
+            proposal = rows.propose(tokens[:, -1], 0.0, None)
             assert torch.equal(proposal.tokens[0], wanted["proposal.tokens"][number])

@@ -81,6 +81,24 @@ def test_what_is_longer_but_slower_is_worth_less():
     assert board[1].row()["round cost"] == "2.00, spread 1.00"
 
 
+def test_a_speed_up_is_not_held_against_an_accepted_length():
+    """1.6 tokens at 2 steps a round are worth 0.8, less than 1.2 tokens; but nobody knows what those cost."""
+    timed, untimed = entrant("timed", 1.6, 1.6, cost=2.0, spread=1.44), entrant("untimed", 1.2, 1.2)
+    assert best_of([untimed, timed]) is timed
+    assert beaten([untimed, timed]) == {"untimed"}
+    for one, other, apart in ((timed, untimed, 0.4), (untimed, timed, -0.4)):
+        found = difference(one, other)
+        assert found is not None
+        assert (found.value, found.low, found.high) == pytest.approx((apart, apart, apart))
+    best, last = standings([untimed, timed], "untimed")
+    assert [best.variant, last.variant] == ["timed", "untimed"]
+    assert best.against_first is not None
+    assert best.against_first.value == pytest.approx(0.4)
+    assert best.speedup is not None
+    assert (best.speedup.value, best.round_cost, last.speedup) == (0.8, 2.0, None)
+    assert last.verdict == "behind"
+
+
 def test_a_row_is_beaten_by_no_more_than_the_machine_moved_the_timing():
     """Worth 1.0 and 0.8; with pairs that differ by a factor of 1.44, 0.2 and 0.16 may be the machine's."""
     quick, slow = entrant("quick", 1.2, 1.21, cost=1.2), entrant("slow", 1.6, 1.61, cost=2.0)

@@ -30,7 +30,7 @@ def test_a_row_may_have_another_algorithm():
         ("muon", "wanted field=value"),
         ("name:", "wanted field=value"),
         ("name: muon train.steps=4", "wanted field=value"),
-        ("algorithm=medusa", "Input should be 'dspark', 'dflash', 'dflash2', 'eagle3', 'peagle' or 'mtp'"),
+        ("algorithm=medusa", "Input should be 'dspark', 'dflash', 'dflash2', 'xpress', 'eagle3', 'peagle' or 'mtp'"),
         (": train.steps=4", "at least 1 character"),
     ],
 )

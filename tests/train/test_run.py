@@ -80,11 +80,14 @@ def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones
     ("algorithm", "objective"),
     [
         ("dflash", {}), ("dflash", {"slot_weights": "dpace"}), ("dflash2", {}), ("eagle3", {}), ("peagle", {}),
+        ("xpress", {}),
         ("eagle3", {"reverse_kl": 1.0}), ("dflash", {"convention": "speculators", "log_acceptance": 1.0}),
     ],
 )  # fmt: skip
 def test_every_algorithm_trains(site, algorithm, objective):
-    small = {"conv_group_size": 4, "selector_rank": 4, "selector_top_k": 3} if algorithm == "dflash2" else {}
+    small = {
+        "dflash2": {"conv_group_size": 4, "selector_rank": 4, "selector_top_k": 3}, "xpress": {"xpress_rank": 4},
+    }.get(algorithm, {})  # fmt: skip
     shape = {"algorithm": algorithm, "block_size": 3, **small}
     spec = SMALL.but(draft=shape, steps=3, objective={"num_anchors": 4, "ttt_length": 2, **objective})
     _, counts = site.train(spec, algorithm)

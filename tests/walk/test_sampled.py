@@ -16,7 +16,7 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import tally
 from deepspec.target_cache.facts import Sampled
 from tests.walk.held_out import batch_of, decoded, walker
-from tests.walk.test_walker import DRAFTS, VOCAB, draft_of, target_of
+from tests.walk.test_walker import LONG, VOCAB, draft_of, rows, target_of
 
 PROMPT, FIRST, SLOTS = [3, 2, 5], 4, 4
 ERRORS = 4.0
@@ -71,7 +71,7 @@ class Enumerated:
         return float((sampled.answers.reached[:, 0].sum(1) * self.p.prod(1)).sum())
 
 
-@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("name", rows(*LONG, "xpress"))
 def test_a_round_is_as_long_as_rejection_sampling_makes_it(name):
     """That keeps k tokens or more with the chance Σ Π min(p, q) over all texts of k tokens."""
     every = Enumerated(name)

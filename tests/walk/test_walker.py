@@ -20,6 +20,15 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
     "dflash2": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "xpress": {
+        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **tiny.XPRESS, "window": 5,
+        "window_layers": frozenset({0}), "window_form": "causal",
+    },
+    "xpress-shift": {"algorithm": "xpress", **tiny.XPRESS, "xpress_rank": 8},
+    "xpress-reduced": {
+        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **tiny.XPRESS, "draft_vocab_size": 3,
+    },
+    "dflash-anchored": {"algorithm": "dflash", "window": 5, "window_layers": frozenset({1}), "window_form": "anchor"},
     "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
@@ -31,7 +40,14 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "eagle3-near": {"algorithm": "eagle3", "window": 5, "window_layers": frozenset({0})},
     "peagle-near": {"algorithm": "peagle", "window": 7, "window_layers": frozenset({1})},
     "peagle-reduced": {"algorithm": "peagle", "draft_vocab_size": 3},
-}
+}  # fmt: skip
+LONG = ("xpress-shift", "xpress-reduced", "dflash-anchored")
+"""Rows of which others have every part."""
+
+
+def rows(*left):
+    """Return the names of all rows, some of them for `make soak`."""
+    return [pytest.param(name, marks=pytest.mark.soak) if name in left else name for name in DRAFTS]
 
 
 VOCAB = 6
@@ -58,7 +74,7 @@ def begun(rounds):
     return places
 
 
-@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("name", rows(*LONG))
 @pytest.mark.parametrize("sliding", [False, True])
 def test_walked_is_decoded_round_for_round(name, sliding):
     """At temperature 0, through the stop token of those that reach one; of the others all rounds with room for K."""
@@ -81,7 +97,7 @@ def test_walked_is_decoded_round_for_round(name, sliding):
     assert max(one.accepted for each in wanted for one in each.rounds) > 1
 
 
-@pytest.mark.parametrize("name", DRAFTS)
+@pytest.mark.parametrize("name", rows(*LONG))
 def test_the_sums_are_those_that_an_evaluation_counts(name):
     target, prompts = target_of(), tiny.prompts(24, VOCAB)
     draft = draft_of(target, name)
@@ -96,7 +112,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
     assert estimates(found)["accepted_length"] == estimates(wanted)["accepted_length"]
 
 
-@pytest.mark.parametrize("name", ["dspark", "eagle3", "peagle", "mtp"])
+@pytest.mark.parametrize("name", ["dspark", "xpress", "eagle3", "peagle", "mtp"])
 def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
     target, prompts = target_of(), tiny.prompts(4, VOCAB)
     draft = draft_of(target, name)

@@ -2,8 +2,9 @@
 
 from deepspec.artifacts import Manifest, read_manifest
 from deepspec.catalog import scores_before
-from deepspec.checkpoint.checks import check_mask_token, check_target
+from deepspec.checkpoint.checks import CONVOLVED, REFINED, check_mask_token, check_target
 from deepspec.errors import CheckpointError, NotPublishedError, SpecError, TargetError
+from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import released_name
@@ -15,7 +16,10 @@ from deepspec.target.identity import differing
 STATE = "training_state.safetensors"
 """Name of the optimizer state in a draft that was trained here, see deepspec/start/previous.py."""
 
-SHAPE = ("num_layers", "markov_rank", "markov_head", "confidence_head", "confidence_with_markov", "draft_vocab_size")
+SHAPE = (
+    "num_layers", "markov_rank", "markov_head", "confidence_head", "confidence_with_markov", "draft_vocab_size",
+    *CONVOLVED, *REFINED,
+)  # fmt: skip
 BLOCK = (
     "hidden_size",
     "intermediate_size",
@@ -147,5 +151,7 @@ def _check_alike(known: Known, manifest: Manifest, setting: str) -> None:
 def apart(old: DraftConfig, new: DraftConfig) -> list[str]:
     """Return in which traits that their weights hang on two drafts differ, in words."""
     pairs = {name: (getattr(old, name), getattr(new, name)) for name in SHAPE}
+    if TRAITS[new.algorithm].refined:  # which mixes so many slots
+        pairs["block_size"] = (old.block_size, new.block_size)
     pairs |= {name: (getattr(old.block, name), getattr(new.block, name)) for name in BLOCK}
     return [f"{name} is {first}, wanted {second}" for name, (first, second) in pairs.items() if first != second]
