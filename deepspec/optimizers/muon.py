@@ -17,7 +17,7 @@ from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW, collector
 from deepspec.optimizers.orthogonal import STEPS
 from deepspec.steps.ranks import Ranks
 
-TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2", "token_embed", "readout")
+TABLES = ("embed_tokens", "lm_head", "codebook", "markov_w1", "markov_w2")
 """Parts of the names of matrices whose rows are a vocabulary: AdamW's."""
 BUFFERS = ("master", "momentum")
 """Prefixes of the names in a saved state."""

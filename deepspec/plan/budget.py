@@ -58,6 +58,7 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         draft_layers=draft.num_layers or TRAITS[draft.algorithm].num_layers,
         anchors=train.objective.num_anchors,
         block=draft.block_size,
+        refiner_rank=draft.xpress_rank if TRAITS[draft.algorithm].refined else 0,
         draft_vocabulary=draft.draft_vocab_size,
         questions=question_count(plan) + plan.evaluate.calibration_samples * len(plan.evaluate.temperatures),
         alone=_alone(plan),

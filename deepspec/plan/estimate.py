@@ -94,6 +94,8 @@ class Workload(Spec):
     draft_layers: int = Field(gt=0)
     anchors: int = Field(gt=0)
     block: int = Field(gt=0)
+    refiner_rank: int = 0
+    """Of two tables of the vocabulary that Muon steps like other matrices; 0: there are none."""
     draft_vocabulary: int | None = None
     """Tokens that the draft's head knows; None: the target's."""
     questions: int = Field(ge=0)
@@ -195,7 +197,9 @@ def draft_parameters(sizes: Sizes, work: Workload) -> float:
 
 def muon_flops(sizes: Sizes, work: Workload) -> float:
     """Return the operations by which Muon orthogonalises the draft's matrices in a step, whatever the batch."""
-    return sum(orthogonal_flops(*matrix) for matrix in draft_matrices(sizes, work))
+    rank, tables = work.refiner_rank, (sizes.vocabulary, work.draft_vocabulary or sizes.vocabulary)
+    matrices = [*draft_matrices(sizes, work), *((table, rank) for table in tables if rank)]
+    return sum(orthogonal_flops(*matrix) for matrix in matrices)
 
 
 def rows(result: Estimate) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from tests.export.drafts import LLAMA, write_draft
 speculators = pytest.importorskip("speculators", reason="pip install speculators to load this form with it")
 
 KINDS = ["dspark", "dspark_gated", "dspark_rnn", "dflash", "eagle3", "eagle3_llama"]
-PARALLEL = ["peagle"]
-"""Its forward pass draws entries of its own: tests/parity replays them."""
+PARALLEL = ["peagle", "xpress"]
+"""Their forward passes draw entries of their own, or return a loss alone: tests/parity replays them."""
 LENGTH = 128
 """Blocks of its masks are so long, and not padded where it decodes step by step."""
 

@@ -30,6 +30,8 @@ def test_the_share_of_muon_is_that_of_all_matrices_of_the_draft():
     assert sorted(draft_matrices(SIZES, WORK)) == [(4, 8)] * 2 + [(8, 8)] * 2 + [(8, 16), *[(16, 8)] * 3]
     square, narrow, wide = 5 * (4 * 8 * 8 * 8 + 2 * 8**3), 5 * (4 * 4 * 4 * 8 + 2 * 4**3), 5 * 5120
     assert muon_flops(SIZES, WORK) == 2 * square + 2 * narrow + 4 * wide
+    refined = WORK.but(refiner_rank=2, draft_vocabulary=50)  # 5·(4·2²·n + 2·2³) for 100 and for 50 tokens
+    assert muon_flops(SIZES, refined) - muon_flops(SIZES, WORK) == 5 * (1600 + 16) + 5 * (800 + 16)
     parameters = 2 * 64 + 2 * 32 + 4 * 128
     slots = 5 * 4 * 10  # anchors of each sample, four slots each
     wanted = 6 * parameters * slots + 4 * 800 * slots + 200 * 6 * 2 * 64 + 100 * 2 * 800

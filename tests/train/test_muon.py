@@ -18,8 +18,7 @@ SPEC = TrainSpec(optimizer="muon", learning_rate=0.01, weight_decay=0.1, clip=0.
 def test_matrices_are_muons_but_tables_of_a_vocabulary():
     matrix = torch.zeros(3, 2)
     assert takes("layers.0.mlp.up_proj.weight", matrix)
-    tables = ("embed_tokens.weight", "candidate_selector.successor_codebook", "markov_head.markov_w2.weight",
-              "refiner_head.token_embed.weight", "refiner_head.readout.weight")  # fmt: skip
+    tables = ("embed_tokens.weight", "candidate_selector.successor_codebook", "markov_head.markov_w2.weight")
     assert not any(takes(name, matrix) for name in tables)
     assert not takes("norm.weight", torch.zeros(3))
     assert not takes("confidence_head.proj.weight", torch.zeros(1, 3))
