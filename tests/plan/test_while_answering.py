@@ -10,13 +10,14 @@ from deepspec.plan import presets
 from deepspec.plan.budget import answering_lines, plan_estimate
 from deepspec.plan.estimate import SPECULATED
 from deepspec.plan.resolve import _while_answering
+from deepspec.plan.rules.states import DRAWN
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES, address
 from deepspec.states.wanted import WhileAnswering
 from infra.children.stage import _engines
 from infra.known import known
 from tests.heard import Heard
-from tests.plan.placed import choices, refused, site
+from tests.plan.placed import choices, refused, site, told
 from tests.plan.test_states import THERE, seen
 from tests.regenerate.conftest import TARGET
 
@@ -26,6 +27,12 @@ PASS = ("cache.states=vllm", "cache.while_answering=true")
 def test_the_states_of_a_cache_may_come_with_the_answers(place):
     assert seen(place, *PASS) == "vllm: an engine that the run starts, with the answers"
     assert choices(place, states_while_answering=True).plan().cache == choices(place, *PASS).plan().cache
+
+
+def test_answers_that_are_drawn_come_with_a_warning(place):
+    assert DRAWN in told(place, *PASS, "regenerate.sampling.temperature=1")
+    assert DRAWN not in told(place, *PASS, "regenerate.sampling.temperature=0")
+    assert DRAWN not in told(place, "cache.states=vllm")
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
@@ -55,21 +62,21 @@ def test_a_stage_by_itself_is_not_held_up_by_what_others_are_told(place):
 
 def test_answers_are_the_same_answers_and_the_cache_is_another():
     answers = RegenerateSpec(target=TARGET)
-    told = CacheSpec(target=TARGET, states="vllm", engine_version="0.32.0")
-    once = told.but(while_answering=True)
+    plain = CacheSpec(target=TARGET, states="vllm", engine_version="0.32.0")
+    once = plain.but(while_answering=True)
     states = WhileAnswering.model_validate(once.model_dump(include=set(WhileAnswering.model_fields)))
     places = [address(STAGES["regenerate"], spec, {"prompts": "p"}) for spec in (answers, answers.but(
         while_answering=states.model_dump()))]  # fmt: skip
     assert places[0] == places[1]
-    caches = [address(STAGES["cache"], spec, {"answers": "a"}) for spec in (told, once, once.but(keep_states="1GB"))]
+    caches = [address(STAGES["cache"], spec, {"answers": "a"}) for spec in (plain, once, once.but(keep_states="1GB"))]
     assert caches[0] != caches[1] == caches[2]
 
 
 def test_regeneration_is_told_what_the_cache_wants(place):
     plan = choices(place, *PASS, "cache.engine_version=0.32.0", "cache.layers=[1,3]", "cache.keep_states=2TB").plan()
-    told = WhileAnswering.model_validate(_while_answering(plan))
-    assert (told.layers, told.engine_version, told.max_length) == ((1, 3), "0.32.0", plan.cache.max_length)
-    assert told.keep_states == 2 * 10**12
+    wanted = WhileAnswering.model_validate(_while_answering(plan))
+    assert (wanted.layers, wanted.engine_version, wanted.max_length) == ((1, 3), "0.32.0", plan.cache.max_length)
+    assert wanted.keep_states == 2 * 10**12
     assert _while_answering(choices(place, "cache.states=vllm").plan()) is None
 
 

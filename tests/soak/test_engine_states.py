@@ -98,7 +98,7 @@ def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_gives_answers_and_their_states_in_one_pass(smollm2: Path, tmp_path: Path, on_path: None, dtype: str):
     asked = ["Name a colour.", "Count to nine.", "Why is the sky blue?", "Who are you?", "Say yes.", "What is rain?"]
-    prompts = [prompt(f"p{n}", text, *(["Another one."] if n == 0 else [])) for n, text in enumerate(asked)]
+    prompts = [prompt(f"p{n}", text) for n, text in enumerate(asked)]
     line = Line(smollm2, tmp_path, prompts)
     layers = (-1, 1, 8, 15, 28)
     spec = line.cache_spec(dtype=dtype, engine_version=engine_version([]), layers=layers, max_length=1024)
