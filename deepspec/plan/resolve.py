@@ -16,7 +16,7 @@ from deepspec.families import TargetShape
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
-from deepspec.plan.estimate import Sizes
+from deepspec.plan.estimate import Sizes, stored_codec
 from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.prepare import resolve as sources
@@ -34,7 +34,7 @@ class Resolved:
     """A plan in which everything is named by its hash."""
 
     specs: Mapping[str, Spec]
-    """Stage name -> spec; without prompts, which a draft made elsewhere does not need, none for prepare."""
+    """Name of what is made -> spec; without prompts, which a draft made elsewhere does not need, none for prepare."""
     target: TargetId
     """Which target it is."""
     locations: Mapping[str, str]
@@ -148,6 +148,7 @@ def _specs(
             answers_bad_share=plan.prepare.bad_share,
         ),
         "cache": _extended(CacheSpec, plan.cache, target=target),
+        **_greedy_specs(plan, target),
         "train": plan.train,
         "export": plan.export.but(target=plan.export.target or name),
         "evaluate": _extended(EvaluateSpec, plan.evaluate, target=target, benchmarks=tests.benchmarks),
@@ -162,6 +163,24 @@ def _specs(
             dataset=plan.dataset.name,
             dataset_license=plan.dataset.license,
         ),
+    }
+
+
+def _greedy_specs(plan: Plan, target: TargetId) -> dict[str, Spec]:
+    """Return the specs of greedy answers to held-out prompts and of their cache; none where the plan makes none.
+
+    The states over them are few, and stored also where training computes its own, or has engines give them.
+    """
+    if not plan.greedy_samples:
+        return {}
+    asked = plan.regenerate.but(sampling=plan.regenerate.sampling.greedy())
+    stored = plan.cache.but(splits=("validation",), codec=stored_codec(plan.cache.codec))
+    if plan.train.source == "engine":
+        told = plan.train.model_dump(include={"engine_version", "engine_quantization"})
+        stored = stored.but(states="vllm", **told)
+    return {
+        "regenerate-greedy": _extended(RegenerateSpec, asked, target=target, held_out=plan.greedy_samples),
+        "cache-greedy": _extended(CacheSpec, stored, target=target),
     }
 
 
