@@ -7,6 +7,11 @@ from deepspec.artifacts import Spec
 Form = Literal["deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp"]
 
 
+EAGLE_LAYERS = 3
+"""Captured layers that an Eagle3 draft has in the forms of `OF_EAGLE_LAYERS`."""
+OF_EAGLE_LAYERS: tuple[Form, ...] = ("sglang", "llama.cpp")
+
+
 class ExportSpec(Spec):
     """Write the draft in the forms of engines; a form that cannot express it is refused by name and counted."""
 
