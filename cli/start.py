@@ -34,9 +34,8 @@ def next_step(entries: Sequence[Entry]) -> tuple[str, ...]:
     unfinished = [entry for entry in entries if entry.state != "published"]
     if unfinished:
         return _again(unfinished[0])
-    newest: dict[str, Manifest] = {}
-    for manifest in sorted(filter(None, (entry.manifest for entry in entries)), key=_finished):
-        newest[manifest.kind] = manifest
+    made = [entry.manifest for entry in entries if entry.manifest is not None]
+    newest = {each.kind: each for each in sorted(made, key=_finished) if not _is_greedy(each, made)}
     waiting = [stage for stage in STAGES.values() if stage.inputs and _waits(stage, newest)]
     if waiting:
         told = (f"{_MISSING[waiting[0].name]}; with the options that it was made with:",)
@@ -49,7 +48,15 @@ def _waits(stage: Stage, newest: Mapping[str, Manifest]) -> bool:
     if not all(kind in newest for kind in stage.inputs):
         return False
     made = newest.get(stage.kind)
-    return made is None or any(made.inputs[kind].address != newest[kind].address for kind in made.inputs)
+    return made is None or any(made.inputs[kind].address != newest[kind].address for kind in stage.inputs)
+
+
+def _is_greedy(manifest: Manifest, made: Sequence[Manifest]) -> bool:
+    """Return whether these are answers to held-out prompts alone, or their cache: they stand beside those of a run."""
+    if manifest.kind == "answers":
+        return manifest.spec.get("held_out") is not None
+    answers = manifest.inputs.get("answers")
+    return answers is not None and any(each.address == answers.address and _is_greedy(each, made) for each in made)
 
 
 def _again(entry: Entry) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from deepspec.artifacts import ArtifactRef, Manifest, Spec, read_manifest, read_mark, reference
 from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
 from deepspec.publish import is_complete
-from deepspec.stages import STAGES, address
+from deepspec.stages import PRODUCTS, STAGES, address, stage_named
 from deepspec.store import Store
 
 _EARLIER = ("continue_from", "warm_start")
@@ -53,13 +53,15 @@ def held_bytes(store: Store, specs: Mapping[str, Spec]) -> int:
 
     Args:
         store: where.
-        specs: stage name -> its spec.
+        specs: name of what it makes -> its spec.
     """
     found, where = 0, dict[str, str]()
-    for name, stage in STAGES.items():
-        if name in specs and all(kind in where for kind in stage.inputs):
-            where[stage.kind] = address(stage, specs[name], where)
-            found += sum(store.sizes(f"{stage.kind}/{where[stage.kind]}").values())
+    for name, product in PRODUCTS.items():
+        stage = stage_named(product.stage)
+        given = {each: where[made] for each, made in product.inputs.items() if made in where}
+        if name in specs and all(kind in given for kind in stage.inputs):
+            where[name] = address(stage, specs[name], given)
+            found += sum(store.sizes(f"{stage.kind}/{where[name]}").values())
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
@@ -29,6 +29,8 @@ from deepspec.train.spec import TrainSpec
 Run = Callable[[Any, Mapping[str, Artifact], Out, Placement, Report], dict[str, Any]]
 """`run(spec, inputs, out, placement, report)` writes files through `out` and returns the counts."""
 
+_Given = TypeVar("_Given")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
@@ -40,6 +42,8 @@ class Stage:
     spec: type[Spec]
     inputs: tuple[str, ...] = ()
     """Kinds of the artifacts that it reads; also their names in `run`."""
+    optional: tuple[str, ...] = ()
+    """Names of further ones, which it reads where they are given."""
     version: int = 1
     """Raised whenever the output changes for the same spec and inputs."""
 
@@ -50,6 +54,10 @@ class Stage:
     """Module with its code; empty: `deepspec.NAME.run`."""
     sharded: bool = False
     """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
+
+    def used(self, given: Mapping[str, _Given]) -> dict[str, _Given]:
+        """Return those of some inputs, by name, that it reads; the ones that it cannot do without must be there."""
+        return {name: given[name] for name in (*self.inputs, *(each for each in self.optional if each in given))}
 
     def room(self) -> Any:
         """Import and return the module with the stage's code."""
@@ -67,12 +75,14 @@ _ROWS = (
     Stage(
         name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="states", sharded=True, version=3
     ),
-    Stage(name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), version=3),
+    Stage(
+        name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), optional=("greedy_cache",), version=3
+    ),
     Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=3),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
-        version=4,
+        version=5,
     ),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=5),
 )  # fmt: skip
@@ -85,6 +95,37 @@ BROUGHT: Mapping[str, Stage] = {
     "adopt": Stage(name="adopt", kind="draft", spec=AdoptSpec, version=2, code="deepspec.brought.draft"),
 }
 """Name -> row of what stands in for a stage, made of what a user brings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Product:
+    """One artifact that a run makes."""
+
+    stage: str
+    """Name of the stage that makes it."""
+    inputs: Mapping[str, str]
+    """Name of an input -> name of the product that it is."""
+
+
+PRODUCTS: Mapping[str, Product] = {
+    "prepare": Product(stage="prepare", inputs={}),
+    "regenerate": Product(stage="regenerate", inputs={"prompts": "prepare"}),
+    "regenerate-greedy": Product(stage="regenerate", inputs={"prompts": "prepare"}),
+    "cache": Product(stage="cache", inputs={"answers": "regenerate"}),
+    "cache-greedy": Product(stage="cache", inputs={"answers": "regenerate-greedy"}),
+    "train": Product(stage="train", inputs={"target_cache": "cache", "greedy_cache": "cache-greedy"}),
+    "export": Product(stage="export", inputs={"draft": "train"}),
+    "evaluate": Product(stage="evaluate", inputs={"draft": "train"}),
+    "benchmark": Product(stage="benchmark", inputs={"draft": "train", "exports": "export", "scores": "evaluate"}),
+    "release": Product(
+        stage="release", inputs={"draft": "train", "exports": "export", "scores": "evaluate", "speed": "benchmark"}
+    ),
+}
+"""Name -> what a run makes, in order: one by each stage; where answers are sampled, also greedy ones to held-out
+prompts (`train.greedy_samples`), and the target's states over them."""
+
+GREEDY = ("regenerate-greedy", "cache-greedy")
+"""Products that not every run makes."""
 
 
 def stage_named(name: str) -> Stage:
@@ -104,15 +145,15 @@ def address(stage: Stage, spec: Spec, inputs: Mapping[str, str]) -> str:
     Args:
         stage: the row.
         spec: what changes the result.
-        inputs: kind -> address of each input.
+        inputs: name -> address of each input.
     """
-    return address_of(stage.kind, stage.version, spec, {kind: inputs[kind] for kind in stage.inputs})
+    return address_of(stage.kind, stage.version, spec, stage.used(inputs))
 
 
 def find_fresh(stage: Stage, spec: Spec, inputs: Mapping[str, ArtifactRef], store: Store) -> ArtifactRef | None:
     """Return the published result of a stage, or None where it is missing, incomplete or stale."""
-    where = address(stage, spec, {kind: inputs[kind].address for kind in stage.inputs})
-    used = {kind: inputs[kind] for kind in stage.inputs}
+    used = stage.used(inputs)
+    where = address(stage, spec, {name: ref.address for name, ref in used.items()})
     if not is_fresh(store, stage.kind, where, used):
         return None
     manifest = read_manifest(store, stage.kind, where)
@@ -126,7 +167,7 @@ class Work:
     stage: Stage
     spec: Spec
     inputs: Mapping[str, ArtifactRef]
-    """Kind -> reference of each input; its content decides whether a published result is stale."""
+    """Name -> reference of each input; its content decides whether a published result is stale."""
     store: Store
     """Where artifacts lie."""
     placement: Placement
@@ -135,14 +176,14 @@ class Work:
 
     def out(self) -> Out:
         """Return an attempt to make it."""
-        used = {kind: self.inputs[kind] for kind in self.stage.inputs}
-        where = address(self.stage, self.spec, {kind: ref.address for kind, ref in used.items()})
+        used = self.stage.used(self.inputs)
+        where = address(self.stage, self.spec, {name: ref.address for name, ref in used.items()})
         return Out(self.store, self.stage.kind, where, used, self.placement.scratch)
 
     def opened(self) -> dict[str, Artifact]:
         """Return the inputs, opened for reading."""
-        used = ((kind, self.inputs[kind]) for kind in self.stage.inputs)
-        return {kind: open_artifact(self.store, ref, self.placement.scratch) for kind, ref in used}
+        used = self.stage.used(self.inputs).items()
+        return {name: open_artifact(self.store, ref, self.placement.scratch) for name, ref in used}
 
 
 def materialize(work: Work) -> ArtifactRef:

@@ -15,7 +15,7 @@ from deepspec.overview.story import story
 from deepspec.plan.budget import plan_lines
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved
-from deepspec.stages import Stage, address, find_fresh, stage_named
+from deepspec.stages import GREEDY, PRODUCTS, address, find_fresh, stage_named
 from deepspec.store import Store
 from flows.choices import Choices
 from infra.caps import caps_of
@@ -33,6 +33,7 @@ class Step(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
+    """Name of what was made: that of its stage, and for greedy answers and their cache `-greedy` behind it."""
     state: str
     """`Cached`, or `Completed` where the stage did something."""
     seconds: float
@@ -45,7 +46,7 @@ class Chain:
     """The stages of one run on one site.
 
     Args:
-        specs: stage name -> its spec.
+        specs: name of what the run makes -> its spec.
         site: where to run.
         given: stage name -> name of a published artifact that stands in for that of the stage.
         plan: what the specs were resolved from, where shards may run on other machines.
@@ -70,10 +71,16 @@ class Chain:
         self._page: PrefectReport | None = None
         self.steps: list[Step] = []
 
-    def run(self, name: str, *inputs: ArtifactRef) -> ArtifactRef:
-        """Return the artifact of a stage: Prefect's cached reference where the store still holds it fresh."""
-        stage, spec = stage_named(name), self._specs[name]
-        given = {ref.kind: ref for ref in inputs}
+    def run(self, name: str, *inputs: ArtifactRef, **named: ArtifactRef) -> ArtifactRef:
+        """Return what a stage makes: Prefect's cached reference where the store still holds it fresh.
+
+        Args:
+            name: of what is made.
+            inputs: those that are called by their kind.
+            named: others.
+        """
+        stage, spec = stage_named(PRODUCTS[name].stage), self._specs[name]
+        given = {ref.kind: ref for ref in inputs} | named
         task: Task[..., ArtifactRef] = STAGE_TASKS[name]
         fresh = find_fresh(stage, spec, given, self._store) is not None
         start, before = time.monotonic(), processor_seconds()
@@ -89,13 +96,29 @@ class Chain:
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
         return current
 
-    def cache(self) -> ArtifactRef:
-        """Return the target cache: the one named, or the stage's, made from what comes before it."""
-        return self._named("cache") or self.run("cache", self.run("regenerate", self.run("prepare")))
+    def caches(self) -> dict[str, ArtifactRef]:
+        """Return what training reads, by name: the target cache, the one named or made from what comes before it; and
+        that of greedy answers, where there are to be some.
+        """
+        named = self._named("cache")
+        if named is not None:
+            return {"target_cache": named}
+        prompts = self.run("prepare")
+        answers = self.run("regenerate", prompts)
+        greedy = self.run("regenerate-greedy", prompts) if self._holds_out(prompts) else None
+        found = {"target_cache": self.run("cache", answers)}
+        return found if greedy is None else {**found, "greedy_cache": self.run("cache-greedy", greedy)}
 
     def draft(self) -> ArtifactRef:
         """Return the draft: the one named, or the stage's, trained on the cache."""
-        return self._named("train") or self.run("train", self.cache())
+        return self._named("train") or self.run("train", **self.caches())
+
+    def only(self, stage: str) -> Step:
+        """Make what one stage makes of what is published, and return the first of its steps."""
+        names = [name for name, product in PRODUCTS.items() if product.stage == stage and self._makes(name)]
+        for name in names:
+            self.run(name, **self.inputs(name))
+        return self.steps[-len(names)]
 
     def _tell(self) -> None:
         """Show the run's story as far as it has come: one text above all that its tasks show, with their pictures."""
@@ -108,7 +131,7 @@ class Chain:
         self._page.markdown("story", story("What this run did", self._expected, rows, made).markdown())
 
     def published(self, name: str) -> ArtifactRef:
-        """Return the fresh artifact of a stage with all that it was made from.
+        """Return what a stage made, fresh, with all that it was made from.
 
         Raises:
             NotPublishedError: the stage has to run first.
@@ -116,19 +139,29 @@ class Chain:
         named = self._named(name)
         if named is not None:
             return named
-        stage = stage_named(name)
-        given = {ref.kind: ref for ref in self.inputs(stage)}
+        stage, given = stage_named(PRODUCTS[name].stage), self.inputs(name)
         found = find_fresh(stage, self._specs[name], given, self._store)
         if found is None:
-            where = address(stage, self._specs[name], {kind: ref.address for kind, ref in given.items()})
+            where = address(stage, self._specs[name], {each: ref.address for each, ref in given.items()})
             missing = f"{self._store.uri(f'{stage.kind}/{where}')} is not published or stale"
-            raise NotPublishedError(f"{missing}; run first: deepspec {name} (or deepspec run for all stages)")
+            raise NotPublishedError(f"{missing}; run first: deepspec {stage.name} (or deepspec run for all stages)")
         return found
 
-    def inputs(self, stage: Stage) -> list[ArtifactRef]:
-        """Return the published inputs of a stage."""
-        makers = {stage_named(name).kind: name for name in STAGE_TASKS}
-        return [self.published(makers[kind]) for kind in stage.inputs]
+    def inputs(self, name: str) -> dict[str, ArtifactRef]:
+        """Return the published inputs, by name, of what a stage makes."""
+        wanted = PRODUCTS[name].inputs.items()
+        return {each: self.published(maker) for each, maker in wanted if self._makes(maker)}
+
+    def _makes(self, name: str) -> bool:
+        """Return whether this run makes something, or was given it: all but greedy answers always."""
+        return name not in GREEDY or (name in self._specs and self._holds_out(self.published("prepare")))
+
+    def _holds_out(self, prompts: ArtifactRef) -> bool:
+        """Return whether greedy answers are wanted, and there is a prompt for them: a share of few may be none."""
+        if "regenerate-greedy" not in self._specs:
+            return False
+        counts = open_artifact(self._store, prompts, self._site.placement.scratch).counts
+        return bool(counts.get("splits", {}).get("validation"))
 
     def _named(self, name: str) -> ArtifactRef | None:
         """Return the artifact that the user named for a stage, if any."""

@@ -147,7 +147,7 @@ def _smoke(samples: int) -> dict[str, Any]:
     return {
         "prepare": {"max_samples": samples},
         "regenerate": {"sampling": {"max_tokens": 32}},
-        "train": {"steps": SMOKE_STEPS, "global_batch": 2, "validation_samples": 4},
+        "train": {"steps": SMOKE_STEPS, "global_batch": 2, "validation_samples": 4, "greedy_samples": 4},
         "evaluate": {"samples": 2, "max_new_tokens": 16},
         "benchmark": {"samples": 2, "max_new_tokens": 16},
     }

@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from deepspec.stages import stage_named
 from flows.chain import Step, chain_of
 from flows.choices import Choices
 from infra.site import Site
@@ -85,6 +84,4 @@ STAGE_FLOWS = {
 
 
 def _only(name: str, choices: Choices, site: Site) -> Step:
-    chain = chain_of(choices, site, name)
-    chain.run(name, *chain.inputs(stage_named(name)))
-    return chain.steps[-1]
+    return chain_of(choices, site, name).only(name)

@@ -13,18 +13,26 @@ from tasks.keys import keys_of
 from tasks.report import PrefectReport
 
 Refs = dict[str, ArtifactRef]
-"""Kind -> reference of an input."""
+"""Name -> reference of an input."""
 
 LEASE_SECONDS = 60
 """How long a slot is kept for a run whose machine is gone."""
 
 
-def perform(name: str, spec: Spec, inputs: Refs, site: Site) -> ArtifactRef:
+def perform(stage_name: str, spec: Spec, inputs: Refs, site: Site, named: str | None = None) -> ArtifactRef:
     """Return the stage's artifact, made in a child process unless a fresh one is published.
 
     What the stage logs goes to the terminal and to the server; of a fresh artifact nothing is said.
+
+    Args:
+        stage_name: of the stage.
+        spec: what changes the result.
+        inputs: what it is made from.
+        site: where to run.
+        named: how it is called there; None: as the stage.
     """
-    stage, server = stage_named(name), PrefectReport(name)
+    name, stage = named or stage_name, stage_named(stage_name)
+    server = PrefectReport(name)
     report = Listeners([server, *terminal(name)])
     try:
         with slot(site.limit):

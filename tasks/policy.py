@@ -31,8 +31,8 @@ class ArtifactAddress(CachePolicy):
         """Return the key for the parameters `spec` and `inputs` of a stage task."""
         del task_ctx, flow_parameters, kwargs
         stage = stage_named(self.stage)
-        used = {kind: inputs["inputs"][kind].address for kind in stage.inputs}
-        return f"stages/{stage.name}/{address(stage, inputs['spec'], used)}"
+        given = {name: ref.address for name, ref in inputs["inputs"].items()}
+        return f"stages/{stage.name}/{address(stage, inputs['spec'], given)}"
 
 
 async def can_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -50,11 +50,16 @@ RETRIED: dict[str, Any] = {
 """Options of every task: what can pass is tried again, what a user has to mend is told at once."""
 
 
-def stage_options(stage: str) -> dict[str, Any]:
-    """Return the options that all stage tasks share."""
+def stage_options(stage: str, name: str | None = None) -> dict[str, Any]:
+    """Return the options that all stage tasks share.
+
+    Args:
+        stage: its name.
+        name: of the task; None: that of the stage.
+    """
     return {
-        "name": stage,
-        "task_run_name": stage,
+        "name": name or stage,
+        "task_run_name": name or stage,
         "tags": ["deepspec", stage],
         "cache_policy": ArtifactAddress(stage=stage),
         "persist_result": True,

@@ -30,10 +30,22 @@ def regenerate_answers(spec: RegenerateSpec, inputs: Refs, site: Site) -> Artifa
     return perform("regenerate", spec, inputs, site)
 
 
+@task(**stage_options("regenerate", "regenerate-greedy"))
+def regenerate_greedy(spec: RegenerateSpec, inputs: Refs, site: Site) -> ArtifactRef:
+    """Publish the target's greedy answers to held-out prompts."""
+    return perform("regenerate", spec, inputs, site, named="regenerate-greedy")
+
+
 @task(**stage_options("cache"))
 def cache_target(spec: CacheSpec, inputs: Refs, site: Site) -> ArtifactRef:
     """Publish the target's hidden states over the answers."""
     return perform("cache", spec, inputs, site)
+
+
+@task(**stage_options("cache", "cache-greedy"))
+def cache_greedy(spec: CacheSpec, inputs: Refs, site: Site) -> ArtifactRef:
+    """Publish the target's hidden states over its greedy answers."""
+    return perform("cache", spec, inputs, site, named="cache-greedy")
 
 
 @task(**stage_options("train"))
@@ -69,11 +81,13 @@ def release_draft(spec: ReleaseSpec, inputs: Refs, site: Site) -> ArtifactRef:
 STAGE_TASKS: Mapping[str, Task[..., ArtifactRef]] = {
     "prepare": prepare_prompts,
     "regenerate": regenerate_answers,
+    "regenerate-greedy": regenerate_greedy,
     "cache": cache_target,
+    "cache-greedy": cache_greedy,
     "train": train_draft,
     "export": export_draft,
     "evaluate": evaluate_draft,
     "benchmark": benchmark_draft,
     "release": release_draft,
 }
-"""Stage name -> its task."""
+"""Name of what a run makes -> its task."""

@@ -44,6 +44,15 @@ class Sampling(Spec):
             raise ValueError("enable_thinking differs from row to row; set sampling.thinking instead")
         return switches or None
 
+    def greedy(self) -> "Sampling":
+        """Return how the target answers greedily, in all else as here: nothing moves the likeliest token.
+
+        What is not sent is not sent then either.
+        """
+        off = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+        off |= {"repetition_penalty": 1.0, "presence_penalty": 0.0}
+        return self.but(**{name: value for name, value in off.items() if getattr(self, name) is not None})
+
     @property
     def thinking_share(self) -> float:
         """Return the share of rows answered in thinking mode."""

@@ -99,5 +99,8 @@ def _exactly(template: ChatTemplate, texts: Sequence[str], question: Question, l
 
 def _known(template: ChatTemplate, question: Question, found: Decoded) -> Known:
     return Known(
-        prompt=prompt_ids(template, question), decoded=found, begins=template.decoded(found.tokens[:BEGINNING])
+        prompt=prompt_ids(template, question),
+        decoded=found,
+        begins=template.decoded(found.tokens[:BEGINNING]),
+        text=template.decoded(found.tokens),
     )

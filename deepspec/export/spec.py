@@ -1,10 +1,7 @@
 """What changes the exports: the forms asked for, and the name under which engines know the target."""
 
-from typing import Literal
-
 from deepspec.artifacts import Spec
-
-Form = Literal["deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp"]
+from deepspec.forms.names import Form
 
 
 class ExportSpec(Spec):

@@ -75,8 +75,13 @@ class EngineSpeed(_Model):
     ours: Interval
     difference: Interval | None = Field(default=None, exclude_if=lambda found: found is None)
     """How many more tokens a round makes there than here, on the same prompts; None: earlier versions did not tell."""
+    same_answers: int = Field(default=0, exclude_if=lambda found: not found)
+    """Answers that are, token for token, those that were decoded here; 0 of earlier versions."""
+    otherwise: Interval | None = Field(default=None, exclude_if=lambda found: found is None)
+    """Share of the rounds over those answers that are others than here, at least; None: there is no such answer."""
     agrees: bool
-    """Whether the two intervals overlap, and that of the difference reaches what rounding can do."""
+    """Whether the two intervals overlap, that of the difference reaches what rounding can do, and the rounds over the
+    same answers are the same ones."""
     accept_rate: float
     """Accepted over drafted tokens."""
     tokens_per_second: float
@@ -87,7 +92,11 @@ class EngineSpeed(_Model):
         """Return what to say where the engine does not accept what we do; else nothing."""
         if self.agrees:
             return ""
-        paired = "" if self.difference is None else f" (prompt by prompt a difference of {told(self.difference)})"
+        parts = [] if self.difference is None else [f"prompt by prompt a difference of {told(self.difference)}"]
+        if self.otherwise is not None:
+            share = f"{told(self.otherwise)} of the rounds are others"
+            parts.append(f"where it gives the very answers, of {self.same_answers} prompts, {share}, at least")
+        paired = f" ({'; '.join(parts)})" if parts else ""
         return (
             f"{self.engine} makes {told(self.tokens_per_round)} tokens per round of prompts on which "
             f"{told(self.ours)} were measured here{paired}: what it serves is not what was evaluated."
@@ -107,6 +116,11 @@ class EngineSpeed(_Model):
             "tokens per round": told(self.tokens_per_round),
             "here": told(self.ours),
             **({} if self.difference is None else {"difference": told(self.difference)}),
+            **(
+                {}
+                if self.otherwise is None
+                else {"other rounds": f"{told(self.otherwise)}, {self.same_answers} answers"}
+            ),
             "accepted of drafted": f"{self.accept_rate:.1%}",
             "tokens/s": f"{self.tokens_per_second:.1f}",
             "speed-up": "not measured" if self.speedup is None else f"{self.speedup:.2f}",

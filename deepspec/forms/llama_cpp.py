@@ -37,10 +37,10 @@ from deepspec.forms.form import (
 )
 from deepspec.forms.gguf_file import GgufFile, read_gguf
 from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
+from deepspec.forms.names import EAGLE_LAYERS
 
 FILE = "draft.gguf"
 
-_EAGLE_LAYERS = 3
 
 _MASK = "tokenizer.ggml.mask_token_id"
 
@@ -110,8 +110,8 @@ def _refuse(source: Source) -> str | None:
         return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
-    if len(draft.target_layer_ids) != _EAGLE_LAYERS:
-        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
+    if len(draft.target_layer_ids) != EAGLE_LAYERS:
+        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {EAGLE_LAYERS}"
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None
     return (
         not_style(draft, "llama")

@@ -25,9 +25,9 @@ from deepspec.forms.form import (
     with_zero_markov,
     without,
 )
+from deepspec.forms.names import EAGLE_LAYERS
 
 _EAGLE = "LlamaForCausalLMEagle3"
-_EAGLE_LAYERS = 3
 _NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type")
 _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 
@@ -45,8 +45,8 @@ def _refuse(source: Source) -> str | None:
         return not_filled_in(draft) or not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
-    if len(draft.target_layer_ids) != _EAGLE_LAYERS:
-        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {_EAGLE_LAYERS}"
+    if len(draft.target_layer_ids) != EAGLE_LAYERS:
+        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {EAGLE_LAYERS}"
     return not_style(draft, "llama") or unlike_its_block(draft) or has_norms(draft)
 
 

@@ -59,6 +59,9 @@ def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Work
         anchors=train.objective.num_anchors,
         block=draft.block_size,
         refiner_rank=draft.xpress_rank if TRAITS[draft.algorithm].refined else 0,
+        greedy=greedy_count(plan),
+        looks=train.looks(train.steps or math.ceil(train.epochs * per_pass)),
+        walked=train.walked_tokens,
         draft_vocabulary=draft.draft_vocab_size,
         questions=question_count(plan) + plan.evaluate.calibration_samples * len(plan.evaluate.temperatures),
         alone=_alone(plan),
@@ -123,6 +126,11 @@ def sample_count(plan: Plan) -> int:
     return min(known, plan.prepare.max_samples or known)
 
 
+def greedy_count(plan: Plan) -> int:
+    """Return how many held-out prompts are answered once more, greedily: no more than are held out."""
+    return min(plan.greedy_samples, math.ceil(sample_count(plan) * plan.prepare.splits.validation))
+
+
 def question_count(plan: Plan) -> int:
     """Return how many questions an evaluation asks, all benchmarks and temperatures together."""
     folder = plan.dataset.benchmarks_dir
@@ -143,8 +151,11 @@ def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> t
     free = store.free_bytes()
     count = sample_count(plan) if measured is None else measured.samples
     how = "lengths are guessed, ± 30 %" if measured is None else f"counted in {measured.rows:,} answers"
+    greedy = greedy_count(plan)
+    more = f"; about {greedy:,} held-out prompts are answered at temperature 0, too" if greedy else ""
     return (
-        f"{count:,} samples, {how}; {question_count(plan):,} questions; rates of the machine are those of its preset",
+        f"{count:,} samples, {how}{more}; {question_count(plan):,} questions; rates of the machine are those of its "
+        "preset",
         f"free in the store: {'no limit known' if free is None else size(free)}",
     )
 

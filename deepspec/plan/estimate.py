@@ -96,6 +96,12 @@ class Workload(Spec):
     block: int = Field(gt=0)
     refiner_rank: int = 0
     """Of two tables of the vocabulary that Muon steps like other matrices; 0: there are none."""
+    greedy: int = Field(default=0, ge=0)
+    """Held-out prompts that are answered once more, at temperature 0."""
+    looks: float = Field(default=0, ge=0)
+    """Looks at held-out samples: each walks over those answers."""
+    walked: int = Field(default=0, ge=0)
+    """Tokens of each that are walked, at most; a round may begin at every one."""
     draft_vocabulary: int | None = None
     """Tokens that the draft's head knows; None: the target's."""
     questions: int = Field(ge=0)
@@ -127,6 +133,29 @@ class SourceCost(Spec):
     """Device hours of both stages, one month of storage, requests and egress, in US dollars."""
 
 
+NO_COST = SourceCost(
+    stored=NOTHING,
+    egress=NOTHING,
+    local=NOTHING,
+    cache_hours=NOTHING,
+    train_hours=NOTHING,
+    puts=NOTHING,
+    gets=NOTHING,
+    money=NOTHING,
+)
+"""Of what is not made."""
+
+
+class GreedyCost(Spec):
+    """What greedy answers to held-out prompts take beside the others."""
+
+    prompts: int
+    """Conversations that an engine is asked once more."""
+    engine_hours: Range
+    cost: SourceCost
+    """Of their states, and of the looks that walk over them."""
+
+
 class Estimate(Spec):
     """What a plan costs, stage by stage."""
 
@@ -135,6 +164,8 @@ class Estimate(Spec):
     """Per codec, and `published` for the layout of the public caches (all positions, raw bf16)."""
     sources: Mapping[str, SourceCost]
     """Source of hidden states -> what it takes, with the plan's codec."""
+    greedy: GreedyCost | None = None
+    """In all sums but those of `sources`; None: there are no greedy answers beside others."""
     store_bytes: Range
     """Everything published."""
     files: Range
@@ -160,13 +191,17 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
     draft_bytes = 2.0 * (2 * sizes.vocabulary * sizes.hidden + draft_parameters(sizes, work))
     rest = work.captured.tokens.scaled(ANSWER_TOKEN_BYTES).plus(Range.around(4 * draft_bytes))
     engine = _engine_hours(sizes, work, hardware)
+    greedy = _greedy(sizes, work, hardware) if work.greedy else None
+    beside = NO_COST if greedy is None else greedy.cost
+    if greedy is not None:
+        engine["regenerate"] = engine["regenerate"].plus(greedy.engine_hours)
     hours = {
         "regenerate": engine["regenerate"],
-        "cache": chosen.cache_hours,
-        "train": chosen.train_hours,
+        "cache": chosen.cache_hours.plus(beside.cache_hours),
+        "train": chosen.train_hours.plus(beside.train_hours),
         "evaluate": engine["evaluate"],
     }
-    money = chosen.money.plus(_month(rest, hardware))
+    money = chosen.money.plus(beside.money).plus(_month(rest, hardware))
     for value in engine.values():
         money = money.plus(value.scaled(hardware.device_hour * hardware.devices))
     codec = work.codec if work.source == "cache" else TOKENS_ONLY
@@ -174,11 +209,12 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
         tokens=work.captured.tokens,
         cache_bytes={"published": published_range(work.captured), **{name: size.bytes for name, size in found.items()}},
         sources=sources,
-        store_bytes=chosen.stored.plus(rest),
+        greedy=greedy,
+        store_bytes=chosen.stored.plus(beside.stored).plus(rest),
         files=found[codec].parts.scaled(2).plus(Range.around(2)),  # each part has a mark; index and manifest
         hours=hours,
-        puts=chosen.puts,
-        gets=chosen.gets,
+        puts=chosen.puts.plus(beside.puts),
+        gets=chosen.gets.plus(beside.gets),
         money=money,
     )
 
@@ -211,6 +247,7 @@ def rows(result: Estimate) -> list[dict[str, Any]]:
     table += [_row(f"{stage}: time", value, duration) for stage, value in result.hours.items()]
     table += [_row("PUT requests", result.puts, _count), _row("GET requests", result.gets, _count)]
     table.append(_row("money (USD)", result.money, _money_text))
+    table += [] if result.greedy is None else _greedy_rows(result.greedy)
     for name, cost in result.sources.items():
         table.append(_row(f"source {name}: stored", cost.stored, size))
         table.append(_row(f"source {name}: read from the store", cost.egress, size))
@@ -218,6 +255,15 @@ def rows(result: Estimate) -> list[dict[str, Any]]:
         table.append(_row(f"source {name}: time", cost.cache_hours.plus(cost.train_hours), duration))
         table.append(_row(f"source {name}: USD", cost.money, _money_text))
     return table
+
+
+def _greedy_rows(greedy: GreedyCost) -> list[dict[str, Any]]:
+    time = greedy.engine_hours.plus(greedy.cost.cache_hours).plus(greedy.cost.train_hours)
+    return [
+        _row("greedy held-out answers: prompts asked once more", Range.around(greedy.prompts), _count),
+        _row("greedy held-out answers: stored", greedy.cost.stored, size),
+        _row("greedy held-out answers: time", time, duration),
+    ]
 
 
 def size(value: float) -> str:
@@ -240,6 +286,11 @@ def duration(hours: float) -> str:
     return f"{hours * 3600:.0f} s"
 
 
+def stored_codec(codec: str) -> str:
+    """Return the codec of states that are stored whatever a plan does with those of its cache."""
+    return DEFAULT_CODEC if codec == TOKENS_ONLY else codec
+
+
 def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workload, hardware: Hardware) -> SourceCost:
     """Return what one source takes. Without stored states the target runs in every pass, on the same devices."""
     rate = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
@@ -253,12 +304,29 @@ def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workl
         local = raw.capped(PARTS_LIMIT) if name == "rolling" else NOTHING
         hours = (NOTHING, compute.plus(forward.scaled(work.passes)))
         return _priced(tokens_only, local, hours, 1, hardware)
-    codec = DEFAULT_CODEC if work.codec == TOKENS_ONLY else work.codec
-    stored = found[codec]
+    stored = found[stored_codec(work.codec)]
     once = stored.bytes.scaled(1 / (hardware.store_gb_per_second * 1e9 * 3600))
     reads = work.passes if stored.bytes.mid > PARTS_LIMIT else 1  # what fits its disk is fetched once
     hours = (forward.scaled(1 - work.with_answers).longer(once), compute.longer(once.scaled(work.passes)))
     return _priced(stored, stored.bytes.capped(PARTS_LIMIT), hours, reads, hardware)
+
+
+def _greedy(sizes: Sizes, work: Workload, hardware: Hardware) -> GreedyCost:
+    """Return what greedy answers to held-out prompts take: they are as long as the others, and stored in any case."""
+    what = work.captured
+    share = work.greedy / max(1, what.samples)
+    lengths = {name: getattr(what, name).scaled(share) for name in ("tokens", "supervised", "last_rows")}
+    beside = what.but(samples=work.greedy, **lengths)
+    rate = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
+    passes = train_flops(sizes, work.but(captured=beside, anchors=work.walked)).scaled(work.looks / 3)
+    hours = (beside.tokens.scaled(2.0 * sizes.parameters * rate), passes.scaled(rate))
+    stored = cache_size(beside, work.ratios[stored_codec(work.codec)])
+    engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
+    return GreedyCost(
+        prompts=work.greedy,
+        engine_hours=beside.supervised.scaled(engine),
+        cost=_priced(stored, stored.bytes.capped(PARTS_LIMIT), hours, 1, hardware),
+    )
 
 
 def _from_engines(

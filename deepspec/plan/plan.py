@@ -95,6 +95,17 @@ class Plan(Spec):
         told = json.dumps(self.but(limits=Limits()).identity(), sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
+    @property
+    def greedy_samples(self) -> int:
+        """Return how many held-out prompts are answered once more at temperature 0, at most.
+
+        None are where answers are greedy, or brought, or where looks at held-out samples do not walk.
+        """
+        train, brought = self.train, (self.dataset.answers, self.dataset.cache, self.draft) != (None, None, None)
+        looks = train.validation_samples and train.walked_tokens and "validation" in self.cache.splits
+        wanted = looks and self.prepare.splits.validation and self.regenerate.sampling.temperature
+        return 0 if brought or not wanted else train.greedy_samples
+
     @model_validator(mode="after")
     def _block_fits(self) -> Self:
         block = self.train.draft.block_size

@@ -16,7 +16,7 @@ from deepspec.families import TargetShape
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
-from deepspec.plan.estimate import Sizes
+from deepspec.plan.estimate import Sizes, stored_codec
 from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.prepare import resolve as sources
@@ -35,7 +35,7 @@ class Resolved:
     """A plan in which everything is named by its hash."""
 
     specs: Mapping[str, Spec]
-    """Stage name -> spec; without prompts, which a draft made elsewhere does not need, none for prepare."""
+    """Name of what is made -> spec; without prompts, which a draft made elsewhere does not need, none for prepare."""
     target: TargetId
     """Which target it is."""
     locations: Mapping[str, str]
@@ -150,6 +150,7 @@ def _specs(
             while_answering=_while_answering(plan),
         ),
         "cache": _extended(CacheSpec, plan.cache, target=target),
+        **_greedy_specs(plan, target),
         "train": plan.train,
         "export": plan.export.but(target=plan.export.target or name),
         "evaluate": _extended(EvaluateSpec, plan.evaluate, target=target, benchmarks=tests.benchmarks),
@@ -172,6 +173,25 @@ def _while_answering(plan: Plan) -> dict[str, object] | None:
     if not plan.cache.while_answering or plan.dataset.answers is not None:
         return None
     return plan.cache.model_dump(include=set(WhileAnswering.model_fields))
+
+
+def _greedy_specs(plan: Plan, target: TargetId) -> dict[str, Spec]:
+    """Return the specs of greedy answers to held-out prompts and of their cache; none where the plan makes none.
+
+    The states over them are few, and stored also where training computes its own, or has engines give them.
+    """
+    if not plan.greedy_samples:
+        return {}
+    asked = plan.regenerate.but(sampling=plan.regenerate.sampling.greedy())
+    alone = plan.cache.but(while_answering=False, keep_states=None)
+    stored = alone.but(splits=("validation",), codec=stored_codec(plan.cache.codec))
+    if plan.train.source == "engine":
+        told = plan.train.model_dump(include={"engine_version", "engine_quantization"})
+        stored = stored.but(states="vllm", **told)
+    return {
+        "regenerate-greedy": _extended(RegenerateSpec, asked, target=target, held_out=plan.greedy_samples),
+        "cache-greedy": _extended(CacheSpec, stored, target=target),
+    }
 
 
 def _extended(kind: type[Spec], options: Spec, **found: object) -> Spec:

@@ -4,7 +4,7 @@ At every commit `success + error + skipped == input`: duplicates of an id are co
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from deepspec.artifacts import Artifact, PartMark
 from deepspec.errors import AnswersError, RowError
 from deepspec.lines.bad_rows import BadRows
 from deepspec.lines.rows import RowWriter
-from deepspec.messages.conversations import AnswerRow, PromptRow, published_prompts
+from deepspec.messages.conversations import AnswerRow, PromptRow
 from deepspec.publish import Out
+from deepspec.regenerate.chosen import chosen_prompts
 from deepspec.regenerate.ledger import Ledger, lock_folder
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.regenerate.tally import Drift, Tally, total_counts
@@ -71,14 +72,14 @@ class Book:
             AnswersError: another process works on the same answers.
         """
         self._spec = spec
-        self._prompts = prompts
+        self._prompts = chosen_prompts(prompts, spec.held_out)
         self._out = out
         self._drift = drift
         self._folder = out.scratch / "ledger"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self._folder)
         self._open: dict[int, Part] = {}
-        self.total, self._twice = _survey(prompts)
+        self.total, self._twice = _survey(self._prompts)
         self._bad = BadRows(spec.bad_share, "regenerate.bad_share")
         self.done = 0
         """Rows that are finished, in committed parts, ledgers, or as duplicates."""
@@ -98,7 +99,7 @@ class Book:
         seen: set[str] = set()
         part: Part | None = None
         committed = self._committed()
-        for index, row in enumerate(published_prompts(self._prompts)):
+        for index, row in enumerate(self._prompts):
             number, place = divmod(index, self._spec.rows_per_part)
             if place == 0:
                 self._seal(part)
@@ -231,9 +232,9 @@ def _check(counts: Mapping[str, Any], wanted: int, where: str) -> None:
         )
 
 
-def _survey(prompts: Artifact) -> tuple[int, set[int]]:
+def _survey(prompts: Iterable[PromptRow]) -> tuple[int, set[int]]:
     """Return the number of rows, and the hashes of ids that may come more than once."""
-    hashes = array("Q", (_hash(row["id"]) for row in published_prompts(prompts)))
+    hashes = array("Q", (_hash(row["id"]) for row in prompts))
     values, counts = np.unique(np.frombuffer(hashes, dtype=np.uint64) if hashes else np.empty(0), return_counts=True)
     return len(hashes), {int(value) for value in values[counts > 1]}
 

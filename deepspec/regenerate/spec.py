@@ -27,10 +27,12 @@ class RegenerateOptions(Spec):
 
 
 class RegenerateSpec(RegenerateOptions):
-    """Let the target answer every prompt."""
+    """Let the target answer prompts."""
 
     target: TargetId
     """Which target answers."""
+    held_out: int | None = Field(default=None, gt=0)
+    """So many prompts of the validation split alone are answered, at most, chosen by their ids; None: all prompts."""
     answers: str | None = None
     """Checksum (`xxh3:…`) of a file of answers that the target gave before: they are adopted, no engine is asked."""
     answers_bad_rows: Literal["stop", "drop"] = Field(default="drop", json_schema_extra=NOT_ADDRESSED)

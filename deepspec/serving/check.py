@@ -2,6 +2,11 @@
 
 Prompts that were decoded here at temperature 0 are asked one after another, so that counters between two looks are of
 one answer. What was accepted is told by the engine itself: llama.cpp's server with each answer, vLLM's in its counters.
+
+Three comparisons, each finer than the one before. Tokens per round there and here, as two intervals. Their difference,
+on the same prompts: prompts differ more than engines do. And where an engine gives the very answer that was decoded
+here, the rounds that it took: greedy rounds over the same tokens are the same ones, whatever computes them, so another
+draft shows though it is accepted as often.
 """
 
 import asyncio
@@ -21,6 +26,9 @@ from deepspec.serving.numbers import tokens_per_round
 
 ROUNDING = 0.02
 """Share of the tokens per round that engines may differ by: they compute in other precisions."""
+OTHERWISE = 0.02
+"""Share of the rounds over the same answers that may be others: two tokens of a draft may be as likely as each other.
+"""
 ENOUGH = 3
 """Answers by which it is told whether an engine serves the target."""
 
@@ -33,6 +41,8 @@ class Known:
     decoded: Decoded
     begins: str = ""
     """Text with which the target's answer begins; empty: it is not looked at."""
+    text: str = ""
+    """Of the whole answer, a stop token's included; empty: whether an engine gives the same one is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +116,7 @@ def compared(
     if theirs is None or not drafted:
         return None
     ours, more = decoded_here(asked), difference(answers, asked)
+    count, otherwise = same_answers(answers, asked)
     return EngineSpeed(
         engine=name,
         samples=len(answers),
@@ -115,7 +126,9 @@ def compared(
         tokens_per_second=_speed(answers),
         plain_tokens_per_second=_speed(plains) if plains else None,
         difference=more,
-        agrees=overlap(theirs, ours) and not _apart(more, ours),
+        same_answers=count,
+        otherwise=otherwise,
+        agrees=overlap(theirs, ours) and not _apart(more, ours) and not _others(otherwise),
     )
 
 
@@ -136,6 +149,37 @@ def difference(answers: Sequence[Answer], asked: Sequence[Known]) -> Interval:
             return np.asarray(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3], dtype=np.float64)
 
     return interval(resampled(more, len(pairs)))
+
+
+def same_answers(answers: Sequence[Answer], asked: Sequence[Known]) -> tuple[int, Interval | None]:
+    """Return how many answers are the very ones that were decoded here, and of them the share of the rounds that are
+    others, at least: by how much the numbers of rounds are apart, resampled by prompt. None without such an answer.
+    """
+    pairs = [
+        (abs(each.rounds - len(known.decoded.rounds)), max(each.rounds, len(known.decoded.rounds)))
+        for each, known in zip(answers, asked, strict=True)
+        if _is_same(each, known)
+    ]
+    if not pairs:
+        return 0, None
+    sums = np.array(pairs, dtype=np.float64)
+
+    def share(weights: Floats) -> Floats:
+        drawn = weights @ sums
+        return np.asarray(drawn[:, 0] / drawn[:, 1], dtype=np.float64)
+
+    return len(pairs), interval(resampled(share, len(pairs)))
+
+
+def _is_same(answer: Answer, known: Known) -> bool:
+    """Return whether an answer has the tokens that were decoded here; engines leave a stop token out of its text."""
+    as_long = answer.tokens == len(known.decoded.tokens) and bool(known.decoded.rounds)
+    return as_long and bool(answer.text) and known.text.startswith(answer.text)
+
+
+def _others(otherwise: Interval | None) -> bool:
+    """Return whether for certain more rounds are others than drafts that cannot decide make."""
+    return otherwise is not None and otherwise.low is not None and otherwise.low > OTHERWISE
 
 
 def _apart(found: Interval, ours: Interval) -> bool:

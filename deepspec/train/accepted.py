@@ -3,6 +3,9 @@
 Told are two lengths, each with its interval (bootstrap over samples): at temperature 0, of answers as far as they are
 the target's greedy ones; and as the answers were sampled. What is watched is that of the answers' own kind. Where
 nobody knows how they were sampled, it is the greedy one, if at least half of their tokens are greedy.
+
+Sampled answers are soon cut when they are walked greedily. So where the target answered held-out prompts greedily, too,
+the length at temperature 0 is of those.
 """
 
 import time
@@ -87,10 +90,19 @@ class AcceptedLength:
         watched = self._watched(ways["greedy"])
         if watched is None or f"{LENGTH}_{watched}" not in found:
             return found
-        sums_of = ways[watched].sums
-        found |= _told(LENGTH, sums_of) | _by_slot(sums_of)
+        return found | self._whole(LENGTH, "accepted", ways[watched].sums)
+
+    def of_greedy(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the accepted length at temperature 0, by kind of prompt and slot, too, under names that say so."""
+        walked = _walked(sums, "greedy")
+        counts = {"cut_greedy": float(walked.cut.sum()), "known_greedy": _share(walked)}
+        return counts | self._whole(f"{LENGTH}_greedy", "accepted_greedy", walked.sums)
+
+    def _whole(self, name: str, slots: str, sums: Tally) -> dict[str, float]:
+        """Return a length, that of each kind of prompt, and what each slot accepts."""
+        found = _told(name, sums) | _by_slot(slots, sums)
         for kind in sorted({kind for kind in self._kinds if kind is not None}):
-            found |= _told(LENGTH, _some(sums_of, [each == kind for each in self._kinds]), f"/{kind}")
+            found |= _told(name, _some(sums, [each == kind for each in self._kinds]), f"/{kind}")
         return found
 
     @property
@@ -135,10 +147,10 @@ def _told(name: str, sums: Tally, of: str = "") -> dict[str, float]:
     return {f"{name}{of}": length.value, f"{name}_low{of}": length.low, f"{name}_high{of}": length.high}
 
 
-def _by_slot(sums: Tally) -> dict[str, float]:
+def _by_slot(name: str, sums: Tally) -> dict[str, float]:
     """Return the chance that each slot is accepted given that all before it were, of those that were reached."""
     accepted, reached = sums.accepted.sum(0), sums.reached.sum(0)
-    return {f"accepted@{slot}": float(accepted[slot] / reached[slot]) for slot in np.flatnonzero(reached).tolist()}
+    return {f"{name}@{slot}": float(accepted[slot] / reached[slot]) for slot in np.flatnonzero(reached).tolist()}
 
 
 def _some(sums: Tally, chosen: Any) -> Tally:

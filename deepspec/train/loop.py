@@ -28,14 +28,11 @@ from deepspec.steps.unread import Sieve, Taken, Unread
 from deepspec.train.accepted import Answered
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add, total_denominators
-from deepspec.train.validation import Validation
+from deepspec.train.validation import HeldOut, Looking, Validation
 from deepspec.watch.meter import Meter, device_peak, step_flops
 from deepspec.watch.progress import Look, Progress
 
 _Result = TypeVar("_Result")
-
-LOOKS = 20
-"""Looks at the held-out slice in a run, where the spec names no other pace."""
 
 
 def total_steps(spec: TrainSpec, samples: int) -> int:
@@ -63,6 +60,8 @@ class Loop:
         """The slice that is looked at."""
         self.answered = Answered()
         """What is known of its answers."""
+        self.greedy: HeldOut | None = None
+        """Greedy answers beside it, where its own are sampled; walked over at each look."""
         self.progress = Progress(watch=spec.watch)
         self.meter = Meter(device_peak(task.device))
         self.guard = Guard(spec.skip_limit)
@@ -78,7 +77,7 @@ class Loop:
         """Returns in a few words what is to be known of where samples come from."""
         self._stream = Stream(samples, spec.global_batch, spec.seed)
         self.reader = Reader(samples=samples, share=self._share, supervise=task.supervise, pace=pace)
-        self._look_every = spec.validate_every or math.ceil(self.total / LOOKS)
+        self._look_every = spec.look_every(self.total)
         self._unread = Unread()
 
     @cached_property
@@ -86,8 +85,9 @@ class Loop:
         """Return how the held-out slice is looked at: cut as the steps are, once it is known how they are."""
         if self.held_out is None:
             return None
-        size, pace = self.cut.micro_batch, self.reader.pace
-        return Validation(self.task, self.held_out, self.ranks, size, pace, self.answered)
+        looking = Looking(ranks=self.ranks, micro_batch=self.cut.micro_batch, pace=self.reader.pace)
+        own = HeldOut(samples=self.held_out, answered=self.answered, most=self.task.spec.validation_samples)
+        return Validation(self.task, own, looking, self.greedy)
 
     @property
     def data_wait_share(self) -> float:

@@ -42,6 +42,7 @@ from deepspec.train.spec import TrainSpec
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task, draft_of
 from deepspec.train.trackers import Trackers
+from deepspec.train.validation import HeldOut
 from deepspec.watch.meter import peak_memory
 from deepspec.watch.trace import traced
 
@@ -57,6 +58,8 @@ ENGINES_SHARE = 0.25
 """Share of the host's free memory that states take at most which engines gave and training has not read yet."""
 ASKED_AHEAD = 1024
 """Samples of which the engines hear ahead, where their bytes allow it: twice what one of them takes at a time."""
+GREEDY = "greedy_cache"
+"""Name of the input with the target's greedy answers to held-out prompts."""
 GATE_POOL = 64
 """Samples of which the shortest are computed again by the target."""
 
@@ -82,6 +85,8 @@ def run(
                 _check_cache(spec, inputs["target_cache"], cache, placement, report)
             loop = make_loop(spec, cache, ranks, placement, report.log)
             loop.answered = _answered(inputs["target_cache"], cache)
+            if GREEDY in inputs and loop.held_out is not None:
+                loop.greedy = _greedy(spec, inputs[GREEDY], cache, placement)
             kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
             for line in cache.told():
                 report.log(line)
@@ -221,6 +226,24 @@ def _answered(artifact: Artifact, cache: TargetCache) -> Answered:
     """Return what a cache tells of its answers."""
     stops, kinds = frozenset(cache.facts.stop_ids or ()), read_kinds(artifact)
     return Answered(sampled=cache.facts.sampled, stop_ids=stops, kinds=kinds)
+
+
+def _greedy(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement) -> HeldOut:
+    """Return greedy answers to held-out prompts; their states are stored, wherever those of training come from.
+
+    Raises:
+        SourceError: they are of another target, or of other layers.
+    """
+    beside = open_cache(artifact, placement, on_corrupt=spec.on_corrupt)
+    ours, theirs = cache.facts, beside.facts
+    if (ours.target, ours.layers) != (theirs.target, theirs.layers):
+        raise SourceError(
+            f"{artifact.prefix} holds greedy answers of another target, or its states in other layers "
+            f"({theirs.layers}), than the cache that is trained on ({ours.layers}); make both from one plan"
+        )
+    check_supervised(beside, "validation")
+    split = CacheSplit(beside, "validation", spec.seed, spec.window)
+    return HeldOut(samples=split, answered=_answered(artifact, beside), most=spec.greedy_samples)
 
 
 def _pace(spec: TrainSpec, placement: Placement, ranks: Ranks) -> Pace:

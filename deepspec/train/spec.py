@@ -1,5 +1,6 @@
 """What changes the result of training."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
@@ -7,6 +8,9 @@ from pydantic import ByteSize, Field, model_validator
 from deepspec.artifacts import NOT_ADDRESSED
 from deepspec.optimizers.optimization import Optimization
 from deepspec.start.beginning import Beginning
+
+LOOKS = 20
+"""Looks at the held-out slice in a run, where the spec names no other pace."""
 
 
 class TrainSpec(Beginning, Optimization):
@@ -43,6 +47,9 @@ class TrainSpec(Beginning, Optimization):
     """Whether there is one before the first step, too, at what training begins with."""
     validation_samples: int = Field(default=64, ge=0)
     """Held-out samples of each look, at most; 0: none is taken."""
+    greedy_samples: int = Field(default=256, ge=0)
+    """Held-out prompts that the target answers once more at temperature 0, at most, where the answers are sampled
+    otherwise; each look walks over their rounds, too. 0: none."""
     walked_tokens: int = Field(default=512, ge=0)
     """Answer tokens of each of them over which accepted length is walked, at most; 0: it is not."""
     watch: Literal["accepted_length", "loss"] = "accepted_length"
@@ -64,6 +71,14 @@ class TrainSpec(Beginning, Optimization):
     """Beside them, the states of every so many steps are kept until the draft is published; None: no others."""
     parity_samples: int = Field(default=2, ge=0, json_schema_extra=NOT_ADDRESSED)
     """Cached samples whose states the target computes again before the first step; they must agree. 0: none."""
+
+    def look_every(self, steps: int) -> int:
+        """Return the steps between looks at the validation split in a run of so many."""
+        return self.validate_every or math.ceil(steps / LOOKS)
+
+    def looks(self, steps: int) -> int:
+        """Return how many looks there are in a run of so many steps."""
+        return (math.ceil(steps / self.look_every(steps)) + self.untrained_look) if self.validation_samples else 0
 
     @model_validator(mode="after")
     def _engine_is_asked(self) -> Self:

@@ -1,7 +1,13 @@
-"""The held-out slice: loss and acceptance of the draft as it is, and the accepted length that decoding would have."""
+"""The held-out slice: loss and acceptance of the draft as it is, and the accepted length that decoding would have.
+
+Where answers are sampled, greedy ones to some of the held-out prompts may lie beside them: over these a look walks and
+does nothing else, so that the accepted length at temperature 0 is of whole answers.
+"""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +15,7 @@ from torch import Tensor
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Draw, Samples, Share, key_of
 from deepspec.steps.ranks import Ranks
-from deepspec.steps.reader import Pace, Reader
+from deepspec.steps.reader import MicroBatch, Pace, Reader
 from deepspec.steps.stop import StopSignal
 from deepspec.train.accepted import AcceptedLength, Answered
 from deepspec.train.task import Task, add, total_denominators
@@ -18,41 +24,58 @@ EPOCH = -1
 """Epoch in the keys of held-out samples: the same anchors at every look, and none that training draws."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """Samples that training does not see, and what is known of their answers."""
+
+    samples: Samples
+    answered: Answered
+    most: int
+    """Of them that are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looking:
+    """How samples are gone through."""
+
+    ranks: Ranks
+    """Who shares the work."""
+    micro_batch: int
+    """Samples per forward pass."""
+    pace: Pace
+    """How far and how wide to read ahead."""
+
+
 class Validation:
     """Looks at the same held-out samples, in the same way, as often as asked.
 
     Args:
         task: what is trained.
-        samples: the validation split.
-        ranks: who shares the work.
-        micro_batch: samples per forward pass.
-        pace: how far and how wide to read ahead.
-        answered: what is known of the answers.
+        held_out: as the training samples are.
+        looking: how they are gone through.
+        greedy: with greedy answers, where those are sampled; None: there are none.
     """
 
-    def __init__(
-        self, task: Task, samples: Samples, ranks: Ranks, micro_batch: int, pace: Pace, answered: Answered
-    ) -> None:
+    def __init__(self, task: Task, held_out: HeldOut, looking: Looking, greedy: HeldOut | None = None) -> None:
         """Choose the samples and sum the denominators, which depend on no weight."""
-        self._task, self._ranks = task, ranks
-        chosen = _chosen(samples, task.spec.seed, task.spec.validation_samples)
-        self._shared = len(chosen) >= ranks.count  # each rank has something to do; else all do everything
-        own = chosen[ranks.rank :: ranks.count] if self._shared else chosen
-        rows = [[draw] for draw in own]
-        pieces = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
-        share = Share(pieces=pieces, tokens=sum(samples.length(draw.number) for draw in chosen))
-        self._reader = Reader(samples=samples, share=lambda _: share, supervise=task.supervise, pace=pace)
-        found = total_denominators(self._reader.plan(piece) for piece in pieces)
-        self._denominators = self._sum(on_device(found, task.device))
-        ids = [samples.sample_id(draw.number) for draw in chosen]
-        self._accepted = AcceptedLength(task, ids, answered) if task.spec.walked_tokens else None
+        walks = bool(task.spec.walked_tokens)
+        self._task, self._ranks = task, looking.ranks
+        self._own = _Slice(task, held_out, looking)
+        self._denominators = self._own.denominators()
+        self._accepted = AcceptedLength(task, self._own.ids, held_out.answered) if walks else None
+        self._known = held_out.answered.sampled is not None
+        self._greedy: tuple[_Slice, AcceptedLength] | None = None
+        if greedy is not None and walks:
+            beside = _Slice(task, greedy, looking)
+            self._greedy = beside, AcceptedLength(task, beside.ids, greedy.answered)
         self.seconds = 0.0
         """That all looks so far have taken."""
 
     @property
     def walking(self) -> float:
         """Return the seconds that all looks so far have taken for the accepted length."""
-        return 0.0 if self._accepted is None else self._accepted.seconds
+        counted = [self._accepted, None if self._greedy is None else self._greedy[1]]
+        return sum((each.seconds for each in counted if each is not None), 0.0)
 
     @torch.no_grad()
     def look(self, stop: StopSignal) -> dict[str, float] | None:
@@ -62,25 +85,69 @@ class Validation:
         begin = time.perf_counter()
         totals: dict[str, Tensor] = {}
         rounds: dict[str, Tensor] = {}
-        with closing(self._reader.steps(0, 1)) as steps:
-            for micro in self._task.moved(next(steps).micro_batches()):
-                if stop.asked:
-                    break
-                result = self._task.loss(micro, self._denominators, look=True)
-                add(totals, {"loss": result.loss, **result.sums})
-                if self._accepted is not None:
-                    add(rounds, self._accepted.sums(micro.batch))
+
+        def count(micro: MicroBatch) -> None:
+            result = self._task.loss(micro, self._denominators, look=True)
+            add(totals, {"loss": result.loss, **result.sums})
+            if self._accepted is not None:
+                add(rounds, self._accepted.sums(micro.batch))
+
+        self._own.each(count, stop)
+        more = {} if self._greedy is None else self._walked(*self._greedy, stop)
         if self._ranks.any(stop.asked):
             return None
-        sums = self._sum(totals)
+        sums = self._own.summed(totals)
         found = {"loss": float(sums.pop("loss")), **self._task.algorithm.metrics(sums)}
         if self._accepted is not None:
-            found |= self._accepted.metrics({name: value.cpu() for name, value in self._sum(rounds).items()})
+            found |= self._accepted.metrics(_on_host(self._own.summed(rounds)))
+        if self._greedy is not None:
+            beside, accepted = self._greedy
+            told = _on_host(beside.summed(more))
+            found |= accepted.of_greedy(told) | ({} if self._known else accepted.metrics(told))
         self.seconds += time.perf_counter() - begin
         return found
 
-    def _sum(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _walked(self, beside: "_Slice", accepted: AcceptedLength, stop: StopSignal) -> dict[str, Tensor]:
+        rounds: dict[str, Tensor] = {}
+        beside.each(lambda micro: add(rounds, accepted.sums(micro.batch)), stop)
+        return rounds
+
+
+class _Slice:
+    """Held-out samples as this rank goes through them."""
+
+    def __init__(self, task: Task, held_out: HeldOut, looking: Looking) -> None:
+        self._task, self._ranks, samples = task, looking.ranks, held_out.samples
+        chosen = _chosen(samples, task.spec.seed, held_out.most)
+        self._shared = len(chosen) >= self._ranks.count  # each rank has something to do; else all do everything
+        own = chosen[self._ranks.rank :: self._ranks.count] if self._shared else chosen
+        rows = [[draw] for draw in own]
+        pieces = [rows[start : start + looking.micro_batch] for start in range(0, len(rows), looking.micro_batch)]
+        self._share = Share(pieces=pieces, tokens=sum(samples.length(draw.number) for draw in chosen))
+        self._reader = Reader(samples=samples, share=lambda _: self._share, supervise=task.supervise, pace=looking.pace)
+        self.ids = [samples.sample_id(draw.number) for draw in chosen]
+        """Of all samples that are looked at, by all ranks."""
+
+    def denominators(self) -> dict[str, Tensor]:
+        """Return what losses are divided by, on the task's device."""
+        found = total_denominators(self._reader.plan(piece) for piece in self._share.pieces)
+        return self.summed(on_device(found, self._task.device))
+
+    def each(self, take: Callable[[MicroBatch], None], stop: StopSignal) -> None:
+        """Have every micro-batch taken, on the task's device, unless asked to stop."""
+        with closing(self._reader.steps(0, 1)) as steps:
+            for micro in self._task.moved(next(steps).micro_batches()):
+                if stop.asked:
+                    return
+                take(micro)
+
+    def summed(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sums over all samples from those over this rank's."""
         return self._ranks.sum_named(totals) if self._shared else totals
+
+
+def _on_host(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in sums.items()}
 
 
 def _chosen(samples: Samples, seed: int, limit: int) -> list[Draw]:

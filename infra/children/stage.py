@@ -67,7 +67,7 @@ def _turn(work: Work, site: Site) -> AbstractContextManager[object]:
 
 
 def _where(work: Work) -> str:
-    return address(work.stage, work.spec, {kind: ref.address for kind, ref in work.inputs.items()})
+    return address(work.stage, work.spec, {name: ref.address for name, ref in work.inputs.items()})
 
 
 def _made(work: Work, site: Site, keys: Mapping[str, str]) -> ArtifactRef:
@@ -92,7 +92,7 @@ def child_job(work: Work, site: Site) -> Job:
     return Job(
         stage=work.stage.name,
         spec=work.spec.model_dump(mode="json"),
-        inputs={kind: work.inputs[kind] for kind in work.stage.inputs},
+        inputs=work.stage.used(work.inputs),
         root=site.root,
         placement=work.placement,
         ray=site.fan_out.address or "auto" if site.fan_out.runner == "ray" else None,

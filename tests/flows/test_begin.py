@@ -71,6 +71,20 @@ def test_what_is_half_made_comes_first(store: Path):
     assert "\n    deepspec evaluate\n" in told
 
 
+def test_greedy_answers_beside_those_of_a_run_ask_for_nothing(store: Path):
+    """Nor does their cache: both are newer than what the draft was trained on."""
+    entries = catalog(Store(store))
+    made = {each: next(entry for entry in entries if entry.kind == each) for each in ("answers", "target_cache")}
+    later = {"address": "f" * 32, "provenance": {"finished": "2027-01-01T00:00:00+00:00"}}
+    answers, cache = (entry.manifest.model_copy(update=later) for entry in made.values())
+    answers = answers.model_copy(update={"spec": {**answers.spec, "held_out": 9}})
+    ref = cache.inputs["answers"].model_copy(update={"address": "f" * 32})
+    cache = cache.model_copy(update={"inputs": {"answers": ref}})
+    pairs = zip(made.values(), (answers, cache), strict=True)
+    newer = [replace(entry, address="f" * 32, manifest=manifest) for entry, manifest in pairs]
+    assert "is released" in next_step([*entries, *newer])[0]
+
+
 def test_an_artifact_made_anew_asks_for_what_follows(store: Path):
     """The release stands, but was made from an earlier draft."""
     entries = catalog(Store(store))

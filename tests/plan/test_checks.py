@@ -104,13 +104,13 @@ def test_a_context_that_no_prompt_can_have_is_told(place):
 
 def test_masks_of_positions_by_positions_are_told_where_samples_may_be_long(place):
     edit(place / "target" / "config.json", max_position_embeddings=32768)
-    lines = told(place, "cache.max_length=32768", algorithm="eagle3")
+    lines = told(place, "cache.max_length=32768", "cache.layers=[0,1,2]", algorithm="eagle3")
     assert lines == (
         "cache.max_length is 32768: on a CPU a step of eagle3 on a sample as long holds masks of 1.1 GB and more; "
         "lower it, or train a block draft",
     )
     assert told(place, "cache.max_length=32768", algorithm="dflash") == ()
-    assert told(place, "cache.max_length=16384", algorithm="eagle3") == ()
+    assert told(place, "cache.max_length=16384", "cache.layers=[0,1,2]", algorithm="eagle3") == ()
 
 
 def test_the_spec_says_where_samples_are_cut(place):
@@ -225,3 +225,18 @@ def test_a_target_without_an_end_token_is_refused(place):
     told(place)
     edit(place / "target" / "tokenizer_config.json", eos_token=None)
     assert "names no end token; set eos_token_id in its generation_config.json" in refused(place)
+
+
+def test_an_eagle3_draft_that_no_engine_here_can_serve_is_told_before_it_is_trained(place):
+    four, three = "cache.layers=[-1,0,1,2]", "cache.layers=[0,1,2]"
+    assert told(place, four, "cache.max_length=64", algorithm="eagle3") == (
+        "an eagle3 draft of 4 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and "
+        "measured by them; with cache.layers=[-1, 1, 2] they can",
+    )
+    assert told(place, three, "cache.max_length=64", algorithm="eagle3") == ()
+    assert told(place, four, "cache.max_length=64", algorithm="dflash") == ()
+    assert told(place, four, "cache.max_length=64", "export.forms=[vllm]", algorithm="eagle3") == ()
+    (line,) = told(place, "cache.layers=[0,1]", "cache.max_length=64", algorithm="eagle3")
+    assert line.endswith(
+        "of 2 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and measured by them"
+    )

@@ -126,7 +126,7 @@ def test_stages_and_sources_are_rows():
     cost, machine = estimated("h100x8"), presets.hardware("h100x8")
     rows = {row["stage"]: row for row in stage_rows(cost, machine)}
     assert list(rows) == ["regenerate", "cache", "train", "evaluate", "all, with storage and requests"]
-    assert (rows["train"]["time"], rows["train"]["money"]) == ("35 h", "707 USD")
+    assert (rows["train"]["time"], rows["train"]["money"]) == ("35 h", "708 USD")
     assert [row["hidden states"] for row in source_rows(cost)] == ["cache", "online", "rolling"]
 
 

@@ -24,6 +24,8 @@ class Fake:
     """llama.cpp: told with each answer; vLLM: in counters; SGLang: a gauge; other: nothing is told."""
     accepts: int = 1
     """Drafted tokens that it accepts in each round."""
+    by_turn: tuple[int, ...] = ()
+    """The same for each answer in turn; empty: `accepts` for all."""
     drafts: bool = True
     text: str = "a"
     """Of each token."""
@@ -76,13 +78,14 @@ class Fake:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         rounds, made, accepted = 0, 1, 0
+        accepts = self.by_turn[number % len(self.by_turn)] if self.by_turn else self.accepts
         await _send(response, [self._piece()])
         while made < tokens:
             if number in self.dies_at:
                 assert request.transport is not None
                 request.transport.close()
                 return response
-            kept = min(self.accepts if self.drafts else 0, tokens - made - 1)
+            kept = min(accepts if self.drafts else 0, tokens - made - 1)
             rounds, made, accepted = rounds + 1, made + kept + 1, accepted + kept
             await _send(response, [self._piece()] * (kept + 1))
             await asyncio.sleep(0)

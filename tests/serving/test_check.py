@@ -10,17 +10,26 @@ from deepspec.formats.scores import Interval
 from deepspec.formats.served import overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded, Round
-from deepspec.serving.check import Known, TargetShape, check_answers, check_engine, check_target, compared, in_turn
+from deepspec.serving.check import (
+    Known,
+    TargetShape,
+    check_answers,
+    check_engine,
+    check_target,
+    compared,
+    in_turn,
+    same_answers,
+)
 from deepspec.serving.client import Answer, Client
 from deepspec.serving.numbers import tokens_per_round
 from tests.serving.fake import Fake, serving
 
 
-def known(name: str, accepted: int, begins: str = "") -> Known:
+def known(name: str, accepted: int, begins: str = "", text: str = "") -> Known:
     """Return 9 tokens: the first from the prompt, 8 from rounds that accept so many and add one."""
     rounds = (Round(room=99, proposed=3, accepted=accepted, stopped=False),) * (8 // (accepted + 1))
     found = Decoded(sample_id=name, prompt_tokens=2, tokens=(1,) * 9, finish_reason="length", rounds=rounds)
-    return Known(prompt=[5, 6], decoded=found, begins=begins)
+    return Known(prompt=[5, 6], decoded=found, begins=begins, text=text)
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
@@ -60,6 +69,51 @@ def test_prompts_are_compared_one_by_one():
     alike = compared("engine", [replace(each, accepted=7 * (each.accepted > 0)) for each in answers], [], asked)
     assert alike is not None
     assert (alike.agrees, alike.difference) == (True, Interval(value=0, low=0, high=0))
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
+def test_another_draft_that_is_accepted_as_often_takes_other_rounds_over_the_same_answers(kind: str):
+    """As with layers that are off by one: 2 and 8 rounds here, 8 and 2 there, and ten of each two prompts for both."""
+    asked = [known("a", 3, text="a" * 9), known("b", 0, text="a" * 9)] * 6
+    with serving(Fake(kind=kind, by_turn=(0, 3))) as endpoint:
+        found = check_engine(endpoint, None, asked, 9)
+    assert found.tokens_per_round == found.ours
+    assert found.difference is not None
+    assert found.difference.value == 0
+    assert found.difference.low is not None
+    assert found.difference.low < 0, "so neither the intervals nor their difference tell"
+    assert found.same_answers == 12
+    assert found.otherwise == Interval(value=0.75, low=0.75, high=0.75)  # 6 of 8, at each prompt
+    assert not found.agrees
+    assert "where it gives the very answers, of 12 prompts, 0.750 [0.750, 0.750] of the rounds are others, at" in (
+        found.warning
+    )
+    with serving(Fake(kind=kind, by_turn=(3, 0))) as endpoint:
+        alike = check_engine(endpoint, None, asked, 9)
+    assert (alike.agrees, alike.same_answers, alike.otherwise) == (True, 12, Interval(value=0, low=0, high=0))
+    assert alike.row()["other rounds"] == "0.000 [0.000, 0.000], 12 answers"
+
+
+def test_rounds_are_compared_over_the_same_answers_alone():
+    """A stop token that the engine leaves out of its text is one; another length, another text or none is not."""
+    moments = {"intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    told = [("abc", 9), ("abc", 8), ("abd", 9), ("", 9)]
+    answers = [Answer(text=text, tokens=tokens, drafted=20, accepted=2, **moments) for text, tokens in told]
+    asked = [known(str(n), 1, text="abc<end>") for n in range(4)]
+    assert same_answers(answers, asked) == (1, Interval(value=1 / 3, low=1 / 3, high=1 / 3))  # 6 rounds, not 4
+    assert same_answers(answers[1:], asked[1:]) == (0, None)
+    assert same_answers(answers[:1], [known("0", 1)]) == (0, None), "nobody knows what was answered here"
+
+
+def test_a_draft_that_cannot_decide_takes_another_round_now_and_then():
+    """One round more in 40 answers of 4: two thirds of a percent."""
+    moments = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    answers = [Answer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
+    found = compared("engine", answers, [], [known(str(n), 1, text="a") for n in range(40)])
+    assert found is not None
+    assert found.otherwise is not None
+    assert found.otherwise.value == pytest.approx(1 / 161)
+    assert found.agrees
 
 
 def test_the_target_alone_gives_the_speed_up():

@@ -8,7 +8,7 @@ from prefect.states import Failed
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.errors import ChildError, EngineError, StoreError, rebuilt
-from deepspec.stages import STAGES, address
+from deepspec.stages import PRODUCTS, STAGES, address
 from deepspec.train.spec import TrainSpec
 from tasks.policy import ArtifactAddress, can_pass
 from tasks.resolve import resolve_plan
@@ -34,8 +34,16 @@ def test_the_key_follows_spec_and_inputs_and_nothing_else():
     assert key(TrainSpec(), CACHE) != key(TrainSpec(), CACHE.model_copy(update={"address": "d" * 32}))
 
 
-def test_every_stage_has_a_task_of_its_name():
-    assert {name: task.name for name, task in STAGE_TASKS.items()} == {name: name for name in STAGES}
+def test_the_key_knows_an_input_that_not_every_run_has():
+    policy, greedy = ArtifactAddress(stage="train"), CACHE.model_copy(update={"address": "e" * 32})
+    given = {"target_cache": CACHE, "greedy_cache": greedy}
+    with_it = policy.compute_key(None, {"spec": TrainSpec(), "inputs": given}, {})
+    inputs = {name: ref.address for name, ref in given.items()}
+    assert with_it == f"stages/train/{address(STAGES['train'], TrainSpec(), inputs)}" != key(TrainSpec(), CACHE)
+
+
+def test_everything_that_a_run_makes_has_a_task_of_its_name():
+    assert {name: task.name for name, task in STAGE_TASKS.items()} == {name: name for name in PRODUCTS}
 
 
 @pytest.mark.parametrize(

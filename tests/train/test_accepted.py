@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.asking.sampling import Sampling
+from deepspec.cache.run import run as capture
+from deepspec.errors import SourceError
 from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import collate
 from deepspec.records.stream import Cut
@@ -22,9 +24,11 @@ from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AcceptedLength, Answered
 from deepspec.train.loop import Loop
 from deepspec.train.narrator import UNWALKED, told
+from deepspec.train.run import run
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
+from deepspec.train.validation import HeldOut
+from tests.cache.made import build, out_for, placement_for, publish_answers, rows, spec_for
 from tests.decoding import tiny
 from tests.heard import Heard
 from tests.target.tiny import write_target
@@ -114,6 +118,55 @@ def test_answers_that_were_sampled_are_watched_as_such(target):
     assert look["cut_sampled"] == 0
 
 
+@pytest.fixture(scope="module")
+def three(target) -> list[Answers]:
+    """Samples to learn, to look at, and greedy answers to four prompts beside those."""
+    return [Answers(target, seed=seed, count=4) for seed in (5, 6, 7)]
+
+
+def beside(target: Any, three: list[Answers], sampled: Any, most: int) -> Loop:
+    """Return a loop with greedy answers beside others; none of them where `most` is 0."""
+    train, held_out, greedy = three
+    torch.manual_seed(0)
+    loop = Loop(task_of(target), train, Ranks("cpu"), Cut(ranks=1, micro_batch=3))
+    loop.held_out, loop.answered = held_out, Answered(sampled=sampled, stop_ids=target.stop_ids)
+    kinds = {each.sample_id: "even" if number % 2 == 0 else "odd" for number, each in enumerate(greedy.records)}
+    answered = Answered(sampled=Sampled(temperature=0.0), stop_ids=target.stop_ids, kinds=kinds)
+    loop.greedy = HeldOut(samples=greedy, answered=answered, most=most) if most else None
+    return loop
+
+
+@pytest.mark.parametrize("sampled", [Sampled(temperature=1.0), None])
+def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(target, three, sampled):
+    """Three of four are looked at. Where nobody knows how the others were sampled, theirs is watched."""
+    loop = beside(target, three, sampled, most=3)
+    look, chosen = loop.validation.look(StopSignal()), loop.validation._greedy[0].ids
+    pairs = zip(three[2].records, three[2].prompts, strict=True)
+    prompts = [prompt for each, prompt in pairs if each.sample_id in chosen]
+    assert len(prompts) == 3
+    proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
+    wanted = tally(decoded(target, prompts, proposer, max_new_tokens=60), loop.task.config.block_size)
+    assert look["accepted_length_greedy"] == pytest.approx(estimates(wanted)["accepted_length"].value)
+    assert (look["known_greedy"], look["cut_greedy"]) == (1, 0)
+    assert look["accepted_greedy@0"] == pytest.approx(wanted.accepted.sum(0)[0] / wanted.reached.sum(0)[0])
+    assert {"accepted_length_greedy/even", "accepted_length_greedy_low/odd"} <= look.keys()
+    watched = "greedy" if sampled is None else "sampled"
+    assert look["accepted_length"] == look[f"accepted_length_{watched}"]
+    assert (look["accepted@0"] == look["accepted_greedy@0"]) == (sampled is None)
+
+
+def test_greedy_answers_change_nothing_else_of_a_run(target, three):
+    alone, with_them = (beside(target, three, Sampled(temperature=1.0), most) for most in (0, 1))
+    for loop in (alone, with_them):
+        loop.total = 3
+        loop.run(None)
+    pairs = list(zip(alone.progress.rows, with_them.progress.rows, strict=True))
+    assert all(one[name] == other[name] for one, other in pairs for name in ("split", "step", "loss"))
+    assert [one.get("accepted_length") for one, _ in pairs] == [other.get("accepted_length") for _, other in pairs]
+    weights = zip(alone.task.model.parameters(), with_them.task.model.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in weights)
+
+
 @pytest.mark.parametrize("greedy", [True, False])
 def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_watched(target, greedy):
     loop = loop_of(target)
@@ -191,6 +244,31 @@ def test_a_run_tells_its_curve_in_rows_log_table_and_picture(tmp_path):
     assert heard.figures["learning-curve"].startswith(b"\x89PNG")
     assert counts["held_out"]["accepted_length"] == looks[-1]["accepted_length"]
     assert counts["walk_seconds"] <= counts["look_seconds"]
+
+
+def greedy_beside(site: Site, layers: Any = (-1, 1, 3)) -> Artifact:
+    """Return the cache of the target's own greedy answers to five of a site's held-out prompts."""
+    folder = site.root / "target"
+    spec = RegenerateSpec(target=spec_for(folder).target, sampling=Sampling(temperature=0.0), held_out=5)
+    held_out = [row for row in rows(25) if row["split"] == "validation"]
+    scratch = site.placement.scratch
+    answers, name = publish_answers(site.store, scratch, [held_out], "greedy", spec), f"greedy-{len(layers)}"
+    made = spec_for(folder, splits=("validation",), layers=layers)
+    out = out_for(site.store, scratch, answers, name)
+    counts = capture(made, {"answers": answers}, out, placement_for(folder, scratch), Heard())
+    return open_artifact(site.store, out.publish(made, 1, counts), scratch)
+
+
+def test_a_run_reads_greedy_answers_from_a_cache_of_their_own(tmp_path):
+    """These are no greedy ones: their first tokens alone are walked, and all of them are counted as cut."""
+    site, heard = site_of(tmp_path, temperature=0.7, top_p=0.99), Heard()
+    inputs = {"target_cache": site.cache, "greedy_cache": greedy_beside(site)}
+    counts = run(SMALL.but(greedy_samples=4), inputs, site.out("beside"), site.placement, heard)
+    assert counts["held_out"]["cut_greedy"] == 4
+    assert counts["held_out"]["known_greedy"] < 0.5
+    assert counts["held_out"]["accepted_length"] == counts["held_out"]["accepted_length_sampled"]
+    with pytest.raises(SourceError, match=r"its states in other layers \(\(0, 1\)\)"):
+        run(SMALL, {**inputs, "greedy_cache": greedy_beside(site, (0, 1))}, site.out("other"), site.placement, heard)
 
 
 def test_a_run_says_where_no_round_can_be_walked(site):

@@ -8,6 +8,7 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
+from deepspec.forms.names import EAGLE_LAYERS, OF_EAGLE_LAYERS
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.layers import layers_of
@@ -25,7 +26,22 @@ def layers(known: Known) -> Seen:
     if known.plan.draft is not None:
         return GIVEN
     chosen = captured(known)
-    return LATER if chosen is None else Seen(f"{list(chosen)}{' of the cache' if known.facts else ''}")
+    if chosen is None:
+        return LATER
+    return Seen(f"{list(chosen)}{' of the cache' if known.facts else ''}", _unexpressed(known.plan, chosen))
+
+
+def _unexpressed(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
+    """Return which engines' forms have no place for an Eagle3 draft of so many captured layers."""
+    forms = [form for form in plan.export.forms if form in OF_EAGLE_LAYERS]
+    if plan.train.draft.algorithm != "eagle3" or len(chosen) == EAGLE_LAYERS or not forms:
+        return ()
+    fitting = [chosen[0], chosen[len(chosen) // 2], chosen[-1]]
+    how = f"; with cache.layers={fitting} they can" if len(chosen) > EAGLE_LAYERS else ""
+    return (
+        f"an eagle3 draft of {len(chosen)} captured layers cannot be written for {' and '.join(forms)}, which have "
+        f"{EAGLE_LAYERS}, nor served and measured by them{how}",
+    )
 
 
 def recipe(known: Known) -> Seen:
