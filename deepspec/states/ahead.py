@@ -6,8 +6,8 @@ is read, and when, depends on the reader's order and on nothing that the makers 
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
@@ -85,16 +85,22 @@ class Ahead(Generic[T]):
 
     def take(self, number: int) -> T:
         """Return the thing of a number, waiting for it; asked for now if it was not."""
+        with self.claimed(number) as coming:
+            return coming.result()
+
+    @contextmanager
+    def claimed(self, number: int) -> Iterator[Coming[T]]:
+        """Yield what is being made of a number, asked for now if it was not; its room is free after the block."""
         with self._turn:
             if not self._coming[number]:
                 with suppress(ValueError):
                     self._expected.remove(number)
                 self._start(number, self._size(number))
-            size, future = self._coming[number].popleft()
+            size, coming = self._coming[number].popleft()
             if not self._coming[number]:
                 del self._coming[number]
         try:
-            return future.result()
+            yield coming
         finally:
             with self._turn:
                 self._held -= size

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from deepspec.engines.client import Client
-from deepspec.engines.dispatcher import Dispatcher
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.placement import Endpoint
@@ -98,10 +97,6 @@ class StatesClient(Client):
                 f"the request's name in it; {RESTART}"
             )
         return Path(path)
-
-
-Asked = Dispatcher[StatesClient, Sequence[int], Given]
-"""Several of them."""
 
 
 def _tops(reply: Mapping[str, Any]) -> dict[int, float]:

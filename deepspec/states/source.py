@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,22 +16,19 @@ import xxhash
 from torch import Tensor
 
 from deepspec.engines.concurrency import LARGEST
-from deepspec.engines.failures import AskError
-from deepspec.engines.patience import PATIENCE_SECONDS
 from deepspec.errors import EngineError
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.client import Asked, Given, StatesClient
+from deepspec.states.asking import Asking, Gives
+from deepspec.states.client import Given, StatesClient
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
-from deepspec.states.wanted import RESTART
 
 PROVEN_OF = 16
 """One of so many samples is proven against the engine's own next tokens, chosen by its id."""
 PROBE_TOKENS = 256
 """Longest prompt by which an engine is proven before the first sample."""
-TICK_SECONDS = 1.0
 _ENCODERS = 8
 
 Made = TypeVar("Made")
@@ -70,10 +66,7 @@ class EngineStates:
         self._pool = ThreadPoolExecutor(min(_ENCODERS, max(1, (os.cpu_count() or 1) - 2)), "engine states")
         self._turn = threading.Lock()
         """A capture records what passes through the target in memory: one at a time."""
-        self._engines: list[StatesClient] = []
-        self._asked: Asked | None = None
-        self._given_up: EngineError | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._asking: Asking[Sequence[int], Given] | None = None
 
     @property
     def depth(self) -> int:
@@ -124,34 +117,19 @@ class EngineStates:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _begin(self) -> None:
-        self._engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
-        found = await asyncio.gather(*(self._answers(engine) for engine in self._engines))
-        down = [(engine, error) for engine, error in zip(self._engines, found, strict=True) if error is not None]
-        told = "; ".join(f"{engine.label}: {error}" for engine, error in down)
-        if len(down) == len(self._engines):
-            raise EngineError(f"no engine gives states ({told}); start one, or check the URL")
+        engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
+        self._asking = Asking(engines, self._check, self._staging)
+        down = await self._asking.begin()
         if down:
+            told = "; ".join(f"{label}: {error}" for label, error in down)
             self._report.log(f"engines that give no states ({told}); they are asked as soon as they do")
-        self._asked = Asked(self._engines, lambda engine, ids: engine.ask(ids), self._check)
-        for engine, error in down:
-            self._asked.distrust(engine, error)
         by = "itself and transformers" if self._proof.target else "itself; the target does not fit into memory here"
         self._report.log(
-            f"states from {len(self._engines) - len(down)} engines: vllm {self._wanted.engine_version}, "
+            f"states from {len(engines) - len(down)} engines: vllm {self._wanted.engine_version}, "
             f"{self._wanted.dtype}; proven against {by}"
         )
-        self._watching = asyncio.create_task(self._watch())
 
-    async def _answers(self, engine: StatesClient) -> AskError | None:
-        try:
-            await self._check(engine)
-        except AskError as error:
-            if not error.can_pass:
-                raise EngineError(f"engine {engine.label} refuses what it is asked: {error}; {RESTART}") from None
-            return error
-        return None
-
-    async def _check(self, engine: StatesClient) -> None:
+    async def _check(self, engine: Gives[Sequence[int], Given]) -> None:
         """Prove an engine by a few prompts.
 
         Raises:
@@ -169,24 +147,11 @@ class EngineStates:
                 self._proof.of_target(given, ids)
 
     async def _taken(self, item: Item, make: Make[Made], against_target: bool) -> Made:
-        try:
-            await self._staging.take(self._wanted.bytes_of(item.length))
-            given = await self._given(item)
-            return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
-        except asyncio.CancelledError:
-            if self._given_up is not None:
-                raise self._given_up from None
-            raise
-
-    async def _given(self, item: Item) -> Given:
-        if self._asked is None:
+        if self._asking is None:
             raise EngineError("no engine was proven yet; enter the context first")
-        try:
-            return await self._asked.ask(item.sample.input_ids)
-        except AskError as error:
-            told = f"no engine gives states of sample {item.sample.sample_id} ({item.length} tokens): {error}"
-            advice = RESTART if not error.can_pass else "what was committed is kept; run again to go on"
-            raise EngineError(f"{told}; {advice}") from None
+        what = f"sample {item.sample.sample_id} ({item.length} tokens)"
+        given = await self._asking.given(item.sample.input_ids, self._wanted.bytes_of(item.length), what)
+        return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
 
     def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
@@ -194,27 +159,10 @@ class EngineStates:
         hidden = given.states[:, :-1].flatten(1)
         return make(item, hidden, self._proof.finish.last(given.states[:, -1]))
 
-    async def _watch(self) -> None:
-        """Give up where no engine does anything for long."""
-        while self._asked is not None:
-            await asyncio.sleep(TICK_SECONDS)
-            if max(self._asked.seconds_idle, self._asked.seconds_paused) > PATIENCE_SECONDS:
-                told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in self._asked.lanes)
-                self._given_up = EngineError(
-                    f"no engine gave states for {PATIENCE_SECONDS:.0f} s ({told}); what was committed is kept, run "
-                    "again to go on"
-                )
-                for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                    task.cancel()
-                return
-
     async def _end(self) -> None:
+        if self._asking is not None:
+            await self._asking.end()
         own = asyncio.all_tasks() - {asyncio.current_task()}
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
-        if self._asked is not None:
-            await self._asked.close()
-        for engine in self._engines:
-            with suppress(OSError):
-                await engine.close()
