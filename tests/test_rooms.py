@@ -21,6 +21,7 @@ LATE = {
         "cli/brought.py",
         "cli/serve_bench.py",
         "cli/report.py",
+        "cli/simulated.py",
     },
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
 
+_LOOKS = 8
+"""One part of so many of the room is for held-out samples, which looks read between steps."""
+
 T = TypeVar("T")
 Made = TypeVar("Made", covariant=True)
 
@@ -27,6 +30,11 @@ class Coming(Protocol[Made]):
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
         """Call a function once it is."""
+
+
+def rooms(limit: int) -> dict[str, int]:
+    """Return the bytes that each split of a cache may take of a limit."""
+    return {"train": limit - limit // _LOOKS, "validation": limit // _LOOKS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

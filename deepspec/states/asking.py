@@ -17,6 +17,10 @@ from deepspec.errors import EngineError
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import RESTART
 
+PROBES = 3
+"""Prompts by which an engine is proven before the first sample."""
+PROBE_TOKENS = 256
+"""Longest of them."""
 TICK_SECONDS = 1.0
 
 QuestionT = TypeVar("QuestionT", contravariant=True)

@@ -20,15 +20,13 @@ from deepspec.errors import EngineError
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.asking import Asking, Gives
+from deepspec.states.asking import PROBE_TOKENS, Asking, Gives
 from deepspec.states.client import Given, StatesClient
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
 
 PROVEN_OF = 16
 """One of so many samples is proven against the engine's own next tokens, chosen by its id."""
-PROBE_TOKENS = 256
-"""Longest prompt by which an engine is proven before the first sample."""
 _ENCODERS = 8
 
 Made = TypeVar("Made")

@@ -6,6 +6,7 @@ threads (zstd and numpy free the interpreter), into memory from which a card fet
 bounded by bytes, not by steps: a step of a large target does not fit into memory as a whole.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -22,6 +23,9 @@ from deepspec.records.stream import Row, Samples, Share, read_record, read_token
 
 STEPS_AHEAD = 2
 """Steps that are begun beyond the one that is computed, at most."""
+
+ASKED_AHEAD = 1024
+"""Samples of which an engine hears ahead, where their bytes allow it: twice what it takes at a time."""
 
 Supervise = Callable[[Tokens, Sequence[int]], Any]
 """`supervise(tokens, keys)` returns what is supervised in rows of samples; its `denominators` sum up over a step."""
@@ -155,6 +159,11 @@ class Reader:
     def size(self, rows: Sequence[Row]) -> int:
         """Return the bytes that the states of some rows take, padding included."""
         return padded_bytes(self.samples, rows)
+
+
+def steps_told(engines: int, batch: int) -> int:
+    """Return the steps of which samples hear ahead where engines make them, of so many samples each."""
+    return math.ceil(ASKED_AHEAD * max(1, engines) / batch)
 
 
 def padded_bytes(samples: Samples, rows: Sequence[Row]) -> int:
