@@ -92,15 +92,13 @@ class Training:
         tasks = Tasks()
         try:
             while self.step < self._scenario.total_steps:
-                if self.tally.starts:
-                    await asyncio.sleep(self._scenario.trainer_start)
                 await self._one_process(tasks)
         finally:
             await tasks.end()
 
     async def _one_process(self, tasks: Tasks) -> None:
         self.tally.starts += 1
-        self._process = tasks.begin(self._trained())
+        self._process = tasks.begin(self._trained(0.0 if self.tally.starts == 1 else self._scenario.trainer_start))
         await asyncio.wait([self._process])
         ended, self._process = self._process, None
         if not ended.cancelled():
@@ -114,8 +112,9 @@ class Training:
         self._saved = [saved for saved in self._saved if saved.at <= now]
         self.step = self._saved[-1].step
 
-    async def _trained(self) -> None:
-        """Train from the newest saved state on, in one process."""
+    async def _trained(self, start: float) -> None:
+        """Train from the newest saved state on, in one process that takes so many seconds to start."""
+        await asyncio.sleep(start)
         ranks = [
             Rank(self._scenario, rank, self._lengths, self._engines, self._kept, self.tally)
             for rank in range(self._scenario.ranks)

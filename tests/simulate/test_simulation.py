@@ -76,6 +76,14 @@ def test_a_killed_trainer_goes_on_at_its_checkpoint_and_waits_to_be_started():
     assert (killed.trainer_failures, killed.rows_lost) == (1, 0)
 
 
+def test_a_trainer_that_is_killed_while_it_starts_starts_anew():
+    slow = scenario(trainer_rate=RATE / 2)
+    once = simulate(slow, [Failure(11.0, None)])
+    twice = simulate(slow, [Failure(11.0, None), Failure(12.5, None)])
+    assert twice.seconds == pytest.approx(once.seconds + 1.5)
+    assert (twice.trainer_failures, twice.steps_again) == (2, once.steps_again)
+
+
 def test_a_state_that_was_not_saved_yet_is_none_to_go_on_from():
     slow = scenario(trainer_rate=RATE / 2, save_seconds=4.0)
     assert simulate(slow, [Failure(11.0, None)]).steps_again == 6
