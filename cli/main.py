@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import brought, caches, check, doctor, serve, shelf, show, tools
+from cli import brought, caches, check, doctor, serve, shelf, show, simulated, tools
 from cli import engine as cli_engine
 from cli import reevaluate as cli_reevaluate
 from cli import report as cli_report
@@ -20,7 +20,7 @@ from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
-from deepspec.errors import DeepSpecError
+from deepspec.errors import DeepSpecError, SpecError
 from deepspec.formats.recipe import AlgorithmName
 from deepspec.plan import presets
 from deepspec.stages import STAGES
@@ -232,19 +232,35 @@ def run_stage(name: str, choices: Choices, site: Site) -> None:
     say(f"{step.stage}: {step.state}, {step.seconds:.1f} s, {step.ref.uri}")
 
 
-def show_plan(choices: Choices, site: Site, *, hardware: list[str] | None, as_json: bool) -> None:
+def show_plan(
+    choices: Choices,
+    site: Site,
+    *,
+    hardware: list[str] | None,
+    simulate: bool,
+    assume: list[str] | None,
+    as_json: bool,
+) -> None:
     """Show what a run would cost; nothing is spent."""
+    if assume and not simulate:
+        raise SpecError("--assume says what a simulation takes for given; give --simulate, too")
     plan = choices.plan()
     if hardware:
         plan = plan.but(limits=plan.limits.but(hardware=hardware[0]))
-    show.plan(plan, site, hardware or (), as_json=as_json)
+    show.plan(plan, site, hardware or (), assumed=(assume or ()) if simulate else None, as_json=as_json)
 
 
 app.command("run", help="Build a draft: every stage, in order; what is published and fresh is not made again.")(
     command(run_all)
 )
 app.command("plan", help="Show what a run will cost, before anything is spent.")(
-    command(show_plan, **option("hardware", Hardware, None), **option("as_json", check.AsJson, False))
+    command(
+        show_plan,
+        **option("hardware", Hardware, None),
+        **option("simulate", simulated.Simulate, False),
+        **option("assume", simulated.Assume, None),
+        **option("as_json", check.AsJson, False),
+    )
 )
 app.command("doctor", help="Check machine, store, target and engine for a run.")(
     command(doctor.examine, **option("as_json", check.AsJson, False))

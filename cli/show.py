@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.counted import counted
+from cli.simulated import rows as simulated_rows
+from cli.simulated import simulated
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.catalog import held_bytes
 from deepspec.errors import BudgetError, NotPublishedError
@@ -79,13 +81,21 @@ def settled(site: Site, tell: Callable[[str], None] = say) -> Site:
     return site
 
 
-def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: bool = False) -> None:
+def plan(
+    chosen: Plan,
+    site: Site,
+    machines: Sequence[str] = (),
+    *,
+    assumed: Sequence[str] | None = None,
+    as_json: bool = False,
+) -> None:
     """Show what a run would cost, once it is known that one could begin.
 
     Args:
         chosen: what is asked for.
         site: where it runs.
         machines: names of hardware to compare instead of the plan's own, where there are several.
+        assumed: what a simulation is to take for given, besides; None: there is none.
         as_json: print JSON, for programs.
 
     Raises:
@@ -104,12 +114,16 @@ def plan(chosen: Plan, site: Site, machines: Sequence[str] = (), *, as_json: boo
     known_costs = {name: cost for name, cost in costs.items() if cost is not None}
     held = held_bytes(store, found.resolved.specs) if found.resolved else 0
     over = {name: passed_limit(chosen.limits, cost, store, held) for name, cost in known_costs.items()}
+    runs = {} if assumed is None else simulated(chosen, found, list(costs), assumed)
     if as_json:
-        show_json(_plan_told(chosen, known_costs, over, store))
+        told_runs = {"simulated": {name: each.model_dump(mode="json") for name, each in runs.items()}} if runs else {}
+        show_json({**_plan_told(chosen, known_costs, over, store), **told_runs})
     else:
         counts = plan_counts(chosen, store, found.measured)
         counts += answering_lines(chosen, found.sizes, found.measured)
         _show_plan(chosen, known_costs, store, counts)
+        for name, each in runs.items():
+            show_table(f"simulated on {name}", simulated_rows(each))
     for line in (*told, *filter(None, [found.missing])):
         (complain if as_json else say)(line)
     _check_machines(over)

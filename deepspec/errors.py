@@ -20,6 +20,7 @@
     ├── TrainingError           training that cannot go on (non-finite losses, bad data)
     ├── ParityError             two forms of one model that should agree and do not
     ├── ChildError              a child process that failed
+    ├── SimulationError         a simulation in which nothing can happen any more
     └── CancelledError          a stage asked to stop: what it had is saved, resume goes on
 
 A message says what, where, what was wanted and what to do; what helps with most errors of a class is its `remedy` (the
@@ -203,6 +204,12 @@ class ChildError(DeepSpecError):
         self.exit_code = exit_code
         self.retryable = exit_code > SIGNALLED and exit_code != EXIT_CANCELLED
         self.last_lines = last_lines
+
+
+class SimulationError(DeepSpecError):
+    """A simulation whose parts all wait for what will not come: what it runs would hang in a real run, too."""
+
+    remedy = "Report it with the command: two parts of the code wait for each other."
 
 
 class CancelledError(DeepSpecError):

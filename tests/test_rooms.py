@@ -23,6 +23,7 @@ LATE = {
         "cli/serve_bench.py",
         "cli/report.py",
         "deepspec/regenerate/run.py",
+        "cli/simulated.py",
     },
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
     "Triton": {"deepspec/losses/chunked.py"},

@@ -102,6 +102,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         engines: the clients, at least one.
         put: puts one question to one of them; raises AskError where there is no answer.
         check: awaited before an endpoint that was down gets questions again; raises where it should not.
+        jitter: draws by how much waits differ; None: unlike those of any other run.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         engines: Sequence[EngineT],
         put: Callable[[EngineT, QuestionT], Awaitable[AnswerT]],
         check: Callable[[EngineT], Awaitable[None]],
+        jitter: random.Random | None = None,
     ) -> None:
         """Trust every endpoint at first."""
         self._clock = asyncio.get_running_loop().time
@@ -117,6 +119,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         """Set whenever more questions than before may be under way."""
         self._put = put
         self._check = check
+        self._jitter = jitter or random.Random()
         self._waiting: deque[tuple[asyncio.Future[Lane[EngineT]], Lane[EngineT] | None]] = deque()
         self._probes: set[asyncio.Task[None]] = set()
         self._patience = Patience()
@@ -180,7 +183,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
                 if not error.can_pass or failures >= ATTEMPTS:
                     raise
             failed, signs = lane, self._signs
-            await asyncio.sleep(_wait(failures))
+            await asyncio.sleep(_wait(failures, self._jitter))
 
     async def _ask_one(self, lane: Lane[EngineT], question: QuestionT) -> AnswerT:
         full = lane.load >= 1
@@ -286,7 +289,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         failed = 0
         while lane.tripped:
             wait = min(LONGEST_PROBE, FIRST_PROBE * 2 ** min(failed, 10))
-            await asyncio.sleep(max(wait * random.uniform(0.8, 1.2), lane.seconds_paused))
+            await asyncio.sleep(max(wait * self._jitter.uniform(0.8, 1.2), lane.seconds_paused))
             try:
                 await self._check(lane.engine)
             except (AskError, EngineError) as error:
@@ -302,7 +305,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
             self._hand_out()
 
 
-def _wait(failures: int) -> float:
+def _wait(failures: int, jitter: random.Random) -> float:
     """Return the seconds until a question is asked again."""
     doubled = FIRST_WAIT * 2 ** (failures - 1) if failures else 0.0
-    return min(LONGEST_WAIT, doubled) + random.uniform(0, FIRST_WAIT)
+    return min(LONGEST_WAIT, doubled) + jitter.uniform(0, FIRST_WAIT)

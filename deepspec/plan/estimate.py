@@ -49,6 +49,8 @@ class Sizes(Spec):
     head_dim: int = Field(gt=0)
     vocabulary: int = Field(gt=0)
     parameters: int = Field(gt=0)
+    working: int | None = Field(default=None, gt=0)
+    """Parameters that work on one token, where a part of the experts does; None: all."""
     reads_again: bool = False
     """Whether tokens can be taken back from its memory by reading the accepted ones again, and not otherwise."""
 
@@ -294,7 +296,7 @@ def stored_codec(codec: str) -> str:
 def _source(name: str, found: Mapping[str, CacheSize], sizes: Sizes, work: Workload, hardware: Hardware) -> SourceCost:
     """Return what one source takes. Without stored states the target runs in every pass, on the same devices."""
     rate = 1 / (hardware.train_tflops * 1e12 * hardware.devices * 3600)
-    forward = work.captured.tokens.scaled(2.0 * sizes.parameters * rate)
+    forward = work.captured.tokens.scaled(read_flops(sizes) * rate)
     compute = train_flops(sizes, work).scaled(work.passes * rate)
     tokens_only = found[TOKENS_ONLY]
     if name == "engine":
@@ -369,9 +371,9 @@ def _priced(
 
 def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str, Range]:
     """Return the hours of an engine's full batches, which compute, and of evaluation, which decodes one by one."""
-    engine = 2.0 * sizes.parameters / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
+    engine = read_flops(sizes) / (hardware.engine_tflops * 1e12 * hardware.devices * 3600)
     answered = Range.around(work.questions * work.question_tokens * 0.5, GUESS)
-    target = (sizes.layers, float(sizes.parameters))
+    target = (sizes.layers, float(sizes.working or sizes.parameters))
     passes = [target, (work.draft_layers, draft_parameters(sizes, work)), *([target] if sizes.reads_again else [])]
     seconds = sum(
         pass_seconds(layers, work.weight_bytes * count, hardware.device_gb_per_second, hardware.layer_ms)
@@ -379,7 +381,7 @@ def _engine_hours(sizes: Sizes, work: Workload, hardware: Hardware) -> dict[str,
     )
     alone = Range.around(work.alone * work.question_tokens * 0.5 * seconds / 3600, GUESS)
     rate = hardware.train_tflops * 1e12 * hardware.devices * 3600
-    read = Range.around((work.questions + work.alone) * work.prompt_tokens * 2.0 * sizes.parameters / rate, GUESS)
+    read = Range.around((work.questions + work.alone) * work.prompt_tokens * read_flops(sizes) / rate, GUESS)
     decoded = decoding_hours(answered, seconds).plus(alone).plus(read)
     answers = work.captured.supervised.scaled(engine)
     return {"regenerate": answers.times(SPECULATED) if work.with_answers else answers, "evaluate": decoded}
@@ -389,8 +391,13 @@ def _month(stored: Range, hardware: Hardware) -> Range:
     return stored.scaled(hardware.storage_gb_month / 1e9)
 
 
+def read_flops(sizes: Sizes) -> float:
+    """Return the operations of the target's forward pass over one token."""
+    return 2.0 * (sizes.working or sizes.parameters)
+
+
 def train_flops(sizes: Sizes, work: Workload) -> Range:
-    """Return the operations of one pass of training over the data: forward and backward are three times the forward."""
+    """Return the operations of one pass over the data: forward and backward are three times the forward."""
     what = work.captured
     positions = min(work.anchors, what.supervised.mid / max(1, what.samples)) * work.block * what.samples
     blocks = 6 * draft_parameters(sizes, work) * positions

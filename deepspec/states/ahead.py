@@ -6,11 +6,14 @@ is read, and when, depends on the reader's order and on nothing that the makers 
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
+
+_LOOKS = 8
+"""One part of so many of the room is for held-out samples, which looks read between steps."""
 
 T = TypeVar("T")
 Made = TypeVar("Made", covariant=True)
@@ -27,6 +30,11 @@ class Coming(Protocol[Made]):
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
         """Call a function once it is."""
+
+
+def rooms(limit: int) -> dict[str, int]:
+    """Return the bytes that each split of a cache may take of a limit."""
+    return {"train": limit - limit // _LOOKS, "validation": limit // _LOOKS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,16 +93,22 @@ class Ahead(Generic[T]):
 
     def take(self, number: int) -> T:
         """Return the thing of a number, waiting for it; asked for now if it was not."""
+        with self.claimed(number) as coming:
+            return coming.result()
+
+    @contextmanager
+    def claimed(self, number: int) -> Iterator[Coming[T]]:
+        """Yield what is being made of a number, asked for now if it was not; its room is free after the block."""
         with self._turn:
             if not self._coming[number]:
                 with suppress(ValueError):
                     self._expected.remove(number)
                 self._start(number, self._size(number))
-            size, future = self._coming[number].popleft()
+            size, coming = self._coming[number].popleft()
             if not self._coming[number]:
                 del self._coming[number]
         try:
-            return future.result()
+            yield coming
         finally:
             with self._turn:
                 self._held -= size

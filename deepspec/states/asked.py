@@ -7,15 +7,13 @@ from deepspec.errors import SpecError
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
+from deepspec.states.asking import PROBES
 from deepspec.states.digest import digest_of
 from deepspec.states.finish import finish_of
 from deepspec.states.proof import Proof
 from deepspec.states.source import EngineStates
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
-
-PROBES = 3
-"""Prompts by which an engine is proven before the first sample."""
 
 
 class Named(Protocol):

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from deepspec.engines.client import Client
-from deepspec.engines.dispatcher import Dispatcher
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.placement import Endpoint
@@ -59,10 +58,6 @@ class StatesClient(Client):
     async def ask(self, ids: Sequence[int]) -> Given:
         """Return the states of some tokens; arguments and errors are those of `states_of`."""
         return await states_of(self, ids, self._wanted, self._staging)
-
-
-Asked = Dispatcher[StatesClient, Sequence[int], Given]
-"""Several of them."""
 
 
 async def states_of(

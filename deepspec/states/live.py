@@ -20,8 +20,9 @@ from deepspec.passes.samples import Item, check_finite, to_record
 from deepspec.placement import Placement
 from deepspec.records.batch import Record
 from deepspec.report import Report
-from deepspec.states.ahead import Ahead, Coming
-from deepspec.states.asked import PROBES, Named, engine_states
+from deepspec.states.ahead import Ahead, Coming, rooms
+from deepspec.states.asked import Named, engine_states
+from deepspec.states.asking import PROBES
 from deepspec.states.kept import Kept
 from deepspec.states.source import EngineStates
 from deepspec.target.load import Target, describe_target, load_fitting, located
@@ -29,9 +30,6 @@ from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.facts import CacheFacts
 from deepspec.target_cache.fetch import BoundedFolder, PartSource
 from deepspec.target_cache.sizes import BF16_BYTES
-
-_LOOKS = 8
-"""One part of so many of the room is for held-out samples, which looks read between steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +67,8 @@ class EngineCache(TargetCache):
         """Samples that engines were asked for."""
         self._proven = _shortest_of_shards(self)
         self._held_out = frozenset(self.numbers("validation").tolist())
-        parts_of = {"train": room.ahead - room.ahead // _LOOKS, "validation": room.ahead // _LOOKS}
         self._queues: dict[str, Ahead[Record | None]] = {
-            split: Ahead(self._ask, self._size, limit) for split, limit in parts_of.items()
+            split: Ahead(self._ask, self._size, limit) for split, limit in rooms(room.ahead).items()
         }
 
     def ahead(self, split: str, numbers: Sequence[int]) -> None:

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -20,23 +19,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from deepspec.engines.concurrency import LARGEST
-from deepspec.engines.failures import AskError
-from deepspec.engines.patience import PATIENCE_SECONDS
 from deepspec.errors import EngineError
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.client import Asked, Given, StatesClient
+from deepspec.states.asking import PROBE_TOKENS, Asking, Gives
+from deepspec.states.client import Given, StatesClient
 from deepspec.states.kept_answers import KeptAnswers
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
-from deepspec.states.wanted import RESTART
 
 PROVEN_OF = 16
 """One of so many samples is proven against the engine's own next tokens, chosen by its id."""
-PROBE_TOKENS = 256
-"""Longest prompt by which an engine is proven before the first sample."""
-TICK_SECONDS = 1.0
 _ENCODERS = 8
 
 Made = TypeVar("Made")
@@ -66,10 +60,8 @@ class EngineStates:
         self._pool = ThreadPoolExecutor(min(_ENCODERS, max(1, (os.cpu_count() or 1) - 2)), "engine states")
         self._turn = threading.Lock()
         """A capture records what passes through the target in memory: one at a time."""
-        self._engines: list[StatesClient] = []
-        self._asked: Asked | None = None
-        self._given_up: EngineError | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._asking: Asking[Sequence[int], Given] | None = None
+        self._refused: EngineError | None = None
         self._beginning = asyncio.Lock()
         self._kept: KeptAnswers | None = None
         self._from_kept: dict[str, str] = {}
@@ -147,18 +139,18 @@ class EngineStates:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _dispatcher(self) -> Asked:
+    async def _proven(self) -> Asking[Sequence[int], Given]:
         """Return the engines, proven before the first question."""
         async with self._beginning:
-            if self._given_up is not None:
-                raise self._given_up
-            if self._asked is None:
+            if self._refused is not None:
+                raise self._refused
+            if self._asking is None:
                 try:
                     await self._begin()
                 except EngineError as error:
-                    self._given_up = error
+                    self._refused = error
                     raise
-            return cast(Asked, self._asked)
+            return cast(Asking[Sequence[int], Given], self._asking)
 
     async def _begin(self) -> None:
         if not self._endpoints:
@@ -166,34 +158,19 @@ class EngineStates:
                 "states are wanted of an engine and there is no engine to ask; give --endpoint URL of one that was "
                 "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
             )
-        self._engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
-        found = await asyncio.gather(*(self._answers(engine) for engine in self._engines))
-        down = [(engine, error) for engine, error in zip(self._engines, found, strict=True) if error is not None]
-        told = "; ".join(f"{engine.label}: {error}" for engine, error in down)
-        if len(down) == len(self._engines):
-            raise EngineError(f"no engine gives states ({told}); start one, or check the URL")
+        engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
+        self._asking = Asking(engines, self._check, self._staging)
+        down = await self._asking.begin()
         if down:
+            told = "; ".join(f"{label}: {error}" for label, error in down)
             self._report.log(f"engines that give no states ({told}); they are asked as soon as they do")
-        self._asked = Asked(self._engines, lambda engine, ids: engine.ask(ids), self._check)
-        for engine, error in down:
-            self._asked.distrust(engine, error)
         by = "itself and transformers" if self._proof.target else "itself; the target does not fit into memory here"
         self._report.log(
-            f"states from {len(self._engines) - len(down)} engines: vllm {self._wanted.engine_version}, "
+            f"states from {len(engines) - len(down)} engines: vllm {self._wanted.engine_version}, "
             f"{self._wanted.dtype}; proven against {by}"
         )
-        self._watching = asyncio.create_task(self._watch())
 
-    async def _answers(self, engine: StatesClient) -> AskError | None:
-        try:
-            await self._check(engine)
-        except AskError as error:
-            if not error.can_pass:
-                raise EngineError(f"engine {engine.label} refuses what it is asked: {error}; {RESTART}") from None
-            return error
-        return None
-
-    async def _check(self, engine: StatesClient) -> None:
+    async def _check(self, engine: Gives[Sequence[int], Given]) -> None:
         """Prove an engine by a few prompts.
 
         Raises:
@@ -212,31 +189,23 @@ class EngineStates:
                 self._proof.of_target(given, ids[: given.tokens])
 
     async def _taken(self, item: Item, make: Make[Made], against_target: bool) -> Made:
-        try:
-            await self._staging.take(self._wanted.bytes_of(item.length))
-            given = await self._given(item)
-            return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
-        except asyncio.CancelledError:
-            if self._given_up is not None:
-                raise self._given_up from None
-            raise
+        given = await self._given(item)
+        return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
 
     async def _given(self, item: Item) -> Given:
-        kept = None
-        if self._kept is not None:
-            kept = await self._loop.run_in_executor(self._pool, self._kept.get, item.row, item.sample.input_ids[:-1])
+        size, ids = self._wanted.bytes_of(item.length), item.sample.input_ids
+        what = f"sample {item.sample.sample_id} ({item.length} tokens)"
+        if self._kept is None:
+            return await (await self._proven()).given(ids, what, size)
+        await self._staging.take(size)
+        kept = await self._loop.run_in_executor(self._pool, self._kept.get, item.row, ids[:-1])
         if kept is not None:
             self._from_kept[item.sample.sample_id] = item.row
             self.taken += 1
             return Given(states=kept, tops={}, label=f"with the answers of row {item.row}")
-        asked = await self._dispatcher()
+        proven = await self._proven()
         self.asked += 1
-        try:
-            return await asked.ask(item.sample.input_ids)
-        except AskError as error:
-            told = f"no engine gives states of sample {item.sample.sample_id} ({item.length} tokens): {error}"
-            advice = RESTART if not error.can_pass else "what was committed is kept; run again to go on"
-            raise EngineError(f"{told}; {advice}") from None
+        return await proven.given(ids, what)
 
     def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
@@ -246,27 +215,10 @@ class EngineStates:
             hidden, last = (pad(each[: item.length - 1], (0, 0, 0, 1)) for each in (hidden, last))
         return make(item, hidden, last)
 
-    async def _watch(self) -> None:
-        """Give up where no engine does anything for long."""
-        while self._asked is not None:
-            await asyncio.sleep(TICK_SECONDS)
-            if max(self._asked.seconds_idle, self._asked.seconds_paused) > PATIENCE_SECONDS:
-                told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in self._asked.lanes)
-                self._given_up = EngineError(
-                    f"no engine gave states for {PATIENCE_SECONDS:.0f} s ({told}); what was committed is kept, run "
-                    "again to go on"
-                )
-                for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                    task.cancel()
-                return
-
     async def _end(self) -> None:
+        if self._asking is not None:
+            await self._asking.end()
         own = asyncio.all_tasks() - {asyncio.current_task()}
         for task in own:
             task.cancel()
         await asyncio.gather(*own, return_exceptions=True)
-        if self._asked is not None:
-            await self._asked.close()
-        for engine in self._engines:
-            with suppress(OSError):
-                await engine.close()

@@ -6,12 +6,13 @@ threads (zstd and numpy free the interpreter), into memory from which a card fet
 bounded by bytes, not by steps: a step of a large target does not fit into memory as a whole.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from deepspec.records.stream import Row, Samples, Share, read_record, read_token
 
 STEPS_AHEAD = 2
 """Steps that are begun beyond the one that is computed, at most."""
+
+ASKED_AHEAD = 1024
+"""Samples of which an engine hears ahead, where their bytes allow it: twice what it takes at a time."""
 
 Supervise = Callable[[Tokens, Sequence[int]], Any]
 """`supervise(tokens, keys)` returns what is supervised in rows of samples; its `denominators` sum up over a step."""
@@ -115,7 +119,7 @@ class Reader:
         """Yield the steps start to end - 1; each one's micro-batches have to be taken before the next is asked for."""
         pool = ThreadPoolExecutor(self.pace.workers, thread_name_prefix="reader")
         try:
-            ahead = _Ahead(self, pool, range(start, end))
+            ahead = ReadAhead(self, pool, range(start, end))
             for _ in range(start, end):
                 planned = ahead.next_step()
                 supervised = tuple(self._wait(future) for future in planned.futures)
@@ -123,7 +127,7 @@ class Reader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _states(self, ahead: "_Ahead", count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _states(self, ahead: "ReadAhead", count: int) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(count):
             yield self._wait(ahead.next_states())
 
@@ -154,40 +158,93 @@ class Reader:
 
     def size(self, rows: Sequence[Row]) -> int:
         """Return the bytes that the states of some rows take, padding included."""
-        longest = max(sum(self.samples.length(draw.number) for draw in row) for row in rows)
-        return len(rows) * longest * self.samples.state_bytes
+        return padded_bytes(self.samples, rows)
+
+
+def steps_told(engines: int, batch: int) -> int:
+    """Return the steps of which samples hear ahead where engines make them, of so many samples each."""
+    return math.ceil(ASKED_AHEAD * max(1, engines) / batch)
+
+
+def padded_bytes(samples: Samples, rows: Sequence[Row]) -> int:
+    """Return the bytes that the states of some rows take in a batch, padding included."""
+    longest = max(sum(samples.length(draw.number) for draw in row) for row in rows)
+    return len(rows) * longest * samples.state_bytes
+
+
+class Reads(Protocol):
+    """What `ReadAhead` has read: a `Reader`, or one in the time of a simulation."""
+
+    @property
+    def samples(self) -> Samples:
+        """Return the samples."""
+
+    @property
+    def share(self) -> Callable[[int], Share]:
+        """Return what tells the rows of a step."""
+
+    @property
+    def pace(self) -> Pace:
+        """Return how far and how wide to read ahead."""
+
+    def plan(self, rows: Sequence[Row], /) -> Any:
+        """Return what is known of some rows without their states."""
+
+    def load(self, rows: Sequence[Row], /) -> Any:
+        """Return their states."""
+
+    def size(self, rows: Sequence[Row], /) -> int:
+        """Return the bytes of those."""
+
+
+class Pool(Protocol):
+    """Where it is read: threads, or what stands for them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+        """Begin a call, and return what becomes of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    futures: list[Future[Supervised]]
+class Planned:
+    """A step whose tokens are being read."""
+
+    futures: list[Any]
+    """What `plan` makes of its micro-batches."""
     tokens: int
+    """Of the global batch."""
 
 
-class _Ahead:
-    """What is under way: plans of the steps begun, and states of the micro-batches that come next."""
+class ReadAhead:
+    """What is under way: plans of the steps begun, and states of the micro-batches that come next.
 
-    def __init__(self, reader: Reader, pool: ThreadPoolExecutor, steps: range) -> None:
+    Args:
+        reader: reads.
+        pool: where.
+        steps: numbers of the steps.
+    """
+
+    def __init__(self, reader: Reads, pool: Pool, steps: range) -> None:
+        """Begin the first step."""
         self._reader, self._pool = reader, pool
         self._steps = iter(steps)
         self._told: deque[Share] = deque()
         """Steps of which the samples have heard, not begun yet."""
-        self._planned: deque[_Planned] = deque()
+        self._planned: deque[Planned] = deque()
         self._waiting: deque[Sequence[Row]] = deque()
         """Micro-batches of the steps begun whose states are not being read yet."""
-        self._loading: deque[tuple[int, Future[tuple[Tensor, Tensor]]]] = deque()
+        self._loading: deque[tuple[int, Any]] = deque()
         self._bytes = 0
         self._begin()
 
-    def next_step(self) -> _Planned:
+    def next_step(self) -> Planned:
         """Return the plans of the next step."""
         if not self._planned:
             self._begin()
         self._fill()
         return self._planned.popleft()
 
-    def next_states(self) -> Future[tuple[Tensor, Tensor]]:
-        """Return the states of the next micro-batch."""
+    def next_states(self) -> Any:
+        """Return what `load` makes of the next micro-batch."""
         self._fill()
         size, future = self._loading.popleft()
         self._bytes -= size
@@ -200,7 +257,7 @@ class _Ahead:
         if self._told:
             share = self._told.popleft()
             plans = [self._pool.submit(self._reader.plan, rows) for rows in share.pieces]
-            self._planned.append(_Planned(plans, share.tokens))
+            self._planned.append(Planned(plans, share.tokens))
             self._waiting.extend(share.pieces)
 
     def _tell(self) -> None:

@@ -4,7 +4,6 @@ Every rank calls `run` with the same arguments; the first one saves states, writ
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -28,7 +27,7 @@ from deepspec.start.begin import earlier_weights
 from deepspec.start.previous import STATE
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
 from deepspec.steps.ranks import Ranks
-from deepspec.steps.reader import Pace
+from deepspec.steps.reader import Pace, steps_told
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
@@ -56,8 +55,6 @@ AHEAD_SHARE, MOST_AHEAD = 0.1, 4 << 30
 """Share of the host's free memory, and bytes, that states read ahead take at most."""
 ENGINES_SHARE = 0.25
 """Share of the host's free memory that states take at most which engines gave and training has not read yet."""
-ASKED_AHEAD = 1024
-"""Samples of which the engines hear ahead, where their bytes allow it: twice what one of them takes at a time."""
 GREEDY = "greedy_cache"
 """Name of the input with the target's greedy answers to held-out prompts."""
 GATE_POOL = 64
@@ -256,7 +253,7 @@ def _pace(spec: TrainSpec, placement: Placement, ranks: Ranks) -> Pace:
     return Pace(
         workers=placement.readers or (spare if card else 1),
         bytes_ahead=min(room, MOST_AHEAD),
-        steps_told=math.ceil(ASKED_AHEAD * max(1, len(placement.endpoints)) / own) if spec.source == "engine" else 0,
+        steps_told=steps_told(len(placement.endpoints), own) if spec.source == "engine" else 0,
         pinned=card,
     )
 

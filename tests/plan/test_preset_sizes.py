@@ -50,10 +50,25 @@ PUBLISHED = {
 """Billions of weights, as model cards tell them; of Gemma 3 those of the text part."""
 
 
-def weights(config: Any) -> int:
+WORKING = {
+    "qwen3-30b-a3b": 3.3, "qwen3-235b-a22b": 22, "gpt-oss-20b": 3.6, "gpt-oss-120b": 5.1, "mixtral-8x7b": 12.9,
+    "deepseek-v3": 37, "deepseek-r1": 37, "qwen3-next-80b-a3b": 3,
+}  # fmt: skip
+"""Billions of weights that work on one token, as model cards tell them, which count embeddings or not."""
+
+
+def weights(config: Any) -> dict[str, int]:
+    """Return all weights, and those that work on one token where experts are chosen."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    every = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    experts = sum(count for name, count in every.items() if ".experts." in name)
+    found = {"parameters": sum(every.values())}
+    if not experts:
+        return found
+    chosen = {getattr(config, name, None) for name in ("num_local_experts", "n_routed_experts", "num_experts")} - {None}
+    (count,) = chosen
+    return {**found, "working": found["parameters"] - experts * (count - config.num_experts_per_tok) // count}
 
 
 def told(config: Any) -> dict[str, int]:
@@ -68,7 +83,7 @@ def told(config: Any) -> dict[str, int]:
         "kv_heads": shape.block.num_kv_heads,
         "head_dim": shape.block.head_dim,
         "vocabulary": shape.vocab_size,
-        "parameters": weights(config),
+        **weights(config),
     }
 
 
@@ -98,6 +113,12 @@ def test_a_model_of_a_presets_sizes_has_its_weights(name: str):
 def test_a_preset_has_as_many_weights_as_its_card_says(name: str):
     billions = presets.target(name)["target"]["sizes"]["parameters"] / 1e9
     assert float(f"{billions:.3g}") == PUBLISHED[name]
+
+
+def test_a_preset_of_experts_has_the_weights_that_work_on_a_token():
+    found = {name: presets.target(name)["target"]["sizes"] for name in presets.names("targets")}
+    billions = {name: sizes["working"] / 1e9 for name, sizes in found.items() if "working" in sizes}
+    assert billions == {name: pytest.approx(told, rel=0.3) for name, told in WORKING.items()}
 
 
 def test_every_preset_is_a_name_that_a_folder_can_have():

@@ -4,9 +4,11 @@ Its answer to a conversation is what was said last, backwards, in the target's t
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,8 +31,8 @@ from tests.target.tiny import IM_END
 
 VERSION_SERVED = "0.32.0"
 LONGEST = 400
-_TURN = threading.Lock()
-"""Servers of one target share it in memory: one computes at a time."""
+COMPUTES = threading.Lock()
+"""Servers of one process share a model, whose layers are listened to: one computes at a time."""
 
 
 @dataclass
@@ -80,6 +82,10 @@ class Served:
     """With which it was told to take nothing that it remembers."""
     answered: list[list[int]] = field(default_factory=list)
     """What was read for each answer."""
+    rate: float = 0.0
+    """Tokens a second at most, one request after another, those of clients that are gone left out; 0: as it comes."""
+    read: list[tuple[int, float]] = field(default_factory=list)
+    """Tokens of each request at that rate, and the seconds that it took."""
     asked: list[list[int]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     most_bytes: int = 0
@@ -89,6 +95,7 @@ class Served:
     def __post_init__(self) -> None:
         self.model = loaded(self.weights or self.target, self.dtype)
         self._pool = ThreadPoolExecutor(1)
+        self.turn: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
         self._held: list[int] = []
         self._bytes = 0
 
@@ -99,10 +106,10 @@ class Served:
     @torch.no_grad()
     def compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the states as the engine counts layers, `(T, n, D)`, and the log-probabilities of the next token."""
-        with _TURN:
-            return self._computed(ids)
+        with COMPUTES:
+            return self._compute(ids)
 
-    def _computed(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         captured: dict[int, torch.Tensor] = {}
         hooks = []
         for number, layer in enumerate(self.model.decoder.layers):
@@ -164,8 +171,8 @@ class Served:
         size = len(ids) * len(self.layer_ids) * 32 * 4
         self._bytes += size
         self.most_bytes = max(self.most_bytes, self._bytes)
-        await asyncio.sleep(self.delay)
-        states, following = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
+        async with self.turn:
+            states, following = await self._computed(ids)
         self._bytes -= size
         if reply is not None:
             states[prompt:] += self.drift
@@ -180,6 +187,15 @@ class Served:
             reply["kv_transfer_params"] = {"hidden_states_path": self.redirect or str(path)}
         self.names.append(str(path))
         return web.json_response(reply)
+
+    async def _computed(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        await asyncio.sleep(self.delay)
+        begin = time.monotonic()
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self.compute, ids)
+        if self.rate:
+            await asyncio.sleep(max(0.0, begin + len(ids) / self.rate - time.monotonic()))
+            self.read.append((len(ids), time.monotonic() - begin))
+        return found
 
     def _write(self, path: Path, ids: list[int], states: torch.Tensor, held: int, number: int) -> None:
         if self.lock == "held":
@@ -259,7 +275,8 @@ def serving(served: Served):
     app.router.add_post("/v1/chat/completions", served.chat)
     app.router.add_get("/v1/models", served.models)
     app.router.add_get("/version", served.version)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=bool(served.rate))
+    served.turn = asyncio.Lock() if served.rate else contextlib.nullcontext()
 
     async def start() -> int:
         await runner.setup()

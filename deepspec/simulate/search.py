@@ -1,0 +1,40 @@
+"""How many engines a trainer needs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deepspec.simulate.outcome import Outcome
+from deepspec.simulate.scenario import Scenario
+from deepspec.simulate.simulation import simulate
+
+MOST_MORE = 3.0
+"""Times the engines that would do if nothing failed: where so many do not, no number does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What a search found."""
+
+    engines: int | None
+    """The fewest that do; None: no number does."""
+    shares: Mapping[int, float]
+    """Engines that were tried -> share of the time in which ranks computed, of that in which they could have."""
+
+
+def engines_needed(scenario: Scenario, share: float, known: Outcome | None = None) -> Needed:
+    """Return how many engines keep the trainer computing for a share of the time in which it is up.
+
+    Args:
+        scenario: of everything else.
+        share: that is wanted, below 1.
+        known: what comes of the scenario as it is, if that is known.
+    """
+    even = scenario.ranks * scenario.trainer_rate / scenario.engine_rate
+    found: dict[int, float] = {}
+    for count in range(max(1, math.floor(share * even)), math.ceil(MOST_MORE * even) + 1):
+        outcome = known if known and count == scenario.engines else simulate(scenario.but(engines=count))
+        found[count] = outcome.busy_while_up
+        if found[count] >= share:
+            return Needed(count, found)
+    return Needed(None, found)

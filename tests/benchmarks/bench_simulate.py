@@ -1,0 +1,190 @@
+"""A real run on states of engines, with kills, held against what the simulation says of it.
+
+`python -m pytest -m bench tests/benchmarks/bench_simulate.py -s`: two throttled stand-ins for engines over loopback,
+and a trainer whose steps take a second or more; all of them are killed and started again. The simulation gets what
+was measured of each by itself (tokens a second of an engine while it reads, seconds of a step and of a start) and
+when what was killed. It has to say how long the run takes and how long it waits for states.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from deepspec.artifacts import Artifact, open_artifact
+from deepspec.cache.run import run as capture
+from deepspec.simulate.failures import Failure
+from deepspec.simulate.scenario import Scenario
+from deepspec.simulate.simulation import simulate
+from deepspec.target_cache.cache import TargetCache, stored_parts
+from deepspec.target_cache.fetch import BoundedFolder
+from tests.benchmarks.simulated_run import main
+from tests.cache.made import out_for, placement_for, publish_answers, rows, spec_for
+from tests.states.conftest import Bench
+from tests.states.served import serving
+from tests.states.training import SPEC
+from tests.target.tiny import write_target
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.benchmarks.simulated_run"])
+
+STEPS, BATCH, STEP_SECONDS = 56, 8, 1.0
+RATE = 230.0
+"""Tokens a second of an engine: two give about what a step takes in a second, one half of it."""
+DTYPE, TOKEN_BYTES = "bfloat16", 4 * 32 * 2
+AHEAD = 1500 * TOKEN_BYTES
+ENGINE_DOWN = 15.0
+SPECS = SPEC.but(
+    steps=STEPS, global_batch=BATCH, checkpoint_every=7, validation_samples=0, untrained_look=False, start="random"
+)
+KILLS = [Failure(12.0, 0), Failure(30.0, None), Failure(55.0, 1), Failure(75.0, None)]
+
+
+@dataclass
+class Process:
+    """One process of the trainer, as it was seen."""
+
+    started: float
+    steps: list[tuple[float, int, float]] = field(default_factory=list)
+    """When a step ended, which one, and the seconds in which the loop had waited for states until then."""
+
+    @property
+    def waited(self) -> float:
+        return self.steps[-1][2] if self.steps else 0.0
+
+    @property
+    def computed(self) -> float:
+        """Seconds of its steps, but the first, without waits."""
+        return self.steps[-1][0] - self.steps[0][0] - (self.waited - self.steps[0][2])
+
+
+class Site:
+    """A cache of tokens, two engines, and a trainer."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.bench = Bench(write_target(folder / "target"), folder)
+        bench = self.bench
+        told = [{**row, "split": "train"} for row in rows(STEPS * BATCH)]
+        answers = publish_answers(bench.store, folder, [told], address="b")
+        out = out_for(bench.store, folder, answers, "tokens")
+        spec = spec_for(bench.target, codec="none", dtype=DTYPE)
+        counts = capture(spec, {"answers": answers}, out, placement_for(bench.target, folder), bench.heard)
+        self.cache: Artifact = open_artifact(bench.store, out.publish(spec, 1, counts), folder)
+        parts = stored_parts(self.cache, BoundedFolder(folder / "parts", 1 << 30))
+        self.lengths: list[int] = TargetCache(self.cache, folder, parts=parts).index.lengths.tolist()
+        self.engines = [bench.served(rate=RATE, dtype=DTYPE), bench.served(rate=RATE, dtype=DTYPE)]
+        self.processes: list[Process] = []
+        self.ended, self.begin = Event(), math.inf
+        """When the first step began."""
+
+    def serve(self, number: int) -> None:
+        """Serve one engine, away for a while at each of its kills."""
+        for kill in [kill.at for kill in KILLS if kill.engine == number] + [math.inf]:
+            with serving(self.engines[number]):
+                while not self.ended.wait(0.01) and time.monotonic() < self.begin + kill:
+                    pass
+            if self.ended.wait(0.0 if kill == math.inf else ENGINE_DOWN):
+                return
+
+    def train(self) -> None:
+        """Train in as many processes as the kills of the trainer make of it."""
+        threads = [Thread(target=self.serve, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        while not all(engine.port for engine in self.engines):
+            time.sleep(0.01)
+        try:
+            for kill in [kill.at for kill in KILLS if kill.engine is None] + [math.inf]:
+                self.one_process(kill)
+        finally:
+            self.ended.set()
+            for thread in threads:
+                thread.join()
+
+    def one_process(self, kill: float) -> None:
+        here, there = CONTEXT.Pipe(duplex=False)
+        engines = tuple(engine.endpoint for engine in self.engines)
+        args = (there, self.bench.store.root, self.bench.target, self.cache.ref, SPECS, engines, AHEAD, STEP_SECONDS)
+        child, process = CONTEXT.Process(target=main, args=args), Process(time.monotonic())
+        self.processes.append(process)
+        child.start()
+        there.close()
+        with contextlib.suppress(EOFError):
+            while time.monotonic() < self.begin + kill:
+                if here.poll(0.01):
+                    process.steps.append(here.recv())
+                    self.begin = min(self.begin, process.steps[0][0] - STEP_SECONDS)
+            child.kill()
+        child.join()
+
+    @property
+    def seconds(self) -> float:
+        return self.processes[-1].steps[-1][0] - self.begin
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which the trainer waited for states; what the first step waited for came before the beginning."""
+        return sum(process.waited for process in self.processes) - self.processes[0].steps[0][2]
+
+    def rates(self) -> dict[str, Any]:
+        """Return what the run gives a simulation."""
+        read = [each for engine in self.engines for each in engine.read]
+        lengths = self.lengths
+        seen = [process for process in self.processes if process.steps]
+        step = sum(process.computed for process in seen) / sum(len(process.steps) - 1 for process in seen)
+        starts = [each.steps[0][0] - each.started - each.steps[0][2] - step for each in seen[1:]]
+        engine_rate = sum(length for length, _ in read) / sum(took for _, took in read)
+        return {
+            "engines": 2,
+            "engine_rate": engine_rate,
+            "engine_start": ENGINE_DOWN,
+            "trainer_rate": 1e9,
+            "step_seconds": step,
+            "trainer_start": statistics.fmean(starts) - 3 * statistics.fmean(lengths) / engine_rate,
+            "checkpoint_every": SPECS.checkpoint_every,
+            "samples": STEPS * BATCH,
+            "tokens": statistics.fmean(lengths),
+            "length_spread": statistics.stdev(map(math.log, lengths)),
+            "global_batch": BATCH,
+            "micro_batch": 2,
+            "readers": 1,
+            "state_bytes": TOKEN_BYTES,
+            "ahead_bytes": AHEAD,
+        }
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path):
+    site = Site(tmp_path / "site")
+    site.train()
+    told = Scenario.model_validate(site.rates())
+    found = simulate(told, KILLS)
+    taken = sum(len(process.steps) for process in site.processes)
+    waited = found.trainers_waited * found.seconds
+    print("starts:", [round(each.steps[0][0] - each.started, 1) for each in site.processes if each.steps])
+    print("\nrates:", {name: round(value, 3) for name, value in told.model_dump(exclude_none=True).items()})
+    print("kills:", KILLS)
+    print(
+        f"run: {site.seconds:.1f} s, {STEPS * BATCH / site.seconds:.3f} samples/s, waited {site.waited:.1f} s, "
+        f"{taken - STEPS} steps again"
+    )
+    print(
+        f"simulated: {found.seconds:.1f} s, {found.samples_per_second:.3f} samples/s, waited {waited:.1f} s, "
+        f"{found.steps_again} steps again, {found.rows_lost} rows lost"
+    )
+    steps: dict[int, int] = {}
+    for process in site.processes:
+        steps |= {step: 1 for _, step, _ in process.steps}
+    assert sorted(steps) == list(range(1, STEPS + 1))
+    assert found.rows_lost == 0
+    assert found.samples_per_second == pytest.approx(STEPS * BATCH / site.seconds, rel=0.1)
+    assert waited == pytest.approx(site.waited, rel=0.1)
