@@ -13,7 +13,7 @@ from deepspec.engines.failures import AskError
 from deepspec.placement import Endpoint
 
 if TYPE_CHECKING:
-    from deepspec.states.answering import Answering
+    from deepspec.gathering.answering import Answering
 
 
 class Engine(Client):

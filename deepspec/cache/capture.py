@@ -38,7 +38,7 @@ from deepspec.target_cache.part import Encoded, PartWriter, part_name
 from deepspec.target_cache.sizes import BF16_BYTES
 
 if TYPE_CHECKING:
-    from deepspec.states.source import EngineStates
+    from deepspec.gathering.source import EngineStates
 
 MAX_SHARDS = 500
 """A shard is a unit of work for an orchestrator, which likes hundreds, not thousands."""
@@ -190,7 +190,7 @@ class Capture:
 
     def _asked(self, items: Sequence[Item]) -> "EngineStates":
         """Return engines that are proven by some of these samples once they are entered."""
-        from deepspec.states.asked import engine_states  # loads the client of engines, which takes a second
+        from deepspec.gathering.asked import engine_states  # loads the client of engines, which takes a second
 
         engines = engine_states(self._spec, self.target, self.layers, items, self._placement, self._report)
         if self._spec.while_answering:

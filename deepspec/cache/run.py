@@ -11,11 +11,11 @@ from deepspec.cache.judged import line, no_sample, tally
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError
+from deepspec.gathering.kept_answers import drop_kept
 from deepspec.lines.bad_rows import BadRows
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
-from deepspec.states.kept_answers import drop_kept
 from deepspec.target_cache.facts import sampled_as
 from deepspec.target_cache.index import INDEX, write_index
 from deepspec.target_cache.kinds import KINDS, write_kinds

@@ -31,7 +31,7 @@ from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
 
 if TYPE_CHECKING:
-    from deepspec.states.answering import Answering
+    from deepspec.gathering.answering import Answering
 
 SLACK = 1.25
 """Samples under way for each request that the endpoints take, so that none of them ever waits for work."""
@@ -78,7 +78,7 @@ def _states(spec: RegenerateSpec, out: Out, placement: Placement, report: Report
     if spec.while_answering is None:
         yield None
         return
-    from deepspec.states.answering import Answering  # loads torch, and the target
+    from deepspec.gathering.answering import Answering  # loads torch, and the target
 
     with Answering(spec.while_answering, spec.target, placement, out.address, report) as answering:
         yield answering

@@ -80,7 +80,7 @@ def lengths_of(scenario: Scenario) -> list[int]:
 
 
 class ModelledKept:
-    """Which samples are kept: what came first stays, as `deepspec.states.kept` has it.
+    """Which samples are kept: what came first stays, as `deepspec.gathering.kept` has it.
 
     Args:
         limit: bytes.

@@ -1,7 +1,7 @@
 """A trainer's process in made-up time: stream, readers, queue, room and dispatcher are the real ones.
 
-What is made up is how long things take. A rank asks and reads as `deepspec.states.live` and `deepspec.steps.reader` do,
-whose threads are tasks here.
+What is made up is how long things take. A rank asks and reads as `deepspec.gathering.live` and `deepspec.steps.reader`
+do, whose threads are tasks here.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, TypeVar, cast
 
+from deepspec.gathering.ahead import Ahead, rooms
+from deepspec.gathering.asking import PROBE_TOKENS, PROBES, Asking, Gives
 from deepspec.records.stream import Cut, Row, Share, Stream
 from deepspec.simulate.data import ModelledKept, ModelledSamples
 from deepspec.simulate.engine import Given, ModelledEngine, Question
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.tally import Tally
-from deepspec.states.ahead import Ahead, rooms
-from deepspec.states.asking import PROBE_TOKENS, PROBES, Asking, Gives
 from deepspec.states.staging import Staging
 from deepspec.steps.reader import Pace, ReadAhead, padded_bytes, steps_told
 

@@ -1,1 +1,1 @@
-"""States that an engine gives: asked by token ids, checked, proven, and made what a capture would have made."""
+"""States that an engine gives: what is wanted of it, where they lie, and the proof that they are the target's."""

@@ -99,7 +99,7 @@ def _opened(
     """Return the cache as training reads it, for as long as the block runs."""
     if spec.source != "engine":
         return nullcontext(open_cache(artifact, placement, spec.source, on_corrupt=spec.on_corrupt))
-    from deepspec.states.live import Room, engine_cache  # loads the client of engines, which takes a second
+    from deepspec.gathering.live import Room, engine_cache  # loads the client of engines, which takes a second
 
     here = max(1, ranks.count // ranks.machines)
     free = free_bytes(torch.device("cpu"))

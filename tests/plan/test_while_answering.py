@@ -104,7 +104,7 @@ def test_regeneration_starts_an_engine_that_gives_states_and_takes_whole_answers
 
 def big(hardware: str, *overrides: str):
     parts = [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")]
-    return presets.build_plan(parts, [f"limits.hardware={hardware}", *overrides])
+    return presets.build_plan(parts, [f"limits.hardware={hardware}", "train.greedy_samples=0", *overrides])
 
 
 def test_what_is_kept_saves_the_pass_and_answers_take_longer():

@@ -76,5 +76,5 @@ def bench(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benc
     monkeypatch.setattr("deepspec.engines.dispatcher.FIRST_PROBE", 0.02)
     monkeypatch.setattr("deepspec.engines.dispatcher.LONGEST_PROBE", 0.1)
     monkeypatch.setattr("deepspec.engines.dispatcher.DEFAULT_PAUSE", 0.01)
-    monkeypatch.setattr("deepspec.states.asking.TICK_SECONDS", 0.05)
+    monkeypatch.setattr("deepspec.gathering.asking.TICK_SECONDS", 0.05)
     return Bench(target, tmp_path)

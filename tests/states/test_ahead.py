@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from deepspec.states.ahead import Ahead
+from deepspec.gathering.ahead import Ahead
 
 
 class Makers:

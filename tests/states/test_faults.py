@@ -179,7 +179,7 @@ def test_requests_that_fail_are_asked_again(bench: Bench):
 
 
 def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_stays(bench: Bench, monkeypatch):
-    monkeypatch.setattr("deepspec.states.asking.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("deepspec.gathering.asking.PATIENCE_SECONDS", 0.3)
     spec = bench.spec(part_bytes=20_000)
     with serving(bench.served()) as engine:
         engine.fail_at = set(range(14, 10_000))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from deepspec.gathering.kept import Kept
 from deepspec.records.batch import Record
-from deepspec.states.kept import Kept
 
 
 def record(name: str, tokens: int = 8) -> Record:

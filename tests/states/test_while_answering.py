@@ -12,10 +12,10 @@ import torch
 from deepspec.artifacts import ArtifactRef, open_artifact, read_manifest
 from deepspec.cache.verify import verify
 from deepspec.errors import EngineError, SpecError
+from deepspec.gathering.kept_answers import FOLDER
 from deepspec.messages.conversations import published_rows
 from deepspec.passes.agree import difference
 from deepspec.passes.live import open_cache
-from deepspec.states.kept_answers import FOLDER
 from deepspec.target_cache.cache import TargetCache
 from tests.cache.made import opened
 from tests.regenerate.conftest import prompt

@@ -20,12 +20,12 @@ from torch.nn.functional import pad
 
 from deepspec.engines.concurrency import LARGEST
 from deepspec.errors import EngineError
+from deepspec.gathering.asking import PROBE_TOKENS, Asking, Gives
+from deepspec.gathering.kept_answers import KeptAnswers
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.asking import PROBE_TOKENS, Asking, Gives
 from deepspec.states.client import Given, StatesClient
-from deepspec.states.kept_answers import KeptAnswers
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
 

@@ -1,7 +1,7 @@
 """A cache whose states engines give while it is read: training on states as they are made.
 
 The cache holds samples and their order, as a cache of tokens only does (`cache.codec=none`). What is read next is asked
-for ahead, and read in that order; see `deepspec.states.ahead`.
+for ahead, and read in that order; see `deepspec.gathering.ahead`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from torch import Tensor
 from deepspec.artifacts import Artifact
 from deepspec.chat.template import Sample
 from deepspec.errors import SourceError
+from deepspec.gathering.ahead import Ahead, Coming, rooms
+from deepspec.gathering.asked import Named, engine_states
+from deepspec.gathering.asking import PROBES
+from deepspec.gathering.kept import Kept
+from deepspec.gathering.source import EngineStates
 from deepspec.passes.samples import Item, check_finite, to_record
 from deepspec.placement import Placement
 from deepspec.records.batch import Record
 from deepspec.report import Report
-from deepspec.states.ahead import Ahead, Coming, rooms
-from deepspec.states.asked import Named, engine_states
-from deepspec.states.asking import PROBES
-from deepspec.states.kept import Kept
-from deepspec.states.source import EngineStates
 from deepspec.target.load import Target, describe_target, load_fitting, located
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.facts import CacheFacts

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from deepspec.errors import SpecError
+from deepspec.gathering.asking import PROBES
+from deepspec.gathering.source import EngineStates
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.asking import PROBES
 from deepspec.states.digest import digest_of
 from deepspec.states.finish import finish_of
 from deepspec.states.proof import Proof
-from deepspec.states.source import EngineStates
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
 

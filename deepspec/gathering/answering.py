@@ -15,12 +15,12 @@ from deepspec.artifacts import TargetId
 from deepspec.engines.client import Client
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
+from deepspec.gathering.asked import proof_of
+from deepspec.gathering.kept_answers import KeptAnswers, drop_kept
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.asked import proof_of
 from deepspec.states.client import Given, path_in, states_of
 from deepspec.states.file import check_told, delete, read, written
-from deepspec.states.kept_answers import KeptAnswers, drop_kept
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import WhileAnswering
 from deepspec.target.layers import check_layers, default_layers

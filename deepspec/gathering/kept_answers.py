@@ -17,8 +17,8 @@ from torch import Tensor
 from deepspec.disk import free_bytes, is_full
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
+from deepspec.gathering.kept import UNFINISHED, swept
 from deepspec.states.file import read_beginning
-from deepspec.states.kept import UNFINISHED, swept
 from deepspec.states.wanted import Wanted
 
 FOLDER = "while_answering"
