@@ -66,21 +66,31 @@ class Engine(Client):
     async def prove_states(self, questions: Sequence[Question], sampling: Sampling) -> None:
         """Hold the states that come with answers of full length against those of the same tokens read at once.
 
+        The answers are drawn from all of the distribution, and held against what the states make of it.
+
+        Args:
+            questions: to be answered.
+            sampling: how the run samples.
+
         Raises:
             AskError: there is no answer, or its tokens are not known.
-            EngineError: the states differ, or are not what is wanted.
+            EngineError: the states differ, or are not what is wanted; or answers are drawn from something else.
         """
         if self._answering is None:
             return
+        plain, drawn = sampling.plain(), []
         for question in questions:
             async with self._answering.request(self.label, whole=True) as asked:
                 told = {**asked.fields, "ignore_eos": True}
-                answer, reply = await self._asked(question, sampling, told, as_ids=self.takes_ids)
+                answer, reply = await self._asked(question, plain, told, as_ids=self.takes_ids)
                 asked.heard(reply)
                 ids = question.read_with(answer)
                 if ids is None:
                     raise AskError("the answer comes without token ids, by which its states are proven", "odd")
-                await asked.prove(self, ids, len(question.prompt_ids or ()))
+                prompt = len(question.prompt_ids or ())
+                drawn.append(await asked.prove(self, ids, prompt, plain.temperature))
+        if sampling.says_all:  # else an engine's own default may move the distribution
+            self._answering.proof.of_all_drawn(drawn, self.label)
 
     async def _answered(self, question: Question, sampling: Sampling, *, as_ids: bool) -> Answer:
         if self._answering is None:

@@ -44,14 +44,22 @@ class Sampling(Spec):
             raise ValueError("enable_thinking differs from row to row; set sampling.thinking instead")
         return switches or None
 
-    def greedy(self) -> "Sampling":
-        """Return how the target answers greedily, in all else as here: nothing moves the likeliest token.
+    def plain(self) -> "Sampling":
+        """Return how the target draws from all of its distribution, at this temperature.
 
         What is not sent is not sent then either.
         """
-        off = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
-        off |= {"repetition_penalty": 1.0, "presence_penalty": 0.0}
+        off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
         return self.but(**{name: value for name, value in off.items() if getattr(self, name) is not None})
+
+    def greedy(self) -> "Sampling":
+        """Return how the target answers greedily, in all else as here: nothing moves the likeliest token."""
+        return self.plain().but(temperature=0.0)
+
+    @property
+    def says_all(self) -> bool:
+        """Return whether everything that moves the distribution is sent, so that no engine's own default does."""
+        return None not in (self.top_p, self.top_k, self.min_p, self.repetition_penalty, self.presence_penalty)
 
     @property
     def thinking_share(self) -> float:

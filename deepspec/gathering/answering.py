@@ -20,6 +20,7 @@ from deepspec.gathering.kept_answers import KeptAnswers, drop_kept
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.client import Given, path_in, states_of
+from deepspec.states.drawn import Drawn
 from deepspec.states.file import check_told, delete, read, written
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import WhileAnswering
@@ -128,17 +129,21 @@ class WithStates:
         if why:
             self._answering.missed[why] += 1
 
-    async def prove(self, client: Client, ids: Sequence[int], prompt: int) -> None:
+    async def prove(self, client: Client, ids: Sequence[int], prompt: int, temperature: float) -> Drawn:
         """Hold the states that came against those of the same tokens read at once, and these against the target.
 
         Args:
             client: of the endpoint that answered.
             ids: prompt and answer without its last token.
             prompt: tokens of the prompt.
+            temperature: at which the answer was drawn.
+
+        Returns:
+            What the answer tells of how it was drawn, if it was from all of the distribution.
 
         Raises:
             AskError: there are none.
-            EngineError: they differ.
+            EngineError: they differ, or an answer at temperature 0 is not the likeliest.
         """
         if len(ids) == prompt:
             raise AskError("the engine ended an answer at its first token, though it was told to go on", "odd")
@@ -149,6 +154,8 @@ class WithStates:
         await asyncio.to_thread(self._answering.proof.of_decoding, answered, given.states[prompt:])
         await asyncio.to_thread(self._answering.proof.of_engine, given)
         await asyncio.to_thread(self._answering.proof.of_target, given, ids)
+        before = Given(states=given.states[prompt - 1 :], tops={}, label=self._label)
+        return await asyncio.to_thread(self._answering.proof.of_drawing, before, ids[prompt:], temperature)
 
     async def __aenter__(self) -> Self:
         """Return self."""

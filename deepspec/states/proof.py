@@ -4,7 +4,8 @@
                   catches another norm, other weights, states of other positions
     transformers  every layer is nearest to the same layer of the target in memory, and within a tolerance: catches
                   layers shifted by one, another scale, a layer of another model
-    itself        where states come with answers: those made token by token are those of the same tokens read at once
+    itself        where states come with answers: those made token by token are those of the same tokens read at once,
+                  and the tokens are drawn from the distribution that they give (`drawn.py`)
 
 The second is made where the target fits into memory.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from deepspec.errors import EngineError
 from deepspec.states.client import Given
+from deepspec.states.drawn import DEVIATIONS, Drawn, below_likeliest, drawn, together
 from deepspec.states.finish import Finish
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
@@ -25,6 +27,9 @@ NATS: Mapping[str, float] = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
 """Dtype -> largest distance of a log-probability: logits of 32 to 64 are rounded by 0.25 in bf16."""
 MEAN: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.04, "float16": 0.01}
 """Dtype -> largest relative distance of a layer's states from transformers', as the mean over positions."""
+
+
+_APART = "take answers and states in two requests (cache.while_answering=false)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +98,46 @@ class Proof:
             if not apart <= most:
                 raise EngineError(
                     f"engine {answered.label}: {name}, as it makes it while it answers, is off by {apart:.2g} from "
-                    f"what it makes of the same tokens read at once, wanted {most:g} at most; take answers and states "
-                    "in two requests (cache.while_answering=false)"
+                    f"what it makes of the same tokens read at once, wanted {most:g} at most; {_APART}"
                 )
+
+    def of_drawing(self, read: Given, tokens: Sequence[int], temperature: float) -> Drawn:
+        """Return what an answer's tokens tell of how they were drawn; greedy ones are held against the likeliest.
+
+        Args:
+            read: the states that each of them was drawn from, in order.
+            tokens: of the answer, drawn from all of the distribution.
+            temperature: at which.
+
+        Raises:
+            EngineError: temperature is 0, and one is not the likeliest.
+        """
+        last, chosen = self.finish.last(read.states[: len(tokens), -1]), torch.tensor(tokens)
+        chances = torch.stack([self.finish.log_probabilities(each) for each in last])
+        if temperature > 0:
+            return drawn(chances, chosen, temperature)
+        below, most = below_likeliest(chances, chosen), NATS[self.wanted.dtype]
+        if not below <= most:
+            raise EngineError(
+                f"engine {read.label} answers at temperature 0 with a token {below:.2g} nats below the likeliest by "
+                f"its own states, wanted {most:g} at most; {_APART}"
+            )
+        return Drawn(0.0, 0.0, len(tokens))
+
+    def of_all_drawn(self, found: Sequence[Drawn], label: str) -> None:
+        """Hold drawn answers together against chance.
+
+        Raises:
+            EngineError: chance does not explain them.
+        """
+        all_of_them = together(found)
+        if abs(all_of_them.deviations) > DEVIATIONS:
+            what = "unlikelier" if all_of_them.off > 0 else "likelier"
+            raise EngineError(
+                f"engine {label} does not draw answers from its own distribution while it gives states: its "
+                f"{all_of_them.count} tokens are {what} than chance explains, by {abs(all_of_them.deviations):.0f} "
+                f"standard deviations, wanted {DEVIATIONS:g} at most; {_APART}"
+            )
 
     def _there(self) -> set[int]:
         return set(range(-1, self.wanted.num_layers - 1))

@@ -10,14 +10,13 @@ from deepspec.plan import presets
 from deepspec.plan.budget import answering_lines, plan_estimate
 from deepspec.plan.estimate import SPECULATED
 from deepspec.plan.resolve import _while_answering
-from deepspec.plan.rules.states import DRAWN
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES, address
 from deepspec.states.wanted import WhileAnswering
 from infra.children.stage import _engines
 from infra.known import known
 from tests.heard import Heard
-from tests.plan.placed import choices, refused, site, told
+from tests.plan.placed import choices, refused, site
 from tests.plan.test_states import THERE, seen
 from tests.regenerate.conftest import TARGET
 
@@ -27,12 +26,6 @@ PASS = ("cache.states=vllm", "cache.while_answering=true")
 def test_the_states_of_a_cache_may_come_with_the_answers(place):
     assert seen(place, *PASS) == "vllm: an engine that the run starts, with the answers"
     assert choices(place, states_while_answering=True).plan().cache == choices(place, *PASS).plan().cache
-
-
-def test_answers_that_are_drawn_come_with_a_warning(place):
-    assert DRAWN in told(place, *PASS, "regenerate.sampling.temperature=1")
-    assert DRAWN not in told(place, *PASS, "regenerate.sampling.temperature=0")
-    assert DRAWN not in told(place, "cache.states=vllm")
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -49,21 +49,21 @@ class Line:
         told = {"states": "vllm", "engine_version": VERSION_SERVED, "codec": "bf16", "while_answering": True}
         return spec_for(self.target, **{**told, **options})
 
-    def answer_spec(self, cache: CacheSpec, longest: int = CUT) -> RegenerateSpec:
+    def answer_spec(self, cache: CacheSpec, longest: int = CUT, temperature: float = 1.0) -> RegenerateSpec:
         told = cache.model_dump(include=set(WhileAnswering.model_fields))
         return RegenerateSpec(
             target=identify(self.target),
             rows_per_part=5,
-            sampling=Sampling(max_tokens=longest),
+            sampling=Sampling(max_tokens=longest, temperature=temperature),
             while_answering=WhileAnswering.model_validate(told) if cache.while_answering else None,
         )
 
     def placement(self, *endpoints: Endpoint, **placed: Any) -> Placement:
         return placement_for(self.target, self.scratch, endpoints=endpoints, **placed)
 
-    def answers(self, cache: CacheSpec, *endpoints: Endpoint, longest: int = CUT) -> Artifact:
+    def answers(self, cache: CacheSpec, *endpoints: Endpoint, longest: int = CUT, temperature: float = 1.0) -> Artifact:
         """Regenerate, with states where the cache says so."""
-        spec, given = self.answer_spec(cache, longest), {"prompts": self.prompts}
+        spec, given = self.answer_spec(cache, longest, temperature), {"prompts": self.prompts}
         out = Out(self.store, "answers", address(STAGES["regenerate"], spec, {"prompts": "p"}), given, self.scratch)
         inputs = {"prompts": open_artifact(self.store, self.prompts, self.scratch)}
         counts = regenerate(spec, inputs, out, self.placement(*endpoints), self.heard)

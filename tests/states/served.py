@@ -78,6 +78,8 @@ class Served:
     """Whether the stop token is among the ids of an answer."""
     drift: float = 0.0
     """What is added to the states of tokens that it generated, while it answers."""
+    draws_at: float | None = None
+    """Temperature at which it draws, whatever it is asked for; None: as it is asked."""
     salts: list[str] = field(default_factory=list)
     """With which it was told to take nothing that it remembers."""
     answered: list[list[int]] = field(default_factory=list)
@@ -132,7 +134,7 @@ class Served:
         said = self.model.tokenizer.encode(self.say(body["messages"]), add_special_tokens=False)
         whole = [*said, IM_END]
         if body.get("ignore_eos"):
-            whole *= body["max_tokens"]
+            whole = self.draw(ids, body["max_tokens"], body["temperature"])
         ended = len(whole) <= body["max_tokens"]
         given = whole[: body["max_tokens"]]
         text = self.model.tokenizer.decode(given[:-1] if ended else given)
@@ -144,6 +146,17 @@ class Served:
         read = [*ids, *shown[:-1]] if everything else ids
         self.answered.append(read)
         return await self._reply(body, read, len(ids), {"choices": [choice], "usage": usage})
+
+    @torch.no_grad()
+    def draw(self, ids: list[int], count: int, temperature: float) -> list[int]:
+        """Return tokens that the target itself says, or those of another temperature where it draws wrongly."""
+        chosen = temperature if self.draws_at is None else self.draws_at
+        how = {"do_sample": True, "temperature": chosen, "top_k": 0, "top_p": 1.0} if chosen else {"do_sample": False}
+        with COMPUTES, torch.random.fork_rng():
+            torch.manual_seed(len(ids))
+            model, prompt = self.model.model, torch.tensor([ids])
+            told = model.generate(prompt, max_new_tokens=count, min_new_tokens=count, pad_token_id=IM_END, **how)
+        return told[0, len(ids) :].tolist()
 
     async def complete(self, request: web.Request) -> web.Response:
         """Read tokens and say what comes next."""

@@ -276,10 +276,10 @@ def test_answers_without_their_states_are_answers_all_the_same(bench: Bench):
     assert bench.left() == []
 
 
-def refused(bench: Bench, match: str, **faults: Any) -> None:
+def refused(bench: Bench, match: str, temperature: float = 1.0, **faults: Any) -> None:
     one = line(bench)
     with serving(bench.served(**faults)) as engine, pytest.raises(EngineError, match=match):
-        one.answers(one.cache_spec(), engine.endpoint)
+        one.answers(one.cache_spec(), engine.endpoint, temperature=temperature)
     assert one.kept() == []
     assert not list(one.store.list("answers"))
     assert bench.left() == [] or not engine.connector
@@ -311,3 +311,15 @@ def test_weights_that_change_under_a_run_end_it_and_what_was_answered_stays(benc
     with serving(bench.served()) as engine:
         assert one.answers(one.cache_spec(), engine.endpoint).counts["success"] == FEW
     assert len(one.kept()) == FEW
+
+
+@pytest.mark.parametrize(("drawn_at", "what"), [(0.0, "likelier"), (30.0, "unlikelier")])
+def test_an_engine_that_draws_from_another_distribution_is_refused(bench: Bench, drawn_at: float, what: str):
+    """Its states are right."""
+    refused(
+        bench, rf"does not draw answers from its own distribution .* {what} than chance explains", draws_at=drawn_at
+    )
+
+
+def test_a_greedy_engine_has_to_say_what_is_likeliest(bench: Bench):
+    refused(bench, r"at temperature 0 with a token .* nats below the likeliest", temperature=0.0, draws_at=1.0)

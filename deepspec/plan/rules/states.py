@@ -4,11 +4,6 @@ from deepspec.errors import EngineError, SpecError
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import Seen
 
-DRAWN = (
-    "vLLM 0.32.0 for CPUs, giving states with its answers, was seen to draw tokens that are not the target's "
-    "(regenerate.sampling.temperature above 0): read some of the answers before training on them"
-)
-
 
 def engine(known: Known) -> Seen:
     """Hold what regeneration asks against an engine that gives states, where one endpoint has to do both."""
@@ -29,8 +24,7 @@ def engine(known: Known) -> Seen:
     _check_answers(known, f"cache.states={cache.states}")
     with_answers = ", with the answers" if cache.while_answering else ""
     engines = f"{len(given)} endpoints" if given else "an engine that the run starts"
-    drawn = cache.while_answering and known.makes("regenerate") and known.plan.regenerate.sampling.temperature > 0
-    return Seen(f"{cache.states}: {engines}{with_answers}", (DRAWN,) if drawn else ())
+    return Seen(f"{cache.states}: {engines}{with_answers}")
 
 
 def _while_training(known: Known) -> Seen:
