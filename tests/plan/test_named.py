@@ -158,6 +158,13 @@ def test_an_earlier_draft_needs_what_is_taken_of_it(place):
         assert "is not published; wanted the whole address" in refused(place, f"train.{setting}=c")
 
 
+def test_an_earlier_draft_that_saw_another_part_of_the_context_is_told(place):
+    published_draft(place, "b", window=64)
+    (line,) = [line for line in told(place, "train.warm_start=b") if "context" in line]
+    assert "layers of draft b saw 64 positions of the context, those of this run see all of it" in line
+    assert not any("of the context" in line for line in told(place, "train.warm_start=b", "train.draft.window=64"))
+
+
 def test_a_baseline_without_scores_is_refused(place):
     store = Store(place / "store")
     scores = Out(store, "scores", "s1", {}, place)

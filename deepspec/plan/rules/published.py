@@ -1,5 +1,7 @@
 """What the plan names by its name: a cache, a draft, an earlier draft, the release that is the baseline."""
 
+from collections.abc import Iterator
+
 from deepspec.artifacts import Manifest, read_manifest
 from deepspec.catalog import scores_before
 from deepspec.checkpoint.checks import CONVOLVED, REFINED, check_mask_token, check_target
@@ -107,7 +109,7 @@ def earlier(known: Known) -> Seen:
             f"{setting}: draft {name} has no optimizer state, it was trained elsewhere; set train.warm_start instead"
         )
     _check_alike(known, manifest, setting)
-    return Seen(f"{setting}: draft {name}")
+    return Seen(f"{setting}: draft {name}", tuple(_sees_otherwise(known, manifest, setting)))
 
 
 def baseline(known: Known) -> Seen:
@@ -145,6 +147,17 @@ def _check_alike(known: Known, manifest: Manifest, setting: str) -> None:
         raise CheckpointError(
             f"{setting}: draft {manifest.address} has another shape than the one that this run trains: "
             f"{'; '.join(traits)}; set train.draft to its shape, or begin anew"
+        )
+
+
+def _sees_otherwise(known: Known, manifest: Manifest, setting: str) -> Iterator[str]:
+    """Tell where an earlier draft's layers saw another part of the context: its weights fit, and are used to that."""
+    old, new = known.config_of(manifest), wanted(known)
+    if new is not None and old.windows != new.windows:
+        before, now = ("all of it" if each.window is None else f"{each.window} positions" for each in (old, new))
+        yield (
+            f"{setting}: layers of draft {manifest.address} saw {before} of the context, those of this run see {now}; "
+            "train.draft.window and window_layers say it"
         )
 
 
