@@ -20,9 +20,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; 
 def compare(first: str, second: str, root: Root = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Say whether the SECOND scores are better than the FIRST, on the questions that both were asked."""
     del debug
-    from deepspec.decoding.compare import compare as compared  # loads scipy and pyarrow
+    from deepspec.decoding.compare import compare_drafts  # loads scipy and pyarrow
 
-    found = compared(opened(first, root, "scores"), opened(second, root, "scores"))
+    found = compare_drafts(opened(first, root, "scores"), opened(second, root, "scores"))
     if as_json:
         show_json({"differences": [{**each.model_dump(mode="json"), "verdict": each.verdict} for each in found]})
         return

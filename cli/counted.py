@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from deepspec.artifacts import ArtifactRef, open_artifact
-from deepspec.cache.measured import Measured
+from deepspec.cache.measured import AnswerCounts
 from deepspec.errors import SourceError
 from deepspec.plan.estimate import Sizes
 from deepspec.plan.known import Known
@@ -17,18 +17,18 @@ PILOT_PARAMETERS = 1e9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counted:
+class CountedPlan:
     """What a plan is made with, as far as it is on this machine."""
 
     sizes: Sizes | None = None
     resolved: Resolved | None = None
-    measured: Measured | None = None
+    measured: AnswerCounts | None = None
     """Counts of the answers, where there are some."""
     missing: str = ""
     """What the plan was made without."""
 
 
-def counted(seen: Known, hardware: str) -> Counted:
+def counted(seen: Known, hardware: str) -> CountedPlan:
     """Return what a plan's specs and its published answers say; a plan is also made without prompts that are far away.
 
     Args:
@@ -36,15 +36,15 @@ def counted(seen: Known, hardware: str) -> Counted:
         hardware: fingerprint of what the benchmark's times would be measured on.
     """
     if seen.files is None or seen.target is None:
-        return Counted()
+        return CountedPlan()
     plan, files, sizes = seen.plan, seen.files, sizes_of(seen.target)
     try:
         resolved = resolve(plan, files, scratch_dir() / "hashes.json", hardware)
     except SourceError as error:
-        return Counted(sizes=sizes, missing=f"planned without what cannot be reached: {error}")
+        return CountedPlan(sizes=sizes, missing=f"planned without what cannot be reached: {error}")
     answers = _answers(resolved, seen.store)
     if answers is None:
-        return Counted(sizes=sizes, resolved=resolved)
+        return CountedPlan(sizes=sizes, resolved=resolved)
     from deepspec.cache.measure import measure  # loads torch, and takes seconds: only where there is something to count
     from deepspec.target.load import load_target, load_template
 
@@ -52,7 +52,7 @@ def counted(seen: Known, hardware: str) -> Counted:
     target = load_target(files.folder, plan.cache.dtype) if small else None
     template = load_template(files.folder) if target is None else target.template
     artifact = open_artifact(seen.store, answers, scratch_dir())
-    return Counted(sizes=sizes, resolved=resolved, measured=measure(artifact, template, plan.cache, target))
+    return CountedPlan(sizes=sizes, resolved=resolved, measured=measure(artifact, template, plan.cache, target))
 
 
 def _answers(resolved: Resolved, store: Store) -> ArtifactRef | None:

@@ -75,7 +75,7 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
 
 def locations(folder: Path | None) -> dict[str, str]:
     """Return digest -> place of the demo's benchmarks and of those in a folder."""
-    found = [benchmarks.resolve(each) for each in (DEMO, folder) if each is not None]
+    found = [benchmarks.find_benchmarks(each) for each in (DEMO, folder) if each is not None]
     return {digest: place for each in found for digest, place in each.locations.items()}
 
 

@@ -30,14 +30,14 @@ def up(
 ) -> None:
     """Run a Prefect server, a worker and every deployment, until Ctrl-C or `deepspec down`."""
     del debug
-    from infra.server.up import Wanted  # loads Prefect
+    from infra.server.up import WantedServer  # loads Prefect
     from infra.server.up import up as run
 
     if detach:
         _detached([word for word in sys.argv[1:] if word != "--detach"])
         return
     with suppress(KeyboardInterrupt):  # Ctrl-C and `down` are how it ends
-        run(Wanted(host=host, port=port, s3=s3, engine=engine), say)
+        run(WantedServer(host=host, port=port, s3=s3, engine=engine), say)
     say("stopped")
 
 

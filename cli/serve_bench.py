@@ -25,7 +25,7 @@ from deepspec.target.identity import identify
 from deepspec.target.source import TargetFiles
 from flows.choices import named_endpoints
 from infra.children.targets import ready_target
-from infra.engines.serving import Settings, serving_draft
+from infra.engines.serving import ServingSettings, serving_draft
 from infra.listeners import Listeners, attached, terminal
 from infra.settings import scratch_dir, secret
 from infra.terminal import Styled, say, show_table
@@ -139,19 +139,19 @@ class _Bench:
         started = not self.placement.drafting
         if settings and not started:
             raise SpecError("--try starts engines with other settings, and --endpoint names running ones; give one")
-        with self._serving(report, Settings()) as placement:
+        with self._serving(report, ServingSettings()) as placement:
             found = under_load(asked(placement), self.options, report).model_copy(update={"started": started})
         tried: list[Tried] = []
         for tokens, least in settings:
             report.log(f"n_max {tokens}, p_min {least:g}")
-            with self._serving(report, Settings(draft_tokens=tokens, least=least)) as placement:
+            with self._serving(report, ServingSettings(draft_tokens=tokens, least=least)) as placement:
                 tried += with_settings(asked(placement), self.options, tokens, least)
         return found.model_copy(update={"tried": tuple(tried)})
 
     @contextmanager
-    def _serving(self, report: Report, settings: Settings) -> Iterator[Placement]:
+    def _serving(self, report: Report, settings: ServingSettings) -> Iterator[Placement]:
         """Yield the placement with engines: those that run, or the embedded one for as long as the block does."""
-        widened = Settings(
+        widened = ServingSettings(
             slots=self.options.widest,
             tokens=self.options.room,
             draft_tokens=settings.draft_tokens,

@@ -14,7 +14,7 @@ from deepspec.formats.served import engine_name
 from deepspec.plan import presets, words
 from deepspec.plan.budget import answering_lines, check_limits, passed_limit, plan_counts, plan_estimate, sample_count
 from deepspec.plan.checks import examine
-from deepspec.plan.estimate import Estimate
+from deepspec.plan.estimate import Costs
 from deepspec.plan.plan import Plan
 from deepspec.plan.probe import GGUF_BYTES, PLAIN_BYTES, as_probed, probe
 from deepspec.plan.probe import forecast as told
@@ -144,7 +144,7 @@ def _check_machines(over: Mapping[str, str | None]) -> None:
         complain(Styled("over a limit:", "bold red"), f" {line}")
 
 
-def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts: Sequence[str]) -> None:
+def _show_plan(chosen: Plan, costs: Mapping[str, Costs], store: Store, counts: Sequence[str]) -> None:
     say(Styled(f"plan: {chosen.target.name} × {chosen.train.draft.algorithm}", "bold"))
     for line in counts:
         say(line)
@@ -163,7 +163,7 @@ def _show_plan(chosen: Plan, costs: Mapping[str, Estimate], store: Store, counts
 
 
 def _plan_told(
-    chosen: Plan, costs: Mapping[str, Estimate], over: Mapping[str, str | None], store: Store
+    chosen: Plan, costs: Mapping[str, Costs], over: Mapping[str, str | None], store: Store
 ) -> dict[str, Any]:
     return {
         "target": chosen.target.name,

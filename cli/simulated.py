@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.counted import Counted
+from cli.counted import CountedPlan
 from deepspec.errors import SpecError
 from deepspec.plan import presets
 from deepspec.plan.budget import workload
@@ -23,7 +23,9 @@ Assume = Annotated[
 ]
 
 
-def simulated(plan: Plan, found: Counted, machines: Sequence[str], assumed: Sequence[str]) -> dict[str, "Simulated"]:
+def simulated(
+    plan: Plan, found: CountedPlan, machines: Sequence[str], assumed: Sequence[str]
+) -> dict[str, "Simulated"]:
     """Return what a simulation of the plan gives, by machine.
 
     Args:

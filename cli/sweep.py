@@ -6,7 +6,7 @@ import typer
 
 from cli import show
 from deepspec.errors import SpecError, TrainingError
-from deepspec.sweep.variants import Terms, Variant, read_variant
+from deepspec.sweep.variants import SweepTerms, Variant, read_variant
 from flows.choices import Choices
 from infra.listeners import attached
 from infra.site import Site
@@ -46,7 +46,7 @@ def sweep(choices: Choices, site: Site, *, row: list[str] | None, as_json: bool,
     variants = (Variant(name=FIRST), *map(read_variant, row or ()))
     if len(variants) < 2:
         raise SpecError("a sweep of one row; give others with --row 'field=value', such as --row train.optimizer=muon")
-    asked = Terms(**terms)
+    asked = SweepTerms(**terms)
     site = show.check_input(choices.plan(), site)
     from flows.sweep import sweep as run  # Prefect takes a second to import: not before the input is checked
     from infra.server.api import prefect_api

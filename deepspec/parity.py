@@ -41,7 +41,7 @@ STRIDE = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class FormsCompared:
     """Two forms of one thing on one text."""
 
     name: str
@@ -61,7 +61,7 @@ class Comparison:
 class Parity:
     """What the gate found."""
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[FormsCompared, ...]
 
     @property
     def passed(self) -> bool:
@@ -126,14 +126,14 @@ def check_form(
     draft: BlockDraft | EagleDraft,
     input_ids: Tensor,
     hidden: Tensor,
-) -> Comparison:
+) -> FormsCompared:
     """Compare a form that was read back, as it decodes, with the draft as it was trained, on captured states."""
     return _as_trained(f"exported form {name}", form, draft, input_ids, hidden)
 
 
 def _as_trained(
     name: str, form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft, input_ids: Tensor, hidden: Tensor
-) -> Comparison:
+) -> FormsCompared:
     trained, positions = training_form(draft, input_ids, hidden)
     return _compare(name, decoding_form(form, input_ids, hidden, positions), trained, LOGITS, positions)
 
@@ -145,7 +145,7 @@ def states_now(target: Target, record: Record, layers: Sequence[int]) -> Record:
     return replace(record, hidden=hidden[0].to(device), last_hidden=last[0].to(device)[supervises(record.loss_mask)])
 
 
-def _cached_states(cached: CachedStates) -> list[Comparison]:
+def _cached_states(cached: CachedStates) -> list[FormsCompared]:
     stored, fresh, tolerance = cached.stored, cached.fresh, STATES[cached.codec]
     kept = supervises(stored.loss_mask).nonzero().flatten().tolist()
     return [
@@ -269,13 +269,13 @@ def _stepwise(target: Target, layers: Sequence[int], input_ids: Tensor) -> Tenso
 
 def _compare(
     name: str, found: Tensor, wanted: Tensor, tolerance: float, positions: Sequence[int] | None = None
-) -> Comparison:
+) -> FormsCompared:
     """Return the comparison of two tensors whose first axis is the token positions, or those given."""
     scale = wanted.float().flatten(1).abs().amax(1).clamp_min(1e-6)
     apart = (found.float() - wanted.float()).flatten(1).abs().amax(1) / scale
     beyond = [place for place, value in enumerate(apart.tolist()) if not value <= tolerance]
     place = beyond[0] if beyond else None
-    return Comparison(
+    return FormsCompared(
         name=name,
         difference=float(apart.max()),
         tolerance=tolerance,

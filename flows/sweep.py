@@ -16,7 +16,7 @@ from deepspec.plan.plan import Plan
 from deepspec.store import Store
 from deepspec.sweep.board import Board, Cost, Trial, trial_of
 from deepspec.sweep.race import Race
-from deepspec.sweep.variants import Terms, Variant
+from deepspec.sweep.variants import SweepTerms, Variant
 from flows.chain import tags_of
 from flows.choices import Choices
 from flows.draft import Built, try_draft
@@ -42,7 +42,7 @@ def sweep(
     choices: Choices,
     site: Site,
     variants: tuple[Variant, ...],
-    terms: Terms = Terms(),  # noqa: B008 - frozen
+    terms: SweepTerms = SweepTerms(),  # noqa: B008 - frozen
     tolerant: bool = False,
 ) -> Board:
     """Train every variant from every seed, and return the leaderboard; what is published is not made again.

@@ -24,7 +24,7 @@ class LossResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class PassWork:
     """How much a forward pass computes; padding does not count."""
 
     context: int
@@ -38,9 +38,11 @@ class Work:
     targets: int
     """Distinct target positions that they are held against."""
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: "PassWork") -> "PassWork":
         """Return the work of both."""
-        return Work(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(Work)})
+        return PassWork(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(PassWork)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,7 @@ class Algorithm(Protocol):
         """Return what is supervised in rows of samples, in host memory.
 
         It is made of tensors that move to a device together (`records.on_device`), and of what the host is asked. Its
-        `.denominators` (name -> tensor) sum over micro-batches and ranks; its `.work` is a `Work`.
+        `.denominators` (name -> tensor) sum over micro-batches and ranks; its `.work` is a `PassWork`.
 
         Args:
             config: the draft.

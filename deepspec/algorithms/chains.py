@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from deepspec.algorithms.base import Work, mean_pairs
+from deepspec.algorithms.base import PassWork, mean_pairs
 from deepspec.algorithms.masks import chains_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.attention.attention import masks_of
@@ -43,7 +43,7 @@ class ChainSupervision:
     terms: Terms
     order: Order
     """Of the supervised entries."""
-    work: Work
+    work: PassWork
     denominators: dict[str, Tensor]
     """`weight`: how many entries are supervised."""
 
@@ -157,11 +157,11 @@ def _lowest(wanted_T: Tensor, scores_T: Tensor, count: int) -> Tensor:
     return wanted_T & (rank_T < count)
 
 
-def _work(batch: Tokens, anchors_BN: Tensor, depths_BN: Tensor, order: Order, config: DraftConfig) -> Work:
+def _work(batch: Tokens, anchors_BN: Tensor, depths_BN: Tensor, order: Order, config: DraftConfig) -> PassWork:
     """Return the work of all entries: each sees its sample through its anchor, and its chain through itself."""
     positions, masks = batch.starts < batch.ends, depths_BN > 0
     seen_BN = anchors_BN - batch.starts.gather(1, anchors_BN) + 1 + depths_BN
-    return Work(
+    return PassWork(
         context=int(positions.sum()),
         slots=int(positions.sum()) + int(masks.sum()),
         pairs=mean_pairs(torch.cat([(batch.positions + 1)[positions], seen_BN[masks]]), config.windows),

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Drafted, LossResult, Work, check_tokens, mean_pairs
+from deepspec.algorithms.base import Drafted, LossResult, PassWork, check_tokens, mean_pairs
 from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, diverged, divergences, head_of, order_by_target, ratio, scattered
 from deepspec.attention.attention import KeyValue, masks_of
@@ -40,7 +40,7 @@ class EagleSupervision:
     terms: Terms
     order: Order
     """Of the supervised positions."""
-    work: Work
+    work: PassWork
     denominators: dict[str, Tensor]
     """`steps`: `(S,)` supervised positions of each step; by the public convention, all positions."""
 
@@ -248,12 +248,12 @@ def _theirs(batch: Tokens, num_steps: int) -> Tensor:
     return torch.stack([batch.ahead(batch.loss_mask, step + 1) for step in range(num_steps)], dim=1)
 
 
-def work_of_steps(batch: Tokens, order: Order, num_steps: int, config: DraftConfig) -> Work:
+def work_of_steps(batch: Tokens, order: Order, num_steps: int, config: DraftConfig) -> PassWork:
     """Return the work of all steps: each sees its sample causally, and one entry of each step after the first."""
     real = batch.starts < batch.ends
     context, places = int(real.sum()), (batch.positions + 1)[real]
     pairs = sum(mean_pairs(places + step, config.windows) for step in range(num_steps))
-    return Work(
+    return PassWork(
         context=context,
         slots=context * num_steps,
         pairs=pairs,

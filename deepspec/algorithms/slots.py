@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Work, mean_pairs
+from deepspec.algorithms.base import PassWork, mean_pairs
 from deepspec.algorithms.masks import Blocks, blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.algorithms.weights import by_slot
@@ -59,7 +59,7 @@ class BlockSupervision:
     """Factor of the loss of the logits that a refiner begins with."""
     order: Order
     """Of the supervised slots."""
-    work: Work
+    work: PassWork
     denominators: dict[str, Tensor]
     """`weight`: the sum of the weights of all supervised slots, or how many there are."""
     first_slot: int
@@ -129,12 +129,12 @@ def _at(values_BT: Tensor, places_BNK: Tensor) -> Tensor:
     return values_BT[:, None].expand(-1, places.shape[1], -1).gather(2, places)
 
 
-def _work(batch: Tokens, seen_N: Tensor, order: Order, config: DraftConfig) -> Work:
+def _work(batch: Tokens, seen_N: Tensor, order: Order, config: DraftConfig) -> PassWork:
     """Return the work of blocks, of each of which the slots see so many positions of the context and each other."""
     size = config.block_size
     own = torch.arange(1, size + 1, device=seen_N.device)  # a slot and those before it, as a window counts them
     context = mean_pairs(seen_N[:, None] + own, config.windows) - len(seen_N) * int(own.sum())
-    return Work(
+    return PassWork(
         context=int((batch.starts < batch.ends).sum()),
         slots=len(seen_N) * size,
         pairs=context + len(seen_N) * size**2,

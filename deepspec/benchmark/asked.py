@@ -9,11 +9,11 @@ from deepspec.artifacts import Artifact
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.formats.scores import decoded_of, trace_rows
 from deepspec.placement import Placement
 from deepspec.rounds.decoded import Decoded
-from deepspec.serving.check import Known
+from deepspec.serving.check import DecodedPrompt
 
 HEAD = 8
 """Tokens at the beginning of a prompt that are kept where its middle is cut."""
@@ -23,7 +23,7 @@ BEGINNING = 2
 
 def questions(
     benchmarks: Sequence[Benchmark], placement: Placement, count: int | None, seed: int
-) -> dict[str, Question]:
+) -> dict[str, BenchmarkQuestion]:
     """Return id -> question, taken in turn from all benchmarks: of each a seeded choice, or all of its default size."""
     rows = [read_questions(each, placement.locations.get(each.digest, each.digest), count, seed) for each in benchmarks]
     longest = max(len(each) for each in rows)
@@ -31,7 +31,7 @@ def questions(
     return {each.question_id: each for each in in_turn}
 
 
-def prompt_ids(template: ChatTemplate, question: Question) -> list[int]:
+def prompt_ids(template: ChatTemplate, question: BenchmarkQuestion) -> list[int]:
     """Return the tokens by which the target is asked the first turn of a question."""
     return template.prompt_ids([{"role": "user", "content": question.turns[0]}])
 
@@ -42,7 +42,7 @@ def decoded(scores: Artifact, temperature: float) -> list[Decoded]:
     return [decoded_of(row) for row in rows if (row["role"], row["temperature"]) == ("benchmark", temperature)]
 
 
-def first_turns(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[Known]:
+def first_turns(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[DecodedPrompt]:
     """Return prompts of first turns and what the evaluation made of them at temperature 0, from all benchmarks in turn.
 
     Raises:
@@ -58,7 +58,7 @@ def first_turns(scores: Artifact, placement: Placement, template: ChatTemplate, 
     return [_known(template, each, here[each.question_id]) for each in chosen]
 
 
-def asked_questions(scores: Artifact, placement: Placement) -> dict[str, Question]:
+def asked_questions(scores: Artifact, placement: Placement) -> dict[str, BenchmarkQuestion]:
     """Return id -> question of an evaluation.
 
     Raises:
@@ -69,7 +69,7 @@ def asked_questions(scores: Artifact, placement: Placement) -> dict[str, Questio
     return questions(benchmarks, placement, told["samples"], told["seed"])
 
 
-def filled(template: ChatTemplate, asked: Sequence[Question], length: int, seed: int) -> list[list[int]]:
+def filled(template: ChatTemplate, asked: Sequence[BenchmarkQuestion], length: int, seed: int) -> list[list[int]]:
     """Return the prompts of questions, each made exactly so long: other questions' texts stand before its own.
 
     A question that is longer by itself loses tokens of its middle.
@@ -85,7 +85,7 @@ def filled(template: ChatTemplate, asked: Sequence[Question], length: int, seed:
     return [_exactly(template, texts[place:] + texts[:place], each, length) for place, each in enumerate(asked)]
 
 
-def _exactly(template: ChatTemplate, texts: Sequence[str], question: Question, length: int) -> list[int]:
+def _exactly(template: ChatTemplate, texts: Sequence[str], question: BenchmarkQuestion, length: int) -> list[int]:
     before: list[str] = []
     ids = prompt_ids(template, question)
     for text in cycle(texts):
@@ -97,8 +97,8 @@ def _exactly(template: ChatTemplate, texts: Sequence[str], question: Question, l
     return ids[:HEAD] + ids[len(ids) - (length - HEAD) :]
 
 
-def _known(template: ChatTemplate, question: Question, found: Decoded) -> Known:
-    return Known(
+def _known(template: ChatTemplate, question: BenchmarkQuestion, found: Decoded) -> DecodedPrompt:
+    return DecodedPrompt(
         prompt=prompt_ids(template, question),
         decoded=found,
         begins=template.decoded(found.tokens[:BEGINNING]),

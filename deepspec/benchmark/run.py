@@ -18,11 +18,11 @@ from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.benchmark.load import beside, by_load, profile, recorded
 from deepspec.benchmark.served import ask_engine, ask_under_load
 from deepspec.benchmark.spec import BenchmarkSpec
-from deepspec.benchmark.timing import compare
+from deepspec.benchmark.timing import compare_times
 from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
 from deepspec.decoding.room import Room
 from deepspec.decoding.schedule import StepRate
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.speed import SPEED, BatchSpeed, LoadSpeed, Speed
 from deepspec.placement import Placement
@@ -72,7 +72,9 @@ def run(
     return _counts(speed)
 
 
-def _with_room(asked: Mapping[str, Question], spec: BenchmarkSpec, pair: Pair, report: Report) -> dict[str, Question]:
+def _with_room(
+    asked: Mapping[str, BenchmarkQuestion], spec: BenchmarkSpec, pair: Pair, report: Report
+) -> dict[str, BenchmarkQuestion]:
     """Return the questions that the target has room for.
 
     Raises:
@@ -86,7 +88,9 @@ def _with_room(asked: Mapping[str, Question], spec: BenchmarkSpec, pair: Pair, r
     return {name: each for name, each in asked.items() if room.fits(each)}
 
 
-def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], report: Report) -> tuple[BatchSpeed, ...]:
+def _batches(
+    spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, BenchmarkQuestion], report: Report
+) -> tuple[BatchSpeed, ...]:
     settings = Settings(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=spec.seed, stop=False)
     ids = [prompt_ids(pair.target.template, each) for each in list(asked.values())[: spec.samples]]
     found = []
@@ -94,7 +98,7 @@ def _batches(spec: BenchmarkSpec, pair: Pair, asked: Mapping[str, Question], rep
         report.progress(done, len(spec.batches), "batch sizes", f"batch {batch}")
         prompts = [Prompt(sample_id=f"{n}", ids=ids[n % len(ids)]) for n in range(max(batch, len(ids)))]
         both = pair.speculative(settings, batch), pair.plain(settings, batch)
-        found.append(compare(*both, prompts, batch, spec.repeats))
+        found.append(compare_times(*both, prompts, batch, spec.repeats))
     report.progress(len(found), len(spec.batches), "batch sizes")
     return tuple(found)
 

@@ -10,16 +10,16 @@ from deepspec.benchmark.spec import BenchmarkSpec, hardware
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.served import EngineSpeed, ServeOptions, UnderLoad
 from deepspec.formats.speed import SPEED, read_speed
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
-from deepspec.serving.check import Known, TargetShape, check_engine
+from deepspec.serving.check import DecodedPrompt, ServedShape, check_engine
 from deepspec.serving.figure import by_load
-from deepspec.serving.measure import Subject, under_load
+from deepspec.serving.measure import ServedSubject, under_load
 
 SERVED_FIGURE = "served.png"
 """Name of the plot in the artifact."""
@@ -71,7 +71,7 @@ def ask_under_load(
 
 def subject(
     scores: Artifact, template: ChatTemplate, folder: Path, placement: Placement, options: ServeOptions
-) -> Subject:
+) -> ServedSubject:
     """Return what is measured under load, with its prompts: the questions of an evaluation, or those of a file.
 
     Args:
@@ -87,10 +87,10 @@ def subject(
     """
     shape, told = families.read_folder(folder), read_scores(scores.path(SCORES))
     decoded = told.overall.get("0.0") or next(iter(told.overall.values()), None)
-    return Subject(
+    return ServedSubject(
         drafting=placement.drafting[0],
         plain=placement.endpoints[0] if placement.endpoints else None,
-        target=TargetShape(name=f"the release's target {told.target}", hidden_size=shape.block.hidden_size),
+        target=ServedShape(name=f"the release's target {told.target}", hidden_size=shape.block.hidden_size),
         slots=told.slots,
         shares=[each.value or 0.0 for each in decoded.cumulative] if decoded else [],
         prompts=_prompts(scores, template, placement, options, shape.max_positions),
@@ -119,14 +119,14 @@ def _prompts(
     return {None: ids}
 
 
-def _asked(scores: Artifact, placement: Placement, options: ServeOptions) -> list[Question]:
+def _asked(scores: Artifact, placement: Placement, options: ServeOptions) -> list[BenchmarkQuestion]:
     if not options.prompts:
         return list(asked_questions(scores, placement).values())
     file = Benchmark(name="prompts", digest=options.prompts)
     return read_questions(file, placement.locations.get(file.digest, file.digest), None, options.seed)
 
 
-def _known(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[Known]:
+def _known(scores: Artifact, placement: Placement, template: ChatTemplate, count: int) -> list[DecodedPrompt]:
     """Return what can be held against an engine; nothing where nothing was decoded at temperature 0."""
     try:
         return first_turns(scores, placement, template, count) if count else []

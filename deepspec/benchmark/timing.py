@@ -59,7 +59,9 @@ def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> Run:
     )
 
 
-def compare(speculative: Decoder, plain: Decoder, prompts: Sequence[Prompt], batch: int, repeats: int) -> BatchSpeed:
+def compare_times(
+    speculative: Decoder, plain: Decoder, prompts: Sequence[Prompt], batch: int, repeats: int
+) -> BatchSpeed:
     """Return medians of interleaved pairs, after one pass of each that is not counted.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from deepspec.artifacts import Artifact
 from deepspec.cache.capture import answer_files
 from deepspec.cache.judged import no_sample
-from deepspec.cache.measured import Measured
+from deepspec.cache.measured import AnswerCounts
 from deepspec.cache.spec import CacheOptions
 from deepspec.chat.template import ChatTemplate
 from deepspec.passes.samples import Item, padded, read_items, to_record
@@ -31,7 +31,7 @@ PILOT = 6
 _PILOT_SPREAD = 0.02
 
 
-def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, target: Target | None) -> Measured:
+def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, target: Target | None) -> AnswerCounts:
     """Return the counts of a capture over published answers; however many rows are bad, it only counts them.
 
     Args:
@@ -63,7 +63,7 @@ def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, ta
     def summed(values: Sequence[int]) -> Range:
         return _total(values, counts["rows"], total)
 
-    return Measured(
+    return AnswerCounts(
         rows=counts["rows"],
         samples=round(len(items) * total / counts["rows"]),
         tokens=summed([item.length for item in items]),

@@ -8,7 +8,7 @@ from deepspec.artifacts import Spec
 from deepspec.ranges import Range
 
 
-class Measured(Spec):
+class AnswerCounts(Spec):
     """Counts of the answers, as the capture will read them."""
 
     rows: int = Field(gt=0)

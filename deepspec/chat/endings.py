@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from deepspec.chat.answered import Message
-from deepspec.chat.rendering import Renderer, Told
+from deepspec.chat.rendering import Renderer, TemplateTold
 from deepspec.chat.tool_calls import probe_of_a_call
 from deepspec.errors import RowError, TargetError
 from deepspec.lines.bad_rows import one_row
@@ -43,7 +43,7 @@ class Endings:
             TargetError: the template ends answers with no token at which the target stops.
         """
         for messages in ([_USER, _ANSWER], [_USER, _ANSWER, _USER]):
-            text = self._renderer.text(messages, Told(switches={"enable_thinking": False}), answer_next=False)
+            text = self._renderer.text(messages, TemplateTold(switches={"enable_thinking": False}), answer_next=False)
             found = self._stop_in(text.rpartition(_SAID)[2])
             if found is not None:
                 return found
@@ -61,7 +61,7 @@ class Endings:
             TargetError: as `of_text`.
         """
         call, tools, argument = probe_of_a_call()
-        told = Told(switches={"enable_thinking": False}, tools=tools)
+        told = TemplateTold(switches={"enable_thinking": False}, tools=tools)
         with suppress(RowError), one_row("template_refuses"):
             text = self._renderer.text([_USER, call, _RESULT], told, answer_next=False)
             _, said, behind = text.rpartition(argument)

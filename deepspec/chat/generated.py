@@ -8,7 +8,7 @@ from deepspec.chat.answered import Answered, Message, Turn
 from deepspec.chat.clock import DATE
 from deepspec.chat.endings import Endings
 from deepspec.chat.faithful import Signs, before_stop, generated_text, marks_in, unrepeated
-from deepspec.chat.rendering import Renderer, Told
+from deepspec.chat.rendering import Renderer, TemplateTold
 from deepspec.chat.tool_calls import name_of
 from deepspec.errors import RowError
 from deepspec.lines.bad_rows import one_row
@@ -163,7 +163,7 @@ class TurnReader:
         return self._rewritten(f"renders an answered turn, up to {stop}, unlike the answer as given")
 
     def _rendered(self, answered: Answered, messages: Sequence[Message], *, answer_next: bool) -> Text:
-        told = Told(switches=answered.switches, tools=answered.tools, day=answered.day or DATE)
+        told = TemplateTold(switches=answered.switches, tools=answered.tools, day=answered.day or DATE)
         try:
             with one_row("template_refuses"):
                 text = self._renderer.text(messages, told, answer_next=answer_next)

@@ -14,7 +14,7 @@ from deepspec.chat.tool_calls import reads_text, with_arguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class TemplateTold:
     """What a template is told beside the messages."""
 
     switches: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Renderer:
         self._reads_text: dict[str, bool] = {}
         self._reads_parts: dict[str, bool] = {}
 
-    def text(self, messages: Sequence[Message], told: Told, *, answer_next: bool) -> str:
+    def text(self, messages: Sequence[Message], told: TemplateTold, *, answer_next: bool) -> str:
         """Return what the template makes of messages.
 
         Args:
@@ -53,7 +53,7 @@ class Renderer:
         text: str = self._applied(*self._prepared(messages, told), told, answer_next=answer_next)
         return text
 
-    def prompt_ids(self, messages: Sequence[Message], told: Told) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], told: TemplateTold) -> list[int]:
         """Return the token ids of messages with the generation prompt; arguments and errors are those of `text`."""
         ids: list[int] = self._applied(*self._prepared(messages, told), told, answer_next=True, tokenize=True)
         return ids
@@ -81,7 +81,7 @@ class Renderer:
         def render(
             messages: Sequence[Message], tools: Sequence[Message] | None, variables: Mapping[str, Any], day: date
         ) -> str:
-            told = Told(switches={**variables, "enable_thinking": False}, tools=tools, day=day)
+            told = TemplateTold(switches={**variables, "enable_thinking": False}, tools=tools, day=day)
             return self.text(messages, told, answer_next=True)
 
         return clock_of(self.source, render)
@@ -104,13 +104,13 @@ class Renderer:
 
             def render(messages: Sequence[Message], tools: Sequence[Message] | None) -> str:
                 given = self._contents(template, messages)
-                text: str = self._applied(template, given, Told(switches=told, tools=tools), answer_next=False)
+                text: str = self._applied(template, given, TemplateTold(switches=told, tools=tools), answer_next=False)
                 return text
 
             self._reads_text[template] = reads_text(render)
         return self._reads_text[template]
 
-    def _prepared(self, messages: Sequence[Message], told: Told) -> tuple[str, Sequence[Message]]:
+    def _prepared(self, messages: Sequence[Message], told: TemplateTold) -> tuple[str, Sequence[Message]]:
         """Return the template for messages, and these with contents and arguments in the form that it reads."""
         template = self._template(told.tools)
         given = self._contents(template, messages)
@@ -123,14 +123,22 @@ class Renderer:
         if template not in self._reads_parts:
 
             def render(probe: Sequence[Message]) -> str:
-                text: str = self._applied(template, probe, Told(switches={"enable_thinking": False}), answer_next=False)
+                text: str = self._applied(
+                    template, probe, TemplateTold(switches={"enable_thinking": False}), answer_next=False
+                )
                 return text
 
             self._reads_parts[template] = reads_parts(render)
         return [in_parts(message) for message in messages] if self._reads_parts[template] else messages
 
     def _applied(
-        self, template: str, messages: Sequence[Message], told: Told, *, answer_next: bool, tokenize: bool = False
+        self,
+        template: str,
+        messages: Sequence[Message],
+        told: TemplateTold,
+        *,
+        answer_next: bool,
+        tokenize: bool = False,
     ) -> Any:
         switches = dict(told.switches)
         if READS_CLOCK in template:

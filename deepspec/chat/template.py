@@ -15,7 +15,7 @@ from typing import Any
 from deepspec.chat.answered import Answered, Message, name_of, read_answered
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.generated import TurnReader
-from deepspec.chat.rendering import Renderer, Told
+from deepspec.chat.rendering import Renderer, TemplateTold
 from deepspec.errors import RowError, TargetError
 from deepspec.lines.bad_rows import one_row
 
@@ -89,7 +89,7 @@ class ChatTemplate:
             RowError: arguments of a tool call are no JSON object (`bad_tools`).
             Exception: whatever the template raises.
         """
-        told = Told(switches={**(switches or {}), "enable_thinking": thinking}, tools=tools, day=day)
+        told = TemplateTold(switches={**(switches or {}), "enable_thinking": thinking}, tools=tools, day=day)
         return self._renderer.prompt_ids(messages, told)
 
     def decoded(self, ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Clock:
+class Stopwatch:
     """Seconds by name.
 
     Args:

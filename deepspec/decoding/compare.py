@@ -18,7 +18,7 @@ Asked = Mapping[Key, Mapping[str, Decoded]]
 """Key -> sample id -> what was decoded."""
 
 
-def compare(first: Artifact, second: Artifact) -> list[Difference]:
+def compare_drafts(first: Artifact, second: Artifact) -> list[Difference]:
     """Return the difference of accepted lengths on each benchmark and on all together, at each temperature.
 
     Args:

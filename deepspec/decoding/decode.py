@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.decoding.clock import Clock
+from deepspec.decoding.clock import Stopwatch
 from deepspec.decoding.fitting import USUAL
 from deepspec.decoding.graphs import Recorder
 from deepspec.decoding.recorded import FixedRounds, RecordedWork
-from deepspec.decoding.round import Work, read
+from deepspec.decoding.round import RoundWork, read
 from deepspec.decoding.running import Row, Running
 from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.kv.fixed import span_of
@@ -57,12 +57,12 @@ class Decoder:
         self._passes = target.passes if passes is None else passes
         self._recorder = Recorder(self._passes == "recorded", target.say)
         self._fixed: FixedRounds | None = None
-        self.clock = Clock(target.device)
+        self.clock = Stopwatch(target.device)
         self.passes = 0
 
     def time_parts(self) -> None:
         """Let the clock wait for the device after each part, at a cost: the parts' seconds are their own then."""
-        self.clock = Clock(self._target.device, waits=True)
+        self.clock = Stopwatch(self._target.device, waits=True)
 
     def decode(self, prompts: Sequence[Prompt]) -> Iterator[Decoded]:
         """Yield each sample as it finishes: in which order depends on the batch, with what result does not."""
@@ -147,11 +147,11 @@ class Decoder:
             with self.clock.time("draft"):
                 work.commit()
 
-    def _work(self, running: Running, noise: Tensor | None) -> Work | RecordedWork:
+    def _work(self, running: Running, noise: Tensor | None) -> RoundWork | RecordedWork:
         if self._fixed is not None:
             return self._fixed.begin(running, noise, self._proposer.slots)
         given: dict[str, Any] = {"memory": running.cache, "draft": running.draft, "current": running.current}
-        return Work(target=self._target, settings=self._settings, noise=noise, whole=False, **given)
+        return RoundWork(target=self._target, settings=self._settings, noise=noise, whole=False, **given)
 
 
 def _take(waiting: deque[Prompt], count: int) -> list[Prompt]:

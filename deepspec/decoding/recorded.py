@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.round import Work
+from deepspec.decoding.round import RoundWork
 from deepspec.decoding.running import Running
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.kv.fixed import rows_of, span_of
@@ -22,7 +22,7 @@ from deepspec.rounds.decoded import Settings
 class RecordedWork:
     """A round whose pieces are replayed, each by itself, so that each can be timed."""
 
-    def __init__(self, work: Work, recorder: Recorder) -> None:
+    def __init__(self, work: RoundWork, recorder: Recorder) -> None:
         """Record nothing yet."""
         self._work = work
         self.propose = Replayed(work.propose, recorder)
@@ -32,7 +32,7 @@ class RecordedWork:
 
     @property
     def told(self) -> Tensor:
-        """Return what the host has to know: see `Work`."""
+        """Return what the host has to know: see `RoundWork`."""
         return self._work.told
 
     @property
@@ -111,5 +111,5 @@ class FixedRounds:
     def _work(self, rows: int) -> RecordedWork:
         noise = None if self._noise is None else self._noise[:rows]
         given: dict[str, Any] = {"memory": self._memory, "draft": self._draft, "current": self._current[:rows]}
-        work = Work(target=self._target, settings=self._settings, noise=noise, whole=True, **given)
+        work = RoundWork(target=self._target, settings=self._settings, noise=noise, whole=True, **given)
         return RecordedWork(work, self._recorder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from deepspec import families
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SourceError, SpecError
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.target.load import load_template
 
 
@@ -41,7 +41,7 @@ class Room:
         if self.most < 1:
             raise SpecError(f"{self._told}: no prompt has room; {self._advice}")
 
-    def fits(self, question: Question) -> bool:
+    def fits(self, question: BenchmarkQuestion) -> bool:
         """Return whether the first turn of a question has room."""
         return self.length(question) <= self.most
 
@@ -49,7 +49,7 @@ class Room:
         """Return the tokens by which the target is asked a first turn of a text."""
         return len(self._template.prompt_ids([{"role": "user", "content": text}], thinking=self._thinking))
 
-    def length(self, question: Question) -> int:
+    def length(self, question: BenchmarkQuestion) -> int:
         """Return the tokens by which the target is asked the first turn of a question."""
         found = self._lengths.get(question.question_id)
         if found is None:
@@ -57,7 +57,7 @@ class Room:
             self._lengths[question.question_id] = found
         return found
 
-    def left_out(self, benchmark: str, questions: Sequence[Question]) -> int:
+    def left_out(self, benchmark: str, questions: Sequence[BenchmarkQuestion]) -> int:
         """Return how many questions of a benchmark have no room.
 
         Raises:

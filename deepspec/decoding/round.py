@@ -18,7 +18,7 @@ from deepspec.rounds.decoded import Settings
 
 
 @dataclass(kw_only=True, slots=True)
-class Work:
+class RoundWork:
     """The pieces of a round, each of which leaves its result for the next one."""
 
     target: TargetRows
@@ -89,7 +89,7 @@ class Told:
 
 
 def read(row: Sequence[float], slots: int) -> Told:
-    """Return what a row of `Work.told` says of a proposal of some slots."""
+    """Return what a row of `RoundWork.told` says of a proposal of some slots."""
     proposed, accepted, own = map(int, row[:3])
     return Told(proposed, tuple(map(int, row[3 : 3 + accepted])), own, tuple(row[3 + slots :]))
 

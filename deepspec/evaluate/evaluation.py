@@ -19,7 +19,7 @@ from deepspec.evaluate.scoring import Subject, Traces, score
 from deepspec.evaluate.shards import Role, Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.formats.scores import SCORES, Comparison, LosslessCheck, Scores, read_scores, trace_row
 from deepspec.lines.rows import read_rows, write_rows
 from deepspec.page import scores as reports
@@ -156,7 +156,7 @@ class Evaluation:
         worse = regressions(between, told.lossless, scores.lossless)
         return Comparison(baseline=baseline, differences=tuple(between), regressions=worse)
 
-    def _questions(self, shard: Shard) -> Sequence[Question]:
+    def _questions(self, shard: Shard) -> Sequence[BenchmarkQuestion]:
         """Return a shard's questions as they are asked: behind a context, where it has one and there is room for it."""
         length, seed = shard.context, self._spec.seed
         if length is None:
@@ -214,15 +214,15 @@ class Evaluation:
         self._report.log(f"checking {len(chosen)} samples against the target alone")
         return check_lossless(self.pair.target, ((self._prompt(each), decoded[_first(each)]) for each in chosen))
 
-    def _asked(self, role: Role, temperature: float) -> dict[str, list[Question]]:
+    def _asked(self, role: Role, temperature: float) -> dict[str, list[BenchmarkQuestion]]:
         """Return the questions asked for a purpose at a temperature, by the name of their benchmark or purpose."""
-        found: dict[str, list[Question]] = {}
+        found: dict[str, list[BenchmarkQuestion]] = {}
         for shard in self.shards:
             if (shard.role, shard.temperature) == (role, temperature):
                 found.setdefault(shard.name, []).extend(shard.questions)
         return found
 
-    def _prompt(self, question: Question) -> list[int]:
+    def _prompt(self, question: BenchmarkQuestion) -> list[int]:
         first = [{"role": "user", "content": question.turns[0]}]
         return self.pair.target.template.prompt_ids(first, thinking=self._spec.thinking)
 
@@ -261,7 +261,7 @@ def figures(scores: Scores) -> dict[str, bytes]:
     return plots
 
 
-def _first(question: Question) -> str:
+def _first(question: BenchmarkQuestion) -> str:
     """Return the id of the sample that is a question's first turn."""
     return f"{question.question_id}#0"
 

@@ -10,7 +10,7 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 
 Kind = Literal["texts", "records"]
 KINDS: tuple[Kind, ...] = ("texts", "records")
@@ -30,8 +30,8 @@ def kind_of(place: int, benchmarks: int) -> Kind:
 
 
 def filled(
-    question: Question, kind: Kind, texts: Sequence[str], length: int, tokens: Callable[[str], int], seed: int
-) -> Question:
+    question: BenchmarkQuestion, kind: Kind, texts: Sequence[str], length: int, tokens: Callable[[str], int], seed: int
+) -> BenchmarkQuestion:
     """Return a question's first turn, its prompt filled with whole lines of material to no more than a length.
 
     Args:

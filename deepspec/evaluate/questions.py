@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepspec.decoding.decode import Decoder
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.rounds.decoded import Decoded, Prompt
 from deepspec.target.load import Target
 
@@ -14,7 +14,7 @@ from deepspec.target.load import Target
 class Dialogue:
     """A question on its way through its turns."""
 
-    question: Question
+    question: BenchmarkQuestion
     messages: list[dict[str, Any]] = field(default_factory=list)
     turns: list[Decoded] = field(default_factory=list)
     too_long: int = 0
@@ -22,7 +22,7 @@ class Dialogue:
 
 
 def ask(
-    questions: Iterable[Question],
+    questions: Iterable[BenchmarkQuestion],
     target: Target,
     decoder: Decoder,
     *,

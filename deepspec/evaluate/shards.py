@@ -10,7 +10,7 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import NotPublishedError, SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.benchmarks import HUB, Benchmark
-from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.messages.conversations import published_prompts, user_texts
 from deepspec.placement import Placement
 
@@ -27,7 +27,7 @@ class Shard:
     name: str
     """Of the benchmark; of the role where it is no benchmark's."""
     temperature: float
-    questions: tuple[Question, ...]
+    questions: tuple[BenchmarkQuestion, ...]
     context: int | None = None
     """Tokens to which their prompts are to be filled."""
 
@@ -38,7 +38,7 @@ def shards(
     placement: Placement,
     *,
     confident: bool,
-    fits: Callable[[Question], bool] = lambda _: True,
+    fits: Callable[[BenchmarkQuestion], bool] = lambda _: True,
 ) -> list[Shard]:
     """Return the shards of an evaluation, always the same for the same spec and draft.
 
@@ -70,7 +70,7 @@ def shards(
     return found
 
 
-def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) -> list[Question]:
+def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) -> list[BenchmarkQuestion]:
     """Return the questions of a benchmark that the spec asks.
 
     Raises:
@@ -85,8 +85,10 @@ def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) ->
 
 
 def spread(
-    asked: Mapping[str, list[Question]], count: int, wanted: Callable[[Question], bool] = lambda _: True
-) -> list[Question]:
+    asked: Mapping[str, list[BenchmarkQuestion]],
+    count: int,
+    wanted: Callable[[BenchmarkQuestion], bool] = lambda _: True,
+) -> list[BenchmarkQuestion]:
     """Return so many of the wanted questions, at most, taken in turn from all benchmarks."""
     longest = max((len(rows) for rows in asked.values()), default=0)
     in_turn = (rows[place] for place in range(longest) for rows in asked.values() if place < len(rows))
@@ -94,15 +96,15 @@ def spread(
 
 
 def calibration_questions(
-    draft: Artifact, scratch: Path, count: int, wanted: Callable[[Question], bool] = lambda _: True
-) -> list[Question]:
+    draft: Artifact, scratch: Path, count: int, wanted: Callable[[BenchmarkQuestion], bool] = lambda _: True
+) -> list[BenchmarkQuestion]:
     """Return wanted prompts of the calibration split that the draft descends from; none where those are gone."""
     try:
         prompts = _ancestor(draft, ("target_cache", "answers", "prompts"), scratch)
     except (NotPublishedError, KeyError):
         return []
     held_out = (
-        Question(question_id=f"calibration/{row['id']}", turns=(user_texts(row)[0],))
+        BenchmarkQuestion(question_id=f"calibration/{row['id']}", turns=(user_texts(row)[0],))
         for row in published_prompts(prompts)
         if row["split"] == "calibration"
     )
@@ -115,5 +117,5 @@ def _ancestor(artifact: Artifact, kinds: tuple[str, ...], scratch: Path) -> Arti
     return artifact
 
 
-def _extra(role: Role, temperature: float, rows: list[Question]) -> Shard:
+def _extra(role: Role, temperature: float, rows: list[BenchmarkQuestion]) -> Shard:
     return Shard(role=role, name=role, temperature=temperature, questions=tuple(rows))

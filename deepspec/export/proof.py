@@ -11,7 +11,7 @@ from torch import Tensor
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.errors import ParityError
 from deepspec.formats.recipe import TRAITS
-from deepspec.forms.form import Source
+from deepspec.forms.form import FormSource
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 
@@ -24,7 +24,7 @@ STRIDES = (1, 7919)
 """How far apart they lie: side by side, and as in a long context, where ropes that differ a little are far apart."""
 
 
-def read_back(source: Source, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
+def read_back(source: FormSource, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
     """Return the draft that a form describes, with what the form leaves to the target.
 
     Args:

@@ -17,14 +17,14 @@ from deepspec.export.proof import difference, load, read_back
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
 from deepspec.formats.recipe import method_of
-from deepspec.forms.form import Form, Source
+from deepspec.forms.form import Form, FormSource
 from deepspec.forms.huggingface import DEEPSPEC, HUGGINGFACE
 from deepspec.forms.llama_cpp import LLAMA_CPP
 from deepspec.forms.sglang import SGLANG
 from deepspec.forms.speculators import SPECULATORS
 from deepspec.forms.vllm import VLLM
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.parity import Comparison
+from deepspec.parity import FormsCompared
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
@@ -74,10 +74,10 @@ def run(
     }
 
 
-def read_source(folder: Path, target: str, target_folder: Path | None) -> Source:
+def read_source(folder: Path, target: str, target_folder: Path | None) -> FormSource:
     """Return the draft that lies in a folder, with what the forms need to know of its target."""
     draft = load_config(folder)
-    return Source(
+    return FormSource(
         draft=draft,
         config={**draft.source, **write_draft_config(draft)},
         tensors=load_file(folder / WEIGHTS),
@@ -110,7 +110,7 @@ def read_forms(exports: Artifact, folder: Path, work: Path) -> dict[str, BlockDr
 class Writing:
     """Forms on their way into an artifact."""
 
-    source: Source
+    source: FormSource
     model: BlockDraft | EagleDraft
     """The draft itself, in fp32, on the device where forms are held against it."""
     gate: Gate | None
@@ -152,7 +152,7 @@ class Writing:
         return self.stored[content]
 
 
-def _compared(found: Comparison) -> Compared:
+def _compared(found: FormsCompared) -> Compared:
     return Compared(
         name=found.name,
         difference=found.difference,

@@ -45,7 +45,7 @@ class HubBenchmark:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
+class FoundBenchmarks:
     """Benchmarks with their digests, and where they lie."""
 
     benchmarks: tuple[Benchmark, ...]
@@ -97,7 +97,7 @@ HUB_BENCHMARKS: Mapping[str, HubBenchmark] = {
 """The nine benchmarks of the published results."""
 
 
-def resolve(folder: Path | None = None, names: Sequence[str] | None = None) -> Resolved:
+def find_benchmarks(folder: Path | None = None, names: Sequence[str] | None = None) -> FoundBenchmarks:
     """Return benchmarks with their digests.
 
     Args:
@@ -110,7 +110,7 @@ def resolve(folder: Path | None = None, names: Sequence[str] | None = None) -> R
     """
     found = _on_hub(names) if folder is None else _in_folder(folder, names)
     benchmarks = tuple(Benchmark(name=name, digest=digest) for name, (digest, _) in sorted(found.items()))
-    return Resolved(benchmarks=benchmarks, locations=dict(found.values()))
+    return FoundBenchmarks(benchmarks=benchmarks, locations=dict(found.values()))
 
 
 def _in_folder(folder: Path, names: Sequence[str] | None) -> dict[str, tuple[str, str]]:

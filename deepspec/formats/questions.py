@@ -16,7 +16,7 @@ HUB_FILES = "hf://datasets/{dataset}@{revision}/{files}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class BenchmarkQuestion:
     """One row of a benchmark."""
 
     question_id: str
@@ -24,7 +24,7 @@ class Question:
     turns: tuple[str, ...]
 
 
-def read_questions(benchmark: Benchmark, location: str, count: int | None, seed: int) -> list[Question]:
+def read_questions(benchmark: Benchmark, location: str, count: int | None, seed: int) -> list[BenchmarkQuestion]:
     """Return the questions of a benchmark, or a seeded choice of them, in the order of its rows.
 
     Args:
@@ -41,12 +41,14 @@ def read_questions(benchmark: Benchmark, location: str, count: int | None, seed:
         count = HUB_BENCHMARKS[benchmark.name].size if count is None else count
     else:
         turns = list(_file_turns(benchmark, Path(location)))
-    questions = [Question(question_id=f"{benchmark.name}/{row}", turns=tuple(texts)) for row, texts in enumerate(turns)]
+    questions = [
+        BenchmarkQuestion(question_id=f"{benchmark.name}/{row}", turns=tuple(texts)) for row, texts in enumerate(turns)
+    ]
     return questions if count is None else _chosen(questions, count, seed)
 
 
-def _chosen(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
-    def lot(question: Question) -> bytes:
+def _chosen(questions: Sequence[BenchmarkQuestion], count: int, seed: int) -> list[BenchmarkQuestion]:
+    def lot(question: BenchmarkQuestion) -> bytes:
         return hashlib.sha256(f"{seed}:{question.question_id}".encode()).digest()
 
     drawn = {question.question_id for question in sorted(questions, key=lot)[:count]}

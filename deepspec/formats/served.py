@@ -228,7 +228,7 @@ class BreakEven(_Model):
         return f"{pays} (95 %: {words(self.low)} to {words(self.high)}{where})"
 
 
-class Proposal(_Model):
+class ProposedLength(_Model):
     """How many tokens to propose at a load, by the costs measured there."""
 
     load: int
@@ -278,8 +278,8 @@ class UnderLoad(_Model):
     """What the engine accepts of prompts that were decoded here; None: there were none, or it does not tell."""
     levels: tuple[Level, ...]
     break_even: tuple[BreakEven, ...] = ()
-    proposals: tuple[Proposal, ...] = ()
-    best: Proposal | None = None
+    proposals: tuple[ProposedLength, ...] = ()
+    best: ProposedLength | None = None
     """One number of tokens for all loads that were measured; its load is the highest of them."""
     tried: tuple[Tried, ...] = ()
     before: str | None = None

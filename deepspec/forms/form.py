@@ -35,7 +35,7 @@ AS_DSPARK = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class FormSource:
     """The draft that is exported."""
 
     draft: DraftConfig
@@ -52,23 +52,23 @@ class Source:
 class Form:
     """One engine's form."""
 
-    refuse: Callable[[Source], str | None]
+    refuse: Callable[[FormSource], str | None]
     """What of the draft it cannot express; None: nothing."""
-    write: Callable[[Source, Path], list[str]]
+    write: Callable[[FormSource, Path], list[str]]
     """Writes the folder; returns what its user must know."""
     read: Callable[[Path], tuple[Json, Tensors]]
     """Reads the folder by the form's own rules, as config and tensors in the public DeepSpec form. What the form
     leaves to the target (`BORROWED`, `num_target_layers`) may be missing."""
 
 
-Encode = Callable[[Source], tuple[Json, Tensors, list[str]]]
+Encode = Callable[[FormSource], tuple[Json, Tensors, list[str]]]
 Decode = Callable[[Json, Tensors], tuple[Json, Tensors]]
 
 
-def safetensors_form(refuse: Callable[[Source], str | None], encode: Encode, decode: Decode) -> Form:
+def safetensors_form(refuse: Callable[[FormSource], str | None], encode: Encode, decode: Decode) -> Form:
     """Return a form that is config.json and model.safetensors, from its two translations."""
 
-    def write(source: Source, folder: Path) -> list[str]:
+    def write(source: FormSource, folder: Path) -> list[str]:
         config, tensors, notes = encode(source)
         write_config(config, folder)
         write_weights({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
@@ -86,7 +86,7 @@ def write_config(config: Mapping[str, Any], folder: Path) -> None:
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def with_zero_markov(source: Source) -> tuple[Json, Tensors, list[str]]:
+def with_zero_markov(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     """Return a draft's config and tensors, with a Markov head of zeros where it has none."""
     if source.draft.markov_rank:
         return dict(source.config), dict(source.tensors), []

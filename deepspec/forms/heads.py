@@ -21,7 +21,7 @@ from deepspec.errors import CheckpointError
 from deepspec.families.shipped import PREFIX, head_style
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
-from deepspec.forms.form import BORROWED, Form, Json, Source, Tensors, without
+from deepspec.forms.form import BORROWED, Form, FormSource, Json, Tensors, without
 from deepspec.models.config import DraftConfig
 
 
@@ -42,10 +42,10 @@ def served_with_target(form: Form, how: str) -> Form:
         how: the words by which the engine serves such a target.
     """
 
-    def refuse(source: Source) -> str | None:
+    def refuse(source: FormSource) -> str | None:
         return _refuse(source) if TRAITS[source.draft.algorithm].shipped else form.refuse(source)
 
-    def write(source: Source, folder: Path) -> list[str]:
+    def write(source: FormSource, folder: Path) -> list[str]:
         if not TRAITS[source.draft.algorithm].shipped:
             return form.write(source, folder)
         return [*_write(source, folder), f"serve that target {how}"]
@@ -68,7 +68,7 @@ def _their_name(name: str) -> str:
     return foreign.THEIR_LAYER + (name.removeprefix(foreign.OUR_LAYER) if known is None else f"{known}.weight")
 
 
-def _refuse(source: Source) -> str | None:
+def _refuse(source: FormSource) -> str | None:
     if source.target_folder is None:
         return "mtp heads without the target's files, into which they are written; the target is not on this machine"
     kept = {head.dtype for name, head in read_heads(source.target_folder).items() if name.startswith(PREFIX)}
@@ -77,7 +77,7 @@ def _refuse(source: Source) -> str | None:
     return None
 
 
-def _write(source: Source, folder: Path) -> list[str]:
+def _write(source: FormSource, folder: Path) -> list[str]:
     target = source.target_folder
     if target is None:
         raise CheckpointError("mtp heads are written into their target's files; ask refuse before")

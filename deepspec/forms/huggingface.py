@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
-from deepspec.forms.form import Form, Json, Source, Tensors, safetensors_form, write_config
+from deepspec.forms.form import Form, FormSource, Json, Tensors, safetensors_form, write_config
 
 MODULE = "modeling_deepspec"
 
@@ -37,12 +37,12 @@ class DeepSpecDraft:
 '''
 
 
-def _expresses_all(source: Source) -> str | None:
+def _expresses_all(source: FormSource) -> str | None:
     del source
     return None
 
 
-def _as_it_is(source: Source) -> tuple[Json, Tensors, list[str]]:
+def _as_it_is(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     return dict(source.config), dict(source.tensors), []
 
 
@@ -54,7 +54,7 @@ DEEPSPEC: Form = safetensors_form(_expresses_all, _as_it_is, _read_as_it_is)
 """The public DeepSpec form."""
 
 
-def _write(source: Source, folder: Path) -> list[str]:
+def _write(source: FormSource, folder: Path) -> list[str]:
     notes = DEEPSPEC.write(source, folder)
     write_config({**source.config, "auto_map": {"AutoModel": f"{MODULE}.DeepSpecDraft"}}, folder)
     (folder / f"{MODULE}.py").write_text(_CODE, encoding="utf-8")

@@ -19,8 +19,8 @@ from deepspec.forms import heads
 from deepspec.forms.form import (
     BORROWED,
     Form,
+    FormSource,
     Json,
-    Source,
     Tensors,
     has_norms,
     has_window,
@@ -91,7 +91,7 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 """Rows that the architecture `eagle3` wants in the order of interleaved rope."""
 
 
-def _refuse(source: Source) -> str | None:
+def _refuse(source: FormSource) -> str | None:
     draft = source.draft
     if TRAITS[draft.algorithm].shipped:
         return heads.not_shipped(draft)
@@ -127,7 +127,7 @@ def target_gguf(folder: Path | None) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _write(source: Source, folder: Path) -> list[str]:
+def _write(source: FormSource, folder: Path) -> list[str]:
     target = target_gguf(source.target_folder)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
@@ -151,7 +151,7 @@ def _write(source: Source, folder: Path) -> list[str]:
     return [*notes, f"serve with --spec-type draft-{kind}; needs the target's own GGUF file"]
 
 
-def _write_shape(writer: Any, source: Source, config: Json) -> None:
+def _write_shape(writer: Any, source: FormSource, config: Json) -> None:
     draft, block = source.draft, source.draft.block
     writer.add_name(f"{source.target} {draft.algorithm}")
     writer.add_vocab_size(draft.vocab_size)
@@ -169,7 +169,7 @@ def _write_shape(writer: Any, source: Source, config: Json) -> None:
     writer.add_array(f"{writer.arch}.target_layers", [layer + 1 for layer in draft.target_layer_ids])
 
 
-def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
+def _write_block_draft(writer: Any, source: FormSource, confident: bool) -> None:
     draft = source.draft
     writer.add_uint32("dflash.block_size", draft.block_size)
     writer.add_bool("dflash.sample_from_anchor", draft.layout == "shift")
@@ -186,7 +186,7 @@ def _write_block_draft(writer: Any, source: Source, confident: bool) -> None:
         writer.add_float32("dflash.final_logit_softcapping", draft.logit_softcap)
 
 
-def _write_eagle(writer: Any, source: Source, confident: bool) -> None:
+def _write_eagle(writer: Any, source: FormSource, confident: bool) -> None:
     del confident  # Eagle3 has no such head
     writer.add_uint32("eagle3.target_hidden_size", source.draft.block.hidden_size)
     writer.add_bool("eagle3.norm_before_residual", source.draft.norms.norm_before_residual)
@@ -213,7 +213,7 @@ def _add(writer: Any, name: str, tensor: Tensor) -> None:
     writer.add_tensor(name, data)
 
 
-def _translated(tensors: Tensors, source: Source) -> Iterator[tuple[str, Tensor]]:
+def _translated(tensors: Tensors, source: FormSource) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors under GGUF's names, in its order of rows and of ids."""
     for name, tensor in sorted(tensors.items()):
         told = _gguf_name(name)

@@ -7,8 +7,8 @@ from deepspec.forms import heads, zlab
 from deepspec.forms.form import (
     BORROWED,
     Form,
+    FormSource,
     Json,
-    Source,
     Tensors,
     check_rope,
     has_norms,
@@ -32,7 +32,7 @@ _NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type
 _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 
 
-def _refuse(source: Source) -> str | None:
+def _refuse(source: FormSource) -> str | None:
     draft = source.draft
     if draft.window is not None:
         sliding = "its sliding layers read a block from left to right only"
@@ -50,7 +50,7 @@ def _refuse(source: Source) -> str | None:
     return not_style(draft, "llama") or unlike_its_block(draft) or has_norms(draft)
 
 
-def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
+def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
         return zlab.encode(source)
     if not TRAITS[source.draft.algorithm].blocks:
@@ -61,7 +61,7 @@ def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     return with_rope(config, source.draft), without(tensors, *BORROWED), notes
 
 
-def _encode_eagle(source: Source) -> tuple[Json, Tensors, list[str]]:
+def _encode_eagle(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     draft = source.draft
     config = {key: value for key, value in source.config.items() if key != "target_layer_ids"}
     config = with_rope(config, draft) | {

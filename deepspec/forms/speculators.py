@@ -11,8 +11,8 @@ from deepspec.forms import heads
 from deepspec.forms.form import (
     BORROWED,
     Form,
+    FormSource,
     Json,
-    Source,
     Tensors,
     check_rope,
     has_window,
@@ -52,7 +52,7 @@ _NORMS = foreign.NORMS
 """Written where they are false, too: engines take some that are missing for true."""
 
 
-def _refuse(source: Source) -> str | None:
+def _refuse(source: FormSource) -> str | None:
     if TRAITS[source.draft.algorithm].shipped:
         return unlike_its_block(source.draft)
     blocks = TRAITS[source.draft.algorithm].blocks
@@ -61,7 +61,7 @@ def _refuse(source: Source) -> str | None:
     return not_style(source.draft, *styles) or unlike_its_block(source.draft) or unread
 
 
-def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
+def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     draft = source.draft
     config: Json = {
         "architectures": [_CLASSES[draft.algorithm]],
@@ -111,7 +111,7 @@ def _notes(draft: DraftConfig) -> list[str]:
     return [f"{shift}; {advice}" + ("" if TRAITS[draft.algorithm].heads else ", as DSpark")]
 
 
-def _proposal(source: Source) -> Json:
+def _proposal(source: FormSource) -> Json:
     verifier = {"name_or_path": source.target, "architectures": _target_architectures(source)}
     method = {
         "proposal_type": "greedy",
@@ -127,7 +127,7 @@ def _proposal(source: Source) -> Json:
     }
 
 
-def _target_architectures(source: Source) -> list[Any]:
+def _target_architectures(source: FormSource) -> list[Any]:
     if source.target_folder is None:
         return []
     told = json.loads((source.target_folder / CONFIG).read_text(encoding="utf-8"))

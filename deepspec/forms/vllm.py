@@ -9,8 +9,8 @@ from deepspec.formats.recipe import TRAITS
 from deepspec.forms import heads, zlab
 from deepspec.forms.form import (
     Form,
+    FormSource,
     Json,
-    Source,
     Tensors,
     check_rope,
     has_norms,
@@ -38,7 +38,7 @@ _TRAINED = "num_depths"
 """How many tokens a pass was trained for; vLLM does not read it."""
 
 
-def _refuse(source: Source) -> str | None:
+def _refuse(source: FormSource) -> str | None:
     draft = source.draft
     if not TRAITS[draft.algorithm].blocks:
         unread = has_norms(draft, "norm_before_fc", *_FLAGS) if TRAITS[draft.algorithm].parallel else None
@@ -51,7 +51,7 @@ def _refuse(source: Source) -> str | None:
     return unknown or unlike_its_block(draft) or not_vanilla(draft) or unmapped
 
 
-def _encode(source: Source) -> tuple[Json, Tensors, list[str]]:
+def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
         return zlab.encode(source)
     if TRAITS[source.draft.algorithm].blocks:

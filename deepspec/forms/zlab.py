@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName
-from deepspec.forms.form import BORROWED, Json, Source, Tensors, not_style, with_rope, without
+from deepspec.forms.form import BORROWED, FormSource, Json, Tensors, not_style, with_rope, without
 from deepspec.models.config import DraftConfig
 
 _CLASSES: Mapping[AlgorithmName, str] = {
@@ -58,7 +58,7 @@ def refuse(draft: DraftConfig) -> str | None:
     return not_style(draft, "qwen3")
 
 
-def encode(source: Source) -> tuple[Json, Tensors, list[str]]:
+def encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     """Return config, tensors and notes of a draft whose blocks are filled in."""
     draft = source.draft
     own = {key: source.config[key] for key in _OWN}
@@ -73,7 +73,7 @@ def encode(source: Source) -> tuple[Json, Tensors, list[str]]:
     return both_ways(with_rope(config, draft), draft), without(source.tensors, *BORROWED), [_NOT_RUN]
 
 
-def _encode_refined(source: Source, own: Json) -> tuple[Json, Tensors, list[str]]:
+def _encode_refined(source: FormSource, own: Json) -> tuple[Json, Tensors, list[str]]:
     """Return the same of XPress; as many passes as there are drafts, so that it drafts as one slot after another."""
     draft = source.draft
     left = {*_OURS, *_OWN, *_SCALES, "xpress_mlp_ratio"} - {"block_size"}

@@ -38,7 +38,7 @@ def rooms(limit: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Level:
+class QueueLevel:
     """How a queue stands."""
 
     ready: int
@@ -77,13 +77,13 @@ class Ahead(Generic[T]):
         self._waited = 0.0
 
     @property
-    def level(self) -> Level:
+    def level(self) -> QueueLevel:
         """Return how it stands."""
         with self._turn:
             asked = [each for coming in self._coming.values() for each in coming]
             ready = sum(size for size, future in asked if future.done())
             since = 0.0 if self._waiting_since is None else self._clock() - self._waiting_since
-            return Level(ready=ready, limit=self._limit, makers_waited=self._waited + since)
+            return QueueLevel(ready=ready, limit=self._limit, makers_waited=self._waited + since)
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Hear what is read next, in this order, after what was named before."""

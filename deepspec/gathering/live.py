@@ -33,7 +33,7 @@ from deepspec.target_cache.sizes import BF16_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class StatesRoom:
     """What states may take in one process."""
 
     ahead: int
@@ -59,7 +59,7 @@ class EngineCache(TargetCache):
 
     engines: EngineStates
 
-    def __init__(self, artifact: Artifact, parts: PartSource, room: Room) -> None:
+    def __init__(self, artifact: Artifact, parts: PartSource, room: StatesRoom) -> None:
         """Ask for nothing yet."""
         super().__init__(artifact, room.folder, parts=parts)
         self.kept = Kept(room.folder, room.kept, room.sharers)
@@ -132,7 +132,7 @@ class EngineCache(TargetCache):
 
 @contextmanager
 def engine_cache(
-    artifact: Artifact, spec: Named, room: Room, placement: Placement, report: Report
+    artifact: Artifact, spec: Named, room: StatesRoom, placement: Placement, report: Report
 ) -> Iterator[EngineCache]:
     """Yield a cache whose states engines give; every engine is proven before.
 
@@ -156,7 +156,7 @@ def engine_cache(
         yield cache
 
 
-def _target(facts: CacheFacts, room: Room, placement: Placement) -> Target:
+def _target(facts: CacheFacts, room: StatesRoom, placement: Placement) -> Target:
     if room.proves:
         return load_fitting(facts.target, placement, facts.dtype)
     return describe_target(located(facts.target, placement), facts.dtype)

@@ -37,12 +37,12 @@ class Memory(Protocol):
 class OneRow(Protocol):
     """Reads tokens of one row behind what a model's own memory holds."""
 
-    def again(self, tokens: Tensor, kept: "Row") -> None:
+    def again(self, tokens: Tensor, kept: "MemoryRow") -> None:
         """Read `(1, Q)` tokens once more, for the memory alone."""
 
 
 @dataclass(kw_only=True, slots=True)
-class Row:
+class MemoryRow:
     """One sequence: the model's own memory of it."""
 
     past: Any = None
@@ -73,7 +73,7 @@ class OwnMemory:
         """Start with empty rows."""
         self._reader = reader
         self._device = device
-        self.rows = [Row() for _ in range(rows)]
+        self.rows = [MemoryRow() for _ in range(rows)]
 
     @property
     def lengths(self) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from deepspec.errors import TargetError
 from deepspec.families.remembers import own_limits
 from deepspec.kv.fused import Fused
-from deepspec.kv.memory import Memory, OwnMemory, Row
+from deepspec.kv.memory import Memory, MemoryRow, OwnMemory
 from deepspec.kv.rows import RowCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
@@ -42,7 +42,7 @@ _CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeErr
 """What models raise that are given a memory, or masks, of a kind that they do not know."""
 
 
-class Reader(Protocol):
+class MemoryReader(Protocol):
     """One way to read."""
 
     way: Way
@@ -146,13 +146,13 @@ class OwnReader:
         return torch.cat([states for states, _ in found]), torch.cat([last for _, last in found])
 
     @torch.inference_mode()
-    def again(self, tokens: Tensor, kept: Row) -> None:
+    def again(self, tokens: Tensor, kept: MemoryRow) -> None:
         """Read `(1, Q)` tokens once more, for the memory alone."""
         if self.way != "whole" and tokens.shape[1]:
             self._read(tokens, kept, ())
 
     @torch.inference_mode()
-    def _row(self, tokens: Tensor, row: Row) -> States:
+    def _row(self, tokens: Tensor, row: MemoryRow) -> States:
         ids = tokens.to(self._target.device)
         row.begin(ids[0].tolist())
         if self.way != "whole":
@@ -161,7 +161,7 @@ class OwnReader:
         states, last, _ = observe(self._target.reading, everything, self._layers)
         return states[:, len(row.read) :], last[:, len(row.read) :]
 
-    def _read(self, ids: Tensor, row: Row, layers: Sequence[int]) -> States:
+    def _read(self, ids: Tensor, row: MemoryRow, layers: Sequence[int]) -> States:
         """Read tokens behind a row: at once, or one by one where its memory is not empty."""
         whole = self.way == "chunks" or row.past is None
         places = torch.arange(len(row.read), len(row.read) + ids.shape[1], device=ids.device)[None]
@@ -170,7 +170,7 @@ class OwnReader:
         pieces = [self._pass(piece, place, row, layers) for piece, place in pairs]
         return torch.cat([states for states, _ in pieces], 1), torch.cat([last for _, last in pieces], 1)
 
-    def _pass(self, ids: Tensor, places: Tensor, row: Row, layers: Sequence[int]) -> States:
+    def _pass(self, ids: Tensor, places: Tensor, row: MemoryRow, layers: Sequence[int]) -> States:
         given = {} if row.past is None else {self._past: row.past}
         given |= {"position_ids": places} if self._placed else {}
         states, last, output = observe(self._target.reading, ids, layers, use_cache=True, **given)
@@ -178,7 +178,7 @@ class OwnReader:
         return states, last
 
 
-def reader_for(target: Target, layers: Sequence[int], *, fused: bool = True) -> Reader:
+def reader_for(target: Target, layers: Sequence[int], *, fused: bool = True) -> MemoryReader:
     """Return how a target reads; `fused` as for `RowsReader`.
 
     Raises:
@@ -201,7 +201,7 @@ def _rows_serve(target: Target) -> bool:
 
 
 @torch.inference_mode()
-def _serves(reader: Reader, target: Target) -> bool:
+def _serves(reader: MemoryReader, target: Target) -> bool:
     """Return whether tokens read in pieces, some of them taken back, give the states of one pass over all."""
     ids = probe_ids(target.model)[0]
     prompts, other = [ids[:5].tolist(), ids[:3].tolist()], ids.flip(0)

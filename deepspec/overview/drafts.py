@@ -7,7 +7,7 @@ from typing import Any
 
 from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, reference
 from deepspec.catalog import catalog, find
-from deepspec.decoding.compare import compare
+from deepspec.decoding.compare import compare_drafts
 from deepspec.errors import SourceError, SpecError
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.formats.speed import SPEED, Speed, read_speed
@@ -141,7 +141,7 @@ def _against_the_first(found: Sequence[Found]) -> list[Section]:
         if first.scores is None or each.scores is None:
             continue
         try:
-            rows += [{"draft": each.name, **told.row()} for told in compare(first.scores, each.scores)]
+            rows += [{"draft": each.name, **told.row()} for told in compare_drafts(first.scores, each.scores)]
         except SourceError:
             texts.append(f"{each.name} was asked none of its questions.")
     return [Section(title="Against the first", texts=texts, rows=rows)] if rows or len(texts) > 1 else []

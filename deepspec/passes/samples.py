@@ -27,7 +27,7 @@ _SHOWN = 400
 """Characters of a bad row's message that are kept."""
 
 
-class Wanted(Protocol):
+class WantedSamples(Protocol):
     """Which samples are wanted: fields that the specs of stages have."""
 
     @property
@@ -98,7 +98,7 @@ def shard_files(names: Sequence[str], shard: int, shards: int) -> list[str]:
     return list(names[len(names) * shard // shards : len(names) * (shard + 1) // shards])
 
 
-def read_items(paths: Sequence[Path], template: ChatTemplate, wanted: Wanted, limit: int | None = None) -> Read:
+def read_items(paths: Sequence[Path], template: ChatTemplate, wanted: WantedSamples, limit: int | None = None) -> Read:
     """Return the samples in some files of answers, and what became of every row: a bad one costs itself alone.
 
     Args:
@@ -232,7 +232,7 @@ def check_each_finite(sample_id: str, found: Tensor, layers: Sequence[int]) -> N
     )
 
 
-def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, read: Read) -> None:
+def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: WantedSamples, read: Read) -> None:
     split, status = label_of(row, "split"), label_of(row, "status")
     if split not in wanted.splits:
         read.counts["other_split"] += 1
@@ -255,7 +255,7 @@ def _read_row(row: Mapping[str, Any], template: ChatTemplate, wanted: Wanted, re
     read.counts["rows_kept"] += bool(kept)
 
 
-def _item(sample: Sample, split: str, wanted: Wanted, counts: Counter[str]) -> Item | None:
+def _item(sample: Sample, split: str, wanted: WantedSamples, counts: Counter[str]) -> Item | None:
     counts["rendered_tokens"] += len(sample.input_ids)
     fitted = fit(sample, wanted.max_length, stretch_start(sample, wanted))
     if sum(fitted.loss_mask) < wanted.min_supervised:
@@ -280,7 +280,7 @@ def fit(sample: Sample, max_length: int, start: int = 0) -> Sample:
     return replace(sample, input_ids=sample.input_ids[start : start + len(mask)], loss_mask=mask)
 
 
-def stretch_start(sample: Sample, wanted: Wanted) -> int:
+def stretch_start(sample: Sample, wanted: WantedSamples) -> int:
     """Return where the stretch begins that is kept: around a supervised token, which lies anywhere in it.
 
     A function of the seed and the sample's id: every supervised token is as likely as any other.

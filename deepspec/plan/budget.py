@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from deepspec.cache.measured import Measured
+from deepspec.cache.measured import AnswerCounts
 from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
 from deepspec.plan import presets, words
-from deepspec.plan.estimate import GUESS, Estimate, Hardware, Sizes, Workload, estimate, rows, size
+from deepspec.plan.estimate import GUESS, Costs, Hardware, Sizes, Workload, estimate, rows, size
 from deepspec.plan.layers import count_of
 from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
@@ -25,8 +25,8 @@ SPARE = 1.05
 
 
 def plan_estimate(
-    plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None, hardware: Hardware | None = None
-) -> Estimate | None:
+    plan: Plan, sizes: Sizes | None = None, measured: AnswerCounts | None = None, hardware: Hardware | None = None
+) -> Costs | None:
     """Return what a plan costs, or None where nothing is known of the target's sizes.
 
     Args:
@@ -42,7 +42,7 @@ def plan_estimate(
     return estimate(known, work, hardware or presets.hardware(plan.limits.hardware))
 
 
-def workload(plan: Plan, sizes: Sizes, measured: Measured | None = None) -> Workload:
+def workload(plan: Plan, sizes: Sizes, measured: AnswerCounts | None = None) -> Workload:
     """Return the counts of a plan: guessed, or those of its answers where they exist."""
     train, draft = plan.train, plan.train.draft
     what = _guessed(plan, sizes) if measured is None else _counted(plan, sizes, measured)
@@ -83,7 +83,7 @@ def _came(what: Captured) -> float:
     return what.tokens.mid * (what.layers + 1) * what.hidden * BF16_BYTES
 
 
-def answering_lines(plan: Plan, sizes: Sizes | None = None, measured: Measured | None = None) -> tuple[str, ...]:
+def answering_lines(plan: Plan, sizes: Sizes | None = None, measured: AnswerCounts | None = None) -> tuple[str, ...]:
     """Return what it saves and what it costs that states come with the answers, in words; nothing where they do not."""
     known = sizes or plan.target.sizes
     apart = plan.but(cache=plan.cache.but(while_answering=False, keep_states=None))
@@ -108,7 +108,7 @@ def _guessed(plan: Plan, sizes: Sizes) -> Captured:
     )
 
 
-def _counted(plan: Plan, sizes: Sizes, measured: Measured) -> Captured:
+def _counted(plan: Plan, sizes: Sizes, measured: AnswerCounts) -> Captured:
     counts = measured.model_dump(include={"samples", "tokens", "supervised", "last_rows"})
     return Captured(**counts, **_form(plan, sizes))
 
@@ -146,7 +146,7 @@ def _alone(plan: Plan) -> int:
     return plan.evaluate.untrained_samples + plan.evaluate.lossless_samples
 
 
-def plan_counts(plan: Plan, store: Store, measured: Measured | None = None) -> tuple[str, ...]:
+def plan_counts(plan: Plan, store: Store, measured: AnswerCounts | None = None) -> tuple[str, ...]:
     """Return what a plan rests on, in words: samples, how their length is known, and the space found."""
     free = store.free_bytes()
     count = sample_count(plan) if measured is None else measured.samples
@@ -169,7 +169,7 @@ def plan_lines(plan: Plan, store: Store, sizes: Sizes | None = None) -> tuple[st
 
 
 def plan_rows(
-    plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None
+    plan: Plan, store: Store, sizes: Sizes | None = None, measured: AnswerCounts | None = None
 ) -> list[dict[str, Any]]:
     """Return the cost of a plan and the space found, as a table for people."""
     cost = plan_estimate(plan, sizes, measured)
@@ -190,7 +190,7 @@ def plan_rows(
 
 
 def check_limits(
-    plan: Plan, store: Store, sizes: Sizes | None = None, measured: Measured | None = None, held: int = 0
+    plan: Plan, store: Store, sizes: Sizes | None = None, measured: AnswerCounts | None = None, held: int = 0
 ) -> None:
     """Stop where the estimate passes a limit of the plan or the free space of the store.
 
@@ -210,7 +210,7 @@ def check_limits(
         raise BudgetError(f"the plan {told}")
 
 
-def passed_limit(limits: Limits, cost: Estimate, store: Store, held: int = 0) -> str | None:
+def passed_limit(limits: Limits, cost: Costs, store: Store, held: int = 0) -> str | None:
     """Return which limit an estimate passes, or how much space it lacks, and what makes it smaller; None: none.
 
     Args:

@@ -158,7 +158,7 @@ class GreedyCost(Spec):
     """Of their states, and of the looks that walk over them."""
 
 
-class Estimate(Spec):
+class Costs(Spec):
     """What a plan costs, stage by stage."""
 
     tokens: Range
@@ -179,7 +179,7 @@ class Estimate(Spec):
     """Device hours, one month of storage, requests and egress, in US dollars."""
 
 
-def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
+def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Costs:
     """Return the cost of a plan.
 
     Args:
@@ -207,7 +207,7 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Estimate:
     for value in engine.values():
         money = money.plus(value.scaled(hardware.device_hour * hardware.devices))
     codec = work.codec if work.source == "cache" else TOKENS_ONLY
-    return Estimate(
+    return Costs(
         tokens=work.captured.tokens,
         cache_bytes={"published": published_range(work.captured), **{name: size.bytes for name, size in found.items()}},
         sources=sources,
@@ -240,7 +240,7 @@ def muon_flops(sizes: Sizes, work: Workload) -> float:
     return sum(orthogonal_flops(*matrix) for matrix in matrices)
 
 
-def rows(result: Estimate) -> list[dict[str, Any]]:
+def rows(result: Costs) -> list[dict[str, Any]]:
     """Return the estimate as a table for people."""
     table = [_row("tokens", result.tokens, _count)]
     table += [_row(f"target cache, {name}", value, size) for name, value in result.cache_bytes.items()]

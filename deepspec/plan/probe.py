@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepspec.plan.estimate import GUESS, Estimate, Hardware, duration, size
+from deepspec.plan.estimate import GUESS, Costs, Hardware, duration, size
 from deepspec.plan.words import total
 from deepspec.ranges import Range
 
@@ -81,7 +81,7 @@ def as_probed(laptop: Hardware, rates: Rates) -> Hardware:
     )
 
 
-def run_hours(cost: Estimate, rates: Rates) -> Range:
+def run_hours(cost: Costs, rates: Rates) -> Range:
     """Return the hours of a run of all stages, from an empty store.
 
     Args:
@@ -92,7 +92,7 @@ def run_hours(cost: Estimate, rates: Rates) -> Range:
     return total(cost).plus(Range.around(rest, GUESS))
 
 
-def forecast(cost: Estimate, rates: Rates, target_bytes: float, free: int | None) -> str:
+def forecast(cost: Costs, rates: Rates, target_bytes: float, free: int | None) -> str:
     """Return in words how long a run of all stages will take here, and how much disk.
 
     Args:

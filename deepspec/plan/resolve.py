@@ -101,13 +101,13 @@ def _within(plan: Plan, shape: TargetShape) -> Plan:
     return plan.but(cache=within)
 
 
-def _sources(plan: Plan, *, remote: bool = True) -> sources.Resolved:
+def _sources(plan: Plan, *, remote: bool = True) -> sources.FoundSources:
     data = plan.dataset
     names = [name for name in data.sources if remote or not sources.is_remote(name)]
-    return sources.resolve(names, data.benchmarks_dir)
+    return sources.find_sources(names, data.benchmarks_dir)
 
 
-def benchmarks_of(plan: Plan) -> benchmarks.Resolved:
+def benchmarks_of(plan: Plan) -> benchmarks.FoundBenchmarks:
     """Return the benchmarks of a plan with their digests, and where they lie.
 
     Raises:
@@ -116,8 +116,10 @@ def benchmarks_of(plan: Plan) -> benchmarks.Resolved:
     """
     folder = plan.dataset.benchmarks_dir
     if folder is None:
-        return benchmarks.resolve(None, plan.dataset.benchmarks)
-    return benchmarks.resolve(DEMO_BENCHMARKS if folder == sources.DEMO else Path(folder), plan.dataset.benchmarks)
+        return benchmarks.find_benchmarks(None, plan.dataset.benchmarks)
+    return benchmarks.find_benchmarks(
+        DEMO_BENCHMARKS if folder == sources.DEMO else Path(folder), plan.dataset.benchmarks
+    )
 
 
 def _answers(plan: Plan) -> dict[str, str]:
@@ -132,7 +134,7 @@ def _answers(plan: Plan) -> dict[str, str]:
 
 
 def _specs(
-    plan: Plan, target: TargetId, found: sources.Resolved, tests: benchmarks.Resolved, hardware: str
+    plan: Plan, target: TargetId, found: sources.FoundSources, tests: benchmarks.FoundBenchmarks, hardware: str
 ) -> dict[str, Spec]:
     name = released_name(plan)
     answers = next(iter(_answers(plan)), None)

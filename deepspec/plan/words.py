@@ -7,7 +7,7 @@ from deepspec.plan.estimate import (
     DEFAULT_CODEC,
     LONGEST_DAYS,
     TOKENS_ONLY,
-    Estimate,
+    Costs,
     Hardware,
     SourceCost,
     duration,
@@ -19,7 +19,7 @@ _CODEC = {"cache": DEFAULT_CODEC, "online": TOKENS_ONLY, "rolling": TOKENS_ONLY}
 """Source of hidden states -> the codec of the cache that it takes."""
 
 
-def total(cost: Estimate) -> Range:
+def total(cost: Costs) -> Range:
     """Return the hours of all stages together."""
     result = NOTHING
     for value in cost.hours.values():
@@ -27,12 +27,12 @@ def total(cost: Estimate) -> Range:
     return result
 
 
-def fits(cost: Estimate) -> bool:
+def fits(cost: Costs) -> bool:
     """Return whether a machine does it within what anybody waits for."""
     return total(cost).mid <= LONGEST_DAYS * 24
 
 
-def headline(name: str, cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
+def headline(name: str, cost: Costs, source: str, free: int | None) -> tuple[str, ...]:
     """Return what a plan comes to, in words, and the cheapest way that fits with the options that take it.
 
     Args:
@@ -53,7 +53,7 @@ def headline(name: str, cost: Estimate, source: str, free: int | None) -> tuple[
     )
 
 
-def while_answering(costs: tuple[Estimate, Estimate], room: float, kept: float, share: float) -> tuple[str, ...]:
+def while_answering(costs: tuple[Costs, Costs], room: float, kept: float, share: float) -> tuple[str, ...]:
     """Return what it saves and costs that states come with the answers.
 
     Args:
@@ -73,7 +73,7 @@ def while_answering(costs: tuple[Estimate, Estimate], room: float, kept: float, 
     )
 
 
-def _cheapest(cost: Estimate, source: str, free: int | None) -> tuple[str, ...]:
+def _cheapest(cost: Costs, source: str, free: int | None) -> tuple[str, ...]:
     room = {name: each for name, each in cost.sources.items() if free is None or each.stored.mid <= free}
     if not room:
         return ("no source of hidden states fits the store: take fewer samples (--set prepare.max_samples=N)",)
@@ -107,14 +107,14 @@ def _told(cost: SourceCost) -> str:
     return f"{duration(_hours(cost).mid)}, {usd(cost.money.mid)}, {size(cost.stored.mid)}"
 
 
-def stage_rows(cost: Estimate, hardware: Hardware) -> list[dict[str, Any]]:
+def stage_rows(cost: Costs, hardware: Hardware) -> list[dict[str, Any]]:
     """Return time and money of every stage, a row each."""
     hourly = hardware.device_hour * hardware.devices
     rows = [_stage_row(stage, value, value.scaled(hourly)) for stage, value in cost.hours.items()]
     return [*rows, _stage_row("all, with storage and requests", total(cost), cost.money)]
 
 
-def source_rows(cost: Estimate) -> list[dict[str, Any]]:
+def source_rows(cost: Costs) -> list[dict[str, Any]]:
     """Return the sources of hidden states side by side, cache and training together."""
     return [
         {
@@ -129,7 +129,7 @@ def source_rows(cost: Estimate) -> list[dict[str, Any]]:
     ]
 
 
-def cache_rows(cost: Estimate) -> list[dict[str, Any]]:
+def cache_rows(cost: Costs) -> list[dict[str, Any]]:
     """Return the bytes of a target cache by codec, with their interval."""
     return [
         {"target cache": name, "bytes": size(value.mid), "from": size(value.low), "to": size(value.high)}
@@ -137,7 +137,7 @@ def cache_rows(cost: Estimate) -> list[dict[str, Any]]:
     ]
 
 
-def machine_rows(costs: Mapping[str, Estimate]) -> list[dict[str, Any]]:
+def machine_rows(costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
     """Return what a plan comes to on several machines, a row each."""
     return [
         {

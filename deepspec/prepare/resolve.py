@@ -37,7 +37,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
+class FoundSources:
     """What the stage is told."""
 
     sources: tuple[Source, ...]
@@ -48,7 +48,7 @@ class Resolved:
     """For `Placement.locations`."""
 
 
-def resolve(prompts: Sequence[str], benchmarks_dir: str | None = None) -> Resolved:
+def find_sources(prompts: Sequence[str], benchmarks_dir: str | None = None) -> FoundSources:
     """Return digests of all prompts and benchmark files, and where they lie.
 
     Args:
@@ -63,7 +63,7 @@ def resolve(prompts: Sequence[str], benchmarks_dir: str | None = None) -> Resolv
     sources = tuple(source for name in prompts for source in _sources(name, locations))
     files = [] if benchmarks_dir is None else _files(BENCHMARKS if benchmarks_dir == DEMO else Path(benchmarks_dir))
     benchmarks = tuple(sorted(_located(str(path), locations) for path in files))
-    return Resolved(sources=sources, benchmarks=benchmarks, locations=locations)
+    return FoundSources(sources=sources, benchmarks=benchmarks, locations=locations)
 
 
 def is_remote(name: str) -> bool:

@@ -26,7 +26,7 @@ SHARD = 0
 """One process drives all parts, so they are one shard."""
 
 
-class Part:
+class AnswerPart:
     """The rows of one part: which belong to it, and which are finished."""
 
     def __init__(self, number: int, folder: Path) -> None:
@@ -78,7 +78,7 @@ class Book:
         self._folder = out.scratch / "ledger"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self._folder)
-        self._open: dict[int, Part] = {}
+        self._open: dict[int, AnswerPart] = {}
         self.total, self._twice = _survey(self._prompts)
         self._bad = BadRows(spec.bad_share, "regenerate.bad_share")
         self.done = 0
@@ -90,14 +90,14 @@ class Book:
         self.failed = 0
         """Rows left to the next run."""
 
-    def todo(self) -> Iterator[tuple[Part, PromptRow]]:
+    def todo(self) -> Iterator[tuple[AnswerPart, PromptRow]]:
         """Yield every row that is not finished, with its part; parts are sealed on the way.
 
         Raises:
             BadRowsError: too many rows are bad of those that an earlier run finished.
         """
         seen: set[str] = set()
-        part: Part | None = None
+        part: AnswerPart | None = None
         committed = self._committed()
         for index, row in enumerate(self._prompts):
             number, place = divmod(index, self._spec.rows_per_part)
@@ -119,7 +119,7 @@ class Book:
                 yield part, row
         self._seal(part)
 
-    def finish(self, part: Part, row: AnswerRow, can_pass: bool = False) -> None:
+    def finish(self, part: AnswerPart, row: AnswerRow, can_pass: bool = False) -> None:
         """Note what became of a row.
 
         Raises:
@@ -139,7 +139,7 @@ class Book:
         """
         self._bad.check()
 
-    def take_complete(self, keep_errors: bool) -> list[Part]:
+    def take_complete(self, keep_errors: bool) -> list[AnswerPart]:
         """Return the parts that can be committed now; those that wait for another run are closed and left."""
         complete = [part for part in self._open.values() if part.is_complete]
         for part in complete:
@@ -151,7 +151,7 @@ class Book:
                 part.ledger.close()
         return kept
 
-    def commit(self, part: Part) -> PartMark:
+    def commit(self, part: AnswerPart) -> PartMark:
         """Publish one complete part and forget its ledger.
 
         Raises:
@@ -197,8 +197,8 @@ class Book:
         self._bad.check_so_far()
         return {mark.part for mark in marks}
 
-    def _start(self, number: int) -> Part:
-        part = self._open[number] = Part(number, self._folder)
+    def _start(self, number: int) -> AnswerPart:
+        part = self._open[number] = AnswerPart(number, self._folder)
         self._bad.add(len(part.ledger))
         for sample_id in part.ledger.errors:
             self._judge(part.ledger.read(sample_id))
@@ -210,7 +210,7 @@ class Book:
             self._bad.drop(RowError(row["reason"], where), where)
             self._bad.check_so_far()
 
-    def _seal(self, part: Part | None) -> None:
+    def _seal(self, part: AnswerPart | None) -> None:
         if part is not None:
             part.sealed = True
 

@@ -25,7 +25,7 @@ from deepspec.messages.conversations import AnswerRow, PromptRow
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.regenerate.adopt import adopt_answers
-from deepspec.regenerate.parts import Book, Part
+from deepspec.regenerate.parts import AnswerPart, Book
 from deepspec.regenerate.progress import Progress, accounts
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
@@ -151,7 +151,7 @@ class _Asking:
             await dispatcher.room.wait()
         self._active += 1
 
-    async def _ask_row(self, dispatcher: Asked, part: Part, row: PromptRow) -> None:
+    async def _ask_row(self, dispatcher: Asked, part: AnswerPart, row: PromptRow) -> None:
         try:
             finished, can_pass = await self._finished(dispatcher, row)
         finally:

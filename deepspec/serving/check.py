@@ -21,7 +21,7 @@ from deepspec.formats.served import EngineSpeed, overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Floats, estimates, resampled, tally
-from deepspec.serving.client import Answer, Client, Request
+from deepspec.serving.client import Request, ServedAnswer, ServingClient
 from deepspec.serving.numbers import tokens_per_round
 
 ROUNDING = 0.02
@@ -34,7 +34,7 @@ ENOUGH = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class DecodedPrompt:
     """A prompt, and what decoding here made of it at temperature 0."""
 
     prompt: Sequence[int]
@@ -46,14 +46,16 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TargetShape:
+class ServedShape:
     """What engines tell of a target, to be held against what they serve."""
 
     name: str
     hidden_size: int
 
 
-def check_engine(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Known], max_tokens: int) -> EngineSpeed:
+def check_engine(
+    drafting: Endpoint, plain: Endpoint | None, asked: Sequence[DecodedPrompt], max_tokens: int
+) -> EngineSpeed:
     """Ask an engine prompts that were decoded here at temperature 0, and hold what it accepts against ours.
 
     Args:
@@ -68,12 +70,14 @@ def check_engine(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Kno
     return asyncio.run(_check(drafting, plain, asked, max_tokens))
 
 
-async def _check(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Known], max_tokens: int) -> EngineSpeed:
-    async with Client(drafting) as client:
+async def _check(
+    drafting: Endpoint, plain: Endpoint | None, asked: Sequence[DecodedPrompt], max_tokens: int
+) -> EngineSpeed:
+    async with ServingClient(drafting) as client:
         answers = await in_turn(client, asked, max_tokens)
         plains = []
         if plain is not None:
-            async with Client(plain) as alone:
+            async with ServingClient(plain) as alone:
                 plains = await in_turn(alone, asked, max_tokens)
     if not sum(each.drafted for each in answers):
         raise EngineError(f"engine {drafting.url} drafted nothing; start it with the draft, or check that it loaded it")
@@ -83,7 +87,7 @@ async def _check(drafting: Endpoint, plain: Endpoint | None, asked: Sequence[Kno
     return found
 
 
-async def in_turn(client: Client, asked: Sequence[Known], max_tokens: int) -> list[Answer]:
+async def in_turn(client: ServingClient, asked: Sequence[DecodedPrompt], max_tokens: int) -> list[ServedAnswer]:
     """Return the answers to prompts that are asked one after another, with what was drafted and accepted for each.
 
     Raises:
@@ -102,7 +106,7 @@ async def in_turn(client: Client, asked: Sequence[Known], max_tokens: int) -> li
 
 
 def compared(
-    name: str, answers: Sequence[Answer], plains: Sequence[Answer], asked: Sequence[Known]
+    name: str, answers: Sequence[ServedAnswer], plains: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]
 ) -> EngineSpeed | None:
     """Return what an engine accepts against what we do; None where it took no round, or nothing was drafted.
 
@@ -132,7 +136,7 @@ def compared(
     )
 
 
-def difference(answers: Sequence[Answer], asked: Sequence[Known]) -> Interval:
+def difference(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> Interval:
     """Return how many more tokens a round makes in an engine than here, on the same prompts, resampled together.
 
     It is far narrower than the difference of two intervals: prompts differ more than engines do.
@@ -151,7 +155,7 @@ def difference(answers: Sequence[Answer], asked: Sequence[Known]) -> Interval:
     return interval(resampled(more, len(pairs)))
 
 
-def same_answers(answers: Sequence[Answer], asked: Sequence[Known]) -> tuple[int, Interval | None]:
+def same_answers(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> tuple[int, Interval | None]:
     """Return how many answers are the very ones that were decoded here, and of them the share of the rounds that are
     others, at least: by how much the numbers of rounds are apart, resampled by prompt. None without such an answer.
     """
@@ -171,7 +175,7 @@ def same_answers(answers: Sequence[Answer], asked: Sequence[Known]) -> tuple[int
     return len(pairs), interval(resampled(share, len(pairs)))
 
 
-def _is_same(answer: Answer, known: Known) -> bool:
+def _is_same(answer: ServedAnswer, known: DecodedPrompt) -> bool:
     """Return whether an answer has the tokens that were decoded here; engines leave a stop token out of its text."""
     as_long = answer.tokens == len(known.decoded.tokens) and bool(known.decoded.rounds)
     return as_long and bool(answer.text) and known.text.startswith(answer.text)
@@ -189,14 +193,14 @@ def _apart(found: Interval, ours: Interval) -> bool:
     return found.high < -ROUNDING * ours.value or found.low > ROUNDING * ours.value
 
 
-def decoded_here(asked: Sequence[Known]) -> Interval:
+def decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
     """Return the tokens that a round made when the prompts were decoded here."""
     decoded = [each.decoded for each in asked if each.decoded.rounds]
     slots = max(each.proposed for sample in decoded for each in sample.rounds)
     return interval(estimates(tally(decoded, slots))["tokens_per_round"])
 
 
-async def check_target(client: Client, shape: TargetShape) -> None:
+async def check_target(client: ServingClient, shape: ServedShape) -> None:
     """Return where an engine serves a model of the name that it is asked for, and of the target's width.
 
     Raises:
@@ -212,7 +216,9 @@ async def check_target(client: Client, shape: TargetShape) -> None:
         raise EngineError(f"engine {client.endpoint.url} serves another target than the release is for: {told}")
 
 
-def check_answers(client: Client, answers: Sequence[Answer], asked: Sequence[Known], name: str) -> None:
+def check_answers(
+    client: ServingClient, answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt], name: str
+) -> None:
     """Return where an engine answers as the target does: most answers begin alike.
 
     Rounding lets some begin otherwise, another target nearly all.
@@ -230,6 +236,6 @@ def check_answers(client: Client, answers: Sequence[Answer], asked: Sequence[Kno
         )
 
 
-def _speed(answers: Sequence[Answer]) -> float:
+def _speed(answers: Sequence[ServedAnswer]) -> float:
     seconds = [each.latency if each.timed is None else each.timed for each in answers]
     return sum(each.tokens for each in answers) / max(sum(seconds), 1e-9)

@@ -47,7 +47,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class ServedAnswer:
     """What came of one request. Moments are of `time.perf_counter`."""
 
     tokens: int
@@ -97,7 +97,7 @@ class Answer:
         return [((at - last) / tokens, tokens) for (last, _), (at, tokens) in pairwise(rounds)]
 
 
-class Client:
+class ServingClient:
     """A client of one endpoint, to be entered before it asks.
 
     Args:
@@ -140,7 +140,7 @@ class Client:
         """Close the connections."""
         await self._open.close()
 
-    async def ask(self, request: Request, intended: float | None = None) -> Answer:
+    async def ask(self, request: Request, intended: float | None = None) -> ServedAnswer:
         """Return what comes of a prompt at temperature 0.
 
         Args:
@@ -263,10 +263,10 @@ class _Told:
             if choice.get("text") or not choice.get("finish_reason"):
                 self._arrivals.append(moment)
 
-    def answer(self, intended: float, sent: float) -> Answer:
+    def answer(self, intended: float, sent: float) -> ServedAnswer:
         timings = self._timings
         cached = timings.get("cache_n", (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
-        return Answer(
+        return ServedAnswer(
             tokens=int(self._usage["completion_tokens"]),
             text="".join(self._texts),
             intended=intended,

@@ -16,7 +16,7 @@ import numpy as np
 from deepspec.errors import EngineError
 from deepspec.formats.scores import Interval
 from deepspec.formats.served import Accepted, Side
-from deepspec.serving.client import Answer, Client, Request
+from deepspec.serving.client import Request, ServedAnswer, ServingClient
 from deepspec.serving.numbers import (
     accepted_in_answers,
     accepted_in_counters,
@@ -26,7 +26,7 @@ from deepspec.serving.numbers import (
     percentiles,
 )
 
-Ask = Callable[[Request, float], Awaitable[Answer]]
+Ask = Callable[[Request, float], Awaitable[ServedAnswer]]
 ATTEMPTS = 2
 """Times that a level is measured where its engine stops in the middle."""
 BUSY = 0.7
@@ -49,10 +49,10 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class MeasuredLoad:
     """What an engine made of one load."""
 
-    answers: Sequence[Answer]
+    answers: Sequence[ServedAnswer]
     side: Side
     accepted: Accepted | None
     notes: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class EnginePatience:
     """How long an engine that stopped is waited for."""
 
     seconds: float = 60.0
@@ -69,8 +69,8 @@ class Patience:
 
 
 async def measured(
-    client: Client, load: Load, name: str, patience: Patience
-) -> tuple[Measured | None, tuple[str, ...]]:
+    client: ServingClient, load: Load, name: str, patience: EnginePatience
+) -> tuple[MeasuredLoad | None, tuple[str, ...]]:
     """Return what an engine makes of a load, and what must be known of it.
 
     An engine that stops in the middle is waited for, and the level is measured once more; None where it stops again.
@@ -95,7 +95,7 @@ async def measured(
     return None, notes
 
 
-async def is_back(client: Client, patience: Patience) -> bool:
+async def is_back(client: ServingClient, patience: EnginePatience) -> bool:
     """Wait for an engine that stopped; return whether it answers again. Without patience it is looked at once."""
     end = time.monotonic() + patience.seconds
     while True:
@@ -109,7 +109,7 @@ async def is_back(client: Client, patience: Patience) -> bool:
         await asyncio.sleep(patience.between_looks)
 
 
-async def _once(client: Client, load: Load, name: str) -> Measured:
+async def _once(client: ServingClient, load: Load, name: str) -> MeasuredLoad:
     before, spent, start = await client.counters(), time.process_time(), time.perf_counter()
     answers = await (closed(client.ask, load) if load.at_once else opened(client.ask, load))
     share = (time.process_time() - spent) / (time.perf_counter() - start)
@@ -127,12 +127,12 @@ async def _once(client: Client, load: Load, name: str) -> Measured:
         notes.append(
             f"{name}: the client was the limit ({share:.0%} of a core, requests up to {1e3 * late:.0f} ms late)"
         )
-    return Measured(
+    return MeasuredLoad(
         answers=answers, side=_side(answers, load, share), accepted=accepted, notes=tuple(notes), limited=limited
     )
 
 
-async def _gauged(client: Client) -> Accepted | None:
+async def _gauged(client: ServingClient) -> Accepted | None:
     """Return SGLang's own mean of accepted lengths, which covers a window of its choice and has no interval."""
     length = await client.accepted_length() if client.kind == "SGLang" else None
     if length is None:
@@ -140,7 +140,7 @@ async def _gauged(client: Client) -> Accepted | None:
     return Accepted(rounds=0, drafted=0, accepted=0, tokens_per_round=Interval(value=length, low=None, high=None))
 
 
-def behind(answers: Sequence[Answer], name: str) -> list[str]:
+def behind(answers: Sequence[ServedAnswer], name: str) -> list[str]:
     """Return what to say where most requests were open when the last one arrived: latencies tell for how long."""
     last = max(each.intended for each in answers)
     still = sum(each.end > last for each in answers)
@@ -151,7 +151,7 @@ def behind(answers: Sequence[Answer], name: str) -> list[str]:
     )
 
 
-def _side(answers: Sequence[Answer], load: Load, share: float) -> Side:
+def _side(answers: Sequence[ServedAnswer], load: Load, share: float) -> Side:
     cached = [each.cached for each in answers if each.cached is not None]
     return Side(
         requests=len(answers),
@@ -165,13 +165,13 @@ def _side(answers: Sequence[Answer], load: Load, share: float) -> Side:
     )
 
 
-async def closed(ask: Ask, load: Load) -> list[Answer]:
+async def closed(ask: Ask, load: Load) -> list[ServedAnswer]:
     """Return the answers to requests, each served among a constant number of them, in their order.
 
     Raises:
         EngineError: a request was not answered.
     """
-    found: dict[int, Answer] = {}
+    found: dict[int, ServedAnswer] = {}
     feed = _feed(load)
 
     async def worker() -> None:
@@ -202,7 +202,7 @@ def _feed(load: Load) -> Iterator[tuple[int, Request]]:
     return chain(((-1, each) for each in first), zip(count(), requests), ((-1, each) for each in cycle(requests)))
 
 
-async def opened(ask: Ask, load: Load) -> list[Answer]:
+async def opened(ask: Ask, load: Load) -> list[ServedAnswer]:
     """Return the answers to requests that are sent when they arrive, in their order.
 
     Raises:
@@ -210,7 +210,7 @@ async def opened(ask: Ask, load: Load) -> list[Answer]:
     """
     start = time.perf_counter()
 
-    async def one(request: Request, at: float) -> Answer:
+    async def one(request: Request, at: float) -> ServedAnswer:
         await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
         return await ask(request, start + at)
 

@@ -20,9 +20,9 @@ from deepspec.formats.served import (
 from deepspec.placement import Endpoint
 from deepspec.report import Report
 from deepspec.rounds.measure import Floats
-from deepspec.serving.check import Known, TargetShape, check_answers, check_target, compared, in_turn
-from deepspec.serving.client import Answer, Client, Request
-from deepspec.serving.levels import Load, Measured, Patience, arrivals, is_back, measured
+from deepspec.serving.check import DecodedPrompt, ServedShape, check_answers, check_target, compared, in_turn
+from deepspec.serving.client import Request, ServedAnswer, ServingClient
+from deepspec.serving.levels import EnginePatience, Load, MeasuredLoad, arrivals, is_back, measured
 from deepspec.serving.numbers import break_even, of_draws, speedups
 from deepspec.serving.proposals import best_for_all, proposals
 from deepspec.serving.warnings import warnings
@@ -32,31 +32,31 @@ SPARE_FILES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
+class ServedSubject:
     """What is measured, and with which prompts."""
 
     drafting: Endpoint
     """Serves target and draft."""
     plain: Endpoint | None
     """Serves the target alone; None: no speed-up is told."""
-    target: TargetShape
+    target: ServedShape
     slots: int
     """Tokens that the draft proposes per round, at most."""
     shares: Sequence[float]
     """Of rounds that accept the tokens through each position, as the evaluation measured."""
     prompts: Mapping[int | None, Sequence[Sequence[int]]]
     """Length of all -> prompts; None: as they are."""
-    known: Sequence[Known] = ()
+    known: Sequence[DecodedPrompt] = ()
     """Prompts that were decoded here; none: what the engine accepts is held against nothing."""
     known_tokens: int = 64
     """Of their answers, at most."""
     hardware: str = ""
     started: bool = False
     """Whether the run started the engines itself."""
-    patience: Patience = field(default_factory=Patience)
+    patience: EnginePatience = field(default_factory=EnginePatience)
 
 
-def under_load(subject: Subject, options: ServeOptions, report: Report) -> UnderLoad:
+def under_load(subject: ServedSubject, options: ServeOptions, report: Report) -> UnderLoad:
     """Return what an engine gives with and without the draft at every load.
 
     Raises:
@@ -67,7 +67,7 @@ def under_load(subject: Subject, options: ServeOptions, report: Report) -> Under
     return asyncio.run(_Run(subject, options, report).all())
 
 
-def with_settings(subject: Subject, options: ServeOptions, max_tokens: int, least: float) -> tuple[Tried, ...]:
+def with_settings(subject: ServedSubject, options: ServeOptions, max_tokens: int, least: float) -> tuple[Tried, ...]:
     """Return what an engine gives that was started with other settings, at every number of requests at once.
 
     Raises:
@@ -77,9 +77,9 @@ def with_settings(subject: Subject, options: ServeOptions, max_tokens: int, leas
     return asyncio.run(_tried(subject, options, max_tokens, least))
 
 
-async def _tried(subject: Subject, options: ServeOptions, max_tokens: int, least: float) -> tuple[Tried, ...]:
+async def _tried(subject: ServedSubject, options: ServeOptions, max_tokens: int, least: float) -> tuple[Tried, ...]:
     found = []
-    async with Client(subject.drafting) as client:
+    async with ServingClient(subject.drafting) as client:
         for load in options.loads:
             got, notes = await measured(client, _load(subject, options, load, 0, None), "with", subject.patience)
             if got is None:
@@ -99,7 +99,7 @@ class _Run:
         report: hears how far it is.
     """
 
-    def __init__(self, subject: Subject, options: ServeOptions, report: Report) -> None:
+    def __init__(self, subject: ServedSubject, options: ServeOptions, report: Report) -> None:
         self._subject, self._options, self._report = subject, options, report
         self._gone: set[str] = set()
         """Sides whose engine stopped and was not back in time."""
@@ -109,8 +109,8 @@ class _Run:
         """Check both engines, measure every level, and put together what it says."""
         subject, options = self._subject, self._options
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(Client(subject.drafting))
-            alone = None if subject.plain is None else await stack.enter_async_context(Client(subject.plain))
+            client = await stack.enter_async_context(ServingClient(subject.drafting))
+            alone = None if subject.plain is None else await stack.enter_async_context(ServingClient(subject.plain))
             for each in (client, alone):
                 if each is not None:
                     await check_target(each, subject.target)
@@ -131,7 +131,7 @@ class _Run:
         )
         return found.model_copy(update={"warnings": warnings(found, client.kind, decoded_here=bool(subject.known))})
 
-    async def _check(self, client: Client, alone: Client | None) -> EngineSpeed | None:
+    async def _check(self, client: ServingClient, alone: ServingClient | None) -> EngineSpeed | None:
         if not (known := self._subject.known):
             return None
         self._report.log(f"{len(known)} prompts that were decoded here are asked first, one after another")
@@ -139,14 +139,14 @@ class _Run:
         plains = [] if alone is None else await self._answers(alone)
         return compared(client.name, answers, plains, known)
 
-    async def _answers(self, client: Client) -> list[Answer]:
+    async def _answers(self, client: ServingClient) -> list[ServedAnswer]:
         """Return the answers to prompts that were decoded here, once it is known that the target gave them."""
         subject = self._subject
         answers = await in_turn(client, subject.known, subject.known_tokens)
         check_answers(client, answers, subject.known, subject.target.name)
         return answers
 
-    async def _levels(self, client: Client, alone: Client | None) -> tuple[Level, ...]:
+    async def _levels(self, client: ServingClient, alone: ServingClient | None) -> tuple[Level, ...]:
         planned, found = list(_planned(self._options)), []
         for done, (kind, load, context) in enumerate(planned):
             self._report.progress(done, len(planned), "levels", f"{load:g} {'at once' if kind else 'per second'}")
@@ -156,7 +156,7 @@ class _Run:
         return tuple(found)
 
     async def _level(
-        self, client: Client, alone: Client | None, asked: Load, named: tuple[bool, float, int | None]
+        self, client: ServingClient, alone: ServingClient | None, asked: Load, named: tuple[bool, float, int | None]
     ) -> Level:
         closed, load, context = named
         ours, notes = await self._side(client, asked, "with")
@@ -172,18 +172,18 @@ class _Run:
             notes=(*notes, *more),
         )
 
-    async def _side(self, client: Client, asked: Load, name: str) -> tuple[Measured | None, tuple[str, ...]]:
+    async def _side(self, client: ServingClient, asked: Load, name: str) -> tuple[MeasuredLoad | None, tuple[str, ...]]:
         """Return what one engine makes of a load; one that did not come back is not waited for again."""
-        patience = Patience(seconds=0) if name in self._gone else self._subject.patience
+        patience = EnginePatience(seconds=0) if name in self._gone else self._subject.patience
         found, notes = await measured(client, asked, name, patience)
-        if found is None and not await is_back(client, Patience(seconds=0)):
+        if found is None and not await is_back(client, EnginePatience(seconds=0)):
             self._gone.add(name)
         else:
             self._gone.discard(name)
         return found, notes
 
     def _speedup(
-        self, ours: Measured | None, theirs: Measured | None, load: int, context: int | None
+        self, ours: MeasuredLoad | None, theirs: MeasuredLoad | None, load: int, context: int | None
     ) -> Interval | None:
         if ours is None or theirs is None or ours.limited or theirs.limited:
             return None
@@ -208,7 +208,7 @@ def _planned(options: ServeOptions) -> Iterator[tuple[bool, float, int | None]]:
             yield False, rate, context
 
 
-def _load(subject: Subject, options: ServeOptions, at_once: int, rate: float, context: int | None) -> Load:
+def _load(subject: ServedSubject, options: ServeOptions, at_once: int, rate: float, context: int | None) -> Load:
     number = max(options.requests, 2 * at_once)
     requests = [
         Request(prompt=prompt, max_tokens=options.max_tokens, natural=options.ends == "natural")

@@ -7,7 +7,7 @@ import numpy as np
 from deepspec.formats.scores import Interval, interval
 from deepspec.formats.served import Accepted, BreakEven, Percentiles
 from deepspec.rounds.measure import RESAMPLES, Floats, resampled
-from deepspec.serving.client import Answer
+from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -28,7 +28,7 @@ def percentiles(values: Sequence[float], weights: Sequence[float] | None = None)
     return Percentiles(p50=p50, p95=p95, p99=p99)
 
 
-def between_tokens(answers: Sequence[Answer]) -> Percentiles:
+def between_tokens(answers: Sequence[ServedAnswer]) -> Percentiles:
     """Return the wait for a token after the first, over the tokens of all answers."""
     gaps = [gap for each in answers for gap in each.gaps()]
     if not gaps:
@@ -36,7 +36,7 @@ def between_tokens(answers: Sequence[Answer]) -> Percentiles:
     return percentiles([seconds for seconds, _ in gaps], [tokens for _, tokens in gaps])
 
 
-def closed_speed(answers: Sequence[Answer], load: int, seed: int) -> Interval:
+def closed_speed(answers: Sequence[ServedAnswer], load: int, seed: int) -> Interval:
     """Return tokens per second of so many requests at once: by Little's law, requests x tokens / seconds of answers."""
     sums = _sums(answers)
 
@@ -46,13 +46,13 @@ def closed_speed(answers: Sequence[Answer], load: int, seed: int) -> Interval:
     return interval(resampled(speed, len(answers), seed))
 
 
-def open_speed(answers: Sequence[Answer]) -> Interval:
+def open_speed(answers: Sequence[ServedAnswer]) -> Interval:
     """Return tokens per second from the first arrival to the last answer."""
     seconds = max(each.end for each in answers) - min(each.intended for each in answers)
     return Interval(value=sum(each.tokens for each in answers) / seconds, low=None, high=None)
 
 
-def speedups(drafting: Sequence[Answer], plain: Sequence[Answer], seed: int) -> Floats:
+def speedups(drafting: Sequence[ServedAnswer], plain: Sequence[ServedAnswer], seed: int) -> Floats:
     """Return tokens per second with the draft over those without, then the same of resamples of the prompts.
 
     Args:
@@ -106,7 +106,7 @@ def crossing(loads: Sequence[int], speeds: Sequence[float] | Floats) -> float:
     return float(loads[at] * (loads[at + 1] / loads[at]) ** share)
 
 
-def tokens_per_round(answers: Sequence[Answer], seed: int = 0) -> Interval | None:
+def tokens_per_round(answers: Sequence[ServedAnswer], seed: int = 0) -> Interval | None:
     """Return the tokens that a round makes, with an interval by bootstrap over answers; None where none took a round.
 
     The first token of an answer comes from the prompt, and every round makes one of the target's own.
@@ -121,7 +121,7 @@ def tokens_per_round(answers: Sequence[Answer], seed: int = 0) -> Interval | Non
     return interval(resampled(ratio, len(sums), seed))
 
 
-def accepted_in_answers(answers: Sequence[Answer], seed: int = 0) -> Accepted | None:
+def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accepted | None:
     """Return what an engine told with its answers; None where it told of no draft."""
     drafted, found = sum(each.drafted for each in answers), tokens_per_round(answers, seed)
     if not drafted or found is None:
@@ -160,6 +160,6 @@ def accepted_in_counters(counted: Counters) -> Accepted | None:
     )
 
 
-def _sums(answers: Sequence[Answer]) -> Floats:
+def _sums(answers: Sequence[ServedAnswer]) -> Floats:
     """Return tokens and seconds of each answer, `(N, 2)`."""
     return np.array([[each.tokens, each.latency] for each in answers], dtype=np.float64)

@@ -7,10 +7,10 @@ the tokens that are proposed: a round of k tokens takes t + (T − t) k / K and 
 import math
 from collections.abc import Sequence
 
-from deepspec.formats.served import Level, Proposal
+from deepspec.formats.served import Level, ProposedLength
 
 
-def proposals(levels: Sequence[Level], shares: Sequence[float], slots: int) -> tuple[Proposal, ...]:
+def proposals(levels: Sequence[Level], shares: Sequence[float], slots: int) -> tuple[ProposedLength, ...]:
     """Return the number of tokens to propose at each load of a closed loop that both sides were measured at.
 
     Args:
@@ -23,18 +23,18 @@ def proposals(levels: Sequence[Level], shares: Sequence[float], slots: int) -> t
         gains = _gains(level, shares, slots)
         if gains:
             best = max(range(len(gains)), key=gains.__getitem__)
-            found.append(Proposal(load=int(level.load), tokens=best, speedup=gains[best]))
+            found.append(ProposedLength(load=int(level.load), tokens=best, speedup=gains[best]))
     return tuple(found)
 
 
-def best_for_all(levels: Sequence[Level], shares: Sequence[float], slots: int) -> Proposal | None:
+def best_for_all(levels: Sequence[Level], shares: Sequence[float], slots: int) -> ProposedLength | None:
     """Return one number of tokens for all loads: that of the largest product of speed-ups; None without a load."""
     tables = [gains for level in levels if (gains := _gains(level, shares, slots))]
     if not tables:
         return None
     means = [math.exp(sum(math.log(each) for each in column) / len(column)) for column in zip(*tables, strict=True)]
     best = max(range(len(means)), key=means.__getitem__)
-    return Proposal(load=max(int(each.load) for each in levels), tokens=best, speedup=means[best])
+    return ProposedLength(load=max(int(each.load) for each in levels), tokens=best, speedup=means[best])
 
 
 def _gains(level: Level, shares: Sequence[float], slots: int) -> list[float]:

@@ -41,7 +41,7 @@ STEADY = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class FittedAnchors:
     """Anchors of some samples, what lies before them and what is to be said behind them."""
 
     tokens: Tensor
@@ -85,7 +85,7 @@ def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: B
     return None
 
 
-def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: int) -> Seen:
+def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: int) -> FittedAnchors:
     means_VD = torch.zeros(model.config.vocab_size, model.config.block.hidden_size)
     if bigrams is not None:
         means_VD += bigrams.mean_D
@@ -108,7 +108,7 @@ def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: i
         count += len(anchors_N)
         if count >= ROWS:
             break
-    return Seen(
+    return FittedAnchors(
         tokens=torch.unique(torch.cat(tokens)), before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left))
     )
 
@@ -155,7 +155,7 @@ def _direction(angles: Tensor, size: int) -> Tensor:
     return unit
 
 
-def _carried(seen: Seen, rank: int, key_D: Tensor) -> Tensor:
+def _carried(seen: FittedAnchors, rank: int, key_D: Tensor) -> Tensor:
     """Return what the heads carry of a state, `(R, D)`: what says most about the first slot, and a constant."""
     context_ND, wanted_ND = seen.before[0], seen.left[0]
     weight_DD = _ridge(context_ND, wanted_ND - wanted_ND.mean(0))
@@ -173,7 +173,7 @@ def _quieten(model: BlockDraft) -> None:
             parameter.zero_()
 
 
-def _say(model: BlockDraft, block: Block, seen: Seen, carried_RD: Tensor) -> None:
+def _say(model: BlockDraft, block: Block, seen: FittedAnchors, carried_RD: Tensor) -> None:
     """Let the heads' outputs be the guess, beside a constant of steady size, and the final norm its length."""
     outputs = _readings(seen, carried_RD)
     guess = (seen.before[0] @ carried_RD.T @ outputs[0].T).pow(2).mean().sqrt()
@@ -196,7 +196,7 @@ def _say(model: BlockDraft, block: Block, seen: Seen, carried_RD: Tensor) -> Non
     model.norm.weight[quiet] = 0
 
 
-def _readings(seen: Seen, carried_RD: Tensor) -> list[Tensor]:
+def _readings(seen: FittedAnchors, carried_RD: Tensor) -> list[Tensor]:
     """Return what is made of the carried at 1, 2, … positions back, `(D, R)` each.
 
     The farthest slot is fitted first: a nearer one reads farther back what the farther ones read, and makes up for it.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Work
+from deepspec.algorithms.base import PassWork
 from deepspec.records.batch import Batch, Tokens, collate_states, collate_tokens, each_tensor, on_device
 from deepspec.records.stream import Row, Samples, Share, read_record, read_tokens
 
@@ -74,10 +74,10 @@ class Step:
         return [name for part in self.supervised for name in part.tokens.sample_ids]
 
     @property
-    def work(self) -> Work:
+    def work(self) -> PassWork:
         """Return the work of this rank's share."""
         first, *rest = (part.supervision.work for part in self.supervised)
-        work: Work = sum(rest, first)
+        work: PassWork = sum(rest, first)
         return work
 
     def micro_batches(self) -> Iterator[MicroBatch]:

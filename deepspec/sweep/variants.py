@@ -21,7 +21,7 @@ class Variant(Spec):
     """section.field=value each, on top of what all rows share."""
 
 
-class Terms(Spec):
+class SweepTerms(Spec):
     """On which terms the rows are held against each other."""
 
     seeds: int = Field(default=1, gt=0)

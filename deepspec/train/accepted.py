@@ -32,7 +32,7 @@ ENOUGH = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
+class AnswersKnown:
     """What is known of the answers in a cache."""
 
     sampled: Sampled | None = None
@@ -52,7 +52,7 @@ class AcceptedLength:
         answered: what is known of their answers.
     """
 
-    def __init__(self, task: Task, sample_ids: Sequence[str], answered: Answered) -> None:
+    def __init__(self, task: Task, sample_ids: Sequence[str], answered: AnswersKnown) -> None:
         """Count nothing yet."""
         self._model = task.model
         self._numbers = {name: number for number, name in enumerate(sample_ids)}

@@ -25,12 +25,12 @@ from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import Pace, Reader, Step
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve, Taken, Unread
-from deepspec.train.accepted import Answered
+from deepspec.train.accepted import AnswersKnown
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add, total_denominators
 from deepspec.train.validation import HeldOut, Looking, Validation
 from deepspec.watch.meter import Meter, device_peak, step_flops
-from deepspec.watch.progress import Look, Progress
+from deepspec.watch.progress import Look, RunProgress
 
 _Result = TypeVar("_Result")
 
@@ -58,11 +58,11 @@ class Loop:
         self.total = total_steps(spec, len(samples))
         self.held_out: Samples | None = None
         """The slice that is looked at."""
-        self.answered = Answered()
+        self.answered = AnswersKnown()
         """What is known of its answers."""
         self.greedy: HeldOut | None = None
         """Greedy answers beside it, where its own are sampled; walked over at each look."""
-        self.progress = Progress(watch=spec.watch)
+        self.progress = RunProgress(watch=spec.watch)
         self.meter = Meter(device_peak(task.device))
         self.guard = Guard(spec.skip_limit)
         self.optimizer = OPTIMIZERS[spec.optimizer](task.model, spec, task.dtype, ranks)
@@ -170,7 +170,7 @@ class Loop:
             self.cut = _cut_anew(Cut(**known["cut"]), micro_batch, pack, log)
         self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
         counted = known.get("samples", 0), known.get("tokens", 0)
-        self.progress = Progress(step, *counted, rows, watch=self.task.spec.watch)
+        self.progress = RunProgress(step, *counted, rows, watch=self.task.spec.watch)
 
     def _share(self, step: int) -> Share:
         return self._stream.share(step, self.ranks.rank, self.cut)

@@ -32,7 +32,7 @@ from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
-from deepspec.train.accepted import Answered
+from deepspec.train.accepted import AnswersKnown
 from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
@@ -99,11 +99,11 @@ def _opened(
     """Return the cache as training reads it, for as long as the block runs."""
     if spec.source != "engine":
         return nullcontext(open_cache(artifact, placement, spec.source, on_corrupt=spec.on_corrupt))
-    from deepspec.gathering.live import Room, engine_cache  # loads the client of engines, which takes a second
+    from deepspec.gathering.live import StatesRoom, engine_cache  # loads the client of engines, which takes a second
 
     here = max(1, ranks.count // ranks.machines)
     free = free_bytes(torch.device("cpu"))
-    room = Room(
+    room = StatesRoom(
         ahead=min(placement.staging_limit, int(ENGINES_SHARE * free)) // here,
         folder=out.scratch / "states",
         kept=spec.keep_states,
@@ -219,10 +219,10 @@ def make_loop(
     return loop
 
 
-def _answered(artifact: Artifact, cache: TargetCache) -> Answered:
+def _answered(artifact: Artifact, cache: TargetCache) -> AnswersKnown:
     """Return what a cache tells of its answers."""
     stops, kinds = frozenset(cache.facts.stop_ids or ()), read_kinds(artifact)
-    return Answered(sampled=cache.facts.sampled, stop_ids=stops, kinds=kinds)
+    return AnswersKnown(sampled=cache.facts.sampled, stop_ids=stops, kinds=kinds)
 
 
 def _greedy(spec: TrainSpec, artifact: Artifact, cache: TargetCache, placement: Placement) -> HeldOut:

@@ -17,7 +17,7 @@ from deepspec.records.stream import Draw, Samples, Share, key_of
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import MicroBatch, Pace, Reader
 from deepspec.steps.stop import StopSignal
-from deepspec.train.accepted import AcceptedLength, Answered
+from deepspec.train.accepted import AcceptedLength, AnswersKnown
 from deepspec.train.task import Task, add, total_denominators
 
 EPOCH = -1
@@ -29,7 +29,7 @@ class HeldOut:
     """Samples that training does not see, and what is known of their answers."""
 
     samples: Samples
-    answered: Answered
+    answered: AnswersKnown
     most: int
     """Of them that are looked at."""
 

@@ -10,7 +10,7 @@ from deepspec.records.batch import Tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class WalkedAnswer:
     """The tokens of one answer that are walked."""
 
     sample: int
@@ -23,7 +23,7 @@ class Answer:
     """Whether the last of these tokens ends the answer."""
 
 
-def answers_in(batch: Tokens, stop_ids: frozenset[int], most: int) -> Iterator[Answer]:
+def answers_in(batch: Tokens, stop_ids: frozenset[int], most: int) -> Iterator[WalkedAnswer]:
     """Yield the answers of a batch: each run of tokens that the target generated, through its first stop token.
 
     An answer of one token tells nothing: no round makes it.
@@ -43,7 +43,7 @@ def answers_in(batch: Tokens, stop_ids: frozenset[int], most: int) -> Iterator[A
             left -= length
             if length > 1:
                 stopped = bool(places) and length == whole
-                yield Answer(sample=sample, row=row, start=first, length=length, stopped=stopped)
+                yield WalkedAnswer(sample=sample, row=row, start=first, length=length, stopped=stopped)
 
 
 def _runs(mask_T: Tensor, offset: int) -> Iterator[tuple[int, int]]:

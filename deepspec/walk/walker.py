@@ -17,7 +17,7 @@ from deepspec.rounds.measure import Floats, Tally
 from deepspec.rounds.walk import Answers, walk
 from deepspec.target_cache.facts import Sampled
 from deepspec.walk.agreement import Said, kept_of_draft, said_by_target
-from deepspec.walk.answers import Answer, answers_in
+from deepspec.walk.answers import WalkedAnswer, answers_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class Walker:
         return _rounds(answers, greedy, own, owners), _rounds(answers, sampled, possible, owners)
 
     @torch.no_grad()
-    def _grids(self, model: Any, batch: Batch, answers: Sequence[Answer]) -> list[Tensor]:
+    def _grids(self, model: Any, batch: Batch, answers: Sequence[WalkedAnswer]) -> list[Tensor]:
         """Return what is kept, greedily and as sampled, `(B, T, K)` by where a round begins; and which tokens are the
         target's likeliest, and which it could have drawn, `(B, T)`. In host memory.
         """
@@ -134,7 +134,7 @@ def _on_host(batch: Batch) -> Tokens:
     return on_device(Tokens(**told), "cpu")
 
 
-def _rounds(answers: Sequence[Answer], kept_BTK: Tensor, own_BT: Tensor, owners: NDArray[np.int64]) -> Rounds:
+def _rounds(answers: Sequence[WalkedAnswer], kept_BTK: Tensor, own_BT: Tensor, owners: NDArray[np.int64]) -> Rounds:
     """Return the rounds in answers, each as far as its tokens are the target's own."""
     cut = [_cut(each, own_BT[each.row, each.start + 1 : each.start + each.length]) for each in answers]
     kept: Floats = np.zeros((len(cut), max((each.length for each in cut), default=0), kept_BTK.shape[2]))
@@ -149,7 +149,7 @@ def _rounds(answers: Sequence[Answer], kept_BTK: Tensor, own_BT: Tensor, owners:
     return Rounds(whole=np.array([each.length for each in answers], dtype=np.int64), answers=told)
 
 
-def _cut(answer: Answer, own_T: Tensor) -> Answer:
+def _cut(answer: WalkedAnswer, own_T: Tensor) -> WalkedAnswer:
     """Return an answer before its first token that is not the target's own; of its first one nothing is asked."""
     length = 1 + int(own_T.long().cumprod(0).sum())
     return replace(answer, length=length, stopped=answer.stopped and length == answer.length)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.algorithms.base import Work
+from deepspec.algorithms.base import PassWork
 from deepspec.formats.recipe import TRAITS
 from deepspec.models.draft import BlockDraft, EagleDraft
 
@@ -80,7 +80,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def step_flops(model: BlockDraft | EagleDraft, work: Work) -> float:
+def step_flops(model: BlockDraft | EagleDraft, work: PassWork) -> float:
     """Return the operations of the products of a forward and backward pass, those of attention among them.
 
     Each product is taken three times where a matrix is trained, twice where it is the frozen head; attention's two

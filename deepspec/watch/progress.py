@@ -14,7 +14,7 @@ Watch = Literal["accepted_length", "loss"]
 
 
 @dataclass(slots=True)
-class Progress:
+class RunProgress:
     """How far a run is: everything that a resumed one must know beside the weights."""
 
     step: int = 0

@@ -23,7 +23,7 @@ from infra.children.child import Job
 from infra.children.events import Events
 from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
-from infra.engines.serving import Settings, serving_draft
+from infra.engines.serving import ServingSettings, serving_draft
 from infra.engines.states import Options, StatesServer, managed, staging_folder
 from infra.processes.launch import run_guarded
 from infra.settings import nodes, torch_env
@@ -128,7 +128,7 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
     if not work.spec.engine_tokens:
         yield placement
     elif work.stage.needs == "pair":
-        settings = Settings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
+        settings = ServingSettings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
         with serving_draft(work.opened(), placement, site.gguf, folder, work.report, settings) as serving:
             yield serving
     elif (states := _states_wanted(work)) is not None and not placement.endpoints:

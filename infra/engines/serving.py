@@ -18,7 +18,7 @@ KIND = "xllamacpp"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ServingSettings:
     """How target and draft are served."""
 
     slots: int = 1
@@ -38,7 +38,7 @@ def serving_draft(
     gguf: Path | None,
     folder: Path,
     report: Report,
-    settings: Settings = Settings(),
+    settings: ServingSettings = ServingSettings(),
 ) -> Iterator[Placement]:
     """Yield the placement with embedded engines that serve the target alone and with the draft, where they can.
 
@@ -79,7 +79,7 @@ def _unable(exports: Artifact, gguf: Path | None) -> str:
     return f"{FORM} cannot express {form.refused}" if form.refused else ""
 
 
-def _draft(inputs: Mapping[str, Artifact], folder: Path, settings: Settings) -> list[str]:
+def _draft(inputs: Mapping[str, Artifact], folder: Path, settings: ServingSettings) -> list[str]:
     """Lay the draft out and return the words by which the engine takes it."""
     (path,) = (each for each in write_form(inputs["exports"], FORM, folder) if each.suffix == ".gguf")
     counts = inputs["scores"].counts

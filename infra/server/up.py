@@ -38,7 +38,7 @@ ANY_HOST = "0.0.0.0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class WantedServer:
     """What to start."""
 
     host: str = LOOPBACK
@@ -49,7 +49,7 @@ class Wanted:
     """A target preset that an engine serves."""
 
 
-def up(wanted: Wanted, say: Callable[[str], None]) -> None:
+def up(wanted: WantedServer, say: Callable[[str], None]) -> None:
     """Run everything until interrupted or until `down`; a worker that is lost is started again.
 
     Raises:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.base import Work
+from deepspec.algorithms.base import PassWork
 from deepspec.algorithms.chains import draw_chains, entries
 from deepspec.algorithms.masks import chains_mask
 from deepspec.checkpoint.draft import adopt_target
@@ -95,7 +95,7 @@ def test_work_counts_positions_and_mask_tokens():
     batch = collate([record("a", 3, range(3))])
     first, lengths = torch.tensor([[True, False, False]]), torch.tensor([[2, 0, 0]])
     work = PEAGLE.supervise_chains(tiny("peagle").config, HALF, batch, (first, lengths)).work
-    assert work == Work(context=3, slots=5, pairs=6 + 5, rows=1, targets=1)
+    assert work == PassWork(context=3, slots=5, pairs=6 + 5, rows=1, targets=1)
 
 
 def test_a_trained_embedding_is_the_drafts_own():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepspec.benchmark.timing import compare
+from deepspec.benchmark.timing import compare_times
 from deepspec.checkpoint.draft import adopt_target, load_config, save_draft
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.pair import Pair, load_pair
@@ -84,7 +84,7 @@ def decoded(pair: Pair, batch: int) -> dict[str, tuple[int, ...]]:
 def measured(pair: Pair, batch: int) -> BatchSpeed:
     settings = Settings(max_new_tokens=NEW_TOKENS, stop=False)
     both = pair.speculative(settings, batch), pair.plain(settings, batch)
-    return compare(*both, prompts(pair, max(2, batch)), batch, PAIRS)
+    return compare_times(*both, prompts(pair, max(2, batch)), batch, PAIRS)
 
 
 def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tmp_path: Path):
@@ -124,4 +124,4 @@ def test_a_trained_draft_pays_at_batch_1(target: Path):
 def asked(pair: Pair) -> BatchSpeed:
     """Return the speed of a trained draft on questions of the kind that drafts are good at."""
     settings = Settings(max_new_tokens=LONG, stop=False)
-    return compare(pair.speculative(settings, 1), pair.plain(settings, 1), prompts(pair, len(ASKED), ASKED), 1, 2)
+    return compare_times(pair.speculative(settings, 1), pair.plain(settings, 1), prompts(pair, len(ASKED), ASKED), 1, 2)

@@ -16,7 +16,7 @@ from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.facts import Sampled
-from deepspec.train.accepted import Answered
+from deepspec.train.accepted import AnswersKnown
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
 from tests.target import tiny
@@ -41,7 +41,7 @@ def test_a_look_costs_a_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     cache = TargetCache(site.cache, site.placement.scratch)
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
-    loop.answered = Answered(sampled=sampled, stop_ids=frozenset({tiny.IM_END}))
+    loop.answered = AnswersKnown(sampled=sampled, stop_ids=frozenset({tiny.IM_END}))
     sieve = Sieve(spec.skip_limit, 0, loop.task.device)
     seconds = []
     with StopSignal() as stop, closing(loop.reader.steps(0, loop.total)) as steps:

@@ -14,7 +14,7 @@ from subprocess import DEVNULL, PIPE, Popen
 import pytest
 
 from deepspec.placement import Endpoint
-from deepspec.serving.client import Client, Request
+from deepspec.serving.client import Request, ServingClient
 from deepspec.serving.levels import Load, closed
 
 pytestmark = pytest.mark.bench
@@ -75,7 +75,7 @@ def engine() -> Iterator[Endpoint]:
 
 def test_a_piece_costs_the_client_little():
     async def spent(endpoint: Endpoint) -> float:
-        async with Client(endpoint) as client:
+        async with ServingClient(endpoint) as client:
             requests = [Request(prompt=[1, 2], max_tokens=PIECES)] * ANSWERS
             await closed(client.ask, Load(requests=requests[:LOAD], at_once=LOAD))
             start = time.process_time()

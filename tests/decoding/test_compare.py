@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import Artifact, Spec, open_artifact
-from deepspec.decoding.compare import ALL, compare, regressions
+from deepspec.decoding.compare import ALL, compare_drafts, regressions
 from deepspec.errors import SourceError
 from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
 from deepspec.lines.rows import write_rows
@@ -52,7 +52,7 @@ def scores(root: Path, address: str, lengths: dict[str, int]) -> Artifact:
 def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path):
     first = scores(tmp_path, "a", {"sums/0": 0, "sums/1": 3, "talk/0": 2, "only/0": 4})
     second = scores(tmp_path, "b", {"sums/0": 1, "sums/1": 4, "talk/0": 2})
-    found = {each.benchmark: each for each in compare(first, second)}
+    found = {each.benchmark: each for each in compare_drafts(first, second)}
     assert set(found) == {"all", "sums", "talk"}
     assert (found["sums"].first, found["sums"].second) == pytest.approx((2.5, 3.5))
     assert (found["sums"].difference.low, found["sums"].verdict) == (pytest.approx(1.0), "better")
@@ -98,4 +98,4 @@ def test_losing_losslessness_is_worse():
 
 def test_nothing_in_common_is_an_error(tmp_path: Path):
     with pytest.raises(SourceError, match="share no question"):
-        compare(scores(tmp_path, "a", {"sums/0": 1}), scores(tmp_path, "b", {"talk/0": 1}))
+        compare_drafts(scores(tmp_path, "a", {"sums/0": 1}), scores(tmp_path, "b", {"talk/0": 1}))

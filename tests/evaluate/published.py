@@ -12,7 +12,7 @@ from deepspec.checkpoint.draft import adopt_target, save_draft
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import read
-from deepspec.formats.benchmarks import Benchmark, resolve
+from deepspec.formats.benchmarks import Benchmark, find_benchmarks
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.lines.rows import read_rows, write_rows
 from deepspec.models.draft import build_draft
@@ -75,7 +75,7 @@ def given(root: Path, questions: Mapping[str, list[list[str]]] = QUESTIONS, **re
     for name, asked in questions.items():
         text = "".join(json.dumps({"turns": turns}) + "\n" for turns in asked)
         (root / "benchmarks" / f"{name}.jsonl").write_text(text)
-    found = resolve(root / "benchmarks")
+    found = find_benchmarks(root / "benchmarks")
     placement = Placement(
         scratch=root / "scratch", locations={**found.locations, identity.digest: str(folder)}, batch=3
     )

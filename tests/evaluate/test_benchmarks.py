@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deepspec.errors import SourceError, UnknownNameError
-from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark, resolve
+from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark, find_benchmarks
 from deepspec.formats.questions import read_questions
 
 DATA = Path(os.environ.get("DEEPSPEC_DATA", "/nonexistent")) / "benchmarks"
@@ -130,7 +130,7 @@ def test_a_repository_of_other_columns_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_seeded_choice_is_stable_and_grows(tmp_path: Path):
-    found = resolve(folder(tmp_path))
+    found = find_benchmarks(folder(tmp_path))
     (benchmark,) = found.benchmarks
     place = found.locations[benchmark.digest]
     five = {each.question_id for each in read_questions(benchmark, place, 5, seed=1)}
@@ -142,7 +142,7 @@ def test_a_seeded_choice_is_stable_and_grows(tmp_path: Path):
 
 
 def test_a_file_that_changed_is_refused(tmp_path: Path):
-    found = resolve(folder(tmp_path))
+    found = find_benchmarks(folder(tmp_path))
     (benchmark,) = found.benchmarks
     folder(tmp_path, rows=21)
     with pytest.raises(SourceError, match="changed since it was resolved"):
@@ -152,21 +152,21 @@ def test_a_file_that_changed_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("turns", ["[]", '[""]', "[1]", '"a"', "null", '["\\ud800"]'])
 def test_rows_without_turns_are_named(tmp_path: Path, turns: str):
     (tmp_path / "own.jsonl").write_text(f'{{"turns": ["a"]}}\n{{"turns": {turns}}}\n')
-    found = resolve(tmp_path)
+    found = find_benchmarks(tmp_path)
     with pytest.raises(SourceError, match=r"own\.jsonl:2: wanted"):
         read_questions(found.benchmarks[0], found.locations[found.benchmarks[0].digest], None, 0)
 
 
 def test_unknown_names_and_empty_folders_are_refused(tmp_path: Path):
     with pytest.raises(SourceError, match="no benchmark in this folder"):
-        resolve(tmp_path)
+        find_benchmarks(tmp_path)
     with pytest.raises(UnknownNameError, match="unknown benchmark 'other'; known: own"):
-        resolve(folder(tmp_path), ["other"])
+        find_benchmarks(folder(tmp_path), ["other"])
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="DEEPSPEC_DATA names no folder with benchmarks")
 def test_the_given_files_are_read_whole():
-    found = resolve(DATA)
+    found = find_benchmarks(DATA)
     sizes = {each.name: len(read_questions(each, found.locations[each.digest], None, 0)) for each in found.benchmarks}
     assert sizes == {"gsm8k": 600, "math500": 250, "humaneval": 164, "mbpp": 128, "mt-bench": 80}
     assert isinstance(found.benchmarks[0], Benchmark)

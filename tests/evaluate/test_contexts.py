@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from deepspec.evaluate.filled import INTRO, OUTRO, filled, kind_of
 from deepspec.evaluate.spec import EvaluateOptions
-from deepspec.formats.questions import Question
+from deepspec.formats.questions import BenchmarkQuestion
 from tests.evaluate.published import given
 from tests.evaluate.test_run import evaluate
 
-ASKED = Question(question_id="sums/0", turns=("what is it?", "and then?"))
+ASKED = BenchmarkQuestion(question_id="sums/0", turns=("what is it?", "and then?"))
 TEXTS = ["one two three", "four", "what is it?"]
 FRAME = len((INTRO + OUTRO).split()) + 3
 """Words around the material, those of the question among them."""

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from deepspec.artifacts import open_artifact
-from deepspec.decoding.compare import compare, regressions
+from deepspec.decoding.compare import compare_drafts, regressions
 from deepspec.errors import SourceError, SpecError
 from deepspec.evaluate import run as stage
 from deepspec.evaluate.spec import EvaluateSpec
@@ -108,7 +108,7 @@ def test_a_shard_of_which_nothing_was_decoded_does_not_spoil_the_rest(case: Give
     ref = out.publish(EvaluateSpec(target=case.target, benchmarks=case.benchmarks), 3, {})
     scores = open_artifact(case.store, ref, case.placement.scratch)
     assert len([row for row in trace_rows(scores) if row["role"] == "benchmark"]) == 10
-    assert compare(scores, scores)[0].samples == 5
+    assert compare_drafts(scores, scores)[0].samples == 5
 
 
 def test_a_trace_file_without_a_row_is_read_as_none(tmp_path: Path, case: Given):

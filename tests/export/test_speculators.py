@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from deepspec.export.proof import load
 from deepspec.export.run import FORMS, read_source
-from deepspec.forms.form import Source
+from deepspec.forms.form import FormSource
 from deepspec.parity import training_form
 from tests.export.drafts import LLAMA, write_draft
 
@@ -26,7 +26,7 @@ LENGTH = 128
 """Blocks of its masks are so long, and not padded where it decodes step by step."""
 
 
-def exported(kind: str, folder: Path) -> Source:
+def exported(kind: str, folder: Path) -> FormSource:
     """Write a draft's form and the target that it names, and return what was written."""
     target = LlamaForCausalLM(LlamaConfig(**{key: value for key, value in LLAMA.items() if key != "model_type"}))
     target.save_pretrained(folder / "target")

@@ -15,7 +15,7 @@ from deepspec.artifacts import ArtifactRef, TargetId
 from deepspec.errors import BudgetError, ChildError, EngineError, SourceError, StoreError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
-from deepspec.prepare.resolve import resolve
+from deepspec.prepare.resolve import find_sources
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
@@ -40,7 +40,7 @@ def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:
 
 def prompts(tmp_path: Path, *lines: str) -> tuple[PrepareSpec, Site]:
     (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    found = resolve([str(tmp_path / "rows.jsonl")])
+    found = find_sources([str(tmp_path / "rows.jsonl")])
     return PrepareSpec(sources=found.sources), site_of(tmp_path, dict(found.locations))
 
 

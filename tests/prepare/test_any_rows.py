@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deepspec.errors import BadRowsError
 from deepspec.lines.rows import read_rows
 from deepspec.placement import Placement
-from deepspec.prepare.resolve import resolve
+from deepspec.prepare.resolve import find_sources
 from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.publish import Out
@@ -33,7 +33,7 @@ def prepare(folder, lines, **options):
     (folder / "bench").mkdir()
     (folder / "bench" / "seas.jsonl").write_bytes(BENCHMARK)
     (folder / "rows.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-    resolved = resolve([str(folder / "rows.jsonl")], str(folder / "bench"))
+    resolved = find_sources([str(folder / "rows.jsonl")], str(folder / "bench"))
     spec = PrepareSpec(sources=resolved.sources, benchmarks=resolved.benchmarks, **options)
     out, heard = Out(Store(folder / "store"), "prompts", "address", {}, folder / "scratch"), Heard()
     counts = run(spec, {}, out, Placement(locations=resolved.locations), heard)

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from deepspec.errors import SourceError, SpecError
-from deepspec.prepare import resolve as room
-from deepspec.prepare.resolve import resolve
+from deepspec.prepare import find_sources as room
+from deepspec.prepare.resolve import find_sources
 
 ROW = b'{"prompt":"a"}\n'
 
@@ -15,7 +15,7 @@ def test_a_file_is_its_content_wherever_it_lies(tmp_path):
     (tmp_path / "mine.jsonl").write_bytes(ROW)
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(tmp_path / "mine.jsonl", tmp_path / "elsewhere" / "mine.jsonl")
-    one, other = resolve([f"{tmp_path}/mine.jsonl"]), resolve([f"{tmp_path}/elsewhere/mine.jsonl"])
+    one, other = find_sources([f"{tmp_path}/mine.jsonl"]), find_sources([f"{tmp_path}/elsewhere/mine.jsonl"])
     assert one.sources == other.sources
     assert one.sources[0].name == "mine"
     assert one.locations == {one.sources[0].digest: f"{tmp_path}/mine.jsonl"}
@@ -23,18 +23,18 @@ def test_a_file_is_its_content_wherever_it_lies(tmp_path):
 
 def test_options_follow_the_name(tmp_path):
     (tmp_path / "mine.jsonl").write_bytes(ROW)
-    (source,) = resolve([f"{tmp_path}/mine.jsonl?limit=10&weight=0.5&name=logs"]).sources
+    (source,) = find_sources([f"{tmp_path}/mine.jsonl?limit=10&weight=0.5&name=logs"]).sources
     assert (source.limit, source.weight, source.name) == (10, 0.5, "logs")
     with pytest.raises(SpecError, match="limit"):
-        resolve([f"{tmp_path}/mine.jsonl?limit=-1"])
+        find_sources([f"{tmp_path}/mine.jsonl?limit=-1"])
     for name in (f"{tmp_path}/mine.jsonl", "demo", "org/chats"):
         with pytest.raises(SpecError, match=r"unknown option of .* 'limt'; known: config, limit"):
-            resolve([f"{name}?limt=10"])
+            find_sources([f"{name}?limt=10"])
 
 
 def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
     (tmp_path / "mine.jsonl").write_bytes(ROW)
-    local, url = resolve([f"{tmp_path}/mine.jsonl"]), resolve([f"file://{tmp_path}/mine.jsonl?limit=5"])
+    local, url = find_sources([f"{tmp_path}/mine.jsonl"]), find_sources([f"file://{tmp_path}/mine.jsonl?limit=5"])
     assert url.sources[0].digest == local.sources[0].digest
     assert url.sources[0].limit == 5
     assert list(url.locations.values()) == [f"file://{tmp_path}/mine.jsonl"]
@@ -45,31 +45,31 @@ def test_a_file_whose_name_holds_signs_of_options_and_urls_wins(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     for name in ("a?limit=3&x.jsonl", "a::b.jsonl", "[x] 100%.jsonl", "was?.jsonl"):
         (tmp_path / name).write_bytes(ROW)
-        (source,) = resolve([name]).sources
+        (source,) = find_sources([name]).sources
         assert (source.name, source.limit) == (name.removesuffix(".jsonl"), None)
-    (source,) = resolve(["was?.jsonl?limit=3"]).sources
+    (source,) = find_sources(["was?.jsonl?limit=3"]).sources
     assert (source.name, source.limit) == ("was?", 3)
     (tmp_path / "b.jsonl").write_bytes(ROW)
     (tmp_path / "b.jsonl?limit=3").mkdir()
     (tmp_path / "b.jsonl?limit=3" / "inner.jsonl").write_bytes(ROW)
-    assert [source.name for source in resolve(["b.jsonl?limit=3"]).sources] == ["inner"]
+    assert [source.name for source in find_sources(["b.jsonl?limit=3"]).sources] == ["inner"]
 
 
 def test_the_form_of_a_url_is_that_of_its_path(monkeypatch):
     monkeypatch.setattr(room, "_remote_checksum", lambda url: f"xxh3:{url}")
-    (source,) = resolve(["https://host/chats/a.jsonl.gz?token=x.y&limit"]).sources
+    (source,) = find_sources(["https://host/chats/a.jsonl.gz?token=x.y&limit"]).sources
     assert source.name == "a"
 
 
 def test_a_folder_is_its_files(tmp_path):
     for name in ("b.jsonl", "a.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
-    assert [source.name for source in resolve([str(tmp_path)]).sources] == ["a", "b"]
+    assert [source.name for source in find_sources([str(tmp_path)]).sources] == ["a", "b"]
 
 
 def test_a_dataset_is_its_commit(monkeypatch):
     monkeypatch.setattr(room, "hub_revision", lambda identity, revision: f"commit-of-{identity}-{revision}")
-    resolved = resolve(["ORG/chats?config=main&revision=v1&limit=7"])
+    resolved = find_sources(["ORG/chats?config=main&revision=v1&limit=7"])
     assert resolved.sources[0].digest == "hub:commit-of-ORG/chats-v1/main/train"
     assert resolved.sources[0].name == "chats"
     assert resolved.sources[0].limit == 7
@@ -82,11 +82,11 @@ def test_a_dataset_is_its_commit(monkeypatch):
 def test_a_hub_out_of_reach_is_said(monkeypatch, name, value):
     monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     with pytest.raises(SourceError, match="cannot be reached; check the network"):
-        resolve(["nobody/nothing-of-that-name"])
+        find_sources(["nobody/nothing-of-that-name"])
 
 
 def test_the_bundled_prompts_have_a_name():
-    resolved = resolve(["demo"], "demo")
+    resolved = find_sources(["demo"], "demo")
     assert resolved.sources[0].name == "prompts"
     assert len(resolved.benchmarks) == 5
     assert len(resolved.locations) == 6
@@ -104,15 +104,15 @@ def test_the_bundled_prompts_have_a_name():
 )
 def test_what_is_not_there_is_named(name, message):
     with pytest.raises(SourceError, match=message):
-        resolve([name])
+        find_sources([name])
 
 
 def test_an_empty_file_and_a_list_are_named(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(SourceError, match="the file is empty"):
-        resolve([f"{tmp_path}/empty.jsonl"])
+        find_sources([f"{tmp_path}/empty.jsonl"])
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(SourceError, match="jq -c"):
-        resolve([f"{tmp_path}/list.json"])
+        find_sources([f"{tmp_path}/list.json"])
     with pytest.raises(SourceError, match="no such folder"):
-        resolve(["demo"], f"{tmp_path}/missing")
+        find_sources(["demo"], f"{tmp_path}/missing")

@@ -11,7 +11,7 @@ import pytest
 from deepspec.errors import RowError, SourceError
 from deepspec.lines.rows import read_rows, write_rows
 from deepspec.placement import Placement
-from deepspec.prepare.resolve import HUB, resolve
+from deepspec.prepare.resolve import HUB, find_sources
 from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec, Source, Splits
 from deepspec.publish import Out
@@ -31,7 +31,7 @@ def prepare(tmp_path, files, benchmarks=None, **options):
     (tmp_path / "in").mkdir(exist_ok=True)
     for name, rows in files.items():
         write_rows(tmp_path / "in" / name, rows)
-    resolved = resolve([str(tmp_path / "in" / name) for name in files], benchmarks)
+    resolved = find_sources([str(tmp_path / "in" / name) for name in files], benchmarks)
     spec = PrepareSpec(sources=resolved.sources, benchmarks=resolved.benchmarks, **options)
     return run_spec(tmp_path, spec, resolved.locations)
 
@@ -99,7 +99,7 @@ def test_parquet_and_lines_give_the_same_rows(tmp_path):
     lines = prepare(tmp_path / "x", {"a.jsonl": rows})[0]
     (tmp_path / "a").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a" / "a.parquet")
-    resolved = resolve([str(tmp_path / "a")])
+    resolved = find_sources([str(tmp_path / "a")])
     assert run_spec(tmp_path / "y", PrepareSpec(sources=resolved.sources), resolved.locations)[0] == lines
 
 
@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
     rows = ({"prompt": " ".join(random.Random(n).choices(WORDS, k=1000)) + str(n)} for n in range(1600))
     write_rows(tmp_path / "big.jsonl", rows)
     size = (tmp_path / "big.jsonl").stat().st_size
-    resolved = resolve([str(tmp_path / "big.jsonl")])
+    resolved = find_sources([str(tmp_path / "big.jsonl")])
     spec = PrepareSpec(sources=resolved.sources, near_duplicates=None)
     tracemalloc.start()
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")

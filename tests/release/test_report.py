@@ -14,7 +14,7 @@ from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.calibration.figure import reliability
 from deepspec.formats.exports import ExportedForm, ExportIndex
 from deepspec.formats.scores import Difference, Interval
-from deepspec.formats.served import BreakEven, Change, EngineSpeed, Proposal, ServeOptions, Tried, UnderLoad
+from deepspec.formats.served import BreakEven, Change, EngineSpeed, ProposedLength, ServeOptions, Tried, UnderLoad
 from deepspec.formats.speed import LoadSpeed
 from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown
@@ -123,12 +123,12 @@ def test_engines_are_told_to_propose_what_was_best_under_load(found: Released):
     plain = Proposed.of(found.scores, found.speed)
     assert "--spec-draft-n-max 7" in serving("llama.cpp", "t", form, plain)
     assert "per_batch_size" not in serving("vllm", "t", form, plain)
-    chosen = tuple(Proposal(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 5), (8, 2)))
+    chosen = tuple(ProposedLength(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 5), (8, 2)))
     tried = tuple(
         Tried(load=load, max_tokens=3, least=0.5, tokens_per_second=interval(20.0), tokens_per_round=None)
         for load in (1, 8)
     )
-    under_load = loaded(proposals=chosen, best=Proposal(load=8, tokens=4, speedup=1.1))
+    under_load = loaded(proposals=chosen, best=ProposedLength(load=8, tokens=4, speedup=1.1))
     at_best = Proposed.of(found.scores, found.speed.model_copy(update={"under_load": under_load}))
     assert "--spec-draft-n-max 4" in serving("llama.cpp", "t", form, at_best)
     command = serving("vllm", "t", form, at_best)

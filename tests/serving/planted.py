@@ -26,7 +26,7 @@ from deepspec.store import Store
 from deepspec.target.load import load_template
 from infra.children.targets import ready_target
 from infra.engines.managed import PROMPT_ROOM, ManagedEngines, Served, start_engines
-from infra.engines.serving import KIND, Settings, _draft
+from infra.engines.serving import KIND, ServingSettings, _draft
 from infra.terminal import say, show_table
 
 
@@ -51,10 +51,13 @@ def main(root: str, release: str, shift: int, prompts: int) -> None:
         inputs = {name: open_artifact(store, ref, scratch) for name, ref in manifest.inputs.items()}
         name = str(manifest.spec["target"])
         files = ready_target(TargetPlan.model_validate(presets.target(name)["target"]), name)
-        tests = benchmarks.resolve(BENCHMARKS, None)
+        tests = benchmarks.find_benchmarks(BENCHMARKS, None)
         placement = Placement(scratch=scratch, threads=1, locations=tests.locations)
         asked = first_turns(inputs["scores"], placement, load_template(files.folder), prompts)
-        words, tokens = _draft(inputs, scratch / "draft", Settings()), inputs["scores"].manifest.spec["max_new_tokens"]
+        words, tokens = (
+            _draft(inputs, scratch / "draft", ServingSettings()),
+            inputs["scores"].manifest.spec["max_new_tokens"],
+        )
         draft = Path(shutil.copyfile(words[1], scratch / "planted.gguf"))
         say(f"layers {plant(draft, shift)}")
         served = Served(name="target", gguf=files.gguf, context=tokens + PROMPT_ROOM, threads=1)

@@ -11,8 +11,8 @@ from deepspec.formats.served import overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.serving.check import (
-    Known,
-    TargetShape,
+    DecodedPrompt,
+    ServedShape,
     check_answers,
     check_engine,
     check_target,
@@ -20,16 +20,16 @@ from deepspec.serving.check import (
     in_turn,
     same_answers,
 )
-from deepspec.serving.client import Answer, Client
+from deepspec.serving.client import ServedAnswer, ServingClient
 from deepspec.serving.numbers import tokens_per_round
 from tests.serving.fake import Fake, serving
 
 
-def known(name: str, accepted: int, begins: str = "", text: str = "") -> Known:
+def known(name: str, accepted: int, begins: str = "", text: str = "") -> DecodedPrompt:
     """Return 9 tokens: the first from the prompt, 8 from rounds that accept so many and add one."""
     rounds = (Round(room=99, proposed=3, accepted=accepted, stopped=False),) * (8 // (accepted + 1))
     found = Decoded(sample_id=name, prompt_tokens=2, tokens=(1,) * 9, finish_reason="length", rounds=rounds)
-    return Known(prompt=[5, 6], decoded=found, begins=begins, text=text)
+    return DecodedPrompt(prompt=[5, 6], decoded=found, begins=begins, text=text)
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
@@ -56,7 +56,7 @@ def test_prompts_are_compared_one_by_one():
     """Long and short rounds lie wide apart, so that both intervals are wide; each prompt takes one round more."""
     asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens
     moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
-    answers = [Answer(tokens=9, drafted=20, accepted=accepted, **moments) for accepted in (6, 0) * 6]  # 2 and 8
+    answers = [ServedAnswer(tokens=9, drafted=20, accepted=accepted, **moments) for accepted in (6, 0) * 6]  # 2 and 8
     found = compared("engine", answers, [], asked)
     assert found is not None
     assert overlap(found.tokens_per_round, found.ours)
@@ -98,7 +98,7 @@ def test_rounds_are_compared_over_the_same_answers_alone():
     """A stop token that the engine leaves out of its text is one; another length, another text or none is not."""
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     told = [("abc", 9), ("abc", 8), ("abd", 9), ("", 9)]
-    answers = [Answer(text=text, tokens=tokens, drafted=20, accepted=2, **moments) for text, tokens in told]
+    answers = [ServedAnswer(text=text, tokens=tokens, drafted=20, accepted=2, **moments) for text, tokens in told]
     asked = [known(str(n), 1, text="abc<end>") for n in range(4)]
     assert same_answers(answers, asked) == (1, Interval(value=1 / 3, low=1 / 3, high=1 / 3))  # 6 rounds, not 4
     assert same_answers(answers[1:], asked[1:]) == (0, None)
@@ -108,7 +108,7 @@ def test_rounds_are_compared_over_the_same_answers_alone():
 def test_a_draft_that_cannot_decide_takes_another_round_now_and_then():
     """One round more in 40 answers of 4: two thirds of a percent."""
     moments = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
-    answers = [Answer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
+    answers = [ServedAnswer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
     found = compared("engine", answers, [], [known(str(n), 1, text="a") for n in range(40)])
     assert found is not None
     assert found.otherwise is not None
@@ -141,8 +141,8 @@ def test_an_engine_that_stops_in_the_middle_of_an_answer_is_named():
 
 def test_another_model_and_another_width_are_refused():
     async def check(endpoint: Endpoint) -> None:
-        async with Client(endpoint) as client:
-            await check_target(client, TargetShape(name="tiny", hidden_size=8))
+        async with ServingClient(endpoint) as client:
+            await check_target(client, ServedShape(name="tiny", hidden_size=8))
 
     with serving(Fake()) as endpoint:
         asyncio.run(check(endpoint))
@@ -156,7 +156,7 @@ def test_a_target_that_answers_otherwise_is_refused():
     asked = [known(str(n), 1, begins="a") for n in range(4)]
 
     async def check(endpoint: Endpoint) -> None:
-        async with Client(endpoint) as client:
+        async with ServingClient(endpoint) as client:
             check_answers(client, await in_turn(client, asked, 9), asked, "tiny")
 
     with serving(Fake()) as endpoint:
@@ -168,7 +168,7 @@ def test_a_target_that_answers_otherwise_is_refused():
 
 def test_agreement_is_an_overlap_of_intervals():
     moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
-    answers = [Answer(tokens=n + 1, drafted=20, accepted=n - 10, **moments) for n in (12, 14, 16, 18, 20)]
+    answers = [ServedAnswer(tokens=n + 1, drafted=20, accepted=n - 10, **moments) for n in (12, 14, 16, 18, 20)]
     found = tokens_per_round(answers)  # 10 rounds each: 1.2 to 2.0
     assert found is not None
     assert found.value == pytest.approx(1.6)

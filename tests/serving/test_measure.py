@@ -10,11 +10,11 @@ import pytest
 from deepspec.errors import EngineError, SpecError
 from deepspec.formats.served import ServeOptions, UnderLoad
 from deepspec.serving import levels, measure
-from deepspec.serving.check import TargetShape
-from deepspec.serving.client import Answer, Request
+from deepspec.serving.check import ServedShape
+from deepspec.serving.client import Request, ServedAnswer
 from deepspec.serving.figure import by_load
-from deepspec.serving.levels import Load, Patience, closed, opened
-from deepspec.serving.measure import Subject, under_load, with_settings
+from deepspec.serving.levels import EnginePatience, Load, closed, opened
+from deepspec.serving.measure import ServedSubject, under_load, with_settings
 from tests.heard import Heard
 from tests.serving.fake import Fake, serving
 from tests.serving.test_check import known
@@ -30,16 +30,16 @@ def _no_client_is_late(monkeypatch: pytest.MonkeyPatch):
 
 
 @contextmanager
-def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes) -> Iterator[Subject]:
+def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes) -> Iterator[ServedSubject]:
     alone = plain or Fake(drafts=False)
     with serving(fake) as drafting, serving(alone) as without:
         told = {
-            "drafting": drafting, "plain": without, "target": TargetShape(name="tiny", hidden_size=8), "slots": 3,
+            "drafting": drafting, "plain": without, "target": ServedShape(name="tiny", hidden_size=8), "slots": 3,
             "shares": (0.5, 0.2, 0.1), "prompts": {None: [[5, 6], [7]], 40: [[1] * 40]},
             "known": [known(str(n), accepted, begins="a") for n in range(4)], "known_tokens": 9,
-            "patience": Patience(seconds=2, between_looks=0.01),
+            "patience": EnginePatience(seconds=2, between_looks=0.01),
         }  # fmt: skip
-        yield Subject(**{**told, **changes})
+        yield ServedSubject(**{**told, **changes})
 
 
 def served(fake: Fake, options: ServeOptions = OPTIONS, **changes) -> UnderLoad:
@@ -154,7 +154,7 @@ def test_a_level_in_which_the_engine_stops_again_is_marked():
 def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: pytest.MonkeyPatch):
     waited: list[float] = []
 
-    async def never(_: object, patience: Patience) -> bool:
+    async def never(_: object, patience: EnginePatience) -> bool:
         waited.append(patience.seconds)
         return False
 
@@ -194,13 +194,15 @@ def test_a_closed_loop_keeps_its_load_while_anything_counts():
     at_once: list[int] = []
     running = 0
 
-    async def ask(request: Request, intended: float) -> Answer:
+    async def ask(request: Request, intended: float) -> ServedAnswer:
         nonlocal running
         running += 1
         at_once.append(running)
         await asyncio.sleep(0.001 * request.max_tokens)
         running -= 1
-        return Answer(tokens=request.prompt[0], text="", intended=intended, sent=intended, arrivals=(), end=intended)
+        return ServedAnswer(
+            tokens=request.prompt[0], text="", intended=intended, sent=intended, arrivals=(), end=intended
+        )
 
     requests = [Request(prompt=[n], max_tokens=4) for n in range(5)]
     found = asyncio.run(closed(ask, Load(requests=requests, at_once=3)))
@@ -212,11 +214,11 @@ def test_a_closed_loop_keeps_its_load_while_anything_counts():
 def test_in_an_open_loop_a_slow_answer_holds_nothing_back():
     order: list[int] = []
 
-    async def ask(request: Request, intended: float) -> Answer:
+    async def ask(request: Request, intended: float) -> ServedAnswer:
         order.append(request.prompt[0])
         await asyncio.sleep(0.2 if request.prompt[0] == 0 else 0)
         order.append(-request.prompt[0])
-        return Answer(tokens=1, text="", intended=intended, sent=intended, arrivals=(), end=intended)
+        return ServedAnswer(tokens=1, text="", intended=intended, sent=intended, arrivals=(), end=intended)
 
     requests = [Request(prompt=[n], max_tokens=1) for n in range(3)]
     found = asyncio.run(opened(ask, Load(requests=requests, arrivals=(0.0, 0.01, 0.02))))

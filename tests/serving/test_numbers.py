@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from deepspec.formats.scores import Interval
-from deepspec.formats.served import Accepted, Level, Percentiles, Proposal, Side, changes
-from deepspec.serving.client import Answer
+from deepspec.formats.served import Accepted, Level, Percentiles, ProposedLength, Side, changes
+from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters, gauge, read_counters
 from deepspec.serving.levels import arrivals, behind
 from deepspec.serving.numbers import (
@@ -26,9 +26,9 @@ from deepspec.serving.numbers import (
 from deepspec.serving.proposals import best_for_all, proposals
 
 
-def answer(seconds: float = 1.0, tokens: int = 10, **told) -> Answer:
+def answer(seconds: float = 1.0, tokens: int = 10, **told) -> ServedAnswer:
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (0.1, seconds), "end": seconds}
-    return Answer(tokens=tokens, text="", **{**moments, **told})
+    return ServedAnswer(tokens=tokens, text="", **{**moments, **told})
 
 
 def exact(value: float) -> Interval:
@@ -215,5 +215,7 @@ def test_a_level_is_slower_than_before_where_intervals_are_apart(under_load):
 
 
 def test_batch_sizes_that_take_as_many_tokens_are_one_entry_for_vllm(under_load):
-    chosen = tuple(Proposal(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 4), (2, 4), (4, 2), (8, 0)))
+    chosen = tuple(
+        ProposedLength(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 4), (2, 4), (4, 2), (8, 0))
+    )
     assert under_load().model_copy(update={"proposals": chosen}).schedule() == [[1, 2, 4], [3, 4, 2], [5, 8, 1]]

@@ -19,7 +19,7 @@ from deepspec.export.proof import difference, read_back
 from deepspec.export.run import FORMS
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.forms.form import Source
+from deepspec.forms.form import FormSource
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.parity import check_parity
 from deepspec.proposers.propose import proposer_for
@@ -165,7 +165,7 @@ def greedy(target: Target, prompt: list[int]) -> tuple[int, ...]:
 def held(draft: BlockDraft | EagleDraft, folder: Path) -> tuple[str, ...]:
     """Return the forms that hold a draft, each written and read back."""
     tensors = {name: tensor.clone() for name, tensor in draft.state_dict().items()}
-    source = Source(
+    source = FormSource(
         draft=draft.config,
         config=write_draft_config(draft.config),
         tensors=tensors,
@@ -175,7 +175,7 @@ def held(draft: BlockDraft | EagleDraft, folder: Path) -> tuple[str, ...]:
     return tuple(name for name, form in FORMS.items() if form.refuse(source) is None and _again(source, name, draft))
 
 
-def _again(source: Source, name: str, draft: BlockDraft | EagleDraft) -> bool:
+def _again(source: FormSource, name: str, draft: BlockDraft | EagleDraft) -> bool:
     with tempfile.TemporaryDirectory() as work:
         FORMS[name].write(source, Path(work))
         return difference(read_back(source, *FORMS[name].read(Path(work))), draft) < 1e-4

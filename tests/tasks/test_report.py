@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from deepspec.placement import Placement
-from deepspec.prepare.resolve import resolve
+from deepspec.prepare.resolve import find_sources
 from deepspec.prepare.spec import PrepareSpec
 from infra import terminal
 from infra.listeners import attached
@@ -49,7 +49,7 @@ def test_lines_of_a_stage_are_on_the_terminal_and_in_the_servers_log_and_a_fresh
 ):
     rows = [{"prompt": "What is two plus two?"}, {"messages": [{"role": "[/INST]", "content": "x"}]}]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    found = resolve([str(tmp_path / "rows.jsonl")])
+    found = find_sources([str(tmp_path / "rows.jsonl")])
     site = Site(
         root=str(tmp_path / "store"),
         placement=Placement(scratch=tmp_path / "scratch", locations=dict(found.locations)),

@@ -21,7 +21,7 @@ from deepspec.steps.ranks import Ranks
 from deepspec.steps.stop import StopSignal
 from deepspec.store import Store
 from deepspec.target_cache.facts import Sampled
-from deepspec.train.accepted import AcceptedLength, Answered
+from deepspec.train.accepted import AcceptedLength, AnswersKnown
 from deepspec.train.loop import Loop
 from deepspec.train.narrator import UNWALKED, told
 from deepspec.train.run import run
@@ -72,7 +72,7 @@ def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", samp
     loop = Loop(task, Answers(target, seed=5, layers=layers), Ranks("cpu"), Cut(ranks=1, micro_batch=3))
     loop.held_out = Answers(target, seed=6, layers=layers)
     kinds = {f"6-{number}": "even" if number % 2 == 0 else "odd" for number in range(12)}
-    loop.answered = Answered(sampled=sampled, stop_ids=target.stop_ids, kinds=kinds)
+    loop.answered = AnswersKnown(sampled=sampled, stop_ids=target.stop_ids, kinds=kinds)
     return loop
 
 
@@ -129,9 +129,9 @@ def beside(target: Any, three: list[Answers], sampled: Any, most: int) -> Loop:
     train, held_out, greedy = three
     torch.manual_seed(0)
     loop = Loop(task_of(target), train, Ranks("cpu"), Cut(ranks=1, micro_batch=3))
-    loop.held_out, loop.answered = held_out, Answered(sampled=sampled, stop_ids=target.stop_ids)
+    loop.held_out, loop.answered = held_out, AnswersKnown(sampled=sampled, stop_ids=target.stop_ids)
     kinds = {each.sample_id: "even" if number % 2 == 0 else "odd" for number, each in enumerate(greedy.records)}
-    answered = Answered(sampled=Sampled(temperature=0.0), stop_ids=target.stop_ids, kinds=kinds)
+    answered = AnswersKnown(sampled=Sampled(temperature=0.0), stop_ids=target.stop_ids, kinds=kinds)
     loop.greedy = HeldOut(samples=greedy, answered=answered, most=most) if most else None
     return loop
 
@@ -185,7 +185,7 @@ def test_how_samples_are_cut_into_batches_changes_nothing(target):
     task = task_of(target)
 
     def metrics(*groups):
-        counted = AcceptedLength(task, names, Answered(sampled=Sampled(temperature=0.7), stop_ids=target.stop_ids))
+        counted = AcceptedLength(task, names, AnswersKnown(sampled=Sampled(temperature=0.7), stop_ids=target.stop_ids))
         sums: dict[str, torch.Tensor] = {}
         for group in groups:
             add(sums, counted.sums(collate([samples.records[number] for number in group])))

@@ -1,5 +1,5 @@
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.base import Work
+from deepspec.algorithms.base import PassWork
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate
 from deepspec.watch.meter import Meter, peak_flops, step_flops
@@ -27,7 +27,7 @@ def test_the_peak_is_known_by_the_name_of_the_device():
 def test_a_step_counts_three_products_for_each_trained_matrix_and_two_for_the_head(site):
     """One sample of 10 tokens, two blocks of 3 with 5 supervised slots: by hand from the shapes of the tiny draft."""
     loop, _ = task_for(site)
-    work = Work(context=10, slots=6, pairs=2 * 9 + 3 * (4 + 7), rows=5, targets=4)
+    work = PassWork(context=10, slots=6, pairs=2 * 9 + 3 * (4 + 7), rows=5, targets=4)
     shapes = {name: tuple(parameter.shape) for name, parameter in loop.task.model.trainable() if parameter.dim() == 2}
     block = sum(a * b for name, (a, b) in shapes.items() if "layers" in name)
     keys_values = sum(a * b for name, (a, b) in shapes.items() if "k_proj" in name or "v_proj" in name)
@@ -43,6 +43,6 @@ def test_work_is_counted_without_padding():
     """Samples of 4 and 2 tokens in rows of 4; every token is the target's."""
     batch = collate([record("a", 4, range(4)), record("b", 2, range(2))])
     blocks = ALGORITHMS["dspark"].supervise(tiny().config, Objective(num_anchors=9), batch, [0, 1]).work
-    assert blocks == Work(context=6, slots=4 * 4, pairs=4 * (0 + 1 + 2 + 0) + 4 * 16, rows=3 + 2 + 1 + 1, targets=4)
+    assert blocks == PassWork(context=6, slots=4 * 4, pairs=4 * (0 + 1 + 2 + 0) + 4 * 16, rows=3 + 2 + 1 + 1, targets=4)
     eagle = ALGORITHMS["eagle3"].supervise(tiny("eagle3").config, Objective(ttt_length=2), batch, [0, 1]).work
-    assert eagle == Work(context=6, slots=12, pairs=2 * (10 + 3) + 6, rows=2 + 1, targets=2)
+    assert eagle == PassWork(context=6, slots=12, pairs=2 * (10 + 3) + 6, rows=2 + 1, targets=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SourceError, SpecError
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.questions import Question, read_questions
+from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.formats.recipe import TRAITS, drafts
 from deepspec.lines.bad_rows import one_row
 from deepspec.plan import resolve
@@ -81,7 +81,7 @@ def _full(known: Known, stage: str, positions: int) -> str:
 
 
 def _too_long(
-    benchmark: Benchmark, questions: list[Question], chat: ChatTemplate, most: int, thinking: bool
+    benchmark: Benchmark, questions: list[BenchmarkQuestion], chat: ChatTemplate, most: int, thinking: bool
 ) -> Iterator[str]:
     """Tell how many questions have no room. No token is shorter than a byte, so short texts are not tokenised."""
 
