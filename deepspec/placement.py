@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from deepspec.errors import TargetError
+
 PARTS_LIMIT = 64 << 30
 """Bytes of cache parts that a machine keeps at hand, where it is told no other limit."""
 STAGING_LIMIT = 8 << 30
@@ -100,6 +102,19 @@ class Placement(BaseModel):
         if not DEVICE.fullmatch(device):
             raise ValueError(f"unknown device {device!r}; known: cpu, cuda, cuda:N, auto, spread")
         return device
+
+    def target_folder(self, digest: str) -> Path:
+        """Return where a target lies on this machine.
+
+        Raises:
+            TargetError: the placement does not say.
+        """
+        if digest not in self.locations:
+            raise TargetError(
+                f"target {digest} has no location on this machine; give --target its folder or preset (a stage that is "
+                "called from Python: placement.locations)"
+            )
+        return Path(self.locations[digest])
 
     @property
     def draft_device(self) -> str:

@@ -19,7 +19,7 @@ from deepspec.benchmark.load import beside, by_load, profile, recorded
 from deepspec.benchmark.served import ask_engine, ask_under_load
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare_times
-from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
+from deepspec.decoding.pair import Pair, draft_folder, load_pair
 from deepspec.decoding.room import Room
 from deepspec.decoding.schedule import StepRate
 from deepspec.formats.questions import BenchmarkQuestion
@@ -43,7 +43,7 @@ def run(
     if placement.threads is not None:
         torch.set_num_threads(placement.threads)
     pair = load_pair(
-        target_folder(spec.target, placement),
+        placement.target_folder(spec.target.digest),
         draft_folder(inputs["draft"], out.scratch),
         dtype=spec.dtype,
         draft_dtype=spec.draft_dtype,

@@ -62,7 +62,7 @@ def ask_under_load(
     """
     if not spec.serve.wanted or not placement.drafting:
         return None
-    folder = Path(placement.locations[spec.target.digest])
+    folder = placement.target_folder(spec.target.digest)
     found = under_load(subject(scores, template, folder, placement, spec.serve), spec.serve, report)
     for each in found.warnings:
         report.log(f"WARNING: {each}")

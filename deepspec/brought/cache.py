@@ -66,7 +66,7 @@ def run(
     """
     del inputs
     cache = PublicCache(Path(placement.locations[spec.source]))
-    target = load_target(Path(placement.locations[spec.target.digest]))
+    target = load_target(placement.target_folder(spec.target.digest))
     cache.check_target(target.num_layers, target.hidden_size, str(target.folder))
     report.log(f"looking at every token and mask of {len(cache):,} samples")
     looked = cache.look(target.vocab_size, spec.min_supervised)

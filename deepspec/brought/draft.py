@@ -59,7 +59,7 @@ def run(
         CheckpointError: it cannot be read, or is not sound.
     """
     del inputs, report
-    brought, target = Path(placement.locations[spec.files[0]]), Path(placement.locations[spec.target.digest])
+    brought, target = Path(placement.locations[spec.files[0]]), placement.target_folder(spec.target.digest)
     foreign = is_foreign(read_config(brought))
     source = _translated(brought, target, out.scratch / f"brought-{out.address}") if foreign else brought
     draft = load_draft(source, torch.bfloat16)  # only to be checked

@@ -9,15 +9,13 @@ from typing import Self
 import torch
 
 from deepspec import families
-from deepspec.artifacts import Artifact, TargetId
+from deepspec.artifacts import Artifact
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS, load_config, load_draft
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows, silent
-from deepspec.errors import TargetError
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.layout import lay_out_for_decoding
-from deepspec.placement import Placement
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Settings
 from deepspec.target.load import Target, load_target
@@ -52,17 +50,6 @@ class Pair:
     def _decoder(self, proposer: Proposer, settings: Settings, batch: int | None) -> Decoder:
         stops = self.target.stop_ids if settings.stop else frozenset[int]()
         return Decoder(TargetRows(self.target, proposer.layers, self.say), proposer, settings, stops, batch)
-
-
-def target_folder(target: TargetId, placement: Placement) -> Path:
-    """Return where a target lies on this machine.
-
-    Raises:
-        TargetError: the placement does not say.
-    """
-    if target.digest not in placement.locations:
-        raise TargetError(f"target {target.digest} has no location on this machine; give --target its folder or preset")
-    return Path(placement.locations[target.digest])
 
 
 def draft_folder(draft: Artifact, scratch: Path) -> Path:

@@ -9,7 +9,7 @@ from deepspec.calibration.figure import reliability
 from deepspec.checkpoint.draft import load_config
 from deepspec.decoding.compare import differences, grouped, published, regressions
 from deepspec.decoding.decode import Decoder
-from deepspec.decoding.pair import Pair, draft_folder, load_pair, target_folder
+from deepspec.decoding.pair import Pair, draft_folder, load_pair
 from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.evaluate.filled import filled, kind_of
@@ -64,7 +64,7 @@ class Evaluation:
             SpecError: not for any prompt.
             TargetError: the target has no location on this machine, or cannot be read.
         """
-        spec, folder = self._spec, target_folder(self._spec.target, self._placement)
+        spec, folder = self._spec, self._placement.target_folder(self._spec.target.digest)
         return room_of(folder, spec.max_new_tokens, self.slots, stage="evaluate", thinking=spec.thinking)
 
     def check(self) -> None:
@@ -89,7 +89,7 @@ class Evaluation:
             TargetError: the target has no location on this machine, or cannot be loaded.
             CheckpointError: the draft cannot be loaded, or does not fit.
         """
-        folder = target_folder(self._spec.target, self._placement)
+        folder = self._placement.target_folder(self._spec.target.digest)
         if self._draft.counts["target"] != self._spec.target.model_dump():
             self._report.log(
                 "the draft was trained for another version of this target; what it is worth now is measured"

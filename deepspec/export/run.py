@@ -12,7 +12,7 @@ from deepspec.artifacts import Artifact, TargetId, checksum
 from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
-from deepspec.export.gate import Gate
+from deepspec.export.parity_gate import Gate
 from deepspec.export.proof import difference, load, read_back
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form

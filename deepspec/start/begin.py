@@ -11,7 +11,7 @@ from deepspec.records.stream import Samples
 from deepspec.start.beginning import Beginning
 from deepspec.start.bigrams import start_markov_head
 from deepspec.start.fitted import fit_first_block
-from deepspec.start.fresh import fresh_draft, target_folder
+from deepspec.start.fresh import fresh_draft
 from deepspec.start.previous import continued, warm_weights
 from deepspec.target_cache.facts import CacheFacts
 
@@ -36,7 +36,7 @@ def new_draft(
         TargetError: the target's folder cannot be read, or is not of the cache's sizes.
         SpecError: no mask token can be chosen.
     """
-    model = fresh_draft(spec, facts, target_folder(facts, placement), samples, log)
+    model = fresh_draft(spec, facts, placement.target_folder(facts.target.digest), samples, log)
     bigrams = start_markov_head(model, samples, spec.bigram_samples)
     unfit = fit_first_block(model, samples, bigrams) if spec.start == "fitted" else None
     if unfit is not None:

@@ -17,27 +17,12 @@ from deepspec.families import read_folder
 from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
-from deepspec.placement import Placement
 from deepspec.records.stream import Samples
 from deepspec.start.beginning import Beginning
 from deepspec.start.blocks import start_from_target
 from deepspec.start.initial import initialize
 from deepspec.start.vocabulary import learn_vocabulary
 from deepspec.target_cache.facts import CacheFacts
-
-
-def target_folder(facts: CacheFacts, placement: Placement) -> Path:
-    """Return where the cache's target lies on this machine.
-
-    Raises:
-        TargetError: the placement does not say.
-    """
-    digest = facts.target.digest
-    if digest not in placement.locations:
-        raise TargetError(
-            f"the cache was made by target {digest}, which has no location here; give --target its folder"
-        )
-    return Path(placement.locations[digest])
 
 
 def fresh_draft(

@@ -228,9 +228,7 @@ def located(target: TargetId, placement: Placement) -> Path:
     Raises:
         TargetError: the placement does not say where it is, or another one lies there.
     """
-    if target.digest not in placement.locations:
-        raise TargetError(f"no location given for target {target.digest}; wanted one in placement.locations")
-    folder = Path(placement.locations[target.digest])
+    folder = placement.target_folder(target.digest)
     if identify(folder, placement.scratch / "target-hashes.json") != target:
         raise TargetError(f"target {folder} has changed since it was named {target.digest}; run the plan again")
     return folder

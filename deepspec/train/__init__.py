@@ -6,7 +6,7 @@ loop.py        one optimizer step after another
 task.py        model, algorithm and device: a forward and backward pass
 memory.py      how many rows fit into a pass, tried before the first step
 validation.py  the held-out slice; accepted.py, the accepted length over it
-gate.py        stored states that the target computes again
+stored_states.py  what is stored, held against what the target computes again
 supervised.py  splits that supervise nothing
 narrator.py    who is told; trackers.py, too
 

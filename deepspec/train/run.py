@@ -33,11 +33,11 @@ from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.kinds import read_kinds
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train.accepted import AnswersKnown
-from deepspec.train.gate import check_states
 from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, free_bytes
 from deepspec.train.narrator import Narrator
 from deepspec.train.spec import TrainSpec
+from deepspec.train.stored_states import check_states
 from deepspec.train.supervised import check_supervised
 from deepspec.train.task import Task, draft_of
 from deepspec.train.trackers import Trackers

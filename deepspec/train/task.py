@@ -15,7 +15,7 @@ from deepspec.placement import Placement
 from deepspec.records.batch import Tokens, each_tensor
 from deepspec.records.stream import Samples
 from deepspec.start.begin import Log, new_draft
-from deepspec.start.fresh import empty_draft, target_folder
+from deepspec.start.fresh import empty_draft
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import MicroBatch, Supervised
 from deepspec.target_cache.facts import CacheFacts
@@ -120,7 +120,7 @@ def draft_of(
     if ranks.first:
         model = new_draft(spec, facts, samples, placement, log).to(ranks.device)
     else:
-        model = empty_draft(spec, facts, target_folder(facts, placement), samples, ranks.device)
+        model = empty_draft(spec, facts, placement.target_folder(facts.target.digest), samples, ranks.device)
     saved = model.state_dict()
     for name, buffer in model.named_buffers():
         if name in saved and buffer.is_floating_point():  # scalars of layers; what is counted is counted by every rank

@@ -8,7 +8,7 @@ from deepspec.artifacts import TargetId, open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError, UnknownNameError
-from deepspec.export.gate import Gate
+from deepspec.export.parity_gate import Gate
 from deepspec.export.proof import load
 from deepspec.export.run import read_source, run
 from deepspec.export.spec import ExportSpec

@@ -13,7 +13,7 @@ from deepspec.records.batch import collate, supervises
 from deepspec.store import Store
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.gate import check_states
+from deepspec.train.stored_states import check_states
 from tests.brought import import_folder
 from tests.cache.made import placement_for
 from tests.heard import Heard

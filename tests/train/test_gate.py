@@ -4,7 +4,7 @@ import pytest
 
 from deepspec.errors import ParityError
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.gate import check_states
+from deepspec.train.stored_states import check_states
 from tests.heard import Heard
 from tests.train.conftest import SMALL
 

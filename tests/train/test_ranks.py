@@ -11,7 +11,7 @@ import torch
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import EXIT_CANCELLED
-from deepspec.start.fresh import empty_draft, fresh_draft, target_folder
+from deepspec.start.fresh import empty_draft, fresh_draft
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from tests.heard import Heard
@@ -148,7 +148,7 @@ def run_again(site, name, ranks):
 def test_a_rank_that_is_given_its_weights_has_room_for_the_same_draft_and_holds_none_of_it_on_the_host(site, reduced):
     spec = SMALL.but(draft=SMALL.draft.but(draft_vocab_size=reduced))
     cache = TargetCache(site.cache, site.placement.scratch)
-    samples, folder = CacheSplit(cache, "train", 0, 8), target_folder(cache.facts, site.placement)
+    samples, folder = CacheSplit(cache, "train", 0, 8), site.placement.target_folder(cache.facts.target.digest)
     made = fresh_draft(spec, cache.facts, folder, samples, lambda _: None)
     room = empty_draft(spec, cache.facts, folder, samples, torch.device("cpu"))
     traits = [

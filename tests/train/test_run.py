@@ -282,7 +282,7 @@ class Terminating(Heard):
 
 
 def test_a_target_without_a_location_is_an_input_error(site):
-    with pytest.raises(TargetError, match="has no location here"):
+    with pytest.raises(TargetError, match="has no location on this machine"):
         site.train(SMALL, "nowhere", locations={})
 
 
