@@ -80,6 +80,10 @@ def test_the_targets_normalizer_compiles_for_a_gpu(monkeypatch, tmp_path):
     assert "ld.global.v4" in made["ptx"]
 
 
+IN_TORCH = {"xpress"}
+"""Algorithms whose loss is no one pass over rows, but several readings of them: torch's functions compute it."""
+
+
 class Launch:
     """Stands where a kernel is: takes its grid and its arguments, and does nothing."""
 
@@ -113,7 +117,7 @@ def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkey
     result = ALGORITHMS[algorithm].loss(model, batch.to("meta", torch.float32), there, there.denominators)
     result.loss.backward()
     assert all(value.device.type == "meta" for value in result.sums.values())
-    assert Launch.count > launched + 4
+    assert (Launch.count > launched + 4) == (algorithm not in IN_TORCH)
 
 
 def test_cuda_takes_the_kernel_and_a_cpu_does_not():

@@ -113,7 +113,7 @@ class CacheFacts(BaseModel):
         if self.last_is_label and behind_the_end:
             raise SpecError(
                 f"{where} holds the states that came with the answers, none of any answer's last token, and "
-                "train.objective.convention=speculators and mask_alignment=deepspec ask what the target says behind "
+                "train.objective.mask_alignment=deepspec, and convention=speculators, ask what the target says behind "
                 "it; leave them out, or set cache.while_answering=false"
             )
 

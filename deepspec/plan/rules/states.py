@@ -56,7 +56,7 @@ def _check_pass(known: Known) -> None:
         )
     if plan.train.objective.looks_behind_the_end and known.makes("train"):
         raise SpecError(
-            "train.objective.convention=speculators and mask_alignment=deepspec ask what the target says behind the "
+            "train.objective.mask_alignment=deepspec, and convention=speculators, ask what the target says behind the "
             "last token of an answer, whose states do not come with it; leave them out, or set "
             "cache.while_answering=false"
         )
