@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from deepspec.errors import SourceError, SpecError
-from deepspec.prepare import find_sources as room
+from deepspec.prepare import resolve as room
 from deepspec.prepare.resolve import find_sources
 
 ROW = b'{"prompt":"a"}\n'
