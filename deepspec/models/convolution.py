@@ -8,11 +8,14 @@ slot k. Only slots are convolved: the keys and values of the context are not.
 Legend: B batch, Q slots of all blocks, N blocks, K slots of one, D hidden size, G channels of a group.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from deepspec.attention.attention import Context, Mask, Rotation
+from deepspec.attention.lean import lean
 from deepspec.families.shape import BlockShape
 from deepspec.models.block import Block
 
@@ -30,17 +33,20 @@ class SlotConvolution(nn.Module):
         self._taps, self._group, self._slots = taps, group, slots
 
     def kernels(self, normed_BQD: Tensor) -> Tensor:
-        """Return the kernels of each slot, `(B, Q, 2, τ, D)`, of the sublayer's normed input."""
+        """Return δ of each slot, `(B, Q, 2, τ, D / G)`, of the sublayer's normed input."""
         dynamic: Tensor = self.kernel_projection(normed_BQD)
-        dynamic = dynamic.view(*normed_BQD.shape[:2], SIDES, self._taps, -1)
-        return self.base_kernel + dynamic.repeat_interleave(self._group, dim=-1)
+        return dynamic.view(*normed_BQD.shape[:2], SIDES, self._taps, -1)
 
     def forward(self, x_BQD: Tensor, kernels: Tensor, side: int) -> Tensor:
-        """Return what a side makes of slots, `(B, Q, D)`."""
+        """Return what a side makes of slots, `(B, Q, D)`; taps of every channel are not kept for the backward pass."""
+        return lean(partial(self._mix, side), x_BQD, kernels)
+
+    def _mix(self, side: int, x_BQD: Tensor, kernels: Tensor) -> Tensor:
         batch, queries, size = x_BQD.shape
         slots = min(self._slots, queries)  # decoding may propose fewer than a block
         x_BNKD = x_BQD.view(batch, -1, slots, size)
-        own = kernels[:, :, side].view(batch, -1, slots, self._taps, size)
+        taps = self.base_kernel[side] + kernels[:, :, side].repeat_interleave(self._group, dim=-1)
+        own = taps.view(batch, -1, slots, self._taps, size)
         out = own[..., 0, :] * x_BNKD
         for tap in range(1, min(self._taps, slots)):
             out = out + own[..., tap, :] * pad(x_BNKD, (0, 0, tap, 0))[:, :, :slots]

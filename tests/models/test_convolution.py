@@ -31,7 +31,7 @@ def test_channels_of_a_group_share_what_is_dynamic_and_blocks_do_not_meet():
         convolution.kernel_projection.weight.fill_(1.0)
     x = torch.ones(1, 4, 4)  # two blocks of two slots
     kernels = convolution.kernels(x)
-    assert kernels.shape == (1, 4, 2, 2, 4)
+    assert kernels.shape == (1, 4, 2, 2, 2)  # of two groups
     assert torch.equal(kernels, torch.full_like(kernels, 4.0))
     assert convolution(x, kernels, 1)[0, :, 0].tolist() == [4.0, 8.0, 4.0, 8.0]  # each block's first slot reads itself
 
