@@ -104,7 +104,7 @@ def _engine(plan: Plan, site: Site) -> str:
         return "; ".join(_endpoint(endpoint) for endpoint in site.placement.endpoints)
     kind = site.engines.kind
     if kind != "xllamacpp":
-        return f"{kind}, {len(site.engines.gpus) or site.engines.count} of them; the run starts and stops them"
+        return f"{kind}, {len(site.engines.gpus) or site.engines.count or 1} of them; the run starts and stops them"
     if not plan.target.is_gguf:
         raise EngineError(
             f"{plan.target.name} has no GGUF file for the embedded engine; give --engine vllm (or sglang), "

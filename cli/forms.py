@@ -7,10 +7,12 @@ import torch
 
 from cli.published import opened, placement_of, target_folder
 from deepspec.artifacts import Artifact, open_artifact
+from deepspec.brought.draft import translated
 from deepspec.catalog import catalog
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import load_config, load_draft
-from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint
+from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint, read_config
+from deepspec.checkpoint.foreign import is_foreign
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError
 from deepspec.export.run import read_forms
@@ -22,6 +24,7 @@ from deepspec.placement import Placement
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.codec import TOKENS_ONLY
+from infra.settings import scratch_dir
 
 LONGEST = 512
 """Tokens of a cached sample that are compared: where forms part, they do so early."""
@@ -70,9 +73,12 @@ def gather(name: str, target: Path | None, root: str | None) -> Forms:
     if not is_checkpoint(name):
         draft = opened(name, root, "draft")
         return published_forms(draft, placement_of(draft, target), target_folder(draft, target))
+    folder = checkpoint_folder(name, weights=target is not None)
     if target is None:
         raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
-    return Forms(folder=checkpoint_folder(name), target=target)
+    if is_foreign(read_config(folder)):
+        folder = translated(folder, target, scratch_dir() / "parity" / "translated")
+    return Forms(folder=folder, target=target)
 
 
 def published_forms(draft: Artifact, placement: Placement, target: Path) -> Forms:

@@ -78,7 +78,9 @@ Model = Annotated[str | None, typer.Option(help="Name under which the endpoints 
 KeyEnv = Annotated[str | None, typer.Option(help="NAME of the environment variable with the endpoints' key.")]
 KeyBlock = Annotated[str | None, typer.Option(help="NAME of the Prefect Secret block with the endpoints' key.")]
 EngineName = Annotated[str | None, typer.Option(help=f"Engine that the run starts itself: {', '.join(ENGINES)}.")]
-Engines = Annotated[int, typer.Option(help="Engines to start.", min=1)]
+Engines = Annotated[
+    int | None, typer.Option(help="Engines to start; default: one, or a small model's up to four on the cores.", min=1)
+]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="One engine on GPU 0, or on 0,1; repeatable.")]
 EngineArgs = Annotated[str, typer.Option(help="More words for each engine's command.")]
 OnePass = Annotated[
@@ -137,7 +139,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
         key_env: KeyEnv = None,
         key_block: KeyBlock = None,
         engine: EngineName = None,
-        engines: Engines = 1,
+        engines: Engines = None,
         gpu: Gpus = None,
         engine_args: EngineArgs = "",
         keep_errors: KeepErrors = False,
@@ -213,9 +215,11 @@ def run_all(choices: Choices, site: Site) -> None:
     start = time.monotonic()
     choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked
+    from infra.children.targets import convert_target
     from infra.server.api import prefect_api
 
-    with attached(), prefect_api(say):
+    target = choices.plan().target
+    with attached(), prefect_api(say, meanwhile=partial(convert_target, target, target.name)):
         built = build_draft(choices, site)
     show.summary(built, site, time.monotonic() - start)
 

@@ -135,13 +135,23 @@ def _check_machines(over: Mapping[str, str | None]) -> None:
     Args:
         over: name of a machine -> what the plan needs there and may not, or None.
     """
+    alike: dict[str, list[str]] = {}
+    for name, needed in over.items():
+        if needed:
+            alike.setdefault(needed, []).append(name)
     refused = [
-        f"on {name} the plan {told}" if len(over) > 1 else f"the plan {told}" for name, told in over.items() if told
+        f"on {_listed(names)} the plan {needed}" if len(over) > 1 else f"the plan {needed}"
+        for needed, names in alike.items()
     ]
-    if refused and len(refused) == len(over):
+    if refused and all(over.values()):
         raise BudgetError("; ".join(refused))
     for line in refused:
         complain(Styled("over a limit:", "bold red"), f" {line}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _show_plan(chosen: Plan, costs: Mapping[str, Costs], store: Store, counts: Sequence[str]) -> None:

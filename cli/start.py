@@ -18,8 +18,8 @@ _MISSING = {
 """Stage that comes next -> how things stand."""
 
 _EMPTY = (
-    "nothing is made here yet. A small draft, trained, measured and released on this machine, without a GPU:",
-    "    deepspec run --size laptop",
+    "nothing is made here yet. A small draft, trained, measured and released here in minutes, without a GPU:",
+    "    deepspec run",
     "What a large one will take; nothing is spent:",
     "    deepspec plan --target qwen3-4b --dataset open-perfectblend --hardware h100x8",
 )

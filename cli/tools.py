@@ -34,7 +34,7 @@ def inspect(
     from deepspec.checkpoint.files import checkpoint_folder
 
     folder = checkpoint_folder(checkpoint, weights=target is not None)
-    rows: list[dict[str, Piece]] = [{**row} for row in describe(folder)]
+    rows: list[dict[str, Piece]] = [{**row} for row in describe(folder, target)]
     if target is not None:
         apart = ends_apart(folder, target)
         loud = warning(apart)

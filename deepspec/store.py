@@ -303,7 +303,7 @@ class Store:
         except FileNotFoundError as error:
             raise NotPublishedError(f"{self.uri(key)} does not exist") from error
         except _failures() as error:
-            raise StoreError(f"cannot read {self.uri(key)}: {error}") from error
+            raise StoreError(f"cannot read {self.uri(key)}: {error}; {self._advice()}") from error
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[None]:
@@ -312,9 +312,17 @@ class Store:
                 self._path(key).parent.mkdir(parents=True, exist_ok=True)
             yield
         except _failures() as error:
-            advice = "check that the root exists, is writable and has space"
             kind = FullDiskError if is_full(error) else StoreError
-            raise kind(f"cannot write {self.uri(key)}: {error}; {advice}") from error
+            raise kind(f"cannot write {self.uri(key)}: {error}; {self._advice()}") from error
+
+    def _advice(self) -> str:
+        """Return what helps where the root refuses, or is not there."""
+        if self.local:
+            return "check that the root exists, is writable and has space"
+        return (
+            f"the store {self.root} refuses, or cannot be reached: AWS_ENDPOINT_URL says where its server is, "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile) who asks; deepspec doctor tries each operation"
+        )
 
 
 def _check_scheme(root: str) -> None:

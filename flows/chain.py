@@ -123,7 +123,7 @@ class Chain:
     def _tell(self) -> None:
         """Show the run's story as far as it has come: one text above all that its tasks show, with their pictures."""
         rows = [
-            {"stage": step.stage, "state": step.state, "took": f"{step.seconds:.1f} s", "artifact": step.ref.uri}
+            {"stage": step.stage, "state": step.state, "took": f"{step.seconds:.1f} s", "artifact": step.ref.prefix}
             for step in self.steps
         ]
         made = [open_artifact(self._store, step.ref, self._site.placement.scratch) for step in self.steps]

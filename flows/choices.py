@@ -91,7 +91,9 @@ def named_endpoints(
     return tuple(presets.validated(Endpoint, {"url": url, **told}, "--endpoint") for url in urls)
 
 
-def managed_engines(kind: str | None, count: int = 1, gpus: Sequence[str] = (), arguments: str = "") -> ManagedEngines:
+def managed_engines(
+    kind: str | None, count: int | None = None, gpus: Sequence[str] = (), arguments: str = ""
+) -> ManagedEngines:
     """Return engines that the run starts itself.
 
     Raises:

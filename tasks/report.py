@@ -75,9 +75,9 @@ class PrefectReport:
         self._show(key, TableArtifact(table=as_shown(rows)))
 
     def figure(self, key: str, png: bytes) -> None:
-        """Show a picture, carried in the artifact itself."""
+        """Show a picture, carried in the artifact itself; a table or a text may have the same key."""
         data = base64.b64encode(png).decode()
-        self._show(key, ImageArtifact(image_url=f"data:image/png;base64,{data}"))
+        self._show(f"{key}-picture", ImageArtifact(image_url=f"data:image/png;base64,{data}"))
 
     def markdown(self, key: str, text: str) -> None:
         """Show a text."""

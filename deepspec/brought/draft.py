@@ -61,7 +61,7 @@ def run(
     del inputs, report
     brought, target = Path(placement.locations[spec.files[0]]), placement.target_folder(spec.target.digest)
     foreign = is_foreign(read_config(brought))
-    source = _translated(brought, target, out.scratch / f"brought-{out.address}") if foreign else brought
+    source = translated(brought, target, out.scratch / f"brought-{out.address}") if foreign else brought
     draft = load_draft(source, torch.bfloat16)  # only to be checked
     out.file(CONFIG).write_bytes((source / CONFIG).read_bytes())
     write_weights(read_tensors(source), out.folder)
@@ -79,10 +79,19 @@ def lines(counts: Mapping[str, Any]) -> list[str]:
     return [distance, *(f"warning: {line}" for line in counts["warnings"])]
 
 
-def _translated(brought: Path, target: Path, folder: Path) -> Path:
+def translated(brought: Path, target: Path, folder: Path) -> Path:
     """Return a folder with a draft of another library in DeepSpec's form; what it leaves to the target is taken there.
 
     The embedding, and a head of the whole vocabulary, are left out by some.
+
+    Args:
+        brought: where the library wrote it.
+        target: folder of its target.
+        folder: where it is written.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        UnknownNameError: a kind of draft that is not read.
     """
     told, shape = read_config(brought), read_folder(target)
     config = read_draft_config(public_config(told, shape.num_layers))

@@ -110,8 +110,11 @@ def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
 def _architecture(config: Config) -> tuple[str, str]:
     names = _list(config.get("architectures") or [], "architectures")
     if len(names) != 1 or names[0] not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"architectures {names} is no draft in DeepSpec's form; wanted one of {known}")
+        target = ", it looks like a target" if str(names[:1]).endswith("ForCausalLM']") else ""
+        raise CheckpointError(
+            f"architectures {names} is no draft in DeepSpec's form{target}; wanted a draft of a class such as "
+            "Qwen3DSparkModel or LlamaEagle3Model, or one that speculators or SpecForge wrote (docs/formats/draft.md)"
+        )
     return ARCHITECTURES[names[0]]
 
 

@@ -23,8 +23,10 @@ from deepspec.checkpoint.files import (
     weight_files,
     write_weights,
 )
+from deepspec.checkpoint.foreign import is_foreign, public_config
 from deepspec.disk import writing
 from deepspec.errors import CheckpointError, InputError
+from deepspec.families import read_folder
 from deepspec.formats.recipe import TRAITS
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
@@ -131,21 +133,38 @@ def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:
     return float(counts[known].sum() / counts.sum().clamp(min=1))
 
 
-def describe(folder: Path) -> list[dict[str, str]]:
-    """Return rows (`what`, `value`) that say what lies in a folder: a draft in DeepSpec's form, or what else.
+def describe(folder: Path, target: Path | None = None) -> list[dict[str, str]]:
+    """Return rows (`what`, `value`) that say what lies in a folder: a draft in a form that is read, or what else.
 
     Of the weights only the headers are read: names and shapes are held against the config.
+
+    Args:
+        folder: where it lies.
+        target: folder of its target, without which a draft of another library does not say all that it is.
 
     Raises:
         CheckpointError: there is no readable config.json.
     """
     raw = read_config(folder)
     try:
-        draft = read_draft_config(raw)
-        rows = [*_draft_rows(draft), *_weight_rows(draft, folder)]
+        rows = _library_rows(raw, target) if is_foreign(raw) else _own_rows(read_draft_config(raw), folder)
     except InputError as error:
         rows = [*_foreign_rows(raw), ("why it is no draft in DeepSpec's form", error)]
     return [{"what": what, "value": str(value)} for what, value in rows]
+
+
+def _own_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
+    return [*_draft_rows(draft), *_weight_rows(draft, folder)]
+
+
+def _library_rows(raw: Mapping[str, Any], target: Path | None) -> list[tuple[str, Any]]:
+    """Return what a draft of another library is, in our words as far as its target is known."""
+    library = "SpecForge" if "speculators_model_type" not in raw else "speculators"
+    if target is None:
+        told = f"as {library} writes it; it is read by evaluate, export, run and parity; more with --target FOLDER"
+        return [*_foreign_rows(raw), ("form", told)]
+    config = public_config(raw, read_folder(target).num_layers)
+    return [("form", f"as {library} writes it"), *_draft_rows(read_draft_config(config))]
 
 
 def _weight_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # a plan reads configs and headers, and does without torch
     from torch import Tensor
 
 CONFIG = "config.json"
+PATHS = ("/", ".", "~")
+"""How the name of a folder may begin, and none of something published or on the hub does."""
 
 __all__ = [
     "CONFIG",
@@ -33,7 +35,9 @@ __all__ = [
 
 def is_checkpoint(name: str) -> bool:
     """Return whether a name is that of a folder or a hub id, rather than of something published."""
-    return Path(name).expanduser().is_dir() or (name.count("/") == 1 and not name.startswith("draft/"))
+    if name.startswith(PATHS) or Path(name).expanduser().is_dir():
+        return True
+    return name.count("/") == 1 and not name.startswith("draft/")
 
 
 def checkpoint_folder(name: str, *, weights: bool = True) -> Path:
@@ -49,7 +53,7 @@ def checkpoint_folder(name: str, *, weights: bool = True) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+    if name.startswith(PATHS) or name.count("/") != 1:
         raise CheckpointError(f"{name}: no such folder; give a folder, or a hub id ORG/MODEL")
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", *(["*.safetensors"] if weights else [])]))

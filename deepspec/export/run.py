@@ -61,6 +61,7 @@ def run(
     for done, name in enumerate(spec.forms):
         report.progress(done, len(spec.forms), "forms", name)
         forms[name] = writing.export(FORMS[name], name)
+    report.progress(len(spec.forms), len(spec.forms), "forms")
     index = ExportIndex(
         forms=forms, parity=None if gate is None else tuple(_compared(each) for each in gate.comparisons)
     )

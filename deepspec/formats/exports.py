@@ -4,15 +4,13 @@ File names in an artifact are flat, so a form's file lies there as `FORM__NAME`,
 there once. `exports.json` says which file of the artifact is which file of which form. See docs/formats/exports.md.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deepspec.artifacts import Artifact, check_name
-from deepspec.disk import writing
+from deepspec.disk import copy_file, writing
 from deepspec.errors import CorruptArtifactError, SpecError, UnknownNameError
 
 INDEX = "exports.json"
@@ -86,7 +84,7 @@ def read_index(exports: Artifact) -> ExportIndex:
 
 
 def write_form(exports: Artifact, form: str, destination: Path) -> list[Path]:
-    """Lay a form out as a folder that its engine loads, and return the files (hard links where the disk allows).
+    """Lay a form out as a folder that its engine loads, and return the files: copies, theirs to change.
 
     Raises:
         UnknownNameError: the artifact has no such form.
@@ -105,8 +103,5 @@ def write_form(exports: Artifact, form: str, destination: Path) -> list[Path]:
 def _place(source: Path, destination: Path) -> Path:
     with writing(destination):
         destination.unlink(missing_ok=True)
-        try:
-            os.link(source.resolve(), destination)
-        except OSError:  # another file system
-            shutil.copyfile(source, destination)
+        copy_file(source, destination)
     return destination

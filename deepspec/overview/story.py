@@ -32,10 +32,11 @@ def story(title: str, plan: Sequence[str], stages: Sequence[Mapping[str, Any]], 
         for section in shown(made[kind])
         if section.title in titles
     ]
+    where = [f"Artifacts lie in {artifacts[0].store.root}."] if artifacts else []
     begun = [Section(title="Plan", texts=plan)] if plan else []
     warnings = made["release"].counts.get("warnings", ()) if "release" in made else ()
     return Page(
         title=title,
         warnings=list(warnings),
-        sections=[*begun, Section(title="Stages", rows=list(stages)), *parts],
+        sections=[*begun, Section(title="Stages", texts=where, rows=list(stages)), *parts],
     )

@@ -221,7 +221,10 @@ def passed_limit(limits: Limits, cost: Costs, store: Store, held: int = 0) -> st
     """
     free = store.free_bytes()
     wanted = cost.store_bytes.mid * SPARE
-    smaller = "use cache.codec=fp8 or fewer samples (prepare.max_samples)"
+    smaller = (
+        "store no states (train.source=online with cache.codec=none) or half of them (cache.codec=fp8), or take fewer "
+        "samples (prepare.max_samples)"
+    )
     if free is not None and wanted - held > free:
         more = f", {size(held)} of it there already" if held else ""
         return f"needs about {size(wanted)} in {store.root}{more}, which has {size(free)} free; {smaller}"

@@ -2,7 +2,8 @@
 
 `presets/hardware/laptop.yaml` has the rates that training, an engine and decoding sustained on one machine. Here the
 same two plain things are measured that were measured there, a product of matrices and a read of memory, and its rates
-are scaled by what comes out: on a busy machine less, on a fast one more.
+are scaled by what comes out. It is what the processor does where it is left alone; how much longer the same takes now,
+for other work that is on it, is told beside.
 """
 
 import time
@@ -17,6 +18,8 @@ from deepspec.ranges import Range
 
 _EDGE = 512
 """Rows and columns of the matrices that are multiplied."""
+_BUSY, _MANY = 1.3, 4.0
+"""From how much on a processor that does other work is told of, and how much cannot be told in half a second."""
 _READ = 1 << 23
 """Numbers of four bytes that are read: more than a processor keeps to itself."""
 
@@ -29,6 +32,8 @@ class Rates:
     """Of a product of matrices in fp32, all cores together."""
     gb_per_second: float
     """Of reading main memory, one core."""
+    slowed: float = 1.0
+    """How many times longer work takes now, for what else the processor does; 1: it is left alone."""
 
     def __str__(self) -> str:
         """Return both for people."""
@@ -38,10 +43,11 @@ class Rates:
 REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 """Taken for the two cores whose rates `laptop.yaml` has: estimated from rates of one thread, not measured there."""
 
-OVERHEAD_SECONDS = 160.0
+OVERHEAD_SECONDS = 128.0
 """What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark.
 
-So a demo from an empty home takes the 326 s that it took on two quiet cores of 196 GFLOP/s (docs/log.md).
+So a demo from an empty home takes 298 s on two quiet cores of 196 GFLOP/s: of the 314 that it took there (docs/log.md),
+without some 8 of looks while training and 8 in which the target is made ready beside the server's start.
 """
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
@@ -57,18 +63,24 @@ def probe(seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) 
         clock: tells seconds.
     """
     square, numbers = np.ones((_EDGE, _EDGE), np.float32), np.ones(_READ, np.float32)
-    products = _per_second(lambda: square @ square, seconds, clock)
-    reads = _per_second(numbers.sum, seconds, clock)
-    return Rates(tflops=2 * _EDGE**3 * products / 1e12, gb_per_second=numbers.nbytes * reads / 1e9)
+    product, slowed = _seconds(lambda: square @ square, seconds, clock)
+    read, _ = _seconds(numbers.sum, seconds, clock)
+    return Rates(
+        tflops=2 * _EDGE**3 / product / 1e12, gb_per_second=numbers.nbytes / read / 1e9, slowed=max(1.0, slowed)
+    )
 
 
-def _per_second(action: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
+def _seconds(action: Callable[[], object], seconds: float, clock: Callable[[], float]) -> tuple[float, float]:
+    """Return how long an action takes, by the quickest quarter of its repeats, and how many times that it took."""
     action()  # the first one starts threads and touches memory
-    start, count = clock(), 0
-    while (spent := clock() - start) < seconds:
+    start, took = clock(), list[float]()
+    last = start
+    while not took or last - start < seconds:
         action()
-        count += 1
-    return count / spent
+        took.append((now := clock()) - last)
+        last = now
+    quick = sorted(took)[len(took) // 4]
+    return quick, (last - start) / len(took) / quick
 
 
 def as_probed(laptop: Hardware, rates: Rates) -> Hardware:
@@ -104,7 +116,9 @@ def forecast(cost: Costs, rates: Rates, target_bytes: float, free: int | None) -
     hours = run_hours(cost, rates)
     disk = cost.store_bytes.mid + target_bytes
     room = "" if free is None else f" of {size(free)} free"
+    times = "several times" if rates.slowed >= _MANY else f"{rates.slowed:.1f} times"
+    busy = f"; other work has the processor now: it may take {times} as long" if rates.slowed >= _BUSY else ""
     return (
         f"this will take about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)}) and "
-        f"{size(disk)}{room}: {rates} were just measured here"
+        f"{size(disk)}{room}: {rates} were just measured here{busy}"
     )

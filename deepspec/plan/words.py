@@ -153,9 +153,10 @@ def machine_rows(costs: Mapping[str, Costs]) -> list[dict[str, Any]]:
 
 def usd(value: float) -> str:
     """Return money as people say it."""
-    return "nothing" if value == 0 else f"{value:,.2f} USD" if value < 10 else f"{value:,.0f} USD"
+    return "0 USD" if value < 0.005 else f"{value:,.2f} USD" if value < 10 else f"{value:,.0f} USD"
 
 
 def _stage_row(stage: str, hours: Range, money: Range) -> dict[str, Any]:
-    interval = f"{duration(hours.low)} to {duration(hours.high)}"
+    low, high = duration(hours.low), duration(hours.high)
+    interval = "" if low == high else f"{low} to {high}"
     return {"stage": stage, "time": duration(hours.mid), "between": interval, "money": usd(money.mid)}

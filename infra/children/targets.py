@@ -50,6 +50,20 @@ def ready_target(source: TargetSource, name: str) -> TargetFiles:
     return found if found is not None else _in_child(job)
 
 
+def convert_target(source: TargetSource, name: str) -> None:
+    """Make a target that comes as a GGUF file ready ahead of its run; one from the hub is asked for by the run alone.
+
+    Args:
+        source: where it comes from.
+        name: its short name.
+
+    Raises:
+        TargetError: see `ready_target`.
+    """
+    if source.is_gguf:
+        ready_target(source, name)
+
+
 def _in_child(job: TargetJob) -> TargetFiles:
     job.models.mkdir(parents=True, exist_ok=True)
     path, log = job.models / f"{job.name}.job.json", job.models / f"{job.name}.log"

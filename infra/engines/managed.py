@@ -34,6 +34,11 @@ MOST_RESTARTS = 3
 LOOPBACK = "127.0.0.1"
 PROMPT_ROOM = 2048
 """Tokens of context that our own engines have for a prompt, beside the answer."""
+SMALL_FILE = 512 << 20
+"""Bytes of a model up to which several engines of few threads answer more than one of many: its threads would wait for
+each other at every layer, and memory holds the model more than once."""
+MOST_ALIKE = 4
+"""Engines that are started of themselves for such a model, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +53,8 @@ class EngineKind:
     """Requests decoded together, unless told otherwise."""
     start_seconds: float
     """How long it may take until it is healthy."""
+    by_cores: bool = False
+    """Whether it computes on this machine's cores, which several of its kind can share."""
 
 
 ENGINES: Mapping[str, EngineKind] = {
@@ -57,6 +64,7 @@ ENGINES: Mapping[str, EngineKind] = {
         serves="file",
         slots=8,
         start_seconds=300,
+        by_cores=True,
     ),
     "llama.cpp": EngineKind(
         command="llama-server --model {model} --alias {name} --host 127.0.0.1 --port {port} --parallel {slots} "
@@ -64,6 +72,7 @@ ENGINES: Mapping[str, EngineKind] = {
         serves="file",
         slots=8,
         start_seconds=300,
+        by_cores=True,
     ),
     "vllm": EngineKind(
         command="vllm serve {model} --served-model-name {name} --host 127.0.0.1 --port {port} --max-num-seqs {slots} "
@@ -89,8 +98,9 @@ class ManagedEngines(BaseModel):
 
     kind: str = "xllamacpp"
     """A row of `ENGINES`."""
-    count: int = Field(default=1, gt=0)
-    """Engines to start; with `gpus`, one for each of its entries instead."""
+    count: int | None = Field(default=None, gt=0)
+    """Engines to start; with `gpus`, one for each of its entries instead. None: one, and of an engine that computes on
+    the cores up to four for a small model."""
     gpus: tuple[str, ...] = ()
     """GPUs of each engine, as CUDA numbers them: "0", or "0,1" for one engine that spans two."""
     slots: int | None = Field(default=None, gt=0)
@@ -169,7 +179,7 @@ def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> 
     Raises:
         EngineError: an engine is not installed, ended, or was not healthy in time; the message has its last lines.
     """
-    gpus: tuple[str | None, ...] = engines.gpus or (None,) * engines.count
+    gpus: tuple[str | None, ...] = engines.gpus or (None,) * number_of(engines, served)
     with ExitStack() as stack:
         started: list[_Engine] = []
         for number, gpu in enumerate(gpus):
@@ -227,6 +237,16 @@ def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None
     return [program(engines.kind, first), *words, *shlex.split(engines.arguments)]
 
 
+def number_of(engines: ManagedEngines, served: Served) -> int:
+    """Return how many engines are started where no GPUs are named."""
+    if engines.count is not None:
+        return engines.count
+    alike = kind_named(engines.kind).by_cores and served.threads is None and served.gguf is not None
+    if not alike or _model(engines.kind, served).stat().st_size > SMALL_FILE:
+        return 1
+    return min(MOST_ALIKE, os.cpu_count() or 1)
+
+
 def kind_named(name: str) -> EngineKind:
     """Return a row of `ENGINES`.
 
@@ -270,7 +290,7 @@ def _model(kind: str, served: Served) -> Path:
 
 
 def _threads(engines: ManagedEngines, served: Served) -> int:
-    return served.threads or max(1, (os.cpu_count() or 1) // engines.count)
+    return served.threads or max(1, (os.cpu_count() or 1) // number_of(engines, served))
 
 
 def _variables(threads: int, gpus: str | None) -> dict[str, str]:

@@ -58,7 +58,7 @@ def serving_draft(
         return
     context = max(int(inputs["scores"].manifest.spec["max_new_tokens"]), settings.tokens) + PROMPT_ROOM
     served = Served(name="target", gguf=gguf, context=context, threads=placement.threads)
-    alone = ManagedEngines(kind=KIND, slots=settings.slots)
+    alone = ManagedEngines(kind=KIND, count=1, slots=settings.slots)
     paired = alone.model_copy(update={"arguments": shlex.join(_draft(inputs, folder / "draft", settings))})
     with (
         start_engines(alone, served, folder / "alone") as plain,

@@ -36,13 +36,14 @@ def reached(api: str) -> str:
 
 
 @contextmanager
-def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
+def prefect_api(say: Callable[[str], None], meanwhile: Callable[[], object] = str) -> Iterator[None]:
     """Make a Prefect API available while the block runs.
 
     Prefect's own embedded server outlives a parent that is killed; this one is under the guard.
 
     Args:
         say: told where to watch, where a server is started.
+        meanwhile: called while one starts.
 
     Raises:
         SpecError: the configured one does not answer.
@@ -55,7 +56,7 @@ def prefect_api(say: Callable[[str], None]) -> Iterator[None]:
         with temporary_settings(client_settings(url)):
             yield
         return
-    with server(free_port(), data_dir() / "logs") as url, temporary_settings(client_settings(url)):
+    with server(free_port(), data_dir() / "logs", meanwhile) as url, temporary_settings(client_settings(url)):
         say(f"watch this run: {url.removesuffix('/api')}")
         try:
             yield

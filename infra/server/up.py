@@ -139,19 +139,24 @@ def running_api() -> str | None:
 
 
 @contextmanager
-def server(port: int, logs: Path) -> Iterator[str]:
+def server(port: int, logs: Path, meanwhile: Callable[[], object] = str) -> Iterator[str]:
     """Run a Prefect server on loopback and yield its API URL once it is healthy.
+
+    Args:
+        port: where it listens.
+        logs: folder of its log.
+        meanwhile: called while it starts, which takes a core for some seconds.
 
     Raises:
         SpecError: something else listens on the port.
         ChildError: the server ended.
     """
-    with _server(port, logs, LOOPBACK) as (api, _):
+    with _server(port, logs, LOOPBACK, meanwhile) as (api, _):
         yield api
 
 
 @contextmanager
-def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
+def _server(port: int, logs: Path, host: str, meanwhile: Callable[[], object] = str) -> Iterator[tuple[str, Child]]:
     api = f"http://{LOOPBACK if host == ANY_HOST else host}:{port}/api"
     with _asking() as client:
         taken = _answers(client, f"{api}/health")
@@ -165,6 +170,7 @@ def _server(port: int, logs: Path, host: str) -> Iterator[tuple[str, Child]]:
             child = stack.enter_context(
                 start_guarded(command, log_path=logs / "server.log", env=env, grace_seconds=SERVER_GRACE_SECONDS)
             )
+            meanwhile()
             _wait(child, f"{api}/health")
         yield api, child
 
@@ -210,7 +216,7 @@ def _engine(name: str, logs: Path) -> Iterator[str]:
     target = TargetPlan.model_validate(presets.target(name)["target"])
     files = ready_target(target, target.name)
     served = Served(name=target.name, gguf=files.gguf, folder=files.folder)
-    with start_engines(ManagedEngines(), served, logs) as endpoints:
+    with start_engines(ManagedEngines(count=1), served, logs) as endpoints:
         yield f"{endpoints[0].url}   (--endpoint {endpoints[0].url} --model {target.name})"
 
 

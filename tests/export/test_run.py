@@ -90,6 +90,15 @@ def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path)
     write_form(exports, "vllm", tmp_path / "out" / "vllm")  # laid out again over what is there
 
 
+def test_who_edits_a_folder_that_was_laid_out_leaves_the_store_as_it_is(tmp_path):
+    exports, _, _ = publish_exports(tmp_path, "dspark", forms=("deepspec", "vllm"))
+    before = {name: exports.path(name).read_bytes() for name in exports.names()}
+    for path in write_form(exports, "vllm", tmp_path / "out"):
+        with path.open("r+b") as file:
+            file.write(b"edited")
+    assert {name: exports.path(name).read_bytes() for name in exports.names()} == before
+
+
 def test_a_refused_or_unknown_form_cannot_be_laid_out(tmp_path):
     exports, _, _ = publish_exports(tmp_path, "dspark_gated", forms=("deepspec", "vllm"))
     with pytest.raises(SpecError, match="not exported for vllm: a gated Markov head"):

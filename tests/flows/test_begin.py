@@ -41,7 +41,7 @@ def without(store: Path, *kinds: str) -> None:
 def test_an_empty_store_is_begun(tmp_path):
     told = said(DEEPSPEC_ROOT=str(tmp_path / "none"))
     assert "nothing is made here yet" in told
-    assert "\n    deepspec run --size laptop\n" in told
+    assert "\n    deepspec run\n" in told
     assert not (tmp_path / "none").exists(), "looking makes nothing"
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cli.forms import gather, published_forms
-from deepspec.checkpoint.draft import load_draft, save_draft
+from deepspec.checkpoint.draft import describe, load_draft, save_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError, SpecError
+from deepspec.export.run import FORMS, read_source
 from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
 from deepspec.publish import Out
@@ -58,3 +59,23 @@ def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(site, draft
     save_draft(model, tmp_path)
     with pytest.raises(CheckpointError, match="num_target_layers 9, the target's is 6"):
         gather(str(tmp_path), Path(site.root / "target"), None).check(TEXT)
+
+
+def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(site, draft, tmp_path):
+    """Its library does not say how many layers the target has: with the target, all is told."""
+    source = read_source(draft_folder(draft, site.placement.scratch), "ORG/target", None)
+    FORMS["speculators"].write(source, tmp_path)
+    alone = {row["what"]: row["value"] for row in describe(tmp_path)}
+    assert "as speculators writes it" in alone["form"]
+    assert "--target FOLDER" in alone["form"]
+    assert not any(what.startswith("why") for what in alone)
+    whole = {row["what"]: row["value"] for row in describe(tmp_path, site.root / "target")}
+    assert whole["target"] == "6 layers, captured [-1, 1, 3]"
+    found = gather(str(tmp_path), site.root / "target", None).check(TEXT)
+    assert found.passed, found.rows()
+    assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
+
+
+def test_a_name_that_is_no_folder_is_said_to_be_none():
+    with pytest.raises(CheckpointError, match=r"/no/such: no such folder; give a folder, or a hub id"):
+        gather("/no/such", None, None)

@@ -60,7 +60,7 @@ def test_a_run_begins_with_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     site = choose_site()
     show.forecast(Choices().plan(), site)
     told = " ".join(capsys.readouterr().out.split())
-    assert told.startswith("100 prompts, 200 training steps; this will take about 6.")
+    assert told.startswith("100 prompts, 200 training steps; this will take about 5.")
     assert "more prompts and steps: --size laptop, --size hour" in told
     show.forecast(Choices(draft="draft/ab").plan(), site)
     show.forecast(Choices().plan(), choose_site(device="cuda"))

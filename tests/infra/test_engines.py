@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -61,6 +62,24 @@ def test_each_engine_gets_gpus_of_its_own(monkeypatch, tmp_path, tiny):
     with start_engines(ManagedEngines(kind="fake", gpus=("2", "4,5")), tiny, tmp_path) as endpoints:
         seen = [httpx.get(endpoint.url.removesuffix("/v1") + "/health").text for endpoint in endpoints]
     assert seen == ["2", "4,5"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bytes", "told", "wanted"),
+    [
+        ("xllamacpp", 10, {}, 3),
+        ("xllamacpp", 10, {"count": 2}, 2),
+        ("xllamacpp", 11, {}, 1),
+        ("xllamacpp", 10, {"threads": 2}, 1),
+        ("vllm", 10, {}, 1),
+    ],
+)
+def test_a_small_model_is_served_by_several_engines_that_share_the_cores(monkeypatch, tiny, kind, bytes, told, wanted):
+    monkeypatch.setattr(engines.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(engines, "SMALL_FILE", 10)
+    tiny.gguf.write_bytes(b"x" * bytes)
+    served = replace(tiny, threads=told.pop("threads", None))
+    assert engines.number_of(ManagedEngines(kind=kind, **told), served) == wanted
 
 
 def test_an_engine_that_ends_is_started_again_and_not_for_ever(monkeypatch, tmp_path, tiny):

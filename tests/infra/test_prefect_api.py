@@ -104,3 +104,18 @@ def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: p
     with prefect_up.server(prefect_up.free_port(), tmp_path):
         assert seen == [False, False]
         assert is_free()
+
+
+def test_what_needs_no_server_is_done_while_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
+    seen: list[str] = []
+
+    @contextmanager
+    def started(*command: object, **told: object) -> Iterator[None]:
+        seen.append("started")
+        yield
+
+    monkeypatch.setattr(prefect_up, "start_guarded", started)
+    monkeypatch.setattr(prefect_up, "_wait", lambda child, url: seen.append("healthy"))
+    with prefect_up.server(prefect_up.free_port(), tmp_path, lambda: seen.append("meanwhile")):
+        assert seen == ["started", "meanwhile", "healthy"]

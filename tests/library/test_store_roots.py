@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepspec.catalog import refs
-from deepspec.errors import CorruptArtifactError, SpecError
+from deepspec.errors import CorruptArtifactError, SpecError, StoreError
 from deepspec.store import Store
 
 WRONG = {
@@ -52,3 +52,14 @@ def test_a_damaged_ref_is_named(tmp_path, data):
         CorruptArtifactError, match=r"refs/baseline\.json is not a reference: .*; set it anew: deepspec ref"
     ):
         refs(store)
+
+
+def test_object_storage_that_cannot_be_read_says_what_it_needs(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    wanted = r"cannot read s3://bucket/x/refs: .*credentials.*AWS_ENDPOINT_URL says where.*deepspec doctor"
+    with pytest.raises(StoreError, match=wanted):
+        Store("s3://bucket/x").list("refs")

@@ -13,6 +13,7 @@ from deepspec.plan.decoding import ACCEPTED, decoding_hours, pass_seconds
 from deepspec.plan.estimate import duration
 from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
+from deepspec.store import Store
 
 
 def estimated(hardware: str, *overrides: str, target: str = "qwen3-4b", dataset: str = "open-perfectblend"):
@@ -32,7 +33,7 @@ def test_a_time_is_said_as_people_say_it(hours: float, told: str):
 
 
 def test_money_is_said_as_people_say_it():
-    assert [usd(value) for value in (0, 2.5, 1371.6)] == ["nothing", "2.50 USD", "1,372 USD"]
+    assert [usd(value) for value in (0, 2.5, 1371.6)] == ["0 USD", "2.50 USD", "1,372 USD"]
 
 
 def test_decoding_is_what_was_measured_on_an_h200():
@@ -178,3 +179,10 @@ def test_a_plan_that_no_machine_does_within_its_limits_is_refused(tmp_path, monk
     assert {"on laptop the plan", "on h100 the plan"} <= {
         each.partition(" needs")[0] for each in str(result.exception).split("; ")
     }
+
+
+def test_what_all_machines_lack_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "free_bytes", lambda self: 1)
+    result, _ = limited(tmp_path, monkeypatch, 1e6)
+    assert str(result.exception).startswith("on laptop and h100 the plan needs about")
+    assert str(result.exception).count("the plan needs") == 1

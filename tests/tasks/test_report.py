@@ -87,3 +87,15 @@ def test_percent_signs_and_braces_in_a_line_mean_nothing(server):
     told = PrefectReport("train")
     told.log("100 %s {0} [/x] %(name)s")
     assert server.lines == ["100 %s {0} [/x] %(name)s"]
+
+
+def test_a_picture_does_not_take_the_place_of_the_table_of_the_same_key(server, monkeypatch):
+    """The UI reads an artifact by its first type: a table whose data is a picture shows no row."""
+    shown: dict[str, str] = {}
+    monkeypatch.setattr(
+        PrefectReport, "_show", lambda self, key, artifact: shown.update({key: type(artifact).__name__})
+    )
+    told = PrefectReport("benchmark")
+    told.table("speed", [{"batch": 1}])
+    told.figure("speed", b"png")
+    assert shown == {"speed": "TableArtifact", "speed-picture": "ImageArtifact"}
