@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.target.tiny import write_target
+from tests.given.targets.tiny import write_target
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("deployments", "cli", "flows", "tasks", "infra", "deepspec")

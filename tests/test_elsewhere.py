@@ -4,7 +4,7 @@ and what looks for one (autograd, autocast, transformers) finds it."""
 import pytest
 import torch
 
-from tests.apart import run_apart
+from tests.given.apart import run_apart
 
 
 @pytest.mark.timeout(900)  # for all of a file; inside, each test has its own

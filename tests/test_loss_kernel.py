@@ -9,8 +9,8 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.losses.chunked import kernel_of
 from deepspec.records.batch import collate, on_device
-from tests.apart import ROOT, run_apart
-from tests.models.drafts import REDUCIBLE, four_records, seen_by, tiny
+from tests.given.apart import ROOT, run_apart
+from tests.given.drafts.learning import REDUCIBLE, four_records, seen_by, tiny
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; `make install` brings it on Linux")
 

@@ -11,8 +11,8 @@ from deepspec.models.draft import build_draft
 from deepspec.parity import CachedStates, check_parity
 from deepspec.records.batch import Record
 from deepspec.target.load import Target
-from tests.decoding import tiny
-from tests.decoding.tiny import DFLASH2, XPRESS
+from tests.given.drafts import pairs
+from tests.given.drafts.pairs import DFLASH2, XPRESS
 
 NEAR = {"window": 6, "window_layers": frozenset({1})}
 
@@ -37,7 +37,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "mtp": {"algorithm": "mtp"},
     "eagle3-normed": {"algorithm": "eagle3", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
 }
-TEXT = torch.tensor(tiny.prompts(10)[-1])
+TEXT = torch.tensor(pairs.prompts(10)[-1])
 
 
 def cached(target: Target, layers: tuple[int, ...], wanted: tuple[int, ...] | None = None) -> CachedStates:
@@ -57,8 +57,8 @@ def record(target: Target, layers: tuple[int, ...]) -> Record:
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("name", DRAFTS)
 def test_forms_that_agree_pass(name: str, sliding: bool):
-    target = tiny.target(sliding=sliding)
-    draft = tiny.draft(target, **DRAFTS[name])
+    target = pairs.target(sliding=sliding)
+    draft = pairs.draft(target, **DRAFTS[name])
     found = check_parity(
         target, draft, TEXT, cached=cached(target, draft.config.target_layer_ids), forms={"same": draft}
     )
@@ -73,15 +73,15 @@ def test_forms_that_agree_pass(name: str, sliding: bool):
 
 
 def test_layers_shifted_by_one_fail():
-    target = tiny.target()
-    draft = tiny.draft(target, "dflash")
+    target = pairs.target()
+    draft = pairs.draft(target, "dflash")
     found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2), draft.config.target_layer_ids))
     assert [(each.name, each.position) for each in found.comparisons if not each.passed] == [("cached states", 0)]
 
 
 def test_a_window_that_is_off_by_one_fails():
-    target = tiny.target()
-    draft = tiny.draft(target, "dspark", markov_rank=4, window=9, window_layers=frozenset({0}))
+    target = pairs.target()
+    draft = pairs.draft(target, "dspark", markov_rank=4, window=9, window_layers=frozenset({0}))
     other = build_draft(replace(draft.config, window=8))
     other.load_state_dict(draft.state_dict())
     found = check_parity(target, draft, TEXT, forms={"other": other.eval()})
@@ -89,8 +89,8 @@ def test_a_window_that_is_off_by_one_fails():
 
 
 def test_a_rope_that_is_off_by_a_little_fails():
-    target = tiny.target()
-    draft = tiny.draft(target, "dspark", markov_rank=4)
+    target = pairs.target()
+    draft = pairs.draft(target, "dspark", markov_rank=4)
     rope = replace(draft.config.block.rope, theta=9000.0)
     other = build_draft(replace(draft.config, block=replace(draft.config.block, rope=rope)))
     other.load_state_dict(draft.state_dict())
@@ -99,8 +99,8 @@ def test_a_rope_that_is_off_by_a_little_fails():
 
 
 def test_states_cached_from_the_wrong_place_are_located():
-    target = tiny.target()
-    draft = tiny.draft(target, "dflash")
+    target = pairs.target()
+    draft = pairs.draft(target, "dflash")
     right = cached(target, draft.config.target_layer_ids)
     hidden = right.stored.hidden.clone()
     hidden[7:] = hidden[7:].roll(1, 0)

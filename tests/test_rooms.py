@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.test_architecture import LAYERS, ROOT
 
 BIG = ("deepspec", "infra")
@@ -140,6 +142,41 @@ def test_no_room_has_more_files_than_one_keeps_in_mind():
         counts[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
     crowded = {name: count for name, count in counts.items() if count > DOZEN and name not in ROWS_OF_A_TABLE}
     assert crowded == {}
+
+
+TESTS, GIVEN = ROOT / "tests", "given"
+
+
+def borrowed(path: Path, tests: Path = TESTS) -> set[str]:
+    """Return the modules of other rooms of tests that a test imports, wherever in it, beside what is given to all."""
+    *own, _ = path.relative_to(tests).parts
+    known, found = {GIVEN, "".join(own[:1])}, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for parts in (name.split(".") for name in names):
+            if parts[0] == "tests":
+                other = parts[1] if (tests / parts[1]).is_dir() else ""
+                found |= {".".join(parts)} if other not in known else set()
+    return found
+
+
+def test_a_room_of_tests_borrows_from_no_other():
+    """What two rooms need is given to both: it lies in tests/given, which knows no room."""
+    assert {path.name: found for path in TESTS.rglob("*.py") if (found := borrowed(path))} == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["from tests.cache.made import rows", "import tests.cache.made", "from tests import test_rooms"]
+)
+def test_what_is_borrowed_is_found(tmp_path, line):
+    for name in ("cache", "given", "train"):
+        (tmp_path / name).mkdir()
+    borrower, lender = tmp_path / "train" / "test_it.py", tmp_path / "given" / "it.py"
+    borrower.write_text(f"from tests.given.caches import rows\nfrom tests.train import toy\ndef late():\n    {line}\n")
+    lender.write_text(line)
+    assert len(borrowed(borrower, tmp_path)) == len(borrowed(lender, tmp_path)) == 1
 
 
 DOZEN = 12

@@ -11,7 +11,7 @@ from deepspec.checkpoint.draft import adopt_target
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate, collate_rows
 from deepspec.start.initial import initialize
-from tests.models.drafts import MASK, SIZE, VOCAB, four_records, record, tiny
+from tests.given.drafts.learning import MASK, SIZE, VOCAB, four_records, record, tiny
 
 PEAGLE = ALGORITHMS["peagle"]
 HALF = Objective(depth_ratio=0.5, depth_ratio_min=0.2)

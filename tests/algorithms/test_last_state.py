@@ -9,7 +9,7 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate_rows
 from tests.algorithms.test_packing import EVERY, draft, measured
-from tests.models.drafts import record
+from tests.given.drafts.learning import record
 
 EVEN = [row for row in EVERY if not row[1].looks_behind_the_end]
 NOISE = 1e3

@@ -10,15 +10,15 @@ from torch.utils._pytree import tree_leaves
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import AlgorithmName, Objective
 from deepspec.records.batch import Record, collate
-from tests.decoding import tiny
+from tests.given.drafts import pairs
 
 ANCHORS = 32
 SHORT, LONG = 1024, 4096
 DRAFTS: dict[str, dict[str, Any]] = {
     "dspark": {"markov_rank": 4, "confidence_head": True},
     "dflash": {},
-    "dflash2": tiny.DFLASH2,
-    "xpress": tiny.XPRESS,
+    "dflash2": pairs.DFLASH2,
+    "xpress": pairs.XPRESS,
     "dflash-near": {"window": 64, "window_layers": frozenset({0})},
 }
 
@@ -39,7 +39,7 @@ class Largest(TorchDispatchMode):
 
 def largest(algorithm: AlgorithmName, length: int, **traits: Any) -> int:
     """Return the elements of the largest tensor of a step on one sample."""
-    draft = tiny.draft(tiny.target(), algorithm, **traits).train()
+    draft = pairs.draft(pairs.target(), algorithm, **traits).train()
     draft.layers.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     record = Record(

@@ -13,7 +13,7 @@ from deepspec.checkpoint.draft import choose_vocabulary
 from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
-from tests.models.drafts import HEADS, REDUCIBLE, VOCAB, four_records, record, seen_by, tiny
+from tests.given.drafts.learning import HEADS, REDUCIBLE, VOCAB, four_records, record, seen_by, tiny
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 PUBLIC = OBJECTIVE.but(mask_alignment="deepspec")

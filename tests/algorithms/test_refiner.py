@@ -15,7 +15,7 @@ from deepspec.models.heads import RefinerHead
 from deepspec.models.whole_head import Whole
 from deepspec.proposers.propose import BlockProposer
 from deepspec.records.batch import collate, collate_rows
-from tests.models.drafts import four_records, record, tiny
+from tests.given.drafts.learning import four_records, record, tiny
 
 OBJECTIVE = Objective(num_anchors=5)
 

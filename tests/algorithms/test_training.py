@@ -13,8 +13,8 @@ from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate, collate_rows
 from tests.algorithms.fewer import only
-from tests.algorithms.forms import use_form
-from tests.models.drafts import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
+from tests.given.drafts.learning import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
+from tests.given.drafts.masks import use_form
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dflash2", {}), ("eagle3", {}),

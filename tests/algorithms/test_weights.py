@@ -8,7 +8,7 @@ from deepspec.algorithms.slots import previous_tokens
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate
-from tests.models.drafts import record, tiny
+from tests.given.drafts.learning import record, tiny
 
 
 def test_weights_by_place():

@@ -12,7 +12,7 @@ from deepspec.algorithms.masks import Blocks, blocks_mask, chains_mask, steps_ma
 from deepspec.attention.attention import KeyValue, LayerMasks, attend, mask_of, masks_of
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Record, collate
-from tests.decoding import tiny
+from tests.given.drafts import pairs
 
 SAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 ENDS = torch.full((1, 6), 6)
@@ -82,7 +82,7 @@ def test_pairs_are_a_mean_over_layers():
 
 
 def test_a_blocks_own_entries_count_as_pairs_that_no_window_hides():
-    config = tiny.draft(tiny.target(), "dflash").config
+    config = pairs.draft(pairs.target(), "dflash").config
     ids, mask = torch.arange(2, 32), torch.ones(30, dtype=torch.bool)
     batch = collate(
         [
@@ -98,5 +98,5 @@ def test_a_blocks_own_entries_count_as_pairs_that_no_window_hides():
     anchors, keep = torch.tensor([[10]]), torch.tensor([[True]])
     algorithm = BlockAlgorithm(cross_entropy=1.0, total_variation=0.0)
     near = replace(config, window=6, window_layers=frozenset({0, 1}))
-    pairs = [algorithm.supervise_blocks(each, Objective(), batch, anchors, keep).work.pairs for each in (config, near)]
-    assert pairs == [4 * 10 + 4 * 4, (5 + 4 + 3 + 2) + 4 * 4]
+    seen = [algorithm.supervise_blocks(each, Objective(), batch, anchors, keep).work.pairs for each in (config, near)]
+    assert seen == [4 * 10 + 4 * 4, (5 + 4 + 3 + 2) + 4 * 4]

@@ -20,9 +20,9 @@ from deepspec.formats.speed import SPEED, BatchSpeed, Speed, read_speed
 from deepspec.lines.rows import write_rows
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Round
-from tests.evaluate.published import Given, given
-from tests.heard import Heard
-from tests.serving.fake import Fake, serving
+from tests.given.engines.streaming import Fake, serving
+from tests.given.heard import Heard
+from tests.given.published.evaluated import Given, given
 
 
 def scores(case: Given) -> Artifact:

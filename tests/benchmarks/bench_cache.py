@@ -34,10 +34,10 @@ from deepspec.target.resolve import resolve_target
 from deepspec.target_cache.codec import CODECS
 from deepspec.target_cache.fetch import FETCHERS, BoundedFolder, map_file
 from deepspec.target_cache.part import Part, PartWriter, part_name
-from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
-from tests.cache.made import out_for, placement_for, publish_answers, spec_for
-from tests.heard import Heard
-from tests.target.tiny import answered
+from tests.given.heard import Heard
+from tests.given.published.caches import out_for, placement_for, publish_answers, spec_for
+from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
+from tests.given.targets.tiny import answered
 
 LAYERS, WIDTH = 5, 576  # SmolLM2-135M
 ROUNDS = 7

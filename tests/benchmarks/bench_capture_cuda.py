@@ -27,7 +27,7 @@ from deepspec.chat.template import Sample
 from deepspec.passes.samples import Item, batches, padded
 from deepspec.target.load import Target
 from deepspec.target_cache.part import Encoded, PartWriter
-from tests.benchmarks.step.shapes import LAYERS, SMALL, SMALL_LAYERS, TARGET
+from tests.given.step.shapes import LAYERS, SMALL, SMALL_LAYERS, TARGET
 
 GOALS = {"bf16": 0.90, "fp8": 0.90, "bf16-zstd": 0.80}
 """Codec -> least share of the tokens per second of the forward pass alone."""

@@ -88,7 +88,7 @@ def start(name: str, algorithm: str) -> Library | None:
     if None in paths or (name == "speculators" and subprocess.run([python, "-c", "import speculators"]).returncode):
         return None
     path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
-    command = [python if name == "speculators" else sys.executable, "-m", "tests.benchmarks.step.worker", name]
+    command = [python if name == "speculators" else sys.executable, "-m", "tests.given.step.worker", name]
     process = subprocess.Popen(
         [*command, algorithm, *(["small"] if SMALL else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         cwd="/", env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},

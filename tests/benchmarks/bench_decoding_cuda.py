@@ -31,8 +31,8 @@ from deepspec.models.draft import build_draft
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
-from tests.benchmarks.step.shapes import LAYERS, RANK, SLOTS, SMALL, SMALL_LAYERS, TARGET
-from tests.benchmarks.step.worker import fill, without_defaults
+from tests.given.step.shapes import LAYERS, RANK, SLOTS, SMALL, SMALL_LAYERS, TARGET
+from tests.given.step.worker import fill, without_defaults
 
 GOALS = {"plain 1": 5.0, "dspark over plain 1": 2.5, "plain 16 over 1": 10.0}
 """Milliseconds, milliseconds, and how many times the tokens a second."""

@@ -19,8 +19,8 @@ from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AnswersKnown
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
-from tests.target import tiny
-from tests.train.conftest import make_site
+from tests.given.published.site import make_site
+from tests.given.targets import tiny
 
 pytestmark = pytest.mark.bench
 

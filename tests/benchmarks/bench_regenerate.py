@@ -22,8 +22,8 @@ from deepspec.asking.question import Question
 from deepspec.asking.sampling import Sampling
 from deepspec.placement import Endpoint
 from infra.engines.managed import free_port
-from tests.heard import Heard
-from tests.regenerate.conftest import Bench, prompt, prompts
+from tests.given.engines.prompts import Bench, prompt, prompts
+from tests.given.heard import Heard
 
 SECONDS = 0.5
 SLOTS = (16, 16, 16, 4)
@@ -51,7 +51,7 @@ class Timed(Heard):
 def engines(slots: tuple[int, ...], seconds: float) -> Iterator[list[str]]:
     """Serve simulated engines, each in a process of its own."""
     ports = [free_port() for _ in slots]
-    module = [sys.executable, "-m", "tests.regenerate.simulated"]
+    module = [sys.executable, "-m", "tests.given.engines.answering"]
     started = [
         subprocess.Popen([*module, str(port), "--slots", str(number), "--seconds", str(seconds)])
         for port, number in zip(ports, slots, strict=True)

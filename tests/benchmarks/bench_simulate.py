@@ -26,11 +26,11 @@ from deepspec.simulate.simulation import simulate
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.fetch import BoundedFolder
 from tests.benchmarks.simulated_run import main
-from tests.cache.made import out_for, placement_for, publish_answers, rows, spec_for
-from tests.states.conftest import Bench
-from tests.states.served import serving
-from tests.states.training import SPEC
-from tests.target.tiny import write_target
+from tests.given.engines.bench import Bench
+from tests.given.engines.states import serving
+from tests.given.engines.training import SPEC
+from tests.given.published.caches import out_for, placement_for, publish_answers, rows, spec_for
+from tests.given.targets.tiny import write_target
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.benchmarks.simulated_run"])

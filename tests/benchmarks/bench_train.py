@@ -29,10 +29,10 @@ from deepspec.train.loop import Loop
 from deepspec.train.run import make_loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import total_denominators
-from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
-from tests.target import tiny
-from tests.train.conftest import Site, make_site
-from tests.train.launched import Launched
+from tests.given.published.launched import Launched
+from tests.given.published.site import Site, make_site
+from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
+from tests.given.targets import tiny
 
 pytestmark = pytest.mark.bench
 

@@ -12,8 +12,8 @@ from deepspec.placement import Endpoint
 from deepspec.store import Store
 from deepspec.train.loop import Loop
 from deepspec.train.spec import TrainSpec
-from tests.heard import Heard
-from tests.states.training import train
+from tests.given.engines.training import train
+from tests.given.heard import Heard
 
 
 def main(

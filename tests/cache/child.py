@@ -7,17 +7,8 @@ from pathlib import Path
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.store import Store
-from tests.cache.made import out_for, placement_for, spec_for
-from tests.heard import Heard
-
-
-class Telling(Heard):
-    def __init__(self, pipe: Connection) -> None:
-        super().__init__()
-        self._pipe = pipe
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        self._pipe.send("step")
+from tests.given.killed import Telling
+from tests.given.published.caches import out_for, placement_for, spec_for
 
 
 def main(

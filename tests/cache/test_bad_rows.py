@@ -19,9 +19,19 @@ from deepspec.errors import BadRowsError, SourceError, StoreError
 from deepspec.passes.samples import read_items
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
-from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
-from tests.target.tiny import CHATML, answered, write_target
+from tests.given.heard import Heard
+from tests.given.published.caches import (
+    StopError,
+    Stopping,
+    build,
+    opened,
+    out_for,
+    placement_for,
+    publish_answers,
+    rows,
+    spec_for,
+)
+from tests.given.targets.tiny import CHATML, answered, write_target
 
 TOOLS = (
     "{% for m in messages %}{% for c in m.tool_calls or [] %}"

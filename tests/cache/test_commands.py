@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from deepspec.artifacts import open_artifact, read_manifest
 from deepspec.store import Store
-from tests.cache.made import build, opened, publish_answers, rows, spec_for
 from tests.cache.test_public import write
+from tests.given.published.caches import build, opened, publish_answers, rows, spec_for
 
 
 @pytest.fixture(autouse=True)

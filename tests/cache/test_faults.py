@@ -12,7 +12,7 @@ from deepspec.errors import CorruptArtifactError
 from deepspec.publish import Out
 from deepspec.store import Store
 from tests.cache.faulty import faulty_proxy
-from tests.cache.made import build, opened, out_for, publish_answers, rows, spec_for
+from tests.given.published.caches import build, opened, out_for, publish_answers, rows, spec_for
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 6))])
@@ -44,7 +44,7 @@ from pathlib import Path
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import StoreError
 from deepspec.store import Store
-from tests.cache.made import build, spec_for
+from tests.given.published.caches import build, spec_for
 
 root, scratch, target, ref = sys.argv[1:]
 answers = open_artifact(Store(root), ArtifactRef.model_validate_json(ref), Path(scratch))

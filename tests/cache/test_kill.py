@@ -10,8 +10,8 @@ import pytest
 from deepspec.artifacts import read_manifest
 from deepspec.store import Store
 from tests.cache.child import main
-from tests.cache.made import build, publish_answers, rows, spec_for
-from tests.killed import run_and_kill
+from tests.given.killed import run_and_kill
+from tests.given.published.caches import build, publish_answers, rows, spec_for
 
 
 def marks(store: Store) -> dict[str, bytes]:

@@ -11,8 +11,8 @@ from deepspec.errors import SpecError, TargetError
 from deepspec.passes.live import Source, open_cache
 from deepspec.records.batch import Record
 from deepspec.store import Store
-from tests.cache.made import build, held, placement_for, publish_answers, rows, spec_for
-from tests.target.tiny import write_target
+from tests.given.published.caches import build, held, placement_for, publish_answers, rows, spec_for
+from tests.given.targets.tiny import write_target
 
 
 @pytest.fixture

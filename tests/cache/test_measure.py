@@ -13,8 +13,8 @@ from deepspec.target.load import load_target, load_template
 from deepspec.target_cache import sizes as cache_bytes
 from deepspec.target_cache.part import HEADER
 from deepspec.target_cache.sizes import Captured, cache_size
-from tests.cache.made import build, publish_answers, rows, spec_for
-from tests.target.tiny import HIDDEN, answered
+from tests.given.published.caches import build, publish_answers, rows, spec_for
+from tests.given.targets.tiny import HIDDEN, answered
 
 MANY = [
     [*rows(40), answered("turns", "one", "two", "three", "four" * 9), answered("failed", "x", "", status="error")],

@@ -14,8 +14,8 @@ from deepspec.artifacts import read_manifest
 from deepspec.brought.public_form import PublicCache
 from deepspec.errors import SourceError, TargetError
 from deepspec.store import Store
-from tests.brought import import_folder
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.brought import import_folder
 
 MANIFEST: dict[str, Any] = {
     "version": 2,

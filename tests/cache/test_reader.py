@@ -17,7 +17,7 @@ from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.fetch import BoundedFolder
 from deepspec.target_cache.index import INDEX
-from tests.cache.made import build, held, opened, publish_answers, rows, spec_for
+from tests.given.published.caches import build, held, opened, publish_answers, rows, spec_for
 
 
 def made(target: Path, store: Store, scratch: Path, **options: Any) -> ArtifactRef:

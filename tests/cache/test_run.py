@@ -15,9 +15,19 @@ from deepspec.store import Store
 from deepspec.target.load import load_target
 from deepspec.target_cache.facts import Sampled, sampled_as
 from deepspec.target_cache.kinds import read_kinds
-from tests.cache.made import StopError, Stopping, build, opened, out_for, placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
-from tests.target.tiny import END_OF_TEXT, IM_END, answered, write_target
+from tests.given.heard import Heard
+from tests.given.published.caches import (
+    StopError,
+    Stopping,
+    build,
+    opened,
+    out_for,
+    placement_for,
+    publish_answers,
+    rows,
+    spec_for,
+)
+from tests.given.targets.tiny import END_OF_TEXT, IM_END, answered, write_target
 
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.0), ("bf16-zstd", 0.0), ("fp8", 0.07)])

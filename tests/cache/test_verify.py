@@ -10,8 +10,8 @@ from deepspec.cache.verify import verify
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.totals import statistics
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.caches import build, placement_for, publish_answers, rows, spec_for
 
 
 def published(target: Path, store: Store, scratch: Path, **options: Any) -> Artifact:

@@ -21,8 +21,8 @@ from deepspec.cache.run import finish, run
 from deepspec.cache.workers import helpers, work
 from deepspec.publish import Out
 from deepspec.store import Store
-from tests.cache.made import build, out_for, placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.caches import build, out_for, placement_for, publish_answers, rows, spec_for
 
 
 @pytest.fixture

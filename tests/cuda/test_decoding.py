@@ -11,9 +11,8 @@ from deepspec.decoding.target_rows import TargetRows
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
-from tests.decoding import tiny
-from tests.decoding.test_decode import DRAFTS
-from tests.decoding.test_fixed import TARGETS
+from tests.given.drafts import pairs
+from tests.given.drafts.pairs import DRAFTS, TARGETS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these")
 
@@ -36,7 +35,7 @@ def on_a_card(family: str) -> Target:
 def proposer_of(target: Target, name: str) -> Proposer:
     if name == "plain":
         return NoProposer()
-    return proposer_for(tiny.draft(target, **DRAFTS[name]).to("cuda"), stop_ids=target.stop_ids)
+    return proposer_for(pairs.draft(target, **DRAFTS[name]).to("cuda"), stop_ids=target.stop_ids)
 
 
 def decoder_of(target: Target, proposer: Proposer, passes: str | None, batch: int, **settings: object) -> Decoder:
@@ -44,7 +43,7 @@ def decoder_of(target: Target, proposer: Proposer, passes: str | None, batch: in
     return Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)
 
 
-PROMPTS = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(7))]
+PROMPTS = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(7))]
 
 
 @pytest.mark.parametrize("family", TARGETS)

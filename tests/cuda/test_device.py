@@ -5,20 +5,23 @@ GPU is.
 """
 
 import os
+from functools import partial
 
 import pytest
 import torch
 
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.records.batch import on_device
-from tests.golden.test_stages import run_chain, told
-from tests.parity import golden
-from tests.parity.test_training import BLOCK_CASES, EAGLE_CASES, block_setting, eagle_setting
+from tests.given import golden
+from tests.given.golden_training import BLOCK_CASES, EAGLE_CASES, block_setting, eagle_setting
+from tests.given.published.chain import run_chain, told
+from tests.given.targets.tiny import write_target
 
 DEVICE = os.environ.get("DEEPSPEC_TEST_DEVICE", "cuda")
 LOSS, GRADIENT = 1e-4, 1e-3
 """Relative: sums of fp32 in another order."""
 HEADS = 2
+TARGET = partial(write_target, heads=HEADS)
 STEP_LOSS = 5e-3
 ACCEPTED = 0.3
 """Tokens: where two are nearly as likely, another device may choose the other."""
@@ -40,12 +43,12 @@ def full_fp32():
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory):
     """What every stage makes on the CPU, of the same target."""
-    return told(run_chain(tmp_path_factory.mktemp("cpu"), "cpu", heads=HEADS))
+    return told(run_chain(tmp_path_factory.mktemp("cpu"), "cpu", target=TARGET))
 
 
 def test_the_whole_chain_gives_what_it_gives_on_a_cpu(tmp_path, on_cpu):
     """Capture, trial, fit, training, gate, export, parity, evaluation and benchmark, on a target with heads of 16."""
-    artifacts = run_chain(tmp_path, DEVICE, heads=HEADS)
+    artifacts = run_chain(tmp_path, DEVICE, target=TARGET)
     found = told(artifacts)
     for stage in ("prepare", "regenerate", "export", "benchmark", "release"):
         assert found[stage] == on_cpu[stage], stage

@@ -14,12 +14,12 @@ from deepspec.errors import TrainingError
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve
 from deepspec.train.memory import _taken, fitting_micro_batch
-from tests.apart import ROOT
-from tests.benchmarks.step.ours import MANY, loop_of, reader_of
-from tests.benchmarks.step.shapes import SMALL, SMALL_LAYERS, Shape
-from tests.cuda.test_device import DEVICE, HEADS
-from tests.golden.test_stages import run_chain
-from tests.heard import Heard
+from tests.cuda.test_device import DEVICE, HEADS, TARGET
+from tests.given.apart import ROOT
+from tests.given.heard import Heard
+from tests.given.published.chain import run_chain
+from tests.given.step.ours import MANY, loop_of, reader_of
+from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these")
 pytestmark = pytest.mark.skipif(
@@ -31,9 +31,11 @@ LONG = Shape({**SMALL, "vocab_size": 32768, "max_position_embeddings": 4096}, SM
 TRAIN = {"steps": 60, "checkpoint_every": 5}
 CHAIN = f"""
 import sys
+from functools import partial
 from pathlib import Path
-from tests.golden.test_stages import run_chain
-run_chain(Path(sys.argv[1]), {DEVICE!r}, heads={HEADS}, **{TRAIN!r})
+from tests.given.published.chain import run_chain
+from tests.given.targets.tiny import write_target
+run_chain(Path(sys.argv[1]), {DEVICE!r}, target=partial(write_target, heads={HEADS}), **{TRAIN!r})
 """
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
@@ -95,8 +97,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_p
     process.kill()
     process.wait()
     heard = Heard()
-    resumed = run_chain(killed, DEVICE, heads=HEADS, report=heard, **TRAIN)
-    unbroken = run_chain(whole, DEVICE, heads=HEADS, **TRAIN)
+    resumed = run_chain(killed, DEVICE, target=TARGET, report=heard, **TRAIN)
+    unbroken = run_chain(whole, DEVICE, target=TARGET, **TRAIN)
     assert any("going on after step" in line for line in heard.lines)
     ours, theirs = (load_file(each["train"].path("model.safetensors")) for each in (resumed, unbroken))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -4,49 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import Artifact, Spec, open_artifact
 from deepspec.decoding.compare import ALL, compare_drafts, regressions
 from deepspec.errors import SourceError
-from deepspec.formats.scores import SCORES, Difference, Interval, LosslessCheck, Scores, trace_row
-from deepspec.lines.rows import write_rows
-from deepspec.publish import Out
-from deepspec.rounds.decoded import Decoded, Round
-from deepspec.store import Store
-
-
-def scores(root: Path, address: str, lengths: dict[str, int]) -> Artifact:
-    """Publish scores of samples that accept the given number of tokens in each of three rounds."""
-    out = Out(Store(root / "store"), "scores", address * 32, {}, root / "scratch")
-    told = Scores(
-        algorithm="dspark",
-        draft=address,
-        target="t",
-        slots=4,
-        overall={},
-        benchmarks=(),
-        slices=(),
-        untrained=None,
-        lossless=None,
-        calibration=(),
-    )
-    out.file(SCORES).write_text(told.model_dump_json())
-    rows = [
-        trace_row(
-            Decoded(
-                sample_id=name,
-                prompt_tokens=1,
-                tokens=(1,) * 9,
-                finish_reason="length",
-                rounds=(Round(room=50, proposed=4, accepted=length, stopped=False),) * 3,
-            ),
-            role="benchmark",
-            benchmark=name.split("/")[0],
-            temperature=0.0,
-        )
-        for name, length in lengths.items()
-    ]
-    write_rows(out.file("traces-00000.jsonl.zst"), rows)
-    return open_artifact(out.store, out.publish(Spec(), 1, {}), root / "scratch")
+from deepspec.formats.scores import Difference, Interval, LosslessCheck
+from tests.given.published.numbers import scores
 
 
 def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path):

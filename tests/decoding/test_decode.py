@@ -8,11 +8,11 @@ import torch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import CheckpointError
-from deepspec.models.config import EagleNorms
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
-from tests.decoding import tiny
+from tests.given.drafts import pairs
+from tests.given.drafts.pairs import DRAFTS
 
 
 def decode(
@@ -27,10 +27,10 @@ def decode(
 @cache
 def generated(sliding: bool, count: int) -> list[tuple[int, ...]]:
     """Return what the tiny target gives alone for so many of its prompts, by transformers' own loop, which is slow."""
-    target = tiny.target(sliding=sliding)
+    target = pairs.target(sliding=sliding)
     ends = [
         target.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0, len(ids) :].tolist()
-        for ids in tiny.prompts(count)
+        for ids in pairs.prompts(count)
     ]
     return [tuple(ids) for ids in ends]
 
@@ -38,51 +38,30 @@ def generated(sliding: bool, count: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: int):
-    target, prompts = tiny.target(sliding=sliding), tiny.prompts(7)
+    target, prompts = pairs.target(sliding=sliding), pairs.prompts(7)
     wanted = generated(sliding, 7)
     plain = decode(target, NoProposer(), prompts, batch)
     assert [plain[str(row)].tokens for row in range(7)] == wanted
     answers = {ids[1]: [*ids[1:], *answer] for ids, answer in zip(prompts, wanted, strict=True)}
-    spoken = decode(target, tiny.Oracle(answers), prompts, batch)
+    spoken = decode(target, pairs.Oracle(answers), prompts, batch)
     assert [spoken[str(row)].tokens for row in range(7)] == wanted
     assert {round_.accepted for decoded in spoken.values() for round_ in decoded.rounds} >= {0, 1, 2, 3, 4}
-
-
-DRAFTS = {
-    "dflash": {"algorithm": "dflash"},
-    "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True},
-    "dspark filled in": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "confidence_head": True},
-    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
-    "dflash2 shifted": {"algorithm": "dflash2", **tiny.DFLASH2},
-    "xpress": {
-        "algorithm": "xpress",
-        "layout": "fill_in",
-        **tiny.XPRESS,
-        "window": 5,
-        "window_layers": frozenset({1}),
-        "window_form": "causal",
-    },
-    "eagle3": {"algorithm": "eagle3"},
-    "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
-    "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
-    "mtp": {"algorithm": "mtp"},
-}
 
 
 @pytest.mark.parametrize("name", DRAFTS)
 @pytest.mark.parametrize("sliding", [False, True])
 def test_every_algorithm_is_lossless_at_temperature_0(name: str, sliding: bool):
-    target, prompts = tiny.target(sliding=sliding), tiny.prompts(5)
-    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
+    target, prompts = pairs.target(sliding=sliding), pairs.prompts(5)
+    proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     decoded = decode(target, proposer, prompts)
     assert [decoded[str(row)].tokens for row in range(5)] == generated(sliding, 5)
 
 
 def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_read():
     """Of the same prompts one at a time, and together, where it comes into the place of one that has ended."""
-    target = tiny.target(6, sharpness=2.0)
+    target = pairs.target(6, sharpness=2.0)
     prompts = [[number % 6, number // 6, 3] for number in range(24)]
-    proposer = proposer_for(tiny.draft(target, "dflash"), stop_ids=target.stop_ids)
+    proposer = proposer_for(pairs.draft(target, "dflash"), stop_ids=target.stop_ids)
     for batch in (1, 3, 24):
         every = decode(target, proposer, prompts, batch, temperature=1.0).values()
         ended = [each for each in every if each.tokens[0] in target.stop_ids]
@@ -92,8 +71,8 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
 
 def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
     """And once for the prompt: what a round accepted is read together with the mask tokens behind it."""
-    target = tiny.target()
-    draft, widths = tiny.draft(target, **DRAFTS["peagle"]), []
+    target = pairs.target()
+    draft, widths = pairs.draft(target, **DRAFTS["peagle"]), []
     forward = draft.forward
     monkeypatch.setattr(draft, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
     (decoded,) = decode(target, proposer_for(draft, stop_ids=target.stop_ids), [[5, 6, 7, 8]]).values()
@@ -103,7 +82,7 @@ def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int):
-    draft, found = tiny.draft(tiny.target(), **DRAFTS["peagle"]), []
+    draft, found = pairs.draft(pairs.target(), **DRAFTS["peagle"]), []
     context, tokens = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 6))
     for count in (slots, draft.config.drafts):
         rows = proposer_for(draft, count).rows(2, 20, torch.device("cpu"))
@@ -118,8 +97,8 @@ def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_amon
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
-    target = tiny.target()
-    draft = tiny.draft(target, **DRAFTS["dflash2 shifted"])
+    target = pairs.target()
+    draft = pairs.draft(target, **DRAFTS["dflash2 shifted"])
     context, tokens = torch.randn(2, 5, 2 * 32), torch.zeros(2, 6, dtype=torch.int64)
     found = []
     for count in (slots, draft.config.drafts):
@@ -132,8 +111,8 @@ def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
 
 @pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle", "mtp"])
 def test_a_sample_does_not_depend_on_its_batch(name: str):
-    target, prompts = tiny.target(), tiny.prompts(6)
-    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
+    target, prompts = pairs.target(), pairs.prompts(6)
+    proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     alone = decode(target, proposer, prompts, 1, temperature=1.0)
     for batch in (2, 6):
         together = decode(target, proposer, prompts, batch, temperature=1.0)

@@ -19,8 +19,8 @@ from deepspec.proposers import sampling
 from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
-from tests.decoding import tiny
-from tests.decoding.tiny import DFLASH2, XPRESS
+from tests.given.drafts import pairs
+from tests.given.drafts.pairs import DFLASH2, XPRESS
 
 VOCAB = 6
 LENGTH = 4
@@ -59,7 +59,7 @@ def exact(target: Target) -> np.ndarray:
 
 def counted(target: Target, seed: int = 0, threshold: float = 0.0, **traits: Any) -> np.ndarray:
     """Return how often each continuation came out."""
-    proposer = proposer_for(tiny.draft(target, **traits), stop_ids=frozenset())
+    proposer = proposer_for(pairs.draft(target, **traits), stop_ids=frozenset())
     settings = Settings(max_new_tokens=LENGTH, temperature=1.0, seed=seed, confidence_threshold=threshold)
     decoder = Decoder(TargetRows(target, proposer.layers), proposer, settings, frozenset(), batch=2000)
     counts = np.zeros(VOCAB**LENGTH)
@@ -79,7 +79,7 @@ def p_value(counts: np.ndarray, chances: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return tiny.target(VOCAB, sharpness=2.0)
+    return pairs.target(VOCAB, sharpness=2.0)
 
 
 @pytest.mark.parametrize("name", DRAFTS)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
@@ -18,28 +17,17 @@ from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from deepspec.target.load import Target
-from tests.decoding import tiny
-from tests.decoding.test_decode import DRAFTS
 from tests.decoding.test_rows import ragged, states
+from tests.given.drafts import pairs
+from tests.given.drafts.pairs import (
+    DRAFTS,
+    TARGETS,
+)
 
 CPU = torch.device("cpu")
 
 
-def qwen3() -> Target:
-    """Return a random Qwen3 target of the sizes of the others."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 3}
-    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, eos_token_id=1, pad_token_id=0))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(std=0.3)
-    return Target(folder=tiny.target().folder, model=model.eval().requires_grad_(False), tokenizer=None, stop_ids={1})
-
-
 TEMPERED = {"confidence_temperatures": (1.5, 0.7)}
-TARGETS = {"llama": tiny.target, "qwen3": qwen3, "gemma3": lambda: tiny.target(sliding=True)}
 CASES = [
     *(("llama", name) for name in ("plain", *DRAFTS)),
     *((family, name) for family in ("qwen3", "gemma3") for name in ("plain", "dspark", "eagle3")),
@@ -59,8 +47,8 @@ def decode(
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
     """Rows end at different times, give their places to others, and at last leave some empty."""
-    target, prompts = TARGETS[family](), tiny.prompts(7)
-    draft = None if name == "plain" else tiny.draft(target, **DRAFTS[name])
+    target, prompts = TARGETS[family](), pairs.prompts(7)
+    draft = None if name == "plain" else pairs.draft(target, **DRAFTS[name])
     proposer = NoProposer() if draft is None else proposer_for(draft, stop_ids=target.stop_ids)
     growing = decode(target, proposer, "growing", 3, prompts)
     fixed = decode(target, proposer, "fixed", 3, prompts)
@@ -73,21 +61,21 @@ def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
 @pytest.mark.parametrize("name", ["dspark", "dflash2", "xpress", "eagle3"])
 @pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
 def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]):
-    target, prompts = tiny.target(), tiny.prompts(5)
-    proposer = proposer_for(tiny.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
+    target, prompts = pairs.target(), pairs.prompts(5)
+    proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     growing = decode(target, proposer, "growing", 5, prompts, temperature=1.0, **cut)
     fixed = decode(target, proposer, "fixed", 2, prompts, temperature=1.0, **cut)
     assert {key: row.tokens for key, row in fixed.items()} == {key: row.tokens for key, row in growing.items()}
 
 
 def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.MonkeyPatch):
-    target, made = tiny.target(), []
-    proposer = proposer_for(tiny.draft(target, "dspark"), stop_ids=frozenset())
+    target, made = pairs.target(), []
+    proposer = proposer_for(pairs.draft(target, "dspark"), stop_ids=frozenset())
     rows = TargetRows(target, proposer.layers)
     fixed = rows.fixed
     monkeypatch.setattr(rows, "fixed", lambda *most: made.append(most) or fixed(*most))
     decoder = Decoder(rows, proposer, Settings(max_new_tokens=20, stop=False), frozenset(), 2, "fixed")
-    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(4))]
+    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(4))]
     first = {each.sample_id: each.tokens for each in decoder.decode(prompts)}
     assert {each.sample_id: each.tokens for each in decoder.decode(prompts)} == first
     assert made == [(2, 128)]
@@ -134,14 +122,14 @@ def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part():
 
 def test_as_many_rows_are_decoded_together_as_memory_holds():
     assert [rows_within(1000, row) for row in (2000, 1000, 400, 300, 1)] == [1, 1, 2, 2, 64]
-    target = tiny.target()
-    proposer = proposer_for(tiny.draft(target, "dspark"))
+    target = pairs.target()
+    proposer = proposer_for(pairs.draft(target, "dspark"))
     keys, states, logits = 2 * (3 + 2) * 2 * 8, (2 + 1) * 32, (4 + 1) * 48 * 3 * 4
     assert row_bytes(target, proposer, 10) == 10 * (keys + states) * 4 + logits
     rows = TargetRows(target, proposer.layers)
     assert rows.fitting(proposer, 10) == 8
     how = Settings(max_new_tokens=8)
-    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(tiny.prompts(3))]
+    prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(3))]
     assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
 
 
@@ -228,7 +216,7 @@ def test_a_pass_that_can_be_recorded_reads_nothing(
 
     monkeypatch.setattr(Replayed, "__call__", strict)
     target = TARGETS[family]()
-    draft = None if name == "plain" else tiny.draft(target, **DRAFTS[name])
+    draft = None if name == "plain" else pairs.draft(target, **DRAFTS[name])
     proposer = NoProposer() if draft is None else proposer_for(draft, stop_ids=target.stop_ids)
-    assert decode(target, proposer, "fixed", 2, tiny.prompts(2), **{"max_new_tokens": 8, **settings})
+    assert decode(target, proposer, "fixed", 2, pairs.prompts(2), **{"max_new_tokens": 8, **settings})
     assert passes

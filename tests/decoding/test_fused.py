@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from deepspec.attention.attention import attend_grouped
 from deepspec.kv.fused import GROUPED, Fused
 from deepspec.kv.joined import joined
-from tests.decoding.test_fixed import TARGETS
+from tests.given.drafts.pairs import TARGETS
 
 NORMS = {"llama": 2 * 3 + 1, "qwen3": 4 * 3 + 1, "gemma3": 6 * 3 + 1}
 """Two, four and six of each of three layers, and the last one."""

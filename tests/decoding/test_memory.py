@@ -12,8 +12,8 @@ from deepspec.proposers.propose import NoProposer
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from deepspec.target.reading import probe_ids
-from tests.decoding import tiny
-from tests.target import zoo
+from tests.given.drafts import pairs
+from tests.given.targets import zoo
 
 KINDS = {"deepseek_v3": "rows", "mistral": "rows", "qwen3_next": "chunks", "falcon_h1": "chunks", "mamba": "tokens"}
 """Type -> how it has to be read: latent attention, a window for all layers, hybrids, state space alone."""
@@ -34,7 +34,7 @@ def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pyte
         raise AssertionError("it was tried")
 
     monkeypatch.setattr("deepspec.kv.readers._serves", tried)
-    assert isinstance(reader_for(tiny.target(), ()), RowsReader)
+    assert isinstance(reader_for(pairs.target(), ()), RowsReader)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int)
     prompts = [[size, *range(size, 2 * size)] for size in (4, 17, 9, 12)]
     settings = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}
     wanted = [model.model.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist() for ids in prompts]
-    oracle = tiny.Oracle({ids[1]: [*ids[1:], *answer] for ids, answer in zip(prompts, wanted, strict=True)})
+    oracle = pairs.Oracle({ids[1]: [*ids[1:], *answer] for ids, answer in zip(prompts, wanted, strict=True)})
     asked = [Prompt(sample_id=str(row), ids=ids) for row, ids in enumerate(prompts)]
     for proposer in (NoProposer(), oracle):
         decoder = Decoder(TargetRows(model, ()), proposer, Settings(max_new_tokens=12, stop=False), frozenset(), batch)

@@ -5,15 +5,15 @@ import torch
 
 from deepspec.proposers import eagle
 from deepspec.proposers.propose import proposer_for
-from tests.decoding import tiny
-from tests.walk.held_out import decoded
+from tests.given.drafts import pairs
+from tests.given.drafts.held_out import decoded
 
 
 @pytest.mark.parametrize("algorithm", ["eagle3", "peagle"])
 def test_rounds_are_those_of_a_prompt_that_is_read_at_once(algorithm, monkeypatch):
     """Prompts of 2 to 23 tokens in one batch: of pieces of 5, short ones end in the first, others in the last."""
-    target, prompts = tiny.target(6, sharpness=2.0), tiny.prompts(8, 6)
-    proposer = proposer_for(tiny.draft(target, algorithm), stop_ids=target.stop_ids)
+    target, prompts = pairs.target(6, sharpness=2.0), pairs.prompts(8, 6)
+    proposer = proposer_for(pairs.draft(target, algorithm), stop_ids=target.stop_ids)
     whole = decoded(target, prompts, proposer)
     monkeypatch.setattr(eagle, "PIECE", 5)
     assert decoded(target, prompts, proposer) == whole
@@ -22,8 +22,8 @@ def test_rounds_are_those_of_a_prompt_that_is_read_at_once(algorithm, monkeypatc
 
 def test_no_piece_holds_more_than_its_positions_by_those_before(monkeypatch):
     monkeypatch.setattr(eagle, "PIECE", 5)
-    target = tiny.target()
-    draft = tiny.draft(target, "eagle3")
+    target = pairs.target()
+    draft = pairs.draft(target, "eagle3")
     rows, shapes = proposer_for(draft).rows(1, 40, torch.device("cpu")), []
     seen = rows._masks
     monkeypatch.setattr(rows, "_masks", lambda: shapes.append(tuple(seen().shape[2:])) or seen())

@@ -5,22 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from prefect.logging.handlers import APILogWorker
 
 from deepspec.artifacts import Manifest
 from deepspec.catalog import catalog
 from deepspec.store import Store
-from infra.engines.managed import free_port
-from infra.server.up import server
-from tests.e2e.operated import ask
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.given.apart import ROOT
+from tests.given.server.session import api  # noqa: F401 - a fixture
 
 SIZES = (
     "dataset.benchmarks=[arithmetic,chat]",
@@ -132,21 +128,6 @@ def none_left(deepspec: Deepspec, seconds: float = 30) -> list[str]:
     return left
 
 
-@pytest.fixture(scope="package")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("prefect")
-    old = os.environ.get("PREFECT_HOME")
-    os.environ["PREFECT_HOME"] = str(home)
-    try:
-        with server(free_port(), home) as url:
-            yield url
-            APILogWorker.drain_all(timeout=5)
-    finally:
-        os.environ.pop("PREFECT_HOME")
-        if old is not None:
-            os.environ["PREFECT_HOME"] = old
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
@@ -157,15 +138,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Deepspec, str]:
+def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Deepspec, str]:  # noqa: F811 - a fixture
     """A whole run that nothing disturbed, and what it printed."""
     deepspec = Deepspec(data=data, root=tmp_path_factory.mktemp("whole") / "store", api=api)
     done = deepspec.run("run")
     assert done.returncode == 0, done.stdout + done.stderr
     return deepspec, done.stdout
-
-
-def query(api: str, what: str, body: dict[str, object]) -> list[dict[str, object]]:
-    """Return the rows of one of the server's filters."""
-    rows: list[dict[str, object]] = ask("POST", f"{api}/{what}/filter", body)
-    return rows

@@ -10,9 +10,9 @@ from deepspec.cache.verify import verify
 from deepspec.catalog import find
 from deepspec.placement import Placement
 from deepspec.store import Store
-from tests.cache.conftest import s3, s3_server  # noqa: F401 - fixtures
 from tests.e2e.conftest import Deepspec, kill_when, none_left
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
 
 FEW = ("--set", "prepare.max_samples=24", "--set", "train.steps=6", "--set", "dataset.benchmarks=[arithmetic]")
 

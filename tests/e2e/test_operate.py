@@ -21,9 +21,10 @@ from infra.settings import default_root
 from infra.site import FanOut, Site
 from tasks import shards
 from tasks.report import PrefectReport
-from tests.e2e.conftest import ROOT, query
-from tests.e2e.operated import Operated, checkpoints, environment, manifests, operate, until, workers
-from tests.evaluate.published import publish_better
+from tests.given.apart import ROOT
+from tests.given.published.evaluated import publish_better
+from tests.given.server.operated import Operated, checkpoints, environment, manifests, operate, until, workers
+from tests.given.server.session import query
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -18,8 +18,9 @@ from deepspec.lines.rows import read_rows, write_rows
 from deepspec.publish import Out
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
-from tests.e2e.conftest import Deepspec, kill_when, none_left, query
-from tests.regenerate.simulated import Simulated, serve
+from tests.e2e.conftest import Deepspec, kill_when, none_left
+from tests.given.engines.answering import Simulated, serve
+from tests.given.server.session import query
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

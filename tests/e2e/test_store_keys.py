@@ -22,7 +22,7 @@ from deepspec.store import Store
 from infra.engines.managed import free_port
 from infra.server.setup import ENVIRONMENTS, make_pool, set_up
 from infra.server.up import s3_server, server, worker
-from tests.e2e.operated import SIZES, write_inputs
+from tests.given.server.operated import SIZES, write_inputs
 
 BLOCKS = {"AWS_ACCESS_KEY_ID": "s3-id", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
 

@@ -12,8 +12,8 @@ import pytest
 
 from cli import main as cli
 from infra.engines.managed import free_port
-from tests.e2e.conftest import ROOT
-from tests.e2e.operated import until
+from tests.given.apart import ROOT
+from tests.given.server.operated import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

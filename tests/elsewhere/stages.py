@@ -18,17 +18,17 @@ from deepspec.formats.scores import SCORES, read_scores
 from deepspec.parity import check_parity
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
-from tests.decoding import tiny
 from tests.elsewhere.device import DEVICE, there
-from tests.evaluate.published import Given, given
-from tests.heard import Heard
+from tests.given.drafts import pairs
+from tests.given.heard import Heard
+from tests.given.published.evaluated import Given, given
 
 DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True, "confidence_with_markov": True},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
-    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **tiny.DFLASH2},
-    "xpress": {"algorithm": "xpress", "layout": "fill_in", **tiny.XPRESS},
+    "dflash2": {"algorithm": "dflash2", "layout": "fill_in", **pairs.DFLASH2},
+    "xpress": {"algorithm": "xpress", "layout": "fill_in", **pairs.XPRESS},
     "eagle3": {"algorithm": "eagle3"},
     "peagle": {"algorithm": "peagle"},
     "mtp": {"algorithm": "mtp"},
@@ -36,7 +36,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
 
 
 def decoded(pair: Pair, temperature: float) -> list[Decoded]:
-    prompts = [Prompt(sample_id=str(n), ids=list(ids)) for n, ids in enumerate(tiny.prompts(5))]
+    prompts = [Prompt(sample_id=str(n), ids=list(ids)) for n, ids in enumerate(pairs.prompts(5))]
     settings = Settings(max_new_tokens=12, temperature=temperature, seed=0)
     return sorted(pair.speculative(settings, 3).decode(prompts), key=lambda each: each.sample_id)
 
@@ -47,8 +47,8 @@ PAIRS = [(name, sliding, float((number + sliding) % 2)) for number, name in enum
 
 @pytest.mark.parametrize(("name", "sliding", "temperature"), PAIRS)
 def test_decoding_gives_the_same_tokens_elsewhere(name, sliding, temperature):
-    target = tiny.target(sliding=bool(sliding))
-    draft = tiny.draft(target, **DRAFTS[name])
+    target = pairs.target(sliding=bool(sliding))
+    draft = pairs.draft(target, **DRAFTS[name])
     here = decoded(Pair(target=target, draft=draft, slots=3), temperature)
     with there():
         moved = replace(target, model=target.model.to(DEVICE))
@@ -57,11 +57,11 @@ def test_decoding_gives_the_same_tokens_elsewhere(name, sliding, temperature):
 
 @pytest.mark.parametrize("name", DRAFTS)
 def test_all_forms_are_held_together_elsewhere(name):
-    target = tiny.target()
-    draft = tiny.draft(target, **DRAFTS[name])
+    target = pairs.target()
+    draft = pairs.draft(target, **DRAFTS[name])
     with there():
         moved = replace(target, model=target.model.to(DEVICE))
-        text = torch.tensor(tiny.prompts(10)[-1])
+        text = torch.tensor(pairs.prompts(10)[-1])
         found = check_parity(moved, draft.to(DEVICE), text, forms={"same": draft})
     assert found.passed, found.rows()
 

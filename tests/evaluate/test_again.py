@@ -13,8 +13,8 @@ from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.publish import Out
 from deepspec.release.spec import ReleaseSpec
-from tests.evaluate.published import Given, given, publish_better
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.evaluated import Given, given, publish_better
 
 NOW = datetime(2026, 1, 31, 6, tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from deepspec.evaluate.filled import INTRO, OUTRO, filled, kind_of
 from deepspec.evaluate.spec import EvaluateOptions
 from deepspec.formats.questions import BenchmarkQuestion
-from tests.evaluate.published import given
 from tests.evaluate.test_run import evaluate
+from tests.given.published.evaluated import given
 
 ASKED = BenchmarkQuestion(question_id="sums/0", turns=("what is it?", "and then?"))
 TEXTS = ["one two three", "four", "what is it?"]

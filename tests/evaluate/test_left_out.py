@@ -20,9 +20,9 @@ from deepspec.lines.rows import write_rows
 from deepspec.page import scores as reports
 from deepspec.page.tables import acceptance_rows, left_out, lossless_text
 from deepspec.publish import Out
-from tests.evaluate.published import Given, given
 from tests.evaluate.test_run import evaluate
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.evaluated import Given, given
 
 LONG, LONGER, LONGEST = ["x" * 477], ["x" * 600], ["x" * 700]
 """One letter too much; far too much."""

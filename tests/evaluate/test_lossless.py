@@ -9,7 +9,7 @@ from deepspec.evaluate import lossless
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.rounds.decoded import Decoded
 from deepspec.target.load import Target, load_target
-from tests.target.tiny import VOCAB, write_target
+from tests.given.targets.tiny import VOCAB, write_target
 
 PROMPT, COUNT, PLACE = (5, 6, 7), 6, 3
 

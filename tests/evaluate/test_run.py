@@ -12,8 +12,8 @@ from deepspec.evaluate.spec import EvaluateOptions, EvaluateSpec
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.placement import Placement
 from deepspec.publish import Out
-from tests.evaluate.published import QUESTIONS, Given, given
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.evaluated import QUESTIONS, Given, given
 
 TURNS = sum(len(turns) for questions in QUESTIONS.values() for turns in questions)
 

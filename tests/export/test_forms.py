@@ -16,7 +16,7 @@ from deepspec.export import proof
 from deepspec.export.proof import difference, load, outputs, read_back
 from deepspec.export.run import FORMS, read_source
 from deepspec.models.config import EagleNorms
-from tests.export.drafts import KINDS, write_draft, write_target
+from tests.given.drafts.written import KINDS, write_draft, write_target
 
 ROPES = {"dspark_linear", "dspark_yarn", "dspark_llama3", "dflash2_dynamic", "eagle3_yarn", "eagle3_dynamic"}
 

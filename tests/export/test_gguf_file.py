@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deepspec.errors import CheckpointError
 from deepspec.forms.gguf_file import read_gguf
-from tests.export.drafts import write_target
+from tests.given.drafts.written import write_target
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft
-from tests.target import shipped
+from tests.given.targets import shipped
 
 KINDS = ["qwen3", "qwen3_5"]
 ROUNDING = 2e-6

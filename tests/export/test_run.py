@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import TargetId, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError, UnknownNameError
@@ -13,35 +13,10 @@ from deepspec.export.proof import load
 from deepspec.export.run import read_source, run
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import read_index, write_form
-from deepspec.placement import Placement
 from deepspec.publish import Out
-from deepspec.store import Store
-from tests.evaluate.published import given
-from tests.export.drafts import write_draft, write_target
-from tests.heard import Heard
-
-TARGET = TargetId(config="c", weights="w", tokenizer="t", template="p")
-TRAINED = {"steps": 9, "tokens": 700, "parameters": 1234}
-
-
-def publish_draft(store, scratch, kind):
-    """Return a published random draft."""
-    out = Out(store, "draft", f"draft-{kind}", {}, scratch)
-    out.file("x").unlink(missing_ok=True)
-    write_draft(out.folder, kind)
-    ref = out.publish(ExportSpec(), 1, {"target": TARGET.model_dump(), **TRAINED})
-    return open_artifact(store, ref, scratch)
-
-
-def publish_exports(tmp_path, kind, **options):
-    store = Store(tmp_path / "store")
-    draft = publish_draft(store, tmp_path / "scratch", kind)
-    out = Out(store, "exports", f"exports-{kind}", {"draft": draft.ref}, tmp_path / "scratch")
-    placement = Placement(locations={TARGET.digest: str(write_target(tmp_path / "target"))})
-    spec = ExportSpec(target="ORG/target", gate=False, **options)
-    report = Heard()
-    counts = run(spec, {"draft": draft}, out, placement, report)
-    return open_artifact(store, out.publish(spec, 1, counts), tmp_path / "scratch"), counts, report
+from tests.given.heard import Heard
+from tests.given.published.evaluated import given
+from tests.given.published.exports import publish_exports
 
 
 def test_every_form_is_written_or_refused_and_counted(tmp_path):

@@ -15,7 +15,7 @@ from deepspec.export.proof import load
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
 from deepspec.parity import training_form
-from tests.export.drafts import LLAMA, write_draft
+from tests.given.drafts.written import LLAMA, write_draft
 
 speculators = pytest.importorskip("speculators", reason="pip install speculators to load this form with it")
 

@@ -12,7 +12,7 @@ from deepspec.families.ends import ends_of
 from deepspec.families.installed import causal_types, defaults_of, names_of, theta_of
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.tensor_heads import TensorHead
-from tests.target import zoo
+from tests.given.targets import zoo
 
 MISTRAL = {"model_type": "mistral", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 

@@ -16,7 +16,7 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
 from deepspec.target.load import load_target
-from tests.target.tiny import IM_END, VOCAB, tokenizer
+from tests.given.targets.tiny import IM_END, VOCAB, tokenizer
 
 WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
 TARGETS = {

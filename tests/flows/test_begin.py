@@ -15,7 +15,7 @@ from deepspec.catalog import catalog
 from deepspec.formats.served import EngineSpeed, engine_name
 from deepspec.overview.words import held
 from deepspec.store import Store
-from tests.golden.test_older_store import LEFT
+from tests.given.published.older import LEFT
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
 from flows.chain import Chain, processor_seconds
 from infra.site import Site
-from tests.cache.made import build, publish_answers, rows, spec_for
-from tests.evaluate.published import given
-from tests.target.tiny import write_target
+from tests.given.published.caches import build, publish_answers, rows, spec_for
+from tests.given.published.evaluated import given
+from tests.given.targets.tiny import write_target
 
 
 def test_a_named_cache_is_trained_on_and_nothing_before_it_is_made(tmp_path: Path):

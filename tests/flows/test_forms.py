@@ -13,8 +13,8 @@ from deepspec.export.run import FORMS, read_source
 from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
 from deepspec.publish import Out
-from tests.heard import Heard
-from tests.train.conftest import SMALL, make_site
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL, make_site
 
 TEXT = "A text that is longer than two blocks of three tokens."
 

@@ -30,10 +30,8 @@ from infra import terminal
 from infra.engines.states import CONNECTOR, StatesServer
 from infra.site import Site
 from infra.terminal import bars, say, show_table
-from tests.golden.test_older_store import LEFT
-from tests.release.test_report import loaded
-from tests.release.test_run import interval
-from tests.sweep.test_board import entrant
+from tests.given.published.numbers import entrant, interval, loaded
+from tests.given.published.older import LEFT
 
 RECORDS = Path(__file__).with_name("screens")
 STORE = Path("store")

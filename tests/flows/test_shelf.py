@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from deepspec.catalog import set_ref
 from deepspec.store import Store
-from tests.cache.made import publish_answers, rows
+from tests.given.published.caches import publish_answers, rows
 
 
 def gc(store: Store, *words: str) -> str:

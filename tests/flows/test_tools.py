@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from infra import terminal
-from tests.evaluate.published import given
+from tests.given.published.evaluated import given
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from deepspec.errors import RowError
 from deepspec.messages.content import placeholder
 from deepspec.messages.conversations import parse_conversation, prompt_of, sample_id, user_texts
-from tests.formats import wild
+from tests.given import wild
 
 
 def user(text):

@@ -19,9 +19,9 @@ from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 from deepspec.plan.rules.published import apart
-from tests.models.drafts import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
-from tests.parity import golden
-from tests.target.tiny import IM_END, IM_START, tokenizer
+from tests.given import golden
+from tests.given.drafts.learning import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
+from tests.given.targets.tiny import IM_END, IM_START, tokenizer
 
 SHAPES = [
     *({"algorithm": "dspark", **heads} for heads in HEADS.values()),

@@ -17,9 +17,9 @@ from deepspec.errors import InputError
 from deepspec.export.proof import load, outputs
 from deepspec.export.run import FORMS, read_source
 from deepspec.store import Store
-from tests.brought import adopt
-from tests.export.drafts import KINDS, LLAMA, write_draft
-from tests.heard import Heard
+from tests.given.drafts.written import KINDS, LLAMA, write_draft
+from tests.given.heard import Heard
+from tests.given.published.brought import adopt
 
 TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
 LAYERS = LLAMA["num_hidden_layers"]

@@ -5,7 +5,7 @@ import torch
 
 from deepspec.errors import TrainingError
 from deepspec.records.batch import Record, collate, collate_rows
-from tests.models.drafts import record
+from tests.given.drafts.learning import record
 
 
 def test_batch_is_padded_on_the_right():

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from deepspec.attention.attention import KeyValue
 from deepspec.start.blocks import start_from_target
-from tests.models.drafts import SIZE, TARGETS, tiny
+from tests.given.drafts.learning import SIZE, TARGETS, tiny
 
 
 def _target(folder, family="qwen3"):

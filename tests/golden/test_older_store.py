@@ -2,7 +2,6 @@
 
 import tarfile
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 from prefect.serializers import JSONSerializer
@@ -20,10 +19,8 @@ from deepspec.start.begin import earlier_weights
 from deepspec.start.beginning import Beginning
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
-from tests.heard import Heard
-
-LEFT = Path(__file__).with_name("store_of_0_1.tar.xz")
-"""What the chain of tests/golden/test_stages.py published at b1a4fa0, and its target."""
+from tests.given.heard import Heard
+from tests.given.published.older import LEFT
 
 ENTRYPOINTS = (
     "flows.draft.build_draft", "flows.shards.make_one_shard", "flows.sweep.sweep", "flows.stages.prepare",

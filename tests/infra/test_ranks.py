@@ -15,9 +15,9 @@ from infra.children import ranks
 from infra.children.child import Job
 from infra.children.ranks import ended, first_failure
 from infra.children.stage import run_job
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL, Site, site  # noqa: F401 - a fixture
 from tests.infra.test_launch import wait_for
-from tests.train.conftest import SMALL, Site, site  # noqa: F401 - a fixture
 
 SPEC = SMALL.but(steps=4000, validate_every=4000)
 

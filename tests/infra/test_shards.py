@@ -7,9 +7,9 @@ from deepspec.store import Store
 from infra.children.shards import count_shards, run_shard
 from infra.children.stage import run_stage
 from infra.site import Site
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
-from tests.target.tiny import write_target
+from tests.given.heard import Heard
+from tests.given.published.caches import build, placement_for, publish_answers, rows, spec_for
+from tests.given.targets.tiny import write_target
 
 
 def test_a_stage_finds_the_shards_that_others_made(tmp_path: Path):

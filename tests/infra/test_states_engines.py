@@ -18,7 +18,7 @@ from deepspec.states.digest import digest_of
 from infra.engines import states
 from infra.engines.managed import ManagedEngines, command
 from infra.engines.states import CONNECTOR, StatesServer, engine_version, managed
-from tests.target.tiny import write_target
+from tests.given.targets.tiny import write_target
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from infra.listeners import Listeners
 from infra.processes.guard import EVENT
 from infra.processes.launch import run_guarded
 from infra.site import Site
-from tests.heard import Heard
+from tests.given.heard import Heard
 
 
 def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:

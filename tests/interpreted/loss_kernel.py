@@ -19,9 +19,9 @@ from deepspec.losses.chunked import Head, Rows, chunked_loss
 from deepspec.losses.terms import Terms
 from deepspec.losses.triton_chunks import TritonChunks
 from deepspec.records.batch import on_device
-from tests.parity import golden
-from tests.parity import test_training as parity
-from tests.test_losses import ALL, TERMS, draw_rows, formulas, leaves, plain
+from tests.given import golden
+from tests.given import golden_training as parity
+from tests.given.losses import ALL, TERMS, draw_rows, formulas, leaves, plain
 
 LOSS, GRADIENT = 1e-5, {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 """Largest relative error of the loss, and of the norm of a gradient's error, by the weights' dtype."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.apart import ROOT
+from tests.given.apart import ROOT
 
 Edit = tuple[str, str]
 """What stands in a file, and what is written behind it."""
@@ -72,15 +72,13 @@ RUN = """
 import json, sys
 from pathlib import Path
 import deepspec
-import tests.golden.test_stages as chain
-plain = chain.plan_parts
+from tests.given.published import chain
 def parts(folder):
-    found = plain(folder)
+    found = chain.plan_parts(folder)
     draft = {"algorithm": "toy", "num_layers": 1, "block_size": 3}
     return {**found, "train": found["train"] | {"draft": draft}, "export": {"forms": ["deepspec", "speculators"]},
             "toy": {"times": 2}}
-chain.plan_parts = parts
-made = chain.run_chain(Path(sys.argv[1]))
+made = chain.run_chain(Path(sys.argv[1]), parts=parts)
 print(json.dumps({"from": deepspec.__file__, "algorithm": made["train"].counts["algorithm"],
     "forms": made["export"].counts["forms"], "files": made["toy"].counts["files"],
     "count": made["toy"].read_bytes("count.txt").decode()}))

@@ -16,7 +16,7 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.stages import Stage, Work, materialize
 from deepspec.store import Store
-from tests.heard import Heard
+from tests.given.heard import Heard
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 FROM_SAFETENSORS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -114,7 +114,7 @@ import torch
 from deepspec.errors import StoreError
 from deepspec.checkpoint.draft import save_draft
 from deepspec.steps.checkpoint import write_tensors
-from tests.models.drafts import tiny
+from tests.given.drafts.learning import tiny
 
 small = Path(sys.argv[1])
 for write in (lambda: save_draft(tiny(), small), lambda: write_tensors({"a": torch.zeros(100_000)}, small / "b")):

@@ -1,13 +1,13 @@
 """MTP heads from prompts to release: the heads that a target ships, tuned on its own answers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import tests.golden.test_stages as chain
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import TargetError
 from deepspec.formats.exports import read_index
@@ -21,23 +21,21 @@ from deepspec.plan.resolve import sizes_of
 from deepspec.store import Store
 from deepspec.target.heads import read_target
 from deepspec.target_cache.facts import CacheFacts
-from tests.target import shipped, tiny
+from tests.given.published import chain
+from tests.given.targets import shipped
 
 LAST = 3
 
 
 def parts(folder: Path) -> dict[str, Any]:
     """Return the plan of a tiny chain, with heads in the place of a draft."""
-    plain = PLAIN(folder)
+    plain = chain.plan_parts(folder)
     train = plain["train"] | {
         "draft": {"algorithm": "mtp"}, "objective": {"ttt_length": 2}, "steps": 20, "learning_rate": 3e-3,
     }  # fmt: skip
     cache = {key: value for key, value in plain["cache"].items() if key != "layers"}
     evaluate = plain["evaluate"] | {"untrained_samples": 1, "calibration_samples": 0}
     return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
-
-
-PLAIN = chain.plan_parts
 
 
 def known(folder: Path) -> Known:
@@ -48,10 +46,8 @@ def known(folder: Path) -> Known:
     )  # fmt: skip
 
 
-def test_heads_are_tuned_from_answers_to_a_release(tmp_path, monkeypatch):
-    monkeypatch.setattr(chain, "plan_parts", parts)
-    monkeypatch.setattr(tiny, "write_target", lambda folder, **_: shipped.write_target(folder, "qwen3_5"))
-    made = chain.run_chain(tmp_path)
+def test_heads_are_tuned_from_answers_to_a_release(tmp_path):
+    made = chain.run_chain(tmp_path, target=partial(shipped.write_target, kind="qwen3_5"), parts=parts)
     facts = CacheFacts.model_validate(made["cache"].counts)
     assert facts.layers == (LAST,)
     counts = made["train"].counts

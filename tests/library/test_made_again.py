@@ -6,10 +6,10 @@ from deepspec.artifacts import Artifact, ArtifactRef, Spec, read_manifest
 from deepspec.catalog import catalog
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
-from tests.cache.made import placement_for, publish_answers, rows, spec_for
-from tests.heard import Heard
-from tests.target.tiny import write_target
-from tests.train.conftest import SMALL
+from tests.given.heard import Heard
+from tests.given.published.caches import placement_for, publish_answers, rows, spec_for
+from tests.given.published.site import SMALL
+from tests.given.targets.tiny import write_target
 
 
 def states(store: Store) -> dict[str, str]:

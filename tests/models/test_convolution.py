@@ -9,7 +9,7 @@ from deepspec.models.block import Block
 from deepspec.models.convolution import ConvolvedBlock, SlotConvolution
 from deepspec.models.heads import CandidateSelector
 from deepspec.start.initial import initialize
-from tests.models.drafts import TARGETS, tiny
+from tests.given.drafts.learning import TARGETS, tiny
 
 
 def test_a_convolution_by_hand():

@@ -13,7 +13,7 @@ from deepspec.formats.recipe import Objective
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
 from deepspec.records.batch import collate
 from deepspec.start.initial import initialize
-from tests.models.drafts import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
+from tests.given.drafts.learning import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -17,7 +17,7 @@ from deepspec.overview.page import html_of, page_of, pictures, rows_of
 from deepspec.overview.story import story
 from deepspec.stages import STAGES
 from deepspec.store import Store
-from tests.golden.test_older_store import LEFT
+from tests.given.published.older import LEFT
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CARRIED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")

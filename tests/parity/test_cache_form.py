@@ -14,11 +14,11 @@ from deepspec.store import Store
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.stored_states import check_states
-from tests.brought import import_folder
-from tests.cache.made import placement_for
-from tests.heard import Heard
-from tests.parity.golden import MISSING, root
-from tests.parity.golden import target as golden_target
+from tests.given.golden import MISSING, root
+from tests.given.golden import target as golden_target
+from tests.given.heard import Heard
+from tests.given.published.brought import import_folder
+from tests.given.published.caches import placement_for
 
 
 def folders() -> list[object]:

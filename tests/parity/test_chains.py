@@ -9,8 +9,9 @@ import torch
 from deepspec.algorithms.chains import entries, supervised_places
 from deepspec.algorithms.peagle import PEagle
 from deepspec.proposers.eagle import ParallelProposer
-from tests.algorithms.forms import use_form
-from tests.parity import golden2, theirs
+from tests.given import golden2
+from tests.given.drafts.masks import use_form
+from tests.parity import theirs
 from tests.parity.test_slots import check_gradients
 from tests.parity.test_training import LOGITS, LOSS
 

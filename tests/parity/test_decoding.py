@@ -17,7 +17,7 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Round, Settings
 from deepspec.rounds.measure import tally
 from deepspec.target.load import Target, load_target
-from tests.parity.golden import MISSING, root, target
+from tests.given.golden import MISSING, root, target
 
 
 def runs() -> list[Path]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.parity import golden2
+from tests.given import golden2
 
 
 def unread() -> list[object]:
@@ -17,7 +17,7 @@ def unread() -> list[object]:
 def test_every_kind_of_case_is_read(kind):
     if kind in golden2.WAITING:
         pytest.skip(f"cases of {kind} are not read: {golden2.WAITING[kind]}")
-    assert kind in golden2.KINDS, f"no test reads cases of {kind}; write one, and name it in tests/parity/golden2.py"
+    assert kind in golden2.KINDS, f"no test reads cases of {kind}; write one, and name it in tests/given/golden2.py"
 
 
 def test_nothing_waits_that_is_read():

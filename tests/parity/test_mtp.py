@@ -14,8 +14,9 @@ from deepspec.formats.recipe import Objective
 from deepspec.forms import heads
 from deepspec.proposers.eagle import EagleProposer
 from deepspec.records.batch import Record, collate_rows, supervises
-from tests.algorithms.forms import use_form
-from tests.parity import golden2, theirs
+from tests.given import golden2
+from tests.given.drafts.masks import use_form
+from tests.parity import theirs
 from tests.parity.test_slots import check_gradients
 from tests.parity.test_training import LOGITS, LOSS
 

@@ -7,7 +7,7 @@ from torch import nn
 from deepspec.optimizers.muon import MasterMuon
 from deepspec.steps.ranks import Ranks
 from deepspec.train.spec import TrainSpec
-from tests.parity import golden2
+from tests.given import golden2
 
 CASES = golden2.cases("muon", wanted=("batch.safetensors", "expected.json", "expected.safetensors"))
 CLOSE = {"momentum": 1e-6, "adamw": 1e-6, "muon": 2e-3}

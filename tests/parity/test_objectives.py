@@ -8,7 +8,8 @@ import torch
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.losses.chunked import Head, Rows, chunked_loss
 from deepspec.losses.terms import Terms
-from tests.parity import golden2, theirs
+from tests.given import golden2
+from tests.parity import theirs
 
 EDGE = 1e-5
 """Their denominators are Σ m plus this."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepspec.algorithms.anchors import candidates, choose_anchors
-from tests.parity import golden
+from tests.given import golden
 
 
 def test_anchors_replay():

@@ -9,9 +9,11 @@ from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.slots import RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
 from deepspec.algorithms.xpress import guesses
 from deepspec.proposers.propose import BlockProposer, Correction
-from tests.algorithms.forms import use_form
-from tests.parity import golden2, theirs
-from tests.parity.test_training import GRADIENT, LOGITS, LOSS
+from tests.given import golden2
+from tests.given.drafts.masks import use_form
+from tests.given.golden_training import GRADIENT
+from tests.parity import theirs
+from tests.parity.test_training import LOGITS, LOSS
 
 FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")
 CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)

@@ -12,10 +12,12 @@ from deepspec.algorithms.eagle3 import Eagle3, steps
 from deepspec.models.config import EagleNorms
 from deepspec.models.draft import build_draft
 from deepspec.proposers.eagle import EagleProposer
-from tests.algorithms.forms import use_form
-from tests.parity import golden2, theirs
+from tests.given import golden2
+from tests.given.drafts.masks import use_form
+from tests.given.golden_training import GRADIENT
+from tests.parity import theirs
 from tests.parity.test_slots import check_gradients
-from tests.parity.test_training import GRADIENT, LOGITS, LOSS
+from tests.parity.test_training import LOGITS, LOSS
 
 CASES = golden2.cases(
     "eagle3", wanted=("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")

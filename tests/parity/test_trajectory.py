@@ -16,7 +16,7 @@ from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
 from deepspec.optimizers.schedule import learning_rate
 from deepspec.records.batch import Record, collate, supervises
-from tests.parity import golden
+from tests.given import golden
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 

@@ -11,7 +11,7 @@ from deepspec.checkpoint.foreign import public_config, public_tensors
 from deepspec.export.proof import load
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Batch, Record, collate_rows, supervises
-from tests.parity import golden2
+from tests.given import golden2
 
 LAYERS = 100
 """Layers of a target: the cases do not tell."""

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.given.targets.tiny import write_target
 from tests.plan.placed import questions
-from tests.target.tiny import write_target
 
 
 @pytest.fixture(scope="session")

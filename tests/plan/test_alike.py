@@ -20,8 +20,8 @@ from deepspec.formats.tensor_heads import POINTER
 from flows.choices import Choices
 from infra.site import Site
 from tasks.resolve import Begun, begun
+from tests.given.targets.tiny import with_tokens
 from tests.plan.placed import FIELDS, choices, edit, questions, site
-from tests.target.test_tokens import with_tokens
 
 Change = Callable[[Path], None]
 

@@ -10,9 +10,8 @@ from deepspec.plan.checks import CHECKS, examine, outcomes
 from deepspec.plan.rules.machine import TRACKERS
 from infra.known import known
 from tasks.resolve import begun
+from tests.given.targets.tiny import IM_END, with_tokens
 from tests.plan.placed import FIELDS, choices, edit, questions, refused, site, told
-from tests.target.test_tokens import with_tokens
-from tests.target.tiny import IM_END
 
 
 def test_a_plan_that_can_be_run_passes_every_check(place):

@@ -28,9 +28,8 @@ from deepspec.target.mask_token import mask_token_facts
 from deepspec.target.tokens import read_stops
 from deepspec.target_cache.facts import CacheFacts
 from infra.known import known
+from tests.given.targets.tiny import IM_END, with_tokens
 from tests.plan.placed import choices, edit, questions, site
-from tests.target.test_tokens import with_tokens
-from tests.target.tiny import IM_END
 
 CHECKED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

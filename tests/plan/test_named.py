@@ -17,10 +17,10 @@ from deepspec.formats.tensor_heads import POINTER
 from deepspec.publish import Out
 from deepspec.store import Store
 from tasks.resolve import begun
-from tests.cache.made import build, publish_answers, rows, spec_for
-from tests.evaluate.published import given as given_draft
+from tests.given.published.caches import build, publish_answers, rows, spec_for
+from tests.given.published.evaluated import given as given_draft
+from tests.given.targets.tiny import MASK
 from tests.plan.placed import choices, edit, refused, site, told
-from tests.target.tiny import MASK
 
 
 @pytest.fixture

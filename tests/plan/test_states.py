@@ -17,9 +17,9 @@ from infra.children.stage import _engines
 from infra.engines.states import staging_folder
 from infra.known import known
 from tasks.resolve import versioned
-from tests.heard import Heard
+from tests.given.engines.prompts import TARGET
+from tests.given.heard import Heard
 from tests.plan.placed import choices, edit, refused, site
-from tests.regenerate.conftest import TARGET
 
 THERE = (Endpoint(url="http://127.0.0.1:9/v1", model="target"),)
 

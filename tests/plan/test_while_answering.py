@@ -15,10 +15,10 @@ from deepspec.stages import STAGES, address
 from deepspec.states.wanted import WhileAnswering
 from infra.children.stage import _engines
 from infra.known import known
-from tests.heard import Heard
+from tests.given.engines.prompts import TARGET
+from tests.given.heard import Heard
 from tests.plan.placed import choices, refused, site
 from tests.plan.test_states import THERE, seen
-from tests.regenerate.conftest import TARGET
 
 PASS = ("cache.states=vllm", "cache.while_answering=true")
 

@@ -16,8 +16,8 @@ from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.publish import Out
 from deepspec.store import Store
-from tests.formats import wild
-from tests.heard import Heard
+from tests.given import wild
+from tests.given.heard import Heard
 
 LINES = (
     (wild.ROWS | wild.ALMOST).map(lambda row: json.dumps(row).encode())

@@ -16,7 +16,7 @@ from deepspec.prepare.run import run
 from deepspec.prepare.spec import PrepareSpec, Source, Splits
 from deepspec.publish import Out
 from deepspec.store import Store
-from tests.heard import Heard
+from tests.given.heard import Heard
 
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch")
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.regenerate.conftest import Bench, prompts
+from tests.given.engines.prompts import Bench, prompts
 
 ROWS = 400
 

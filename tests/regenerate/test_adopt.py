@@ -13,8 +13,8 @@ from deepspec.artifacts import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
 from deepspec.messages.conversations import parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf
-from tests.formats import wild
-from tests.regenerate.conftest import Bench, prompt, prompts
+from tests.given import wild
+from tests.given.engines.prompts import Bench, prompt, prompts
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deepspec.messages.conversations import published_rows
-from tests.regenerate.conftest import Bench, prompt
-from tests.regenerate.simulated import Simulated, text_of
+from tests.given.engines.answering import Simulated, text_of
+from tests.given.engines.prompts import Bench, prompt
 from tests.regenerate.test_replies import replies
 
 ROWS = [prompt("good", "row 1"), prompt("bad", "row bad"), prompt("turns", "row 2", "row bad"), prompt("last", "row 3")]

@@ -5,8 +5,8 @@ import pytest
 from deepspec.asking.reader import TargetReader
 from deepspec.errors import AnswersError, BadRowsError, EngineError
 from deepspec.regenerate import run as stage
-from tests.regenerate.conftest import prompt, prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompt, prompts
 from tests.regenerate.test_faults import only, statuses
 from tests.regenerate.test_parts import answer, failed
 from tests.regenerate.test_preflight import Reader

@@ -8,8 +8,8 @@ from deepspec.messages.conversations import published_rows
 from deepspec.publish import drop_artifact
 from deepspec.regenerate.chosen import chosen_prompts
 from deepspec.regenerate.spec import RegenerateSpec
-from tests.regenerate.conftest import prompt
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompt
 
 SPLITS = ("train", "validation", "test")
 

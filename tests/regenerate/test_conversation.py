@@ -8,7 +8,7 @@ from deepspec.asking.conversation import is_thinking, regenerate_row, turn_seed
 from deepspec.asking.dialects import OTHER, body
 from deepspec.asking.question import Answer
 from deepspec.asking.sampling import Sampling
-from tests.regenerate.conftest import prompt
+from tests.given.engines.prompts import prompt
 
 WEATHER = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 

@@ -11,10 +11,10 @@ from deepspec.asking.sampling import Sampling
 from deepspec.chat.template import ChatTemplate
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from tests.regenerate.conftest import prompt, prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompt, prompts
+from tests.given.targets import tiny
 from tests.regenerate.test_conversation import WEATHER, with_tools
-from tests.target import tiny
 
 DAY, ENGINES_DAY = date(2025, 12, 24), date(2026, 11, 26)
 

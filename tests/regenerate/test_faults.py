@@ -7,8 +7,8 @@ import pytest
 
 from deepspec.errors import AnswersError, EngineError
 from deepspec.regenerate import run as stage
-from tests.regenerate.conftest import prompt, prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompt, prompts
 
 
 def first(count, name):

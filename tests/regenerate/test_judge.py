@@ -9,7 +9,7 @@ from deepspec.asking.judge import check_answer, check_prompt
 from deepspec.asking.question import Answer, Question
 from deepspec.asking.sampling import Sampling
 from deepspec.errors import RowError
-from tests.regenerate.conftest import prompt
+from tests.given.engines.prompts import prompt
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
 

@@ -12,9 +12,9 @@ import pytest
 from deepspec.artifacts import ArtifactRef, open_artifact, read_manifest, reference
 from deepspec.lines.rows import read_rows
 from deepspec.messages.conversations import published_rows
-from tests.regenerate.conftest import Bench, prompts
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import Bench, prompts
 from tests.regenerate.one_run import ROWS
-from tests.regenerate.simulated import Simulated, serve
 
 MOST_IN_FLIGHT = 60
 """More than the two endpoints ever get at a time here."""

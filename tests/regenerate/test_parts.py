@@ -6,7 +6,7 @@ from deepspec.artifacts import open_artifact
 from deepspec.errors import AnswersError
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.tally import Tally, total_counts
-from tests.regenerate.conftest import prompts
+from tests.given.engines.prompts import prompts
 
 
 def answer(sample_id, **more):

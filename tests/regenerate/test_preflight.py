@@ -5,8 +5,8 @@ import pytest
 from deepspec.asking.reader import TargetReader
 from deepspec.asking.sampling import Sampling
 from deepspec.errors import EngineError
-from tests.regenerate.conftest import prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompts
 
 
 class Reader(TargetReader):

@@ -7,9 +7,9 @@ import pytest
 from deepspec.asking.reader import TargetReader
 from deepspec.chat.clock import Clock
 from deepspec.placement import Placement
-from tests.regenerate.conftest import TARGET
+from tests.given.engines.prompts import TARGET
+from tests.given.targets import tiny
 from tests.regenerate.test_parts import answer
-from tests.target import tiny
 
 DAY = date(2025, 12, 24)
 HELLO = [{"role": "user", "content": "hello"}]

@@ -4,8 +4,8 @@ import pytest
 
 from deepspec.errors import EngineError
 from deepspec.publish import drop_artifact
-from tests.regenerate.conftest import prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompts
 
 
 def test_every_prompt_is_answered_once_and_in_order(bench):

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from deepspec.errors import EngineError
 from deepspec.lines.rows import read_rows
 from deepspec.placement import Endpoint, Placement
-from tests.regenerate.conftest import prompts
-from tests.regenerate.simulated import Simulated, serve
+from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.prompts import prompts
 
 KEY = "sk-very-secret-4711"
 WRONG = "sk-wrong-secret-4712"

@@ -14,7 +14,7 @@ from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.calibration.figure import reliability
 from deepspec.formats.exports import ExportedForm, ExportIndex
 from deepspec.formats.scores import Difference, Interval
-from deepspec.formats.served import BreakEven, Change, EngineSpeed, ProposedLength, ServeOptions, Tried, UnderLoad
+from deepspec.formats.served import Change, EngineSpeed, ProposedLength, Tried
 from deepspec.formats.speed import LoadSpeed
 from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown
@@ -23,9 +23,11 @@ from deepspec.release.render import render
 from deepspec.release.report import Released, sections, warnings
 from deepspec.release.run import shown_in
 from deepspec.release.spec import ReleaseSpec
-from deepspec.serving.proposals import best_for_all, proposals
-from tests.release.test_run import calibration, interval, scores_of, speed_of
-from tests.serving.test_numbers import level
+from tests.given.published.numbers import (
+    interval,
+    loaded,
+)
+from tests.release.test_run import calibration, scores_of, speed_of
 
 TRAINED = {"steps": 9, "tokens": 700, "parameters": 1234}
 DRAFT = ArtifactRef(kind="draft", address="d" * 32, content="c", uri="here")
@@ -87,18 +89,6 @@ def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Re
 def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released):
     loud = "The draft's embedding is not the target's"
     assert warnings(replace(found, trained={**found.trained, "warnings": [loud]}))[0] == loud
-
-
-def loaded(**changes) -> UnderLoad:
-    levels = (level(1, drafting=15, plain=10), level(8, drafting=7.5, plain=10))
-    told = {"engine": "llama.cpp b1", "plain_engine": "llama.cpp b1", "hardware": "two cores", "started": True}
-    return UnderLoad(
-        **{
-            **told, "slots": 1, "options": ServeOptions(loads=(1, 8)), "levels": levels,
-            "break_even": (BreakEven(value=4.0, low=3.0, high=None),), "proposals": proposals(levels, (), 1),
-            "best": best_for_all(levels, (), 1), **changes,
-        }
-    )  # fmt: skip
 
 
 def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):

@@ -27,13 +27,10 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.release.run import compared, run
 from deepspec.release.spec import ReleaseSpec
-from tests.decoding.test_compare import scores as published_scores
-from tests.export.test_run import publish_exports
-from tests.heard import Heard
-
-
-def interval(value):
-    return Interval(value=value, low=value - 0.1, high=value + 0.1)
+from tests.given.heard import Heard
+from tests.given.published.exports import publish_exports
+from tests.given.published.numbers import interval
+from tests.given.published.numbers import scores as published_scores
 
 
 def acceptance(length):
@@ -122,7 +119,7 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
 
 
 def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.export.test_run.TRAINED", {"parameters": 1234, "adopted": "ORG/draft"})
+    monkeypatch.setattr("tests.given.published.exports.TRAINED", {"parameters": 1234, "adopted": "ORG/draft"})
     _, _, card = release(tmp_path)
     assert "Trained elsewhere: `ORG/draft`; 1,234 trained parameters" in card
     assert "steps on" not in card

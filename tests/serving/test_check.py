@@ -22,7 +22,7 @@ from deepspec.serving.check import (
 )
 from deepspec.serving.client import ServedAnswer, ServingClient
 from deepspec.serving.numbers import tokens_per_round
-from tests.serving.fake import Fake, serving
+from tests.given.engines.streaming import Fake, serving
 
 
 def known(name: str, accepted: int, begins: str = "", text: str = "") -> DecodedPrompt:

@@ -15,8 +15,8 @@ from deepspec.formats.speed import read_speed
 from deepspec.serving import levels
 from deepspec.store import Store
 from infra import terminal
-from tests.golden.test_stages import run_chain
-from tests.serving.fake import Fake, serving
+from tests.given.engines.streaming import Fake, serving
+from tests.given.published.chain import run_chain
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from deepspec.serving.client import Request, ServedAnswer
 from deepspec.serving.figure import by_load
 from deepspec.serving.levels import EnginePatience, Load, closed, opened
 from deepspec.serving.measure import ServedSubject, under_load, with_settings
-from tests.heard import Heard
-from tests.serving.fake import Fake, serving
+from tests.given.engines.streaming import Fake, serving
+from tests.given.heard import Heard
 from tests.serving.test_check import known
 
 OPTIONS = ServeOptions(loads=(1, 2), requests=4, max_tokens=9)

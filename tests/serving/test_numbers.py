@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepspec.formats.scores import Interval
-from deepspec.formats.served import Accepted, Level, Percentiles, ProposedLength, Side, changes
+from deepspec.formats.served import ProposedLength, changes
 from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters, gauge, read_counters
 from deepspec.serving.levels import arrivals, behind
@@ -24,29 +24,12 @@ from deepspec.serving.numbers import (
     tokens_per_round,
 )
 from deepspec.serving.proposals import best_for_all, proposals
+from tests.given.published.numbers import level
 
 
 def answer(seconds: float = 1.0, tokens: int = 10, **told) -> ServedAnswer:
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (0.1, seconds), "end": seconds}
     return ServedAnswer(tokens=tokens, text="", **{**moments, **told})
-
-
-def exact(value: float) -> Interval:
-    return Interval(value=value, low=value, high=value)
-
-
-def side(speed: float) -> Side:
-    none = Percentiles(p50=0, p95=0, p99=0)
-    return Side(
-        requests=1, tokens=1, tokens_per_second=exact(speed), first_token=none, between_tokens=none, latency=none,
-        cached_tokens=0, client_share=0.0,
-    )  # fmt: skip
-
-
-def level(load: int, drafting: float, plain: float, per_round: float = 1.5, positions=(0.5,)) -> Level:
-    accepted = Accepted(rounds=9, drafted=9, accepted=9, tokens_per_round=exact(per_round), by_position=positions)
-    gain = exact(drafting / plain)
-    return Level(kind="closed", load=load, drafting=side(drafting), plain=side(plain), accepted=accepted, speedup=gain)
 
 
 def test_percentiles_are_values_of_the_nearest_rank():

@@ -21,11 +21,11 @@ from deepspec.target import TargetSource, identify
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, start_engines
 from infra.engines.states import StatesServer, engine_version, managed
-from tests.cache.made import opened, publish_answers
-from tests.heard import Heard
-from tests.regenerate.conftest import prompt
-from tests.states.one_pass import Line
-from tests.target.tiny import answered
+from tests.given.engines.one_pass import Line
+from tests.given.engines.prompts import prompt
+from tests.given.heard import Heard
+from tests.given.published.caches import opened, publish_answers
+from tests.given.targets.tiny import answered
 
 VLLM = os.environ.get("DEEPSPEC_VLLM")
 

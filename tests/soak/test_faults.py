@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, api  # noqa: F401 - a fixture
+from tests.given.apart import ROOT
+from tests.given.server.session import api  # noqa: F401 - a fixture
 from tests.soak.fault import NEVER, Fault, Told
 from tests.soak.faults_of_data import DATA
 from tests.soak.faults_of_surroundings import SURROUNDINGS

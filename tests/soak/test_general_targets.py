@@ -7,8 +7,8 @@ import pytest
 from deepspec.artifacts import Artifact
 from deepspec.families import is_general
 from deepspec.formats.scores import SCORES, read_scores
-from tests.golden import test_stages
-from tests.target import tiny, zoo
+from tests.given.published.chain import run_chain
+from tests.given.targets import tiny, zoo
 
 
 def run(model_type: str, folder, monkeypatch) -> dict[str, Artifact]:
@@ -18,7 +18,7 @@ def run(model_type: str, folder, monkeypatch) -> dict[str, Artifact]:
         (place / "generation_config.json").write_text(json.dumps({"eos_token_id": [tiny.IM_END, tiny.END_OF_TEXT]}))
 
     monkeypatch.setattr(tiny, "write_target", write)
-    return test_stages.run_chain(folder)
+    return run_chain(folder)
 
 
 @pytest.mark.soak

@@ -22,12 +22,13 @@ from infra.children.stage import child_job
 from infra.engines.managed import free_port
 from infra.site import FanOut, Site
 from tasks import shards
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
-from tests.e2e.conftest import ROOT, api, query  # noqa: F401 - a fixture
-from tests.e2e.operated import Operated, checkpoints, manifests, operate, until, workers
-from tests.heard import Heard
-from tests.target.tiny import write_target
-from tests.train.conftest import SMALL, make_site
+from tests.given.apart import ROOT
+from tests.given.heard import Heard
+from tests.given.published.caches import build, placement_for, publish_answers, rows, spec_for
+from tests.given.published.site import SMALL, make_site
+from tests.given.server.operated import Operated, checkpoints, manifests, operate, until, workers
+from tests.given.server.session import api, query  # noqa: F401 - a fixture
+from tests.given.targets.tiny import write_target
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 

@@ -13,11 +13,11 @@ from flows.chain import Chain
 from infra.children.stage import run_stage
 from infra.site import FanOut, Site
 from tasks.shards import make_shards
-from tests.cache.made import build, placement_for, publish_answers, rows, spec_for
-from tests.e2e.conftest import api  # noqa: F401 - a fixture
-from tests.heard import Heard
-from tests.target.tiny import write_target
-from tests.train.conftest import SMALL, make_site
+from tests.given.heard import Heard
+from tests.given.published.caches import build, placement_for, publish_answers, rows, spec_for
+from tests.given.published.site import SMALL, make_site
+from tests.given.server.session import api  # noqa: F401 - a fixture
+from tests.given.targets.tiny import write_target
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed (pip install -e '.[ray]')")
 pytest.importorskip("prefect_ray", reason="the extra `ray` is not installed (pip install -e '.[ray]')")

@@ -9,9 +9,9 @@ from deepspec.cache.spec import CacheSpec
 from deepspec.placement import Endpoint
 from deepspec.regenerate import run as stage
 from deepspec.store import Store
-from tests.cache.child import Telling
-from tests.cache.made import out_for, placement_for
-from tests.states.one_pass import Line
+from tests.given.engines.one_pass import Line
+from tests.given.killed import Telling
+from tests.given.published.caches import out_for, placement_for
 
 
 def main(

@@ -8,9 +8,9 @@ from deepspec.cache.verify import verify
 from deepspec.errors import SpecError
 from deepspec.passes.live import open_cache
 from deepspec.states.staging import sweep
-from tests.cache.made import placement_for
-from tests.states.conftest import Bench
-from tests.states.served import VERSION_SERVED, serving
+from tests.given.engines.bench import Bench
+from tests.given.engines.states import VERSION_SERVED, serving
+from tests.given.published.caches import placement_for
 
 
 def test_an_engine_gives_the_cache_that_transformers_gives(bench: Bench):

@@ -13,11 +13,11 @@ from deepspec.artifacts import read_manifest
 from deepspec.errors import CaptureError, EngineError
 from deepspec.states import staging
 from deepspec.target.load import load_target
-from tests.cache.made import StopError, Stopping
-from tests.heard import Heard
-from tests.states.conftest import Bench
-from tests.states.served import Served, serving
-from tests.target.tiny import write_target
+from tests.given.engines.bench import Bench
+from tests.given.engines.states import Served, serving
+from tests.given.heard import Heard
+from tests.given.published.caches import StopError, Stopping
+from tests.given.targets.tiny import write_target
 
 
 def refused(bench: Bench, match: str, error: type[Exception] = EngineError, **faults: object) -> Served:
@@ -151,7 +151,7 @@ def test_no_engine_at_all(bench: Bench):
 
 
 def test_a_sample_that_is_longer_than_the_engine_takes_ends_the_run_and_names_it(bench: Bench, monkeypatch):
-    monkeypatch.setattr("tests.states.served.LONGEST", 60)
+    monkeypatch.setattr("tests.given.engines.states.LONGEST", 60)
     refused(bench, r"(refuses what it is asked|no engine gives states of sample s\d+ ).*longer than 60 .*engine-args")
 
 

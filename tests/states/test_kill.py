@@ -7,11 +7,11 @@ import pytest
 
 from deepspec.artifacts import read_manifest
 from deepspec.store import Store
-from tests.killed import run_and_kill
+from tests.given.engines.bench import Bench
+from tests.given.engines.one_pass import Line
+from tests.given.engines.states import serving
+from tests.given.killed import run_and_kill
 from tests.states.child import both, main
-from tests.states.conftest import Bench
-from tests.states.one_pass import Line
-from tests.states.served import serving
 
 
 def check(bench: Bench, kills: int, seed: int) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 from deepspec.artifacts import Artifact, read_manifest
 from deepspec.store import Store
-from tests.cache.made import publish_answers, rows
+from tests.given.engines.bench import Bench
+from tests.given.engines.states import Served, serving
+from tests.given.engines.training import SPEC, tokens_of
+from tests.given.published.caches import publish_answers, rows
 from tests.states.child_training import main
-from tests.states.conftest import Bench
-from tests.states.served import Served, serving
-from tests.states.training import SPEC, tokens_of
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.states.child_training"])  # libraries are imported once, not once a child

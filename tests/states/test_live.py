@@ -6,11 +6,11 @@ import pytest
 
 from deepspec.artifacts import open_artifact, read_manifest
 from deepspec.errors import EngineError, SpecError, TrainingError
-from tests.cache.made import publish_answers, rows
-from tests.heard import Heard
-from tests.states.conftest import Bench
-from tests.states.served import Served, serving
-from tests.states.training import SPEC, checksums, tokens_of, train
+from tests.given.engines.bench import Bench
+from tests.given.engines.states import Served, serving
+from tests.given.engines.training import SPEC, checksums, tokens_of, train
+from tests.given.heard import Heard
+from tests.given.published.caches import publish_answers, rows
 
 
 @pytest.fixture

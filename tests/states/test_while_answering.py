@@ -17,14 +17,14 @@ from deepspec.messages.conversations import published_rows
 from deepspec.passes.agree import difference
 from deepspec.passes.live import open_cache
 from deepspec.target_cache.cache import TargetCache
-from tests.cache.made import opened
-from tests.regenerate.conftest import prompt
-from tests.states.conftest import Bench
-from tests.states.one_pass import ALL, Line, prompts
-from tests.states.served import Served, serving
-from tests.states.training import checksums, train
-from tests.target.tiny import THINKING, write_target
-from tests.train.conftest import SMALL
+from tests.given.engines.bench import Bench
+from tests.given.engines.one_pass import ALL, Line, prompts
+from tests.given.engines.prompts import prompt
+from tests.given.engines.states import Served, serving
+from tests.given.engines.training import checksums, train
+from tests.given.published.caches import opened
+from tests.given.published.site import SMALL
+from tests.given.targets.tiny import THINKING, write_target
 
 PROOF = 3
 """Prompts by which an engine is proven before the first row."""

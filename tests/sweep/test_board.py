@@ -4,19 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.sweep.board import Cost, Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
-
-
-def entrant(
-    name: str, *lengths: float, cost: float | None = None, spread: float = 1.0, pace: float | None = 0.5
-) -> Entrant:
-    """Return a row that was trained from the seeds 0, 1, …, with these accepted lengths."""
-    trials = tuple(
-        Trial(seed=seed, draft=f"{name}{seed}", steps=100, step_cpu_seconds=pace, accepted_length=length)
-        for seed, length in enumerate(lengths)
-    )
-    timed = None if cost is None else Cost(value=cost, spread=spread)
-    return Entrant(name=name, trials=trials, cost=timed)
+from deepspec.sweep.board import Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
+from tests.given.published.numbers import entrant
 
 
 def test_a_mean_has_students_interval():

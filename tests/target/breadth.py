@@ -27,8 +27,8 @@ from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
 from deepspec.target.load import Target, load_target
-from tests.target import zoo, zoo_images
-from tests.target.tiny import VOCAB, tokenizer
+from tests.given.targets import zoo, zoo_images
+from tests.given.targets.tiny import VOCAB, tokenizer
 
 ALGORITHM_NAMES = ("dspark", "dflash", "eagle3")
 STEPS = 3

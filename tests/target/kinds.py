@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from deepspec.chat.template import ChatTemplate
-from tests.target import tiny
+from tests.given.targets import tiny
 
 FOLDER = Path(__file__).parent / "templates"
 

@@ -7,8 +7,8 @@ import pytest
 
 from deepspec.chat.answered import read_answered
 from deepspec.errors import RowError
+from tests.given.targets.tiny import answered
 from tests.target.kinds import KINDS
-from tests.target.tiny import answered
 
 WITHOUT = "without it"
 

@@ -14,8 +14,8 @@ from deepspec.start.fresh import read_ends
 from deepspec.target.heads import read_target
 from deepspec.target.load import load_target
 from deepspec.target.tokens import check_vocabulary, read_tokenizer
-from tests.target import zoo_images
-from tests.target.tiny import VOCAB, tokenizer, write_target
+from tests.given.targets import zoo_images
+from tests.given.targets.tiny import VOCAB, tokenizer, write_target
 
 SIZES = {"vocab_size": 264, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.target import zoo, zoo_images
+from tests.given.targets import zoo, zoo_images
 from tests.target.breadth import Found, examine
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"

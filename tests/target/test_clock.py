@@ -6,7 +6,7 @@ import pytest
 
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.template import ChatTemplate
-from tests.target import tiny
+from tests.given.targets import tiny
 
 TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
 LLAMA3 = (

@@ -7,7 +7,7 @@ import pytest
 
 from deepspec.errors import TargetError
 from deepspec.target.gguf import SPLITS, mend_split, read_text
-from tests.target.tiny import tokenizer
+from tests.given.targets.tiny import tokenizer
 
 
 def text(value: str) -> bytes:

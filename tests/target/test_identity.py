@@ -9,7 +9,7 @@ import pytest
 
 from deepspec.errors import TargetError
 from deepspec.target import identify
-from tests.target.tiny import write_target
+from tests.given.targets.tiny import write_target
 
 
 @pytest.fixture(scope="module")

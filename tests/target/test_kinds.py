@@ -5,10 +5,10 @@ import pytest
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
 from deepspec.target.tokens import read_chat, read_tokenizer
-from tests.target import tiny
+from tests.given.targets import tiny
+from tests.given.targets.tiny import CHATML, IM_END, answered
+from tests.given.targets.tiny import tokenizer as tiny_tokenizer
 from tests.target.kinds import KINDS
-from tests.target.tiny import CHATML, IM_END, answered
-from tests.target.tiny import tokenizer as tiny_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}

@@ -14,7 +14,7 @@ from deepspec.target import identify
 from deepspec.target.capture import capture
 from deepspec.target.layers import check_layers, default_layers
 from deepspec.target.load import Target, load_placed, load_target
-from tests.target.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
+from tests.given.targets.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from deepspec.errors import TargetError
 from deepspec.target.mask_token import choose_mask_token
-from tests.target.tiny import MASK, VOCAB, tokenizer
+from tests.given.targets.tiny import MASK, VOCAB, tokenizer
 
 
 def with_tokens(*tokens: str) -> PreTrainedTokenizerFast:

@@ -20,8 +20,8 @@ from deepspec.target.heads import read_target
 from deepspec.target.load import load_target
 from deepspec.target.proof import prove, prove_ends
 from deepspec.target.reading import Reading, read_model, snapped
-from tests.target import zoo
-from tests.target.tiny import tokenizer, write_target
+from tests.given.targets import zoo
+from tests.given.targets.tiny import tokenizer, write_target
 
 
 def claimed(model_type: str) -> tuple[Any, Reading, Any]:

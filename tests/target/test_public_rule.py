@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from deepspec.chat.template import ChatTemplate
-from tests.target.tiny import answered
+from tests.given.targets.tiny import answered
 
 GOLDEN = os.environ.get("DEEPSPEC_GOLDEN", "")
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}

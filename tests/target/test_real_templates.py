@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerFast
 from deepspec.chat.content_parts import in_parts
 from deepspec.chat.template import ChatTemplate, Rendered, Sample
 from deepspec.errors import RowError
-from tests.target import tiny
+from tests.given.targets import tiny
+from tests.given.targets.tiny import answered
 from tests.target.test_kinds import CALL, called
 from tests.target.test_supervised import REASONS, runs
-from tests.target.tiny import answered
 
 TRAINING = "_training"
 STOPS = {

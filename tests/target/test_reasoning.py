@@ -3,8 +3,8 @@
 import pytest
 
 from deepspec.errors import RowError
+from tests.given.targets.tiny import answered
 from tests.target.kinds import KINDS
-from tests.target.tiny import answered
 
 INLINE = "<think>\nI add 0 and 3.\n</think>\n\n3."
 

@@ -12,7 +12,7 @@ from deepspec.target import TargetSource, find_target
 from deepspec.target.load import load_target
 from deepspec.target.resolve import _read_once, resolve_target
 from deepspec.target.source import prepared_folder
-from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, IM_START, write_target
+from tests.given.targets.tiny import CHATML, END_OF_TEXT, IM_END, IM_START, write_target
 
 
 @pytest.fixture(scope="module")

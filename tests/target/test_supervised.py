@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import RowError
+from tests.given.targets.tiny import answered
 from tests.target.kinds import KINDS, Kind
-from tests.target.tiny import answered
 
 REASONS = {
     "template_refuses",

@@ -6,7 +6,7 @@ import pytest
 
 from deepspec.chat.template import ChatTemplate, Sample
 from deepspec.errors import RowError, TargetError
-from tests.target.tiny import CHATML, END_OF_TEXT, IM_END, THINKING, answered, tokenizer
+from tests.given.targets.tiny import CHATML, END_OF_TEXT, IM_END, THINKING, answered, tokenizer
 
 STOPS = frozenset({IM_END, END_OF_TEXT})
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,7 @@ from deepspec.target.identity import differing, identify, read_template
 from deepspec.target.load import load_target
 from deepspec.target.source import TargetSource, find_target
 from deepspec.target.tokens import check_vocabulary, has_template, read_chat, read_tokenizer
-from tests.target.tiny import CHATML, VOCAB, tokenizer, write_target
+from tests.given.targets.tiny import CHATML, VOCAB, edit, with_tokens, write_target
 
 FREE = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -30,20 +29,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "copy"))
-
-
-def edit(path: Path, **changes: Any) -> None:
-    told = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**told, **changes}))
-
-
-def with_tokens(folder: Path, *tokens: str, **named: str) -> Path:
-    """Add tokens to the tokenizer of a target and leave its embedding as it is."""
-    fast = tokenizer()
-    fast.add_tokens(list(tokens), special_tokens=True)
-    fast.save_pretrained(folder)
-    edit(folder / "tokenizer_config.json", **named)
-    return folder
 
 
 def test_a_tokenizer_that_fits_is_counted(folder):

@@ -5,9 +5,9 @@ import pytest
 from deepspec.chat.template import ChatTemplate
 from deepspec.chat.tool_calls import shown
 from deepspec.errors import RowError
-from tests.target import tiny
+from tests.given.targets import tiny
+from tests.given.targets.tiny import IM_END, answered
 from tests.target.kinds import KINDS, Kind
-from tests.target.tiny import IM_END, answered
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 BERN = '{"city": "Bern"}'

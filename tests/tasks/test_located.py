@@ -6,7 +6,7 @@ from deepspec.placement import Placement
 from flows.choices import Choices
 from infra.site import Site
 from tasks.resolve import located
-from tests.e2e.operated import write_inputs
+from tests.given.server.operated import write_inputs
 
 
 def test_places_of_another_machine_are_replaced_by_those_of_this_one(tmp_path: Path):

@@ -28,13 +28,13 @@ from deepspec.train.run import run
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add
 from deepspec.train.validation import HeldOut
-from tests.cache.made import build, out_for, placement_for, publish_answers, rows, spec_for
-from tests.decoding import tiny
-from tests.heard import Heard
-from tests.target.tiny import write_target
-from tests.train.conftest import SMALL, Site
-from tests.train.toy import ToySamples
-from tests.walk.held_out import LAYERS, decoded, record
+from tests.given.drafts import pairs
+from tests.given.drafts.held_out import LAYERS, decoded, record
+from tests.given.drafts.toy import ToySamples
+from tests.given.heard import Heard
+from tests.given.published.caches import build, out_for, placement_for, publish_answers, rows, spec_for
+from tests.given.published.site import SMALL, Site
+from tests.given.targets.tiny import write_target
 
 VOCAB, MASK = 6, 5
 SPEC = TrainSpec(
@@ -57,7 +57,7 @@ class Answers(ToySamples):
 
 
 def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> Task:
-    model = tiny.draft(target, algorithm, **({"markov_rank": 4} if algorithm == "dspark" else {}))
+    model = pairs.draft(target, algorithm, **({"markov_rank": 4} if algorithm == "dspark" else {}))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(("embed_tokens", "lm_head")))
     return Task(
@@ -78,7 +78,7 @@ def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", samp
 
 @pytest.fixture(scope="module")
 def target() -> Any:
-    return tiny.target(VOCAB, sharpness=2.0)
+    return pairs.target(VOCAB, sharpness=2.0)
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle", "mtp"])

@@ -12,9 +12,9 @@ from deepspec.brought.draft import lines
 from deepspec.checkpoint.ends import ends_apart
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError
-from tests.brought import adopt
-from tests.evaluate.published import given
-from tests.heard import Heard
+from tests.given.heard import Heard
+from tests.given.published.brought import adopt
+from tests.given.published.evaluated import given
 
 
 @pytest.fixture

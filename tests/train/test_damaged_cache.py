@@ -7,8 +7,8 @@ import pytest
 
 from deepspec.errors import CorruptArtifactError
 from deepspec.target_cache.cache import TargetCache
-from tests.heard import Heard
-from tests.train.conftest import SMALL, Site, make_site
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL, Site, make_site
 
 EVERY_SAMPLE_ALONE = SMALL.but(global_batch=1, steps=20, validation_samples=0, bigram_samples=0)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepspec.records.stream import Cut, Stream, key_of
-from tests.train.toy import ToySamples
+from tests.given.drafts.toy import ToySamples
 
 
 def all_pieces(stream, cut):

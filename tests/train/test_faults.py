@@ -11,10 +11,10 @@ from deepspec.errors import CancelledError
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
 from deepspec.store import Store
 from deepspec.train import narrator
-from tests.heard import Heard
-from tests.train.conftest import SMALL
+from tests.given.drafts.toy import toy_loop, weights
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL
 from tests.train.test_loop import SPEC
-from tests.train.toy import toy_loop, weights
 
 
 @contextmanager

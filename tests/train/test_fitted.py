@@ -8,7 +8,7 @@ from deepspec.algorithms.slots import backbone
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Record, collate, supervises
 from deepspec.start.fitted import fit_first_block
-from tests.models.drafts import LAYERS, MASK, SIZE, tiny
+from tests.given.drafts.learning import LAYERS, MASK, SIZE, tiny
 from tests.train.test_bigrams import Few
 
 LENGTH = 60

@@ -5,8 +5,8 @@ import pytest
 from deepspec.errors import ParityError
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.stored_states import check_states
-from tests.heard import Heard
-from tests.train.conftest import SMALL
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from deepspec.artifacts import ArtifactRef
-from tests.train.conftest import SMALL
-from tests.train.launched import Launched
+from tests.given.published.launched import Launched
+from tests.given.published.site import SMALL
 from tests.train.test_ranks import assert_close
 
 SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)

@@ -13,7 +13,7 @@ from deepspec.train.loop import total_steps
 from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec
 from deepspec.train.validation import Validation
-from tests.train.toy import ToySamples, toy_loop, weights
+from tests.given.drafts.toy import ToySamples, toy_loop, weights
 
 SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
 

@@ -14,8 +14,8 @@ from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.run import make_loop
-from tests.models.drafts import record
-from tests.train.conftest import SMALL
+from tests.given.drafts.learning import record
+from tests.given.published.site import SMALL
 
 ALONE = Cut(ranks=1, micro_batch=1)
 

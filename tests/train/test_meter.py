@@ -3,7 +3,7 @@ from deepspec.algorithms.base import PassWork
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import collate
 from deepspec.watch.meter import Meter, peak_flops, step_flops
-from tests.models.drafts import record, tiny
+from tests.given.drafts.learning import record, tiny
 from tests.train.test_memory import task_for
 
 

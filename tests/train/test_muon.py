@@ -9,8 +9,8 @@ from deepspec.optimizers.muon import MasterMuon, lay_out, takes
 from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.steps.ranks import Ranks
 from deepspec.train.spec import TrainSpec
+from tests.given.drafts.toy import ToyModel
 from tests.train.test_optimizer import backward
-from tests.train.toy import ToyModel
 
 SPEC = TrainSpec(optimizer="muon", learning_rate=0.01, weight_decay=0.1, clip=0.5)
 

@@ -10,7 +10,7 @@ from deepspec.errors import CheckpointError
 from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.steps.ranks import Ranks
 from deepspec.train.spec import TrainSpec
-from tests.train.toy import CAPTURED, ToyModel
+from tests.given.drafts.toy import CAPTURED, ToyModel
 
 
 def backward(model, scale=1.0):

@@ -14,9 +14,9 @@ from deepspec.errors import EXIT_CANCELLED
 from deepspec.start.fresh import empty_draft, fresh_draft
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
-from tests.heard import Heard
-from tests.train.conftest import SMALL
-from tests.train.launched import Launched
+from tests.given.heard import Heard
+from tests.given.published.launched import Launched
+from tests.given.published.site import SMALL
 
 SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)
 REST = 0.05

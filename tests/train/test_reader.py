@@ -10,7 +10,7 @@ from deepspec.errors import CorruptArtifactError, TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Stream
 from deepspec.steps.reader import Pace, Reader
-from tests.train.toy import ToyAlgorithm, ToySamples
+from tests.given.drafts.toy import ToyAlgorithm, ToySamples
 
 
 def supervise(tokens, keys):

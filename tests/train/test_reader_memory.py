@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.reader_worker import REFS
+from tests.given.step.reader_worker import REFS
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_step_of_a_4b_target_passes_through_a_quarter_of_its_bytes():
     """48 samples of 870 tokens of 30,720 bytes: 1.28 GB a step, three steps; 100 MiB are read ahead by two threads."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.reader_worker", "48", "2", "2", "100"],
+        [sys.executable, "-m", "tests.given.step.reader_worker", "48", "2", "2", "100"],
         cwd=ROOT,
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},  # what is freed is given back at once
         capture_output=True,

@@ -15,8 +15,8 @@ from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
 from deepspec.train.run import make_loop
-from tests.heard import Heard
-from tests.train.conftest import SMALL, make_site
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL, make_site
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
 

@@ -6,7 +6,7 @@ import pytest
 from deepspec.errors import SourceError
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.supervised import check_supervised
-from tests.train.conftest import SMALL
+from tests.given.published.site import SMALL
 
 
 def emptied(cache: TargetCache, split: str) -> TargetCache:

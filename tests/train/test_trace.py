@@ -8,8 +8,8 @@ import pytest
 
 from deepspec.errors import StoreError
 from deepspec.watch import trace
-from tests.heard import Heard
-from tests.train.conftest import SMALL
+from tests.given.heard import Heard
+from tests.given.published.site import SMALL
 
 
 def steps_in(events: list[dict[str, Any]]) -> list[str]:

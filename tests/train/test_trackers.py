@@ -1,7 +1,7 @@
 import pytest
 
 from deepspec.errors import UnknownNameError
-from tests.train.conftest import SMALL
+from tests.given.published.site import SMALL
 
 
 def test_tensorboard_hears_every_row_once(site):

@@ -15,7 +15,7 @@ from deepspec.losses.chunked import Terms, chunked_loss
 from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import tally
 from deepspec.target_cache.facts import Sampled
-from tests.walk.held_out import batch_of, decoded, walker
+from tests.given.drafts.held_out import batch_of, decoded, walker
 from tests.walk.test_walker import LONG, VOCAB, draft_of, rows, target_of
 
 PROMPT, FIRST, SLOTS = [3, 2, 5], 4, 4

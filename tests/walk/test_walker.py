@@ -11,22 +11,22 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import estimates, tally
 from deepspec.rounds.walk import visits
 from deepspec.target_cache.facts import Sampled
-from tests.decoding import tiny
-from tests.walk.held_out import batch_of, decoded, walker
+from tests.given.drafts import pairs
+from tests.given.drafts.held_out import batch_of, decoded, walker
 
 DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True},
     "dspark-gated": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "gated"},
     "dspark-rnn": {"algorithm": "dspark", "markov_rank": 4, "markov_head": "rnn"},
-    "dflash2": {"algorithm": "dflash2", **tiny.DFLASH2},
+    "dflash2": {"algorithm": "dflash2", **pairs.DFLASH2},
     "xpress": {
-        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **tiny.XPRESS, "window": 5,
+        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **pairs.XPRESS, "window": 5,
         "window_layers": frozenset({0}), "window_form": "causal",
     },
-    "xpress-shift": {"algorithm": "xpress", **tiny.XPRESS, "xpress_rank": 8},
+    "xpress-shift": {"algorithm": "xpress", **pairs.XPRESS, "xpress_rank": 8},
     "xpress-reduced": {
-        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **tiny.XPRESS, "draft_vocab_size": 3,
+        "algorithm": "xpress", "layout": "fill_in", "block_size": 5, **pairs.XPRESS, "draft_vocab_size": 3,
     },
     "dflash-anchored": {"algorithm": "dflash", "window": 5, "window_layers": frozenset({1}), "window_form": "anchor"},
     "dflash-fill-in": {"algorithm": "dflash", "layout": "fill_in", "block_size": 5},
@@ -55,11 +55,11 @@ VOCAB = 6
 
 
 def target_of(**traits):
-    return tiny.target(VOCAB, sharpness=2.0, **traits)
+    return pairs.target(VOCAB, sharpness=2.0, **traits)
 
 
 def draft_of(target, name):
-    draft = tiny.draft(target, **DRAFTS[name])
+    draft = pairs.draft(target, **DRAFTS[name])
     if draft.config.reduced_vocabulary:
         draft.keep_target_head(target.head_weight)
     return draft
@@ -78,7 +78,7 @@ def begun(rounds):
 @pytest.mark.parametrize("sliding", [False, True])
 def test_walked_is_decoded_round_for_round(name, sliding):
     """At temperature 0, through the stop token of those that reach one; of the others all rounds with room for K."""
-    target, prompts = target_of(sliding=sliding), tiny.prompts(24, VOCAB)
+    target, prompts = target_of(sliding=sliding), pairs.prompts(24, VOCAB)
     draft = draft_of(target, name)
     slots = draft.config.drafts
     wanted = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids))
@@ -99,7 +99,7 @@ def test_walked_is_decoded_round_for_round(name, sliding):
 
 @pytest.mark.parametrize("name", rows(*LONG))
 def test_the_sums_are_those_that_an_evaluation_counts(name):
-    target, prompts = target_of(), tiny.prompts(24, VOCAB)
+    target, prompts = target_of(), pairs.prompts(24, VOCAB)
     draft = draft_of(target, name)
     every = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids), max_new_tokens=300)
     ended = [each for each in every if each.finish_reason == "stop"]
@@ -114,7 +114,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
 
 @pytest.mark.parametrize("name", ["dspark", "xpress", "eagle3", "peagle", "mtp"])
 def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
-    target, prompts = target_of(), tiny.prompts(4, VOCAB)
+    target, prompts = target_of(), pairs.prompts(4, VOCAB)
     draft = draft_of(target, name)
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts)], draft)
     few, many = (
@@ -125,7 +125,7 @@ def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
 
 
 def test_an_answer_is_cut_where_it_is_not_the_targets_and_counted():
-    target, prompts = target_of(), tiny.prompts(3, VOCAB)
+    target, prompts = target_of(), pairs.prompts(3, VOCAB)
     draft = draft_of(target, "dflash")
     answers = [list(each.tokens) for each in decoded(target, prompts, stop=False)]
     spoiled = [*answers[0][:20], (answers[0][20] + 1) % VOCAB, *answers[0][21:]]
@@ -137,7 +137,7 @@ def test_an_answer_is_cut_where_it_is_not_the_targets_and_counted():
 
 
 def test_no_more_tokens_of_a_sample_are_walked_than_asked_for():
-    target, prompts = target_of(), tiny.prompts(2, VOCAB)
+    target, prompts = target_of(), pairs.prompts(2, VOCAB)
     draft = draft_of(target, "eagle3")
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts, stop=False)])
     greedy, _ = walker(draft, target, most=15, stop_ids=frozenset()).rounds(draft, batch, [0, 1])
@@ -147,7 +147,7 @@ def test_no_more_tokens_of_a_sample_are_walked_than_asked_for():
 
 def test_what_draws_no_token_can_not_be_kept_as_one():
     """top_k = 1 cuts all but the likeliest: a sampled token that is not is no sample of that."""
-    target, prompts = target_of(), tiny.prompts(2, VOCAB)
+    target, prompts = target_of(), pairs.prompts(2, VOCAB)
     draft = draft_of(target, "dspark")
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts, temperature=1.0, seed=4)])
     greedy, sampled = walker(draft, target, Sampled(temperature=1.0, top_k=1)).rounds(draft, batch, [0, 1])
@@ -156,7 +156,7 @@ def test_what_draws_no_token_can_not_be_kept_as_one():
 
 
 def test_a_batch_without_answers_has_no_rounds():
-    target, prompts = target_of(), tiny.prompts(2, VOCAB)
+    target, prompts = target_of(), pairs.prompts(2, VOCAB)
     batch = batch_of(target, prompts, [[], [5]])
     draft = draft_of(target, "dflash")
     greedy, _ = walker(draft, target).rounds(draft, batch, [0, 1])
@@ -165,7 +165,7 @@ def test_a_batch_without_answers_has_no_rounds():
 
 def test_a_part_of_a_vocabulary_is_not_held_against_itself():
     target = target_of()
-    draft = tiny.draft(target, **DRAFTS["eagle3-reduced"])
+    draft = pairs.draft(target, **DRAFTS["eagle3-reduced"])
     batch = batch_of(target, [[3, 4]], [[5, 2]])
     with pytest.raises(TrainingError, match="need the target's whole head"):
         walker(draft, target).rounds(draft, batch, [0])
@@ -182,7 +182,7 @@ def test_nothing_is_left_of_the_pass():
 
 @pytest.mark.parametrize("name", ["dspark", "eagle3"])
 def test_the_target_is_asked_once_and_another_draft_finds_its_answers(name, monkeypatch):
-    target, prompts = target_of(), tiny.prompts(4, VOCAB)
+    target, prompts = target_of(), pairs.prompts(4, VOCAB)
     first, second = draft_of(target, name), draft_of(target, name)
     torch.nn.init.normal_(second.fc.weight, std=0.5, generator=torch.Generator().manual_seed(8))
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts, temperature=1.0)])

@@ -1,0 +1,1 @@
+"""Artifacts as stages publish them, and the runs that make them."""

@@ -1,0 +1,1 @@
+"""A Prefect server, a worker and every deployment."""

@@ -1,0 +1,1 @@
+"""One step of training, by this library, by itself before, and by others."""
