@@ -13,10 +13,10 @@ from deepspec.formats import benchmarks
 from deepspec.placement import Placement
 from deepspec.prepare.demo import BENCHMARKS as DEMO
 from deepspec.store import Store
-from deepspec.target.source import find_target
 from flows.choices import Choices, named_endpoints
+from infra.children.targets import ready_target
 from infra.engines.states import StatesServer, staging_folder
-from infra.settings import default_root, models_dir, scratch_dir
+from infra.settings import default_root, scratch_dir
 from infra.site import Site
 from infra.terminal import Styled, say, show_table
 
@@ -57,14 +57,15 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
     """Print the command line of a vLLM server that gives the states of a plan's cache, or of its training.
 
     Raises:
-        TargetError: the target is not on this machine yet.
+        TargetError: the target is on the hub: its folder on the engine's machine has to be given.
     """
     plan = choices.plan()
-    files = find_target(plan.target, models_dir(), plan.target.name)
-    if files is None:
+    if plan.target.on_hub:
         raise TargetError(
-            f"target {plan.target.name} is not on this machine yet; run `deepspec plan` or fetch it first"
+            f"target {plan.target.name} is on the hub, and an engine is started with a folder; fetch it where the "
+            f"engine runs (hf download {plan.target.model} --local-dir FOLDER), and give --target FOLDER"
         )
+    files = ready_target(plan.target, plan.target.name)
     folder = staging or staging_folder(site.placement.scratch)
     quantized = plan.train.engine_quantization or plan.cache.engine_quantization
     options = plan.cache.model_copy(update={"engine_quantization": quantized})

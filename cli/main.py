@@ -219,7 +219,7 @@ def run_all(choices: Choices, site: Site) -> None:
     from infra.server.api import prefect_api
 
     target = choices.plan().target
-    with attached(), prefect_api(say, meanwhile=partial(convert_target, target, target.name)):
+    with attached(), prefect_api(say, meanwhile=partial(convert_target, target, target.name, say)):
         built = build_draft(choices, site)
     show.summary(built, site, time.monotonic() - start)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from deepspec.rounds.decoded import Decoded
 
@@ -122,8 +121,13 @@ def auroc(chance: Floats, happened: Floats) -> float:
     yes, no = int(positive.sum()), int((~positive).sum())
     if not yes or not no:
         return float("nan")
-    ranks = rankdata(chance)
-    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+    return float((_ranks(chance)[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Return ranks from 1, of equal values their mean; scipy.stats has it, too, and takes half a second to import."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[places], dtype=np.float64)
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from deepspec.artifacts import Artifact, PartMark, read_manifest
@@ -14,7 +15,7 @@ from deepspec.decoding.room import Room, room_of
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.evaluate.filled import filled, kind_of
 from deepspec.evaluate.lossless import check_lossless
-from deepspec.evaluate.questions import ask
+from deepspec.evaluate.questions import Dialogue, ask
 from deepspec.evaluate.scoring import Subject, Traces, score
 from deepspec.evaluate.shards import Role, Shard, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
@@ -101,27 +102,37 @@ class Evaluation:
         )
         return pair.telling(self._report.log)
 
-    def decode(self, number: int) -> None:
-        """Decode a shard and commit its traces, unless that is done already."""
-        shard = self.shards[number]
-        if self._out.part(number, 0) is None:
-            questions = self._questions(shard)
-            dialogues = ask(
-                questions,
-                self.pair.target,
-                self._decoder(shard),
-                room=self.room.most,
-                thinking=self._spec.thinking,
-                tell=lambda: self._tell(shard),
+    def decode(self, *numbers: int) -> None:
+        """Decode shards that are decoded alike, as one, and commit the traces of each, unless that is done already."""
+        asked = {
+            number: self._questions(self.shards[number]) for number in numbers if self._out.part(number, 0) is None
+        }
+        if asked:
+            shards = [self.shards[number] for number in asked]
+            dialogues = iter(
+                ask(
+                    [question for questions in asked.values() for question in questions],
+                    self.pair.target,
+                    self._decoder(shards[0]),
+                    room=self.room.most,
+                    thinking=self._spec.thinking,
+                    tell=lambda: self._tell(shards),
+                )
             )
-            labels = {"role": shard.role, "benchmark": shard.name, "temperature": shard.temperature}
-            rows = [trace_row(turn, **labels) for each in dialogues for turn in each.turns]
-            path = self._out.scratch / _trace_name(number)
-            write_rows(path, rows)
-            too_long = sum(each.too_long for each in dialogues) + len(shard.questions) - len(questions)
-            counts = {"questions": len(shard.questions), "turns": len(rows), "too_long": too_long}
-            self._out.commit_part(number, 0, {_trace_name(number): path} if rows else {}, counts)
-        self._done = sum(len(each.questions) for each in self.shards[: number + 1])
+            for number, questions in asked.items():
+                self._commit(number, list(islice(dialogues, len(questions))))
+        self._done = sum(len(each.questions) for each in self.shards[: numbers[-1] + 1])
+
+    def _commit(self, number: int, dialogues: Sequence[Dialogue]) -> None:
+        """Commit the traces of a shard."""
+        shard = self.shards[number]
+        labels = {"role": shard.role, "benchmark": shard.name, "temperature": shard.temperature}
+        rows = [trace_row(turn, **labels) for each in dialogues for turn in each.turns]
+        path = self._out.scratch / _trace_name(number)
+        write_rows(path, rows)
+        too_long = sum(each.too_long for each in dialogues) + len(shard.questions) - len(dialogues)
+        counts = {"questions": len(shard.questions), "turns": len(rows), "too_long": too_long}
+        self._out.commit_part(number, 0, {_trace_name(number): path} if rows else {}, counts)
 
     def finish(self) -> dict[str, Any]:
         """Score all traces, write the files, and return the counts."""
@@ -226,11 +237,13 @@ class Evaluation:
         first = [{"role": "user", "content": question.turns[0]}]
         return self.pair.target.template.prompt_ids(first, thinking=self._spec.thinking)
 
-    def _tell(self, shard: Shard) -> None:
+    def _tell(self, decoded: Sequence[Shard]) -> None:
+        """Show how far it is; of several shards that are decoded as one only how many."""
         self._done += 1
         total = sum(len(each.questions) for each in self.shards)
+        name = decoded[0].name if len(decoded) == 1 else f"{len(decoded)} benchmarks"
         self._report.progress(
-            min(self._done, total), total, "questions", f"{shard.name}, temperature {shard.temperature}"
+            min(self._done, total), total, "questions", f"{name}, temperature {decoded[0].temperature}"
         )
 
     def _write(self, scores: Scores) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from deepspec.artifacts import Artifact
 from deepspec.evaluate.evaluation import Evaluation
+from deepspec.evaluate.shards import alike
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -33,8 +34,8 @@ def run(
     """
     evaluation = _evaluation(spec, inputs, out, placement, report)
     evaluation.check()
-    for shard in range(len(evaluation.shards)):
-        evaluation.decode(shard)
+    for numbers in alike(evaluation.shards, spec.shard_questions):
+        evaluation.decode(*numbers)
     return evaluation.finish()
 
 

@@ -1,6 +1,6 @@
 """The units of an evaluation: some questions at one temperature, for one purpose. Each leaves one file of traces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -67,6 +67,27 @@ def shards(
     if spec.calibration_samples and confident:
         rows = calibration_questions(draft, placement.scratch, spec.calibration_samples, fits)
         found += [_extra("calibration", temperature, rows) for temperature in spec.temperatures if rows]
+    return found
+
+
+def alike(shards: Sequence[Shard], most: int) -> list[list[int]]:
+    """Return the numbers of the shards in order, those together that are decoded as one.
+
+    Small benchmarks leave places of a batch empty. What is decoded as one is lost together where a run is killed: no
+    more than a whole shard has.
+
+    Args:
+        shards: of an evaluation.
+        most: questions that are decoded as one.
+    """
+    found: list[list[int]] = []
+    for number, shard in enumerate(shards):
+        group = [shards[each] for each in found[-1]] if found else []
+        joins = group and shard.role == "benchmark" == group[0].role and shard.temperature == group[0].temperature
+        if joins and sum(len(each.questions) for each in (*group, shard)) <= most:
+            found[-1].append(number)
+        else:
+            found.append([number])
     return found
 
 

@@ -43,11 +43,11 @@ class Rates:
 REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 """Taken for the two cores whose rates `laptop.yaml` has: estimated from rates of one thread, not measured there."""
 
-OVERHEAD_SECONDS = 128.0
+OVERHEAD_SECONDS = 113.0
 """What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark.
 
-So a demo from an empty home takes 298 s on two quiet cores of 196 GFLOP/s: of the 314 that it took there (docs/log.md),
-without some 8 of looks while training and 8 in which the target is made ready beside the server's start.
+So a demo from an empty home takes 285 s on two quiet cores of 196 GFLOP/s: the 314 that it took there less what has
+been saved since by count, which nobody has timed there yet (docs/log.md).
 """
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0

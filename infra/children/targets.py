@@ -4,6 +4,7 @@ python -m infra.children.targets JOB.json
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,17 +51,19 @@ def ready_target(source: TargetSource, name: str) -> TargetFiles:
     return found if found is not None else _in_child(job)
 
 
-def convert_target(source: TargetSource, name: str) -> None:
+def convert_target(source: TargetSource, name: str, say: Callable[[str], None]) -> None:
     """Make a target that comes as a GGUF file ready ahead of its run; one from the hub is asked for by the run alone.
 
     Args:
         source: where it comes from.
         name: its short name.
+        say: told that it is made ready, where it is not yet.
 
     Raises:
         TargetError: see `ready_target`.
     """
-    if source.is_gguf:
+    if source.is_gguf and find_target(source, models_dir(), name) is None:
+        say(f"{name} is made ready for transformers, this once")
         ready_target(source, name)
 
 

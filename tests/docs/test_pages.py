@@ -2,13 +2,16 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 from typer.core import TyperGroup
+from typer.testing import CliRunner
 
+from cli import show
 from cli.main import app
 from docs.generate import PAGES
 from docs.hooks import linked
@@ -99,6 +102,18 @@ def test_every_command_can_be_given(page):
             if whole or not re.search("Missing parameter|requires an argument", str(error)):
                 wrong.append(f"{command}: {error}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", TOLD, ids=named)
+def test_no_run_that_is_told_of_has_more_processes_than_a_step_has_samples(page, monkeypatch):
+    """`--smoke` makes steps small: such a run would be refused on the cards that it is meant for."""
+    begun = []
+    monkeypatch.setattr(show, "check_input", lambda plan, site: begun.append((plan, site)) or sys.exit(0))
+    for command, whole in commands(page):
+        if whole and command.startswith("run ") and "--processes" in command:
+            assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0, command
+            plan, site = begun[-1]
+            assert site.placement.processes <= plan.train.global_batch, command
 
 
 def test_every_target_of_make_that_is_named_is_there():

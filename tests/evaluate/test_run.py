@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from deepspec.errors import SourceError, TargetError
+from deepspec.evaluate.questions import ask
 from deepspec.evaluate.run import run
+from deepspec.evaluate.shards import Shard, alike
 from deepspec.evaluate.spec import EvaluateOptions, EvaluateSpec
+from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.formats.scores import SCORES, Scores, read_scores
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -62,6 +65,35 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path):
     together, *_ = evaluate(case)
     alone = Given(case.store, case.draft, case.target, case.benchmarks, case.placement.model_copy(update={"batch": 1}))
     assert evaluate(alone, "c" * 32)[0] == together
+
+
+def test_small_benchmarks_are_decoded_as_one_and_scored_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    case, asked = given(tmp_path), list[int]()
+
+    def counting(questions: list[Any], *given: Any, **more: Any) -> Any:
+        asked.append(len(questions))
+        return ask(questions, *given, **more)
+
+    monkeypatch.setattr("deepspec.evaluate.evaluation.ask", counting)
+    together, *_ = evaluate(case)
+    assert asked == [5, 5, 2], "both benchmarks at each temperature, and some for the untrained draft"
+    asked.clear()
+    monkeypatch.setattr("deepspec.evaluate.run.alike", lambda shards, most: [[number] for number in range(len(shards))])
+    assert evaluate(case, "c" * 32)[0] == together
+    assert asked == [3, 2, 3, 2, 2]
+
+
+def shard(role: str, temperature: float, count: int) -> Shard:
+    question = BenchmarkQuestion(question_id="q", turns=("?",))
+    return Shard(role=role, name=role, temperature=temperature, questions=(question,) * count)
+
+
+def test_only_what_is_decoded_alike_is_decoded_as_one_and_no_more_than_a_shard_of_it():
+    """A killed run loses what was not committed: no more questions than one shard has."""
+    few = [shard("benchmark", 0.0, count) for count in (3, 3, 2, 1)]
+    assert alike([*few, shard("benchmark", 1.0, 1), shard("untrained", 1.0, 1)], 8) == [[0, 1, 2], [3], [4], [5]]
+    assert alike([shard("calibration", 0.0, 1)] * 2, 8) == [[0], [1]]
+    assert alike([], 8) == []
 
 
 def test_missing_places_are_told(tmp_path: Path):
