@@ -11,7 +11,8 @@ from torch import Tensor
 
 from deepspec.decoding.fitting import USUAL, fitting_rows
 from deepspec.kv.fixed import FixedCache
-from deepspec.kv.readers import Way, reader_for
+from deepspec.kv.memory import Way
+from deepspec.kv.readers import reader_for
 from deepspec.proposers.propose import Proposer
 from deepspec.target.load import Target
 

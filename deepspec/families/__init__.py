@@ -6,7 +6,7 @@ decoder is read by the general rule (general.py), whose claims are proven on the
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,6 @@ class Family:
 
 _LLAMA = Family(name="llama", block=llama.block, defaults=llama.DEFAULTS, draft_style="llama")
 _QWEN3 = Family(name="qwen3", block=llama.with_qk_norm, defaults=llama.DEFAULTS, draft_style="qwen3")
-_QWEN3_MOE = replace(_QWEN3, name="qwen3-moe", draft_style=None)
-_GPT_OSS = Family(name="gpt-oss", block=llama.block, defaults=llama.GPT_OSS_DEFAULTS)
 _GEMMA3 = Family(name="gemma3", block=gemma.block3, defaults=gemma.DEFAULTS3, scaled_embedding=True)
 _GEMMA4 = Family(
     name="gemma4", block=gemma.block4, defaults=gemma.DEFAULTS4, scaled_embedding=True, draft_style="gemma4"
@@ -59,8 +57,6 @@ _GEMMA4 = Family(
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
     "qwen3": _QWEN3,
-    "qwen3_moe": _QWEN3_MOE,
-    "gpt_oss": _GPT_OSS,
     "gemma3": _GEMMA3,
     "gemma3_text": _GEMMA3,
     "gemma4": _GEMMA4,
@@ -68,7 +64,8 @@ FAMILIES: Mapping[str, Family] = {
     "gemma4_unified": _GEMMA4,
     "gemma4_unified_text": _GEMMA4,
 }
-"""`model_type` -> family. "gemma3" and the like nest the language model in `text_config`."""
+"""`model_type` -> family: those whose blocks drafts can have, and Gemma 3 (docs/adr/0027). "gemma3" and the like nest
+the language model in `text_config`."""
 
 
 def family_named(model_type: str) -> Family:

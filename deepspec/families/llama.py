@@ -8,7 +8,6 @@ from deepspec.families.rope import Config, rope
 from deepspec.families.shape import BlockShape
 
 DEFAULTS: Config = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-GPT_OSS_DEFAULTS: Config = {"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "rope_theta": 150000.0}
 
 
 def block(config: Config) -> BlockShape:
@@ -29,7 +28,7 @@ def block(config: Config) -> BlockShape:
 
 
 def with_qk_norm(config: Config) -> BlockShape:
-    """Return the decoder block that a Qwen3 config (dense, or the dense width of a mixture) describes."""
+    """Return the decoder block that a Qwen3 config describes."""
     return replace(block(config), qk_norm=True)
 
 

@@ -17,6 +17,9 @@ _NO_LIMITS = frozenset(
 )
 """Fields of experts, and of which layers are of which kind, whose names sound like a limit."""
 
+_PIECES = frozenset({"mamba_chunk_size", "chunk_size", "block_size"})
+"""Fields of layers that keep a state: how many tokens their kernels take at once."""
+
 _LISTS = ("layer_types", "layers_block_type", "block_types")
 _KIND = re.compile(r"linear|mamba|conv|recurrent|hybrid$")
 _FIELD = re.compile(r"mamba|ssm|state_size|recurrent|lru_|rwkv|lstm|rescale_every|conv_kernel|conv_L_cache")
@@ -28,7 +31,7 @@ def own_limits(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: of the text part.
     """
-    known = _KNOWN_LIMITS | _NO_LIMITS
+    known = _KNOWN_LIMITS | _NO_LIMITS | (_PIECES if states(config) else frozenset())
     return [key for key, value in config.items() if value and _LIMIT.search(key) and key not in known]
 
 

@@ -110,6 +110,16 @@ def read_file_heads(path: Path, wrong: type[InputError] = TargetError) -> dict[s
     return _heads(told, size - _LENGTH - length, path, wrong)
 
 
+def read_bytes(folder: Path, name: str) -> bytes:
+    """Return a tensor of a checkpoint, as it lies in its file; errors as in `read_heads`."""
+    path = folder / (WEIGHTS if _is_there(folder / WEIGHTS) else read_placed(folder)[name])
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        begin, end = _parsed(file.read(length), path, TargetError)[name]["data_offsets"]
+        file.seek(_LENGTH + length + begin)
+        return file.read(end - begin)
+
+
 def read_object(path: Path, wrong: type[InputError] = TargetError) -> dict[str, Any]:
     """Return the JSON object that a file holds.
 

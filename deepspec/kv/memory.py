@@ -1,21 +1,27 @@
 """What a target remembers of the rows that it decodes, behind one interface.
 
-RowCache (rows.py)    keys and values, ragged rows in one batch; taking tokens back sets a length
-OwnMemory             what the model itself keeps, of any kind: a memory for each row, read one row after another. State
-                      space, linear attention and convolutions cannot give tokens back, so the memory of the round's
-                      beginning is kept, and the accepted tokens are read again: one short pass for each row that did
-                      not accept everything
+RowCache (rows.py)      keys and values, ragged rows in one batch; taking tokens back sets a length
+StateCache (states.py)  the same with states beside them: accepted tokens are read again, those of rows that accepted as
+                        many in one pass
+OwnMemory               what the model itself keeps, of any kind: a memory for each row, read one row after another. It
+                        is kept as it was when the round began, and the accepted tokens are read again: one short pass
+                        for each row that did not accept everything
 
-Legend: B rows, Q tokens a row is given.
+Legend: B rows, Q tokens a row is given, A captured layers, D hidden size.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
+
+Way = Literal["rows", "states", "steps", "chunks", "tokens", "whole"]
+"""How tokens are read behind what is remembered (readers.py)."""
+Read = tuple[Tensor, Tensor]
+"""Captured states `(B, Q, A·D)` and last states `(B, Q, D)`."""
 
 
 class Memory(Protocol):
@@ -32,6 +38,21 @@ class Memory(Protocol):
 
     def replace(self, rows: Sequence[int], other: Self) -> None:
         """Put another memory's rows in the place of these."""
+
+
+class MemoryReader(Protocol):
+    """One way to read."""
+
+    way: Way
+
+    def memory(self, rows: int, capacity: int) -> Any:
+        """Return the memory of empty rows that have room for some tokens."""
+
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: Any) -> Read:
+        """Read prompts into an empty memory, and keep them; states are padded on the right."""
+
+    def behind(self, tokens: Tensor, memory: Any) -> Read:
+        """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
 
 
 class OneRow(Protocol):
@@ -99,3 +120,8 @@ class OwnMemory:
         """Put another memory's rows in the place of these."""
         for row, given in zip(rows, other.rows, strict=True):
             self.rows[row] = given
+
+
+def padded(states: Tensor, length: int) -> Tensor:
+    """Return states `(B, T, …)` with zeros on the right, up to a length."""
+    return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))

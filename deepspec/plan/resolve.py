@@ -13,6 +13,7 @@ from deepspec.cache.spec import CacheSpec
 from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
+from deepspec.families.experts import working
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
@@ -213,5 +214,6 @@ def sizes_of(target: TargetHeads) -> Sizes:
         head_dim=block.head_dim,
         vocabulary=shape.vocab_size,
         parameters=target.parameters,
+        working=working(shape.text_config, target.heads),
         reads_again=bool(shape.reads_again),
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
 from deepspec.families.ends import HEAD, Ends, ends_of
-from deepspec.formats.tensor_heads import TensorHead, listed, read_heads, read_object
+from deepspec.formats.tensor_heads import TensorHead, listed, read_bytes, read_heads, read_object
+
+HEAD_BIAS = "its head has a bias that is not 0, which drafts have none of; not supported"
 
 _DTYPES: Mapping[str, str] = {
     **{name: name for name in ("float32", "bfloat16", "float16")},
@@ -58,6 +60,9 @@ def read_target(folder: Path) -> TargetHeads:
             f"target {folder}: its files hold no head (…{HEAD}), and its config does not tie one to the "
             "embedding; wanted a causal language model"
         )
+    biases = [name for name, head in heads.items() if name.endswith("bias") and head.shape == wanted[:1]]
+    if any(any(read_bytes(folder, name)) for name in biases):
+        raise TargetError(f"target {folder}: {biases[0]}: {HEAD_BIAS}")
     missing = _missing_layers(heads, shape.num_layers) if not shape.general or _numbered(heads) else []
     if missing:
         raise TargetError(

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
 from deepspec.families.general import check_head
+from deepspec.families.quantized import check_package, quantization_told
 from deepspec.formats.tensor_heads import listed, read_object
 from deepspec.placement import SPREAD, Placement
 from deepspec.target.capture import capture
@@ -117,16 +117,9 @@ class Target:
 
     @property
     def quantization(self) -> str | None:
-        """Return how the weights are quantised, as the checkpoint says; None where they are not.
-
-        Where transformers loads a kind only as plain weights, as it does FP8 and MXFP4 without a card for them, it is
-        `fp8 dequantised`: states are those of the rounded weights, computed in another precision.
-        """
-        config = vars(self.model.config).get("quantization_config")
-        if config is not None:
-            return _method(config)
+        """Return how the weights are quantised, in words; None where they are not: see quantized.py."""
         stored = read_object(self.folder / "config.json").get("quantization_config")
-        return None if stored is None else f"{_method(stored)} dequantised"
+        return quantization_told(vars(self.model.config).get("quantization_config"), stored)
 
     def capture(self, input_ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return `(B, T, A * D)` outputs of the layers and `(B, T, D)` states after the final norm.
@@ -156,6 +149,7 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
             reading of it fails its proof.
     """
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    check_package(read_object(Path(folder) / "config.json"), str(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model, told = _loader(folder).from_pretrained(
@@ -176,11 +170,6 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
         prove(model, target.reading, target.shape)
         prove_ends(model, Path(folder), target.shape)
     return target
-
-
-def _method(config: Any) -> str:
-    method = (config if isinstance(config, Mapping) else config.to_dict())["quant_method"]
-    return str(method.value if isinstance(method, Enum) else method)
 
 
 def _check_whole(missing: Collection[str], folder: Path | str) -> None:

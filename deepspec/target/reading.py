@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read
+from deepspec.target.heads import HEAD_BIAS
 
 PROBE = 12
 """Tokens of the forward pass."""
@@ -78,7 +79,7 @@ def find(model: Any, shape: TargetShape) -> Reading:
     _check_causal(model, watched, told)
     bias = getattr(head, "bias", None)
     if bias is not None and bool((bias != 0).any()):
-        raise TargetError(f"{told}: its head has a bias that is not 0, which drafts have none of; not supported")
+        raise TargetError(f"{told}: {HEAD_BIAS}")
     blocks = watched.blocks(told)
     decoder = watched.decoder(model, blocks, told)
     size = embedding.weight.shape[1]

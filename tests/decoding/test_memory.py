@@ -7,7 +7,10 @@ import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.kv.readers import OWN, OwnReader, RowsReader, reader_for
+from deepspec.kv.own_reader import OWN, OwnReader
+from deepspec.kv.readers import reader_for
+from deepspec.kv.row_reader import RowsReader
+from deepspec.kv.state_reader import STATES, StatesReader
 from deepspec.proposers.propose import NoProposer
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
@@ -15,8 +18,21 @@ from deepspec.target.reading import probe_ids
 from tests.given.drafts import pairs
 from tests.given.targets import zoo
 
-KINDS = {"deepseek_v3": "rows", "mistral": "rows", "qwen3_next": "chunks", "falcon_h1": "chunks", "mamba": "tokens"}
-"""Type -> how it has to be read: latent attention, a window for all layers, hybrids, state space alone."""
+KINDS = {
+    "deepseek_v3": "rows",
+    "mistral": "rows",
+    "qwen3_next": "states",
+    "kimi_linear": "states",
+    "falcon_h1": "states",
+    "lfm3": "states",
+    "mamba2": "states",
+    "mamba": "steps",
+    "opt": "chunks",
+    "rwkv": "chunks",
+}
+"""Type -> how it has to be read: latent attention; a window for all layers; linear attention beside full attention, and
+beside latent attention; state space in the same layers as attention; convolutions beside attention with and without a
+window; state space alone, the older kind of which reads one token a pass; positions, and a memory, of a type's own."""
 
 
 def target(model_type: str) -> Target:
@@ -39,12 +55,15 @@ def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("model_type", "way"),
-    [*((name, way) for name in ("qwen3_next", "falcon_h1") for way in OWN), ("mamba", "tokens"), ("mamba", "whole")],
+    [
+        *((name, way) for name in ("qwen3_next", "falcon_h1") for way in (*STATES, *OWN)),
+        *(("mamba", way) for way in ("steps", "tokens", "whole")),
+    ],
 )
 def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: str):
     model = target(model_type)
     ids, wrong = probe_ids(model.model)[0], probe_ids(model.model)[0].flip(0)
-    reader = OwnReader(model, (0,), way)
+    reader = StatesReader(model, (0,), way) if way in STATES else OwnReader(model, (0,), way)
     memory = reader.memory(2, 32)
     reader.prompts([ids[:5].tolist(), ids[:2].tolist()], memory)
     reader.behind(torch.stack([torch.cat([ids[5:6], wrong[:2]]), ids[2:5]]), memory)
@@ -69,8 +88,7 @@ def test_a_reading_that_was_never_kept_is_taken_back():
     torch.testing.assert_close(last, model.capture(ids, ())[1][:, 4:6], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v3", "mistral", "qwen3_next", "falcon_h1"])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("model_type", "batch"), [("qwen3_next", 1), *((name, 3) for name in KINDS)])
 def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int):
     """Rows accept 0 to 4 tokens a round, end at different times, and give their places to others."""
     model = target(model_type)

@@ -1,6 +1,7 @@
 """Sizes of presets are those of a model that transformers builds, weight for weight."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from deepspec.families import read
 from deepspec.plan import presets
+from deepspec.plan.resolve import sizes_of
+from deepspec.target.heads import read_target
+from tests.given.targets import zoo
+from tests.given.targets.tiny import write_target
 
 DEFAULTS = {
     "deepseek-r1": "deepseek_v3",
@@ -57,12 +62,16 @@ WORKING = {
 """Billions of weights that work on one token, as model cards tell them, which count embeddings or not."""
 
 
+EXPERTS = (".experts.", "block_sparse_moe.input_linear", "block_sparse_moe.output_linear")
+"""In the names of what one expert has, or all laid upon each other."""
+
+
 def weights(config: Any) -> dict[str, int]:
     """Return all weights, and those that work on one token where experts are chosen."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     every = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    experts = sum(count for name, count in every.items() if ".experts." in name)
+    experts = sum(count for name, count in every.items() if any(sign in name for sign in EXPERTS))
     found = {"parameters": sum(every.values())}
     if not experts:
         return found
@@ -126,3 +135,17 @@ def test_every_preset_is_a_name_that_a_folder_can_have():
         assert presets.target(name)["target"]["name"] == name
         assert name == name.lower()
         assert "/" not in name
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "granitemoe"])
+def test_of_a_mixture_on_disk_as_many_weights_work_as_of_a_preset(model_type: str, tmp_path: Path):
+    """Experts lie in the files one by one, or all laid upon each other, under names with and without the word."""
+    model = zoo.build(model_type)
+    model.save_pretrained(tmp_path)
+    sizes, wanted = sizes_of(read_target(tmp_path)), weights(model.config)
+    assert sizes.working is not None
+    assert sizes.parameters - sizes.working == wanted["parameters"] - wanted["working"] > 0
+
+
+def test_all_weights_of_a_dense_target_work(tmp_path: Path):
+    assert sizes_of(read_target(write_target(tmp_path))).working is None

@@ -14,7 +14,7 @@ from deepspec.start.fresh import read_ends
 from deepspec.target.heads import read_target
 from deepspec.target.load import load_target
 from deepspec.target.tokens import check_vocabulary, read_tokenizer
-from tests.given.targets import zoo_images
+from tests.given.targets import zoo, zoo_images
 from tests.given.targets.tiny import VOCAB, tokenizer, write_target
 
 SIZES = {"vocab_size": 264, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -91,6 +91,18 @@ def test_of_a_family_too_what_a_fine_tune_untied_is_read_as_two(tmp_path: Path):
     assert not torch.equal(embedding, head)
     torch.testing.assert_close(target.head_weight, head)
     torch.testing.assert_close(target.embed_weight, embedding)
+
+
+def test_a_bias_of_the_head_is_refused_by_its_name_before_the_weights_are_loaded(tmp_path: Path):
+    model = zoo.build("phi")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        TargetError, match=r"lm_head\.bias: its head has a bias that is not 0, which drafts have none of"
+    ):
+        read_target(tmp_path)
+    torch.nn.init.zeros_(model.lm_head.bias)
+    model.save_pretrained(tmp_path)
+    assert read_target(tmp_path).ends is not None
 
 
 def test_a_vocabulary_that_is_padded_beyond_the_tokenizer_is_told():

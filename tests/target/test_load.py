@@ -95,18 +95,11 @@ def test_a_checkpoint_in_fp8_is_read_without_a_card_for_it_and_says_so(tmp_path:
     states, _ = plain.capture(ids, [1])
     rounded_to_fp8(folder)
     target = load_target(folder)
-    assert target.quantization == "fp8 dequantised"
+    assert target.quantization == "fp8 (blocks of 32 × 32, dynamic activations) dequantised"
     again, _ = target.capture(ids, [1])
     assert 0.0 < float((again - states).norm() / states.norm()) < 0.2
     found = identify(folder)
     assert (found.config != before.config, found.weights != before.weights) == (True, True)
-
-
-def test_quantisation_is_what_the_checkpoint_says(target: Target):
-    assert target.quantization is None
-    quantised = load_target(target.folder)
-    quantised.model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    assert quantised.quantization == "gptq"
 
 
 def test_no_hook_stays_behind(target: Target):
@@ -141,7 +134,7 @@ def test_layers_that_cannot_be_captured_are_refused(layers: list[int]):
 
 
 def test_folder_that_is_no_model_is_a_one_line_error(tmp_path: Path):
-    with pytest.raises(TargetError, match="cannot load it"):
+    with pytest.raises(TargetError, match=r"config\.json does not exist; is its folder a checkpoint"):
         load_target(tmp_path)
 
 

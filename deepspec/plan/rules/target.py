@@ -56,7 +56,8 @@ def _read_again(shape: TargetShape) -> Iterator[str]:
     if shape.reads_again:
         yield (
             f"{shape.top_model_type}: its memory ({listed(shape.reads_again)}) gives no tokens back: in evaluation "
-            "each round reads the accepted ones again, a second pass of the target, one row after another"
+            "each round reads the accepted ones again, a second pass of the target; of questions that are decoded "
+            "together, a pass for each number of tokens that some of them accepted"
         )
 
 

@@ -96,9 +96,11 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "kimi_linear": {"layer_types": _HALF_FULL},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "lfm3": {"layer_types": ["conv", "full_attention", "conv", "sliding_attention"]},
     "mamba2": {"num_heads": 8},
     "mimo_v2_flash": {"head_dim": 24, "v_head_dim": 16},
-    "minimax": {"layer_types": _HALF_FULL},
+    "minimax": {"layer_types": _HALF_FULL, "sliding_window": None},
+    "nemotron_h": {"sliding_window": None},
     "nemotron": {"num_key_value_heads": 2},
     "qwen3_5_moe_text": {"layer_types": _HALF_FULL},
     "qwen3_5_text": {"layer_types": _HALF_FULL},
@@ -112,7 +114,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "zamba2": {
         "num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2,
     },
-    "zaya": {"num_experts_per_tok": 1},
+    "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2},
 }  # fmt: skip
 """What a type needs beside: fields that other types have with another meaning."""
 

@@ -1,0 +1,112 @@
+"""All rows in one pass, over keys, values and states of our own.
+
+Legend: B rows, Q tokens a row is given, T tokens of the longest prompt, A captured layers, D hidden size.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepspec.errors import TargetError
+from deepspec.kv.memory import Read, Way, padded
+from deepspec.kv.own_reader import PASTS
+from deepspec.kv.states import StateCache
+from deepspec.target.capture import observe
+from deepspec.target.load import Target
+
+STATES: tuple[Way, ...] = ("states", "steps")
+
+_LISTS = ("layer_types", "layers_block_type")
+_ATTENTION = ("full_attention", "hybrid")
+_SLIDING = ("sliding_attention", "hybrid_sliding")
+_UNMASKED = ("linear_attention", "conv", "mlp", "moe")
+
+
+class StatesReader:
+    """Rows of any lengths in one pass; prompts, and accepted tokens that are read again, those of one length together.
+
+    Args:
+        target: whose model takes a memory of ours and a mask for each kind of layer, or has no attention.
+        layers: ids of the layers whose states are captured.
+        way: whether tokens behind a state are read in one pass, or one by one.
+
+    Raises:
+        TargetError: its config does not say which of its layers have the window that it names.
+    """
+
+    def __init__(self, target: Target, layers: Sequence[int], way: Way) -> None:
+        """Look up what the model calls its memory, and its kinds of layers."""
+        self.way: Way = way
+        self._target, self._layers = target, layers
+        self._dtype = target.head_weight.dtype
+        taken = inspect.signature(target.decoder.forward).parameters
+        self._past = next((name for name in PASTS if name in taken), "")
+        self._placed = "position_ids" in taken
+        self._windows = _windows(target)
+
+    def memory(self, rows: int, capacity: int) -> StateCache:
+        """Return the memory of empty rows that have room for some tokens."""
+        return StateCache(rows, capacity, self._target.device, self)
+
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: StateCache) -> Read:
+        """Read prompts into an empty memory, and keep them; states are padded on the right."""
+        longest = max(len(prompt) for prompt in prompts)
+        found: list[Read | None] = [None] * len(prompts)
+        for length in sorted({len(prompt) for prompt in prompts}):
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+            memory.begin(torch.tensor([list(prompts[row]) for row in rows], device=self._target.device), rows)
+            states, last = self._pass(memory.tokens, memory, 0, self._layers)
+            memory.advance(length)
+            for place, row in enumerate(rows):
+                found[row] = padded(states[place : place + 1], longest), padded(last[place : place + 1], longest)
+        read = [each for each in found if each is not None]
+        return torch.cat([states for states, _ in read]), torch.cat([last for _, last in read])
+
+    def behind(self, tokens: Tensor, memory: StateCache) -> Read:
+        """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
+        memory.begin(tokens)
+        return self._read(tokens, memory, self._layers)
+
+    def again(self, tokens: Tensor, cache: StateCache) -> None:
+        """Read `(b, Q)` tokens behind the rows that `begin` has chosen, for the memory alone."""
+        self._read(tokens, cache, ())
+
+    def _read(self, tokens: Tensor, memory: StateCache, layers: Sequence[int]) -> Read:
+        width = tokens.shape[1] if self.way == "states" else 1
+        pieces = torch.split(tokens, width, dim=1)
+        read = [self._pass(piece, memory, place * width, layers) for place, piece in enumerate(pieces)]
+        return torch.cat([states for states, _ in read], 1), torch.cat([last for _, last in read], 1)
+
+    @torch.inference_mode()
+    def _pass(self, tokens: Tensor, memory: StateCache, ahead: int, layers: Sequence[int]) -> Read:
+        places = memory.open(tokens.shape[1], ahead)
+        given: dict[str, Any] = {self._past: memory, "use_cache": True}
+        given |= {"position_ids": places} if self._placed else {}
+        given |= {"attention_mask": self._masks(memory)} if self._windows else {}
+        states, last, _ = observe(self._target.reading, tokens, layers, **given)
+        memory.passed(ahead + tokens.shape[1])
+        return states, last
+
+    def _masks(self, memory: StateCache) -> Mapping[str, Tensor | None]:
+        """Return a mask for each kind of layer: none for states, for no row is padded."""
+        found: dict[str, Tensor | None] = dict.fromkeys(_UNMASKED)
+        for kind, window in self._windows.items():
+            seen = memory.causal_mask(window)
+            least = torch.finfo(self._dtype).min
+            found[kind] = torch.zeros(seen.shape, dtype=self._dtype, device=seen.device).masked_fill_(~seen, least)
+        return found
+
+
+def _windows(target: Target) -> Mapping[str, int | None]:
+    """Return kind of layer with attention -> window; empty where no layer has attention."""
+    config: Any = target.model.config.get_text_config().to_dict()
+    window = config.get("sliding_window")
+    listed = {str(kind) for name in _LISTS for kind in config.get(name) or ()}
+    if window is not None and not listed & {*_SLIDING}:
+        raise TargetError(f"target {target.folder}: which of its layers have its window of {window} is not said")
+    if config.get("num_attention_heads") is None:
+        return {}
+    return {**dict.fromkeys(_ATTENTION), **(dict.fromkeys(_SLIDING, window) if window is not None else {})}
