@@ -31,6 +31,7 @@ NO_COMMAND = {
 """What reads like a command and is a sentence -> which."""
 PROGRAMS = {
     "docker": "--shm-size",
+    "hf": "--local-dir",
     "infra.engines.llama_cpp": "--name --slots --context",
     "llama-server": "--alias --ctx-size --jinja --parallel --spec-type --spec-draft-n-max --spec-draft-p-min",
     "pip": "--no-deps --force-reinstall",

@@ -54,7 +54,8 @@ def _speed(counts: Counts) -> str:
 
 
 def _release(counts: Counts) -> str:
-    warnings = [f"{len(counts['warnings'])} warnings"] if counts.get("warnings") else []
+    count = len(counts.get("warnings") or ())
+    warnings = [f"{count} warning{'' if count == 1 else 's'}"] if count else []
     return _joined([str(counts["title"]), *_lengths(counts), _lossless(counts.get("lossless")), *warnings])
 
 

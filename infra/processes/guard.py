@@ -209,7 +209,11 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _descendants() -> list[int]:
-    """Return the living processes below this one; orphans are re-parented here, so the tree is whole."""
+    """Return the living processes below this one; orphans are re-parented here, so the tree is whole.
+
+    A child whose first thread has ended looks dead while others run. What is dead of our own children has been reaped.
+    """
+    own = os.getpid()
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -218,9 +222,9 @@ def _descendants() -> list[int]:
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:  # ended meanwhile
             continue
-        if state != "Z":
+        if state != "Z" or int(parent) == own:
             children.setdefault(int(parent), []).append(int(entry.name))
-    found, queue = [], [os.getpid()]
+    found, queue = [], [own]
     while queue:
         below = children.get(queue.pop(), [])
         found += below

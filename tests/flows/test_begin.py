@@ -150,3 +150,14 @@ def test_a_build_that_is_not_known_is_not_named():
         tokens_per_second=1.0, plain_tokens_per_second=None,
     )  # fmt: skip
     assert speed.row()["engine"] == "llama.cpp"
+
+
+def test_one_warning_is_told_of_as_one(store: Path):
+    (release,) = (entry.manifest for entry in catalog(Store(store)) if entry.kind == "release")
+    told = {
+        count: held(release.model_copy(update={"counts": {**release.counts, "warnings": ["slow"] * count}}))
+        for count in range(3)
+    }
+    assert "warning" not in told[0]
+    assert told[1].endswith("; 1 warning")
+    assert told[2].endswith("; 2 warnings")

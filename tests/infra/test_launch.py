@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from deepspec.errors import ChildError
+from infra.processes import guard
 from infra.processes.guard import EVENT, saving_seconds
 from infra.processes.launch import run_guarded, start_guarded
 
@@ -327,3 +328,23 @@ def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period
 )
 def test_what_a_job_says_of_saving_is_read_or_passed_over(lines, seconds):
     assert saving_seconds(lines) == seconds
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_whose_first_thread_has_ended_is_alive():
+    """An engine looks like that while it ends: who does not wait for it loses what it took of the processor."""
+    with subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS]) as child:
+        stat, end = Path(f"/proc/{child.pid}/stat"), time.monotonic() + 60
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < end:
+            time.sleep(0.05)
+        try:
+            assert child.pid in guard._descendants()
+        finally:
+            child.kill()
