@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepspec.artifacts import ArtifactRef, Spec, read_manifest
+from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.checkpoint.files import is_checkpoint
 from deepspec.errors import NotPublishedError
 from deepspec.placement import Placement
+from deepspec.specs import Spec
 from deepspec.stages import BROUGHT, Work, materialize
 from deepspec.store import Store
 from deepspec.target.identity import identify

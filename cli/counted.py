@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.measured import AnswerCounts
 from deepspec.errors import SourceError
-from deepspec.plan.estimate import Sizes
+from deepspec.plan.cost.given import Sizes
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import Resolved, resolve, sizes_of
 from deepspec.stages import find_fresh, stage_named

@@ -15,7 +15,7 @@ from cli.show import settled
 from deepspec.errors import DeepSpecError, EngineError, InputError, TargetError
 from deepspec.placement import Endpoint
 from deepspec.plan.checks import Outcome, outcomes
-from deepspec.plan.estimate import size
+from deepspec.plan.cost.table import size
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.plan.rules.seen import Seen

@@ -18,7 +18,7 @@ from deepspec.errors import SpecError
 from deepspec.export.run import read_forms
 from deepspec.families import read_folder
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.parity import CachedStates, Parity, check_parity
+from deepspec.parity.check import CachedStates, Parity, check_parity
 from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.target.load import load_target

@@ -210,8 +210,9 @@ def begin(
 
 def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
-    site = show.check_input(choices.plan(), site)
-    show.forecast(choices.plan(), site)
+    plan = choices.plan()
+    site = show.check_input(plan, site)
+    show.forecast(plan, site)
     start = time.monotonic()
     choices = brought.adopted(choices, site)
     from flows.draft import build_draft  # Prefect takes a second to import: not before the input is checked

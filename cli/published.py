@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from deepspec.artifacts import Artifact, TargetId, open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find_kind
 from deepspec.errors import SpecError
 from deepspec.placement import Placement
+from deepspec.specs import TargetId
 from deepspec.store import Store
 from infra.settings import default_root, parts_limit, scratch_dir
 

@@ -11,15 +11,18 @@ import typer
 
 from cli.engine import locations
 from cli.published import opened
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, checksum, open_artifact, read_manifest
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, read_manifest
 from deepspec.catalog import refs
+from deepspec.disk import checksum
 from deepspec.errors import EngineError, SpecError
-from deepspec.formats.served import ServeOptions, Tried, UnderLoad, changes, incomparable
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import Tried, UnderLoad, changes, incomparable
 from deepspec.formats.speed import SPEED, read_speed
 from deepspec.placement import Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import TargetPlan
 from deepspec.report import Report
+from deepspec.specs import Spec, TargetId
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.target.identity import identify
 from deepspec.target.source import TargetFiles

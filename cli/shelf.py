@@ -10,7 +10,7 @@ from cli.check import AsJson
 from deepspec.catalog import Entry, catalog, find, refs, set_ref
 from deepspec.garbage import Garbage, delete_garbage, find_garbage
 from deepspec.overview.words import held
-from deepspec.plan.estimate import size
+from deepspec.plan.cost.table import size
 from deepspec.store import Store
 from infra.settings import default_root
 from infra.terminal import Piece, Styled, say, show_json, show_table, show_words

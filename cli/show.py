@@ -10,11 +10,11 @@ from cli.simulated import simulated
 from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.catalog import held_bytes
 from deepspec.errors import BudgetError, NotPublishedError
-from deepspec.formats.served import engine_name
+from deepspec.formats.engine_speed import engine_name
 from deepspec.plan import presets, words
 from deepspec.plan.budget import answering_lines, check_limits, passed_limit, plan_counts, plan_estimate, sample_count
 from deepspec.plan.checks import examine
-from deepspec.plan.estimate import Costs
+from deepspec.plan.cost.found import Costs
 from deepspec.plan.plan import Plan
 from deepspec.plan.probe import GGUF_BYTES, PLAIN_BYTES, as_probed, probe
 from deepspec.plan.probe import forecast as told

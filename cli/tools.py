@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from cli.check import AsJson
-from deepspec.artifacts import Spec, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
 from deepspec.formats.exports import write_form
 from deepspec.plan.plan import Plan
+from deepspec.specs import Spec
 from deepspec.store import Store
 from infra.settings import default_root, scratch_dir
 from infra.shipped import lay_out

@@ -1,95 +1,27 @@
-"""Artifacts: what a stage publishes, how it is addressed before it exists, and how it is opened again.
+"""Artifacts: what a stage publishes, and how it is opened again.
 
     <root>/<kind>/<address>/manifest.json                   the commit mark, written last
     <root>/<kind>/<address>/<attempt>/<name>                the files it names
     <root>/<kind>/<address>/parts/<inputs>/<part>.json      commit marks of parts, for stages made of shards
 
-The *address* is known before the run: a hash of kind, stage version, the spec fields that differ from the default
-they were introduced with, and the addresses of the inputs. The *content* is a hash of the payload's checksums: a
+The *address* is known before the run (`deepspec/specs.py`). The *content* is a hash of the payload's checksums: a
 consumer records the content of each input and is stale when it no longer matches. See docs/formats/artifacts.md.
 """
 
-import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from datetime import date
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import xxhash
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field
 
+from deepspec.disk import FileEntry, check_name, is_sound, verify_file
 from deepspec.errors import CorruptArtifactError, NotPublishedError
+from deepspec.specs import digest
 from deepspec.store import Store
 
 MANIFEST = "manifest.json"
-
-NOT_ADDRESSED: dict[str, JsonValue] = {"addressed": False}
-"""`json_schema_extra` of a spec's field that decides whether and when there is a result, never which: it stays out of
-the address."""
-
-_COMPUTED = object()
-
-
-class Spec(BaseModel):
-    """What changes the result of a stage. Frozen; unknown fields are refused.
-
-    A field whose default changed after its introduction carries the old one as
-    `json_schema_extra={"introduced_with": …}`, so that the addresses of old results stay right.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    def but(self, **changes: Any) -> Self:
-        """Return a validated copy with some fields changed."""
-        return type(self).model_validate({**self.model_dump(), **changes})
-
-    @property
-    def engine_tokens(self) -> int:
-        """Return how many tokens an engine is asked for, an answer; 0: the stage asks none."""
-        return 0
-
-    @property
-    def engine_slots(self) -> int:
-        """Return how many requests an engine should take at once, where the stage asks one."""
-        return 1
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields that differ from the default they were introduced with, as JSON values."""
-        return {name: _identity(getattr(self, name)) for name in self._told()}
-
-    def _told(self) -> Iterable[str]:
-        for name, field in type(self).model_fields.items():
-            if not field.exclude and _addressed(field) and getattr(self, name) != _introduced_with(field):
-                yield name
-
-
-class TargetId(Spec):
-    """Which target model, exactly: hashes, so that no path enters an address."""
-
-    config: str
-    """Hash of the model's config."""
-    weights: str
-    """Hash of the weight files, or the revision of a hub id."""
-    tokenizer: str
-    """Hash of the tokenizer files."""
-    template: str
-    """Hash of the chat template."""
-    proof: str = ""
-    """The proof that a reading by the general rule has to pass wherever this target is loaded (families/general.py);
-    empty where the target is of a family that is known."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = serialize(self)
-        return told if told.get("proof") else {name: value for name, value in told.items() if name != "proof"}
-
-    @property
-    def digest(self) -> str:
-        """Return one short name for all of it."""
-        return _digest(self.identity())[:16]
 
 
 class ArtifactRef(BaseModel):
@@ -106,18 +38,6 @@ class ArtifactRef(BaseModel):
     def prefix(self) -> str:
         """Return the key prefix of the artifact in its store."""
         return f"{self.kind}/{self.address}"
-
-
-class FileEntry(BaseModel):
-    """One published file: where its bytes are and what they must be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str
-    """Key below the artifact's prefix."""
-    size: int
-    checksum: str
-    """`xxh3:` and the 128-bit hash of the bytes, in hex."""
 
 
 class PartMark(BaseModel):
@@ -220,62 +140,14 @@ class Artifact:
         return self.path(name).read_bytes()
 
 
-def address_of(kind: str, version: int, spec: Spec, inputs: Mapping[str, str]) -> str:
-    """Return the address that a stage's result will have.
-
-    Args:
-        kind: the artifact kind.
-        version: the stage's version, raised when its output changes for the same spec.
-        spec: what changes the result.
-        inputs: name -> address of each input.
-    """
-    told = {"kind": kind, "version": version, "spec": spec.identity(), "inputs": dict(inputs)}
-    return _digest(told)[:32]
-
-
 def content_of(files: Mapping[str, FileEntry]) -> str:
     """Return the hash over the sorted payload checksums."""
-    return _digest(sorted((name, entry.checksum) for name, entry in files.items()))[:32]
+    return digest(sorted((name, entry.checksum) for name, entry in files.items()))[:32]
 
 
 def inputs_digest(inputs: Mapping[str, ArtifactRef]) -> str:
     """Return a short hash of the contents of the inputs: parts made from other contents are another set."""
-    return _digest({name: ref.content for name, ref in inputs.items()})[:12]
-
-
-def checksum(path: Path) -> str:
-    """Return `xxh3:` and the 128-bit XXH3 hash of a file, read in chunks."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return f"xxh3:{digest.hexdigest()}"
-
-
-def is_sound(path: Path, entry: FileEntry) -> bool:
-    """Return whether a local file has the size and the checksum of its entry."""
-    try:
-        verify_file(path, entry, path.name)
-    except CorruptArtifactError:
-        return False
-    return True
-
-
-def verify_file(path: Path, entry: FileEntry, name: str) -> None:
-    """Check a local file against its entry.
-
-    Raises:
-        CorruptArtifactError: it is missing, or size or checksum differ.
-    """
-    advice = "delete the artifact (deepspec gc --artifact) and run again to rebuild it"
-    if not path.is_file():
-        raise CorruptArtifactError(f"{name}: {path} is gone; {advice}")
-    size = path.stat().st_size
-    if size != entry.size:
-        raise CorruptArtifactError(f"{name}: {path} has {size} bytes, its manifest says {entry.size}; {advice}")
-    found = checksum(path)
-    if found != entry.checksum:
-        raise CorruptArtifactError(f"{name}: {path} has checksum {found}, its manifest says {entry.checksum}; {advice}")
+    return digest({name: ref.content for name, ref in inputs.items()})[:12]
 
 
 def reference(store: Store, manifest: Manifest) -> ArtifactRef:
@@ -324,13 +196,13 @@ def read_mark(store: Store, key: str) -> PartMark:
 def sealed(mark: Manifest | PartMark) -> bytes:
     """Return a commit mark as JSON, with the sha256 of everything else in it."""
     told = mark.model_dump(mode="json")
-    return json.dumps({**told, "sha256": _digest(told)}, indent=1).encode()
+    return json.dumps({**told, "sha256": digest(told)}, indent=1).encode()
 
 
 def _unsealed(kind: type[_Mark], data: bytes) -> _Mark:
     """Return the mark that these bytes are, checked against their seal; ValueError where they are not one."""
     told = json.loads(data)
-    if not isinstance(told, dict) or told.pop("sha256", None) != _digest(told):
+    if not isinstance(told, dict) or told.pop("sha256", None) != digest(told):
         raise ValueError("its sha256 does not match its content")
     return kind.model_validate(told)
 
@@ -339,16 +211,6 @@ def _check_files(files: Mapping[str, FileEntry], where: str) -> None:
     for name, entry in files.items():
         for step in (name, *entry.key.split("/")):
             check_name(step, where)
-
-
-def check_name(name: str, where: str) -> None:
-    """Refuse file names that could leave their folder.
-
-    Raises:
-        CorruptArtifactError: the name is empty, dotted, or holds a separator.
-    """
-    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
-        raise CorruptArtifactError(f"{where} names the file {name!r}; only plain names are accepted")
 
 
 def open_artifact(store: Store, ref: ArtifactRef, scratch: Path) -> Artifact:
@@ -363,40 +225,26 @@ def open_artifact(store: Store, ref: ArtifactRef, scratch: Path) -> Artifact:
     return Artifact(store, manifest, scratch)
 
 
+def lineage(store: Store, roots: Iterable[ArtifactRef], through: Iterable[str] = ()) -> dict[str, Manifest]:
+    """Return the manifests of artifacts and of everything that they were made from, by `kind/address`.
+
+    Args:
+        store: where they lie.
+        roots: with which to begin.
+        through: fields of specs that name an artifact of the same kind, which is followed like an input.
+    """
+    found: dict[str, Manifest] = {}
+    waiting = [(root.kind, root.address) for root in roots]
+    while waiting:
+        kind, address = waiting.pop()
+        manifest = None if f"{kind}/{address}" in found else read_manifest(store, kind, address)
+        if manifest is not None:
+            found[f"{kind}/{address}"] = manifest
+            waiting += [(ref.kind, ref.address) for ref in manifest.inputs.values()]
+            waiting += [(kind, manifest.spec[field]) for field in through if manifest.spec.get(field)]
+    return found
+
+
 def new_attempt() -> str:
     """Return a name that no other attempt has."""
     return f"attempt-{secrets.token_hex(6)}"
-
-
-def canonical_json(value: Any) -> bytes:
-    """Return the one JSON form that is hashed: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def _addressed(field: FieldInfo) -> bool:
-    extra = field.json_schema_extra
-    return not isinstance(extra, dict) or bool(extra.get("addressed", True))
-
-
-def _introduced_with(field: FieldInfo) -> Any:
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "introduced_with" in extra:
-        return extra["introduced_with"]
-    if field.default_factory is not None:  # computed where it is read: always told
-        return _COMPUTED
-    return field.default
-
-
-def _identity(value: Any) -> Any:
-    """Return a spec value as JSON: nested specs by their own identity."""
-    if isinstance(value, Spec):
-        return value.identity()
-    if isinstance(value, Mapping):
-        return {str(key): _identity(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_identity(item) for item in value]
-    return value.isoformat() if isinstance(value, date) else value

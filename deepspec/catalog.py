@@ -1,17 +1,15 @@
 """What lies in a store: published, partial and stale artifacts, named references and what they were made from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from deepspec.artifacts import ArtifactRef, Manifest, Spec, read_manifest, read_mark, reference
+from deepspec.artifacts import ArtifactRef, Manifest, read_manifest, read_mark, reference
 from deepspec.errors import CorruptArtifactError, NotPublishedError, SpecError
 from deepspec.publish import is_complete
+from deepspec.specs import Spec
 from deepspec.stages import PRODUCTS, STAGES, address, stage_named
 from deepspec.store import Store
-
-_EARLIER = ("continue_from", "warm_start")
-"""Fields of a spec that name an earlier artifact of the same kind."""
 
 State = Literal["published", "incomplete", "partial", "stale"]
 ROW_STATUSES = ("success", "error", "skipped")
@@ -133,20 +131,6 @@ def find_kind(store: Store, name: str, kind: str) -> ArtifactRef:
     if ref.kind != kind:
         raise SpecError(f"{name} is of kind {ref.kind}; wanted {kind}, see: deepspec status")
     return ref
-
-
-def lineage(store: Store, roots: Iterable[ArtifactRef]) -> dict[str, Manifest]:
-    """Return the manifests of artifacts and of everything that they were made from, by `kind/address`."""
-    found: dict[str, Manifest] = {}
-    waiting = [(root.kind, root.address) for root in roots]
-    while waiting:
-        kind, address = waiting.pop()
-        manifest = None if f"{kind}/{address}" in found else read_manifest(store, kind, address)
-        if manifest is not None:
-            found[f"{kind}/{address}"] = manifest
-            waiting += [(ref.kind, ref.address) for ref in manifest.inputs.values()]
-            waiting += [(kind, manifest.spec[key]) for key in _EARLIER if manifest.spec.get(key)]
-    return found
 
 
 def _entry(store: Store, kind: str, address: str) -> Entry:

@@ -1,4 +1,7 @@
-"""Files that cannot be written: a full disk is named wherever it happens, with what to do."""
+"""Files on this machine: whether they are what was published, and what is said where they cannot be written.
+
+A full disk is named wherever it happens, with what to do.
+"""
 
 import errno
 import fcntl
@@ -7,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 
-from deepspec.errors import FullDiskError, StoreError
+from deepspec.errors import CorruptArtifactError, FullDiskError, StoreError
 
 ADVICE = "free some space there; what is published or committed stays, and the same command goes on"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -87,3 +92,60 @@ def free_bytes(folder: Path) -> int:
 
 def _free(folder: Path) -> str:
     return f"{free_bytes(folder) / 1e6:,.1f} MB"
+
+
+class FileEntry(BaseModel):
+    """One published file: where its bytes are and what they must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    """Key below the artifact's prefix."""
+    size: int
+    checksum: str
+    """`xxh3:` and the 128-bit hash of the bytes, in hex."""
+
+
+def checksum(path: Path) -> str:
+    """Return `xxh3:` and the 128-bit XXH3 hash of a file, read in chunks."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def is_sound(path: Path, entry: FileEntry) -> bool:
+    """Return whether a local file has the size and the checksum of its entry."""
+    try:
+        verify_file(path, entry, path.name)
+    except CorruptArtifactError:
+        return False
+    return True
+
+
+def verify_file(path: Path, entry: FileEntry, name: str) -> None:
+    """Check a local file against its entry.
+
+    Raises:
+        CorruptArtifactError: it is missing, or size or checksum differ.
+    """
+    advice = "delete the artifact (deepspec gc --artifact) and run again to rebuild it"
+    if not path.is_file():
+        raise CorruptArtifactError(f"{name}: {path} is gone; {advice}")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise CorruptArtifactError(f"{name}: {path} has {size} bytes, its manifest says {entry.size}; {advice}")
+    found = checksum(path)
+    if found != entry.checksum:
+        raise CorruptArtifactError(f"{name}: {path} has checksum {found}, its manifest says {entry.checksum}; {advice}")
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse file names that could leave their folder.
+
+    Raises:
+        CorruptArtifactError: the name is empty, dotted, or holds a separator.
+    """
+    if name in {"", ".", ".."} or any(sign in name for sign in "/\\\0"):
+        raise CorruptArtifactError(f"{where} names the file {name!r}; only plain names are accepted")

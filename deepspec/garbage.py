@@ -7,11 +7,14 @@ younger may belong to a run.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from deepspec.artifacts import MANIFEST, Manifest, inputs_digest, read_manifest, read_mark
-from deepspec.catalog import addresses, lineage, refs
+from deepspec.artifacts import MANIFEST, Manifest, inputs_digest, lineage, read_manifest, read_mark
+from deepspec.catalog import addresses, refs
 from deepspec.errors import SpecError
 from deepspec.publish import drop_artifact
 from deepspec.store import Store, Stored, Upload
+
+EARLIER = ("continue_from", "warm_start")
+"""Fields of a spec that name an earlier artifact of the same kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +93,7 @@ def _unreferenced(store: Store, before: float) -> list[tuple[str, str]]:
             f"{store.root} has no named refs, so no artifact is referenced and all would go; "
             "name what to keep first: deepspec ref NAME ARTIFACT"
         )
-    needed = lineage(store, named.values())
+    needed = lineage(store, named.values(), through=EARLIER)
     candidates = [pair for pair in addresses(store) if "/".join(pair) not in needed]
     return [pair for pair in candidates if _newest(store.entries("/".join(pair))) < before]
 

@@ -16,12 +16,8 @@ from typing import Any
 from deepspec.artifacts import (
     MANIFEST,
     ArtifactRef,
-    FileEntry,
     Manifest,
     PartMark,
-    Spec,
-    check_name,
-    checksum,
     content_of,
     inputs_digest,
     new_attempt,
@@ -30,7 +26,9 @@ from deepspec.artifacts import (
     reference,
     sealed,
 )
+from deepspec.disk import FileEntry, check_name, checksum
 from deepspec.errors import NotPublishedError
+from deepspec.specs import Spec
 from deepspec.store import Store
 
 RESULT_PACKAGES = ("deepspec", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "zstandard")

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 
 class Range(Spec):

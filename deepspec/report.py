@@ -23,3 +23,25 @@ class Report(Protocol):
 
     def saving(self, seconds: float) -> None:
         """Tell how long the stage saves what would be lost once it is asked to stop: whoever stops it waits so long."""
+
+
+class SilentReport:
+    """A report that nobody hears: of ranks and workers after the first."""
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Say nothing."""
+
+    def log(self, message: str) -> None:
+        """Say nothing."""
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Say nothing."""
+
+    def figure(self, key: str, png: bytes) -> None:
+        """Say nothing."""
+
+    def markdown(self, key: str, text: str) -> None:
+        """Say nothing."""
+
+    def saving(self, seconds: float) -> None:
+        """Say nothing."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, address_of, open_artifact, read_manifest, reference
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, read_manifest, reference
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.brought.spec import AdoptSpec, ImportSpec
 from deepspec.cache.spec import CacheSpec
@@ -23,6 +23,7 @@ from deepspec.publish import Out, is_fresh
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
 from deepspec.report import Report
+from deepspec.specs import Spec, address_of
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
 

@@ -8,13 +8,14 @@ from typing import Any
 from prefect import Task
 from pydantic import BaseModel, ConfigDict
 
-from deepspec.artifacts import ArtifactRef, Spec, open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.catalog import find_kind
 from deepspec.errors import NotPublishedError
 from deepspec.overview.story import story
 from deepspec.plan.budget import plan_lines
 from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import Resolved
+from deepspec.specs import Spec
 from deepspec.stages import GREEDY, PRODUCTS, address, find_fresh, stage_named
 from deepspec.store import Store
 from flows.choices import Choices

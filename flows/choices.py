@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
-from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
 from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
+from deepspec.specs import Spec
 from infra.engines.managed import ManagedEngines, kind_named
 from infra.settings import default_root, parts_limit, scratch_dir, staging_limit
 from infra.site import Site

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.artifacts import ArtifactRef
 from deepspec.placement import Placement
 from deepspec.plan.resolve import Resolved
 from deepspec.report import Report
+from deepspec.specs import Spec
 from deepspec.stages import Stage, Work
 from deepspec.store import Store
 from infra.caps import Caps

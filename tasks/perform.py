@@ -4,7 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from prefect.concurrency.sync import concurrency
 
-from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.artifacts import ArtifactRef
+from deepspec.specs import Spec
 from deepspec.stages import stage_named
 from infra.children.stage import run_stage
 from infra.listeners import Listeners, terminal

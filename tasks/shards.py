@@ -19,9 +19,9 @@ from prefect.deployments import run_deployment
 from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from deepspec.artifacts import Spec
 from deepspec.errors import CancelledError, ChildError
 from deepspec.plan.plan import Plan
+from deepspec.specs import Spec
 from deepspec.stages import Stage, stage_named
 from infra.children.shards import count_shards, run_shard
 from infra.site import FanOut, Site

@@ -1,7 +1,11 @@
 """How tests are shared out: a file stays with one worker, so that what it builds is built once."""
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
+
+settings.register_profile("whatever the machine does", deadline=None)
+settings.load_profile("whatever the machine does")
 
 E2E = "tests/e2e/"
 """The longest tests: workers begin with them."""

@@ -8,7 +8,7 @@ import torch
 
 from deepspec.models.config import EagleNorms
 from deepspec.models.draft import build_draft
-from deepspec.parity import CachedStates, check_parity
+from deepspec.parity.check import CachedStates, check_parity
 from deepspec.records.batch import Record
 from deepspec.target.load import Target
 from tests.given.drafts import pairs

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -125,7 +125,10 @@ def test_the_page_on_architecture_has_every_room_and_every_arrow():
     assert {name: known - EVERYWHERE for name, known in within.items() if name not in EVERYWHERE} == written
 
 
-EVERYWHERE = {"artifacts", "catalog", "disk", "errors", "garbage", "placement", "publish", "ranges", "report", "store"}
+EVERYWHERE = {
+    "artifacts", "catalog", "disk", "errors", "garbage", "placement", "publish", "ranges", "report", "specs",
+    "store",
+}  # fmt: skip
 """Modules that any room may use; the page names them once."""
 
 
@@ -182,3 +185,19 @@ def test_what_is_borrowed_is_found(tmp_path, line):
 DOZEN = 12
 ROWS_OF_A_TABLE = {"deepspec/algorithms", "cli"}
 """Rooms of which most files are rows of one table, alike but for what they are a row for: algorithms, commands."""
+
+
+def counted() -> Iterator[str]:
+    """Yield the rooms, with files, lines, and the rooms that each knows: `python -m tests.test_rooms` prints them."""
+    graph, files, lines = arrows(), Counter[str](), Counter[str]()
+    for name, path in MODULES.items():
+        files[room(name)] += 1
+        lines[room(name)] += len(path.read_text().splitlines())
+    yield f"{len(files)} rooms, {sum(map(len, graph.values()))} arrows, circle: {circle(graph) or 'none'}"
+    for name in sorted(files):
+        known = " ".join(sorted(other.removeprefix("deepspec/") for other in graph.get(name, ())))
+        yield f"{name}: {files[name]} files, {lines[name]} lines; knows {known or 'none'}"
+
+
+if __name__ == "__main__":
+    print("\n".join(counted()))

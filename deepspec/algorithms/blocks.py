@@ -156,15 +156,6 @@ class BlockAlgorithm:
         )
 
 
-def selected(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> tuple[Choice, Tensor]:
-    """Return what a draft's selector makes of the supervised slots, and which of `(B, N, K)` these are."""
-    rows, extra = rows_of(model, batch, supervision, backbone(model, batch, supervision))
-    _, measured = chunked_loss(
-        rows, head_of(model, whole=False), supervision.terms, candidates=model.config.selector_top_k
-    )
-    return _choice(model, batch, supervision, rows, measured), extra.slots
-
-
 def _chooser(
     model: BlockDraft, batch: Batch, supervision: BlockSupervision, rows: Rows
 ) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast  # the one tokenizer class that comes without torch
 
-from deepspec.artifacts import TargetId
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import RowError, TargetError
@@ -14,6 +13,7 @@ from deepspec.lines.bad_rows import one_row
 from deepspec.messages.conversations import AnswerRow, Message
 from deepspec.messages.finish import LENGTH
 from deepspec.placement import Placement
+from deepspec.specs import TargetId
 
 
 class TargetReader:

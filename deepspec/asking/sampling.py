@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -10,9 +10,11 @@ from deepspec.benchmark.spec import BenchmarkSpec, hardware
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
+from deepspec.formats.engine_speed import EngineSpeed
 from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.formats.scores import SCORES, read_scores
-from deepspec.formats.served import EngineSpeed, ServeOptions, UnderLoad
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import UnderLoad
 from deepspec.formats.speed import SPEED, read_speed
 from deepspec.placement import Placement
 from deepspec.publish import Out

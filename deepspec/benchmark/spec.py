@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import Benchmark
-from deepspec.formats.served import ServeOptions
+from deepspec.formats.serve_options import ServeOptions
 from deepspec.placement import SPREAD
+from deepspec.specs import Spec, TargetId
 
 
 def hardware(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:

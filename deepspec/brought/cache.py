@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspec.artifacts import Artifact, PartMark
-from deepspec.brought.public_form import DTYPES, Looked, PublicCache
+from deepspec.brought.public_form import FIELD_DTYPES, Looked, PublicCache
 from deepspec.brought.spec import ImportSpec
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
 from deepspec.lines.bad_rows import FROM_ROWS, told
@@ -145,6 +145,6 @@ def _facts(spec: ImportSpec, cache: PublicCache, target: Target) -> dict[str, An
         "hidden_size": target.hidden_size,
         "vocab_size": target.vocab_size,
         **mask_token_facts(target.tokenizer, target.vocab_size),
-        "dtype": DTYPES["hidden_dtype"],  # the public capture runs its target in it
+        "dtype": FIELD_DTYPES["hidden_dtype"],  # the public capture runs its target in it
         "codec": spec.codec,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deepspec.artifacts import Artifact, TargetId, checksum
+from deepspec.artifacts import Artifact
 from deepspec.brought.spec import AdoptSpec
 from deepspec.checkpoint.checks import check_target
 from deepspec.checkpoint.config import read_draft_config, write_draft_config
@@ -16,10 +16,12 @@ from deepspec.checkpoint.ends import ends_apart, read_ends, warning
 from deepspec.checkpoint.ends import told as in_words
 from deepspec.checkpoint.files import checkpoint_folder, read_config, read_tensors, weight_files, write_weights
 from deepspec.checkpoint.foreign import is_foreign, public_config, public_tensors
+from deepspec.disk import checksum
 from deepspec.families import read_folder
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.specs import TargetId
 
 
 def adopt_spec(checkpoint: str, folder: Path, target: TargetId) -> tuple[AdoptSpec, Path]:

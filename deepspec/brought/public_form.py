@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 from torch import Tensor
 
-from deepspec.artifacts import canonical_json, check_name, checksum
+from deepspec.disk import check_name, checksum
 from deepspec.errors import CorruptArtifactError, SourceError, TargetError
 from deepspec.formats.tensor_heads import is_file, listed, read_object
 from deepspec.records.batch import Record, supervises
+from deepspec.specs import canonical_json
 from deepspec.target.layers import check_layers
 from deepspec.target_cache.sizes import MIB
 
 MANIFEST, ROWS = "manifest.json", "samples.idx"
 VERSION = 2
-DTYPES: Mapping[str, str] = {"token_dtype": "int32", "mask_dtype": "uint8", "hidden_dtype": "bfloat16"}
+FIELD_DTYPES: Mapping[str, str] = {"token_dtype": "int32", "mask_dtype": "uint8", "hidden_dtype": "bfloat16"}
 
 _INDEX = np.dtype([("sample", "<u8"), ("shard", "<u4"), ("length", "<u4"), ("offsets", "<u8", 5)])
 """One row: where input_ids, attention_mask, loss_mask, the layers' states and the last state begin in the shard."""
@@ -221,7 +222,7 @@ class PublicCache:
 
 def _read_manifest(path: Path) -> _Manifest:
     told = read_object(path, SourceError)
-    wanted = {"version": VERSION, "index_record_size": _INDEX.itemsize, **DTYPES}
+    wanted = {"version": VERSION, "index_record_size": _INDEX.itemsize, **FIELD_DTYPES}
     for key, value in wanted.items():
         if key not in told or told[key] != value:
             raise SourceError(f"{key} is {told.get(key)!r}, wanted {value!r}", path)

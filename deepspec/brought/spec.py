@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.specs import NOT_ADDRESSED, Spec, TargetId
 from deepspec.target_cache.sizes import MIB
 
 

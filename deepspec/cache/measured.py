@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from deepspec.artifacts import Spec
 from deepspec.ranges import Range
+from deepspec.specs import Spec
 
 
 class AnswerCounts(Spec):

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
-from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.specs import NOT_ADDRESSED, Spec, TargetId
 from deepspec.target_cache.sizes import MIB
 
 BAD_SHARE = "cache.bad_share"
@@ -82,6 +82,11 @@ class CacheSpec(CacheOptions):
 
     target: TargetId
     """Which target runs."""
+
+    @property
+    def engine_states(self) -> "CacheSpec":
+        """Return itself: it says which states an engine gives."""
+        return self
 
     @property
     def engine_tokens(self) -> int:

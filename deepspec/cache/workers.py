@@ -15,7 +15,7 @@ from deepspec.cache.claims import Claims
 from deepspec.cache.spec import CacheSpec
 from deepspec.placement import Placement
 from deepspec.publish import Out
-from deepspec.report import Report
+from deepspec.report import Report, SilentReport
 from deepspec.store import Store
 
 PATIENCE = 2.0
@@ -103,27 +103,5 @@ def _help(
     out = Out(store, "target_cache", address, inputs, placement.scratch)
     answers = open_artifact(store, inputs["answers"], placement.scratch)
     given = CacheSpec.model_validate(spec)
-    capture = Capture(given, answers, out, device_of(placement, rank), _Quiet())
+    capture = Capture(given, answers, out, device_of(placement, rank), SilentReport())
     work(capture, Claims(out), count_shards(answers))
-
-
-class _Quiet(Report):
-    """A worker whose progress the first one tells."""
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Say nothing."""
-
-    def log(self, message: str) -> None:
-        """Say nothing."""
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        """Say nothing."""
-
-    def figure(self, key: str, png: bytes) -> None:
-        """Say nothing."""
-
-    def markdown(self, key: str, text: str) -> None:
-        """Say nothing."""
-
-    def saving(self, seconds: float) -> None:
-        """Say nothing."""

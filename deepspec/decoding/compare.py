@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import SourceError
-from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, interval, read_scores, trace_rows
+from deepspec.formats.numbers import interval
+from deepspec.formats.scores import SCORES, Difference, LosslessCheck, decoded_of, read_scores, trace_rows
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import estimates, paired_difference, tally
 

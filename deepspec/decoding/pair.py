@@ -77,7 +77,7 @@ def load_pair(
     Args:
         target_folder: of the target.
         draft_folder: of the draft, in the public form.
-        dtype: of the target, a name in `deepspec.target.load.DTYPES`; auto is that of its checkpoint.
+        dtype: of the target, a name in `deepspec.target.load.COMPUTED`; auto is that of its checkpoint.
         device: torch device of both.
         draft_dtype: of the draft, a torch dtype's name; None: the target's.
         slots: tokens proposed per round; None: the draft's block size.

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 
-from deepspec.artifacts import ArtifactRef, Manifest, TargetId, read_manifest
+from deepspec.artifacts import ArtifactRef, Manifest, read_manifest
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.evaluate.spec import EvaluateSpec
+from deepspec.specs import TargetId
 from deepspec.store import Store
 
 

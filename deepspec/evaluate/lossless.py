@@ -75,15 +75,20 @@ def _divergence(
         place: where they part.
     """
     chosen = [*alone[:1], *decoded.tokens[place : place + 1]]
-    whole, stepped = _logits(target, before)
-    margin, rounding = float(whole.max() - whole[chosen].min()), float((whole - stepped).abs().max())
-    return Divergence(
-        sample_id=decoded.sample_id,
-        position=place,
-        margin=margin,
-        rounding=rounding,
-        tie=len(chosen) == 2 and margin <= max(NEAR_TIE, rounding),
-    )
+    margin, rounding, tie = rounded(*_logits(target, before), chosen)
+    return Divergence(sample_id=decoded.sample_id, position=place, margin=margin, rounding=rounding, tie=tie)
+
+
+def rounded(whole: Tensor, stepped: Tensor, chosen: Sequence[int]) -> tuple[float, float, bool]:
+    """Return how far the less likely of two tokens is below the best, how far rounding moves one, and if that is all.
+
+    Args:
+        whole: `(V,)` logits of one pass.
+        stepped: `(V,)`, the same where the last token is read by itself.
+        chosen: the target's token and the sample's; one alone where the target had stopped: that is never rounding.
+    """
+    margin, rounding = float(whole.max() - whole[list(chosen)].min()), float((whole - stepped).abs().max())
+    return margin, rounding, len(chosen) == 2 and margin <= max(NEAR_TIE, rounding)
 
 
 @torch.inference_mode()

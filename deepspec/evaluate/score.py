@@ -9,6 +9,7 @@ import numpy as np
 
 from deepspec.calibration.calibration import Calibration, calibration, survival, traces
 from deepspec.calibration.fitting import Fit, used
+from deepspec.formats.numbers import interval
 from deepspec.formats.scores import (
     Acceptance,
     CalibrationScore,
@@ -17,7 +18,6 @@ from deepspec.formats.scores import (
     Reliability,
     Slice,
     ThresholdScore,
-    interval,
 )
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Estimate, estimates, tally

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from deepspec.artifacts import Spec, TargetId
 from deepspec.formats.benchmarks import HUB_BENCHMARKS, Benchmark
+from deepspec.specs import Spec, TargetId
 
 
 class EvaluateOptions(Spec):

@@ -8,7 +8,7 @@ from torch import Tensor
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import NotPublishedError
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.parity import CachedStates, check_form, check_parity, states_now
+from deepspec.parity.check import CachedStates, check_form, check_parity, states_now
 from deepspec.records.batch import Record
 from deepspec.target.load import Target, load_target
 from deepspec.target_cache.cache import TargetCache

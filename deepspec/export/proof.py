@@ -49,21 +49,30 @@ def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) ->
     Raises:
         ParityError: they differ by more than rounding.
     """
-    return max(_difference(form, draft, stride) for stride in STRIDES)
+    return max(apart(outputs(form, stride), outputs(draft, stride), stride) for stride in STRIDES)
 
 
-def _difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft, stride: int) -> float:
-    found, wanted = outputs(form, stride), outputs(draft, stride)
+def apart(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], stride: int = STRIDES[0]) -> float:
+    """Return the largest absolute difference between outputs by name.
+
+    Args:
+        found: of a form that was read back.
+        wanted: of the draft.
+        stride: between the positions that were looked at.
+
+    Raises:
+        ParityError: one of them differs by more than rounding, is no number, or is not there.
+    """
     missing = found.keys() ^ wanted.keys()
     if missing - {"confidence"}:
         raise ParityError(f"the form read back gives {sorted(found)}, the draft {sorted(wanted)}; export again")
-    apart = {name: float((found[name] - wanted[name]).abs().max()) for name in sorted(found.keys() & wanted.keys())}
-    for name, by in apart.items():  # one by one: the largest of several may hide one that is no number
+    by_name = {name: float((found[name] - wanted[name]).abs().max()) for name in sorted(found.keys() & wanted.keys())}
+    for name, by in by_name.items():  # one by one: the largest of several may hide one that is no number
         if not by <= TOLERANCE:
             raise ParityError(
                 f"the form read back differs from the draft by {by:g} in {name}, more than {TOLERANCE:g}" + _far(stride)
             )
-    return max(apart.values())
+    return max(by_name.values())
 
 
 def _far(stride: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from deepspec.artifacts import Artifact, TargetId, checksum
+from deepspec.artifacts import Artifact
 from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
+from deepspec.disk import checksum
 from deepspec.export.parity_gate import Gate
 from deepspec.export.proof import difference, load, read_back
 from deepspec.export.spec import ExportSpec
@@ -24,10 +25,11 @@ from deepspec.forms.sglang import SGLANG
 from deepspec.forms.speculators import SPECULATORS
 from deepspec.forms.vllm import VLLM
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.parity import FormsCompared
+from deepspec.parity.check import FormsCompared
 from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.specs import TargetId
 
 FORMS: Mapping[str, Form] = {
     "deepspec": DEEPSPEC,

@@ -1,7 +1,7 @@
 """What changes the exports: the forms asked for, and the name under which engines know the target."""
 
-from deepspec.artifacts import Spec
 from deepspec.forms.names import Form
+from deepspec.specs import Spec
 
 
 class ExportSpec(Spec):

@@ -12,9 +12,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from deepspec.artifacts import Spec, checksum
+from deepspec.disk import checksum
 from deepspec.errors import SourceError, UnknownNameError
 from deepspec.lines.rows import SUFFIXES
+from deepspec.specs import Spec
 
 HUB = "hf:"
 """A digest that begins so names a dataset at a revision; others are checksums of files."""

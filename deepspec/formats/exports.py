@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deepspec.artifacts import Artifact, check_name
-from deepspec.disk import copy_file, writing
+from deepspec.artifacts import Artifact
+from deepspec.disk import check_name, copy_file, writing
 from deepspec.errors import CorruptArtifactError, SpecError, UnknownNameError
 
 INDEX = "exports.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import checksum
+from deepspec.disk import checksum
 from deepspec.errors import SourceError
 from deepspec.formats.benchmarks import HUB, HUB_BENCHMARKS, Benchmark, HubBenchmark
 from deepspec.lines.rows import is_text, read_rows

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 AlgorithmName = Literal["dspark", "dflash", "dflash2", "xpress", "eagle3", "peagle", "mtp"]
 MarkovHead = Literal["vanilla", "gated", "rnn"]

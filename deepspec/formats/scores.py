@@ -4,38 +4,26 @@ A number that could not be computed (nothing was counted) is null. Files of vers
 how many turns were asked for in all, what prompts there was room for, and whether fitted temperatures help.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError
+from deepspec.formats.numbers import Frozen, Interval
 from deepspec.lines.rows import read_rows
 from deepspec.rounds.decoded import Decoded, Round
-from deepspec.rounds.measure import Estimate
 
 VERSION: Literal[2] = 2
+
 SCORES = "scores.json"
 """Name of the file in the artifact."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Interval(_Model):
-    """A number with its 95 % interval, by bootstrap over samples."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class Acceptance(_Model):
+class Acceptance(Frozen):
     """How many drafted tokens the target accepted."""
 
     samples: int
@@ -60,7 +48,7 @@ class Acceptance(_Model):
     """Position k: accepted, given that all before it were."""
 
 
-class BenchmarkScore(_Model):
+class BenchmarkScore(Frozen):
     """One benchmark at one temperature."""
 
     benchmark: str
@@ -81,7 +69,7 @@ class BenchmarkScore(_Model):
     """None where nothing was decoded."""
 
 
-class Slice(_Model):
+class Slice(Frozen):
     """Samples of one temperature, grouped by a length."""
 
     by: Literal["output_length", "context_length"]
@@ -91,7 +79,7 @@ class Slice(_Model):
     acceptance: Acceptance
 
 
-class ContextScore(_Model):
+class ContextScore(Frozen):
     """Questions behind other material that fills their prompts to a length."""
 
     length: int
@@ -106,7 +94,7 @@ class ContextScore(_Model):
     """None where nothing was decoded."""
 
 
-class Divergence(_Model):
+class Divergence(Frozen):
     """Where speculative and plain decoding part."""
 
     sample_id: str
@@ -120,7 +108,7 @@ class Divergence(_Model):
     """Whether the margin is so small that rounding decides."""
 
 
-class LosslessCheck(_Model):
+class LosslessCheck(Frozen):
     """Speculative decoding at temperature 0 against the target's own `generate`."""
 
     samples: int
@@ -135,7 +123,7 @@ class LosslessCheck(_Model):
         return self.equal + self.ties == self.samples if self.samples else None
 
 
-class Reliability(_Model):
+class Reliability(Frozen):
     """One bar of a reliability diagram."""
 
     low: float
@@ -145,7 +133,7 @@ class Reliability(_Model):
     observed: float
 
 
-class PositionCalibration(_Model):
+class PositionCalibration(Frozen):
     """Confidence of one position (the product through it) against what happened."""
 
     position: int
@@ -158,7 +146,7 @@ class PositionCalibration(_Model):
     bins: tuple[Reliability, ...]
 
 
-class ThresholdScore(_Model):
+class ThresholdScore(Frozen):
     """What cutting proposals at a threshold of the cumulative confidence would give, by replay of recorded rounds."""
 
     threshold: float
@@ -167,7 +155,7 @@ class ThresholdScore(_Model):
     verify_rate: float
 
 
-class PositionFit(_Model):
+class PositionFit(Frozen):
     """The temperature fitted for one position, and what it does on rounds that its fit has not seen."""
 
     position: int
@@ -178,7 +166,7 @@ class PositionFit(_Model):
     """Whether it is used: it helps, and the whole of the fit does no harm."""
 
 
-class CalibrationScore(_Model):
+class CalibrationScore(Frozen):
     """The confidence head, before and after temperatures that were fitted on other prompts."""
 
     temperature: float
@@ -194,7 +182,7 @@ class CalibrationScore(_Model):
     """With the fitted temperatures."""
 
 
-class Difference(_Model):
+class Difference(Frozen):
     """Two drafts, or one at two times, on the questions that both were asked."""
 
     benchmark: str
@@ -229,7 +217,7 @@ class Difference(_Model):
         }
 
 
-class Comparison(_Model):
+class Comparison(Frozen):
     """Scores against earlier ones of the same questions."""
 
     baseline: str
@@ -240,7 +228,7 @@ class Comparison(_Model):
     """In what way these are worse; empty where nothing says so."""
 
 
-class Scores(_Model):
+class Scores(Frozen):
     """scores.json."""
 
     version: Literal[1, 2] = VERSION
@@ -270,11 +258,6 @@ class Scores(_Model):
     def is_lossless(self) -> bool | None:
         """Return what the lossless check found; None where no sample was checked."""
         return None if self.lossless is None else self.lossless.passed
-
-
-def interval(estimate: Estimate) -> Interval:
-    """Return an estimate as it is written: NaN becomes null."""
-    return Interval(value=_known(estimate.value), low=_known(estimate.low), high=_known(estimate.high))
 
 
 def read_scores(path: Path) -> Scores:
@@ -329,7 +312,3 @@ def decoded_of(row: Mapping[str, Any]) -> Decoded:
 def _is_empty(path: Path) -> bool:
     with zstandard.open(path, "rb") as file:
         return not file.read(1)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -1,210 +1,18 @@
-"""What engines that serve a draft gave, on the evaluation's questions and under load: a typed part of speed.json."""
+"""What an engine that serves a draft gave at several loads, and what follows from it: a typed part of speed.json."""
 
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator
 
-from deepspec.artifacts import Spec
-from deepspec.formats.scores import Interval
-
-_MS = 1000
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from deepspec.formats.engine_speed import EngineSpeed, engine_name
+from deepspec.formats.levels import Level
+from deepspec.formats.numbers import Frozen, Interval, overlap, told
+from deepspec.formats.serve_options import ServeOptions
 
 
-class ServeOptions(Spec):
-    """Which loads an engine is measured under, with the draft and without it. No loads and no rates: none."""
-
-    loads: tuple[Annotated[int, Field(gt=0)], ...] = ()
-    """Requests at once: each is followed by the next as soon as it is answered (closed loop)."""
-    rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Requests per second, arriving by chance (Poisson), whether earlier ones are answered or not (open loop)."""
-    requests: int = Field(default=16, gt=1)
-    """Measured requests of a level, at least; a load of n has at least 2 n."""
-    max_tokens: int = Field(default=64, gt=1)
-    """Of an answer."""
-    ends: Literal["fixed", "natural"] = "fixed"
-    """Whether every answer goes on to `max_tokens`, or ends where the target ends it."""
-    contexts: tuple[Annotated[int, Field(gt=31)], ...] = ()
-    """Tokens of the prompts, levels of one length each; none: prompts as they are."""
-    checked: int = Field(default=16, ge=0)
-    """Prompts of the evaluation that are asked one after another, before any load; 0: what is accepted is not checked.
-    """
-    prompts: str = ""
-    """Checksum of the file that prompts come from; empty: the questions of the evaluation's benchmarks."""
-    seed: int = Field(default=0, ge=0)
-    """Of arrivals, fillings and intervals."""
-    as_of: str | None = None
-    """Moment of a measurement that is to be made anew."""
-
-    @property
-    def wanted(self) -> bool:
-        """Return whether anything is measured."""
-        return bool(self.loads or self.rates)
-
-    @property
-    def widest(self) -> int:
-        """Return how many requests an engine should take at once."""
-        return max(self.loads, default=8)
-
-    @property
-    def room(self) -> int:
-        """Return the tokens that an answer takes beside the longest prompt that is asked for."""
-        return self.max_tokens + max(self.contexts, default=0)
-
-    @model_validator(mode="after")
-    def _ascend(self) -> Self:
-        for name in ("loads", "rates", "contexts"):
-            told = getattr(self, name)
-            if list(told) != sorted(set(told)):
-                raise ValueError(f"{name} {told} do not ascend; give each once, the smallest first")
-        return self
-
-
-class EngineSpeed(_Model):
-    """What an engine that served target and draft told, against what decoding here made of the same prompts."""
-
-    engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
-    samples: int
-    tokens_per_round: Interval
-    """The engine's."""
-    ours: Interval
-    difference: Interval | None = Field(default=None, exclude_if=lambda found: found is None)
-    """How many more tokens a round makes there than here, on the same prompts; None: earlier versions did not tell."""
-    same_answers: int = Field(default=0, exclude_if=lambda found: not found)
-    """Answers that are, token for token, those that were decoded here; 0 of earlier versions."""
-    otherwise: Interval | None = Field(default=None, exclude_if=lambda found: found is None)
-    """Share of the rounds over those answers that are others than here, at least; None: there is no such answer."""
-    agrees: bool
-    """Whether the two intervals overlap, that of the difference reaches what rounding can do, and the rounds over the
-    same answers are the same ones."""
-    accept_rate: float
-    """Accepted over drafted tokens."""
-    tokens_per_second: float
-    plain_tokens_per_second: float | None
-
-    @property
-    def warning(self) -> str:
-        """Return what to say where the engine does not accept what we do; else nothing."""
-        if self.agrees:
-            return ""
-        parts = [] if self.difference is None else [f"prompt by prompt a difference of {told(self.difference)}"]
-        if self.otherwise is not None:
-            share = f"{told(self.otherwise)} of the rounds are others"
-            parts.append(f"where it gives the very answers, of {self.same_answers} prompts, {share}, at least")
-        paired = f" ({'; '.join(parts)})" if parts else ""
-        return (
-            f"{self.engine} makes {told(self.tokens_per_round)} tokens per round of prompts on which "
-            f"{told(self.ours)} were measured here{paired}: what it serves is not what was evaluated."
-        )
-
-    @property
-    def speedup(self) -> float | None:
-        """Return how much faster the engine is with the draft."""
-        plain = self.plain_tokens_per_second
-        return None if plain is None else self.tokens_per_second / plain
-
-    def row(self) -> dict[str, Any]:
-        """Return one row of the table that people read."""
-        return {
-            "engine": self.engine,
-            "samples": self.samples,
-            "tokens per round": told(self.tokens_per_round),
-            "here": told(self.ours),
-            **({} if self.difference is None else {"difference": told(self.difference)}),
-            **(
-                {}
-                if self.otherwise is None
-                else {"other rounds": f"{told(self.otherwise)}, {self.same_answers} answers"}
-            ),
-            "accepted of drafted": f"{self.accept_rate:.1%}",
-            "tokens/s": f"{self.tokens_per_second:.1f}",
-            "speed-up": "not measured" if self.speedup is None else f"{self.speedup:.2f}",
-            "verdict": "agree" if self.agrees else "DISAGREE",
-        }
-
-
-class Percentiles(_Model):
-    """Of seconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    def row(self) -> str:
-        """Return them in milliseconds."""
-        return " / ".join(f"{_MS * each:.0f}" for each in (self.p50, self.p95, self.p99))
-
-
-class Side(_Model):
-    """A level of load as one engine took it."""
-
-    requests: int
-    """Measured; those that kept the load up before and after them are not counted."""
-    tokens: int
-    tokens_per_second: Interval
-    """Of all requests together. Closed loop: requests at once x tokens / seconds of answers; open loop: no interval."""
-    first_token: Percentiles
-    """From the moment at which a request was to be sent."""
-    between_tokens: Percentiles
-    """Over tokens; those that come together share the wait for them."""
-    latency: Percentiles
-    """Of whole answers, from the moment at which a request was to be sent."""
-    cached_tokens: int | None
-    """Prompt tokens that the engine took from a cache of prefixes; None: it does not tell."""
-    client_share: float
-    """Of one core, that the client took."""
-
-
-class Accepted(_Model):
-    """What an engine's counters tell of one level."""
-
-    rounds: int
-    drafted: int
-    accepted: int
-    tokens_per_round: Interval
-    by_position: tuple[float, ...] = ()
-    """Share of rounds that accept the tokens through each position; none: the engine does not tell."""
-
-
-class Level(_Model):
-    """One load: an engine with the draft, and one without it."""
-
-    kind: Literal["closed", "open"]
-    load: float
-    """Requests at once, or per second."""
-    context: int | None = None
-    """Tokens of each prompt; None: as they are."""
-    drafting: Side | None = None
-    plain: Side | None = None
-    accepted: Accepted | None = None
-    speedup: Interval | None = None
-    """Tokens per second with the draft over those without it, on the same prompts; closed loop."""
-    notes: tuple[str, ...] = ()
-    """What must be known of it: repeated, not measured, limited by the client."""
-
-    def row(self) -> dict[str, Any]:
-        """Return one row of the table that people read."""
-        closed = self.kind == "closed"
-        sides = (("with", self.drafting), ("without", self.plain))
-        return {
-            "load": f"{self.load:g} at once" if closed else f"{self.load:g} per second",
-            **({"context": self.context} if self.context else {}),
-            **{f"tokens/s {name}": _speed(side) for name, side in sides},
-            "speed-up": "n/a" if self.speedup is None else told(self.speedup, 2),
-            **{f"first token, ms, {name}": side.first_token.row() if side else "n/a" for name, side in sides},
-            **{f"between tokens, ms, {name}": side.between_tokens.row() if side else "n/a" for name, side in sides},
-            "tokens per round": "n/a" if self.accepted is None else told(self.accepted.tokens_per_round, 2),
-            "by position": " ".join(f"{each:.2f}" for each in self.accepted.by_position) if self.accepted else "",
-            "notes": "; ".join(self.notes),
-        }
-
-
-class BreakEven(_Model):
+class BreakEven(Frozen):
     """Requests at once beyond which the draft no longer pays, by interpolation in the logarithm of the load."""
 
     context: int | None = None
@@ -228,7 +36,7 @@ class BreakEven(_Model):
         return f"{pays} (95 %: {words(self.low)} to {words(self.high)}{where})"
 
 
-class ProposedLength(_Model):
+class ProposedLength(Frozen):
     """How many tokens to propose at a load, by the costs measured there."""
 
     load: int
@@ -238,7 +46,7 @@ class ProposedLength(_Model):
     """To expect of it."""
 
 
-class Tried(_Model):
+class Tried(Frozen):
     """The draft served with other settings, at one load."""
 
     load: int
@@ -250,7 +58,7 @@ class Tried(_Model):
     tokens_per_round: Interval | None
 
 
-class Change(_Model):
+class Change(Frozen):
     """One level, in an earlier measurement and in this one."""
 
     load: float
@@ -260,7 +68,7 @@ class Change(_Model):
     verdict: Literal["faster", "slower", "no difference"]
 
 
-class UnderLoad(_Model):
+class UnderLoad(Frozen):
     """An engine with and without the draft, at several loads."""
 
     version: Literal[1] = 1
@@ -376,27 +184,6 @@ class UnderLoad(_Model):
         return merged
 
 
-def engine_name(told: str) -> str:
-    """Return what an engine calls itself, without a build that is not known: llama.cpp b0-unknown is llama.cpp."""
-    return told.removesuffix(" b0-unknown")
-
-
-def told(found: Interval, digits: int = 3) -> str:
-    """Return a number with its interval where there is one."""
-    if found.value is None:
-        return "n/a"
-    if found.low is None or found.high is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-
-
-def overlap(one: Interval, other: Interval) -> bool:
-    """Return whether two intervals have a number in common; an unknown one has none."""
-    if one.low is None or one.high is None or other.low is None or other.high is None:
-        return False
-    return one.low <= other.high and other.low <= one.high
-
-
 def incomparable(before: UnderLoad, now: UnderLoad) -> str:
     """Return why two measurements tell nothing of each other; empty where they do."""
     if before.hardware != now.hardware:
@@ -429,7 +216,3 @@ def _change(level: Level, before: Interval, now: Interval) -> Change:
 
 def _closed(levels: Sequence[Level]) -> list[Level]:
     return [each for each in levels if each.kind == "closed" and each.drafting is not None]
-
-
-def _speed(side: Side | None) -> str:
-    return "n/a" if side is None else told(side.tokens_per_second, 1)

@@ -3,21 +3,19 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from deepspec.errors import CorruptArtifactError
-from deepspec.formats.served import EngineSpeed, UnderLoad
+from deepspec.formats.engine_speed import EngineSpeed
+from deepspec.formats.numbers import Frozen
+from deepspec.formats.served import UnderLoad
 
 VERSION: Literal[1] = 1
 SPEED = "speed.json"
 """Name of the file in the artifact."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BatchSpeed(_Model):
+class BatchSpeed(Frozen):
     """Speculative against plain decoding at one batch size: medians of interleaved pairs of runs."""
 
     batch: int
@@ -52,7 +50,7 @@ class BatchSpeed(_Model):
         }
 
 
-class LoadSpeed(_Model):
+class LoadSpeed(Frozen):
     """Throughput to expect at one load, by replay of recorded rounds: the target's passes and the draft's time."""
 
     requests: int
@@ -79,7 +77,7 @@ class LoadSpeed(_Model):
         }
 
 
-class Speed(_Model):
+class Speed(Frozen):
     """speed.json."""
 
     version: Literal[1] = VERSION
@@ -97,7 +95,7 @@ class Speed(_Model):
     temperature: float
     batches: tuple[BatchSpeed, ...]
     loads: tuple[LoadSpeed, ...] = ()
-    step_seconds: dict[int, float] = {}
+    step_seconds: dict[int, float] = Field(default_factory=dict)
     """Tokens in a pass of the target -> its seconds, measured here."""
     served: EngineSpeed | None = None
     """None: no engine served the draft."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import check_name
+from deepspec.disk import check_name
 from deepspec.errors import DeepSpecError, InputError, TargetError
 
 WEIGHTS = "model.safetensors"
@@ -31,6 +31,11 @@ _BITS: Mapping[str, int] = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }  # fmt: skip
 """Bits of a value; of a dtype that is newer than this table, sizes are not checked."""
+
+DTYPES: Mapping[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""Dtypes that a target computes in, as torch and specs name them -> as safetensors names them."""
+VALUE_BYTES: Mapping[str, int] = {name: _BITS[stored] // 8 for name, stored in DTYPES.items()}
+"""Dtype, as torch names it -> bytes of one value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

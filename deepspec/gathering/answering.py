@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from deepspec.artifacts import TargetId
 from deepspec.engines.client import Client
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
@@ -19,6 +18,7 @@ from deepspec.gathering.asked import proof_of
 from deepspec.gathering.kept_answers import KeptAnswers, drop_kept
 from deepspec.placement import Placement
 from deepspec.report import Report
+from deepspec.specs import TargetId
 from deepspec.states.client import Given, path_in, states_of
 from deepspec.states.drawn import Drawn
 from deepspec.states.file import check_told, delete, read, written

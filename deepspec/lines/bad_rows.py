@@ -16,8 +16,8 @@ from typing import Annotated
 from jinja2 import TemplateError
 from pydantic import Field
 
-from deepspec.artifacts import NOT_ADDRESSED
 from deepspec.errors import BadRowsError, DeepSpecError, RowError
+from deepspec.specs import NOT_ADDRESSED
 
 FROM_ROWS = 20
 """Rows from which on the share of bad ones is judged: of fewer, one says nothing."""

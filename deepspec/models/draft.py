@@ -24,8 +24,8 @@ from deepspec.models.heads import (
     RefinerHead,
 )
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""That a draft computes in."""
+SCALED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes that a draft computes in: the scale of its embedding is rounded to each."""
 
 
 class Draft(nn.Module):
@@ -55,7 +55,7 @@ class Draft(nn.Module):
         self.register_buffer("_target_head", None, persistent=False)
         self._target_head_is_embedding = False
         self._windows = config.windows
-        self._scales = {dtype: _rounded(config.embedding_scale, dtype) for dtype in DTYPES}
+        self._scales = {dtype: _rounded(config.embedding_scale, dtype) for dtype in SCALED}
         """Of the embedding, rounded as the target rounds it."""
 
     def embed(self, ids: Tensor) -> Tensor:

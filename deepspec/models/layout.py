@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 
 ROWS = 8
 """Rows that weights are packed for; any other number is right, too."""
+OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+"""Of torch, private: where one is not there, weights stay as they come."""
 FEWEST = 4
 """Rows that are multiplied at least: fewer take longer, one row a fourth more."""
 
@@ -46,6 +48,8 @@ def dense(weight: Tensor) -> Tensor:
 
 def _packs(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS):
         return False
     narrow = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bool(narrow or weight.dtype == torch.float32)

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+from deepspec.formats.numbers import Interval
 from deepspec.formats.scores import (
     Acceptance,
     BenchmarkScore,
     CalibrationScore,
-    Interval,
     LosslessCheck,
     PositionFit,
     Scores,

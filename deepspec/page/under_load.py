@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from deepspec.formats.served import ServeOptions, UnderLoad
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import UnderLoad
 from deepspec.formats.speed import Speed
 from deepspec.page.page import Section, table
 

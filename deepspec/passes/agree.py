@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -9,9 +10,25 @@ from deepspec.records.batch import Record
 from deepspec.target_cache.codec import TOKENS_ONLY
 from deepspec.target_cache.facts import CacheFacts
 
-TOLERANCE: Mapping[str, float] = {"bf16": 0.02, "bf16-zstd": 0.02, "fp8": 0.06, TOKENS_ONLY: 0.0}
-"""Codec -> largest error of a recomputed sample, as a share of the norm. Forward passes of other shapes round otherwise
-(0.004 in bf16); fp8 rounds by 0.026; states of another layer or sample are off by about 1."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rounding:
+    """How far rounding may put stored states from those that the target computes again."""
+
+    norm: float
+    """Norm of a sample's difference, as a share of its norm."""
+    value: float
+    """Largest difference at a position, as a share of the largest value there: one value, not the mean of many."""
+
+
+ROUNDING: Mapping[str, Rounding] = {
+    "bf16": Rounding(norm=0.02, value=0.02),
+    "bf16-zstd": Rounding(norm=0.02, value=0.02),
+    "fp8": Rounding(norm=0.06, value=0.1),
+    TOKENS_ONLY: Rounding(norm=0.0, value=0.0),
+}
+"""By codec. Forward passes of other shapes round otherwise (a norm of 0.004 in bf16). fp8 keeps three bits: it is off
+by 0.026 as a norm, by up to 1/16 in one value. States of another layer or sample are off by about 1."""
 
 ENGINE = 0.06
 """How much more it may be where an engine computed what is stored: its kernels round otherwise in every layer."""
@@ -19,7 +36,7 @@ ENGINE = 0.06
 
 def tolerance(facts: CacheFacts) -> float:
     """Return the largest error of a recomputed sample of a cache, as a share of the norm."""
-    return TOLERANCE[facts.codec] + (0.0 if facts.engine is None else ENGINE)
+    return ROUNDING[facts.codec].norm + (0.0 if facts.engine is None else ENGINE)
 
 
 def difference(stored: Record, computed: Record, facts: CacheFacts) -> float:

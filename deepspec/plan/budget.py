@@ -8,7 +8,10 @@ from deepspec.cache.measured import AnswerCounts
 from deepspec.errors import BudgetError
 from deepspec.formats.recipe import TRAITS
 from deepspec.plan import presets, words
-from deepspec.plan.estimate import GUESS, Costs, Hardware, Sizes, Workload, estimate, rows, size
+from deepspec.plan.cost.estimate import GUESS, estimate
+from deepspec.plan.cost.found import Costs
+from deepspec.plan.cost.given import Hardware, Sizes, Workload
+from deepspec.plan.cost.table import rows, size
 from deepspec.plan.layers import count_of
 from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS

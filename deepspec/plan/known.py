@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Manifest, TargetId, read_manifest
+from deepspec.artifacts import Artifact, Manifest, read_manifest
 from deepspec.catalog import find_kind
 from deepspec.chat.template import ChatTemplate
 from deepspec.checkpoint.config import read_draft_config
@@ -19,6 +19,7 @@ from deepspec.placement import Placement
 from deepspec.plan.machine import Machine
 from deepspec.plan.plan import Plan
 from deepspec.plan.presets import validated
+from deepspec.specs import TargetId
 from deepspec.store import Store
 from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.source import TargetFiles, find_target

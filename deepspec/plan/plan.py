@@ -6,15 +6,15 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
 from deepspec.benchmark.spec import BenchmarkOptions
 from deepspec.cache.spec import CacheOptions
 from deepspec.evaluate.spec import EvaluateOptions
 from deepspec.export.spec import ExportSpec
-from deepspec.plan.estimate import Sizes
+from deepspec.plan.cost.given import Sizes
 from deepspec.prepare.spec import PrepareOptions
 from deepspec.regenerate.spec import RegenerateOptions
 from deepspec.release.spec import ReleaseOptions
+from deepspec.specs import Spec
 from deepspec.target.source import TargetSource
 from deepspec.train.spec import TrainSpec
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deepspec.errors import SpecError, UnknownNameError
-from deepspec.plan.estimate import Hardware
+from deepspec.plan.cost.given import Hardware
 from deepspec.plan.plan import Plan
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepspec.plan.estimate import GUESS, Costs, Hardware, duration, size
+from deepspec.plan.cost.estimate import GUESS
+from deepspec.plan.cost.found import Costs
+from deepspec.plan.cost.given import Hardware
+from deepspec.plan.cost.table import duration, size
 from deepspec.plan.words import total
 from deepspec.ranges import Range
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspec.artifacts import Spec, TargetId, checksum
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.cache.spec import CacheSpec
+from deepspec.disk import checksum
 from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
@@ -17,7 +17,8 @@ from deepspec.families.experts import working
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
-from deepspec.plan.estimate import Sizes, stored_codec
+from deepspec.plan.cost.given import Sizes
+from deepspec.plan.cost.sources import stored_codec
 from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.prepare import resolve as sources
@@ -25,6 +26,7 @@ from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
+from deepspec.specs import Spec, TargetId
 from deepspec.states.wanted import WhileAnswering
 from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.identity import identify

@@ -3,16 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.plan.estimate import (
-    DEFAULT_CODEC,
-    LONGEST_DAYS,
-    TOKENS_ONLY,
-    Costs,
-    Hardware,
-    SourceCost,
-    duration,
-    size,
-)
+from deepspec.plan.cost.found import Costs, SourceCost
+from deepspec.plan.cost.given import Hardware
+from deepspec.plan.cost.sources import DEFAULT_CODEC, TOKENS_ONLY
+from deepspec.plan.cost.table import LONGEST_DAYS, duration, size
 from deepspec.ranges import NOTHING, Range
 
 _CODEC = {"cache": DEFAULT_CODEC, "online": TOKENS_ONLY, "rolling": TOKENS_ONLY}

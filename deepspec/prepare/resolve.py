@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from pydantic import ValidationError
 
-from deepspec.artifacts import checksum
+from deepspec.disk import checksum
 from deepspec.errors import SourceError, SpecError, UnknownNameError
 from deepspec.formats.tensor_heads import check_pointer
 from deepspec.lines.lines import is_url

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from deepspec.artifacts import Artifact, canonical_json
+from deepspec.artifacts import Artifact
 from deepspec.errors import SourceError
 from deepspec.lines.bad_rows import told
 from deepspec.lines.rows import Row, RowWriter, read_rows
@@ -18,6 +18,7 @@ from deepspec.prepare.intake import Intake
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.publish import Out
 from deepspec.report import Report
+from deepspec.specs import canonical_json
 
 
 def run(

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.specs import Spec
 
 
 class Splits(Spec):

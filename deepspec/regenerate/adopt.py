@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import checksum
 from deepspec.asking.conversation import answer_row, without_answer
 from deepspec.chat.clock import DATE
+from deepspec.disk import checksum
 from deepspec.errors import RowError, SourceError
 from deepspec.lines.bad_rows import BadRows, one_row, told
 from deepspec.lines.lines import LONGEST_LINE

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from deepspec.artifacts import NOT_ADDRESSED, Spec, TargetId
 from deepspec.asking.sampling import Sampling
 from deepspec.chat.clock import DATE
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
+from deepspec.specs import NOT_ADDRESSED, Spec, TargetId
 from deepspec.states.wanted import WhileAnswering
 
 
@@ -41,6 +41,11 @@ class RegenerateSpec(RegenerateOptions):
     """Share of its rows that may be such: `prepare.bad_share`."""
     while_answering: WhileAnswering | None = Field(default=None, json_schema_extra=NOT_ADDRESSED)
     """States that are asked for with the answers, which are the same then: what `cache.while_answering` says."""
+
+    @property
+    def engine_states(self) -> WhileAnswering | None:
+        """Return which states come with the answers; None: none."""
+        return self.while_answering
 
     @property
     def engine_tokens(self) -> int:

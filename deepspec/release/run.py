@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Manifest, canonical_json, read_manifest
+from deepspec.artifacts import Artifact, Manifest, lineage, read_manifest
 from deepspec.decoding.compare import differences, published
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.exports import INDEX, ExportedForm, ExportIndex, read_index
@@ -29,6 +29,7 @@ from deepspec.release.render import render
 from deepspec.release.report import Released, sections, warnings
 from deepspec.release.spec import ReleaseSpec
 from deepspec.report import Report
+from deepspec.specs import canonical_json
 
 CALIBRATION = "calibration.json"
 CARD = "README.md"
@@ -56,7 +57,7 @@ def run(
         speed=speed,
         index=read_index(inputs["exports"]),
         trained=inputs["draft"].counts,
-        lineage=find_lineage(inputs),
+        lineage=lineage(inputs["scores"].store, (each.ref for each in inputs.values())),
         figures=_figures(inputs),
         differences=compared(spec, inputs["scores"], placement.scratch),
     )
@@ -85,19 +86,6 @@ def run(
 def shown_in(text: str) -> list[str]:
     """Return the names of the pictures that a card shows: they lie beside it wherever it is laid out."""
     return re.findall(r"^!\[[^]]*\]\(([\w.]+)\)$", text, re.MULTILINE)
-
-
-def find_lineage(inputs: Mapping[str, Artifact]) -> dict[str, Manifest]:
-    """Return the manifests of the inputs and of all that they were made from, by `kind/address`."""
-    found: dict[str, Manifest] = {}
-    waiting = [(artifact.store, artifact.ref) for artifact in inputs.values()]
-    while waiting:
-        store, ref = waiting.pop()
-        manifest = None if ref.prefix in found else read_manifest(store, ref.kind, ref.address)
-        if manifest is not None:
-            found[ref.prefix] = manifest
-            waiting += [(store, each) for each in manifest.inputs.values()]
-    return found
 
 
 def compared(spec: ReleaseSpec, scores: Artifact, scratch: Path) -> list[Difference]:

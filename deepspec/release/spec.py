@@ -1,6 +1,6 @@
 """What changes the release: names and licences on its card."""
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 
 class ReleaseOptions(Spec):

@@ -105,7 +105,7 @@ def estimates(sums: Tally, seed: int = 0) -> dict[str, Any]:
     """
     count = len(sums.rounds)
     whole = sums.ratios(np.ones((1, count)))
-    drawn = sums.ratios(_resamples(count, seed))
+    drawn = sums.ratios(resamples(count, seed)[1:])
     return {name: _estimate(whole[name][0], drawn[name]) for name in whole}
 
 
@@ -128,16 +128,17 @@ def resampled(statistic: Callable[[Floats], Floats], count: int, seed: int = 0, 
         centred: whether the interval is moved so that the resamples' mean comes to lie on the number: for sums of
             absolute values, which every resample makes larger.
     """
-    found = statistic(np.concatenate([np.ones((1, count)), _resamples(count, seed)]))
+    found = statistic(resamples(count, seed))
     drawn = found[1:] - (np.nanmean(found[1:]) - found[0]) if centred and np.isfinite(found[0]) else found[1:]
     estimate: Estimate = _estimate(found[0], drawn)
     return estimate
 
 
-def _resamples(count: int, seed: int) -> Floats:
-    generator = np.random.default_rng(seed)
-    drawn: Floats = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
-    return drawn
+def resamples(count: int, seed: int) -> Floats:
+    """Return weights of samples, `(1 + RESAMPLES, count)`: all of them once, then how often each is drawn."""
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights: Floats = np.concatenate([np.ones((1, count)), drawn])
+    return weights
 
 
 def _estimate(value: Any, drawn: Floats) -> Any:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deepspec.errors import EngineError
-from deepspec.formats.scores import Interval, interval
-from deepspec.formats.served import EngineSpeed, overlap
+from deepspec.formats.engine_speed import EngineSpeed
+from deepspec.formats.numbers import Interval, interval, overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Floats, estimates, resampled, tally

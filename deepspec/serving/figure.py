@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from deepspec.formats.scores import Interval
-from deepspec.formats.served import Level, Side, UnderLoad
+from deepspec.formats.levels import Level, Side
+from deepspec.formats.numbers import Interval
+from deepspec.formats.served import UnderLoad
 from deepspec.page.figure import drawing, png
 
 

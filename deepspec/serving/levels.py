@@ -14,8 +14,8 @@ from itertools import chain, count, cycle
 import numpy as np
 
 from deepspec.errors import EngineError
-from deepspec.formats.scores import Interval
-from deepspec.formats.served import Accepted, Side
+from deepspec.formats.levels import Accepted, Side
+from deepspec.formats.numbers import Interval
 from deepspec.serving.client import Request, ServedAnswer, ServingClient
 from deepspec.serving.numbers import (
     accepted_in_answers,

@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 
 from deepspec.errors import EngineError, SpecError
-from deepspec.formats.scores import Interval
-from deepspec.formats.served import (
-    BreakEven,
-    EngineSpeed,
-    Level,
-    ServeOptions,
-    Tried,
-    UnderLoad,
-)
+from deepspec.formats.engine_speed import EngineSpeed
+from deepspec.formats.levels import Level
+from deepspec.formats.numbers import Interval
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import BreakEven, Tried, UnderLoad
 from deepspec.placement import Endpoint
 from deepspec.report import Report
 from deepspec.rounds.measure import Floats

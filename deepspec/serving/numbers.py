@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepspec.formats.scores import Interval, interval
-from deepspec.formats.served import Accepted, BreakEven, Percentiles
-from deepspec.rounds.measure import RESAMPLES, Floats, resampled
+from deepspec.formats.levels import Accepted, Percentiles
+from deepspec.formats.numbers import Interval, interval
+from deepspec.formats.served import BreakEven
+from deepspec.rounds.measure import Floats, resampled, resamples
 from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters
 
@@ -64,9 +65,7 @@ def speedups(drafting: Sequence[ServedAnswer], plain: Sequence[ServedAnswer], se
         `(1 + resamples,)`.
     """
     ours, theirs = _sums(drafting), _sums(plain)
-    count = len(ours)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, count)), drawn])
+    weights = resamples(len(ours), seed)
     with_draft = (weights @ ours[:, 0]) / (weights @ ours[:, 1])
     return np.asarray(with_draft * (weights @ theirs[:, 1]) / (weights @ theirs[:, 0]), dtype=np.float64)
 

@@ -7,7 +7,8 @@ the tokens that are proposed: a round of k tokens takes t + (T − t) k / K and 
 import math
 from collections.abc import Sequence
 
-from deepspec.formats.served import Level, ProposedLength
+from deepspec.formats.levels import Level
+from deepspec.formats.served import ProposedLength
 
 
 def proposals(levels: Sequence[Level], shares: Sequence[float], slots: int) -> tuple[ProposedLength, ...]:

@@ -1,6 +1,7 @@
 """What must be seen first of an engine under load."""
 
-from deepspec.formats.served import Level, Side, UnderLoad
+from deepspec.formats.levels import Level, Side
+from deepspec.formats.served import UnderLoad
 
 
 def warnings(found: UnderLoad, kind: str, *, decoded_here: bool) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Self
 
-from deepspec.artifacts import Spec
 from deepspec.simulate.engine import ModelledEngine
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.tally import Tally
+from deepspec.specs import Spec
 
 
 class Outcome(Spec):

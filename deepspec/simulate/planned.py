@@ -6,15 +6,16 @@ from typing import Any
 
 import yaml
 
-from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
 from deepspec.plan import presets
-from deepspec.plan.estimate import Hardware, Sizes, Workload, read_flops, train_flops
+from deepspec.plan.cost.flops import read_flops, train_flops
+from deepspec.plan.cost.given import Hardware, Sizes, Workload
 from deepspec.plan.plan import Plan
 from deepspec.simulate.outcome import Outcome
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.search import engines_needed
 from deepspec.simulate.simulation import simulate
+from deepspec.specs import Spec
 
 FAILURE_SECONDS = 3600.0
 """Mean seconds between two failures, of whichever engine or rank."""

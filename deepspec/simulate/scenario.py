@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 
 class Scenario(Spec):

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deepspec.artifacts import Spec
 from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.specs import Spec
 
 
 class Beginning(Spec):

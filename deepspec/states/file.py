@@ -18,13 +18,14 @@ from torch import Tensor
 
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
+from deepspec.formats.tensor_heads import DTYPES
 from deepspec.states.wanted import Wanted
 
 LOCK_SECONDS = 300.0
 """How long an engine may write one file."""
 FIRST_LOOK, LONGEST_LOOK = 0.002, 0.05
 """Seconds between two looks at a lock: doubled each time."""
-_DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES: Mapping[str, torch.dtype] = {stored: getattr(torch, name) for name, stored in DTYPES.items()}
 """Dtype as safetensors names it."""
 _FULL = ("No space left", "StorageFull", "Disk quota")
 

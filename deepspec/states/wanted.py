@@ -6,13 +6,12 @@ from dataclasses import astuple, dataclass
 
 from pydantic import ByteSize
 
-from deepspec.artifacts import Spec
 from deepspec.errors import EngineError
+from deepspec.formats.tensor_heads import VALUE_BYTES
+from deepspec.specs import Spec
 
 FORMAT = "deepspec.states"
 VERSION = "1"
-VALUE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Dtype -> bytes of one value."""
 
 RESTART = "start it with what `deepspec engine-args` prints for this plan"
 

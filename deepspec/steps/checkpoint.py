@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deepspec.artifacts import FileEntry, checksum, new_attempt, verify_file
-from deepspec.disk import writing
+from deepspec.artifacts import new_attempt
+from deepspec.disk import FileEntry, checksum, verify_file, writing
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
 from deepspec.store import Store
 

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from deepspec.artifacts import Spec
 from deepspec.errors import SpecError
 from deepspec.formats.recipe import AlgorithmName
+from deepspec.specs import Spec
 
 ALGORITHM = "algorithm"
 

@@ -8,14 +8,10 @@ from pathlib import Path
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
 from deepspec.families.ends import HEAD, Ends, ends_of
-from deepspec.formats.tensor_heads import TensorHead, listed, read_bytes, read_heads, read_object
+from deepspec.formats.tensor_heads import DTYPES, TensorHead, listed, read_bytes, read_heads, read_object
 
 HEAD_BIAS = "its head has a bias that is not 0, which drafts have none of; not supported"
 
-_DTYPES: Mapping[str, str] = {
-    **{name: name for name in ("float32", "bfloat16", "float16")},
-    **{"F32": "float32", "BF16": "bfloat16", "F16": "float16"},
-}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
 
 
@@ -82,11 +78,12 @@ def checkpoint_dtype(folder: Path) -> str:
     told = target.shape.text_config.get("dtype") or target.shape.text_config.get("torch_dtype")
     if told is None and target.ends is not None:
         told = target.heads[target.ends.embedding].dtype
-    found = _DTYPES.get(str(told).removeprefix("torch."))
-    if found is None:
-        known = ", ".join(sorted(set(_DTYPES.values())))
+    found = {name: name for name in DTYPES} | {stored: name for name, stored in DTYPES.items()}
+    dtype = found.get(str(told).removeprefix("torch."))
+    if dtype is None:
+        known = ", ".join(sorted(DTYPES))
         raise TargetError(f"target {folder}: its precision is {told}; set cache.dtype to one of {known}")
-    return found
+    return dtype
 
 
 def _untied(folder: Path) -> bool:

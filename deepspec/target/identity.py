@@ -10,11 +10,12 @@ from typing import Any
 
 import xxhash
 
-from deepspec.artifacts import TargetId, canonical_json, checksum
+from deepspec.disk import checksum
 from deepspec.errors import TargetError
 from deepspec.families import is_general
 from deepspec.families.general import PROOF
 from deepspec.formats.tensor_heads import check_pointer, read_object
+from deepspec.specs import TargetId, canonical_json
 
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "_model_name_or_path", "_from_model_config"})
 """Config keys that say who wrote the file, not what the model is."""

@@ -11,26 +11,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
-from deepspec.artifacts import TargetId
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import CaptureError, TargetError
 from deepspec.families import TargetShape, read, read_folder
 from deepspec.families.general import check_head
 from deepspec.families.quantized import check_package, quantization_told
-from deepspec.formats.tensor_heads import listed, read_object
+from deepspec.formats.tensor_heads import DTYPES, listed, read_object
 from deepspec.placement import SPREAD, Placement
+from deepspec.specs import TargetId
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.proof import prove, prove_ends
 from deepspec.target.reading import Reading, read_model
 from deepspec.target.tokens import GENERATION, NO_END, check_vocabulary
 
-DTYPES: Mapping[str, torch.dtype | str] = {
-    "auto": "auto",
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+COMPUTED: Mapping[str, torch.dtype | str] = {"auto": "auto", **{name: getattr(torch, name) for name in DTYPES}}
 """Name in a spec -> dtype of the computation; auto is that of the checkpoint."""
 
 _IMAGE_TEXT: Any = AutoModelForImageTextToText
@@ -141,14 +136,14 @@ def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, de
 
     Args:
         folder: what `resolve_target` gave: config, safetensors, tokenizer, chat template.
-        dtype: of the computation, as a dtype or a name in `DTYPES`; quantised checkpoints keep their own.
+        dtype: of the computation, as a dtype or a name in `COMPUTED`; quantised checkpoints keep their own.
         device: torch device, or `SPREAD` to lay the layers over all devices.
 
     Raises:
         TargetError: it cannot be loaded, its tokenizer knows more tokens than it has embeddings, or the general
             reading of it fails its proof.
     """
-    chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    chosen = COMPUTED[dtype] if isinstance(dtype, str) else dtype
     check_package(read_object(Path(folder) / "config.json"), str(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -203,7 +198,7 @@ def load_placed(target: TargetId, placement: Placement, dtype: str = "auto") -> 
     Args:
         target: which one.
         placement: its location, and the device.
-        dtype: of the computation: a name in `DTYPES`.
+        dtype: of the computation: a name in `COMPUTED`.
 
     Raises:
         TargetError: the placement does not say where it is, or another one lies there.
@@ -229,7 +224,7 @@ def load_fitting(target: TargetId, placement: Placement, dtype: str = "auto") ->
     Args:
         target: which one.
         placement: its location.
-        dtype: of the computation: a name in `DTYPES`.
+        dtype: of the computation: a name in `COMPUTED`.
 
     Raises:
         TargetError: see `load_placed`.
@@ -250,7 +245,7 @@ def describe_target(folder: Path, dtype: str = "auto") -> Target:
     try:
         config = AutoConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        chosen = DTYPES[dtype] if dtype != "auto" else config.get_text_config().dtype or torch.float32
+        chosen = COMPUTED[dtype] if dtype != "auto" else config.get_text_config().dtype or torch.float32
         with torch.device("meta"):
             model = _loader(folder).from_config(config, dtype=chosen)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from deepspec.artifacts import Spec, canonical_json
 from deepspec.errors import TargetError
 from deepspec.formats.tensor_heads import check_pointer, read_object
+from deepspec.specs import Spec, canonical_json
 
 MARK = "deepspec_target.json"
 """Written into a prepared folder before the folder gets its name: a folder with that name is complete."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from deepspec.artifacts import TargetId
 from deepspec.errors import SpecError
+from deepspec.specs import TargetId
 
 
 class SplitCounts(BaseModel):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from deepspec.artifacts import Spec
 from deepspec.ranges import NOTHING, Range
+from deepspec.specs import Spec
 
 CODEC_RATIO: Mapping[str, Range] = {
     "bf16": Range.around(1.0),

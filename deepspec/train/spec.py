@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
-from deepspec.artifacts import NOT_ADDRESSED
 from deepspec.optimizers.optimization import Optimization
+from deepspec.specs import NOT_ADDRESSED
 from deepspec.start.beginning import Beginning
 
 LOOKS = 20

@@ -21,7 +21,7 @@ from deepspec.steps.reader import MicroBatch, Supervised
 from deepspec.target_cache.facts import CacheFacts
 from deepspec.train.spec import TrainSpec
 
-DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PRECISIONS: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """`TrainSpec.precision` -> dtype of the forward and backward pass."""
 
 
@@ -41,7 +41,7 @@ class Task:
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of the forward and backward pass."""
-        return DTYPES[self.spec.precision]
+        return PRECISIONS[self.spec.precision]
 
     @property
     def kernel(self) -> Kernel:

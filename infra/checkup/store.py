@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from deepspec.errors import StoreError
-from deepspec.plan.estimate import size
+from deepspec.plan.cost.table import size
 from deepspec.plan.rules.seen import Seen
 from deepspec.store import Store
 

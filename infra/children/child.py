@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from deepspec.artifacts import ArtifactRef
 from deepspec.errors import DeepSpecError
 from deepspec.placement import Placement
+from deepspec.report import SilentReport
 from deepspec.stages import Shards, Work, join, materialize, stage_named
 from deepspec.store import Store
 from infra.processes.guard import EVENT, EVENTS, SAVING
@@ -73,28 +74,6 @@ class EventReport:
     def saving(self, seconds: float) -> None:
         """Tell how long saving takes; the guard hears it, too."""
         emit(event=SAVING, seconds=round(seconds, 1))
-
-
-class SilentReport:
-    """A report that nobody hears: ranks after the first."""
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Say nothing."""
-
-    def log(self, message: str) -> None:
-        """Say nothing."""
-
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
-        """Say nothing."""
-
-    def figure(self, key: str, png: bytes) -> None:
-        """Say nothing."""
-
-    def markdown(self, key: str, text: str) -> None:
-        """Say nothing."""
-
-    def saving(self, seconds: float) -> None:
-        """Say nothing."""
 
 
 def emit(**event: Any) -> None:

@@ -10,12 +10,10 @@ from types import MappingProxyType
 from typing import cast
 
 from deepspec.artifacts import ArtifactRef
-from deepspec.cache.spec import CacheSpec
 from deepspec.disk import writing
 from deepspec.errors import ChildError, DeepSpecError, EngineError, StoreError
 from deepspec.page.page import code
 from deepspec.placement import Endpoint, Placement
-from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.report import Report
 from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
@@ -131,7 +129,7 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
         settings = ServingSettings(slots=work.spec.engine_slots, tokens=work.spec.engine_tokens)
         with serving_draft(work.opened(), placement, site.gguf, folder, work.report, settings) as serving:
             yield serving
-    elif (states := _states_wanted(work)) is not None and not placement.endpoints:
+    elif (states := cast("Options | None", work.spec.engine_states)) is not None and not placement.endpoints:
         answers = work.spec.engine_tokens if work.stage.needs == "target" else 0
         with _states_engines(states, answers, site, folder) as endpoints:
             yield placement.model_copy(update={"endpoints": endpoints})
@@ -142,13 +140,6 @@ def _engines(work: Work, site: Site, path: Path) -> Iterator[Placement]:
             yield placement.model_copy(update={"endpoints": endpoints})
     else:
         yield placement
-
-
-def _states_wanted(work: Work) -> Options | None:
-    """Return the states that a stage asks an engine for, by themselves or with answers; None: none."""
-    if work.stage.needs == "states":
-        return cast(CacheSpec, work.spec)
-    return work.spec.while_answering if isinstance(work.spec, RegenerateSpec) else None
 
 
 @contextmanager

@@ -23,8 +23,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.artifacts import FileEntry, checksum
 from deepspec.cache.capture import Capture
+from deepspec.disk import FileEntry, checksum
 from deepspec.errors import TargetError
 from deepspec.passes.samples import batches, cut_parts, padded, read_items
 from deepspec.records.batch import Record, collate, supervises

@@ -6,7 +6,8 @@ import pytest
 
 from deepspec.decoding.compare import ALL, compare_drafts, regressions
 from deepspec.errors import SourceError
-from deepspec.formats.scores import Difference, Interval, LosslessCheck
+from deepspec.formats.numbers import Interval
+from deepspec.formats.scores import Difference, LosslessCheck
 from tests.given.published.numbers import scores
 
 

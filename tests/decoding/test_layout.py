@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from deepspec.models import layout
 from deepspec.models.layout import dense, lay_out_for_decoding
 
 
@@ -28,3 +29,10 @@ def test_an_embedding_that_shares_its_weight_with_a_head_can_still_be_looked_up(
     head.weight = embedding.weight
     lay_out_for_decoding(nn.ModuleList([embedding, head]))
     torch.testing.assert_close(embedding(torch.arange(9)), dense(head.weight))
+
+
+def test_weights_stay_as_they_come_where_torch_has_another_name_for_an_operator(monkeypatch):
+    monkeypatch.setattr(layout, "OPERATORS", (*layout.OPERATORS, "_no_operator_of_torch"))
+    head = nn.Linear(4, 9)
+    lay_out_for_decoding(head)
+    assert type(head) is nn.Linear

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 from deepspec.stages import STAGES
 from flows.draft import build_draft, try_draft
 from flows.reevaluate import reevaluate

@@ -15,7 +15,7 @@ from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import read_index
 from deepspec.formats.scores import SCORES, read_scores
-from deepspec.parity import check_parity
+from deepspec.parity.check import check_parity
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
 from tests.elsewhere.device import DEVICE, there

@@ -1,6 +1,7 @@
 """Decoded samples held against the target's own generation: equal, parted by rounding, or wrong."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,32 +54,37 @@ def test_another_token_is_not_lossless_and_its_place_is_told(target: Target, own
     assert divergence.margin > divergence.rounding >= 0
 
 
-def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(
-    target: Target, own: Decoded, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(tmp_path: Path, own: Decoded):
+    """Two tokens of which the target has one embedding are equally likely everywhere."""
+    target = load_target(write_target(tmp_path))
     best, second, third = ranked(target, own)[:3]
-    tied = torch.zeros(VOCAB)
-    tied[[best, second]] = 7.0
-    tied[third] = 6.0
-    monkeypatch.setattr(lossless, "_logits", lambda *_: (tied, tied + 0.25))
-    found = check_lossless(target, [(PROMPT, instead(own, second)), (PROMPT, instead(own, third))])
-    assert [(each.margin, each.rounding, each.tie) for each in found.divergences] == [(0, 0.25, True), (1, 0.25, False)]
+    with torch.no_grad():
+        target.model.get_output_embeddings().weight[second] = target.model.get_output_embeddings().weight[best]
+    said = replace(own, tokens=tuple(lossless._generated(target, PROMPT, COUNT)))
+    assert said.tokens[PLACE] == min(best, second), "of two that are equally likely it says the first"
+    other = max(best, second)
+    found = check_lossless(target, [(PROMPT, instead(said, other)), (PROMPT, instead(said, third))])
+    tied, apart = found.divergences
+    assert (tied.margin, tied.tie, apart.tie) == (0, True, False)
+    assert apart.margin > max(lossless.NEAR_TIE, apart.rounding)
     assert (found.ties, found.passed) == (1, False)
 
 
-def test_what_half_precision_moves_is_a_tie(target: Target, own: Decoded, monkeypatch: pytest.MonkeyPatch):
-    best, second = ranked(target, own)[:2]
+@pytest.mark.parametrize(
+    ("moved", "tie"),
+    [(0.3, True), (0.2, False)],  # two logits of half precision, 0.25 apart
+)
+def test_what_half_precision_moves_is_a_tie(moved: float, tie: bool):
     near = torch.zeros(VOCAB)
-    near[[best, second]] = torch.tensor([32.5, 32.25])
-    monkeypatch.setattr(lossless, "_logits", lambda *_: (near, near + 0.3))
-    assert check_lossless(target, [(PROMPT, instead(own, second))]).passed
-    monkeypatch.setattr(lossless, "_logits", lambda *_: (near, near + 0.2))
-    assert not check_lossless(target, [(PROMPT, instead(own, second))]).passed
+    near[[4, 9]] = torch.tensor([32.5, 32.25])
+    margin, rounding, found = lossless.rounded(near, near + moved, [4, 9])
+    assert (margin, rounding, found) == (0.25, pytest.approx(moved, abs=1e-5), tie)
 
 
-def test_a_sample_that_goes_on_where_the_target_stops_is_not_lossless(target: Target, own: Decoded, monkeypatch):
-    monkeypatch.setattr(lossless, "_generated", lambda *_: list(own.tokens[:PLACE]))
-    (divergence,) = check_lossless(target, [(PROMPT, own)]).divergences
+def test_a_sample_that_goes_on_where_the_target_stops_is_not_lossless(target: Target, own: Decoded):
+    assert own.tokens[PLACE - 1] not in own.tokens[: PLACE - 1]
+    stops = replace(target, stop_ids=frozenset({own.tokens[PLACE - 1]}))
+    (divergence,) = check_lossless(stops, [(PROMPT, own)]).divergences
     assert (divergence.position, divergence.margin, divergence.tie) == (PLACE, 0.0, False)
 
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from deepspec.export.proof import load
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
-from deepspec.parity import training_form
+from deepspec.parity.forms import training_form
 from tests.given.drafts.written import LLAMA, write_draft
 
 speculators = pytest.importorskip("speculators", reason="pip install speculators to load this form with it")

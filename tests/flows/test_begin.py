@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.start import next_step
 from deepspec.catalog import catalog
-from deepspec.formats.served import EngineSpeed, engine_name
+from deepspec.formats.engine_speed import EngineSpeed, engine_name
 from deepspec.overview.words import held
 from deepspec.store import Store
 from tests.given.published.older import LEFT

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import ArtifactRef, Spec, TargetId, read_manifest
+from deepspec.artifacts import ArtifactRef, read_manifest
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.placement import Placement
 from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.publish import Out
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import Spec, TargetId
 from deepspec.stages import GREEDY, PRODUCTS, STAGES, address, stage_named
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec

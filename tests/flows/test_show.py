@@ -8,9 +8,9 @@ import pytest
 
 from cli import show
 from cli.show import headline
-from deepspec.artifacts import Spec
 from deepspec.plan.probe import REFERENCE
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.store import Store
 from flows.choices import Choices, choose_site
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deepspec.artifacts import TargetId, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.brought.draft import lines
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import load_draft
@@ -16,6 +16,7 @@ from deepspec.checkpoint.foreign import is_foreign, public_config
 from deepspec.errors import InputError
 from deepspec.export.proof import load, outputs
 from deepspec.export.run import FORMS, read_source
+from deepspec.specs import TargetId
 from deepspec.store import Store
 from tests.given.drafts.written import KINDS, LLAMA, write_draft
 from tests.given.heard import Heard

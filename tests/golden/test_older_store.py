@@ -6,9 +6,10 @@ from importlib import import_module
 import pytest
 from prefect.serializers import JSONSerializer
 
-from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, reference, verify_file
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact, reference
 from deepspec.catalog import catalog
 from deepspec.checkpoint.draft import load_draft
+from deepspec.disk import verify_file
 from deepspec.formats.exports import read_index
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.speed import read_speed

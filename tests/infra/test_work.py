@@ -11,13 +11,14 @@ from threading import Event, Thread
 import pytest
 
 from deepspec import errors
-from deepspec.artifacts import ArtifactRef, TargetId
+from deepspec.artifacts import ArtifactRef
 from deepspec.errors import BudgetError, ChildError, EngineError, SourceError, StoreError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
 from deepspec.prepare.resolve import find_sources
 from deepspec.prepare.spec import PrepareSpec
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import TargetId
 from deepspec.stages import STAGES
 from deepspec.store import Store
 from infra.caps import caps_of

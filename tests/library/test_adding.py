@@ -37,7 +37,7 @@ STAGE: Mapping[str, list[Edit] | str] = {
     "deepspec/toy/__init__.py": "",
     "deepspec/toy/spec.py": '''"""What changes the toy."""
 
-from deepspec.artifacts import Spec
+from deepspec.specs import Spec
 
 
 class ToySpec(Spec):

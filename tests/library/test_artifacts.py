@@ -7,20 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from deepspec.artifacts import (
-    MANIFEST,
-    ArtifactRef,
-    FileEntry,
-    Spec,
-    address_of,
-    content_of,
-    open_artifact,
-    read_manifest,
-    sealed,
-)
+from deepspec.artifacts import MANIFEST, ArtifactRef, content_of, open_artifact, read_manifest, sealed
+from deepspec.disk import FileEntry
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
 from deepspec.placement import Placement
 from deepspec.publish import Out, drop_artifact, is_fresh
+from deepspec.specs import Spec, address_of
 from deepspec.store import Store
 
 

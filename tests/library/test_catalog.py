@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import ArtifactRef, Spec, TargetId
-from deepspec.catalog import catalog, find, held_bytes, lineage, refs, set_ref
+from deepspec.artifacts import ArtifactRef, lineage
+from deepspec.catalog import catalog, find, held_bytes, refs, set_ref
 from deepspec.errors import NotPublishedError, SpecError
 from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.publish import Out, drop_artifact
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import Spec, TargetId
 from deepspec.stages import STAGES, address
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from deepspec.artifacts import Spec
 from deepspec.disk import full_disk_named, is_full, writing
 from deepspec.errors import FullDiskError, StoreError
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.stages import Stage, Work, materialize
 from deepspec.store import Store
 from tests.given.heard import Heard

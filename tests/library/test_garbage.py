@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.artifacts import ArtifactRef, Spec
+from deepspec.artifacts import ArtifactRef
 from deepspec.catalog import set_ref
 from deepspec.errors import SpecError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.store import Store
 
 LATER = time.time() + 1e6

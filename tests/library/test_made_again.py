@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, read_manifest
+from deepspec.artifacts import Artifact, ArtifactRef, read_manifest
 from deepspec.catalog import catalog
+from deepspec.specs import Spec
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
 from tests.given.heard import Heard

@@ -13,10 +13,11 @@ import boto3
 import httpx
 import pytest
 
-from deepspec.artifacts import Spec, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.errors import NotPublishedError, StoreError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
+from deepspec.specs import Spec
 from deepspec.store import Store
 from infra.checkup.store import operations
 from infra.engines.managed import free_port

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import selected
+from deepspec.algorithms.blocks import rows_of
 from deepspec.algorithms.masks import Blocks, blocks_mask
+from deepspec.algorithms.rows import head_of
+from deepspec.algorithms.selector import selector_loss
 from deepspec.algorithms.slots import RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
 from deepspec.algorithms.xpress import guesses
+from deepspec.losses.chunked import chunked_loss
 from deepspec.proposers.propose import BlockProposer, Correction
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
@@ -140,7 +143,12 @@ def test_loss_and_metrics(case):
 def test_candidates_and_what_the_selector_makes_of_them(case):
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
-    choice, slots = selected(model, batch, supervision)
+    rows, extra = rows_of(model, batch, supervision, backbone(model, batch, supervision))
+    _, measured = chunked_loss(
+        rows, head_of(model, whole=False), supervision.terms, candidates=model.config.selector_top_k
+    )
+    previous = previous_tokens(model.config, batch, supervision).flatten()[supervision.order.rows]
+    choice, slots = selector_loss(model, rows, measured, previous), extra.slots
     for ours, name in ((choice.candidates, "training_candidate_ids"), (choice.found, "contains_target")):
         assert torch.equal(ours.long(), wanted[name].flatten(0, 1)[slots].long())
     torch.testing.assert_close(choice.scores, wanted["candidate_logits"].flatten(0, 1)[slots], **LOGITS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Spec, read_manifest
+from deepspec.artifacts import read_manifest
 from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import InputError
@@ -15,6 +15,7 @@ from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.tensor_heads import POINTER
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.store import Store
 from tasks.resolve import begun
 from tests.given.published.caches import build, publish_answers, rows, spec_for

@@ -4,7 +4,8 @@ import pytest
 
 from deepspec.optimizers.orthogonal import orthogonal_flops
 from deepspec.plan.checks import outcomes
-from deepspec.plan.estimate import Sizes, Workload, draft_matrices, muon_flops, train_flops
+from deepspec.plan.cost.flops import draft_matrices, muon_flops, train_flops
+from deepspec.plan.cost.given import Sizes, Workload
 from deepspec.ranges import Range
 from deepspec.target_cache.sizes import Captured
 from infra.known import known

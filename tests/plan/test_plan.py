@@ -3,7 +3,6 @@
 import pytest
 import yaml
 
-from deepspec.artifacts import TargetId
 from deepspec.asking.sampling import Sampling
 from deepspec.errors import BudgetError, SourceError, SpecError, UnknownNameError
 from deepspec.plan import presets
@@ -18,9 +17,10 @@ from deepspec.plan.budget import (
     question_count,
     sample_count,
 )
-from deepspec.plan.estimate import size
+from deepspec.plan.cost.table import size
 from deepspec.plan.resolve import check_sources
 from deepspec.ranges import Range
+from deepspec.specs import TargetId
 from deepspec.store import Store
 from deepspec.target_cache.sizes import Captured, cache_size
 from flows.choices import Choices, named_endpoints

@@ -8,7 +8,7 @@ import pytest
 from deepspec.cache.spec import CacheSpec
 from deepspec.plan import presets
 from deepspec.plan.budget import answering_lines, plan_estimate
-from deepspec.plan.estimate import SPECULATED
+from deepspec.plan.cost.estimate import SPECULATED
 from deepspec.plan.resolve import _while_answering
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES, address

@@ -9,8 +9,8 @@ from cli.main import app
 from deepspec.errors import BudgetError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
-from deepspec.plan.decoding import ACCEPTED, decoding_hours, pass_seconds
-from deepspec.plan.estimate import duration
+from deepspec.plan.cost.decoding import ACCEPTED, decoding_hours, pass_seconds
+from deepspec.plan.cost.table import duration
 from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
 from deepspec.store import Store

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.artifacts import checksum
+from deepspec.disk import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
 from deepspec.messages.conversations import parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf

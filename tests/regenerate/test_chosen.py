@@ -2,12 +2,13 @@
 
 import pytest
 
-from deepspec.artifacts import TargetId, address_of, open_artifact
+from deepspec.artifacts import open_artifact
 from deepspec.asking.sampling import Sampling
 from deepspec.messages.conversations import published_rows
 from deepspec.publish import drop_artifact
 from deepspec.regenerate.chosen import chosen_prompts
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import TargetId, address_of
 from tests.given.engines.answering import Simulated, serve
 from tests.given.engines.prompts import prompt
 

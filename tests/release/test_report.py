@@ -12,9 +12,11 @@ import yaml
 from deepspec.artifacts import ArtifactRef
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
 from deepspec.calibration.figure import reliability
+from deepspec.formats.engine_speed import EngineSpeed
 from deepspec.formats.exports import ExportedForm, ExportIndex
-from deepspec.formats.scores import Difference, Interval
-from deepspec.formats.served import Change, EngineSpeed, ProposedLength, Tried
+from deepspec.formats.numbers import Interval
+from deepspec.formats.scores import Difference
+from deepspec.formats.served import Change, ProposedLength, Tried
 from deepspec.formats.speed import LoadSpeed
 from deepspec.page.figure import acceptance_by_position
 from deepspec.page.page import html, markdown

@@ -10,11 +10,11 @@ from deepspec.catalog import scores_before, set_ref
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.formats.exports import write_form
+from deepspec.formats.numbers import Interval
 from deepspec.formats.scores import (
     Acceptance,
     BenchmarkScore,
     CalibrationScore,
-    Interval,
     LosslessCheck,
     PositionCalibration,
     PositionFit,

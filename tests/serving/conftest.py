@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from deepspec.formats.served import Level, ServeOptions, UnderLoad
+from deepspec.formats.levels import Level
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import UnderLoad
 
 
 @pytest.fixture

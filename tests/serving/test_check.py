@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from deepspec.errors import EngineError
-from deepspec.formats.scores import Interval
-from deepspec.formats.served import overlap
+from deepspec.formats.numbers import Interval, overlap
 from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.serving.check import (

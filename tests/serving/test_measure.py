@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from deepspec.errors import EngineError, SpecError
-from deepspec.formats.served import ServeOptions, UnderLoad
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import UnderLoad
 from deepspec.serving import levels, measure
 from deepspec.serving.check import ServedShape
 from deepspec.serving.client import Request, ServedAnswer

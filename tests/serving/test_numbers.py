@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deepspec.formats.scores import Interval
+from deepspec.formats.numbers import Interval
 from deepspec.formats.served import ProposedLength, changes
 from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters, gauge, read_counters

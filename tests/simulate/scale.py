@@ -11,17 +11,10 @@ from typing import Any
 
 from deepspec.plan import presets
 from deepspec.plan.budget import workload
-from deepspec.plan.estimate import (
-    Hardware,
-    Sizes,
-    Workload,
-    draft_parameters,
-    duration,
-    estimate,
-    read_flops,
-    size,
-    train_flops,
-)  # fmt: skip
+from deepspec.plan.cost.estimate import estimate  # fmt: skip
+from deepspec.plan.cost.flops import draft_parameters, read_flops, train_flops  # fmt: skip
+from deepspec.plan.cost.given import Hardware, Sizes, Workload  # fmt: skip
+from deepspec.plan.cost.table import duration, size  # fmt: skip
 from deepspec.plan.plan import Plan
 from deepspec.ranges import Range
 from deepspec.simulate.planned import Simulated, scenario_of, simulated

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspec.plan.estimate import Hardware
+from deepspec.plan.cost.given import Hardware
 from deepspec.simulate.scenario import Scenario
 from tests.simulate import scale
 from tests.simulate.scale import FOUR, LARGE

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from infra.children.child import Job, SilentReport
+from deepspec.report import SilentReport
+from infra.children.child import Job
 from infra.children.stage import run_job
 
 if __name__ == "__main__":

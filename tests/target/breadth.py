@@ -21,7 +21,7 @@ from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.forms.form import FormSource
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
-from deepspec.parity import check_parity
+from deepspec.parity.check import check_parity
 from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings

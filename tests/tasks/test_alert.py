@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from deepspec.artifacts import Spec
-from deepspec.formats.scores import SCORES, Comparison, Difference, Interval, Scores
+from deepspec.formats.numbers import Interval
+from deepspec.formats.scores import SCORES, Comparison, Difference, Scores
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.store import Store
 from infra.site import Site
 from tasks import alert

@@ -1,7 +1,7 @@
 """What the optimizer takes of a step, where that does not hang on the batch."""
 
 from deepspec.plan.budget import workload
-from deepspec.plan.estimate import muon_flops, train_flops
+from deepspec.plan.cost.flops import muon_flops, train_flops
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import sizes_of
 from deepspec.plan.rules.draft import GIVEN

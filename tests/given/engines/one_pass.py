@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.asking.sampling import Sampling
 from deepspec.cache.run import run as capture
 from deepspec.cache.spec import CacheSpec
@@ -13,6 +13,7 @@ from deepspec.placement import Endpoint, Placement
 from deepspec.publish import Out
 from deepspec.regenerate.run import run as regenerate
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import Spec
 from deepspec.stages import STAGES, address
 from deepspec.states.wanted import WhileAnswering
 from deepspec.store import Store

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.asking.sampling import Sampling
 from deepspec.lines.rows import write_rows
 from deepspec.messages.conversations import published_rows
@@ -13,6 +13,7 @@ from deepspec.publish import Out
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.run import run
 from deepspec.regenerate.spec import RegenerateSpec
+from deepspec.specs import Spec, TargetId
 from deepspec.store import Store
 from tests.given.heard import Heard
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import ArtifactRef, Spec, TargetId
+from deepspec.artifacts import ArtifactRef
 from deepspec.brought.cache import import_spec
 from deepspec.brought.draft import adopt_spec
 from deepspec.placement import Placement
 from deepspec.report import Report
+from deepspec.specs import Spec, TargetId
 from deepspec.stages import BROUGHT, Work, materialize
 from deepspec.store import Store
 

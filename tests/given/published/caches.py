@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.lines.rows import write_rows
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.specs import Spec
 from deepspec.store import Store
 from deepspec.target import identify
 from deepspec.target_cache.cache import TargetCache

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from deepspec.artifacts import Artifact, ArtifactRef, canonical_json, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.lines.rows import read_rows
 from deepspec.placement import Placement
 from deepspec.plan.presets import build_plan
 from deepspec.plan.resolve import resolve
 from deepspec.report import Report
+from deepspec.specs import canonical_json
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
 from deepspec.target.source import TargetFiles

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, ArtifactRef, Spec, TargetId, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.checkpoint.draft import adopt_target, save_draft
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.evaluate.spec import EvaluateSpec
@@ -18,6 +18,7 @@ from deepspec.lines.rows import read_rows, write_rows
 from deepspec.models.draft import build_draft
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.specs import Spec, TargetId
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from deepspec.target.load import load_target

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, TargetId, open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.export.run import run
 from deepspec.export.spec import ExportSpec
 from deepspec.placement import Placement
 from deepspec.publish import Out
+from deepspec.specs import TargetId
 from deepspec.store import Store
 from tests.given.drafts.written import write_draft, write_target
 from tests.given.heard import Heard

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from deepspec.artifacts import Artifact, Spec, open_artifact
-from deepspec.formats.scores import (
-    SCORES,
-    Interval,
-    Scores,
-    trace_row,
-)
-from deepspec.formats.served import Accepted, BreakEven, Level, Percentiles, ServeOptions, Side, UnderLoad
+from deepspec.artifacts import Artifact, open_artifact
+from deepspec.formats.levels import Accepted, Level, Percentiles, Side
+from deepspec.formats.numbers import Interval
+from deepspec.formats.scores import SCORES, Scores, trace_row
+from deepspec.formats.serve_options import ServeOptions
+from deepspec.formats.served import BreakEven, UnderLoad
 from deepspec.lines.rows import write_rows
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.serving.proposals import best_for_all, proposals
+from deepspec.specs import Spec
 from deepspec.store import Store
 from deepspec.sweep.board import Cost, Entrant, Trial
 

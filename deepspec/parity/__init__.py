@@ -1,0 +1,1 @@
+"""One draft in all its forms, held together."""

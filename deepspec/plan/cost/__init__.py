@@ -1,0 +1,1 @@
+"""What a plan will cost, before anything is spent: from sizes and counts to bytes, hours and money."""
