@@ -156,6 +156,10 @@ class RowCache:
         """Return the longest row's first open position; asked by transformers where `plainly_causal`."""
         return self._end - self._positions.shape[1]
 
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Return the same; asked by models that take positions of ours and a length of their own."""
+        return self.get_query_offset(layer)
+
     def get_mask_sizes(self, _queries: int, _layer: int) -> tuple[int, int]:
         """Return S and the first slot; asked by transformers where `plainly_causal`."""
         return self._end, 0

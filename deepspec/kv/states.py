@@ -156,10 +156,6 @@ class StateCache(RowCache):
         """Return False: what was before is kept here, not in longer states."""
         return False
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the longest row's first open position."""
-        return self.get_query_offset(layer_idx)
-
     def _read_again(self, tokens: Tensor, rows: Sequence[int]) -> States:
         self.begin(tokens, rows)
         self._reader.again(tokens, self)

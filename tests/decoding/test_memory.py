@@ -27,12 +27,14 @@ KINDS = {
     "lfm3": "states",
     "mamba2": "states",
     "mamba": "steps",
-    "opt": "chunks",
+    "opt": "rows",
+    "bloom": "chunks",
     "rwkv": "chunks",
 }
 """Type -> how it has to be read: latent attention; a window for all layers; linear attention beside full attention, and
 beside latent attention; state space in the same layers as attention; convolutions beside attention with and without a
-window; state space alone, the older kind of which reads one token a pass; positions, and a memory, of a type's own."""
+window; state space alone, the older kind of which reads one token a pass; learned positions; masks and a memory of a
+type's own."""
 
 
 def target(model_type: str) -> Target:

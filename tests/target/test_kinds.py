@@ -95,6 +95,21 @@ def test_a_system_role_that_is_refused_costs_its_row():
     assert caught.value.reason == "template_refuses"
 
 
+@pytest.mark.parametrize("name", ["gemma", "mistral"])
+def test_an_order_of_roles_that_is_refused_costs_its_row_and_is_said(name: str):
+    row = answered("r", "2+2?", "4")
+    messages = [{"role": "user", "content": "Hello?"}, *row["messages"]]  # type: ignore[misc]
+    with pytest.raises(RowError, match=r"sample r: .*roles must alternate user/assistant") as caught:
+        KINDS[name].chat().render({**row, "messages": messages, "generated": [2]})
+    assert caught.value.reason == "template_refuses"
+
+
+def test_the_rule_holds_for_twenty_families_and_more():
+    assert len(KINDS) >= 20
+    assert set(TWO_TURNS) <= set(KINDS)
+    assert len(TWO_TURNS) >= 20
+
+
 def test_an_answer_that_no_sign_ends_ends_with_the_next_speakers():
     """GLM generates the user's sign behind text, and the sign of a result behind a call."""
     ((whole, stretches),) = texts("glm4_5", called())
