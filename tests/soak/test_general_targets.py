@@ -15,7 +15,7 @@ from deepspec.catalog import catalog
 from deepspec.families import is_general
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.store import Store
-from tests.given.published.chain import run_chain
+from tests.given.published.chain import plan_parts, run_chain, write_inputs
 from tests.given.targets import tiny, zoo
 
 TYPES = ("qwen3_next", "deepseek_v3")
@@ -63,8 +63,8 @@ def test_prompts_become_a_release(model_type, tmp_path, monkeypatch):
 def test_a_command_takes_answers_to_a_release(model_type, tmp_path, monkeypatch):
     """`deepspec run` with nothing but a folder that holds the target: a server of its own, a process a stage."""
     monkeypatch.setattr(tiny, "write_target", lambda place, **_: written(model_type, place))
-    test_stages.write_inputs(tmp_path)
-    parts = {name: part for name, part in test_stages.plan_parts(tmp_path).items() if name not in ("target", "dataset")}
+    write_inputs(tmp_path)
+    parts = {name: part for name, part in plan_parts(tmp_path).items() if name not in ("target", "dataset")}
     command = [sys.executable, "-m", "cli.main", "run", "--target", str(tmp_path / "target"), "--answers",
                str(tmp_path / "answers.jsonl"), "--benchmarks-dir", str(tmp_path / "benchmarks"), "--threads", "1",
                "--root", str(tmp_path / "store"), *settings(parts)]  # fmt: skip
