@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,12 @@ TYPES = ("qwen3_next", "deepseek_v3")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(model_type: str, folder, monkeypatch) -> dict[str, Artifact]:
-    monkeypatch.setattr(tiny, "write_target", lambda place, **_: written(model_type, place))
-    return run_chain(folder)
-
-
-def written(model_type: str, place: Path) -> None:
-    """Write a tiny random target of a type."""
+def written(model_type: str, place: Path) -> Path:
+    """Write a tiny random target of a type; return where."""
     zoo.build(model_type).save_pretrained(place)
     tiny.tokenizer().save_pretrained(place)
     (place / "generation_config.json").write_text(json.dumps({"eos_token_id": [tiny.IM_END, tiny.END_OF_TEXT]}))
+    return place
 
 
 def settings(parts: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -45,8 +42,8 @@ def settings(parts: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("model_type", TYPES)
-def test_prompts_become_a_release(model_type, tmp_path, monkeypatch):
-    made = run(model_type, tmp_path, monkeypatch)
+def test_prompts_become_a_release(model_type: str, tmp_path: Path) -> None:
+    made: dict[str, Artifact] = run_chain(tmp_path, target=partial(written, model_type))
     config = json.loads((tmp_path / "target" / "config.json").read_text())
     assert is_general(config)
     assert made["cache"].counts["target"]["proof"] == "general 1"
@@ -60,10 +57,9 @@ def test_prompts_become_a_release(model_type, tmp_path, monkeypatch):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("model_type", TYPES)
-def test_a_command_takes_answers_to_a_release(model_type, tmp_path, monkeypatch):
+def test_a_command_takes_answers_to_a_release(model_type: str, tmp_path: Path) -> None:
     """`deepspec run` with nothing but a folder that holds the target: a server of its own, a process a stage."""
-    monkeypatch.setattr(tiny, "write_target", lambda place, **_: written(model_type, place))
-    write_inputs(tmp_path)
+    write_inputs(tmp_path, partial(written, model_type))
     parts = {name: part for name, part in plan_parts(tmp_path).items() if name not in ("target", "dataset")}
     command = [sys.executable, "-m", "cli.main", "run", "--target", str(tmp_path / "target"), "--answers",
                str(tmp_path / "answers.jsonl"), "--benchmarks-dir", str(tmp_path / "benchmarks"), "--threads", "1",
