@@ -9,7 +9,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepspec.losses.chunked import Head, RowLosses, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models import whole_head
 from deepspec.models.products import Product, TiledProduct, WideProduct, product_of

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import Head, Rows
+from deepspec.losses.rows import Head, Rows
 from deepspec.models.config import DraftConfig
 from deepspec.records.batch import Batch, Tokens
 

@@ -20,7 +20,8 @@ from deepspec.algorithms.selector import Choice, selected_logits, selector_loss
 from deepspec.algorithms.slots import BlockSupervision, backbone, previous_tokens, real_blocks, supervise_blocks
 from deepspec.algorithms.weights import dpace
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import Head, RowLosses, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft

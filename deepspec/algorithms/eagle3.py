@@ -18,7 +18,8 @@ from deepspec.algorithms.masks import form_for, steps_mask
 from deepspec.algorithms.rows import Order, diverged, divergences, head_of, order_by_target, ratio, scattered
 from deepspec.attention.attention import KeyValue, masks_of
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import RowLosses, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft

@@ -21,7 +21,7 @@ from deepspec.algorithms.eagle3 import (
 )
 from deepspec.algorithms.rows import divergences, ratio
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import RowLosses
+from deepspec.losses.rows import RowLosses
 from deepspec.losses.terms import Terms
 from deepspec.models.config import DraftConfig
 from deepspec.records.batch import Tokens

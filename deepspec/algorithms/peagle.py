@@ -16,7 +16,8 @@ from deepspec.algorithms.chains import ChainSupervision, draw_chains, entries, s
 from deepspec.algorithms.eagle3 import TERMS, terms_of
 from deepspec.algorithms.rows import diverged, head_of, ratio
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import RowLosses, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import RowLosses, Rows
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import EagleDraft
 from deepspec.records.batch import Batch, Tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import Head, RowLosses
+from deepspec.losses.rows import Head, RowLosses
 from deepspec.models.draft import Draft
 from deepspec.models.whole_head import Whole
 

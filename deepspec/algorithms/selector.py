@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from deepspec.losses.chunked import RowLosses, Rows
+from deepspec.losses.rows import RowLosses, Rows
 from deepspec.models.draft import BlockDraft
 
 CHUNK_ROWS = 128

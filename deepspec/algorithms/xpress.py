@@ -19,7 +19,8 @@ from deepspec.algorithms.base import LossResult
 from deepspec.algorithms.blocks import EPSILON, BlockAlgorithm, Extra, dpace_of, of_known, rows_of, sums_of
 from deepspec.algorithms.rows import head_of, ratio, scattered
 from deepspec.algorithms.slots import BlockSupervision, RealBlocks, backbone, real_blocks
-from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU, Head, RowLosses, Rows, chunked_loss
+from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU, chunked_loss
+from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models.draft import BlockDraft
 from deepspec.models.heads import RefinerHead

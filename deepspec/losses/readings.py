@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunked import Chunks, Head, Rows, Said, row_loss
+from deepspec.losses.chunks import Chunks, Said
+from deepspec.losses.rows import Head, Rows, row_loss
 from deepspec.losses.terms import Terms
 
 

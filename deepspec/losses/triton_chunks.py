@@ -9,7 +9,7 @@ Legend: M rows of a chunk, Q distinct target positions of it, V vocabulary of th
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunked import Chunks
+from deepspec.losses.chunks import Chunks
 from deepspec.losses.terms import LEAST_ACCEPTANCE
 from deepspec.losses.triton_loss import OPTIONS, TILE, measure_rows, normalize_target
 

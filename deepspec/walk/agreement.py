@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import Drafted
-from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU, Head
+from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU
+from deepspec.losses.rows import Head
 from deepspec.models.products import Product, product_of
 from deepspec.models.whole_head import cap
 from deepspec.target_cache.facts import Sampled

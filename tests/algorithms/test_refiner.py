@@ -9,7 +9,8 @@ from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.slots import RealBlocks, backbone, previous_tokens, real_blocks
 from deepspec.algorithms.xpress import guesses
 from deepspec.formats.recipe import Objective
-from deepspec.losses.chunked import Head, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models.heads import RefinerHead
 from deepspec.models.whole_head import Whole

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunked import Head, Rows
+from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
 
 ALL = Terms(cross_entropy=0.1, total_variation=0.9, soft_cross_entropy=0.5)

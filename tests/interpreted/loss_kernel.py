@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepspec.losses.chunked import Head, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
 from deepspec.losses.triton_chunks import TritonChunks
 from deepspec.records.batch import on_device

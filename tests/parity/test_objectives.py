@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deepspec.algorithms.weights import by_slot, dpace
-from deepspec.losses.chunked import Head, Rows, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
 from tests.given import golden2
 from tests.parity import theirs
