@@ -53,6 +53,29 @@ def ask(
     raise typer.Exit(0 if found.agrees else 1)
 
 
+@app.command("carry-states")
+def carry(
+    engine: Annotated[str, typer.Argument(help="URL up to /v1 of an engine on this machine that gives states.")],
+    root: Annotated[str, typer.Option(help="Store that the run sees, too: s3://bucket/prefix, or a shared folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Stand before an ENGINE and put its states into a store, for a run on a machine that shares no folder with it."""
+    del debug
+    from aiohttp import web
+
+    from deepspec.states.carrier import Carrier  # loads torch
+    from deepspec.states.stored import FOLDER
+
+    store = Store(root)
+    store.check_writable()
+    say(
+        f"states of {engine} go to {store.uri(FOLDER)}; give the run --endpoint http://{host}:{port}/v1; Ctrl-C ends it"
+    )
+    web.run_app(Carrier(engine, store).app(), host=host, port=port, print=None, access_log=None)
+
+
 def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: str, port: int) -> None:
     """Print the command line of a vLLM server that gives the states of a plan's cache, or of its training.
 

@@ -161,7 +161,7 @@ def _show_plan(chosen: Plan, costs: Mapping[str, Costs], store: Store, counts: S
     if not costs:
         say("nothing is known of the target's sizes until it is read: no estimate")
     for name, cost in costs.items():
-        for line in words.headline(name, cost, chosen.train.source, store.free_bytes()):
+        for line in words.headline(name, cost, chosen.train.source, store.free_bytes(), chosen.cache):
             say(line)
     if len(costs) > 1:
         show_table("machines side by side", words.machine_rows(costs))

@@ -10,6 +10,7 @@ from deepspec.errors import SpecError
 from deepspec.plan import presets
 from deepspec.plan.budget import workload
 from deepspec.plan.plan import Plan
+from infra.terminal import Bar, Bars, bars
 
 if TYPE_CHECKING:
     from deepspec.simulate.planned import Simulated
@@ -47,7 +48,27 @@ def simulated(
             "simulated; run `deepspec doctor` with it first, or take a preset"
         )
     work = workload(plan, sizes, found.measured)
-    return {name: outcome_of(scenario_of(plan, sizes, work, presets.hardware(name), assumed)) for name in machines}
+    scenarios = {name: scenario_of(plan, sizes, work, presets.hardware(name), assumed) for name in machines}
+    with bars(aside=True) as shown:
+        return {name: outcome_of(scenario, _Shown(shown)) for name, scenario in scenarios.items()}
+
+
+class _Shown:
+    """A bar for each thing that is simulated.
+
+    Args:
+        bars: where they are drawn.
+    """
+
+    def __init__(self, bars: Bars) -> None:
+        """Draw nothing yet."""
+        self._bars, self._begun = bars, dict[str, Bar]()
+
+    def __call__(self, what: str, share: float) -> None:
+        """Show how much of it is done."""
+        if what not in self._begun:
+            self._begun[what] = self._bars.add(what, 100, "%", "")
+        self._bars.move(self._begun[what], 100 * share, 100, "%", "")
 
 
 def rows(found: "Simulated") -> list[dict[str, Any]]:

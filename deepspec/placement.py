@@ -29,6 +29,8 @@ class Endpoint(BaseModel):
     """Base URL up to and including `/v1`."""
     model: str
     """Name under which the engine serves the target."""
+    start_seconds: float = Field(default=0.0, ge=0)
+    """How long it may take until it is back after it ended, where the run itself starts it again; 0: nobody knows."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself never travels."""
     api_key_block: str | None = None

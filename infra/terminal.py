@@ -122,9 +122,14 @@ class Bars:
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Yield progress bars that are drawn while the block runs; where nothing can be drawn, they are lines."""
-    with Progress(_Bar(_out), console=_out, disable=not _out.is_terminal) as progress:
+def bars(*, aside: bool = False) -> Iterator[Bars]:
+    """Yield progress bars that are drawn while the block runs; where nothing can be drawn, they are lines.
+
+    Args:
+        aside: to stderr, where what is printed in the end may be for a program.
+    """
+    console = _errors if aside else _out
+    with Progress(_Bar(console), console=console, disable=not console.is_terminal) as progress:
         yield Bars(progress)
 
 

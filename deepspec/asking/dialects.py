@@ -29,6 +29,8 @@ class Dialect:
     """Our name of a sampling parameter -> the engine's."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields sent with every request, so that token ids come back."""
+    may_give_states: bool = False
+    """Whether it may have been started so that it writes a file for each request, which is named for that."""
     token_ids: Callable[[Mapping[str, Any]], Any] = _no_ids
     """Finds the generated token ids in a choice, where there are any."""
 
@@ -39,7 +41,7 @@ DIALECTS: Mapping[str, Dialect] = {
         extra={"logprobs": True, "top_logprobs": 1},
         token_ids=_ids_beside_logprobs,
     ),
-    "vllm": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice),
+    "vllm": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice, may_give_states=True),
     "sglang": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice),
 }
 """`owned_by` of a served model -> how its engine speaks."""

@@ -1,5 +1,6 @@
 """One endpoint as regeneration asks it: conversations, or prompts as token ids; for states with the answers, or not."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from deepspec.asking.dialects import OTHER, body, ids_body
 from deepspec.asking.question import Answer, Question, Response, SkipRow
 from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.asking.sampling import Sampling
-from deepspec.engines.client import Client
+from deepspec.engines.client import NAMED, Client
 from deepspec.engines.dispatcher import Dispatcher
 from deepspec.engines.failures import AskError
 from deepspec.placement import Endpoint
@@ -31,6 +32,10 @@ class Engine(Client):
         self.dialect = OTHER
         self.takes_ids = False
         """Whether prompts are sent as token ids: its template would print another date than ours."""
+        self.gives_states = False
+        """Whether states have come with answers that nobody wants them of."""
+        self.leaves_states = ""
+        """Why their files cannot be deleted from here; empty: they are."""
         self._answering = answering
 
     async def ask(self, question: Question, sampling: Sampling) -> Answer:
@@ -94,13 +99,24 @@ class Engine(Client):
 
     async def _answered(self, question: Question, sampling: Sampling, *, as_ids: bool) -> Answer:
         if self._answering is None:
-            return (await self._asked(question, sampling, {}, as_ids=as_ids))[0]
+            return await self._answered_alone(question, sampling, as_ids=as_ids)
         async with self._answering.request(self.label, whole=question.row is not None) as asked:
             answer, reply = await self._asked(question, sampling, asked.fields, as_ids=as_ids)
             asked.heard(reply)
             if question.row is not None:
                 await asked.keep(question.row, question.read_with(answer))
             return answer
+
+    async def _answered_alone(self, question: Question, sampling: Sampling, *, as_ids: bool) -> Answer:
+        """Return an answer; states that an engine gives with it though nobody wants them are deleted."""
+        named = {"request_id": f"{NAMED}{secrets.token_hex(8)}"} if self.dialect.may_give_states else {}
+        answer, reply = await self._asked(question, sampling, named, as_ids=as_ids)
+        if named and _names_states(reply):
+            from deepspec.gathering.unwanted import dropped  # loads torch
+
+            self.gives_states = True
+            self.leaves_states = self.leaves_states or await dropped(reply, named["request_id"], self.label)
+        return answer
 
     async def _asked(
         self, question: Question, sampling: Sampling, more: Mapping[str, Any], *, as_ids: bool
@@ -112,6 +128,11 @@ class Engine(Client):
             return text_answer(reply, self.dialect, self.label), reply
         reply = await self.chat(request.pop("messages"), request)
         return chat_answer(reply, self.dialect, self.label), reply
+
+
+def _names_states(reply: Response) -> bool:
+    told = reply.get("kv_transfer_params")
+    return isinstance(told, Mapping) and bool(told.get("hidden_states_path"))
 
 
 Asked = Dispatcher[Engine, Question, Answer]

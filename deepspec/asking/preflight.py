@@ -128,6 +128,8 @@ class Preflight:
         await engine.ask(self._question(BRIEF), self._whole)
         proven = self._sampling.but(max_tokens=PROVEN_TOKENS)
         await engine.prove_states([self._question(messages) for messages in CONVERSATIONS], proven)
+        if engine.gives_states:
+            self._report.log(f"{engine.label} {_unwanted(engine.leaves_states)}")
         ignored = ["max_tokens"] if first.completion_tokens > 1 else []
         ignored += await self._ignored(engine)
         if ignored:
@@ -199,6 +201,14 @@ class Preflight:
         switches = self._sampling.chat_template_kwargs
         ids = self._reader.prompt_ids(messages, thinking=thinking, switches=switches)
         return Question(messages=messages, tools=[], seed=1, thinking=thinking, prompt_ids=ids)
+
+
+def _unwanted(why: str) -> str:
+    what = "writes hidden states for every answer, and nobody takes them"
+    other = "its answers are not proven, and vLLM 0.32 for CPUs draws wrong ones so: ask an engine that gives none"
+    if not why:
+        return f"{what}: they are deleted as they come; {other}, or take states with answers (--states-while-answering)"
+    return f"{what}, nor can they be deleted from here ({why}): its folder fills up; {other}"
 
 
 def _told(engine: Engine, error: AskError) -> str:

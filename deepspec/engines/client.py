@@ -13,6 +13,8 @@ from deepspec.placement import Endpoint
 REFUSED = frozenset({400, 413, 422})
 """HTTP statuses that say that the request itself is wrong: asking again gives the same."""
 TOO_MANY = 429
+NAMED = "deepspec-"
+"""How the name of a request begins, and so that of a file which an engine writes for it."""
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 5.0
 

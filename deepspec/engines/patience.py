@@ -1,9 +1,17 @@
 """How long a run waits for its endpoints, and until when they ask to be left alone, as people read it."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+
+from deepspec.placement import Endpoint
 
 PATIENCE_SECONDS = 600.0
 """How long a run waits while nothing is under way at any endpoint."""
+
+
+def longest_wait(endpoints: Iterable[Endpoint]) -> float:
+    """Return how long a run waits for its endpoints: as long as its own ones may take to start, in any case."""
+    return max([PATIENCE_SECONDS, *(endpoint.start_seconds for endpoint in endpoints)])
 
 
 class Patience:

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from deepspec.engines.dispatcher import Counted, Dispatcher
 from deepspec.engines.failures import AskError
-from deepspec.engines.patience import PATIENCE_SECONDS
+from deepspec.engines.patience import longest_wait
 from deepspec.errors import EngineError
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import RESTART
@@ -53,6 +53,7 @@ class Asking(Generic[Question, Answer]):
         check: proves an engine; raises AskError where it gives nothing, EngineError where it gives what is not wanted.
         staging: room for what is asked for and not written yet.
         jitter: draws the waits between attempts.
+        patience: seconds for which it is waited while nothing is under way; None: as long as for any engine.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Asking(Generic[Question, Answer]):
         check: Callable[[Gives[Question, Answer]], Awaitable[None]],
         staging: Staging,
         jitter: Random | None = None,
+        patience: float | None = None,
     ) -> None:
         """Ask nothing yet."""
+        self._patience = longest_wait(()) if patience is None else patience
         self._engines, self._check, self._staging, self._jitter = engines, check, staging, jitter
         self._dispatcher: Dispatcher[Gives[Question, Answer], Question, Answer] | None = None
         self._given_up: EngineError | None = None
@@ -141,10 +144,10 @@ class Asking(Generic[Question, Answer]):
         """Give up where no engine does anything for long."""
         while self._given_up is None:
             await asyncio.sleep(TICK_SECONDS)
-            if max(dispatcher.seconds_idle, dispatcher.seconds_paused) > PATIENCE_SECONDS:
+            if max(dispatcher.seconds_idle, dispatcher.seconds_paused) > self._patience:
                 told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
                 self._given_up = EngineError(
-                    f"no engine gave states for {PATIENCE_SECONDS:.0f} s ({told}); what was committed is kept, run "
+                    f"no engine gave states for {self._patience:.0f} s ({told}); what was committed is kept, run "
                     "again to go on"
                 )
         for task in list(self._waiting):

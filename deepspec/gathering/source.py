@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from deepspec.engines.concurrency import LARGEST
+from deepspec.engines.patience import longest_wait
 from deepspec.errors import EngineError
 from deepspec.gathering.asking import PROBE_TOKENS, Asking, Gives
 from deepspec.gathering.kept_answers import KeptAnswers
@@ -159,7 +160,7 @@ class EngineStates:
                 "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
             )
         engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
-        self._asking = Asking(engines, self._check, self._staging)
+        self._asking = Asking(engines, self._check, self._staging, patience=longest_wait(self._endpoints))
         down = await self._asking.begin()
         if down:
             told = "; ".join(f"{label}: {error}" for label, error in down)

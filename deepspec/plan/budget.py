@@ -166,7 +166,7 @@ def plan_counts(plan: Plan, store: Store, measured: AnswerCounts | None = None) 
 def plan_lines(plan: Plan, store: Store, sizes: Sizes | None = None) -> tuple[str, ...]:
     """Return what a plan is and what it comes to, in lines for the page of its run."""
     cost, name = plan_estimate(plan, sizes), plan.limits.hardware
-    expected = () if cost is None else words.headline(name, cost, plan.train.source, store.free_bytes())[:1]
+    expected = () if cost is None else words.headline(name, cost, plan.train.source, store.free_bytes(), plan.cache)[:1]
     counts = (*plan_counts(plan, store), *answering_lines(plan, sizes))
     return f"{plan.target.name} × {plan.train.draft.algorithm}", *expected, *counts
 

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deepspec.cache.spec import CacheOptions
 from deepspec.plan.cost.found import Costs, SourceCost
 from deepspec.plan.cost.given import Hardware
 from deepspec.plan.cost.sources import DEFAULT_CODEC, TOKENS_ONLY
 from deepspec.plan.cost.table import LONGEST_DAYS, duration, size
 from deepspec.ranges import NOTHING, Range
 
+CAPTURED = CacheOptions()
+_OF_ENGINES = ("states", "engine_version", "engine_quantization", "while_answering", "keep_states")
+"""Options of a cache whose states an engine gives."""
 _CODEC = {"cache": DEFAULT_CODEC, "online": TOKENS_ONLY, "rolling": TOKENS_ONLY}
 """Source of hidden states -> the codec of the cache that it takes."""
 
@@ -26,7 +30,7 @@ def fits(cost: Costs) -> bool:
     return total(cost).mid <= LONGEST_DAYS * 24
 
 
-def headline(name: str, cost: Costs, source: str, free: int | None) -> tuple[str, ...]:
+def headline(name: str, cost: Costs, source: str, free: int | None, asked: CacheOptions = CAPTURED) -> tuple[str, ...]:
     """Return what a plan comes to, in words, and the cheapest way that fits with the options that take it.
 
     Args:
@@ -34,6 +38,7 @@ def headline(name: str, cost: Costs, source: str, free: int | None) -> tuple[str
         cost: of the plan.
         source: where it takes hidden states from.
         free: bytes in the store; None: no limit is known.
+        asked: what the plan says of its cache.
     """
     if not fits(cost):
         return (
@@ -43,7 +48,7 @@ def headline(name: str, cost: Costs, source: str, free: int | None) -> tuple[str
     hours = total(cost)
     told = f"about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)})"
     return f"on {name}: {told}, {usd(cost.money.mid)}, {size(cost.store_bytes.mid)} in the store", *_cheapest(
-        cost, source, free
+        cost, source, free, asked
     )
 
 
@@ -67,7 +72,7 @@ def while_answering(costs: tuple[Costs, Costs], room: float, kept: float, share:
     )
 
 
-def _cheapest(cost: Costs, source: str, free: int | None) -> tuple[str, ...]:
+def _cheapest(cost: Costs, source: str, free: int | None, asked: CacheOptions) -> tuple[str, ...]:
     room = {name: each for name, each in cost.sources.items() if free is None or each.stored.mid <= free}
     if not room:
         return ("no source of hidden states fits the store: take fewer samples (--set prepare.max_samples=N)",)
@@ -75,17 +80,28 @@ def _cheapest(cost: Costs, source: str, free: int | None) -> tuple[str, ...]:
     if source in room and _worth(room[best]) == _worth(room[source]):
         return (f"this is the cheapest way that fits: train.source={source}",)
     return (
-        f"cheapest way that fits: {' with '.join(_settings(best))}, instead of train.source={source};",
+        f"cheapest way that fits: {' with '.join(_settings(best, asked))}, instead of train.source={source};",
         "cache and training take",
         f"    {best}: {_told(room[best])}",
         f"    {source}: {_told(cost.sources[source])}",
-        f"    the same command with {' '.join(f'--set {each}' for each in _settings(best))}",
+        f"    the same command with {' '.join(f'--set {each}' for each in _settings(best, asked))}",
     )
 
 
-def _settings(source: str) -> tuple[str, str]:
-    """Return the settings that take a source of hidden states: a source alone is refused with another's codec."""
-    return f"train.source={source}", f"cache.codec={_CODEC[source]}"
+def _settings(source: str, asked: CacheOptions) -> list[str]:
+    """Return the settings that take a source of hidden states: a source alone is refused with another's codec.
+
+    A cache of tokens only asks no engine for states, so what the plan says of one is taken back.
+    """
+    told = [f"train.source={source}", f"cache.codec={_CODEC[source]}"]
+    if _CODEC[source] != TOKENS_ONLY:
+        return told
+    plain = {name: getattr(CAPTURED, name) for name in _OF_ENGINES if getattr(asked, name) != getattr(CAPTURED, name)}
+    return told + [f"cache.{name}={_as_set(value)}" for name, value in plain.items()]
+
+
+def _as_set(value: str | bool | None) -> str:
+    return "null" if value is None else str(value).lower()
 
 
 def _worth(cost: SourceCost) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """A plan and a machine -> what is simulated, and the words for what came of it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import yaml
@@ -40,10 +41,17 @@ class Simulated(Spec):
     """Engines with which ranks compute for 95 % of the time in which they are up; None: no number does."""
 
 
-def simulated(scenario: Scenario) -> Simulated:
-    """Return what comes of a scenario, and how many engines it would take."""
-    outcome = simulate(scenario)
-    return Simulated(scenario=scenario, outcome=outcome, needed=engines_needed(scenario, SHARE, outcome).engines)
+def simulated(scenario: Scenario, heard: Callable[[str, float], None] = lambda _, __: None) -> Simulated:
+    """Return what comes of a scenario, and how many engines it would take.
+
+    Args:
+        scenario: what is simulated.
+        heard: is told which of the two is worked on, and how much of it is done, as a share.
+    """
+    outcome = simulate(scenario, heard=partial(heard, "simulated"))
+    needed = engines_needed(scenario, SHARE, outcome, partial(heard, "engines")).engines
+    heard("engines", 1.0)
+    return Simulated(scenario=scenario, outcome=outcome, needed=needed)
 
 
 def scenario_of(plan: Plan, sizes: Sizes, work: Workload, hardware: Hardware, assumed: Iterable[str] = ()) -> Scenario:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -27,20 +27,27 @@ class Saved:
     """From when on it is whole."""
 
 
-def simulate(scenario: Scenario, failures: Sequence[Failure] | None = None) -> Outcome:
+Heard = Callable[[float], None]
+"""Hears how much of something is done, as a share."""
+LOOKS = 100
+"""Times that a simulation says how far it is."""
+
+
+def simulate(scenario: Scenario, failures: Sequence[Failure] | None = None, heard: Heard = lambda _: None) -> Outcome:
     """Return what comes of a scenario; the same for the same one.
 
     Args:
         scenario: what is simulated.
         failures: in order; None: drawn from the scenario's means and seed.
+        heard: is told how much is done, as a share.
 
     Raises:
         SimulationError: its parts wait for each other.
     """
-    return run(_simulated(scenario, drawn(scenario) if failures is None else failures))
+    return run(_simulated(scenario, drawn(scenario) if failures is None else failures, heard))
 
 
-async def _simulated(scenario: Scenario, failures: Sequence[Failure]) -> Outcome:
+async def _simulated(scenario: Scenario, failures: Sequence[Failure], heard: Heard) -> Outcome:
     engines = [
         ModelledEngine(f"engine {number}", scenario, Random(f"{scenario.seed} latency {number}"))
         for number in range(scenario.engines)
@@ -49,7 +56,11 @@ async def _simulated(scenario: Scenario, failures: Sequence[Failure]) -> Outcome
     going = tasks.begin(training.run())
     for failure in failures:
         loop.call_at(failure.at, training.fail if failure.engine is None else engines[failure.engine].fail)
-    await asyncio.wait([going], timeout=scenario.seconds)
+    for look in range(1, LOOKS + 1):
+        await asyncio.wait([going], timeout=scenario.seconds * look / LOOKS - loop.time())
+        heard(1.0 if going.done() else max(look / LOOKS, training.step / scenario.total_steps))
+        if going.done():
+            break
     seconds = loop.time()
     if going.done():
         going.result()

@@ -101,6 +101,8 @@ class Rank:
         self._staging = Staging(scenario.ahead_bytes)
         clients: Sequence[Gives[Question, Given]] = engines
         self._asking = Asking(clients, self._check, self._staging, Random(f"{scenario.seed} {rank}"))
+        by_length = [max(1, length // scenario.grain) for length in sorted(lengths)]
+        self._probes = [min(PROBE_TOKENS, by_length[len(lengths) * n // PROBES]) for n in range(PROBES)]
         limit = rooms(scenario.ahead_bytes)["train"]
         self._queue: Ahead[Given | None] = Ahead(self._ask, self._size_of, limit, self._loop.time)
 
@@ -135,6 +137,8 @@ class Rank:
                 numbers = await self._wait(ahead.next_states())
                 read += numbers
                 await self._compute(sum(map(self.samples.length, numbers)) / self._scenario.trainer_rate)
+            if step == start:
+                await asyncio.sleep(self._scenario.first_step)
             await stepped(step, read)
             await self._compute(self._scenario.step_seconds)
 
@@ -195,5 +199,5 @@ class Rank:
         return 0 if self._kept.has(number) else self.samples.length(number) * self.samples.state_bytes
 
     async def _check(self, engine: Gives[Question, Given]) -> None:
-        for _ in range(PROBES):
-            await engine.ask(Question(-1, PROBE_TOKENS))
+        for tokens in self._probes:
+            await engine.ask(Question(-1, tokens))

@@ -15,6 +15,7 @@ from deepspec.errors import EngineError
 from deepspec.placement import Endpoint
 from deepspec.states.file import delete, read, written
 from deepspec.states.staging import Staging
+from deepspec.states.stored import Stored
 from deepspec.states.wanted import RESTART, Wanted
 
 DEADLINE = 900.0
@@ -81,13 +82,7 @@ async def states_of(
     asked |= {"logprobs": TOPS, "return_tokens_as_token_ids": True}
     try:
         reply = await client.complete(list(ids), asked)
-        path = path_in(reply, name, client.label)
-        try:
-            await written(path, client.label)
-            staging.hold(path.parent)
-            states = await asyncio.to_thread(read, path, ids, wanted, client.label)
-        finally:
-            delete(path, client.label)
+        states = await _taken(reply, name, ids, wanted, staging, client.label)
         given = Given(states=states, tops=_tops(reply), label=client.label)
     except (AskError, EngineError) as error:
         if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
@@ -95,6 +90,21 @@ async def states_of(
         raise
     staging.done(name)
     return given
+
+
+async def _taken(
+    reply: Mapping[str, Any], name: str, ids: Sequence[int], wanted: Wanted, staging: Staging, label: str
+) -> Tensor:
+    """Return the states of a request from where its reply says that they lie, and delete them there."""
+    place = _place_in(reply, name, label)
+    if isinstance(place, Stored):
+        return await asyncio.to_thread(place.states, ids, wanted, label)
+    try:
+        await written(place, label)
+        staging.hold(place.parent)
+        return await asyncio.to_thread(read, place, ids, wanted, label)
+    finally:
+        delete(place, label)
 
 
 def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
@@ -108,16 +118,28 @@ def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
     Raises:
         EngineError: it says no such place.
     """
-    told = reply.get("kv_transfer_params")
-    path = told.get("hidden_states_path") if isinstance(told, Mapping) else None
-    if not isinstance(path, str):
-        raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
-    if name not in Path(path).name or not path.endswith(".safetensors") or not Path(path).is_absolute():
+    place = _place_in(reply, name, label)
+    if isinstance(place, Stored):
         raise EngineError(
-            f"engine {label} names {path[:200]!r} as the file of request {name}; wanted an absolute path with "
+            f"engine {label} gives states through a store, and with answers they are taken from a folder: ask the "
+            "engine itself, and let both see one folder, or set cache.while_answering=false"
+        )
+    return place
+
+
+def _place_in(reply: Mapping[str, Any], name: str, label: str) -> Path | Stored:
+    told = reply.get("kv_transfer_params")
+    where = told.get("hidden_states_path") if isinstance(told, Mapping) else None
+    if not isinstance(where, str):
+        raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
+    stored = Stored.at(where)
+    is_absolute = stored is not None or Path(where).is_absolute()
+    if name not in where.rpartition("/")[2] or not where.endswith(".safetensors") or not is_absolute:
+        raise EngineError(
+            f"engine {label} names {where[:200]!r} as the file of request {name}; wanted an absolute path with "
             f"the request's name in it; {RESTART}"
         )
-    return Path(path)
+    return stored or Path(where)
 
 
 def _tops(reply: Mapping[str, Any]) -> dict[int, float]:

@@ -6,6 +6,7 @@ failure. `PATH.error` beside it says why.
 
 import asyncio
 import fcntl
+import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from deepspec.engines.failures import AskError
@@ -66,6 +68,25 @@ def read(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
     return states
 
 
+def read_stored(data: bytes, where: str, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
+    """Return the states of one request from the bytes of its file; errors are those of `read`.
+
+    Args:
+        data: the whole file.
+        where: it lay, for messages.
+        ids: the tokens that were asked for.
+        wanted: what the states must be of.
+        label: of the engine, for messages.
+    """
+    try:
+        file = _Held(data)
+        states, tokens = _told_rightly(file, where, wanted, label)
+    except (SafetensorError, ValueError, AttributeError) as error:
+        raise AskError(f"{label}: {where} cannot be read: {error}", "engine") from None
+    _check(tuple(states.shape), states.dtype, tokens, ids, wanted, label)
+    return states
+
+
 def read_beginning(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
     """Return the states of the tokens that a file begins with; arguments and errors are those of `read`."""
     states, tokens = (each[: len(ids)] for each in _read(path, wanted, label))
@@ -113,14 +134,35 @@ def _opened(path: Path, label: str) -> Iterator[Any]:
 
 
 def _read(path: Path, wanted: Wanted, label: str) -> tuple[Tensor, Tensor]:
-    """Return states and token ids, once the file says that they are of what is wanted, and its checksum holds."""
     with _opened(path, label) as file:
-        told = file.metadata() or {}
-        wanted.check(told, label)
-        states, tokens = file.get_tensor("hidden_states"), file.get_tensor("token_ids")
+        return _told_rightly(file, str(path), wanted, label)
+
+
+def _told_rightly(file: Any, where: str, wanted: Wanted, label: str) -> tuple[Tensor, Tensor]:
+    """Return states and token ids, once the file says that they are of what is wanted, and its checksum holds."""
+    told = file.metadata() or {}
+    wanted.check(told, label)
+    states, tokens = file.get_tensor("hidden_states"), file.get_tensor("token_ids")
     if checksum(states, tokens) != told.get("crc32"):
-        raise AskError(f"{label}: {path} does not match its own checksum", "engine")
+        raise AskError(f"{label}: {where} does not match its own checksum", "engine")
     return states, tokens
+
+
+class _Held:
+    """A file in memory, with the methods of an open one that are used here."""
+
+    def __init__(self, data: bytes) -> None:
+        length = int.from_bytes(data[:8], "little")
+        self._told: Mapping[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        self._tensors: dict[str, Tensor] = load(data)
+
+    def metadata(self) -> Mapping[str, str]:
+        return self._told
+
+    def get_tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise SafetensorError(f"there is no {name}")
+        return self._tensors[name]
 
 
 def _check(

@@ -136,7 +136,8 @@ class Proof:
             raise EngineError(
                 f"engine {label} does not draw answers from its own distribution while it gives states: its "
                 f"{all_of_them.count} tokens are {what} than chance explains, by {abs(all_of_them.deviations):.0f} "
-                f"standard deviations, wanted {DEVIATIONS:g} at most; {_APART}"
+                f"standard deviations, wanted {DEVIATIONS:g} at most; set regenerate.sampling.temperature=0, or take "
+                "answers from an engine that gives no states (cache.while_answering=false)"
             )
 
     def _there(self) -> set[int]:

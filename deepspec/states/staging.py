@@ -11,9 +11,10 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from deepspec.engines.client import NAMED
 from deepspec.errors import EngineError
 
-PREFIX = "deepspec-"
+PREFIX = NAMED
 _OF_FREE = 0.8
 """Share of what is free in a folder that this run takes at most."""
 YOUNG_SECONDS = 60.0

@@ -192,7 +192,8 @@ def start_engines(engines: ManagedEngines, served: Served, log_folder: Path) -> 
         for engine in started:
             _wait_healthy(engines.kind, engine, end)
         stack.enter_context(_watched(started))
-        yield tuple(Endpoint(url=f"http://{LOOPBACK}:{engine.port}/v1", model=served.name) for engine in started)
+        told = {"model": served.name, "start_seconds": kind_named(engines.kind).start_seconds}
+        yield tuple(Endpoint(url=f"http://{LOOPBACK}:{engine.port}/v1", **told) for engine in started)
 
 
 @contextmanager

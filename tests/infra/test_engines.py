@@ -49,6 +49,7 @@ def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp
     with start_engines(ManagedEngines(kind="fake", count=2), tiny, tmp_path / "logs") as endpoints:
         assert len({endpoint.url for endpoint in endpoints}) == 2
         assert {endpoint.model for endpoint in endpoints} == {"tiny"}
+        assert {endpoint.start_seconds for endpoint in endpoints} == {engines.ENGINES["fake"].start_seconds}
         roots = [endpoint.url.removesuffix("/v1") for endpoint in endpoints]
         assert all(httpx.get(f"{root}/health").is_success for root in roots)
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"engine-0.log", "engine-1.log"}

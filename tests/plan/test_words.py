@@ -1,6 +1,7 @@
 """A plan in words: times as people say them, decoding against what was measured, and the cheapest way that fits."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -93,6 +94,19 @@ def test_the_cheapest_way_is_told_with_its_options():
     )
     cheap = headline("h100x8", estimated("h100x8", "train.source=online", "cache.codec=none"), "online", None)
     assert cheap[1:] == ("this is the cheapest way that fits: train.source=online",)
+
+
+def test_the_cheapest_way_takes_back_what_is_said_of_engines():
+    """A cache of tokens only asks no engine for states: the command that is named is one that is taken."""
+    settings = ["cache.states=vllm", "cache.while_answering=true", "cache.keep_states=2TB"]
+    plan = presets.build_plan([presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")], settings)
+    advice = headline("h100x8", estimated("h100x8"), "cache", None, plan.cache)[-1]
+    told = re.findall(r"--set (\S+)", advice)
+    assert told[2:] == ["cache.states=transformers", "cache.while_answering=false", "cache.keep_states=null"]
+    taken = presets.build_plan(
+        [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")], [*settings, *told]
+    )
+    assert (taken.train.source, taken.cache.codec, taken.cache.states) == ("online", "none", "transformers")
 
 
 def test_money_comes_before_time():

@@ -47,7 +47,7 @@ def answers(status: int, headers: dict[str, str], content: bytes) -> dict[str, d
     room = "deepspec.engines"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         stack.enter_context(patch(f"{room}.client.openai.DefaultAioHttpClient", client))
-        stack.enter_context(patch("deepspec.regenerate.run.PATIENCE_SECONDS", math.inf))
+        stack.enter_context(patch("deepspec.engines.patience.PATIENCE_SECONDS", math.inf))
         for wait in WAITS:
             stack.enter_context(patch(f"{room}.{wait}", 1e-4))
         bench = Bench(Path(folder))

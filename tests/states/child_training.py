@@ -1,5 +1,6 @@
 """Trains on states of an engine as a process of its own, telling what each step reads, so that a test can kill it."""
 
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from tests.given.heard import Heard
 
 
 def main(
-    pipe: Connection, root: str, target: Path, cache: ArtifactRef, spec: TrainSpec, endpoint: Endpoint, limit: int
+    pipe: Connection,
+    root: str,
+    target: Path,
+    cache: ArtifactRef,
+    spec: TrainSpec,
+    engines: Sequence[Endpoint],
+    limit: int,
 ) -> None:
     """Train a draft on the cache of that reference, and publish it."""
     store, count = Store(root), Loop._count
@@ -26,4 +33,4 @@ def main(
     Loop._count = told  # type: ignore[method-assign]
     scratch = Path(root).parent / "scratch"
     opened = open_artifact(store, cache, scratch)
-    train(store, scratch, opened, target, spec, Heard(), endpoint, staging_limit=limit)
+    train(store, scratch, opened, target, spec, Heard(), *engines, staging_limit=limit)

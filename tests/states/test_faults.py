@@ -179,7 +179,7 @@ def test_requests_that_fail_are_asked_again(bench: Bench):
 
 
 def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_stays(bench: Bench, monkeypatch):
-    monkeypatch.setattr("deepspec.gathering.asking.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
     spec = bench.spec(part_bytes=20_000)
     with serving(bench.served()) as engine:
         engine.fail_at = set(range(14, 10_000))
@@ -188,6 +188,19 @@ def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_sta
     with serving(bench.served()) as engine:
         assert len(bench.opened(bench.run(engine, spec=spec))) == 19
         assert len(engine.asked) < 19 + 3
+
+
+def test_an_engine_of_the_runs_own_is_waited_for_as_long_as_it_may_take_to_start(bench: Bench, monkeypatch):
+    monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
+    with serving(bench.served()) as engine:
+        engine.fail_at = set(range(14, 60))
+        with pytest.raises(EngineError, match=r"no engine gave states for 0 s"):
+            bench.run(engine)
+        assert engine.requests < 60
+    with serving(bench.served(start_seconds=600.0)) as engine:
+        engine.fail_at = set(range(14, 60))
+        assert len(bench.opened(bench.run(engine))) == 19
+    assert engine.requests > 60
 
 
 def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(bench: Bench):

@@ -6,21 +6,28 @@ import random
 import shutil
 import signal
 import time
+from multiprocessing.connection import wait
 from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from deepspec.artifacts import Artifact, read_manifest
+from deepspec.placement import Endpoint
+from deepspec.states import staging
 from deepspec.store import Store
+from deepspec.train.spec import TrainSpec
 from tests.given.engines.bench import Bench
-from tests.given.engines.states import Served, serving
+from tests.given.engines.states import serving
 from tests.given.engines.training import SPEC, tokens_of
 from tests.given.published.caches import publish_answers, rows
+from tests.states.child_engine import main as serve
 from tests.states.child_training import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.states.child_training"])  # libraries are imported once, not once a child
+CONTEXT.set_forkserver_preload(
+    ["tests.states.child_training", "tests.states.child_engine"]
+)  # libraries are imported once, not once a child
 AHEAD = 400
 """Tokens that may be asked for and not kept yet."""
 TOLD = SPEC.but(steps=9, keep_states="1GB")
@@ -29,11 +36,11 @@ TOLD = SPEC.but(steps=9, keep_states="1GB")
 class Runs:
     """One training run in as many processes as kills make of it."""
 
-    def __init__(self, bench: Bench, name: str, cache: Artifact, engine: Served) -> None:
+    def __init__(self, bench: Bench, name: str, cache: Artifact, *engines: Endpoint, spec: TrainSpec = TOLD) -> None:
         self.store = Store(bench.folder / name / "store")
         shutil.copytree(bench.folder / "store", bench.folder / name / "store")
         bytes_ahead = AHEAD * 4 * 32 * 4
-        self.args = (self.store.root, bench.target, cache.ref, TOLD, engine.endpoint, bytes_ahead)
+        self.args = (self.store.root, bench.target, cache.ref, spec, engines, bytes_ahead)
         self.steps: dict[int, list[str]] = {}
         """Step -> the samples that it read, the same in whichever process."""
 
@@ -43,18 +50,23 @@ class Runs:
         child = CONTEXT.Process(target=main, args=(there, *self.args))
         child.start()
         there.close()
-        with contextlib.suppress(EOFError):
-            while kill_after is None or kill_after > 0:
-                step, ids = here.recv()
-                assert self.steps.setdefault(step, ids) == ids
-                kill_after = None if kill_after is None else kill_after - 1
-            time.sleep(pause)
-            child.kill()
-            while True:
-                step, ids = here.recv()
-                assert self.steps.setdefault(step, ids) == ids
+        try:
+            with contextlib.suppress(EOFError):
+                while kill_after is None or kill_after > 0:
+                    self.heard(*here.recv())
+                    kill_after = None if kill_after is None else kill_after - 1
+                time.sleep(pause)
+                child.kill()
+                while True:
+                    self.heard(*here.recv())
+        except BaseException:
+            child.kill()  # else it is waited for at the end of the tests
+            raise
         child.join()
         return child.exitcode
+
+    def heard(self, step: int, ids: list[str]) -> None:
+        assert self.steps.setdefault(step, ids) == ids
 
     @property
     def published(self) -> Any:
@@ -71,10 +83,10 @@ def trained(bench: Bench) -> Artifact:
 def check_trainer(bench: Bench, kills: int, seed: int) -> None:
     rng, cache = random.Random(seed), trained(bench)
     with serving(bench.served()) as engine:
-        whole = Runs(bench, "whole", cache, engine)
+        whole = Runs(bench, "whole", cache, engine.endpoint)
         assert whole.run() == 0
         unbroken, probes = list(engine.asked), 3
-        killed = Runs(bench, "killed", cache, engine)
+        killed = Runs(bench, "killed", cache, engine.endpoint)
         codes = [killed.run(rng.randint(0, 6), rng.uniform(0, 0.1)) for _ in range(kills)]
         assert set(codes) <= {-signal.SIGKILL, 0}
         assert killed.run() == 0
@@ -93,7 +105,7 @@ def check_engine(bench: Bench, kills: int, seed: int) -> None:
     """The engine goes away and comes back at any moment, while the trainer goes on."""
     rng, cache, ended = random.Random(seed), trained(bench), Event()
     with serving(bench.served()) as engine:
-        whole = Runs(bench, "whole", cache, engine)
+        whole = Runs(bench, "whole", cache, engine.endpoint)
         assert whole.run() == 0
         unbroken = len(engine.asked)
     engine.delay = 0.05
@@ -112,7 +124,7 @@ def check_engine(bench: Bench, kills: int, seed: int) -> None:
 
     going = Thread(target=come_and_go)
     going.start()
-    broken = Runs(bench, "broken", cache, engine)
+    broken = Runs(bench, "broken", cache, engine.endpoint)
     try:
         code = broken.run()
     finally:
@@ -123,6 +135,91 @@ def check_engine(bench: Bench, kills: int, seed: int) -> None:
     assert broken.published == whole.published
     assert broken.steps == whole.steps
     assert len(engine.asked) >= 2 * unbroken
+
+
+class Engines:
+    """Two engines in processes of their own, of which kill -9 takes one after another; one of them is always up.
+
+    A kill comes after so many requests, not seconds: on a slow machine, too, an engine can be proven in between.
+    """
+
+    def __init__(self, bench: Bench, rng: random.Random) -> None:
+        self.faults = {"folder": bench.staging, "target": bench.target, "delay": 0.02}
+        self.rng, self.ended, self.kills = rng, Event(), 0
+        self.ports, self.children, self.pipes = [0, 0], [None, None], [None, None]
+        for number in (0, 1):
+            self.start(number)
+        self.going = Thread(target=self.come_and_go)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        return [Endpoint(url=f"http://127.0.0.1:{port}/v1", model="tiny") for port in self.ports]
+
+    def start(self, number: int) -> None:
+        here, there = CONTEXT.Pipe(duplex=False)
+        child = CONTEXT.Process(target=serve, args=(there, self.ports[number], self.faults))
+        child.start()
+        there.close()
+        self.ports[number], self.children[number], self.pipes[number] = here.recv(), child, here
+
+    def kill(self, number: int) -> None:
+        self.children[number].kill()
+        self.children[number].join()
+        self.pipes[number].close()
+
+    def come_and_go(self) -> None:
+        while self.served(self.rng.randint(8, 40)):
+            time.sleep(self.rng.uniform(0.0, 0.05))
+            number = self.rng.randrange(2)
+            self.kill(number)
+            self.kills += 1
+            self.start(number)
+
+    def served(self, requests: int) -> bool:
+        """Wait until both have been asked so many times more; return whether another kill is wanted then."""
+        while requests > 0 and not self.ended.is_set():
+            for pipe in wait(self.pipes, timeout=0.05):
+                pipe.recv()
+                requests -= 1
+        return not self.ended.is_set()
+
+    def rest(self) -> None:
+        """Kill none any more; both are up."""
+        self.ended.set()
+        self.going.join()
+
+    def __enter__(self) -> "Engines":
+        self.going.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rest()
+        for number in (0, 1):
+            self.kill(number)
+
+
+def check_both(bench: Bench, kills: int, seed: int, steps: int) -> None:
+    """Trainer and engines are killed with -9, each so many times, at random moments."""
+    rng, cache = random.Random(seed), trained(bench)
+    spec = TOLD.but(steps=steps, keep_states="0GB")  # so that engines are needed to the end
+    with serving(bench.served()) as engine:
+        whole = Runs(bench, "whole", cache, engine.endpoint, spec=spec)
+        assert whole.run() == 0
+    codes: list[int | None] = []
+    with Engines(bench, random.Random(seed + 1)) as engines:
+        killed = Runs(bench, "killed", cache, *engines.endpoints, spec=spec)
+        while codes.count(-signal.SIGKILL) < kills or engines.kills < kills:
+            codes.append(killed.run(rng.randint(0, 4), rng.uniform(0, 0.2)))
+            assert codes[-1] != 0, f"it ended before there were {kills} kills of each: {codes}, {engines.kills}"
+        engines.rest()
+        assert killed.run() == 0
+        print(f"seed {seed}: {codes.count(-signal.SIGKILL)} kills of the trainer, {engines.kills} of engines")
+    assert set(codes) == {-signal.SIGKILL}
+    assert killed.steps == whole.steps
+    assert sorted(killed.steps) == list(range(steps))
+    assert killed.published == whole.published
+    staging.sweep(bench.staging)
+    assert bench.left() == []
 
 
 def test_a_trainer_that_is_killed_goes_on_and_asks_for_what_was_in_flight_alone(bench: Bench):
@@ -147,3 +244,10 @@ def test_a_trainer_that_is_killed_five_times(bench: Bench, seed: int):
 def test_an_engine_that_comes_and_goes_five_times(bench: Bench, seed: int):
     print("seed", seed)
     check_engine(bench, kills=5, seed=seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_twenty_kills_of_the_trainer_and_twenty_of_engines(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deepspec.states.staging.YOUNG_SECONDS", 0.0)
+    check_both(bench, kills=20, seed=0, steps=160)

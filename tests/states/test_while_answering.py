@@ -274,6 +274,26 @@ def test_answers_without_their_states_are_answers_all_the_same(bench: Bench):
     assert bench.left() == []
 
 
+def test_states_that_nobody_wants_are_deleted_and_told(bench: Bench):
+    one = line(bench)
+    with serving(bench.served()) as engine:
+        answers = one.answers(one.cache_spec(while_answering=False), engine.endpoint)
+    assert answers.counts["success"] == FEW
+    assert engine.files > FEW
+    assert bench.left() == []
+    (told,) = [line for line in one.heard.lines if "nobody takes them" in line]
+    assert "they are deleted as they come; its answers are not proven" in told
+
+
+def test_states_that_nobody_wants_and_that_lie_elsewhere_are_told(bench: Bench):
+    one = line(bench)
+    with serving(bench.served(lock="none")) as engine:
+        one.answers(one.cache_spec(while_answering=False), engine.endpoint)
+    (told,) = [line for line in one.heard.lines if "nobody takes them" in line]
+    assert "which is not here" in told
+    assert "its folder fills up; its answers are not proven" in told
+
+
 def refused(bench: Bench, match: str, temperature: float = 1.0, **faults: Any) -> None:
     one = line(bench)
     with serving(bench.served(**faults)) as engine, pytest.raises(EngineError, match=match):

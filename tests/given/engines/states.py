@@ -89,10 +89,14 @@ class Served:
     read: list[tuple[int, float]] = field(default_factory=list)
     """Tokens of each request at that rate, and the seconds that it took."""
     asked: list[list[int]] = field(default_factory=list)
+    asked_at: list[float] = field(default_factory=list)
+    """When, by the monotonic clock."""
     names: list[str] = field(default_factory=list)
     most_bytes: int = 0
     """Of the states that were being asked for at one time."""
     port: int = 0
+    start_seconds: float = 0.0
+    """How long a run waits for it, as for one of its own."""
 
     def __post_init__(self) -> None:
         self.model = loaded(self.weights or self.target, self.dtype)
@@ -103,7 +107,7 @@ class Served:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(url=f"http://127.0.0.1:{self.port}/v1", model="tiny")
+        return Endpoint(url=f"http://127.0.0.1:{self.port}/v1", model="tiny", start_seconds=self.start_seconds)
 
     @torch.no_grad()
     def compute(self, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +169,7 @@ class Served:
     async def complete(self, request: web.Request) -> web.Response:
         """Read tokens and say what comes next."""
         body = await request.json()
+        self.asked_at.append(time.monotonic())
         self.salts += [body["cache_salt"]] if "cache_salt" in body else []
         return await self._reply(body, body["prompt"], len(body["prompt"]), None)
 

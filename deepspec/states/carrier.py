@@ -1,0 +1,132 @@
+"""A carrier: it stands before an engine on the engine's machine, and puts each file of states into a store.
+
+Whoever asks it needs no folder in common with the engine. An answer goes back once its states are in the store, with
+their URI in place of the path; everything else passes as it is.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from deepspec.engines.client import label
+from deepspec.engines.failures import AskError
+from deepspec.errors import EngineError, StoreError
+from deepspec.states.file import delete, written
+from deepspec.states.staging import PREFIX, sweep
+from deepspec.states.stored import FOLDER
+from deepspec.store import Store
+
+KEPT_SECONDS = 3600.0
+"""After which states that nobody took are deleted: whoever asked for them is dead."""
+LOOK_SECONDS = 60.0
+LARGEST_REQUEST = 1 << 27
+_PASSED = ("Authorization", "Content-Type", "Retry-After")
+"""Headers that pass."""
+
+
+class Carrier:
+    """What answers in an engine's place.
+
+    Args:
+        engine: its URL, up to /v1.
+        store: where states go.
+    """
+
+    def __init__(self, engine: str, store: Store) -> None:
+        """Carry nothing yet."""
+        self._engine, self._store, self._label = engine.rstrip("/").removesuffix("/v1"), store, label(engine)
+        self._swept: set[Path] = set()
+        self.carried = 0
+        """Files."""
+
+    def app(self) -> web.Application:
+        """Return the server."""
+        app = web.Application(client_max_size=LARGEST_REQUEST)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        app.cleanup_ctx.append(self._running)
+        return app
+
+    def sweep(self) -> int:
+        """Delete states that nobody took in time, of this carrier or of one before it; return how many."""
+        old = [
+            key
+            for key, found in self._store.entries(FOLDER).items()
+            if PREFIX in key and time.time() - found.modified > KEPT_SECONDS
+        ]
+        for key in old:
+            self._store.delete(key)
+        return len(old)
+
+    async def _running(self, _: web.Application) -> AsyncIterator[None]:
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as self._session:
+            sweeping = asyncio.create_task(self._sweep())
+            yield
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(StoreError):  # tried again
+                await asyncio.to_thread(self.sweep)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            status, headers, body = await self._asked(request)
+        except aiohttp.ClientError as error:
+            return _failed(502, f"the engine behind this carrier does not answer: {error}")
+        if status != 200 or request.method != "POST":
+            return web.Response(status=status, headers=headers, body=body)
+        try:
+            return web.Response(status=status, headers=headers, body=await self._with_uri(body))
+        except (AskError, EngineError, StoreError) as error:
+            return _failed(500, str(error))
+
+    async def _asked(self, request: web.Request) -> tuple[int, dict[str, str], bytes]:
+        url, data = f"{self._engine}{request.path_qs}", await request.read()
+        passed = _passed(request.headers)
+        async with self._session.request(request.method, url, data=data, headers=passed) as reply:
+            return reply.status, _passed(reply.headers), await reply.read()
+
+    async def _with_uri(self, body: bytes) -> bytes:
+        """Return a reply whose states, if it has any, are in the store."""
+        reply = json.loads(body)
+        told = reply.get("kv_transfer_params")
+        named = told.get("hidden_states_path") if isinstance(told, dict) else None
+        if not isinstance(named, str):
+            return body
+        path = Path(named)
+        if PREFIX not in path.name or path.suffix != ".safetensors" or not path.is_absolute():
+            raise EngineError(f"engine {self._label} names {named[:200]!r} as a file of states, and it is none of ours")
+        reply["kv_transfer_params"] = {**told, "hidden_states_path": await self._carry(path)}
+        return json.dumps(reply).encode()
+
+    async def _carry(self, path: Path) -> str:
+        key = f"{FOLDER}/{path.name}"
+        try:
+            await written(path, self._label)
+            await asyncio.to_thread(self._store.put_file, path, key)
+        finally:
+            delete(path, self._label)
+        if path.parent not in self._swept:
+            self._swept.add(path.parent)
+            await asyncio.to_thread(sweep, path.parent)
+        self.carried += 1
+        return self._store.uri(key)
+
+
+def _passed(headers: Mapping[str, Any]) -> dict[str, str]:
+    return {name: headers[name] for name in _PASSED if name in headers}
+
+
+def _failed(status: int, why: str) -> web.Response:
+    return web.json_response({"error": {"message": why}}, status=status)

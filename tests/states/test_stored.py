@@ -1,0 +1,175 @@
+"""States through a store, between machines that share no folder: a carrier beside the engine, over a real S3 server."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from cli.main import app
+from deepspec.errors import EngineError, StoreError
+from deepspec.placement import Endpoint
+from deepspec.states import carrier
+from deepspec.states.carrier import Carrier
+from deepspec.states.stored import Stored
+from deepspec.store import Store
+from tests.given.engines.bench import Bench
+from tests.given.engines.one_pass import Line
+from tests.given.engines.states import Served, serving
+from tests.given.engines.training import SPEC, checksums, tokens_of, train
+from tests.given.published.caches import publish_answers, rows
+from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def carrying(engine: Served, store: Store) -> Iterator[Endpoint]:
+    """Yield the endpoint of a carrier before an engine."""
+    loop, runner = asyncio.new_event_loop(), web.AppRunner(Carrier(engine.endpoint.url, store).app(), access_log=None)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> int:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    port = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    try:
+        yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model="tiny")
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def bench(bench: Bench) -> Bench:
+    """Answers whose ids differ from file to file."""
+    told = rows(19)
+    bench.answers = publish_answers(bench.store, bench.folder, [told[:10], told[10:]], address="b")
+    return bench
+
+
+def trained(bench: Bench, *endpoints: Endpoint, name: str) -> dict[str, str]:
+    ref = train(bench.store, bench.folder, tokens_of(bench), bench.target, SPEC, bench.heard, *endpoints, name=name)
+    return checksums(ref, bench.store, bench.folder)
+
+
+def test_states_through_a_store_train_the_very_draft_that_those_of_a_folder_do(bench: Bench, s3: Store):  # noqa: F811
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        near = trained(bench, engine.endpoint, name="near")
+        asked = len(engine.asked)
+        assert trained(bench, far, name="far") == near
+        assert len(engine.asked) == 2 * asked
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+def captured(bench: Bench, endpoint: Endpoint) -> None:
+    engine = bench.served()
+    engine.port = int(endpoint.url.split(":")[2].split("/")[0])
+    bench.run(engine)
+
+
+def test_an_engine_and_a_store_that_fail_are_asked_again(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    put, failed = Store.put_file, [0]
+
+    def failing(self: Store, path: Path, key: str) -> None:
+        failed[0] += key.startswith("states")
+        if key.startswith("states") and failed[0] in (5, 6, 9):
+            raise StoreError("the store is busy")
+        put(self, path, key)
+
+    monkeypatch.setattr(Store, "put_file", failing)
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        engine.fail_at = {8, 12}
+        captured(bench, far)
+    assert len(bench.opened(bench.own())) == 19
+    assert failed[0] >= 19 + 3 + 3
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [("bytes", "does not match its own checksum"), ("ids", "of other token ids"), ("full", "is full")],
+)
+def test_files_that_are_not_what_was_asked_for_are_one_line(bench: Bench, s3: Store, spoil: str, match: str):  # noqa: F811
+    with (
+        serving(bench.served(spoil=spoil)) as engine,
+        carrying(engine, s3) as far,
+        pytest.raises(EngineError, match=match) as raised,
+    ):
+        captured(bench, far)
+    assert "\n" not in str(raised.value)
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+def test_an_engine_that_is_gone_is_told_through_its_carrier(bench: Bench, s3: Store):  # noqa: F811
+    with serving(bench.served()) as engine:
+        pass
+    with (
+        carrying(engine, s3) as far,
+        pytest.raises(EngineError, match="the engine behind this carrier does not answer"),
+    ):
+        captured(bench, far)
+
+
+def test_a_store_that_only_the_carrier_sees_is_one_line(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    monkeypatch.setattr(Carrier, "_carry", _elsewhere)
+    with (
+        serving(bench.served()) as engine,
+        carrying(engine, s3) as far,
+        pytest.raises(EngineError, match=r"and there is nothing: give carrier and run the same store"),
+    ):
+        captured(bench, far)
+
+
+async def _elsewhere(self: Carrier, path: Path) -> str:
+    return f"{self._store.root}/states/{path.name}"
+
+
+def test_states_with_answers_are_not_taken_from_a_store(bench: Bench, s3: Store):  # noqa: F811
+    one = Line(bench.target, bench.folder / "line")
+    with (
+        serving(bench.served()) as engine,
+        carrying(engine, s3) as far,
+        pytest.raises(EngineError, match=r"with answers they are taken from a folder"),
+    ):
+        one.answers(one.cache_spec(), far)
+
+
+def test_what_nobody_took_is_deleted_after_an_hour_and_what_is_not_ours_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Store(tmp_path)
+    for name in ("states/cmpl-deepspec-a-1.safetensors", "states/cmpl-deepspec-b-1.safetensors", "states/theirs"):
+        store.write_bytes(name, b"x")
+    old = time.time() - 2 * carrier.KEPT_SECONDS
+    for name in ("cmpl-deepspec-a-1.safetensors", "theirs"):
+        os.utime(tmp_path / "states" / name, (old, old))
+    assert Carrier("http://127.0.0.1:1/v1", store).sweep() == 1
+    assert store.list("states") == ["states/cmpl-deepspec-b-1.safetensors", "states/theirs"]
+
+
+def test_a_place_in_a_store_is_told_from_a_path():
+    assert Stored.at("s3://b/root/states/x.safetensors") == Stored("s3://b/root/states", "x.safetensors")
+    assert Stored.at("/dev/shm/x.safetensors") is None
+    assert Stored.at("file:///etc/passwd") is None
+
+
+def test_a_carrier_that_cannot_write_does_not_begin(tmp_path: Path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["carry-states", "http://127.0.0.1:1/v1", "--root", str(tmp_path / "file" / "x")])
+    assert isinstance(result.exception, StoreError)
