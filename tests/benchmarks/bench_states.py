@@ -30,10 +30,10 @@ from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from infra.engines.states import StatesServer, managed
 from tests.given.engines.states import VERSION_SERVED
+from tests.given.engines.states_child import main as serve
 from tests.given.heard import Heard
 from tests.given.published.caches import placement_for, spec_for
 from tests.given.targets.tiny import write_target
-from tests.states.child_engine import main as serve
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 

@@ -19,14 +19,14 @@ from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
 from tests.given.engines.bench import Bench
 from tests.given.engines.states import serving
+from tests.given.engines.states_child import main as serve
 from tests.given.engines.training import SPEC, tokens_of
 from tests.given.published.caches import publish_answers, rows
-from tests.states.child_engine import main as serve
 from tests.states.child_training import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.states.child_training", "tests.states.child_engine"]
+    ["tests.states.child_training", "tests.given.engines.states_child"]
 )  # libraries are imported once, not once a child
 AHEAD = 400
 """Tokens that may be asked for and not kept yet."""
