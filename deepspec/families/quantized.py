@@ -94,6 +94,8 @@ def _plain(config: Any) -> dict[str, Any]:
 def _details(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is said of bits and groups, of all parts of a config, in a fixed order."""
     for name, words in _DETAILS.items():
+        if name == "bnb_4bit_quant_type" and not config.get("load_in_4bit"):
+            continue  # it is there, and of no meaning, for 8 bits
         for value in _found(config, name):
             other = name == "_type" and not str(value).endswith("Config")
             if not other and (value is True or (isinstance(value, _PLAIN) and not isinstance(value, bool))):

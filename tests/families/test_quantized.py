@@ -23,7 +23,11 @@ WORDS = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
     },
-    "bitsandbytes (8 bits) by bitsandbytes 1.2": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "bitsandbytes (8 bits) by bitsandbytes 1.2": {
+        "quant_method": "bitsandbytes",
+        "load_in_8bit": True,
+        "bnb_4bit_quant_type": "fp4",
+    },
     "torchao (Int8WeightOnlyConfig) by torchao 1.2": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {"granularity": {"_type": "PerRow"}}}},
