@@ -219,8 +219,8 @@ def run_all(choices: Choices, site: Site) -> None:
     from infra.children.targets import convert_target
     from infra.server.api import prefect_api
 
-    target = choices.plan().target
-    with attached(), prefect_api(say, meanwhile=partial(convert_target, target, target.name, say)):
+    ready = partial(convert_target, plan.target, plan.target.name, say)
+    with attached(), prefect_api(say, meanwhile=ready):
         built = build_draft(choices, site)
     show.summary(built, site, time.monotonic() - start)
 

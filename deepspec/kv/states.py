@@ -32,8 +32,8 @@ class Again(Protocol):
 class StateCache(RowCache):
     """What transformers models take as `past_key_values` or `cache_params`: keys and values, and states.
 
-    Use: `cache.begin(tokens)`; `cache.open(…)`, a pass and `cache.passed(…)` for all tokens, or for one after another;
-    then `cache.advance(counts)`.
+    Use: `begin(tokens)`; `open(…)`, a pass and `passed(…)` for all tokens, or for one after another; then
+    `advance(counts)`.
 
     Args:
         rows: number of sequences B.

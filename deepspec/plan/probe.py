@@ -49,8 +49,7 @@ REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 OVERHEAD_SECONDS = 113.0
 """What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark.
 
-So a demo from an empty home takes 285 s on two quiet cores of 196 GFLOP/s: the 314 that it took there less what has
-been saved since by count, which nobody has timed there yet (docs/log.md).
+So a demo from an empty home takes 285 s on two quiet cores of 196 GFLOP/s, where it took 283 (docs/log.md).
 """
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
