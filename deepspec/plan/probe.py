@@ -49,7 +49,8 @@ REFERENCE = Rates(tflops=0.17, gb_per_second=20.0)
 OVERHEAD_SECONDS = 113.0
 """What no count of tokens tells of a run of all stages, there: starts, the target made ready, export, benchmark.
 
-So a demo from an empty home takes 285 s on two quiet cores of 196 GFLOP/s, where it took 283 (docs/log.md).
+So a demo from an empty home takes 285 s on two quiet cores of which the probe once said 196 GFLOP/s. It took 283 there,
+when the probe said 153, and the run thus 6 minutes: what it finds varies so much (docs/log.md).
 """
 
 GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0

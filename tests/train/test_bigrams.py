@@ -12,38 +12,21 @@ from deepspec.models.draft import build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
 from deepspec.start.initial import initialize
+from tests.given.drafts.toy import ToySamples
 
 D, V = 8, 12
 
 
-class Few:
-    """Samples in memory."""
+class Few(ToySamples):
+    """Samples in memory, in their order."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self.records = records
+        self.records = list(records)
 
     state_bytes = 4 * D
 
-    def __len__(self) -> int:
-        return len(self.records)
-
     def order(self, epoch: int) -> Sequence[int]:
         return range(len(self.records))
-
-    def sample_id(self, number: int) -> str:
-        return str(number)
-
-    def length(self, number: int) -> int:
-        return len(self.records[number].input_ids)
-
-    def ahead(self, numbers: Sequence[int]) -> None:
-        pass
-
-    def record(self, number: int) -> Record:
-        return self.records[number]
-
-    def tokens(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.records[number].input_ids, self.records[number].loss_mask
 
 
 def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
