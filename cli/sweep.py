@@ -60,7 +60,7 @@ def sweep(choices: Choices, site: Site, *, row: list[str] | None, as_json: bool,
             board = run(choices, site, variants, asked, tolerant=True)
         _show(board)
     if board.failed:
-        raise TrainingError(f"{', '.join(board.failed)} failed, see above; the same command goes on with them")
+        raise TrainingError(board.failures())
 
 
 def _show(board: "Board") -> None:

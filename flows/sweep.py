@@ -83,44 +83,44 @@ def sweep(
         _show(race.board(terms.equal))
     board = race.board(terms.equal)
     if board.failed and not tolerant:
-        raise TrainingError(f"{', '.join(board.failed)} failed, see their runs; the same sweep goes on with them")
+        raise TrainingError(board.failures())
     return board
 
 
-def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed: int) -> Trial | None:
-    """Return what came of a row; None where its run failed, or told no accepted length."""
+def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed: int) -> Trial | str:
+    """Return what came of a row; in words, why nothing did."""
     found = _made(changed[name], site, name, seed, "train" if by == "walked" else "evaluate")
-    if found is None:
+    if isinstance(found, str):
         _tell(f"{name}, seed {seed}: failed")
-        return None
+        return found
     draft, *scores = found.values()
     trial = trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
     told = "no accepted length" if trial is None else f"accepted length {trial.accepted_length:.3f}"
     _tell(f"{name}, seed {seed}: {told}, {draft.counts['steps']} steps")
-    return trial
+    return trial or "its draft tells no accepted length"
 
 
-def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> Cost | None:
-    """Return what a round takes, at the first batch size of the plan; None where the run failed."""
+def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> Cost | str:
+    """Return what a round takes, at the first batch size of the plan; in words, why its run failed."""
     found = _made(changed[name], site, name, seed, "benchmark")
-    if found is None:
-        return None
+    if isinstance(found, str):
+        return found
     made = open_artifact(Store(site.root), reference(Store(site.root), found["benchmark"]), site.placement.scratch)
     batch = read_speed(made.path(SPEED)).batches[0]
     return Cost(value=batch.round_cost, spread=batch.spread)
 
 
-def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Mapping[Last, Manifest] | None:
-    """Return the manifests of a row by stage, from `train` on; None where its run failed."""
+def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Mapping[Last, Manifest] | str:
+    """Return the manifests of a row by stage, from `train` on; in words, why its run failed."""
     run = try_draft.with_options(flow_run_name=f"{name}, seed {seed}, {last}")
     state = run(_with(choices, f"train.seed={seed}"), site, last, return_state=True)
     if not state.is_completed():
-        return None
+        return str(state.result(raise_on_failure=False) or state.message)
     built: Built = state.result()
     store = Store(site.root)
     found = {step.stage: read_manifest(store, step.ref.kind, step.ref.address) for step in built.steps}
     made = {stage: manifest for stage, manifest in found.items() if stage in LASTS and manifest is not None}
-    return made if last in made else None
+    return made if last in made else f"it made no {last}"
 
 
 def _tell(line: str) -> None:

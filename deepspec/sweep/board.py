@@ -142,8 +142,8 @@ class Board(_Model):
     """What all rows had the same of."""
     standings: tuple[Standing, ...]
     """The best first."""
-    failed: tuple[str, ...] = ()
-    """Variants that could not be trained or timed from some seed; the runs tell why."""
+    failed: dict[str, str] = {}
+    """Variants that could not be trained or timed -> from which seed, and why."""
 
     def rows(self) -> list[dict[str, str]]:
         """Return the table that people read."""
@@ -152,6 +152,11 @@ class Board(_Model):
     def kinds_rows(self) -> list[dict[str, str]]:
         """Return the table by kind of prompt; empty where the answers tell no kinds."""
         return [each.kinds_row() for each in self.standings if each.kinds]
+
+    def failures(self) -> str:
+        """Return what failed and why, in one message; the command that goes on with it is the same."""
+        told = "; ".join(f"{name} failed, {why}" for name, why in self.failed.items())
+        return f"{told}; the same sweep goes on with them"
 
 
 def trial_of(seed: int, draft: str, counts: Mapping[str, Any], scores: Mapping[str, Any] | None = None) -> Trial | None:

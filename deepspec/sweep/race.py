@@ -12,37 +12,37 @@ class Race:
 
     Args:
         names: of the rows; the others are held against the first.
-        train: name and seed -> what came of it; None: it failed.
+        train: name and seed -> what came of it; words: why it failed.
     """
 
-    def __init__(self, names: Sequence[str], train: Callable[[str, int], Trial | None]) -> None:
+    def __init__(self, names: Sequence[str], train: Callable[[str, int], Trial | str]) -> None:
         """Train nothing yet."""
         self._train = train
         self._first = names[0]
         self._trials: dict[str, list[Trial]] = {name: [] for name in names}
         self._costs: dict[str, Cost] = {}
         self._beaten: set[str] = set()
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}
 
     def run(self, seed: int) -> None:
         """Train every row that can still win from one seed; one that fails is trained no more."""
         for name, trials in self._trials.items():
-            if name in self._beaten | self._failed:
+            if name in self._beaten or name in self._failed:
                 continue
             trial = self._train(name, seed)
-            if trial is None:
-                self._failed.add(name)
+            if isinstance(trial, str):
+                self._failed[name] = f"seed {seed}: {trial}"
             else:
                 trials.append(trial)
 
-    def time(self, shapes: Mapping[str, str], cost: Callable[[str, int], Cost | None]) -> None:
+    def time(self, shapes: Mapping[str, str], cost: Callable[[str, int], Cost | str]) -> None:
         """Let every shape of draft be timed once, by the first row that has it.
 
         Args:
             shapes: name of a row -> the shape of its drafts; equal ones cost the same.
-            cost: name and seed -> what a round takes; None: it failed.
+            cost: name and seed -> what a round takes; words: why it failed.
         """
-        found: dict[str, Cost | None] = {}
+        found: dict[str, Cost | str] = {}
         for name, trials in self._trials.items():
             if not trials:
                 continue
@@ -50,15 +50,15 @@ class Race:
             if shape not in found:
                 found[shape] = cost(name, trials[0].seed)
             timed = found[shape]
-            if timed is None:
-                self._failed.add(name)
+            if isinstance(timed, str):
+                self._failed[name] = f"timing a round: {timed}"
                 trials.clear()
             else:
                 self._costs[name] = timed
 
     def leave_behind(self) -> None:
         """Let rows that are beaten be trained no more, but for the first, which all are held against."""
-        going = [each for each in self.entrants() if each.name not in self._beaten | self._failed]
+        going = [each for each in self.entrants() if each.name not in self._beaten | self._failed.keys()]
         self._beaten |= beaten(going) - {self._first}
 
     def entrants(self) -> list[Entrant]:
@@ -74,7 +74,7 @@ class Race:
         return Board(
             equal=equal,
             standings=standings(self.entrants(), self._first, self._beaten),
-            failed=tuple(sorted(self._failed)),
+            failed=dict(sorted(self._failed.items())),
         )
 
     def steps_at_equal_seconds(self) -> dict[str, int]:

@@ -62,16 +62,16 @@ class Narrator:
 
     def end(self, loop: Loop) -> None:
         """Tell all looks once more, and what they cost."""
-        looks, step = loop.progress.looks(), loop.meter.training / max(loop.progress.step, 1)
+        looks = loop.progress.looks()
         if loop.validation is None or not looks:
             return
         self._report.table(LOOKS, [row_of(look) for look in looks])
-        whole, walking = loop.validation.seconds, loop.validation.walking
-        if whole:
-            self._report.log(
-                f"looks at held-out samples took {whole:.1f} s, {walking:.1f} s of it for the accepted length: each as "
-                f"long as {whole / len(looks) / step:.1f} steps"
-            )
+        whole, count = loop.validation.seconds, loop.validation.looks
+        if count:
+            step = loop.meter.training / loop.meter.steps if loop.meter.steps else None
+            each = "" if not step else f": each as long as {whole / count / step:.1f} steps"
+            walking = f"{loop.validation.walking:.1f} s of it for the accepted length"
+            self._report.log(f"looks at held-out samples took {whole:.1f} s, {walking}{each}")
 
     def draw(self, loop: Loop) -> bytes:
         """Show the learning curve, and return it."""

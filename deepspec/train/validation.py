@@ -69,11 +69,13 @@ class Validation:
             beside = _Slice(task, greedy, looking)
             self._greedy = beside, AcceptedLength(task, beside.ids, greedy.answered)
         self.seconds = 0.0
-        """That all looks so far have taken."""
+        """That all looks of this process have taken."""
+        self.looks = 0
+        """Looks of this process: those before a resumed run's beginning are not among them."""
 
     @property
     def walking(self) -> float:
-        """Return the seconds that all looks so far have taken for the accepted length."""
+        """Return the seconds that all looks of this process have taken for the accepted length."""
         counted = [self._accepted, None if self._greedy is None else self._greedy[1]]
         return sum((each.seconds for each in counted if each is not None), 0.0)
 
@@ -105,6 +107,7 @@ class Validation:
             told = _on_host(beside.summed(more))
             found |= accepted.of_greedy(told) | ({} if self._known else accepted.metrics(told))
         self.seconds += time.perf_counter() - begin
+        self.looks += 1
         return found
 
     def _walked(self, beside: "_Slice", accepted: AcceptedLength, stop: StopSignal) -> dict[str, Tensor]:

@@ -18,10 +18,10 @@ class Trainer:
         self._fails = fails
         self._pace = pace
 
-    def __call__(self, name: str, seed: int) -> Trial | None:
+    def __call__(self, name: str, seed: int) -> Trial | str:
         self.asked.append((name, seed))
         if name == self._fails:
-            return None
+            return "out of memory"
         pace = PACES[name] if self._pace else None
         return Trial(
             seed=seed, draft=f"{name}-{seed}", steps=100, step_cpu_seconds=pace, accepted_length=LENGTHS[name][seed]
@@ -46,7 +46,7 @@ def test_what_cannot_win_gets_no_further_seed_and_stays_on_the_board():
     assert [name for name, seed in train.asked if seed == 2] == ["asked", "near"]
     board = race.board("steps")
     assert {each.variant: len(each.seeds) for each in board.standings} == {"asked": 3, "near": 3, "beaten": 2}
-    assert board.failed == ()
+    assert board.failed == {}
 
 
 def test_the_first_row_is_never_left_behind():
@@ -65,7 +65,8 @@ def test_a_row_that_fails_is_told_and_does_not_end_the_others():
         race.run(seed)
     assert ("near", 1) not in train.asked
     board = race.board("steps")
-    assert board.failed == ("near",)
+    assert board.failed == {"near": "seed 0: out of memory"}
+    assert board.failures() == "near failed, seed 0: out of memory; the same sweep goes on with them"
     assert {each.variant for each in board.standings} == {"asked", "beaten"}
 
 
@@ -101,8 +102,8 @@ def test_a_shape_that_cannot_be_timed_takes_its_rows_off_the_board():
     race.run(0)
     large = Cost(value=2.5, spread=1.0)
     race.time(
-        {"asked": "small", "beaten": "large", "near": "small"}, lambda name, _: None if name == "asked" else large
+        {"asked": "small", "beaten": "large", "near": "small"}, lambda name, _: "no room" if name == "asked" else large
     )
     board = race.board("steps")
-    assert board.failed == ("asked", "near")
+    assert board.failed == {"asked": "timing a round: no room", "near": "timing a round: no room"}
     assert [each.variant for each in board.standings] == ["beaten"]

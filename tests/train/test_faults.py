@@ -91,3 +91,20 @@ def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes
     assert "the one before" in again.lines[0]
     assert again.lines[1] == "going on after step 6 of 8"
     assert site.checksums(ref) == site.checksums(undisturbed)
+
+
+def test_a_run_stopped_in_its_last_look_takes_the_look_again_and_no_step_to_hold_it_against(tmp_path):
+    loop, heard = toy_loop(SPEC), Heard()
+    states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=3), heard.log)
+    loop.after_step = lambda: os.kill(os.getpid(), signal.SIGTERM) if loop.progress.step == 12 else None
+    with pytest.raises(CancelledError):
+        loop.run(Saves(last=states))
+    states.close()
+    again = toy_loop(SPEC)
+    again.resume(states.newest())
+    assert again.finished
+    again.run(None)
+    narrator.Narrator(heard).end(again)
+    assert heard.lines[-1].startswith("looks at held-out samples took")
+    assert "as long as" not in heard.lines[-1]
+    assert len(heard.tables[narrator.LOOKS]) == len(again.progress.looks())
