@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deepspec.checkpoint.checks import CONVOLVED, REFINED, check, parts_of
+from deepspec.checkpoint.checks import check, parts_of
+from deepspec.checkpoint.options import check_recipe
 from deepspec.errors import SpecError
 from deepspec.families import TargetShape, family_named, qwen3_block
 from deepspec.families.rope import is_dynamic, rope_keys, rope_parameters
@@ -12,9 +13,6 @@ from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective, layout_of
 from deepspec.models.config import DraftConfig, EagleNorms
 
 _KEPT_FROM_OTHER_FAMILIES = ("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range")
-
-_GUESSES = ("consistency", "consistency_passes", "base_anchor")
-"""Fields of an objective that a refiner alone reads."""
 
 
 def new_draft_config(
@@ -38,7 +36,7 @@ def new_draft_config(
         CheckpointError: layers or mask token do not fit the target.
     """
     traits = TRAITS[recipe.algorithm]
-    _check_recipe(recipe, objective)
+    check_recipe(recipe)
     target = with_heads(target) if traits.shipped else target
     style, source = _style_and_source(target, recipe, objective)
     rank = recipe.markov_rank if traits.heads else 0
@@ -72,31 +70,6 @@ def new_draft_config(
     )
     check(draft)
     return draft
-
-
-def _check_recipe(recipe: DraftRecipe, objective: Objective) -> None:
-    """Refuse what the algorithm has not, so that nobody takes it for chosen."""
-    traits = TRAITS[recipe.algorithm]
-    kind = f"{'an' if recipe.algorithm[0] in 'aeiou' else 'a'} {recipe.algorithm} draft"
-    foreign = [key for key in (*CONVOLVED, *REFINED) if key not in parts_of(traits)]
-    chosen = [key for key in foreign if getattr(recipe, key) != DraftRecipe.model_fields[key].default]
-    if chosen:
-        raise SpecError(f"{chosen[0]} {getattr(recipe, chosen[0])}: {kind} has none; leave it out")
-    if not traits.blocks and objective.slot_weights != "decay":
-        raise SpecError(f"slot_weights {objective.slot_weights}: {kind} has no slots; leave it out")
-    unread = [key for key in _GUESSES if getattr(objective, key) != Objective.model_fields[key].default]
-    if unread and not traits.refined:
-        raise SpecError(f"{unread[0]} {getattr(objective, unread[0])}: {kind} has no refiner; leave it out")
-    if not traits.masked and recipe.num_layers not in (None, 1):
-        raise SpecError(f"num_layers {recipe.num_layers}: {kind} has one; leave it out")
-    if traits.shipped and recipe.shape != "qwen3":
-        raise SpecError(f"shape {recipe.shape}: {kind} has the shape of the target's heads; leave it out")
-    if not traits.parallel and recipe.train_embedding:
-        raise SpecError(f"train_embedding: {kind} keeps its target's; leave it out")
-    if not traits.blocks and recipe.layout is not None:
-        raise SpecError(f"layout {recipe.layout}: {kind} has no blocks; leave it out")
-    if (traits.masked or traits.shipped) and recipe.norms != "eagle3":
-        raise SpecError(f"norms {recipe.norms}: {kind} has none of these; leave it out")
 
 
 def _window_layers(recipe: DraftRecipe, num_layers: int, positions: int) -> frozenset[int]:

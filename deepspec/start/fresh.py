@@ -11,6 +11,7 @@ from deepspec.checkpoint.checks import check_mask_token
 from deepspec.checkpoint.draft import adopt_target
 from deepspec.checkpoint.ends import read_ends
 from deepspec.checkpoint.new import new_draft_config
+from deepspec.checkpoint.options import check_objective
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
@@ -89,7 +90,7 @@ def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfi
 
     Raises:
         TargetError: the target's folder cannot be read, or is not of the cache's sizes.
-        SpecError: no mask token can be chosen.
+        SpecError: no mask token can be chosen, or the algorithm has not what is asked of it.
         CheckpointError: conversations hold the mask token that was chosen.
     """
     shape = read_folder(folder)
@@ -99,6 +100,7 @@ def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfi
         raise TargetError(f"target {folder}: layers, hidden size, vocabulary are {sizes}, the cache's {wanted}")
     if facts.embedding_scale is not None:
         shape = replace(shape, embedding_scale=facts.embedding_scale)
+    check_objective(spec.draft.algorithm, spec.objective)
     config = new_draft_config(shape, spec.draft, facts.layers, _mask_token(spec, facts), spec.objective)
     if spec.mask_token_id is not None:
         check_mask_token(config, AutoTokenizer.from_pretrained(folder))

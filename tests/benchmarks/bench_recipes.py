@@ -36,7 +36,7 @@ T_95 = 4.303
 """Student's, two degrees of freedom: for a mean of three seeds."""
 SPEC = TrainSpec(
     draft={"draft_vocab_size": 8192, "markov_rank": 128, "block_size": 4, "num_layers": 2},
-    objective={"num_anchors": 64, "cross_entropy": 1.0, "total_variation": 0.0, "ttt_length": 4},
+    objective={"num_anchors": 64, "cross_entropy": 1.0, "total_variation": 0.0},
     start="fitted",
     precision="bf16",
     global_batch=1,
@@ -74,7 +74,9 @@ def curve(scratch: Path, algorithm: str, seed: int) -> Curve:
     draft = {**SPEC.draft.model_dump(), "algorithm": algorithm, **ALGORITHMS[algorithm]}
     placement = Placement(threads=1, micro_batch=1, locations={cache.facts.target.digest: target}, scratch=scratch)
     total = STEPS[algorithm]
-    spec = SPEC.but(draft=draft, seed=seed, steps=total, validate_every=total // LOOKS)
+    chain = {"ttt_length": 4} if algorithm == "eagle3" else {}
+    objective = {**SPEC.objective.model_dump(), **chain}
+    spec = SPEC.but(draft=draft, objective=objective, seed=seed, steps=total, validate_every=total // LOOKS)
     loop = make_loop(spec, cache, Ranks("cpu"), placement, print)
     sieve = Sieve(SPEC.skip_limit, 0, loop.task.device)
     seconds, found = 0.0, []

@@ -161,9 +161,9 @@ def test_heads_that_are_not_those_of_the_config_are_named(tmp_path):
     [
         ((1, 2), {}, "mtp heads read the target's last layer alone; capture that: cache.layers=\\[3\\]"),
         ((LAST,), {"draft_vocab_size": 20}, "mtp heads know the whole vocabulary only"),
-        ((LAST,), {"shape": "target"}, "a mtp draft has the shape of the target's heads"),
-        ((LAST,), {"num_layers": 2}, "num_layers 2: a mtp draft has one"),
-        ((LAST,), {"norms": "eagle3.1"}, "a mtp draft has none of these"),
+        ((LAST,), {"shape": "target"}, "an mtp draft has the shape of the target's heads"),
+        ((LAST,), {"num_layers": 2}, "num_layers 2: an mtp draft has one"),
+        ((LAST,), {"norms": "eagle3.1"}, "an mtp draft has none of these"),
     ],
 )
 def test_what_heads_have_not_is_refused(layers, recipe, told, tmp_path):

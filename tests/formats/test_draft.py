@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepspec.checkpoint import options
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary, describe, load_config, load_draft, save_draft
@@ -16,7 +17,7 @@ from deepspec.checkpoint.files import checkpoint_folder
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
-from deepspec.formats.recipe import DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft
 from deepspec.plan.rules.published import apart
 from tests.given import golden
@@ -259,19 +260,52 @@ def test_foreign_checkpoint_is_described(tmp_path):
     [
         ({"algorithm": "dflash", "selector_rank": 8}, {}, "selector_rank 8: a dflash draft has none"),
         ({"algorithm": "dflash2", "xpress_rank": 8}, {}, "xpress_rank 8: a dflash2 draft has none"),
-        ({"algorithm": "xpress", "selector_rank": 8}, {}, "selector_rank 8: a xpress draft has none"),
+        ({"algorithm": "xpress", "selector_rank": 8}, {}, "selector_rank 8: an xpress draft has none"),
         ({"algorithm": "dflash"}, {"base_anchor": 1.0}, "base_anchor 1.0: a dflash draft has no refiner"),
         ({"algorithm": "eagle3", "layout": "fill_in"}, {}, "layout fill_in: an eagle3 draft has no blocks"),
         ({"algorithm": "dspark", "norms": "eagle3.1"}, {}, "norms eagle3.1: a dspark draft has none of these"),
         ({"algorithm": "peagle", "norms": "eagle3.1"}, {}, "norms eagle3.1: a peagle draft has none of these"),
         ({"algorithm": "peagle", "layout": "shift"}, {}, "layout shift: a peagle draft has no blocks"),
-        ({"algorithm": "eagle3", "train_embedding": True}, {}, "train_embedding: an eagle3 draft keeps its target's"),
+        (
+            {"algorithm": "eagle3", "train_embedding": True},
+            {},
+            "train_embedding True: an eagle3 draft keeps",
+        ),
         ({"algorithm": "eagle3"}, {"slot_weights": "dpace"}, "slot_weights dpace: an eagle3 draft has no slots"),
+        ({"algorithm": "dspark"}, {"ttt_length": 4}, "ttt_length 4: a dspark draft is trained in one step"),
+        (
+            {"algorithm": "eagle3"},
+            {"depth_ratio": 0.5},
+            "depth_ratio 0.5: an eagle3 draft has no chains",
+        ),
+        ({"algorithm": "dflash", "markov_head": "gated"}, {}, "markov_head gated: a dflash draft has none"),
     ],
 )
 def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
+    def asked():
+        options.check_objective(recipe["algorithm"], Objective(**objective))
+        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
+
     with pytest.raises(SpecError, match=message):
-        new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective(**objective))
+        asked()
+
+
+def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it():
+    every_draft = {
+        "algorithm",
+        "num_layers",
+        "block_size",
+        "markov_rank",
+        "draft_vocab_size",
+        "window",
+        "window_layers",
+    }
+    every_loss = {"num_anchors", "convention", "cross_entropy", "total_variation", "soft_cross_entropy", "forward_kl"}
+    every_loss |= {"reverse_kl", "jensen_shannon", "log_acceptance", "lk_hybrid", "lk_sharpness"}
+    assert set(DraftRecipe.model_fields) == every_draft | set(options.RECIPE)
+    assert set(Objective.model_fields) == every_loss | set(options.OBJECTIVE)
+    for name, (has, _) in {**options.RECIPE, **options.OBJECTIVE}.items():
+        assert any(has(traits) for traits in TRAITS.values()), name
 
 
 @pytest.mark.parametrize(

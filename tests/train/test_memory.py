@@ -23,7 +23,8 @@ ALONE = Cut(ranks=1, micro_batch=1)
 def task_for(site, algorithm="dspark"):
     cache = TargetCache(site.cache, site.placement.scratch)
     shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
-    spec = SMALL.but(global_batch=64, draft=shape, objective={"num_anchors": 8, "ttt_length": 2})
+    steps = {"ttt_length": 2} if algorithm == "eagle3" else {}
+    spec = SMALL.but(global_batch=64, draft=shape, objective={"num_anchors": 8, **steps})
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
     return loop, CacheSplit(cache, "train", 0, 8)
 
