@@ -1,6 +1,9 @@
 """What must be seen first of an engine under load."""
 
+from itertools import groupby
+
 from deepspec.formats.levels import Level, Side
+from deepspec.formats.numbers import Interval, told
 from deepspec.formats.served import UnderLoad
 
 
@@ -14,6 +17,7 @@ def warnings(found: UnderLoad, kind: str, *, decoded_here: bool) -> tuple[str, .
     """
     return (
         *_of_draft(found, kind, decoded_here),
+        *_of_acceptance(found),
         *_of_levels(found),
         *_of_prefixes(found),
     )
@@ -33,6 +37,32 @@ def _of_draft(found: UnderLoad, kind: str, decoded_here: bool) -> list[str]:
     elif not decoded_here:
         told.append("What the engine accepts is held against nothing: no prompt of the evaluation was asked.")
     return told
+
+
+def _of_acceptance(found: UnderLoad) -> list[str]:
+    """Greedy rounds over the same prompts are the same rounds, whatever else the engine does meanwhile."""
+    closed = [each for each in found.levels if each.kind == "closed" and each.accepted is not None]
+    fallen = []
+    for _, levels in groupby(closed, lambda each: each.context):
+        lightest, *others = levels
+        fallen += [(lightest, each) for each in others if _falls(lightest, each)]
+    if not fallen:
+        return []
+    lightest, worst = min(fallen, key=lambda each: _rounds(each[1]).value or 0.0)
+    return [
+        f"What {found.engine} accepts falls with its load: {told(_rounds(worst))} tokens per round at {_named(worst)}, "
+        f"{told(_rounds(lightest))} at {_named(lightest)}. Greedy rounds over the same prompts do not hang on it: "
+        "the engine is to blame. Serve fewer at once, or another version of it."
+    ]
+
+
+def _falls(lightest: Level, other: Level) -> bool:
+    before, now = _rounds(lightest), _rounds(other)
+    return before.low is not None and now.high is not None and now.high < before.low
+
+
+def _rounds(level: Level) -> Interval:
+    return Interval(value=None, low=None, high=None) if level.accepted is None else level.accepted.tokens_per_round
 
 
 def _of_levels(found: UnderLoad) -> list[str]:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from deepspec.formats.levels import Level
 from deepspec.formats.numbers import Interval
 from deepspec.formats.served import ProposedLength, changes
 from deepspec.serving.client import ServedAnswer
@@ -24,7 +25,8 @@ from deepspec.serving.numbers import (
     tokens_per_round,
 )
 from deepspec.serving.proposals import best_for_all, proposals
-from tests.given.published.numbers import level
+from deepspec.serving.warnings import warnings
+from tests.given.published.numbers import interval, level
 
 
 def answer(seconds: float = 1.0, tokens: int = 10, **told) -> ServedAnswer:
@@ -202,3 +204,20 @@ def test_batch_sizes_that_take_as_many_tokens_are_one_entry_for_vllm(under_load)
         ProposedLength(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 4), (2, 4), (4, 2), (8, 0))
     )
     assert under_load().model_copy(update={"proposals": chosen}).schedule() == [[1, 2, 4], [3, 4, 2], [5, 8, 1]]
+
+
+def test_acceptance_that_falls_with_the_load_is_said_with_the_worst_level(under_load):
+    def at(load: int, value: float) -> Level:
+        free = level(load, drafting=10, plain=8)
+        assert free.accepted is not None
+        rounds = free.accepted.model_copy(update={"tokens_per_round": interval(value)})
+        return free.model_copy(update={"accepted": rounds})
+
+    def told(*levels: Level) -> str:
+        return " ".join(warnings(under_load(*levels), "llama.cpp", decoded_here=True))
+
+    assert "falls with its load" not in told(at(1, 1.6), at(2, 1.45), at(4, 1.7))
+    assert (
+        "What fake 7 accepts falls with its load: 1.150 [1.050, 1.250] tokens per round at 8 requests at once, "
+        "1.600 [1.500, 1.700] at 1 requests at once." in told(at(1, 1.6), at(2, 1.45), at(4, 1.2), at(8, 1.15))
+    )
