@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class StoreEntry:
     """What lies under a key."""
 
     size: int
@@ -148,7 +148,7 @@ class Store:
         """Return the keys below a folder key with their sizes in bytes."""
         return {key: found.size for key, found in self.entries(prefix).items()}
 
-    def entries(self, prefix: str) -> dict[str, Stored]:
+    def entries(self, prefix: str) -> dict[str, StoreEntry]:
         """Return the keys below a folder key with their sizes and times."""
         with self._reading(prefix):
             return self._local_entries(prefix) if self.local else self._remote_entries(prefix)
@@ -218,17 +218,17 @@ class Store:
                     return
             raise
 
-    def _local_entries(self, prefix: str) -> dict[str, Stored]:
-        found: dict[str, Stored] = {}
+    def _local_entries(self, prefix: str) -> dict[str, StoreEntry]:
+        found: dict[str, StoreEntry] = {}
         for path in self._path(prefix).rglob("*"):
             with suppress(FileNotFoundError):  # gone since it was listed
                 stat = path.stat()
                 if S_ISREG(stat.st_mode):
                     key = path.relative_to(self.root).as_posix()
-                    found[key] = Stored(size=stat.st_size, modified=stat.st_mtime)
+                    found[key] = StoreEntry(size=stat.st_size, modified=stat.st_mtime)
         return found
 
-    def _remote_entries(self, prefix: str) -> dict[str, Stored]:
+    def _remote_entries(self, prefix: str) -> dict[str, StoreEntry]:
         self._remote.invalidate_cache()
         try:
             found = self._remote.find(self.uri(prefix), detail=True)
@@ -236,7 +236,7 @@ class Store:
             return {}
         start = len(self.root.split("://", 1)[1]) + 1
         return {
-            str(name)[start:]: Stored(size=int(info["size"]), modified=info["LastModified"].timestamp())
+            str(name)[start:]: StoreEntry(size=int(info["size"]), modified=info["LastModified"].timestamp())
             for name, info in found.items()
             if info["type"] == "file"  # a folder whose first key came while it was listed is found as a folder
         }

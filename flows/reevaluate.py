@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from deepspec.catalog import find
 from deepspec.evaluate.again import evaluated_again, scores_of
 from deepspec.store import Store
-from flows.chain import Chain, Step, begin
+from flows.chain import Chain, StageRun, begin
 from flows.choices import Choices
 from infra.site import Site
 from tasks.alert import announce
@@ -21,7 +21,7 @@ from tasks.cancel import cancel_with_parent
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> Step:
+def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> StageRun:
     """Publish scores of a release against today's target, and emit `deepspec.eval.regressed` where they are worse.
 
     Args:
