@@ -189,7 +189,7 @@ def tags_of(plan: Plan) -> tuple[str, ...]:
 
 def chain_of(choices: Choices, site: Site, only: str | None = None) -> Chain:
     """Return the chain of all stages for what was chosen, of which `only` one may be made."""
-    plan = choices.plan()
+    plan = choices.plan
     resolved, site = begin(plan, site, only)
     expected = plan_lines(plan, Store(site.root), resolved.sizes)
     return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan, expected)

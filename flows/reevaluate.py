@@ -32,7 +32,7 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     """
     store = Store(site.root)
     released = find(store, release)
-    plan = choices.but(algorithm=scores_of(store, released).counts["algorithm"]).plan()
+    plan = choices.but(algorithm=scores_of(store, released).counts["algorithm"]).plan
     resolved, site = begin(plan, site, "reevaluate")
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, released, resolved.target, moment)

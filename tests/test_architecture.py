@@ -168,7 +168,7 @@ def test_checks_do_not_load_torch(tmp_path):
     look = (
         "import sys, pathlib; from flows.choices import Choices, choose_site; from infra.known import known; "
         "from deepspec.plan.checks import outcomes; "
-        "plan = Choices(target=sys.argv[1], dataset='demo', benchmarks_dir='demo').plan(); "
+        "plan = Choices(target=sys.argv[1], dataset='demo', benchmarks_dir='demo').plan; "
         "found = outcomes(known(plan, choose_site(sys.argv[1] + '/store'))); "
         "assert {each.state for each in found} == {'ok'}, found; sys.exit('torch' in sys.modules)"
     )
