@@ -11,7 +11,8 @@ from deepspec.artifacts import MANIFEST, Manifest, inputs_digest, lineage, read_
 from deepspec.catalog import addresses, refs
 from deepspec.errors import SpecError
 from deepspec.publish import drop_artifact
-from deepspec.store import Store, StoreEntry, Upload
+from deepspec.store import Store
+from deepspec.store.entries import StoreEntry, Upload
 
 EARLIER = ("continue_from", "warm_start")
 """Fields of a spec that name an earlier artifact of the same kind."""
