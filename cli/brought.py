@@ -27,7 +27,7 @@ def adopted(choices: Choices, site: Site) -> Choices:
     """
     if choices.draft is None or not is_checkpoint(choices.draft):
         return choices
-    source = choices.plan().target
+    source = choices.plan.target
     folder = ready_target(source, source.name).folder
     from deepspec.brought.draft import adopt_spec, lines  # loads torch
 

@@ -42,7 +42,7 @@ def examine(choices: Choices, site: Site, *, as_json: bool = False) -> None:
     Raises:
         InputError: a check failed; all of them are shown first.
     """
-    plan, site = choices.plan(), settled(site, complain if as_json else say)
+    plan, site = choices.plan, settled(site, complain if as_json else say)
     around: dict[str, Callable[[], Seen]] = {
         "machine": lambda: Seen(_machine()),
         "data folder": lambda: disk(check_data_dir()),

@@ -82,7 +82,7 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
     Raises:
         TargetError: the target is on the hub: its folder on the engine's machine has to be given.
     """
-    plan = choices.plan()
+    plan = choices.plan
     if plan.target.on_hub:
         raise TargetError(
             f"target {plan.target.name} is on the hub, and an engine is started with a folder; fetch it where the "

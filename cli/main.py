@@ -210,7 +210,7 @@ def begin(
 
 def run_all(choices: Choices, site: Site) -> None:
     """Build a draft: every stage, fresh ones from the store."""
-    plan = choices.plan()
+    plan = choices.plan
     site = show.check_input(plan, site)
     show.forecast(plan, site)
     start = time.monotonic()
@@ -227,7 +227,7 @@ def run_all(choices: Choices, site: Site) -> None:
 
 def run_stage(name: str, choices: Choices, site: Site) -> None:
     """Make one stage's artifact from the published inputs."""
-    site = show.check_input(choices.plan(), site, name)
+    site = show.check_input(choices.plan, site, name)
     choices = brought.adopted(choices, site)
     from flows.stages import STAGE_FLOWS  # as above
     from infra.server.api import prefect_api
@@ -249,7 +249,7 @@ def show_plan(
     """Show what a run would cost; nothing is spent."""
     if assume and not simulate:
         raise SpecError("--assume says what a simulation takes for given; give --simulate, too")
-    plan = choices.plan()
+    plan = choices.plan
     if hardware:
         plan = plan.but(limits=plan.limits.but(hardware=hardware[0]))
     show.plan(plan, site, hardware or (), assumed=(assume or ()) if simulate else None, as_json=as_json)

@@ -37,7 +37,7 @@ def reevaluate(
     moment = _moment(as_of)
     choices = Choices(target=target, benchmarks_dir=benchmarks_dir)
     site = choose_site(root, device=device, threads=threads)
-    site = show.check_input(choices.plan(), site, "reevaluate")
+    site = show.check_input(choices.plan, site, "reevaluate")
     scores_of(Store(site.root), find(Store(site.root), release))  # a name that leads nowhere is told at once
     from flows.reevaluate import reevaluate as run  # Prefect takes a second to import
     from infra.server.api import prefect_api

@@ -27,7 +27,7 @@ from infra.site import Site
 from infra.terminal import Piece, Styled, complain, say, show_json, show_table
 
 if TYPE_CHECKING:
-    from flows.chain import Step
+    from flows.chain import StageRun
     from flows.draft import Built
 
 
@@ -201,7 +201,7 @@ def summary(built: "Built", site: Site, seconds: float) -> None:
     say(f"total {seconds:.0f} s: {_longest(built)}; {rest:.0f} s beside the stages")
 
 
-def _spent(step: "Step") -> dict[str, Piece]:
+def _spent(step: "StageRun") -> dict[str, Piece]:
     """Return what a stage took: more of the processor than seconds is several cores, less is waiting for others."""
     times = {"seconds": f"{step.seconds:.1f}", "of the processor": f"{step.processor:.1f}"}
     return {"stage": step.stage, "state": step.state, **times}

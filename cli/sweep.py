@@ -47,7 +47,7 @@ def sweep(choices: Choices, site: Site, *, row: list[str] | None, as_json: bool,
     if len(variants) < 2:
         raise SpecError("a sweep of one row; give others with --row 'field=value', such as --row train.optimizer=muon")
     asked = SweepTerms(**terms)
-    site = show.check_input(choices.plan(), site)
+    site = show.check_input(choices.plan, site)
     from flows.sweep import sweep as run  # Prefect takes a second to import: not before the input is checked
     from infra.server.api import prefect_api
 

@@ -11,7 +11,8 @@ from deepspec.artifacts import MANIFEST, Manifest, inputs_digest, lineage, read_
 from deepspec.catalog import addresses, refs
 from deepspec.errors import SpecError
 from deepspec.publish import drop_artifact
-from deepspec.store import Store, Stored, Upload
+from deepspec.store import Store
+from deepspec.store.entries import StoreEntry, Upload
 
 EARLIER = ("continue_from", "warm_start")
 """Fields of a spec that name an earlier artifact of the same kind."""
@@ -98,9 +99,9 @@ def _unreferenced(store: Store, before: float) -> list[tuple[str, str]]:
     return [pair for pair in candidates if _newest(store.entries("/".join(pair))) < before]
 
 
-def _newest(entries: Mapping[str, Stored]) -> float:
+def _newest(entries: Mapping[str, StoreEntry]) -> float:
     return max((entry.modified for entry in entries.values()), default=0.0)
 
 
-def _old(keys: Iterable[str], entries: Mapping[str, Stored], before: float) -> dict[str, int]:
+def _old(keys: Iterable[str], entries: Mapping[str, StoreEntry], before: float) -> dict[str, int]:
     return {key: entries[key].size for key in keys if key in entries and entries[key].modified < before}

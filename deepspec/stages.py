@@ -27,7 +27,7 @@ from deepspec.specs import Spec, address_of
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
 
-Run = Callable[[Any, Mapping[str, Artifact], Out, Placement, Report], dict[str, Any]]
+StageCode = Callable[[Any, Mapping[str, Artifact], Out, Placement, Report], dict[str, Any]]
 """`run(spec, inputs, out, placement, report)` writes files through `out` and returns the counts."""
 
 _Given = TypeVar("_Given")
@@ -64,9 +64,9 @@ class Stage:
         """Import and return the module with the stage's code."""
         return import_module(self.code or f"deepspec.{self.name}.run")
 
-    def run(self) -> Run:
+    def run(self) -> StageCode:
         """Import and return the stage's code."""
-        run: Run = self.room().run
+        run: StageCode = self.room().run
         return run
 
 

@@ -28,7 +28,7 @@ from tasks.shards import make_shards
 from tasks.stages import STAGE_TASKS
 
 
-class Step(BaseModel):
+class StageRun(BaseModel):
     """One stage of a run that is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class Chain:
         self._store = Store(site.root)
         self._expected = expected
         self._page: PrefectReport | None = None
-        self.steps: list[Step] = []
+        self.steps: list[StageRun] = []
 
     def run(self, name: str, *inputs: ArtifactRef, **named: ArtifactRef) -> ArtifactRef:
         """Return what a stage makes: Prefect's cached reference where the store still holds it fresh.
@@ -91,7 +91,7 @@ class Chain:
         ref, name_of_state = state.result(), "Cached" if fresh else state.name or ""
         current = find_fresh(stage, spec, given, self._store) or ref
         spent = {"seconds": time.monotonic() - start, "processor": processor_seconds() - before}
-        self.steps.append(Step(stage=name, state=name_of_state, ref=current, **spent))
+        self.steps.append(StageRun(stage=name, state=name_of_state, ref=current, **spent))
         show_link(name, current)
         self._tell()
         self._site = self._site.model_copy(update={"caps": self._site.caps.at(current.prefix)})
@@ -114,7 +114,7 @@ class Chain:
         """Return the draft: the one named, or the stage's, trained on the cache."""
         return self._named("train") or self.run("train", **self.caches())
 
-    def only(self, stage: str) -> Step:
+    def only(self, stage: str) -> StageRun:
         """Make what one stage makes of what is published, and return the first of its steps."""
         names = [name for name, product in PRODUCTS.items() if product.stage == stage and self._makes(name)]
         for name in names:
@@ -189,7 +189,7 @@ def tags_of(plan: Plan) -> tuple[str, ...]:
 
 def chain_of(choices: Choices, site: Site, only: str | None = None) -> Chain:
     """Return the chain of all stages for what was chosen, of which `only` one may be made."""
-    plan = choices.plan()
+    plan = choices.plan
     resolved, site = begin(plan, site, only)
     expected = plan_lines(plan, Store(site.root), resolved.sizes)
     return Chain(resolved.specs, site, {"cache": plan.dataset.cache, "train": plan.draft}, plan, expected)

@@ -1,6 +1,7 @@
 """What a person says about a run: on the command line, in the form of the UI, or as a deployment's parameters."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ class Choices(Spec):
         """Return a short name for runs: a target's folder without those above it."""
         return f"{Path(self.target).name}-{self.algorithm}"
 
+    @cached_property
     def plan(self) -> Plan:
-        """Return the plan: presets, then what is said here, then the overrides.
+        """Return the plan: presets, then what is said here, then the overrides. It is made once and goes with them.
+
+        A command and the flow that it runs have the same choices, hence one plan. To a deployment choices come as JSON,
+        and it makes its own.
 
         Raises:
             SpecError: names or values that make no sense.

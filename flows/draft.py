@@ -5,7 +5,7 @@ from typing import Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.chain import Step, chain_of
+from flows.chain import StageRun, chain_of
 from flows.choices import Choices
 from infra.site import Site
 from tasks.cancel import cancel_with_parent
@@ -16,7 +16,7 @@ class Built(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: tuple[Step, ...]
+    steps: tuple[StageRun, ...]
 
 
 @flow(

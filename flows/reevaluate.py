@@ -7,7 +7,7 @@ from prefect import flow, runtime
 from deepspec.catalog import find
 from deepspec.evaluate.again import evaluated_again, scores_of
 from deepspec.store import Store
-from flows.chain import Chain, Step, begin
+from flows.chain import Chain, StageRun, begin
 from flows.choices import Choices
 from infra.site import Site
 from tasks.alert import announce
@@ -21,7 +21,7 @@ from tasks.cancel import cancel_with_parent
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> Step:
+def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: datetime | None = None) -> StageRun:
     """Publish scores of a release against today's target, and emit `deepspec.eval.regressed` where they are worse.
 
     Args:
@@ -32,7 +32,7 @@ def reevaluate(choices: Choices, site: Site, release: str = "baseline", as_of: d
     """
     store = Store(site.root)
     released = find(store, release)
-    plan = choices.but(algorithm=scores_of(store, released).counts["algorithm"]).plan()
+    plan = choices.but(algorithm=scores_of(store, released).counts["algorithm"]).plan
     resolved, site = begin(plan, site, "reevaluate")
     moment = as_of or runtime.flow_run.scheduled_start_time or datetime.now(UTC)
     spec, draft = evaluated_again(store, released, resolved.target, moment)

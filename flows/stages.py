@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.chain import Step, chain_of
+from flows.chain import StageRun, chain_of
 from flows.choices import Choices
 from infra.site import Site
 from tasks.cancel import cancel_with_parent
@@ -11,13 +11,13 @@ RUN_NAME = "{choices.label}"
 
 
 @flow(name="prepare", flow_run_name=RUN_NAME, persist_result=False)
-def prepare(choices: Choices, site: Site) -> Step:
+def prepare(choices: Choices, site: Site) -> StageRun:
     """Publish the prompts."""
     return _only("prepare", choices, site)
 
 
 @flow(name="regenerate", flow_run_name=RUN_NAME, persist_result=False)
-def regenerate(choices: Choices, site: Site) -> Step:
+def regenerate(choices: Choices, site: Site) -> StageRun:
     """Publish the target's answers to the published prompts."""
     return _only("regenerate", choices, site)
 
@@ -29,19 +29,19 @@ def regenerate(choices: Choices, site: Site) -> Step:
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def cache(choices: Choices, site: Site) -> Step:
+def cache(choices: Choices, site: Site) -> StageRun:
     """Publish the target's hidden states over the published answers."""
     return _only("cache", choices, site)
 
 
 @flow(name="train", flow_run_name=RUN_NAME, persist_result=False)
-def train(choices: Choices, site: Site) -> Step:
+def train(choices: Choices, site: Site) -> StageRun:
     """Publish a draft fitted to the published cache."""
     return _only("train", choices, site)
 
 
 @flow(name="export", flow_run_name=RUN_NAME, persist_result=False)
-def export(choices: Choices, site: Site) -> Step:
+def export(choices: Choices, site: Site) -> StageRun:
     """Publish the published draft in the forms of the engines."""
     return _only("export", choices, site)
 
@@ -53,19 +53,19 @@ def export(choices: Choices, site: Site) -> Step:
     on_cancellation=[cancel_with_parent],
     on_crashed=[cancel_with_parent],
 )
-def evaluate(choices: Choices, site: Site) -> Step:
+def evaluate(choices: Choices, site: Site) -> StageRun:
     """Publish the scores of the published draft."""
     return _only("evaluate", choices, site)
 
 
 @flow(name="benchmark", flow_run_name=RUN_NAME, persist_result=False)
-def benchmark(choices: Choices, site: Site) -> Step:
+def benchmark(choices: Choices, site: Site) -> StageRun:
     """Publish the speed of the published draft on this machine."""
     return _only("benchmark", choices, site)
 
 
 @flow(name="release", flow_run_name=RUN_NAME, persist_result=False)
-def release(choices: Choices, site: Site) -> Step:
+def release(choices: Choices, site: Site) -> StageRun:
     """Publish the release of the published draft."""
     return _only("release", choices, site)
 
@@ -83,5 +83,5 @@ STAGE_FLOWS = {
 """Stage name -> its flow."""
 
 
-def _only(name: str, choices: Choices, site: Site) -> Step:
+def _only(name: str, choices: Choices, site: Site) -> StageRun:
     return chain_of(choices, site, name).only(name)

@@ -63,10 +63,10 @@ def sweep(
         TrainingError: a variant failed; the leaderboard has all that did not.
     """
     changed = _changed(choices, variants)
-    label_run(tags_of(choices.plan()))
+    label_run(tags_of(choices.plan))
     for every in changed.values():  # before the first one is trained
-        _check(every.plan(), site, terms.by)
-    first = choices.plan().train.seed
+        _check(every.plan, site, terms.by)
+    first = choices.plan.train.seed
     if terms.equal == "seconds":
         paced = Race(list(changed), partial(_trained, changed, site, terms.by))
         paced.run(first)
@@ -76,7 +76,7 @@ def sweep(
     for seed in range(first, first + terms.seeds):
         race.run(seed)
         if terms.timed and seed == first:
-            shapes = {name: _shape(every.plan()) for name, every in changed.items()}
+            shapes = {name: _shape(every.plan) for name, every in changed.items()}
             race.time(shapes, partial(_round_cost, changed, site))
         if not terms.all_seeds:
             race.leave_behind()

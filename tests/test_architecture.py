@@ -1,8 +1,11 @@
 """The import arrows: deployments -> flows -> tasks -> infra -> deepspec, and the house rules inside."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +37,8 @@ class Facts:
     """Whether `trust_remote_code` is anything but False."""
     calls: set[str]
     """Last names of what is called."""
+    types: tuple[str, ...]
+    """Names that it gives to classes, and at its top to types made of others."""
 
 
 @cache
@@ -49,7 +54,17 @@ def facts(path: Path) -> Facts:
         trusts=any(ast.unparse(word.value) != "False" for word in words),
         calls={call.attr for call in called if isinstance(call, ast.Attribute)}
         | {call.id for call in called if isinstance(call, ast.Name)},
+        types=types_of(nodes, path),
     )
+
+
+def types_of(nodes: list[ast.AST], path: Path) -> tuple[str, ...]:
+    """Return the names of classes and of aliases; options of commands, which are typed so, are neither."""
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    tops = [] if name_of(path).startswith("cli/") else nodes[0].body  # type: ignore[attr-defined]
+    targets = [target for node in tops if isinstance(node, ast.Assign) for target in node.targets]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return (*classes, *(name for name in names if re.fullmatch(r"[A-Z]+[a-z]\w*", name)))
 
 
 def imported(node: ast.AST, path: Path) -> list[str]:
@@ -117,6 +132,31 @@ def test_only_the_terminal_prints(path):
     assert not {"print", "echo", "secho"} & facts(path).calls
 
 
+def twice(types: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Return the names that are given more than once, with the modules that give them."""
+    homes = defaultdict(list)
+    for module, names in types.items():
+        for name in names:
+            homes[name].append(module)
+    return {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
+def test_a_name_of_a_type_means_one_thing():
+    """Whoever searches for a class finds it, and nothing else of its name."""
+    assert twice({name_of(path): facts(path).types for path in MODULES}) == {}
+
+
+def test_a_name_that_is_given_twice_is_found():
+    first, second = (ROOT / "deepspec" / name for name in ("first.py", "second.py"))
+    trees = {
+        first: "class Step: ...\nclass Row: ...",
+        second: "Step = tuple[int, int]\nSTEPS = 1\ndef late():\n    class _Row: ...",
+    }
+    found = {name_of(path): types_of(list(ast.walk(ast.parse(text))), path) for path, text in trees.items()}
+    assert found["deepspec/second.py"] == ("_Row", "Step")
+    assert twice(found) == {"Step": ["deepspec/first.py", "deepspec/second.py"]}
+
+
 def test_flows_and_specs_do_not_load_torch():
     code = "import sys, cli.main, flows.draft, deepspec.stages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -128,7 +168,7 @@ def test_checks_do_not_load_torch(tmp_path):
     look = (
         "import sys, pathlib; from flows.choices import Choices, choose_site; from infra.known import known; "
         "from deepspec.plan.checks import outcomes; "
-        "plan = Choices(target=sys.argv[1], dataset='demo', benchmarks_dir='demo').plan(); "
+        "plan = Choices(target=sys.argv[1], dataset='demo', benchmarks_dir='demo').plan; "
         "found = outcomes(known(plan, choose_site(sys.argv[1] + '/store'))); "
         "assert {each.state for each in found} == {'ok'}, found; sys.exit('torch' in sys.modules)"
     )

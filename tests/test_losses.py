@@ -13,7 +13,7 @@ from deepspec.losses.chunked import chunked_loss
 from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.models import whole_head
-from deepspec.models.products import Product, TiledProduct, WideProduct, product_of
+from deepspec.models.products import MatrixProduct, TiledProduct, WideProduct, product_of
 from deepspec.models.whole_head import Whole
 from tests.given.losses import ALL, TERMS, draw_rows, leaves, plain
 
@@ -136,8 +136,8 @@ def test_a_look_multiplies_for_no_gradient(monkeypatch):
     rows, weight = draw_rows()
     called = []
     for name in ("forward", "backward", "accumulate"):
-        real = getattr(Product, name)
-        monkeypatch.setattr(Product, name, lambda *a, _n=name, _r=real, **k: (called.append(_n), _r(*a, **k))[1])
+        real = getattr(MatrixProduct, name)
+        monkeypatch.setattr(MatrixProduct, name, lambda *a, _n=name, _r=real, **k: (called.append(_n), _r(*a, **k))[1])
     with torch.no_grad():
         looked, told = chunked_loss(rows, Head(weight=weight), ALL)
     assert set(called) == {"forward"}
@@ -235,7 +235,7 @@ def _wide(tensor):
 def test_products_of_narrow_weights_agree_either_way(tiled, monkeypatch):
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: not tiled)
     monkeypatch.setattr("deepspec.models.products.TILE_ROWS", 5)
-    check_product(TiledProduct if tiled else Product, rtol=2e-2)
+    check_product(TiledProduct if tiled else MatrixProduct, rtol=2e-2)
 
 
 class _OnCuda(TorchDispatchMode):

@@ -127,7 +127,7 @@ def entries(model: EagleDraft, batch: Batch, supervision: ChainSupervision) -> T
 
 def supervised_places(batch: Tokens, objective: Objective) -> Tensor:
     """Return which positions are supervised, `(B, T)`: by the token that is predicted, or the one that is read."""
-    return batch.ahead(batch.loss_mask, 1 if objective.convention == "speculators" else 2).bool()
+    return batch.ahead(batch.loss_mask, 1 if objective.convention == "speculators" else 2)
 
 
 def _entries(lengths_BT: Tensor, num_depths: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from deepspec.attention.attention import Mask
 from deepspec.attention.split import Ranges, SplitMask
 from deepspec.models.config import WindowForm
 
-Form = Literal["dense", "split", "flex"]
+MaskForm = Literal["dense", "split", "flex"]
 """Dense; or split, its ranges computed in plain arithmetic, or by flex_attention."""
 
 
@@ -32,12 +32,12 @@ class Blocks(NamedTuple):
     window_form: WindowForm = "slot"
 
 
-def form_for(device: torch.device) -> Form:
+def form_for(device: torch.device) -> MaskForm:
     """Return the form of masks on a device."""
     return {"cpu": "dense", "cuda": "flex"}.get(device.type, "split")  # type: ignore[return-value]
 
 
-def blocks_mask(blocks: Blocks, context: int, form: Form = "dense", window: int | None = None) -> Mask:
+def blocks_mask(blocks: Blocks, context: int, form: MaskForm = "dense", window: int | None = None) -> Mask:
     """Return the mask of N blocks of K slots over T context positions followed by all slots.
 
     A slot sees its sample's context strictly before its block's anchor, and its own block in both directions; in a
@@ -67,7 +67,9 @@ def blocks_mask(blocks: Blocks, context: int, form: Form = "dense", window: int 
     return torch.cat([ranges.dense(), own_B1QQ], dim=-1)
 
 
-def steps_mask(starts_BT: Tensor, ends_BT: Tensor, step: int, form: Form = "dense", window: int | None = None) -> Mask:
+def steps_mask(
+    starts_BT: Tensor, ends_BT: Tensor, step: int, form: MaskForm = "dense", window: int | None = None
+) -> Mask:
     """Return Eagle3's mask at one step over the chunks of all steps up to it.
 
     But for the dense one, and those with a window, it is the same for all steps.
@@ -97,7 +99,7 @@ def chains_mask(
     ends_BT: Tensor,
     anchors_BN: Tensor,
     firsts_BN: Tensor,
-    form: Form = "dense",
+    form: MaskForm = "dense",
     window: int | None = None,
 ) -> Mask:
     """Return P-EAGLE's mask of T positions and the N mask tokens behind some of them, over both.
@@ -132,5 +134,5 @@ def _near(starts: Tensor, places: Tensor, window: int | None) -> Tensor:
     return starts if window is None else torch.maximum(starts, places - (window - 1))
 
 
-def _split(ranges: Ranges, slots: int | None, form: Form) -> SplitMask:
+def _split(ranges: Ranges, slots: int | None, form: MaskForm) -> SplitMask:
     return SplitMask(ranges, slots, ranges.blocks() if form == "flex" else None)

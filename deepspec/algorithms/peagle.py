@@ -89,10 +89,10 @@ class PEagle:
         for places, keep in position_groups(begins, most):
             chosen, (row, column) = torch.zeros_like(begins), keep.nonzero(as_tuple=True)
             chosen[row, places[row, column]] = True
-            first = going = (batch.ahead(chosen, 1) & batch.ahead(batch.loss_mask, 2)).bool()
+            first = going = batch.ahead(chosen, 1) & batch.ahead(batch.loss_mask, 2)
             lengths = torch.zeros_like(batch.input_ids)
             for depth in range(1, num_depths):
-                going = going & batch.ahead(batch.loss_mask, depth + 2).bool()
+                going = going & batch.ahead(batch.loss_mask, depth + 2)
                 lengths += going
             supervision = self.supervise_chains(model.config, Objective(), batch, (first, lengths))
             order, tokens = supervision.order, _tokens(batch, supervision)

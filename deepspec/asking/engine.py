@@ -135,5 +135,5 @@ def _names_states(reply: Response) -> bool:
     return isinstance(told, Mapping) and bool(told.get("hidden_states_path"))
 
 
-Asked = Dispatcher[Engine, Question, Answer]
+AskedEngines = Dispatcher[Engine, Question, Answer]
 """Several of them."""

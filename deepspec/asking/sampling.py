@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from deepspec.specs import Spec
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sampling(Spec):
@@ -28,7 +28,7 @@ class Sampling(Spec):
     """Subtracted from the logits of tokens generated before; 0 is off."""
     max_tokens: int = Field(default=2048, gt=0)
     """Longest answer of one turn; longer ones are cut, kept, marked and counted."""
-    thinking: Literal["off", "on"] | Share = "off"
+    thinking: Literal["off", "on"] | Probability = "off"
     """Whether the target thinks before it answers, where its template knows a switch; a number is the share of rows
     that do."""
     chat_template_kwargs: dict[str, Any] | None = None

@@ -26,7 +26,7 @@ from deepspec.attention.flex import flex
 TILE = 128
 """Queries and positions of a block that flex_attention computes or skips as a whole."""
 
-Part = tuple[Tensor, Tensor]
+Attended = tuple[Tensor, Tensor]
 """What was read, `(B, H, Q, d)`, and the logarithm of the softmax's normaliser, `(B, H, Q)` fp32."""
 
 
@@ -125,14 +125,14 @@ def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask
     return merged(parts) if len(parts) > 1 else parts[0][0]
 
 
-def merged(parts: Sequence[Part]) -> Tensor:
+def merged(parts: Sequence[Attended]) -> Tensor:
     """Return what is read of all parts together; a part of which a query sees nothing has the normaliser −inf."""
     weights = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)
     read = sum(weight[..., None] * out for weight, (out, _) in zip(weights, parts, strict=True))
     return torch.as_tensor(read).to(parts[0][0].dtype)
 
 
-def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, BlockMask | None], scale: float) -> Part:
+def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, BlockMask | None], scale: float) -> Attended:
     """Return what each query reads of a range of positions."""
     ranges, blocks = seen
     if blocks is None:
@@ -148,7 +148,7 @@ def spare_of(size: int) -> int:
     return -(-size // TILE) * TILE - size
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Part:
+def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:
     """Return attention with its normaliser in plain arithmetic; a query that sees nothing reads 0.
 
     Args:
@@ -168,7 +168,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float)
     return read.view(shape), lse
 
 
-def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Part:
+def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Attended:
     """Return what each slot reads of its block."""
     size = (-1, mask.slots or 1)
     query_BGhNKd = _cut(_grouped(query, key.shape[1]), 3, size)
@@ -183,7 +183,7 @@ def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale
     return read.flatten(3, 4).flatten(1, 2), lse.flatten(3, 4).flatten(1, 2)
 
 
-def _own_chunks(query: Tensor, key: Tensor, value: Tensor, _: Any, scale: float) -> Part:
+def _own_chunks(query: Tensor, key: Tensor, value: Tensor, _: Any, scale: float) -> Attended:
     """Return what each query reads of the entries at its own place in later chunks."""
     size = (-1, query.shape[2])
     query_BGhQd = _grouped(query, key.shape[1])

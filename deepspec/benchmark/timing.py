@@ -11,7 +11,7 @@ from deepspec.rounds.decoded import Prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class TimedPass:
     """One pass over the prompts. Reading the prompts is timed apart: it costs both sides the same."""
 
     seconds: float
@@ -38,7 +38,7 @@ class Run:
         return self.seconds / self.passes
 
 
-def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> Run:
+def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> TimedPass:
     """Decode the prompts once and return where the time went."""
     before, passes = dict(decoder.clock.seconds), decoder.passes
     start = time.perf_counter()
@@ -49,7 +49,7 @@ def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> Run:
     seconds = whole - prefill
     shares = {name: part / seconds for name, part in spent.items()}
     rounds = sum(len(each.rounds) for each in decoded)
-    return Run(
+    return TimedPass(
         seconds=seconds,
         prefill=prefill,
         shares={**shares, "other": 1 - sum(shares.values())},

@@ -24,6 +24,7 @@ from deepspec.formats.tensor_heads import is_file, listed, read_object
 from deepspec.records.batch import Record, supervises
 from deepspec.specs import canonical_json
 from deepspec.target.layers import check_layers
+from deepspec.target_cache.codec import Bytes
 from deepspec.target_cache.sizes import MIB
 
 MANIFEST, ROWS = "manifest.json", "samples.idx"
@@ -35,8 +36,6 @@ _INDEX = np.dtype([("sample", "<u8"), ("shard", "<u4"), ("length", "<u4"), ("off
 _LONGEST = 1 << 31
 _WIDEST, _DEEPEST = 1 << 20, 1 << 10
 """Hidden size and number of layers that no model passes, so that no product of them overflows."""
-
-Bytes = NDArray[np.uint8]
 
 
 class _Shard(BaseModel):

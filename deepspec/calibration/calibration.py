@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepspec.rounds.decoded import Decoded
-
-Floats = NDArray[np.float64]
+from deepspec.rounds.measure import Floats
 
 BINS = 20
 """Of width 0.05."""

@@ -53,7 +53,7 @@ _ELSEWHERE = frozenset(
 
 Messages = Sequence[Mapping[str, Any]]
 
-Render = Callable[[Messages, Messages | None, Mapping[str, Any], date], str]
+RenderOnDay = Callable[[Messages, Messages | None, Mapping[str, Any], date], str]
 """`render(messages, tools, variables, day)` with the clock at noon of a day."""
 
 _USER, _SYSTEM = {"role": "user", "content": "x"}, {"role": "system", "content": "y"}
@@ -94,7 +94,7 @@ def codes(day: date) -> dict[str, str]:
     return {**bare, **plain}
 
 
-def clock_of(template: str, render: Render) -> Clock | None:
+def clock_of(template: str, render: RenderOnDay) -> Clock | None:
     """Return how a template reads the clock; None where it does not.
 
     Args:
@@ -112,7 +112,7 @@ def clock_of(template: str, render: Render) -> Clock | None:
     return Clock(variable=None)
 
 
-def _keeps_from_clock(clock: Clock, render: Render) -> bool:
+def _keeps_from_clock(clock: Clock, render: RenderOnDay) -> bool:
     """Return whether a template prints the date elsewhere, and not once it is told one by its variable."""
     later = DATE + timedelta(days=40)
     today = [_rendered(render, probe, {}, DATE) for probe in _PROBES]
@@ -121,7 +121,7 @@ def _keeps_from_clock(clock: Clock, render: Render) -> bool:
     return told == today != untold
 
 
-def _rendered(render: Render, probe: tuple[Messages, Messages | None], told: Mapping[str, Any], day: date) -> str:
+def _rendered(render: RenderOnDay, probe: tuple[Messages, Messages | None], told: Mapping[str, Any], day: date) -> str:
     try:
         with one_row("template_refuses"):
             return render(*probe, told, day)

@@ -4,25 +4,23 @@ Engines find out which of the two a template reads and give it that (vLLM, SGLan
 reads both is given text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
+from deepspec.chat.answered import ChatMessage
 from deepspec.errors import RowError
 from deepspec.lines.bad_rows import one_row
-
-Message = Mapping[str, Any]
 
 _SAID = "probed words"
 
 
-def in_parts(message: Message) -> Message:
+def in_parts(message: ChatMessage) -> ChatMessage:
     """Return a message whose text is a part of type `text`; content that is none stays as it is."""
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
-def reads_parts(render: Callable[[Sequence[Message]], str]) -> bool:
+def reads_parts(render: Callable[[Sequence[ChatMessage]], str]) -> bool:
     """Return whether a template must be given parts: of text it leaves out what a user says, or fails.
 
     Args:
@@ -32,7 +30,7 @@ def reads_parts(render: Callable[[Sequence[Message]], str]) -> bool:
     return not _shows(render, asked) and _shows(render, in_parts(asked))
 
 
-def _shows(render: Callable[[Sequence[Message]], str], message: Message) -> bool:
+def _shows(render: Callable[[Sequence[ChatMessage]], str], message: ChatMessage) -> bool:
     with suppress(RowError), one_row("template_refuses"):
         return _SAID in render([message])
     return False

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 
-from deepspec.chat.answered import Message
+from deepspec.chat.answered import ChatMessage
 from deepspec.chat.rendering import Renderer, TemplateTold
 from deepspec.chat.tool_calls import probe_of_a_call
 from deepspec.errors import RowError, TargetError
 from deepspec.lines.bad_rows import one_row
 
 _SAID = "probed words"
-_USER: Message = {"role": "user", "content": "x"}
-_ANSWER: Message = {"role": "assistant", "content": _SAID}
-_RESULT: Message = {"role": "tool", "tool_call_id": "call00000", "name": "probe", "content": "z"}
+_USER: ChatMessage = {"role": "user", "content": "x"}
+_ANSWER: ChatMessage = {"role": "assistant", "content": _SAID}
+_RESULT: ChatMessage = {"role": "tool", "tool_call_id": "call00000", "name": "probe", "content": "z"}
 
 
 class Endings:

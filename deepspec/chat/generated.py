@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from deepspec.chat.answered import Answered, Message, Turn
+from deepspec.chat.answered import Answered, ChatMessage, Turn
 from deepspec.chat.clock import DATE
 from deepspec.chat.endings import Endings
 from deepspec.chat.faithful import Signs, before_stop, generated_text, marks_in, unrepeated
@@ -162,7 +162,7 @@ class TurnReader:
         stop = self._renderer.decoded([self.endings.of_text])
         return self._rewritten(f"renders an answered turn, up to {stop}, unlike the answer as given")
 
-    def _rendered(self, answered: Answered, messages: Sequence[Message], *, answer_next: bool) -> Text:
+    def _rendered(self, answered: Answered, messages: Sequence[ChatMessage], *, answer_next: bool) -> Text:
         told = TemplateTold(switches=answered.switches, tools=answered.tools, day=answered.day or DATE)
         try:
             with one_row("template_refuses"):

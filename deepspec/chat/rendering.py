@@ -6,7 +6,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from deepspec.chat.answered import Message
+from deepspec.chat.answered import ChatMessage
 from deepspec.chat.clock import CODES, DATE, READS_CLOCK, Clock, clock_of, codes, frozen
 from deepspec.chat.content_parts import in_parts, reads_parts
 from deepspec.chat.faithful import Signs
@@ -19,7 +19,7 @@ class TemplateTold:
 
     switches: Mapping[str, Any]
     """Variables, `enable_thinking` among them."""
-    tools: Sequence[Message] | None = None
+    tools: Sequence[ChatMessage] | None = None
     """Tool descriptions."""
     day: date = DATE
     """The date on which its clock stands still, at noon."""
@@ -38,7 +38,7 @@ class Renderer:
         self._reads_text: dict[str, bool] = {}
         self._reads_parts: dict[str, bool] = {}
 
-    def text(self, messages: Sequence[Message], told: TemplateTold, *, answer_next: bool) -> str:
+    def text(self, messages: Sequence[ChatMessage], told: TemplateTold, *, answer_next: bool) -> str:
         """Return what the template makes of messages.
 
         Args:
@@ -53,7 +53,7 @@ class Renderer:
         text: str = self._applied(*self._prepared(messages, told), told, answer_next=answer_next)
         return text
 
-    def prompt_ids(self, messages: Sequence[Message], told: TemplateTold) -> list[int]:
+    def prompt_ids(self, messages: Sequence[ChatMessage], told: TemplateTold) -> list[int]:
         """Return the token ids of messages with the generation prompt; arguments and errors are those of `text`."""
         ids: list[int] = self._applied(*self._prepared(messages, told), told, answer_next=True, tokenize=True)
         return ids
@@ -79,7 +79,10 @@ class Renderer:
         """Return how the template reads the clock; None where it does not."""
 
         def render(
-            messages: Sequence[Message], tools: Sequence[Message] | None, variables: Mapping[str, Any], day: date
+            messages: Sequence[ChatMessage],
+            tools: Sequence[ChatMessage] | None,
+            variables: Mapping[str, Any],
+            day: date,
         ) -> str:
             told = TemplateTold(switches={**variables, "enable_thinking": False}, tools=tools, day=day)
             return self.text(messages, told, answer_next=True)
@@ -102,7 +105,7 @@ class Renderer:
         if template not in self._reads_text:
             told = {"enable_thinking": False}
 
-            def render(messages: Sequence[Message], tools: Sequence[Message] | None) -> str:
+            def render(messages: Sequence[ChatMessage], tools: Sequence[ChatMessage] | None) -> str:
                 given = self._contents(template, messages)
                 text: str = self._applied(template, given, TemplateTold(switches=told, tools=tools), answer_next=False)
                 return text
@@ -110,7 +113,7 @@ class Renderer:
             self._reads_text[template] = reads_text(render)
         return self._reads_text[template]
 
-    def _prepared(self, messages: Sequence[Message], told: TemplateTold) -> tuple[str, Sequence[Message]]:
+    def _prepared(self, messages: Sequence[ChatMessage], told: TemplateTold) -> tuple[str, Sequence[ChatMessage]]:
         """Return the template for messages, and these with contents and arguments in the form that it reads."""
         template = self._template(told.tools)
         given = self._contents(template, messages)
@@ -119,10 +122,10 @@ class Renderer:
         as_text = self._wants_text(template)
         return template, [with_arguments(message, as_text=as_text) for message in given]
 
-    def _contents(self, template: str, messages: Sequence[Message]) -> Sequence[Message]:
+    def _contents(self, template: str, messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
         if template not in self._reads_parts:
 
-            def render(probe: Sequence[Message]) -> str:
+            def render(probe: Sequence[ChatMessage]) -> str:
                 text: str = self._applied(
                     template, probe, TemplateTold(switches={"enable_thinking": False}), answer_next=False
                 )
@@ -134,7 +137,7 @@ class Renderer:
     def _applied(
         self,
         template: str,
-        messages: Sequence[Message],
+        messages: Sequence[ChatMessage],
         told: TemplateTold,
         *,
         answer_next: bool,
@@ -152,7 +155,7 @@ class Renderer:
             **{**switches, "add_generation_prompt": answer_next},
         )
 
-    def _template(self, tools: Sequence[Message] | None) -> str:
+    def _template(self, tools: Sequence[ChatMessage] | None) -> str:
         """Return the template's text: of several, the one that transformers takes with or without tools."""
         text: str = self._tokenizer.get_chat_template(None, None if tools is None else list(tools))
         return text

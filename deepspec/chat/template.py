@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from deepspec.chat.answered import Answered, Message, name_of, read_answered
+from deepspec.chat.answered import Answered, ChatMessage, name_of, read_answered
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.generated import TurnReader
 from deepspec.chat.rendering import Renderer, TemplateTold
@@ -69,10 +69,10 @@ class ChatTemplate:
 
     def prompt_ids(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[ChatMessage],
         *,
         thinking: bool = False,
-        tools: Sequence[Message] | None = None,
+        tools: Sequence[ChatMessage] | None = None,
         switches: Mapping[str, Any] | None = None,
         day: date = DATE,
     ) -> list[int]:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from deepspec.chat.answered import ChatMessage
 from deepspec.errors import RowError
 from deepspec.lines.bad_rows import one_row
 
-Message = Mapping[str, Any]
-
-Render = Callable[[Sequence[Message], Sequence[Message] | None], str]
+Render = Callable[[Sequence[ChatMessage], Sequence[ChatMessage] | None], str]
 """`render(messages, tools)` with arguments as they stand there."""
 
 _ARGUMENTS = {"probed_key": "probed value"}
@@ -29,12 +28,12 @@ _TOOL = {
 }
 
 
-def probe_of_a_call() -> tuple[Message, Sequence[Message], str]:
+def probe_of_a_call() -> tuple[ChatMessage, Sequence[ChatMessage], str]:
     """Return a message that calls a tool, the tools that it was told of, and the value of the call's one argument."""
     return _probe(_ARGUMENTS), [_TOOL], _ARGUMENTS["probed_key"]
 
 
-def with_arguments(message: Message, *, as_text: bool) -> Message:
+def with_arguments(message: ChatMessage, *, as_text: bool) -> ChatMessage:
     """Return a message whose calls have arguments in the form that a template reads.
 
     Args:
@@ -139,14 +138,14 @@ def _as_text(arguments: Any) -> str:
     return json.dumps(_as_object(arguments), ensure_ascii=False)
 
 
-def _probe(arguments: Any) -> Message:
+def _probe(arguments: Any) -> ChatMessage:
     call = {"id": "call00000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def _rendered(render: Render, arguments: Any) -> str | None:
     """Return what a template makes of a call, with a tool declared or without one; None where it refuses it."""
-    messages: list[Message] = [{"role": "user", "content": "x"}, _probe(arguments)]
+    messages: list[ChatMessage] = [{"role": "user", "content": "x"}, _probe(arguments)]
     for tools in ([_TOOL], None):
         with suppress(RowError), one_row("template_refuses"):
             return render(messages, tools)

@@ -9,11 +9,10 @@ from typing import Any, get_args
 from deepspec.checkpoint.checks import check, parts_of
 from deepspec.errors import CheckpointError, TargetError
 from deepspec.families import TargetShape, read
+from deepspec.families.rope import Config
 from deepspec.families.shipped import with_heads
-from deepspec.formats.recipe import TRAITS, AlgorithmName, MarkovHead
+from deepspec.formats.recipe import TRAITS, AlgorithmName, MarkovHeadKind
 from deepspec.models.config import DraftConfig, EagleNorms, WindowForm
-
-Config = Mapping[str, Any]
 
 STYLES: Mapping[str, str] = {"qwen3": "Qwen3", "llama": "Llama", "gemma4": "Gemma4"}
 """Style of the block -> beginning of the architecture's name."""
@@ -124,8 +123,8 @@ def _algorithm(kind: str, rank: int, confident: bool) -> AlgorithmName:
     return next(name for name in of_kind if not TRAITS[name].heads or rank or confident)
 
 
-def _markov_head(config: Config) -> MarkovHead:
-    head: MarkovHead = _one_of(config, "markov_head_type", "vanilla", get_args(MarkovHead))
+def _markov_head(config: Config) -> MarkovHeadKind:
+    head: MarkovHeadKind = _one_of(config, "markov_head_type", "vanilla", get_args(MarkovHeadKind))
     return head
 
 

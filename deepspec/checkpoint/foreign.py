@@ -10,13 +10,13 @@ from deepspec.checkpoint.checks import CONVOLVED, REFINED, parts_of
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
 from deepspec.errors import CheckpointError, UnknownNameError
 from deepspec.families.installed import defaults_of
+from deepspec.families.rope import Config
 from deepspec.families.shipped import head_style
 from deepspec.formats.recipe import TRAITS, AlgorithmName, Objective
 
 if TYPE_CHECKING:  # a plan reads configs, and does without torch
     from torch import Tensor
 
-Config = Mapping[str, Any]
 
 SPECFORGE = "LlamaForCausalLMEagle3"
 """Architecture of SpecForge's Eagle3, and of SGLang's."""

@@ -16,7 +16,7 @@ from deepspec.decoding.fitting import USUAL
 from deepspec.decoding.graphs import Recorder
 from deepspec.decoding.recorded import FixedRounds, RecordedWork
 from deepspec.decoding.round import RoundWork, read
-from deepspec.decoding.running import Row, Running
+from deepspec.decoding.running import Running, RunningSequence
 from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.kv.fixed import span_of
 from deepspec.proposers.propose import Proposer
@@ -103,7 +103,7 @@ class Decoder:
             first = self._first(logits, noise)
             draft.commit(states, _tokens_read(prompts, first), cache.lengths)
         limit = self._settings.max_new_tokens
-        rows = [Row(prompt=prompt, limit=limit, stop_ids=self._stop_ids) for prompt in prompts]
+        rows = [RunningSequence(prompt=prompt, limit=limit, stop_ids=self._stop_ids) for prompt in prompts]
         for row, token in zip(rows, first.tolist(), strict=True):
             row.extend([token])
         return Running(rows=rows, cache=cache, draft=draft, noise=noise, current=first)

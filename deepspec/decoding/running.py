@@ -14,7 +14,7 @@ from deepspec.rounds.decoded import Decoded, FinishReason, Prompt, Round
 
 
 @dataclass(kw_only=True, slots=True)
-class Row:
+class RunningSequence:
     """One sequence on its way."""
 
     prompt: Prompt
@@ -67,7 +67,7 @@ class Row:
 class Running:
     """Rows that are decoded together."""
 
-    rows: list[Row]
+    rows: list[RunningSequence]
     cache: Memory
     """The target's."""
     draft: ProposerRows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepspec.decoding.fitting import USUAL, fitting_rows
 from deepspec.kv.fixed import FixedCache
-from deepspec.kv.memory import Way
+from deepspec.kv.memory import ReadingWay
 from deepspec.kv.readers import reader_for
 from deepspec.proposers.propose import Proposer
 from deepspec.target.load import Target
@@ -49,7 +49,7 @@ class TargetRows:
         self._reader = reader_for(target, tuple(layers), fused=fused)
 
     @property
-    def way(self) -> Way:
+    def way(self) -> ReadingWay:
         """Return how it reads behind what it remembers (readers.py)."""
         return self._reader.way
 

@@ -17,7 +17,7 @@ from deepspec.evaluate.filled import filled, kind_of
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.evaluate.questions import Dialogue, ask
 from deepspec.evaluate.scoring import Subject, Traces, score
-from deepspec.evaluate.shards import Role, Shard, shards, spread
+from deepspec.evaluate.shards import Shard, ShardRole, shards, spread
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.evaluate.untrained import untrained_draft
 from deepspec.formats.questions import BenchmarkQuestion
@@ -219,13 +219,13 @@ class Evaluation:
         """Compare first turns decoded at temperature 0, taken in turn from all benchmarks, with the target alone."""
         if not self._spec.lossless_samples:
             return None
-        role: Role = "benchmark" if 0.0 in self._spec.temperatures else "lossless"
+        role: ShardRole = "benchmark" if 0.0 in self._spec.temperatures else "lossless"
         decoded = {each.sample_id: each for each in found.of(role, 0.0)}
         chosen = spread(self._asked(role, 0.0), self._spec.lossless_samples, lambda each: _first(each) in decoded)
         self._report.log(f"checking {len(chosen)} samples against the target alone")
         return check_lossless(self.pair.target, ((self._prompt(each), decoded[_first(each)]) for each in chosen))
 
-    def _asked(self, role: Role, temperature: float) -> dict[str, list[BenchmarkQuestion]]:
+    def _asked(self, role: ShardRole, temperature: float) -> dict[str, list[BenchmarkQuestion]]:
         """Return the questions asked for a purpose at a temperature, by the name of their benchmark or purpose."""
         found: dict[str, list[BenchmarkQuestion]] = {}
         for shard in self.shards:

@@ -12,8 +12,8 @@ from typing import Literal
 
 from deepspec.formats.questions import BenchmarkQuestion
 
-Kind = Literal["texts", "records"]
-KINDS: tuple[Kind, ...] = ("texts", "records")
+MaterialKind = Literal["texts", "records"]
+KINDS: tuple[MaterialKind, ...] = ("texts", "records")
 
 INTRO = "Here are some notes. They need no answer.\n\n"
 OUTRO = "\n\nThis is what I want to know:\n"
@@ -24,13 +24,18 @@ _WORDS = (
 )  # fmt: skip
 
 
-def kind_of(place: int, benchmarks: int) -> Kind:
+def kind_of(place: int, benchmarks: int) -> MaterialKind:
     """Return the kind of material before a question, by its place among those taken in turn from some benchmarks."""
     return KINDS[(place + place // benchmarks) % len(KINDS)]
 
 
 def filled(
-    question: BenchmarkQuestion, kind: Kind, texts: Sequence[str], length: int, tokens: Callable[[str], int], seed: int
+    question: BenchmarkQuestion,
+    kind: MaterialKind,
+    texts: Sequence[str],
+    length: int,
+    tokens: Callable[[str], int],
+    seed: int,
 ) -> BenchmarkQuestion:
     """Return a question's first turn, its prompt filled with whole lines of material to no more than a length.
 

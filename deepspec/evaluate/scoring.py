@@ -12,7 +12,7 @@ from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.scores import BenchmarkScore, CalibrationScore, ContextScore, LosslessCheck, Scores, decoded_of
 from deepspec.rounds.decoded import Decoded
 
-Key = tuple[str, str, float]
+ScoreKey = tuple[str, str, float]
 """Role, name, temperature."""
 
 
@@ -20,11 +20,11 @@ Key = tuple[str, str, float]
 class Traces:
     """Decoded samples by what they are for."""
 
-    samples: dict[Key, list[Decoded]] = field(default_factory=dict)
-    questions: dict[Key, int] = field(default_factory=dict)
-    too_long: dict[Key, int] = field(default_factory=dict)
+    samples: dict[ScoreKey, list[Decoded]] = field(default_factory=dict)
+    questions: dict[ScoreKey, int] = field(default_factory=dict)
+    too_long: dict[ScoreKey, int] = field(default_factory=dict)
 
-    def add(self, key: Key, rows: Iterable[Mapping[str, Any]], questions: int, too_long: int) -> None:
+    def add(self, key: ScoreKey, rows: Iterable[Mapping[str, Any]], questions: int, too_long: int) -> None:
         """Add the rows of one trace file."""
         self.samples.setdefault(key, []).extend(decoded_of(row) for row in rows)
         self.questions[key] = self.questions.get(key, 0) + questions

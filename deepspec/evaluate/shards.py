@@ -14,7 +14,7 @@ from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.messages.conversations import published_prompts, user_texts
 from deepspec.placement import Placement
 
-Role = Literal["benchmark", "lossless", "untrained", "calibration", "context"]
+ShardRole = Literal["benchmark", "lossless", "untrained", "calibration", "context"]
 """What traces are for: scores; the lossless check where no benchmark is decoded at temperature 0; comparison with a
 fresh draft; fitting confidence temperatures; what a long context does."""
 
@@ -23,7 +23,7 @@ fresh draft; fitting confidence temperatures; what a long context does."""
 class Shard:
     """Questions that are decoded together."""
 
-    role: Role
+    role: ShardRole
     name: str
     """Of the benchmark; of the role where it is no benchmark's."""
     temperature: float
@@ -138,5 +138,5 @@ def _ancestor(artifact: Artifact, kinds: tuple[str, ...], scratch: Path) -> Arti
     return artifact
 
 
-def _extra(role: Role, temperature: float, rows: list[BenchmarkQuestion]) -> Shard:
+def _extra(role: ShardRole, temperature: float, rows: list[BenchmarkQuestion]) -> Shard:
     return Shard(role=role, name=role, temperature=temperature, questions=tuple(rows))

@@ -1,13 +1,13 @@
 """What changes the exports: the forms asked for, and the name under which engines know the target."""
 
-from deepspec.forms.names import Form
+from deepspec.forms.names import FormName
 from deepspec.specs import Spec
 
 
 class ExportSpec(Spec):
     """Write the draft in the forms of engines; a form that cannot express it is refused by name and counted."""
 
-    forms: tuple[Form, ...] = ("deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp")
+    forms: tuple[FormName, ...] = ("deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp")
     """Which forms are written."""
     target: str = ""
     """Hub id or name of the target as the engines will load it; empty: the one in the draft's config."""

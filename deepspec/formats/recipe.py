@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from deepspec.specs import Spec
 
 AlgorithmName = Literal["dspark", "dflash", "dflash2", "xpress", "eagle3", "peagle", "mtp"]
-MarkovHead = Literal["vanilla", "gated", "rnn"]
+MarkovHeadKind = Literal["vanilla", "gated", "rnn"]
 Layout = Literal["shift", "fill_in"]
 """Which token slot k of a block behind anchor i proposes: i + k + 1; or i + k, and the first slot none."""
 
@@ -91,7 +91,7 @@ class DraftRecipe(Spec):
     layout: Layout | None = None
     """Which token a slot proposes; None: fill_in for dflash2 and xpress, as engines serve them; shift for dspark and
     dflash."""
-    markov_head: MarkovHead = "vanilla"
+    markov_head: MarkovHeadKind = "vanilla"
     markov_rank: int = Field(default=256, ge=0)
     """Rank of the Markov head; 0: none (dspark)."""
     confidence_head: bool = True

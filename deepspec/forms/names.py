@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-Form = Literal["deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp"]
+FormName = Literal["deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp"]
 
 EAGLE_LAYERS = 3
 """Captured layers that an Eagle3 draft has in the forms of `OF_EAGLE_LAYERS`."""
-OF_EAGLE_LAYERS: tuple[Form, ...] = ("sglang", "llama.cpp")
+OF_EAGLE_LAYERS: tuple[FormName, ...] = ("sglang", "llama.cpp")

@@ -16,13 +16,13 @@ _LOOKS = 8
 """One part of so many of the room is for held-out samples, which looks read between steps."""
 
 T = TypeVar("T")
-Made = TypeVar("Made", covariant=True)
+Made_co = TypeVar("Made_co", covariant=True)
 
 
-class Coming(Protocol[Made]):
+class Coming(Protocol[Made_co]):
     """What is being made, as a future is."""
 
-    def result(self) -> Made:
+    def result(self) -> Made_co:
         """Return it, waiting for it."""
 
     def done(self) -> bool:

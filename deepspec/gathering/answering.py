@@ -19,7 +19,7 @@ from deepspec.gathering.kept_answers import KeptAnswers, drop_kept
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.specs import TargetId
-from deepspec.states.client import Given, path_in, states_of
+from deepspec.states.client import SampleStates, path_in, states_of
 from deepspec.states.drawn import Drawn
 from deepspec.states.file import check_told, delete, read, written
 from deepspec.states.staging import Staging
@@ -150,11 +150,11 @@ class WithStates:
         wanted = self._answering.wanted
         states = await asyncio.to_thread(read, await self._file(ids), ids, wanted, self._label)
         given = await states_of(client, ids, wanted, self._answering.staging, anew=True)
-        answered = Given(states=states[prompt:], tops={}, label=self._label)
+        answered = SampleStates(states=states[prompt:], tops={}, label=self._label)
         await asyncio.to_thread(self._answering.proof.of_decoding, answered, given.states[prompt:])
         await asyncio.to_thread(self._answering.proof.of_engine, given)
         await asyncio.to_thread(self._answering.proof.of_target, given, ids)
-        before = Given(states=given.states[prompt - 1 :], tops={}, label=self._label)
+        before = SampleStates(states=given.states[prompt - 1 :], tops={}, label=self._label)
         return await asyncio.to_thread(self._answering.proof.of_drawing, before, ids[prompt:], temperature)
 
     async def __aenter__(self) -> Self:

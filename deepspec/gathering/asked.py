@@ -10,8 +10,8 @@ from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.states.digest import digest_of
-from deepspec.states.finish import finish_of
 from deepspec.states.proof import Proof
+from deepspec.states.target_end import target_end
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
 
@@ -75,4 +75,4 @@ def proof_of(spec: Named, target: Target, layers: Sequence[int]) -> Proof:
         quantization=spec.engine_quantization or (None if target.quantization else ""),
         model=digest_of(target.folder),
     )
-    return Proof(wanted=wanted, finish=finish_of(target), target=None if target.embed_weight.is_meta else target)
+    return Proof(wanted=wanted, end=target_end(target), target=None if target.embed_weight.is_meta else target)

@@ -23,29 +23,29 @@ PROBE_TOKENS = 256
 """Longest of them."""
 TICK_SECONDS = 1.0
 
-QuestionT = TypeVar("QuestionT", contravariant=True)
-AnswerT = TypeVar("AnswerT", bound=Counted, covariant=True)
+AskedT_contra = TypeVar("AskedT_contra", contravariant=True)
+GivenT_co = TypeVar("GivenT_co", bound=Counted, covariant=True)
 
 
-class Gives(Protocol[QuestionT, AnswerT]):
+class Gives(Protocol[AskedT_contra, GivenT_co]):
     """A client of one engine that gives states."""
 
     @property
     def label(self) -> str:
         """Return the engine's name for people."""
 
-    async def ask(self, ids: QuestionT, /) -> AnswerT:
+    async def ask(self, ids: AskedT_contra, /) -> GivenT_co:
         """Return the states of some tokens."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer", bound=Counted)
+AskedT = TypeVar("AskedT")
+GivenT = TypeVar("GivenT", bound=Counted)
 
 
-class Asking(Generic[Question, Answer]):
+class Asking(Generic[AskedT, GivenT]):
     """Engines that are asked for states. Made, and used, within a running loop.
 
     Args:
@@ -58,8 +58,8 @@ class Asking(Generic[Question, Answer]):
 
     def __init__(
         self,
-        engines: Sequence[Gives[Question, Answer]],
-        check: Callable[[Gives[Question, Answer]], Awaitable[None]],
+        engines: Sequence[Gives[AskedT, GivenT]],
+        check: Callable[[Gives[AskedT, GivenT]], Awaitable[None]],
         staging: Staging,
         jitter: Random | None = None,
         patience: float | None = None,
@@ -67,7 +67,7 @@ class Asking(Generic[Question, Answer]):
         """Ask nothing yet."""
         self._patience = longest_wait(()) if patience is None else patience
         self._engines, self._check, self._staging, self._jitter = engines, check, staging, jitter
-        self._dispatcher: Dispatcher[Gives[Question, Answer], Question, Answer] | None = None
+        self._dispatcher: Dispatcher[Gives[AskedT, GivenT], AskedT, GivenT] | None = None
         self._given_up: EngineError | None = None
         self._watching: asyncio.Task[None] | None = None
         self._waiting: dict[asyncio.Task[object], None] = {}
@@ -90,7 +90,7 @@ class Asking(Generic[Question, Answer]):
         self._watching = asyncio.create_task(self._watch(self._dispatcher))
         return [(engine.label, error) for engine, error in down]
 
-    async def given(self, question: Question, what: str, size: int | None = None) -> Answer:
+    async def given(self, question: AskedT, what: str, size: int | None = None) -> GivenT:
         """Return what an engine gave, once there was room for so many bytes; they are taken until `staging.free`.
 
         Args:
@@ -131,7 +131,7 @@ class Asking(Generic[Question, Answer]):
             with suppress(OSError):
                 await engine.close()
 
-    async def _answers(self, engine: Gives[Question, Answer]) -> AskError | None:
+    async def _answers(self, engine: Gives[AskedT, GivenT]) -> AskError | None:
         try:
             await self._check(engine)
         except AskError as error:
@@ -140,7 +140,7 @@ class Asking(Generic[Question, Answer]):
             return error
         return None
 
-    async def _watch(self, dispatcher: Dispatcher[Gives[Question, Answer], Question, Answer]) -> None:
+    async def _watch(self, dispatcher: Dispatcher[Gives[AskedT, GivenT], AskedT, GivenT]) -> None:
         """Give up where no engine does anything for long."""
         while self._given_up is None:
             await asyncio.sleep(TICK_SECONDS)
@@ -154,5 +154,5 @@ class Asking(Generic[Question, Answer]):
             task.cancel()
 
 
-async def _ask(engine: Gives[Question, Answer], question: Question) -> Answer:
+async def _ask(engine: Gives[AskedT, GivenT], question: AskedT) -> GivenT:
     return await engine.ask(question)

@@ -26,7 +26,7 @@ from deepspec.gathering.kept_answers import KeptAnswers
 from deepspec.passes.samples import Item
 from deepspec.placement import Placement
 from deepspec.report import Report
-from deepspec.states.client import Given, StatesClient
+from deepspec.states.client import SampleStates, StatesClient
 from deepspec.states.proof import Proof
 from deepspec.states.staging import Staging
 
@@ -61,7 +61,7 @@ class EngineStates:
         self._pool = ThreadPoolExecutor(min(_ENCODERS, max(1, (os.cpu_count() or 1) - 2)), "engine states")
         self._turn = threading.Lock()
         """A capture records what passes through the target in memory: one at a time."""
-        self._asking: Asking[Sequence[int], Given] | None = None
+        self._asking: Asking[Sequence[int], SampleStates] | None = None
         self._refused: EngineError | None = None
         self._beginning = asyncio.Lock()
         self._kept: KeptAnswers | None = None
@@ -140,7 +140,7 @@ class EngineStates:
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _proven(self) -> Asking[Sequence[int], Given]:
+    async def _proven(self) -> Asking[Sequence[int], SampleStates]:
         """Return the engines, proven before the first question."""
         async with self._beginning:
             if self._refused is not None:
@@ -151,7 +151,7 @@ class EngineStates:
                 except EngineError as error:
                     self._refused = error
                     raise
-            return cast(Asking[Sequence[int], Given], self._asking)
+            return cast(Asking[Sequence[int], SampleStates], self._asking)
 
     async def _begin(self) -> None:
         if not self._endpoints:
@@ -171,7 +171,7 @@ class EngineStates:
             f"{self._wanted.dtype}; proven against {by}"
         )
 
-    async def _check(self, engine: Gives[Sequence[int], Given]) -> None:
+    async def _check(self, engine: Gives[Sequence[int], SampleStates]) -> None:
         """Prove an engine by a few prompts.
 
         Raises:
@@ -182,7 +182,7 @@ class EngineStates:
             given = await engine.ask(ids)
             await self._loop.run_in_executor(self._pool, self._prove, given, ids, True)
 
-    def _prove(self, given: Given, ids: Sequence[int], against_target: bool) -> None:
+    def _prove(self, given: SampleStates, ids: Sequence[int], against_target: bool) -> None:
         if given.tops:  # with answers no engine is asked for them
             self._proof.of_engine(given)
         if against_target:
@@ -193,7 +193,7 @@ class EngineStates:
         given = await self._given(item)
         return await self._loop.run_in_executor(self._pool, self._made, item, given, make, against_target)
 
-    async def _given(self, item: Item) -> Given:
+    async def _given(self, item: Item) -> SampleStates:
         size, ids = self._wanted.bytes_of(item.length), item.sample.input_ids
         what = f"sample {item.sample.sample_id} ({item.length} tokens)"
         if self._kept is None:
@@ -203,15 +203,15 @@ class EngineStates:
         if kept is not None:
             self._from_kept[item.sample.sample_id] = item.row
             self.taken += 1
-            return Given(states=kept, tops={}, label=f"with the answers of row {item.row}")
+            return SampleStates(states=kept, tops={}, label=f"with the answers of row {item.row}")
         proven = await self._proven()
         self.asked += 1
         return await proven.given(ids, what)
 
-    def _made(self, item: Item, given: Given, make: Make[Made], against_target: bool) -> Made:
+    def _made(self, item: Item, given: SampleStates, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
             self._prove(given, item.sample.input_ids, against_target)
-        hidden, last = given.states[:, :-1].flatten(1), self._proof.finish.last(given.states[:, -1])
+        hidden, last = given.states[:, :-1].flatten(1), self._proof.end.last(given.states[:, -1])
         if self._kept is not None:
             hidden, last = (pad(each[: item.length - 1], (0, 0, 0, 1)) for each in (hidden, last))
         return make(item, hidden, last)

@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-Way = Literal["rows", "states", "steps", "chunks", "tokens", "whole"]
+ReadingWay = Literal["rows", "states", "steps", "chunks", "tokens", "whole"]
 """How tokens are read behind what is remembered (readers.py)."""
-Read = tuple[Tensor, Tensor]
+StatesRead = tuple[Tensor, Tensor]
 """Captured states `(B, Q, A·D)` and last states `(B, Q, D)`."""
 
 
@@ -43,15 +43,15 @@ class Memory(Protocol):
 class MemoryReader(Protocol):
     """One way to read."""
 
-    way: Way
+    way: ReadingWay
 
     def memory(self, rows: int, capacity: int) -> Any:
         """Return the memory of empty rows that have room for some tokens."""
 
-    def prompts(self, prompts: Sequence[Sequence[int]], memory: Any) -> Read:
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: Any) -> StatesRead:
         """Read prompts into an empty memory, and keep them; states are padded on the right."""
 
-    def behind(self, tokens: Tensor, memory: Any) -> Read:
+    def behind(self, tokens: Tensor, memory: Any) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepspec.kv.memory import MemoryRow, OwnMemory, Read, Way, padded
+from deepspec.kv.memory import MemoryRow, OwnMemory, ReadingWay, StatesRead, padded
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 
-OWN: tuple[Way, ...] = ("chunks", "tokens", "whole")
+OWN: tuple[ReadingWay, ...] = ("chunks", "tokens", "whole")
 PASTS = ("past_key_values", "cache_params", "state")
 """What decoders call their memory, in arguments and outputs."""
 
@@ -21,9 +21,9 @@ PASTS = ("past_key_values", "cache_params", "state")
 class OwnReader:
     """One row after another, over whatever the model itself keeps."""
 
-    def __init__(self, target: Target, layers: Sequence[int], way: Way) -> None:
+    def __init__(self, target: Target, layers: Sequence[int], way: ReadingWay) -> None:
         """Look up what the model calls its memory."""
-        self.way: Way = way
+        self.way: ReadingWay = way
         self._target, self._layers = target, layers
         taken = inspect.signature(target.decoder.forward).parameters
         self._past = next((name for name in PASTS if name in taken), "")
@@ -34,7 +34,7 @@ class OwnReader:
         del capacity
         return OwnMemory(self, rows, self._target.device)
 
-    def prompts(self, prompts: Sequence[Sequence[int]], memory: OwnMemory) -> Read:
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: OwnMemory) -> StatesRead:
         """Read prompts into an empty memory, and keep them; states are padded on the right."""
         longest = max(len(prompt) for prompt in prompts)
         found = [self._row(torch.tensor([list(prompt)]), row) for prompt, row in zip(prompts, memory.rows, strict=True)]
@@ -42,7 +42,7 @@ class OwnReader:
         states, last = zip(*([padded(each, longest) for each in pair] for pair in found), strict=True)
         return torch.cat(states), torch.cat(last)
 
-    def behind(self, tokens: Tensor, memory: OwnMemory) -> Read:
+    def behind(self, tokens: Tensor, memory: OwnMemory) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
         found = [self._row(ids[None], row) for ids, row in zip(tokens, memory.rows, strict=True)]
         return torch.cat([states for states, _ in found]), torch.cat([last for _, last in found])
@@ -54,7 +54,7 @@ class OwnReader:
             self._read(tokens, kept, ())
 
     @torch.inference_mode()
-    def _row(self, tokens: Tensor, row: MemoryRow) -> Read:
+    def _row(self, tokens: Tensor, row: MemoryRow) -> StatesRead:
         ids = tokens.to(self._target.device)
         row.begin(ids[0].tolist())
         if self.way != "whole":
@@ -63,7 +63,7 @@ class OwnReader:
         states, last, _ = observe(self._target.reading, everything, self._layers)
         return states[:, len(row.read) :], last[:, len(row.read) :]
 
-    def _read(self, ids: Tensor, row: MemoryRow, layers: Sequence[int]) -> Read:
+    def _read(self, ids: Tensor, row: MemoryRow, layers: Sequence[int]) -> StatesRead:
         """Read tokens behind a row: at once, or one by one where its memory is not empty."""
         whole = self.way == "chunks" or row.past is None
         places = torch.arange(len(row.read), len(row.read) + ids.shape[1], device=ids.device)[None]
@@ -72,7 +72,7 @@ class OwnReader:
         pieces = [self._pass(piece, place, row, layers) for piece, place in pairs]
         return torch.cat([states for states, _ in pieces], 1), torch.cat([last for _, last in pieces], 1)
 
-    def _pass(self, ids: Tensor, places: Tensor, row: MemoryRow, layers: Sequence[int]) -> Read:
+    def _pass(self, ids: Tensor, places: Tensor, row: MemoryRow, layers: Sequence[int]) -> StatesRead:
         given = {} if row.past is None else {self._past: row.past}
         given |= {"position_ids": places} if self._placed else {}
         states, last, output = observe(self._target.reading, ids, layers, use_cache=True, **given)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepspec.errors import TargetError
 from deepspec.kv.fused import Fused
-from deepspec.kv.memory import Read, Way
+from deepspec.kv.memory import ReadingWay, StatesRead
 from deepspec.kv.rows import RowCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
@@ -24,7 +24,7 @@ _KINDS = frozenset({"full_attention", "sliding_attention"})
 class RowsReader:
     """All rows in one pass, over keys and values of our own."""
 
-    way: Way = "rows"
+    way: ReadingWay = "rows"
 
     def __init__(self, target: Target, layers: Sequence[int], *, fused: bool = True) -> None:
         """Look up which masks the model takes; `fused`: passes of fixed shapes take fewer kernels (fused.py).
@@ -46,7 +46,7 @@ class RowsReader:
         """Return the memory of empty rows that have room for some tokens."""
         return RowCache(rows, capacity, self._target.device)
 
-    def prompts(self, prompts: Sequence[Sequence[int]], memory: RowCache) -> Read:
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: RowCache) -> StatesRead:
         """Read prompts into an empty memory, and keep them; states are padded on the right."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._target.device)
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
@@ -57,7 +57,7 @@ class RowsReader:
         return states
 
     @torch.inference_mode()
-    def behind(self, tokens: Tensor, memory: RowCache) -> Read:
+    def behind(self, tokens: Tensor, memory: RowCache) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
         positions = memory.open(tokens.shape[1])
         inputs = {"position_ids": positions, "past_key_values": memory, "use_cache": True}

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from deepspec.errors import TargetError
-from deepspec.kv.memory import Read, Way, padded
+from deepspec.kv.memory import ReadingWay, StatesRead, padded
 from deepspec.kv.own_reader import PASTS
 from deepspec.kv.states import StateCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 
-STATES: tuple[Way, ...] = ("states", "steps")
+STATES: tuple[ReadingWay, ...] = ("states", "steps")
 
 _LISTS = ("layer_types", "layers_block_type")
 _ATTENTION = ("full_attention", "hybrid")
@@ -37,9 +37,9 @@ class StatesReader:
         TargetError: its config does not say which of its layers have the window that it names.
     """
 
-    def __init__(self, target: Target, layers: Sequence[int], way: Way) -> None:
+    def __init__(self, target: Target, layers: Sequence[int], way: ReadingWay) -> None:
         """Look up what the model calls its memory, and its kinds of layers."""
-        self.way: Way = way
+        self.way: ReadingWay = way
         self._target, self._layers = target, layers
         self._dtype = target.head_weight.dtype
         taken = inspect.signature(target.decoder.forward).parameters
@@ -51,10 +51,10 @@ class StatesReader:
         """Return the memory of empty rows that have room for some tokens."""
         return StateCache(rows, capacity, self._target.device, self)
 
-    def prompts(self, prompts: Sequence[Sequence[int]], memory: StateCache) -> Read:
+    def prompts(self, prompts: Sequence[Sequence[int]], memory: StateCache) -> StatesRead:
         """Read prompts into an empty memory, and keep them; states are padded on the right."""
         longest = max(len(prompt) for prompt in prompts)
-        found: list[Read | None] = [None] * len(prompts)
+        found: list[StatesRead | None] = [None] * len(prompts)
         for length in sorted({len(prompt) for prompt in prompts}):
             rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
             memory.begin(torch.tensor([list(prompts[row]) for row in rows], device=self._target.device), rows)
@@ -65,7 +65,7 @@ class StatesReader:
         read = [each for each in found if each is not None]
         return torch.cat([states for states, _ in read]), torch.cat([last for _, last in read])
 
-    def behind(self, tokens: Tensor, memory: StateCache) -> Read:
+    def behind(self, tokens: Tensor, memory: StateCache) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
         memory.begin(tokens)
         return self._read(tokens, memory, self._layers)
@@ -74,14 +74,14 @@ class StatesReader:
         """Read `(b, Q)` tokens behind the rows that `begin` has chosen, for the memory alone."""
         self._read(tokens, cache, ())
 
-    def _read(self, tokens: Tensor, memory: StateCache, layers: Sequence[int]) -> Read:
+    def _read(self, tokens: Tensor, memory: StateCache, layers: Sequence[int]) -> StatesRead:
         width = tokens.shape[1] if self.way == "states" else 1
         pieces = torch.split(tokens, width, dim=1)
         read = [self._pass(piece, memory, place * width, layers) for place, piece in enumerate(pieces)]
         return torch.cat([states for states, _ in read], 1), torch.cat([last for _, last in read], 1)
 
     @torch.inference_mode()
-    def _pass(self, tokens: Tensor, memory: StateCache, ahead: int, layers: Sequence[int]) -> Read:
+    def _pass(self, tokens: Tensor, memory: StateCache, ahead: int, layers: Sequence[int]) -> StatesRead:
         places = memory.open(tokens.shape[1], ahead)
         given: dict[str, Any] = {self._past: memory, "use_cache": True}
         given |= {"position_ids": places} if self._placed else {}

@@ -103,7 +103,7 @@ class Chunks:
         self._note_candidates(span, logits_MV)
         return logits_MV
 
-    def _target(self, span: slice, positions: slice) -> "Said | None":
+    def _target(self, span: slice, positions: slice) -> "TargetProbabilities | None":
         """Return what the target says at the position of each row."""
         if not self.with_target:
             return None
@@ -121,9 +121,9 @@ class Chunks:
         log_MV = target_QV.log_softmax(-1)[local_M] if self.terms.divergent else None
         torch.softmax(target_QV, -1, out=target_QV)
         target_MV = torch.index_select(target_QV, 0, local_M, out=self.expanded[: span.stop - span.start])
-        return Said(target_MV, best_M, share_M, log_MV)
+        return TargetProbabilities(target_MV, best_M, share_M, log_MV)
 
-    def _measure(self, span: slice, logits_MV: Tensor, target: "Said | None") -> None:
+    def _measure(self, span: slice, logits_MV: Tensor, target: "TargetProbabilities | None") -> None:
         """Fill in what is measured; logits become q, and p becomes q − p."""
         cross, distance, soft, acceptance, correct = (part[span] for part in self.measured[:MEASURED])
         top_M = logits_MV.amax(-1)
@@ -150,7 +150,7 @@ class Chunks:
             if target.share is None:
                 acceptance.copy_((1 - distance / 2).clamp_(0, 1))
 
-    def _logits_gradient(self, span: slice, q_MV: Tensor, target: "Said | None") -> Tensor:
+    def _logits_gradient(self, span: slice, q_MV: Tensor, target: "TargetProbabilities | None") -> Tensor:
         """Return the gradient of each row's loss, without its weight, in the place of q or of q − p."""
         terms = self.terms
         if target is not None and target.log is not None:
@@ -194,7 +194,7 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TargetProbabilities:
     """What the target says at the positions of a chunk's rows."""
 
     chances: Tensor

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunks import Chunks, Said
+from deepspec.losses.chunks import Chunks, TargetProbabilities
 from deepspec.losses.rows import Head, Rows, row_loss
 from deepspec.losses.terms import Terms
 
@@ -74,7 +74,7 @@ class Readings(Chunks):
         grad_FNr[reading, span] = self.markov.backward(grad_MV).to(grad_FNr.dtype)
         self.markov.accumulate(grad_Vr, grad_MV, self.features_FNr[reading, span])
 
-    def _copy(self, said: Said | None, size: int) -> Said | None:
+    def _copy(self, said: TargetProbabilities | None, size: int) -> TargetProbabilities | None:
         """Return what the target says, for one reading: measuring takes its place."""
         if said is None:
             return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepspec.families.shape import BlockShape
-from deepspec.formats.recipe import TRAITS, AlgorithmName, Layout, MarkovHead
+from deepspec.formats.recipe import TRAITS, AlgorithmName, Layout, MarkovHeadKind
 
 WindowForm = Literal["slot", "anchor", "causal"]
 """What a window of a block draft is: counted from each slot, its own position among it, in a block that is read in both
@@ -51,7 +51,7 @@ class DraftConfig:
     mask_token_id: int | None = None
     """Stands for the tokens that are not known yet; None for eagle3 and mtp."""
     markov_rank: int = 0
-    markov_head: MarkovHead = "vanilla"
+    markov_head: MarkovHeadKind = "vanilla"
     confidence_head: bool = False
     confidence_with_markov: bool = False
     conv_kernel_size: int = 0

@@ -19,16 +19,16 @@ TILE_ROWS = 4096
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def product_of(weight_VD: Tensor) -> "Product":
+def product_of(weight_VD: Tensor) -> "MatrixProduct":
     """Return the matrix W of `(V, D)`, to be multiplied in the way that suits its dtype and its device."""
     if weight_VD.dtype in NARROW and weight_VD.device.type == "cuda":
         return WideProduct(weight_VD)
     if weight_VD.dtype in NARROW and weight_VD.device.type == "cpu" and not _cpu_multiplies_bf16():
         return TiledProduct(weight_VD)
-    return Product(weight_VD)
+    return MatrixProduct(weight_VD)
 
 
-class Product:
+class MatrixProduct:
     """The matrix W of `(V, D)`, multiplied in its own dtype."""
 
     def __init__(self, weight_VD: Tensor) -> None:
@@ -67,7 +67,7 @@ class Product:
             yield slice(start, min(start + step, rows))
 
 
-class TiledProduct(Product):
+class TiledProduct(MatrixProduct):
     """A narrow matrix on a CPU, widened to fp32 a tile at a time."""
 
     def __init__(self, weight_VD: Tensor) -> None:
@@ -98,7 +98,7 @@ class TiledProduct(Product):
             yield span, self._tile[: len(rows)].copy_(rows)
 
 
-class WideProduct(Product):
+class WideProduct(MatrixProduct):
     """A narrow matrix on CUDA: what is summed in fp32 comes out in fp32.
 
     A gradient of x is a sum over the whole vocabulary, which cuBLAS splits: its parts are added in what comes out.

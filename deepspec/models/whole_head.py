@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.models.products import Product
+from deepspec.models.products import MatrixProduct
 
 ROWS = 128
 """Positions of which logits over the whole vocabulary are held at a time."""
@@ -36,7 +36,7 @@ class WholeHead:
     def __init__(self, whole: Whole, softcap: float | None, most: int) -> None:
         """Make room for the logits of some positions."""
         dtype = torch.float64 if whole.weight.dtype == torch.float64 else torch.float32
-        self._product, self._known_V, self._softcap = Product(whole.weight), whole.known, softcap
+        self._product, self._known_V, self._softcap = MatrixProduct(whole.weight), whole.known, softcap
         self._logits_QW = whole.weight.new_empty(min(most, ROWS), len(whole.weight), dtype=dtype)
 
     def logits(self, states_QD: Tensor, out_QV: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ they stay readable."""
 _FIRST = re.compile(r"([#+=-]|\d+(?=[.)]))")
 """What may be markup at the beginning of a paragraph."""
 
-Rows = Sequence[Mapping[str, Any]]
+TableRows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Section:
 
     title: str = ""
     texts: Sequence[str] = ()
-    rows: Rows = ()
+    rows: TableRows = ()
     figures: Mapping[str, bytes] = field(default_factory=dict)
     """Name -> PNG."""
 
@@ -57,7 +57,7 @@ def picture(name: str, png: bytes) -> str:
     return f"![{plain(name)}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def table(rows: Rows) -> str:
+def table(rows: TableRows) -> str:
     """Return rows as a markdown table; columns are those of all rows."""
     columns = columns_of(rows)
     cells = ([plain(str(row.get(name, ""))) for name in columns] for row in rows)
@@ -87,6 +87,6 @@ def code(text: str) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def columns_of(rows: Rows) -> list[str]:
+def columns_of(rows: TableRows) -> list[str]:
     """Return the keys of all rows, in the order in which they come."""
     return list(dict.fromkeys(name for row in rows for name in row))

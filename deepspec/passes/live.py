@@ -31,13 +31,13 @@ from deepspec.target_cache.index import INDEX, Index
 from deepspec.target_cache.part import Part, PartWriter
 from deepspec.target_cache.sizes import HEADER
 
-Source = Literal["cache", "online", "rolling"]
+StatesSource = Literal["cache", "online", "rolling"]
 
 
 def open_cache(
     artifact: Artifact,
     placement: Placement,
-    source: Source = "cache",
+    source: StatesSource = "cache",
     on_corrupt: OnCorrupt = "stop",
 ) -> TargetCache:
     """Return a target cache whose states come from the store, or from the target itself.

@@ -11,7 +11,7 @@ from deepspec.plan import presets, words
 from deepspec.plan.cost.estimate import GUESS, estimate
 from deepspec.plan.cost.found import Costs
 from deepspec.plan.cost.given import Hardware, Sizes, Workload
-from deepspec.plan.cost.table import rows, size
+from deepspec.plan.cost.table import rows, several, size
 from deepspec.plan.layers import count_of
 from deepspec.plan.plan import Limits, Plan
 from deepspec.prepare.demo import BENCHMARKS as DEMO_BENCHMARKS
@@ -153,12 +153,13 @@ def plan_counts(plan: Plan, store: Store, measured: AnswerCounts | None = None) 
     """Return what a plan rests on, in words: samples, how their length is known, and the space found."""
     free = store.free_bytes()
     count = sample_count(plan) if measured is None else measured.samples
-    how = "lengths are guessed, ± 30 %" if measured is None else f"counted in {measured.rows:,} answers"
+    how = "lengths are guessed, ± 30 %" if measured is None else f"counted in {several(measured.rows, 'answer')}"
     greedy = greedy_count(plan)
-    more = f"; about {greedy:,} held-out prompts are answered at temperature 0, too" if greedy else ""
+    held_out = f"{several(greedy, 'held-out prompt')} {'is' if greedy == 1 else 'are'} answered at temperature 0, too"
+    counts = (several(count, "sample"), several(question_count(plan), "question"))
     return (
-        f"{count:,} samples, {how}{more}; {question_count(plan):,} questions; rates of the machine are those of its "
-        "preset",
+        f"{counts[0]}, {how}{f'; about {held_out}' if greedy else ''}; {counts[1]}; rates of the machine are those of "
+        "its preset",
         f"free in the store: {'no limit known' if free is None else size(free)}",
     )
 

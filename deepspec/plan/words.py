@@ -47,8 +47,22 @@ def headline(name: str, cost: Costs, source: str, free: int | None, asked: Cache
         )
     hours = total(cost)
     told = f"about {duration(hours.mid)} ({duration(hours.low)} to {duration(hours.high)})"
-    return f"on {name}: {told}, {usd(cost.money.mid)}, {size(cost.store_bytes.mid)} in the store", *_cheapest(
-        cost, source, free, asked
+    return (
+        f"on {name}: {told}, {usd(cost.money.mid)}, {size(cost.store_bytes.mid)} in the store",
+        *_spread(cost),
+        *_cheapest(cost, source, free, asked),
+    )
+
+
+def _spread(cost: Costs) -> tuple[str, ...]:
+    """Return over how many devices the target has to lie, where one does not hold its weights."""
+    if cost.devices_for_target == 1:
+        return ()
+    count = "is 1" if cost.devices == 1 else f"are {cost.devices}"
+    there = "" if cost.devices >= cost.devices_for_target else f", and there {count}"
+    return (
+        f"the target's weights take {size(cost.weights_bytes)} in bf16, more than one device has: they lie over "
+        f"{cost.devices_for_target} or more (--device spread; an engine has its own option){there}",
     )
 
 

@@ -70,9 +70,9 @@ class Tokens:
         return [(row, start, end) for row, start, end in known]
 
     def ahead(self, values: Tensor, places: int) -> Tensor:
-        """Return the `(B, T)` values so many places further on in the same sample; 0 or False where it has ended."""
+        """Return the `(B, T)` values so many places ahead in the same sample, of one dtype; 0 where it has ended."""
         moved = pad(values, (0, places))[:, places:]
-        return moved.where(self._places() + places < self.ends, 0)
+        return moved.masked_fill(self._places() + places >= self.ends, 0)
 
     def with_states(self, hidden: Tensor, last_hidden: Tensor) -> "Batch":
         """Return a batch of these tokens with their states."""

@@ -56,7 +56,7 @@ class Draw:
     """Seeds every random choice about this sample in this epoch."""
 
 
-Row = list[Draw]
+PackedRow = list[Draw]
 """Samples that share a row of a batch: one, or where rows are packed several."""
 
 
@@ -76,7 +76,7 @@ class Cut:
 class Share:
     """What one rank computes of a step."""
 
-    pieces: list[list[Row]]
+    pieces: list[list[PackedRow]]
     """Its micro-batches."""
     tokens: int
     """Of the global batch."""
@@ -120,14 +120,14 @@ class Stream:
             tokens=sum(self._samples.length(draw.number) for draw in draws),
         )
 
-    def _pieces(self, draws: Sequence[Draw], cut: Cut) -> list[list[Row]]:
+    def _pieces(self, draws: Sequence[Draw], cut: Cut) -> list[list[PackedRow]]:
         """Return the micro-batches of a step, longest rows first: like lengths together, as many for each rank."""
         rows = self._rows(draws, cut)
         count = min(len(rows), cut.ranks * math.ceil(len(rows) / (cut.ranks * cut.micro_batch)))
         edges = [number * len(rows) // count for number in range(count + 1)]
         return [rows[start:stop] for start, stop in pairwise(edges)]
 
-    def _rows(self, draws: Sequence[Draw], cut: Cut) -> list[Row]:
+    def _rows(self, draws: Sequence[Draw], cut: Cut) -> list[PackedRow]:
         """Return the rows of one step, longest samples first."""
         draws = sorted(draws, key=lambda draw: (-self._samples.length(draw.number), draw.key))
         if not cut.pack:
@@ -143,7 +143,7 @@ class Stream:
         return Draw(number=number, epoch=epoch, key=key_of(self._seed, epoch, self._samples.sample_id(number)))
 
 
-def _packed(draws: Sequence[Draw], lengths: Sequence[int], least: int) -> list[Row]:
+def _packed(draws: Sequence[Draw], lengths: Sequence[int], least: int) -> list[PackedRow]:
     """Return rows no longer than the first sample, the longest; each sample lies in the first row that has room.
 
     Args:
@@ -151,7 +151,7 @@ def _packed(draws: Sequence[Draw], lengths: Sequence[int], least: int) -> list[R
         lengths: of each, in tokens.
         least: rows that there must be, so that each rank has one.
     """
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     room: list[int] = []
     for draw, length in zip(draws, lengths, strict=True):
         fitting = (number for number, left in enumerate(room) if length <= left)

@@ -19,8 +19,8 @@ from deepspec.messages.conversations import AnswerRow, PromptRow
 from deepspec.publish import Out
 from deepspec.regenerate.chosen import chosen_prompts
 from deepspec.regenerate.ledger import Ledger, lock_folder
+from deepspec.regenerate.row_counts import Drift, RowCounts, total_counts
 from deepspec.regenerate.spec import RegenerateSpec
-from deepspec.regenerate.tally import Drift, Tally, total_counts
 
 SHARD = 0
 """One process drives all parts, so they are one shard."""
@@ -159,7 +159,7 @@ class Book:
         """
         name = f"part-{part.number:05d}.jsonl.zst"
         path = self._folder / name
-        tally = Tally(self._drift)
+        tally = RowCounts(self._drift)
         with RowWriter(path) as writer:
             for row in part.rows():
                 tally.add(row)

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
-from deepspec.asking.engine import Asked, Engine
+from deepspec.asking.engine import AskedEngines, Engine
 from deepspec.engines.dispatcher import Lane
 from deepspec.engines.patience import until
 from deepspec.regenerate.parts import Book
@@ -25,7 +25,7 @@ TABLE = "endpoints"
 class Progress:
     """Tells a report how far the answers are."""
 
-    def __init__(self, book: Book, dispatcher: Asked, report: Report) -> None:
+    def __init__(self, book: Book, dispatcher: AskedEngines, report: Report) -> None:
         """Start the clock."""
         self._book = book
         self._dispatcher = dispatcher

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepspec.artifacts import Artifact
 from deepspec.asking.conversation import is_thinking, regenerate_row, without_answer
 from deepspec.asking.dated import told_date
-from deepspec.asking.engine import Asked, Engine
+from deepspec.asking.engine import AskedEngines, Engine
 from deepspec.asking.judge import check_prompt
 from deepspec.asking.preflight import Preflight
 from deepspec.asking.question import Answer, Question
@@ -122,12 +122,12 @@ class _Asking:
         preflight = Preflight(self._sampling, self._reader, self._report)
         down = await preflight.check_all(engines)
         sampling = told_date(self._sampling, self._reader)
-        dispatcher = Asked(engines, lambda engine, asked: engine.ask(asked, sampling), preflight.check)
+        dispatcher = AskedEngines(engines, lambda engine, asked: engine.ask(asked, sampling), preflight.check)
         for engine, error in down:
             dispatcher.distrust(engine, error)
         await self.ask_all(dispatcher)
 
-    async def ask_all(self, dispatcher: Asked) -> None:
+    async def ask_all(self, dispatcher: AskedEngines) -> None:
         """Ask every row that is not finished of engines that were checked."""
         progress = Progress(self._book, dispatcher, self._report)
         try:
@@ -144,14 +144,14 @@ class _Asking:
         progress.tick()
         progress.table()
 
-    async def _room(self, dispatcher: Asked) -> None:
+    async def _room(self, dispatcher: AskedEngines) -> None:
         """Wait until one more sample may be under way, and count it."""
         while self._active >= dispatcher.capacity * SLACK:
             dispatcher.room.clear()
             await dispatcher.room.wait()
         self._active += 1
 
-    async def _ask_row(self, dispatcher: Asked, part: AnswerPart, row: PromptRow) -> None:
+    async def _ask_row(self, dispatcher: AskedEngines, part: AnswerPart, row: PromptRow) -> None:
         try:
             finished, can_pass = await self._finished(dispatcher, row)
         finally:
@@ -162,7 +162,7 @@ class _Asking:
         self._book.finish(part, finished, can_pass)
         await self._commit_complete()
 
-    async def _finished(self, dispatcher: Asked, row: PromptRow) -> tuple[AnswerRow, bool]:
+    async def _finished(self, dispatcher: AskedEngines, row: PromptRow) -> tuple[AnswerRow, bool]:
         """Return what became of a row, and whether the next run may do better."""
         try:
             with one_row("odd_answer"):
@@ -175,7 +175,7 @@ class _Asking:
                 failed["reason"] = error.reason
             return failed, not error.reason
 
-    async def _ask(self, dispatcher: Asked, split: str, question: Question) -> Answer:
+    async def _ask(self, dispatcher: AskedEngines, split: str, question: Question) -> Answer:
         """Return the answer to a question, given to the very prompt that the target's template renders."""
         with one_row("template_refuses"):
             told = {"tools": question.tools or None, "switches": self._sampling.chat_template_kwargs}
@@ -190,13 +190,13 @@ class _Asking:
         for part in self._book.take_complete(self._placement.keep_errors):
             await asyncio.to_thread(self._book.commit, part)
 
-    async def _watch(self, dispatcher: Asked, progress: Progress) -> None:
+    async def _watch(self, dispatcher: AskedEngines, progress: Progress) -> None:
         while True:
             progress.tick()
             self._check_patience(dispatcher)
             await asyncio.sleep(TICK_SECONDS)
 
-    def _check_patience(self, dispatcher: Asked) -> None:
+    def _check_patience(self, dispatcher: AskedEngines) -> None:
         told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
         kept = f"{self._book.kept} of {self._book.total} rows are kept"
         limit = longest_wait(self._placement.endpoints)

@@ -27,8 +27,8 @@ TOGETHER = 0.001
 _END = b"\n\n"
 _DATA = b"data:"
 
-Kind = Literal["llama.cpp", "vLLM", "SGLang", "unknown"]
-_NAMES: Sequence[tuple[str, str, Kind]] = (
+ServingEngine = Literal["llama.cpp", "vLLM", "SGLang", "unknown"]
+_NAMES: Sequence[tuple[str, str, ServingEngine]] = (
     ("/props", "build_info", "llama.cpp"),
     ("/version", "version", "vLLM"),
     ("/get_server_info", "version", "SGLang"),
@@ -107,7 +107,7 @@ class ServingClient:
     def __init__(self, endpoint: Endpoint) -> None:
         """Note where it is; nothing is sent yet."""
         self.endpoint = endpoint
-        self.kind: Kind = "unknown"
+        self.kind: ServingEngine = "unknown"
         self.name = endpoint.url
         self._root = endpoint.url.removesuffix("/v1")
         key = endpoint.api_key
@@ -214,7 +214,7 @@ class ServingClient:
         return self._session
 
     def _body(self, request: Request) -> dict[str, Any]:
-        own: Mapping[Kind, dict[str, Any]] = {
+        own: Mapping[ServingEngine, dict[str, Any]] = {
             "llama.cpp": {"cache_prompt": False},
             "vLLM": {"cache_salt": secrets.token_hex(8)},  # no prefix is shared with another request
             "SGLang": {},

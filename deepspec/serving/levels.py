@@ -26,7 +26,7 @@ from deepspec.serving.numbers import (
     percentiles,
 )
 
-Ask = Callable[[Request, float], Awaitable[ServedAnswer]]
+SendRequest = Callable[[Request, float], Awaitable[ServedAnswer]]
 ATTEMPTS = 2
 """Times that a level is measured where its engine stops in the middle."""
 BUSY = 0.7
@@ -165,7 +165,7 @@ def _side(answers: Sequence[ServedAnswer], load: Load, share: float) -> Side:
     )
 
 
-async def closed(ask: Ask, load: Load) -> list[ServedAnswer]:
+async def closed(ask: SendRequest, load: Load) -> list[ServedAnswer]:
     """Return the answers to requests, each served among a constant number of them, in their order.
 
     Raises:
@@ -202,7 +202,7 @@ def _feed(load: Load) -> Iterator[tuple[int, Request]]:
     return chain(((-1, each) for each in first), zip(count(), requests), ((-1, each) for each in cycle(requests)))
 
 
-async def opened(ask: Ask, load: Load) -> list[ServedAnswer]:
+async def opened(ask: SendRequest, load: Load) -> list[ServedAnswer]:
     """Return the answers to requests that are sent when they arrive, in their order.
 
     Raises:

@@ -10,7 +10,7 @@ from deepspec.simulate.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ModelledRequest:
     """A sample that an engine is asked for."""
 
     number: int
@@ -18,14 +18,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ModelledStates:
     """What it gave: the number stands for the states."""
 
     number: int
     tokens: int
 
 
-_Place = tuple[Question, asyncio.Future[Given]]
+_Place = tuple[ModelledRequest, asyncio.Future[ModelledStates]]
 
 
 class ModelledEngine:
@@ -48,7 +48,7 @@ class ModelledEngine:
         self._queue: deque[_Place] = deque()
         self._reads: tuple[_Place, asyncio.TimerHandle, float] | None = None
         """What it reads, when that ends, and when it began."""
-        self._leaving: dict[asyncio.Future[Given], asyncio.TimerHandle] = {}
+        self._leaving: dict[asyncio.Future[ModelledStates], asyncio.TimerHandle] = {}
         """What is read, and not with the trainer yet."""
         self._down_since: float | None = None
         self._down = 0.0
@@ -58,7 +58,7 @@ class ModelledEngine:
         """Return how long it did not answer."""
         return self._down + (0.0 if self._down_since is None else self._loop.time() - self._down_since)
 
-    async def ask(self, question: Question) -> Given:
+    async def ask(self, question: ModelledRequest) -> ModelledStates:
         """Return the states of a sample.
 
         Raises:
@@ -66,7 +66,7 @@ class ModelledEngine:
         """
         if self._down_since is not None:
             raise AskError(f"{self.label} refuses connections", "engine")
-        answer: asyncio.Future[Given] = self._loop.create_future()
+        answer: asyncio.Future[ModelledStates] = self._loop.create_future()
         self._queue.append((question, answer))
         self._begin()
         return await answer
@@ -116,11 +116,11 @@ class ModelledEngine:
         self.read += question.tokens
         spread = self._rng.uniform(-1, 1) * self._scenario.latency_spread
         self._leaving[answer] = self._loop.call_later(
-            self._scenario.latency * (1 + spread), self._give, answer, Given(question.number, question.tokens)
+            self._scenario.latency * (1 + spread), self._give, answer, ModelledStates(question.number, question.tokens)
         )
         self._begin()
 
-    def _give(self, answer: asyncio.Future[Given], given: Given) -> None:
+    def _give(self, answer: asyncio.Future[ModelledStates], given: ModelledStates) -> None:
         del self._leaving[answer]
         if not answer.done():
             answer.set_result(given)

@@ -12,7 +12,7 @@ from deepspec.plan import presets
 from deepspec.plan.cost.flops import read_flops, train_flops
 from deepspec.plan.cost.given import Hardware, Sizes, Workload
 from deepspec.plan.plan import Plan
-from deepspec.simulate.outcome import Outcome
+from deepspec.simulate.result import SimulationResult
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.search import engines_needed
 from deepspec.simulate.simulation import simulate
@@ -36,7 +36,7 @@ class Simulated(Spec):
     """A simulation of a plan on one machine."""
 
     scenario: Scenario
-    outcome: Outcome
+    outcome: SimulationResult
     needed: int | None
     """Engines with which ranks compute for 95 % of the time in which they are up; None: no number does."""
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deepspec.simulate.outcome import Outcome
+from deepspec.simulate.result import SimulationResult
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.simulation import Heard, simulate
 
@@ -25,7 +25,7 @@ class Needed:
 
 
 def engines_needed(
-    scenario: Scenario, share: float, known: Outcome | None = None, heard: Heard = lambda _: None
+    scenario: Scenario, share: float, known: SimulationResult | None = None, heard: Heard = lambda _: None
 ) -> Needed:
     """Return how many engines keep the trainer computing for a share of the time in which it is up.
 

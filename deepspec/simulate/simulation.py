@@ -12,14 +12,14 @@ from deepspec.simulate.clock import run
 from deepspec.simulate.data import ModelledKept, ModelledSamples, lengths_of
 from deepspec.simulate.engine import ModelledEngine
 from deepspec.simulate.failures import Failure, drawn
-from deepspec.simulate.outcome import Outcome
+from deepspec.simulate.result import SimulationResult
 from deepspec.simulate.scenario import Scenario
-from deepspec.simulate.tally import Tally
+from deepspec.simulate.time_spent import TimeSpent
 from deepspec.simulate.trainer import Rank, Tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class ModelledSave:
     """A state to go on from."""
 
     step: int
@@ -33,7 +33,9 @@ LOOKS = 100
 """Times that a simulation says how far it is."""
 
 
-def simulate(scenario: Scenario, failures: Sequence[Failure] | None = None, heard: Heard = lambda _: None) -> Outcome:
+def simulate(
+    scenario: Scenario, failures: Sequence[Failure] | None = None, heard: Heard = lambda _: None
+) -> SimulationResult:
     """Return what comes of a scenario; the same for the same one.
 
     Args:
@@ -47,7 +49,7 @@ def simulate(scenario: Scenario, failures: Sequence[Failure] | None = None, hear
     return run(_simulated(scenario, drawn(scenario) if failures is None else failures, heard))
 
 
-async def _simulated(scenario: Scenario, failures: Sequence[Failure], heard: Heard) -> Outcome:
+async def _simulated(scenario: Scenario, failures: Sequence[Failure], heard: Heard) -> SimulationResult:
     engines = [
         ModelledEngine(f"engine {number}", scenario, Random(f"{scenario.seed} latency {number}"))
         for number in range(scenario.engines)
@@ -65,7 +67,7 @@ async def _simulated(scenario: Scenario, failures: Sequence[Failure], heard: Hea
     if going.done():
         going.result()
     await tasks.end()
-    return Outcome.of(scenario, training.tally, training.step, seconds, engines, training.failures)
+    return SimulationResult.of(scenario, training.tally, training.step, seconds, engines, training.failures)
 
 
 class Training:
@@ -85,11 +87,11 @@ class Training:
         self._stream = Stream(samples, scenario.global_batch // scenario.grain, scenario.seed)
         self._kept = ModelledKept(scenario.kept_bytes)
         self._process: asyncio.Task[None] | None = None
-        self._saved = [Saved(0, 0.0)]
+        self._saved = [ModelledSave(0, 0.0)]
         self._furthest = 0
         self.step = 0
         """Steps taken, those that a failure undid not counted."""
-        self.tally = Tally()
+        self.tally = TimeSpent()
         self.failures = 0
 
     def fail(self) -> None:
@@ -150,7 +152,7 @@ class Training:
         self.step = step + 1
         self._furthest = max(self._furthest, self.step)
         if self.step % self._scenario.checkpoint_every == 0 or self.step == self._scenario.total_steps:
-            self._saved.append(Saved(self.step, self._loop.time() + self._scenario.save_seconds))
+            self._saved.append(ModelledSave(self.step, self._loop.time() + self._scenario.save_seconds))
 
 
 class _Together:

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, cast
 
 from deepspec.gathering.ahead import Ahead, rooms
 from deepspec.gathering.asking import PROBE_TOKENS, PROBES, Asking, Gives
-from deepspec.records.stream import Cut, Row, Share, Stream
+from deepspec.records.stream import Cut, PackedRow, Share, Stream
 from deepspec.simulate.data import ModelledKept, ModelledSamples
-from deepspec.simulate.engine import Given, ModelledEngine, Question
+from deepspec.simulate.engine import ModelledEngine, ModelledRequest, ModelledStates
 from deepspec.simulate.scenario import Scenario
-from deepspec.simulate.tally import Tally
+from deepspec.simulate.time_spent import TimeSpent
 from deepspec.states.staging import Staging
 from deepspec.steps.reader import Pace, ReadAhead, padded_bytes, steps_told
 
@@ -84,7 +84,7 @@ class Rank:
 
     def __init__(
         self, scenario: Scenario, rank: int, lengths: list[int], engines: Sequence[ModelledEngine],
-        kept: ModelledKept, tally: Tally,
+        kept: ModelledKept, tally: TimeSpent,
     ) -> None:  # fmt: skip
         """Ask for nothing yet."""
         self._scenario, self._rank, self._kept, self._tally = scenario, rank, kept, tally
@@ -99,12 +99,12 @@ class Rank:
             steps_told=steps_told(len(engines), max(1, scenario.global_batch // scenario.ranks)),
         )
         self._staging = Staging(scenario.ahead_bytes)
-        clients: Sequence[Gives[Question, Given]] = engines
+        clients: Sequence[Gives[ModelledRequest, ModelledStates]] = engines
         self._asking = Asking(clients, self._check, self._staging, Random(f"{scenario.seed} {rank}"))
         by_length = [max(1, length // scenario.grain) for length in sorted(lengths)]
         self._probes = [min(PROBE_TOKENS, by_length[len(lengths) * n // PROBES]) for n in range(PROBES)]
         limit = rooms(scenario.ahead_bytes)["train"]
-        self._queue: Ahead[Given | None] = Ahead(self._ask, self._size_of, limit, self._loop.time)
+        self._queue: Ahead[ModelledStates | None] = Ahead(self._ask, self._size_of, limit, self._loop.time)
 
     async def begin(self) -> None:
         """Prove the engines.
@@ -146,14 +146,14 @@ class Rank:
         """Return what this rank computes of a step."""
         return self._stream.share(step, self._rank, self._cut)
 
-    async def plan(self, rows: Sequence[Row]) -> None:
+    async def plan(self, rows: Sequence[PackedRow]) -> None:
         """Read the tokens of some rows, which takes no time."""
 
-    async def load(self, rows: Sequence[Row]) -> list[int]:
+    async def load(self, rows: Sequence[PackedRow]) -> list[int]:
         """Return the numbers of the samples whose states were read for some rows."""
         return [await self._record(draw.number) for row in rows for draw in row]
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[PackedRow]) -> int:
         """Return the bytes of their states."""
         return padded_bytes(self.samples, rows)
 
@@ -176,21 +176,21 @@ class Rank:
 
     async def _record(self, number: int) -> int:
         with self._queue.claimed(number) as coming:
-            found = await cast(asyncio.Future[Given | None], coming)
+            found = await cast(asyncio.Future[ModelledStates | None], coming)
         return number if found is None else found.number
 
-    def _ask(self, number: int) -> asyncio.Future[Given | None]:
+    def _ask(self, number: int) -> asyncio.Future[ModelledStates | None]:
         """Have a sample made, or say that it is kept."""
         if not self._kept.has(number):
             return self._tasks.begin(self._from_engines(number))
-        here: asyncio.Future[Given | None] = self._loop.create_future()
+        here: asyncio.Future[ModelledStates | None] = self._loop.create_future()
         here.set_result(None)
         return here
 
-    async def _from_engines(self, number: int) -> Given | None:
+    async def _from_engines(self, number: int) -> ModelledStates | None:
         tokens = self.samples.length(number)
         size = tokens * self.samples.state_bytes
-        given = await self._asking.given(Question(number, tokens), f"sample {number}", size)
+        given = await self._asking.given(ModelledRequest(number, tokens), f"sample {number}", size)
         self._kept.put(given.number, size)
         self._staging.free(size)
         return given
@@ -198,6 +198,6 @@ class Rank:
     def _size_of(self, number: int) -> int:
         return 0 if self._kept.has(number) else self.samples.length(number) * self.samples.state_bytes
 
-    async def _check(self, engine: Gives[Question, Given]) -> None:
+    async def _check(self, engine: Gives[ModelledRequest, ModelledStates]) -> None:
         for tokens in self._probes:
-            await engine.ask(Question(-1, tokens))
+            await engine.ask(ModelledRequest(-1, tokens))

@@ -15,7 +15,7 @@ from deepspec.errors import EngineError
 from deepspec.placement import Endpoint
 from deepspec.states.file import delete, read, written
 from deepspec.states.staging import Staging
-from deepspec.states.stored import Stored
+from deepspec.states.stored import StatesInStore
 from deepspec.states.wanted import RESTART, Wanted
 
 DEADLINE = 900.0
@@ -26,7 +26,7 @@ _TOKEN = re.compile(r"token_id:(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class SampleStates:
     """What an engine gave for one sample."""
 
     states: Tensor
@@ -56,14 +56,14 @@ class StatesClient(Client):
         super().__init__(endpoint, DEADLINE)
         self._wanted, self._staging = wanted, staging
 
-    async def ask(self, ids: Sequence[int]) -> Given:
+    async def ask(self, ids: Sequence[int]) -> SampleStates:
         """Return the states of some tokens; arguments and errors are those of `states_of`."""
         return await states_of(self, ids, self._wanted, self._staging)
 
 
 async def states_of(
     client: Client, ids: Sequence[int], wanted: Wanted, staging: Staging, *, anew: bool = False
-) -> Given:
+) -> SampleStates:
     """Return the states of some tokens; their file is gone then.
 
     Args:
@@ -83,7 +83,7 @@ async def states_of(
     try:
         reply = await client.complete(list(ids), asked)
         states = await _taken(reply, name, ids, wanted, staging, client.label)
-        given = Given(states=states, tops=_tops(reply), label=client.label)
+        given = SampleStates(states=states, tops=_tops(reply), label=client.label)
     except (AskError, EngineError) as error:
         if not (isinstance(error, AskError) and error.fault == "late"):  # else it may still come
             staging.done(name)
@@ -97,7 +97,7 @@ async def _taken(
 ) -> Tensor:
     """Return the states of a request from where its reply says that they lie, and delete them there."""
     place = _place_in(reply, name, label)
-    if isinstance(place, Stored):
+    if isinstance(place, StatesInStore):
         return await asyncio.to_thread(place.states, ids, wanted, label)
     try:
         await written(place, label)
@@ -119,7 +119,7 @@ def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
         EngineError: it says no such place.
     """
     place = _place_in(reply, name, label)
-    if isinstance(place, Stored):
+    if isinstance(place, StatesInStore):
         raise EngineError(
             f"engine {label} gives states through a store, and with answers they are taken from a folder: ask the "
             "engine itself, and let both see one folder, or set cache.while_answering=false"
@@ -127,12 +127,12 @@ def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
     return place
 
 
-def _place_in(reply: Mapping[str, Any], name: str, label: str) -> Path | Stored:
+def _place_in(reply: Mapping[str, Any], name: str, label: str) -> Path | StatesInStore:
     told = reply.get("kv_transfer_params")
     where = told.get("hidden_states_path") if isinstance(told, Mapping) else None
     if not isinstance(where, str):
         raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
-    stored = Stored.at(where)
+    stored = StatesInStore.at(where)
     is_absolute = stored is not None or Path(where).is_absolute()
     if name not in where.rpartition("/")[2] or not where.endswith(".safetensors") or not is_absolute:
         raise EngineError(

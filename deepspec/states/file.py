@@ -79,7 +79,7 @@ def read_stored(data: bytes, where: str, ids: Sequence[int], wanted: Wanted, lab
         label: of the engine, for messages.
     """
     try:
-        file = _Held(data)
+        file = _FileInMemory(data)
         states, tokens = _told_rightly(file, where, wanted, label)
     except (SafetensorError, ValueError, AttributeError) as error:
         raise AskError(f"{label}: {where} cannot be read: {error}", "engine") from None
@@ -148,7 +148,7 @@ def _told_rightly(file: Any, where: str, wanted: Wanted, label: str) -> tuple[Te
     return states, tokens
 
 
-class _Held:
+class _FileInMemory:
     """A file in memory, with the methods of an open one that are used here."""
 
     def __init__(self, data: bytes) -> None:

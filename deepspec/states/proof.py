@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from deepspec.errors import EngineError
-from deepspec.states.client import Given
+from deepspec.states.client import SampleStates
 from deepspec.states.drawn import DEVIATIONS, Drawn, below_likeliest, drawn, together
-from deepspec.states.finish import Finish
+from deepspec.states.target_end import TargetEnd
 from deepspec.states.wanted import Wanted
 from deepspec.target.load import Target
 
@@ -38,22 +38,22 @@ class Proof:
 
     Args:
         wanted: what the states are to be.
-        finish: norm and head of the target.
+        end: norm and head of the target.
         target: in memory; None: it does not fit.
     """
 
     wanted: Wanted
-    finish: Finish
+    end: TargetEnd
     target: Target | None
 
-    def of_engine(self, given: Given) -> None:
+    def of_engine(self, given: SampleStates) -> None:
         """Hold the last state against what the engine said comes next.
 
         Raises:
             EngineError: they differ.
         """
-        last = self.finish.last(given.states[-1:, -1])[0]
-        ours = self.finish.log_probabilities(last)
+        last = self.end.last(given.states[-1:, -1])[0]
+        ours = self.end.log_probabilities(last)
         if max(given.tops) >= len(ours):
             raise EngineError(f"engine {given.label} tells of token {max(given.tops)}, the target has {len(ours)}")
         apart = max(abs(float(ours[token]) - told) for token, told in given.tops.items())
@@ -65,7 +65,7 @@ class Proof:
                 "other weights, or of another place; set cache.states=transformers, and report it"
             )
 
-    def of_target(self, given: Given, ids: Sequence[int]) -> None:
+    def of_target(self, given: SampleStates, ids: Sequence[int]) -> None:
         """Hold every layer against the target in memory, where it is.
 
         Raises:
@@ -79,10 +79,10 @@ class Proof:
         own = dict(zip(beside, hidden[0].cpu().chunk(len(beside), dim=1), strict=True))
         for place, layer in enumerate(layers):
             self._near(given, place, layer, own)
-        apart = distance(self.finish.last(given.states[:, -1]), last[0].cpu())
+        apart = distance(self.end.last(given.states[:, -1]), last[0].cpu())
         self._check(apart, given.label, "the last state, normed,")
 
-    def of_decoding(self, answered: Given, read: Tensor) -> None:
+    def of_decoding(self, answered: SampleStates, read: Tensor) -> None:
         """Hold states that were made token by token against those of the same positions read at once.
 
         Args:
@@ -101,7 +101,7 @@ class Proof:
                     f"what it makes of the same tokens read at once, wanted {most:g} at most; {_APART}"
                 )
 
-    def of_drawing(self, read: Given, tokens: Sequence[int], temperature: float) -> Drawn:
+    def of_drawing(self, read: SampleStates, tokens: Sequence[int], temperature: float) -> Drawn:
         """Return what an answer's tokens tell of how they were drawn; greedy ones are held against the likeliest.
 
         Args:
@@ -112,8 +112,8 @@ class Proof:
         Raises:
             EngineError: temperature is 0, and one is not the likeliest.
         """
-        last, chosen = self.finish.last(read.states[: len(tokens), -1]), torch.tensor(tokens)
-        chances = torch.stack([self.finish.log_probabilities(each) for each in last])
+        last, chosen = self.end.last(read.states[: len(tokens), -1]), torch.tensor(tokens)
+        chances = torch.stack([self.end.log_probabilities(each) for each in last])
         if temperature > 0:
             return drawn(chances, chosen, temperature)
         below, most = below_likeliest(chances, chosen), NATS[self.wanted.dtype]
@@ -143,7 +143,7 @@ class Proof:
     def _there(self) -> set[int]:
         return set(range(-1, self.wanted.num_layers - 1))
 
-    def _near(self, given: Given, place: int, layer: int, own: Mapping[int, Tensor]) -> None:
+    def _near(self, given: SampleStates, place: int, layer: int, own: Mapping[int, Tensor]) -> None:
         near = {other: distance(given.states[:, place], own[other]) for other in own if abs(other - layer) <= 1}
         nearest = min(near, key=lambda other: near[other])
         if nearest != layer and near[nearest] < near[layer]:

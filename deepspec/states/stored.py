@@ -20,7 +20,7 @@ _URI = re.compile(r"(s3://.+)/([^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StatesInStore:
     """Where the states of one request lie."""
 
     root: str

@@ -46,7 +46,7 @@ class Mark(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
+class SavedState:
     """A saved state."""
 
     step: int
@@ -111,7 +111,7 @@ class Checkpoints:
         self.failed = 0
         """Saves that failed; the state before them is still there."""
 
-    def save(self, state: Saved) -> None:
+    def save(self, state: SavedState) -> None:
         """Save a state beside the training, in a thread: its tensors must be copies.
 
         A save that fails is logged and counted; training goes on with the one before.
@@ -132,7 +132,7 @@ class Checkpoints:
             return False
         return True
 
-    def newest(self) -> Saved | None:
+    def newest(self) -> SavedState | None:
         """Return the newest state that is whole, or None; what is damaged is passed over, and said."""
         shutil.rmtree(self._scratch, ignore_errors=True)  # what a killed attempt left half-written
         for step in sorted(self._steps(), reverse=True):
@@ -154,7 +154,7 @@ class Checkpoints:
         self.finish()
         self._pool.shutdown()
 
-    def _write(self, state: Saved) -> None:
+    def _write(self, state: SavedState) -> None:
         name = _name(state.step)
         rows = "".join(f"{json.dumps(row)}\n" for row in state.rows)
         files = {
@@ -177,7 +177,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
         return entry
 
-    def _read(self, step: int) -> Saved:
+    def _read(self, step: int) -> SavedState:
         key = self._mark_key(step)
         try:
             mark = Mark.model_validate_json(self._store.read_bytes(key))
@@ -185,7 +185,7 @@ class Checkpoints:
             raise CorruptArtifactError(f"{self._store.uri(key)} is not a mark: {error}") from error
         rows = [json.loads(line) for line in self._local(mark.files["jsonl"]).read_text().splitlines()]
         tensors = load_file(self._local(mark.files["safetensors"]))
-        return Saved(step=mark.step, tensors=tensors, rows=rows, progress=mark.progress)
+        return SavedState(step=mark.step, tensors=tensors, rows=rows, progress=mark.progress)
 
     def _local(self, entry: FileEntry) -> Path:
         """Return a verified local file."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepspec.algorithms.base import PassWork
 from deepspec.records.batch import Batch, Tokens, collate_states, collate_tokens, each_tensor, on_device
-from deepspec.records.stream import Row, Samples, Share, read_record, read_tokens
+from deepspec.records.stream import PackedRow, Samples, Share, read_record, read_tokens
 
 STEPS_AHEAD = 2
 """Steps that are begun beyond the one that is computed, at most."""
@@ -137,12 +137,12 @@ class Reader:
         self.waited += time.perf_counter() - begin
         return result
 
-    def read(self, rows: Sequence[Row]) -> MicroBatch:
+    def read(self, rows: Sequence[PackedRow]) -> MicroBatch:
         """Return the micro-batch of some rows, read now."""
         part = self.plan(rows)
         return MicroBatch(batch=part.tokens.with_states(*self.load(rows)), supervision=part.supervision)
 
-    def plan(self, rows: Sequence[Row]) -> Supervised:
+    def plan(self, rows: Sequence[PackedRow]) -> Supervised:
         """Return the tokens of some rows, and what is supervised in them."""
         ids = [[self.samples.sample_id(draw.number) for draw in row] for row in rows]
         tokens = collate_tokens(ids, [[read_tokens(self.samples, draw.number) for draw in row] for row in rows])
@@ -151,12 +151,12 @@ class Reader:
         )
         return each_tensor(found, Tensor.pin_memory) if self.pace.pinned else found
 
-    def load(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    def load(self, rows: Sequence[PackedRow]) -> tuple[Tensor, Tensor]:
         """Return the states of some rows."""
         records = [[read_record(self.samples, draw.number) for draw in row] for row in rows]
         return collate_states(records, pinned=self.pace.pinned)
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[PackedRow]) -> int:
         """Return the bytes that the states of some rows take, padding included."""
         return padded_bytes(self.samples, rows)
 
@@ -166,7 +166,7 @@ def steps_told(engines: int, batch: int) -> int:
     return math.ceil(ASKED_AHEAD * max(1, engines) / batch)
 
 
-def padded_bytes(samples: Samples, rows: Sequence[Row]) -> int:
+def padded_bytes(samples: Samples, rows: Sequence[PackedRow]) -> int:
     """Return the bytes that the states of some rows take in a batch, padding included."""
     longest = max(sum(samples.length(draw.number) for draw in row) for row in rows)
     return len(rows) * longest * samples.state_bytes
@@ -187,13 +187,13 @@ class Reads(Protocol):
     def pace(self) -> Pace:
         """Return how far and how wide to read ahead."""
 
-    def plan(self, rows: Sequence[Row], /) -> Any:
+    def plan(self, rows: Sequence[PackedRow], /) -> Any:
         """Return what is known of some rows without their states."""
 
-    def load(self, rows: Sequence[Row], /) -> Any:
+    def load(self, rows: Sequence[PackedRow], /) -> Any:
         """Return their states."""
 
-    def size(self, rows: Sequence[Row], /) -> int:
+    def size(self, rows: Sequence[PackedRow], /) -> int:
         """Return the bytes of those."""
 
 
@@ -230,7 +230,7 @@ class ReadAhead:
         self._told: deque[Share] = deque()
         """Steps of which the samples have heard, not begun yet."""
         self._planned: deque[Planned] = deque()
-        self._waiting: deque[Sequence[Row]] = deque()
+        self._waiting: deque[Sequence[PackedRow]] = deque()
         """Micro-batches of the steps begun whose states are not being read yet."""
         self._loading: deque[tuple[int, Any]] = deque()
         self._bytes = 0

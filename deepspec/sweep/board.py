@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 COVERED = 0.95
 """Of the intervals."""
-Verdict = Literal["best", "left behind", "behind", "not apart from the best", "more seeds are needed"]
+RowVerdict = Literal["best", "left behind", "behind", "not apart from the best", "more seeds are needed"]
 """`left behind`: and not trained from further seeds; `behind`: the interval of the difference lies below 0."""
 
 
@@ -112,7 +112,7 @@ class Standing(_Model):
     first, or that failed."""
     against_best: Mean | None
     """The same, from the best row."""
-    verdict: Verdict
+    verdict: RowVerdict
     drafts: tuple[str, ...]
 
     def row(self) -> dict[str, str]:
@@ -290,7 +290,7 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | N
     )
 
 
-def _verdict(one: Entrant, best: Entrant) -> Verdict:
+def _verdict(one: Entrant, best: Entrant) -> RowVerdict:
     if one is best:
         return "best"
     found = difference(one, best)

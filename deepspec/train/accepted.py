@@ -23,8 +23,8 @@ from deepspec.target_cache.facts import Sampled
 from deepspec.train.task import Task
 from deepspec.walk.walker import Walked, Walker
 
-Way = Literal["greedy", "sampled"]
-WAYS: tuple[Way, Way] = ("greedy", "sampled")
+WalkedWay = Literal["greedy", "sampled"]
+WAYS: tuple[WalkedWay, WalkedWay] = ("greedy", "sampled")
 LENGTH = "accepted_length"
 """Of a look's row: what is watched."""
 ENOUGH = 0.5
@@ -109,7 +109,7 @@ class AcceptedLength:
     def _temperature(self) -> float:
         return 0.0 if self._sampled is None else self._sampled.temperature
 
-    def _watched(self, greedy: Walked) -> Way | None:
+    def _watched(self, greedy: Walked) -> WalkedWay | None:
         if self._sampled is not None:
             return "sampled" if self._temperature > 0 else "greedy"
         return "greedy" if _share(greedy) >= ENOUGH else None
@@ -126,7 +126,7 @@ def _named(walked: Walked) -> Iterator[tuple[str, Tensor]]:
         yield name, torch.from_numpy(np.asarray(values, dtype=np.float64))
 
 
-def _walked(sums: Mapping[str, Tensor], way: Way) -> Walked:
+def _walked(sums: Mapping[str, Tensor], way: WalkedWay) -> Walked:
     told = {name: sums[f"{way}/{name}"].numpy() for name in (each.name for each in fields(Tally))}
     counts = {"tokens": "walk_tokens", "known": "known", "cut": "cut"}
     whole = {name: sums[f"{way}/{key}"].numpy().astype(np.int64) for name, key in counts.items()}

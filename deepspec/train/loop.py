@@ -19,10 +19,10 @@ from deepspec.optimizers.muon import OPTIMIZERS
 from deepspec.optimizers.schedule import rate_of
 from deepspec.records.batch import on_device
 from deepspec.records.stream import Cut, Samples, Share, Stream
-from deepspec.steps.checkpoint import Checkpoints, Saved, Saves
-from deepspec.steps.guard import Guard
+from deepspec.steps.checkpoint import Checkpoints, SavedState, Saves
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import Pace, Reader, Step
+from deepspec.steps.step_guard import StepGuard
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve, Taken, Unread
 from deepspec.train.accepted import AnswersKnown
@@ -64,7 +64,7 @@ class Loop:
         """Greedy answers beside it, where its own are sampled; walked over at each look."""
         self.progress = RunProgress(watch=spec.watch)
         self.meter = Meter(device_peak(task.device))
-        self.guard = Guard(spec.skip_limit)
+        self.guard = StepGuard(spec.skip_limit)
         self.optimizer = OPTIMIZERS[spec.optimizer](task.model, spec, task.dtype, ranks)
         self.cut = cut
         """How steps are cut into forward passes."""
@@ -130,7 +130,7 @@ class Loop:
             if not looked:
                 self._cancel(saves)
 
-    def state(self) -> Saved:
+    def state(self) -> SavedState:
         """Return what a saved state holds; all ranks ask at the same time, the first one's has the tensors."""
         progress = self.progress
         told = {
@@ -140,11 +140,11 @@ class Loop:
             "cut": asdict(self.cut),
             "kernel": self.task.kernel,
         }
-        return Saved(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
+        return SavedState(step=progress.step, tensors=self.optimizer.state(), rows=progress.rows, progress=told)
 
     def resume(
         self,
-        saved: Saved | None,
+        saved: SavedState | None,
         *,
         micro_batch: int | None = None,
         pack: bool = False,
@@ -168,7 +168,7 @@ class Loop:
         known = {"cut": {}, "guard": asdict(self.guard), **progress}
         if known["cut"].get("ranks") == self.ranks.count:
             self.cut = _cut_anew(Cut(**known["cut"]), micro_batch, pack, log)
-        self.guard = Guard(**{**known["guard"], "limit": self.guard.limit})
+        self.guard = StepGuard(**{**known["guard"], "limit": self.guard.limit})
         counted = known.get("samples", 0), known.get("tokens", 0)
         self.progress = RunProgress(step, *counted, rows, watch=self.task.spec.watch)
 

@@ -25,7 +25,7 @@ from deepspec.records.stream import Cut
 from deepspec.report import Report
 from deepspec.start.begin import earlier_weights
 from deepspec.start.previous import STATE
-from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save, write_tensors
+from deepspec.steps.checkpoint import Checkpoints, Retention, SavedState, Saves, seconds_to_save, write_tensors
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import Pace, steps_told
 from deepspec.store import Store
@@ -282,12 +282,12 @@ def _saves(spec: TrainSpec, out: Out, ranks: Ranks, report: Report) -> Iterator[
         yield Saves(last=last, best=best if spec.keep == "best" else None)
 
 
-def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Report) -> Saved | None:
+def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Report) -> SavedState | None:
     """Return the state to go on from, or the one that the spec begins with."""
     saved = saves.last.newest()
     if saved is None:
         tensors = earlier_weights(loop.task.spec, loop.total, out, placement, report.log)
-        return None if tensors is None else Saved(step=0, tensors=tensors, rows=[], progress={})
+        return None if tensors is None else SavedState(step=0, tensors=tensors, rows=[], progress={})
     report.log(f"going on after step {saved.step} of {loop.total}")
     kernel = saved.progress.get("kernel", "torch")
     if kernel != loop.task.kernel:

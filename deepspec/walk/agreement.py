@@ -19,14 +19,14 @@ from torch import Tensor
 from deepspec.algorithms.base import Drafted
 from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU
 from deepspec.losses.rows import Head
-from deepspec.models.products import Product, product_of
+from deepspec.models.products import MatrixProduct, product_of
 from deepspec.models.whole_head import cap
 from deepspec.target_cache.facts import Sampled
 from deepspec.walk.chances import chances
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class AnswerChances:
     """What the target says where a token of an answer stands."""
 
     best: Tensor
@@ -35,7 +35,7 @@ class Said:
     """Chance of the answer's own token, as answers were sampled; at temperature 0, 1."""
 
 
-def said_by_target(head: Head, states_PD: Tensor, tokens_P: Tensor, sampled: Sampled | None) -> Said:
+def said_by_target(head: Head, states_PD: Tensor, tokens_P: Tensor, sampled: Sampled | None) -> AnswerChances:
     """Return what the target says at some positions, `(P,)` each.
 
     Args:
@@ -45,7 +45,7 @@ def said_by_target(head: Head, states_PD: Tensor, tokens_P: Tensor, sampled: Sam
         sampled: how the answers were; None: at temperature 0.
     """
     product = product_of(head.weight if head.whole is None else head.whole.weight)
-    said = Said(best=tokens_P.clone(), chance=states_PD.new_ones(len(tokens_P), dtype=torch.float32))
+    said = AnswerChances(best=tokens_P.clone(), chance=states_PD.new_ones(len(tokens_P), dtype=torch.float32))
     for span in _spans(len(tokens_P), states_PD.device):
         logits_MV = _logits(product, states_PD[span], head.softcap)
         said.best[span] = logits_MV.argmax(1)
@@ -54,7 +54,7 @@ def said_by_target(head: Head, states_PD: Tensor, tokens_P: Tensor, sampled: Sam
     return said
 
 
-def kept_of_draft(drafted: Drafted, said: Said, slots: int, sampled: Sampled | None) -> tuple[Tensor, Tensor]:
+def kept_of_draft(drafted: Drafted, said: AnswerChances, slots: int, sampled: Sampled | None) -> tuple[Tensor, Tensor]:
     """Return what is kept of each slot, `(R,)` each: greedily, 0 or 1; and the chance as answers were sampled.
 
     Behind a slot that is never kept, 0 stands for whatever it would be.
@@ -65,7 +65,7 @@ def kept_of_draft(drafted: Drafted, said: Said, slots: int, sampled: Sampled | N
         slots: K.
         sampled: how the answers were; None: at temperature 0.
     """
-    held = _Held(drafted, said, sampled)
+    held = _Keeping(drafted, said, sampled)
     begins_R, slot_R = drafted.places // slots, drafted.places % slots
     asked_R = said.best >= 0
     alive = torch.ones(int(begins_R.max()) + 1 if len(begins_R) else 0, dtype=torch.bool, device=begins_R.device)
@@ -78,10 +78,10 @@ def kept_of_draft(drafted: Drafted, said: Said, slots: int, sampled: Sampled | N
     return held.greedy, held.sampled
 
 
-class _Held:
+class _Keeping:
     """Fills in what is kept, some rows at a time."""
 
-    def __init__(self, drafted: Drafted, said: Said, sampled: Sampled | None) -> None:
+    def __init__(self, drafted: Drafted, said: AnswerChances, sampled: Sampled | None) -> None:
         rows, self._said, self._sampled = drafted.rows, said, sampled
         self._drafted, self._head = drafted, product_of(drafted.head.weight)
         self._markov = None if rows.markov_weight is None else product_of(rows.markov_weight.detach())
@@ -105,7 +105,7 @@ class _Held:
             self.sampled[chosen_M] = (q_M / said.chance[chosen_M]).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)
 
 
-def _logits(product: Product, states_MD: Tensor, softcap: float | None) -> Tensor:
+def _logits(product: MatrixProduct, states_MD: Tensor, softcap: float | None) -> Tensor:
     logits_MV = states_MD.new_empty(len(states_MD), len(product.weight_VD), dtype=torch.float32)
     product.forward(states_MD, logits_MV)
     cap(logits_MV, softcap)

@@ -16,7 +16,7 @@ from deepspec.records.batch import Batch, Tokens, on_device
 from deepspec.rounds.measure import Floats, Tally
 from deepspec.rounds.walk import Answers, walk
 from deepspec.target_cache.facts import Sampled
-from deepspec.walk.agreement import Said, kept_of_draft, said_by_target
+from deepspec.walk.agreement import AnswerChances, kept_of_draft, said_by_target
 from deepspec.walk.answers import WalkedAnswer, answers_in
 
 
@@ -68,7 +68,7 @@ class Walker:
     """Tokens of a sample that are walked, from its first answer on."""
     at_once: int
     """Rounds of a row that are computed at once."""
-    memory: dict[tuple[str, ...], Said] = field(default_factory=dict)
+    memory: dict[tuple[str, ...], AnswerChances] = field(default_factory=dict)
     """Ids of a batch's samples -> what the target says there, a few bytes a token: the same at every look."""
 
     def rounds(self, model: Any, batch: Batch, numbers: Sequence[int]) -> tuple[Rounds, Rounds]:
@@ -105,13 +105,13 @@ class Walker:
         kept = [batch.hidden.new_zeros((*begins.shape, self.slots), dtype=torch.float32) for _ in range(2)]
         for drafted in self.algorithm.drafted(model, batch, begins, self.at_once):
             tokens = drafted.targets[drafted.rows.target_index] + 1
-            there = Said(best=said.best.flatten()[tokens], chance=said.chance.flatten()[tokens])
+            there = AnswerChances(best=said.best.flatten()[tokens], chance=said.chance.flatten()[tokens])
             found = kept_of_draft(drafted, there, self.slots, self._drawn)
             for grid, values in zip(kept, found, strict=True):
                 grid.view(-1)[drafted.places] = values
         return [each.cpu() for each in (*kept, said.best == batch.input_ids, said.chance > 0)]
 
-    def _said(self, model: Any, batch: Batch, begins: Tensor) -> Said:
+    def _said(self, model: Any, batch: Batch, begins: Tensor) -> AnswerChances:
         """Return what the target says of every token of the answers but the first, `(B, T)`: asked once a batch."""
         if batch.sample_ids not in self.memory:
             tokens, best = batch.ahead(batch.input_ids, 1), torch.full_like(batch.input_ids, -1)
@@ -120,7 +120,7 @@ class Walker:
             places = begins.flatten().nonzero()[:, 0] + 1
             best.view(-1)[places] = found.best
             chance.view(-1)[places] = found.chance
-            self.memory[batch.sample_ids] = Said(best=best, chance=chance)
+            self.memory[batch.sample_ids] = AnswerChances(best=best, chance=chance)
         return self.memory[batch.sample_ids]
 
     @property

@@ -4,17 +4,26 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from deepspec.page.figure import drawing
 
 LENGTHS = {"accepted_length_greedy": "greedily", "accepted_length_sampled": "as sampled"}
 """Of a look's row -> how it is called; both with `_low` and `_high`."""
+OF_BLOCKS = {"tau": "random blocks, by chances", "tau_greedy": "random blocks, greedily"}
+"""The same of accepted lengths that are not walked: blocks at random places, see docs/training.md."""
 _SMOOTH = 0.9
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return a PNG: losses of training and held-out samples, and accepted lengths with their intervals, by step.
+    """Return the picture of a run's metric rows as PNG: the same rows give the same bytes."""
+    buffer = io.BytesIO()
+    curves(rows).savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
-    The same rows give the same bytes.
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return losses of training and held-out samples, and accepted lengths with their intervals, by step.
 
     Args:
         rows: metric rows of a run.
@@ -25,13 +34,13 @@ def learning_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     losses.plot([row["step"] for row in train], _smooth([row["loss"] for row in train]), label="training, smoothed")
     losses.plot([row["step"] for row in held_out], [row["loss"] for row in held_out], "o-", ms=3, label="held out")
     losses.set(xlabel="step", ylabel="loss", yscale="log")
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter("{x:g}")
     losses.legend()
     _draw_lengths(lengths, held_out)
     for axes in (losses, lengths):
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _draw_lengths(axes: Any, held_out: Sequence[Mapping[str, Any]]) -> None:
@@ -44,9 +53,10 @@ def _draw_lengths(axes: Any, held_out: Sequence[Mapping[str, Any]]) -> None:
             axes.fill_between(
                 steps, [row[f"{name}_low"] for row in rows], [row[f"{name}_high"] for row in rows], alpha=0.2
             )
-    for name in ("tau", "tau_greedy"):
+    for name, label in OF_BLOCKS.items():
         rows = [row for row in held_out if name in row]
-        axes.plot([row["step"] for row in rows], [row[name] for row in rows], ":", lw=1, label=name)
+        if rows:
+            axes.plot([row["step"] for row in rows], [row[name] for row in rows], ":", lw=1, label=label)
     axes.set(xlabel="step", ylabel="accepted length, bonus token included")
     axes.legend()
 

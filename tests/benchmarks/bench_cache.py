@@ -247,7 +247,7 @@ def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store):  # noqa: F81
 
     def plain() -> None:
         def get(uri: str) -> int:
-            return len(s3._remote.cat_file(uri))
+            return len(s3._kept.client.cat_file(uri))
 
         with ThreadPoolExecutor(FETCHERS) as pool:
             list(pool.map(get, uris))

@@ -8,7 +8,7 @@ import torch
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.errors import SpecError, TargetError
-from deepspec.passes.live import Source, open_cache
+from deepspec.passes.live import StatesSource, open_cache
 from deepspec.records.batch import Record
 from deepspec.store import Store
 from tests.given.published.caches import build, held, placement_for, publish_answers, rows, spec_for
@@ -28,7 +28,7 @@ def caches(target: Path, store: Store, tmp_path: Path) -> dict[str, Artifact]:
     return {codec: made(codec) for codec in ("bf16", "none")}
 
 
-def records(artifact: Artifact, target: Path, scratch: Path, source: Source, **options: Any) -> list[Record]:
+def records(artifact: Artifact, target: Path, scratch: Path, source: StatesSource, **options: Any) -> list[Record]:
     cache = open_cache(artifact, placement_for(target, scratch), source, **options)
     return list(cache.stream(cache.order("train", seed=3, epoch=1, window=2)))
 

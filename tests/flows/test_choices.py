@@ -3,7 +3,10 @@
 import pytest
 
 from deepspec.errors import SpecError, UnknownNameError
-from flows.choices import choose_site, managed_engines, named_endpoints
+from deepspec.plan import presets
+from flows.choices import Choices, choose_site, managed_engines, named_endpoints
+from flows.draft import build_draft
+from flows.stages import STAGE_FLOWS
 from infra.engines.managed import ManagedEngines
 
 URLS = ["http://127.0.0.1:8000/v1", "https://engine.example/v1"]
@@ -47,3 +50,26 @@ def test_engines_are_started_where_none_are_named():
         managed_engines("ollama")
     with pytest.raises(SpecError, match="--engine starts engines and --endpoint names running ones"):
         choose_site(None, named_endpoints(URLS, "tiny"), engines)
+
+
+@pytest.mark.parametrize("flow", [build_draft, *STAGE_FLOWS.values()], ids=lambda flow: flow.name)
+def test_the_plan_that_a_command_checked_is_the_one_that_its_flow_runs(flow, monkeypatch):
+    """Prefect validates what a flow is given, and hands on the same choices: they have their plan."""
+    made, build = [], presets.build_plan
+    monkeypatch.setattr(presets, "build_plan", lambda *told: made.append(told) or build(*told))
+    choices = Choices(target="smollm2-135m", overrides=("train.steps=7",))
+    plan = choices.plan
+    given = flow.validate_parameters({"choices": choices, "site": choose_site()})
+    assert given["choices"].plan is plan
+    assert plan.train.steps == 7
+    assert len(made) == 1
+
+
+def test_a_plan_stays_with_its_choices_and_is_no_part_of_them():
+    """Others have another, equal ones are equal, and a deployment is sent what was said alone."""
+    choices, same = Choices(overrides=("train.steps=7",)), Choices(overrides=("train.steps=7",))
+    sent = choices.model_dump_json()
+    assert choices.plan.train.steps == 7
+    assert (choices, hash(choices), choices.model_dump_json()) == (same, hash(same), sent)
+    assert Choices.model_validate_json(sent).plan == choices.plan
+    assert choices.but(overrides=("train.steps=8",)).plan.train.steps == 8

@@ -58,10 +58,10 @@ def test_a_run_begins_with_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch
     """On a machine like the one that the laptop's rates are of; not where a draft is given, nor for another device."""
     monkeypatch.setattr(show, "probe", lambda: REFERENCE)
     site = choose_site()
-    show.forecast(Choices().plan(), site)
+    show.forecast(Choices().plan, site)
     told = " ".join(capsys.readouterr().out.split())
     assert told.startswith("100 prompts, 200 training steps; this will take about 5.")
     assert "more prompts and steps: --size laptop, --size hour" in told
-    show.forecast(Choices(draft="draft/ab").plan(), site)
-    show.forecast(Choices().plan(), choose_site(device="cuda"))
+    show.forecast(Choices(draft="draft/ab").plan, site)
+    show.forecast(Choices().plan, choose_site(device="cuda"))
     assert capsys.readouterr().out == ""

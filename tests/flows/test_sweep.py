@@ -15,7 +15,7 @@ def test_a_row_changes_what_all_share_and_nothing_else():
         Variant(name="asked"),
         Variant(name="eagle3", algorithm="eagle3", changes=("train.objective.ttt_length=4",)),
     )
-    asked, eagle3 = (each.plan().train for each in _changed(shared, rows).values())
+    asked, eagle3 = (each.plan.train for each in _changed(shared, rows).values())
     assert (asked.draft.algorithm, asked.steps, asked.draft.num_layers) == ("dspark", 9, 2)
     assert (eagle3.draft.algorithm, eagle3.steps, eagle3.draft.num_layers) == ("eagle3", 9, None), "it has one layer"
     assert eagle3.objective.ttt_length == 4
@@ -29,7 +29,7 @@ def test_a_sweep_takes_two_rows_with_names_of_their_own(names):
 
 def test_rows_whose_rounds_take_as_long_have_one_shape():
     def shape(*changes: str, **told: str) -> str:
-        return _shape(Choices.model_validate({**told, "overrides": changes}).plan())
+        return _shape(Choices.model_validate({**told, "overrides": changes}).plan)
 
     assert shape() == shape("train.optimizer=muon", "train.seed=3")
     assert shape() != shape("train.draft.block_size=7")
@@ -46,7 +46,7 @@ def test_rows_whose_rounds_take_as_long_have_one_shape():
     ],
 )
 def test_a_sweep_without_anything_to_judge_by_is_refused(tmp_path, changes, told):
-    plan, site = Choices(overrides=changes).plan(), choose_site(str(tmp_path))
+    plan, site = Choices(overrides=changes).plan, choose_site(str(tmp_path))
     with pytest.raises(SpecError, match=told):
         _check(plan, site, "walked")
     _check(plan, site, "decoded")

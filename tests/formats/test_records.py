@@ -45,7 +45,9 @@ def test_nothing_ahead_of_a_position_is_another_samples():
     places = torch.arange(1, 11).view(2, 5)
     assert batch.ahead(places, 1).tolist() == [[2, 3, 0, 5, 0], [7, 8, 9, 0, 0]]
     assert batch.ahead(places, 2).tolist() == [[3, 0, 0, 0, 0], [8, 9, 0, 0, 0]]
-    assert batch.ahead(batch.loss_mask, 1)[0].tolist() == [True, False, False, True, False]
+    moved = batch.ahead(batch.loss_mask, 1)
+    assert moved[0].tolist() == [True, False, False, True, False]
+    assert (moved.dtype, batch.ahead(places, 1).dtype) == (torch.bool, torch.int64), "a mask stays one"
 
 
 def test_a_cut_record_is_a_record():

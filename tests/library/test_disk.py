@@ -100,7 +100,7 @@ def test_a_write_that_fails_leaves_nothing_beside_its_place(tmp_path: Path, monk
         path.write_bytes(data[:1])
         raise NO_ROOM
 
-    monkeypatch.setattr("deepspec.store._write_durably", half)
+    monkeypatch.setattr("deepspec.store.local._write_durably", half)
     for write in (store.write_bytes, store.create):
         with pytest.raises(StoreError, match="No space left"):
             write("kind/address/mark", b"data")

@@ -128,14 +128,14 @@ def test_unfinished_uploads_are_found_by_age_and_given_up(store):
 @pytest.mark.parametrize("arrived", [True, False])
 def test_an_upload_that_ended_unheard_is_an_upload(store, tmp_path, monkeypatch, arrived):
     (tmp_path / "f").write_bytes(b"file")
-    put = store._remote.put_file
+    put = store._kept.client.put_file
 
     def unheard(path: str, uri: str) -> None:
         if arrived:
             put(path, uri)
         raise FileNotFoundError("The specified upload does not exist.")
 
-    monkeypatch.setattr(store._remote, "put_file", unheard)
+    monkeypatch.setattr(store._kept.client, "put_file", unheard)
     if arrived:
         store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
         assert store.read_bytes("draft/x/attempt-1/f") == b"file"

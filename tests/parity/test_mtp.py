@@ -52,7 +52,7 @@ def test_states_and_logits_of_every_step(case):
         assert len(outputs) == len(wanted["logits"])
         for step, output in enumerate(outputs):
             rows = wanted["logits"].shape[1]
-            inside = batch.ahead(torch.ones_like(batch.loss_mask), step + 1)[0, :rows].bool()  # else another's token
+            inside = batch.ahead(torch.ones_like(batch.loss_mask), step + 1)[0, :rows]  # else another's token
             torch.testing.assert_close(model.norm(output)[:rows][inside], wanted["mtp_output"][step][inside], **LOGITS)
             torch.testing.assert_close(model.logits(output)[:rows][inside], wanted["logits"][step][inside], **LOGITS)
 

@@ -32,7 +32,7 @@ def site(place: Path, **placed: Any) -> Site:
 
 
 def told(place: Path, *overrides: str, **changes: Any) -> tuple[str, ...]:
-    return examine(known(choices(place, *overrides, **changes).plan(), site(place)))
+    return examine(known(choices(place, *overrides, **changes).plan, site(place)))
 
 
 def refused(place: Path, *overrides: str, **changes: Any) -> str:

@@ -111,9 +111,9 @@ def verdict(call: Callable[[], Any]) -> str:
 def all_verdicts(place: Path, chosen: Choices, where: Site) -> set[str]:
     """Return what plan, a command's first look, and the first task of a run say."""
     calls = (
-        lambda: show.plan(chosen.plan(), where),
-        lambda: show.check_input(chosen.plan(), where),
-        lambda: begun(chosen.plan(), where),
+        lambda: show.plan(chosen.plan, where),
+        lambda: show.check_input(chosen.plan, where),
+        lambda: begun(chosen.plan, where),
     )
     return {verdict(call) for call in calls}
 
@@ -166,8 +166,8 @@ def test_each_harm_is_one_line_for_plan_and_run_and_a_row_for_doctor(place, name
 
 def test_begun_knows_the_device_first(place, monkeypatch):
     with pytest.raises(InputError, match="--device cuda: torch sees no card here"):
-        begun(choices(place).plan(), site(place, device="cuda"))
-    run = begun(choices(place).plan(), site(place, device="auto"))
+        begun(choices(place).plan, site(place, device="cuda"))
+    run = begun(choices(place).plan, site(place, device="auto"))
     assert isinstance(run, Begun)
     assert run.site.placement.device == "cpu"
     assert run.told[0].startswith("--device auto is cpu: ")

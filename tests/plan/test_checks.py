@@ -15,7 +15,7 @@ from tests.plan.placed import FIELDS, choices, edit, questions, refused, site, t
 
 
 def test_a_plan_that_can_be_run_passes_every_check(place):
-    found = outcomes(known(choices(place).plan(), site(place)))
+    found = outcomes(known(choices(place).plan, site(place)))
     assert [each.name for each in found] == list(CHECKS)
     assert {each.state for each in found} == {"ok"}
 
@@ -38,7 +38,7 @@ def test_a_prompt_of_one_token_is_room_enough(place):
 
 @pytest.mark.parametrize("only", ["prepare", "cache", "train", "export", "release"])
 def test_answers_without_room_hold_no_stage_up_that_asks_nothing(place, only):
-    plan = choices(place, "evaluate.max_new_tokens=600", "benchmark.max_new_tokens=504", "cache.max_length=64").plan()
+    plan = choices(place, "evaluate.max_new_tokens=600", "benchmark.max_new_tokens=504", "cache.max_length=64").plan
     assert examine(known(plan, site(place), only=only)) == (
         "the target reads 512 tokens, evaluate.max_new_tokens is 600 and 8 more are kept for a proposal: no prompt has "
         "room; lower it before evaluate",
@@ -48,7 +48,7 @@ def test_answers_without_room_hold_no_stage_up_that_asks_nothing(place, only):
 
 
 def test_answers_without_room_end_the_stage_that_asks_for_them(place):
-    plan = choices(place, "evaluate.max_new_tokens=600").plan()
+    plan = choices(place, "evaluate.max_new_tokens=600").plan
     for only in ("evaluate", None):
         with pytest.raises(InputError, match=r"evaluate\.max_new_tokens is 600 .* lower it$"):
             examine(known(plan, site(place), only=only))
@@ -56,7 +56,7 @@ def test_answers_without_room_end_the_stage_that_asks_for_them(place):
 
 
 def test_a_release_is_reevaluated_by_settings_of_its_own(place):
-    plan = choices(place, "evaluate.max_new_tokens=600", "cache.max_length=64").plan()
+    plan = choices(place, "evaluate.max_new_tokens=600", "cache.max_length=64").plan
     assert examine(known(plan, site(place), only="reevaluate")) == ()
     assert begun(plan, site(place), "reevaluate").told == ()
 
@@ -114,7 +114,7 @@ def test_masks_of_positions_by_positions_are_told_where_samples_may_be_long(plac
 
 def test_the_spec_says_where_samples_are_cut(place):
     def length(*overrides: str) -> int:
-        run = begun(choices(place, *overrides).plan(), site(place))
+        run = begun(choices(place, *overrides).plan, site(place))
         return CacheSpec.model_validate(run.resolved.specs["cache"]).max_length
 
     assert (length(), length("cache.max_length=513"), length("cache.max_length=100")) == (512, 512, 100)
@@ -135,7 +135,7 @@ def test_questions_without_room_are_told_or_refused(place):
 
 def test_only_questions_that_could_be_too_long_are_tokenised(place, monkeypatch):
     asked: list[int] = []
-    plan = choices(place, "evaluate.max_new_tokens=400").plan()
+    plan = choices(place, "evaluate.max_new_tokens=400").plan
     seen = known(plan, site(place))
     original = type(seen.chat).prompt_ids
     monkeypatch.setattr(
@@ -163,13 +163,13 @@ def test_several_things_are_told_at_once(place):
 def test_one_fault_is_told_once(place):
     (place / "target" / "model.safetensors").write_bytes(POINTER + b"v1\n")
     assert "things are in the way" not in refused(place)
-    states = {each.name: each.state for each in outcomes(known(choices(place).plan(), site(place)))}
+    states = {each.name: each.state for each in outcomes(known(choices(place).plan, site(place)))}
     assert (states["target"], states["tokenizer"], states["context"]) == ("failed", "skipped", "skipped")
 
 
 def test_trackers_are_those_of_accelerate_and_installed(place, monkeypatch):
     assert set(TRACKERS) == set(map(str, LOGGER_TYPE_TO_CLASS))
-    plan = choices(place).plan()
+    plan = choices(place).plan
     examine(known(plan, site(place, trackers=("tensorboard",))))
     with pytest.raises(InputError, match="unknown tracker 'tensorbord'; known: aim, "):
         examine(known(plan, site(place, trackers=("tensorbord",))))
@@ -178,7 +178,7 @@ def test_trackers_are_those_of_accelerate_and_installed(place, monkeypatch):
 
 
 def test_processes_share_a_step(place, monkeypatch):
-    plan = choices(place).plan()
+    plan = choices(place).plan
     examine(known(plan, site(place, processes=2)))
     with pytest.raises(InputError, match=r"3 processes share a step of train\.global_batch=2"):
         examine(known(plan, site(place, processes=3)))
@@ -192,10 +192,10 @@ def test_processes_share_a_step(place, monkeypatch):
 
 
 def test_a_target_that_is_not_here_yet_is_no_reason_to_refuse(place):
-    plan = choices(place, target="some/model").plan()
+    plan = choices(place, target="some/model").plan
     assert examine(known(plan, site(place))) == ()
     with pytest.raises(InputError, match="neither a folder here nor a hub id ORG/MODEL"):
-        examine(known(choices(place, target="a/b/c").plan(), site(place)))
+        examine(known(choices(place, target="a/b/c").plan, site(place)))
 
 
 @pytest.mark.parametrize("option", ["prompts", "answers"])

@@ -77,7 +77,7 @@ def go_through_the_stages(plan: Plan, folder: Path) -> None:
 
 def verdicts(place: Path, *overrides: str, **told: Any) -> tuple[bool, bool, str]:
     """Return whether the plan, and whether the stages let something pass, and what is said."""
-    plan, said, found = choices(place, *overrides, **told).plan(), [], []
+    plan, said, found = choices(place, *overrides, **told).plan, [], []
     for call in (
         lambda: examine(known(plan, site(place))), lambda: go_through_the_stages(plan, place / "target")
     ):  # fmt: skip

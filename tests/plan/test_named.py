@@ -35,7 +35,7 @@ def published(place: Path) -> tuple[Path, Store, str]:
 
 def test_a_cache_of_this_target_is_taken(published):
     place, _, name = published
-    run = begun(choices(place, f"dataset.cache={name}").plan(), site(place))
+    run = begun(choices(place, f"dataset.cache={name}").plan, site(place))
     assert run.told == ()
 
 
@@ -68,7 +68,7 @@ def test_a_cache_that_does_not_fit_is_refused(published):
     option = changed("a7", target=other)
     told(place, option)  # weights are hashed when the run resolves
     with pytest.raises(InputError, match=r"another target than .*: weights differ"):
-        begun(choices(place, option).plan(), site(place))
+        begun(choices(place, option).plan, site(place))
     store.delete(f"{name}/{next(iter(manifest.files.values())).key}")
     assert "is not complete: files of it are gone" in refused(place, f"dataset.cache={name}")
 
@@ -76,7 +76,7 @@ def test_a_cache_that_does_not_fit_is_refused(published):
 def test_a_cache_of_the_targets_copy_is_taken(published):
     place, _, name = published
     shutil.move(place / "target", place / "elsewhere")
-    begun(choices(place, f"dataset.cache={name}", target=str(place / "elsewhere")).plan(), site(place))
+    begun(choices(place, f"dataset.cache={name}", target=str(place / "elsewhere")).plan, site(place))
 
 
 @pytest.fixture

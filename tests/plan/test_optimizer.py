@@ -46,7 +46,7 @@ def test_a_plan_warns_of_muon_once_where_a_step_is_small(place, batch, warned):
     assert len(lines) == warned
     assert all(f"(train.global_batch={batch}); raise that, or take adamw" in line for line in lines)
     (row,) = (
-        each for each in outcomes(known(choices(place, *overrides).plan(), site(place))) if each.name == "optimizer"
+        each for each in outcomes(known(choices(place, *overrides).plan, site(place))) if each.name == "optimizer"
     )
     assert row.detail.startswith("muon, ")
 

@@ -41,13 +41,13 @@ def test_every_preset_makes_a_plan_with_an_estimate(target, algorithm, dataset):
 
 @pytest.mark.parametrize("name", presets.names("sizes"))
 def test_every_size_makes_a_plan(name):
-    assert plan_estimate(Choices(size=name).plan()).hours["train"].mid > 0
+    assert plan_estimate(Choices(size=name).plan).hours["train"].mid > 0
 
 
 def test_a_reduced_vocabulary_is_cheaper_to_train():
     """A sixth of the head: it is most of what a draft of two blocks computes."""
-    whole = plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan())
-    reduced = plan_estimate(Choices(size="hour").plan())
+    whole = plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan)
+    reduced = plan_estimate(Choices(size="hour").plan)
     assert reduced.hours["train"].mid < 0.5 * whole.hours["train"].mid
 
 
@@ -149,7 +149,7 @@ def test_a_plan_without_input_says_what_to_give():
 
 
 def test_a_missing_prompts_file_is_named(tmp_path):
-    plan = Choices(prompts=(str(tmp_path / "none.jsonl"),), benchmarks_dir="demo").plan()
+    plan = Choices(prompts=(str(tmp_path / "none.jsonl"),), benchmarks_dir="demo").plan
     with pytest.raises(SourceError, match=r"none\.jsonl.*no such file"):
         check_sources(plan)
 
@@ -190,7 +190,7 @@ def test_the_table_shows_free_space_and_the_published_layout_beside_ours(tmp_pat
 
 
 def test_smoke_makes_everything_small_and_an_override_still_wins():
-    plan = Choices(smoke=20, overrides=("train.steps=7",)).plan()
+    plan = Choices(smoke=20, overrides=("train.steps=7",)).plan
     assert plan.prepare.max_samples == 20
     assert plan.train.steps == 7
 
@@ -203,9 +203,7 @@ def test_endpoints_need_the_name_of_the_model():
 def test_questions_are_counted_in_the_folder(tmp_path):
     for name, rows in (("a", 3), ("b", 9)):
         (tmp_path / f"{name}.jsonl").write_text('{"turns": ["x"]}\n' * rows)
-    plan = Choices(
-        benchmarks_dir=str(tmp_path), overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")
-    ).plan()
+    plan = Choices(benchmarks_dir=str(tmp_path), overrides=("evaluate.samples=5", "evaluate.temperatures=[0, 1]")).plan
     assert question_count(plan) == (3 + 5) * 2
 
 
@@ -213,7 +211,7 @@ def test_questions_are_counted_in_the_folder(tmp_path):
 def test_the_rows_of_a_local_file_are_counted_for_an_estimate(tmp_path, given):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"messages": []}\n' * 60)
-    plan = Choices(**{given: str(file) if given == "answers" else (str(file),)}).plan()
+    plan = Choices(**{given: str(file) if given == "answers" else (str(file),)}).plan
     assert sample_count(plan) == 60
     assert sample_count(plan.but(prepare=plan.prepare.but(max_samples=20))) == 20
 
@@ -324,7 +322,15 @@ def test_greedy_answers_to_held_out_prompts_are_counted():
     assert some.puts.mid > none.puts.mid
     assert some.money.mid > none.money.mid
     lines = " ".join(plan_counts(plan_of("qwen3-4b", *sampled), Store("/tmp")))
-    assert "about 30 held-out prompts are answered at temperature 0, too" in lines
+    assert (
+        "1,000 samples, lengths are guessed, ± 30 %; about 30 held-out prompts are answered at temperature 0, too"
+        in lines
+    )
+    few = plan_of("qwen3-4b", *sampled, "train.greedy_samples=1", "dataset.samples=1", "prepare.max_samples=1")
+    told = plan_counts(few, Store("/tmp"))[0]
+    assert told.startswith(
+        "1 sample, lengths are guessed, ± 30 %; about 1 held-out prompt is answered at temperature 0"
+    )
     assert "greedy held-out answers: prompts asked once more" in str(
         plan_rows(plan_of(*("qwen3-4b", *sampled)), Store("/tmp"))
     )

@@ -25,7 +25,7 @@ THERE = (Endpoint(url="http://127.0.0.1:9/v1", model="target"),)
 
 
 def seen(place, *overrides, only=None, **placed) -> str:
-    plan = choices(place, *overrides).plan()
+    plan = choices(place, *overrides).plan
     found = {each.name: each for each in outcomes(known(plan, site(place, **placed), only=only))}
     return found["states"].detail
 
@@ -100,30 +100,30 @@ def test_an_engine_is_part_of_a_draft_that_is_trained_on_its_states_and_what_is_
 
 def test_training_is_told_the_version_of_the_engines_that_it_asks(place, monkeypatch):
     monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
-    plan = choices(place, *LIVE).plan()
+    plan = choices(place, *LIVE).plan
     asked = versioned(plan, site(place, endpoints=THERE))
     assert asked.train.engine_version == "0.32.0 of ['http://127.0.0.1:9/v1']"
     assert asked.cache == plan.cache
     assert versioned(plan, site(place)) is plan
-    told = choices(place, *LIVE, "train.engine_version=0.31.0").plan()
+    told = choices(place, *LIVE, "train.engine_version=0.31.0").plan
     assert versioned(told, site(place, endpoints=THERE)).train.engine_version == "0.31.0"
 
 
 def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place, monkeypatch):
     monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
-    plan = choices(place, "cache.states=vllm").plan()
+    plan = choices(place, "cache.states=vllm").plan
     assert versioned(plan, site(place)).cache.engine_version == "0.32.0 of []"
     asked = versioned(plan, site(place, endpoints=THERE)).cache.engine_version
     assert asked == "0.32.0 of ['http://127.0.0.1:9/v1']"
-    told = choices(place, "cache.states=vllm", "cache.engine_version=0.31.0").plan()
+    told = choices(place, "cache.states=vllm", "cache.engine_version=0.31.0").plan
     assert versioned(told, site(place)).cache.engine_version == "0.31.0"
-    plain = choices(place).plan()
+    plain = choices(place).plan
     assert versioned(plain, site(place)) is plain
 
 
 def test_a_stage_that_is_not_told_the_version_is_one_line(place):
     with pytest.raises(EngineError, match=r"set cache\.engine_version"):
-        versioned(choices(place, "cache.states=vllm").plan(), site(place, endpoints=THERE))
+        versioned(choices(place, "cache.states=vllm").plan, site(place, endpoints=THERE))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_precision_that_states_are_not_captured_in_is_refused(place):
 
 def test_doctor_asks_the_engine_of_states_for_its_version(place, monkeypatch):
     monkeypatch.setattr("cli.doctor.engine_version", lambda urls: "0.32.0")
-    plan = choices(place, "cache.states=vllm").plan()
+    plan = choices(place, "cache.states=vllm").plan
     assert _states_engine(plan, site(place)).startswith("vllm 0.32.0; whether it gives what is wanted is proven")
 
 

@@ -25,7 +25,7 @@ PASS = ("cache.states=vllm", "cache.while_answering=true")
 
 def test_the_states_of_a_cache_may_come_with_the_answers(place):
     assert seen(place, *PASS) == "vllm: an engine that the run starts, with the answers"
-    assert choices(place, states_while_answering=True).plan().cache == choices(place, *PASS).plan().cache
+    assert choices(place, states_while_answering=True).plan.cache == choices(place, *PASS).plan.cache
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
@@ -66,11 +66,11 @@ def test_answers_are_the_same_answers_and_the_cache_is_another():
 
 
 def test_regeneration_is_told_what_the_cache_wants(place):
-    plan = choices(place, *PASS, "cache.engine_version=0.32.0", "cache.layers=[1,3]", "cache.keep_states=2TB").plan()
+    plan = choices(place, *PASS, "cache.engine_version=0.32.0", "cache.layers=[1,3]", "cache.keep_states=2TB").plan
     wanted = WhileAnswering.model_validate(_while_answering(plan))
     assert (wanted.layers, wanted.engine_version, wanted.max_length) == ((1, 3), "0.32.0", plan.cache.max_length)
     assert wanted.keep_states == 2 * 10**12
-    assert _while_answering(choices(place, "cache.states=vllm").plan()) is None
+    assert _while_answering(choices(place, "cache.states=vllm").plan) is None
 
 
 def test_regeneration_starts_an_engine_that_gives_states_and_takes_whole_answers(place, monkeypatch):
@@ -82,7 +82,7 @@ def test_regeneration_starts_an_engine_that_gives_states_and_takes_whole_answers
         yield THERE
 
     monkeypatch.setattr("infra.children.stage.start_engines", start)
-    plan = choices(place, *PASS, "cache.max_length=100", "regenerate.sampling.max_tokens=50").plan()
+    plan = choices(place, *PASS, "cache.max_length=100", "regenerate.sampling.max_tokens=50").plan
     spec = RegenerateSpec.model_validate(
         {**plan.regenerate.model_dump(), "target": TARGET, "while_answering": _while_answering(plan)}
     )
@@ -131,5 +131,5 @@ def test_the_plan_says_what_it_saves_and_costs():
 
 
 def test_known_is_what_the_flag_says(place):
-    plan = choices(place, states_while_answering=True).plan()
+    plan = choices(place, states_while_answering=True).plan
     assert known(plan, site(place)).plan.cache.while_answering

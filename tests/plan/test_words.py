@@ -109,6 +109,21 @@ def test_the_cheapest_way_takes_back_what_is_said_of_engines():
     assert (taken.train.source, taken.cache.codec, taken.cache.states) == ("online", "none", "transformers")
 
 
+@pytest.mark.parametrize(
+    ("machine", "devices", "there"),
+    [("l40s", 2, ", and there is 1"), ("l40sx2", 2, ""), ("rtx4090x2", 3, ", and there are 2"), ("h200", 1, None)],
+)
+def test_a_target_that_no_device_holds_is_said_to_lie_over_several(machine: str, devices: int, there: str | None):
+    """Qwen3-32B is 65.5 GB in bf16. An L40S has 48 GB, an RTX 4090 24, an H200 141."""
+    cost = estimated(machine, "prepare.max_samples=1000", target="qwen3-32b")
+    told = [line for line in headline(machine, cost, "cache", None) if "weights" in line]
+    wanted = (
+        f"the target's weights take 65.5 GB in bf16, more than one device has: they lie over {devices} or more "
+        f"(--device spread; an engine has its own option){there}"
+    )
+    assert (cost.devices_for_target, told) == (devices, [] if there is None else [wanted])
+
+
 def test_money_comes_before_time():
     """On an L40S online takes nine days longer, and 400 USD less."""
     told = headline("l40s", estimated("l40s"), "cache", None)

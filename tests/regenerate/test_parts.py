@@ -5,7 +5,7 @@ import pytest
 from deepspec.artifacts import open_artifact
 from deepspec.errors import AnswersError
 from deepspec.regenerate.parts import Book
-from deepspec.regenerate.tally import Tally, total_counts
+from deepspec.regenerate.row_counts import RowCounts, total_counts
 from tests.given.engines.prompts import prompts
 
 
@@ -29,7 +29,7 @@ def failed(sample_id, error, **more):
 
 
 def counts(*rows, drift=lambda row: ()):
-    tally = Tally(drift)
+    tally = RowCounts(drift)
     for row in rows:
         tally.add(row)
     return tally.counts()

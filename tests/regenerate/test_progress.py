@@ -1,7 +1,7 @@
 """What people read at the end."""
 
 from deepspec.regenerate.progress import accounts
-from deepspec.regenerate.tally import total_counts
+from deepspec.regenerate.row_counts import total_counts
 
 
 def counts(**more):

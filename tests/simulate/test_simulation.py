@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspec.simulate.failures import Failure, drawn
-from deepspec.simulate.outcome import Outcome
+from deepspec.simulate.result import SimulationResult
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.search import engines_needed
 from deepspec.simulate.simulation import simulate
@@ -191,5 +191,5 @@ def test_a_row_that_comes_for_another_is_counted_as_lost():
 
 
 def test_shares_of_an_outcome_add_up():
-    found: Outcome = simulate(scenario(engines=2, engine_mtbf=20.0, trainer_mtbf=20.0, seconds=500.0))
+    found: SimulationResult = simulate(scenario(engines=2, engine_mtbf=20.0, trainer_mtbf=20.0, seconds=500.0))
     assert found.trainers_busy + found.trainers_waited + found.trainers_down == pytest.approx(1.0)

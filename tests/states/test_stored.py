@@ -17,7 +17,7 @@ from deepspec.errors import EngineError, StoreError
 from deepspec.placement import Endpoint
 from deepspec.states import carrier
 from deepspec.states.carrier import Carrier
-from deepspec.states.stored import Stored
+from deepspec.states.stored import StatesInStore
 from deepspec.store import Store
 from tests.given.engines.bench import Bench
 from tests.given.engines.one_pass import Line
@@ -164,9 +164,9 @@ def test_what_nobody_took_is_deleted_after_an_hour_and_what_is_not_ours_stays(
 
 
 def test_a_place_in_a_store_is_told_from_a_path():
-    assert Stored.at("s3://b/root/states/x.safetensors") == Stored("s3://b/root/states", "x.safetensors")
-    assert Stored.at("/dev/shm/x.safetensors") is None
-    assert Stored.at("file:///etc/passwd") is None
+    assert StatesInStore.at("s3://b/root/states/x.safetensors") == StatesInStore("s3://b/root/states", "x.safetensors")
+    assert StatesInStore.at("/dev/shm/x.safetensors") is None
+    assert StatesInStore.at("file:///etc/passwd") is None
 
 
 def test_a_carrier_that_cannot_write_does_not_begin(tmp_path: Path):

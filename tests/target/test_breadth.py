@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 import transformers
 
-from deepspec.kv.memory import Way
+from deepspec.kv.memory import ReadingWay
 from tests.given.targets import zoo, zoo_images
 from tests.target.breadth import Found, examine
 
@@ -67,7 +67,7 @@ def counted(found: Iterable[str]) -> str:
     """Return in words how many types do what."""
     told = [row.split(" | ") for row in found]
     proven = sum(bool(cells[1].strip()) for cells in told)
-    lossless = sum(cells[3].strip() in get_args(Way) for cells in told)
+    lossless = sum(cells[3].strip() in get_args(ReadingWay) for cells in told)
     return (
         f"transformers {transformers.__version__}: {len(told)} types; {proven} are read rightly and taught, {lossless} "
         f"decoded without loss, {len(told) - proven} refused or not examined."

@@ -18,10 +18,10 @@ def test_places_of_another_machine_are_replaced_by_those_of_this_one(tmp_path: P
     )
     placement = Placement(scratch=tmp_path / "scratch", locations={"0123": "/elsewhere/target"})
     site = Site(root=str(tmp_path / "store"), placement=placement, folder=Path("/elsewhere/target"))
-    here = located(site, choices.plan())
+    here = located(site, choices.plan)
     assert here.folder == tmp_path / "target"
     assert {str(tmp_path / "target"), str(tmp_path / "questions" / "small.jsonl")} <= set(
         here.placement.locations.values()
     )
-    assert located(here, choices.plan()) is here
+    assert located(here, choices.plan) is here
     assert located(site, None) is site

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from deepspec.errors import StoreError
-from deepspec.steps.checkpoint import Checkpoints, Retention, Saved, Saves, seconds_to_save
+from deepspec.steps.checkpoint import Checkpoints, Retention, SavedState, Saves, seconds_to_save
 from deepspec.store import Store
 
 
 def state(step):
     tensors = {"master.w": torch.full((4,), float(step)), "step": torch.tensor(float(step))}
-    return Saved(step=step, tensors=tensors, rows=[{"step": step, "loss": 0.5}], progress={"samples": step * 8})
+    return SavedState(step=step, tensors=tensors, rows=[{"step": step, "loss": 0.5}], progress={"samples": step * 8})
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ Works from sizes and counts alone, so it needs neither the target nor the networ
 is a guess and every number that hangs on it comes as an interval; once they exist the counts are exact.
 """
 
+import math
+
 from deepspec.plan.cost.decoding import decoding_hours, pass_seconds
 from deepspec.plan.cost.flops import draft_parameters, read_flops
 from deepspec.plan.cost.found import NO_COST, Costs
 from deepspec.plan.cost.given import Hardware, Sizes, Workload
 from deepspec.plan.cost.sources import SOURCES, TOKENS_ONLY, greedy_cost, month_of, source_cost
 from deepspec.ranges import Range
-from deepspec.target_cache.sizes import cache_size, published_range
+from deepspec.target_cache.sizes import BF16_BYTES, cache_size, published_range
 
 GUESS = 0.30
 """Half-width of the interval around a guessed token count, as a share of it."""
@@ -62,6 +64,9 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Costs:
         puts=chosen.puts.plus(beside.puts),
         gets=chosen.gets.plus(beside.gets),
         money=money,
+        devices=hardware.devices,
+        weights_bytes=BF16_BYTES * sizes.parameters,
+        devices_for_target=math.ceil(BF16_BYTES * sizes.parameters / (hardware.device_memory_gb * 1e9)),
     )
 
 

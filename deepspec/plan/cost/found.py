@@ -65,3 +65,9 @@ class Costs(Spec):
     gets: Range
     money: Range
     """Device hours, one month of storage, requests and egress, in US dollars."""
+    devices: int
+    """Of the given hardware."""
+    weights_bytes: float
+    """Of the target, in bf16."""
+    devices_for_target: int
+    """Over so many devices of this memory its weights lie, at least."""

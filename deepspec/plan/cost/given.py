@@ -35,6 +35,7 @@ class Hardware(Spec):
     engine_tflops: float = Field(gt=0)
     """Sustained by one device while an engine generates in full batches."""
     device_memory_gb: float = Field(gt=0)
+    """Of one device; a target whose weights are more lies over several."""
     device_gb_per_second: float = Field(gt=0)
     """At which one device reads its own memory."""
     layer_ms: float = Field(ge=0)

@@ -46,6 +46,11 @@ def size(value: float) -> str:
     return f"{value:.3g} PB"
 
 
+def several(count: int, what: str) -> str:
+    """Return a number with what is counted, which is one or many: `1 prompt`, `1,000 prompts`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def duration(hours: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 41 h, 5 days; what is longer than two months is only that."""
     if hours > LONGEST_DAYS * 24:

@@ -14,7 +14,7 @@ from deepspec.lines.rows import write_rows
 from deepspec.prepare.demo import BENCHMARKS, PROMPTS
 from deepspec.prepare.demo import words as w
 
-Kind = Callable[[random.Random], tuple[str, str]]
+DemoRequest = Callable[[random.Random], tuple[str, str]]
 """Draws a prompt and returns its subject and its text."""
 
 TRAINING, HELD_OUT = 70, 12
@@ -64,7 +64,7 @@ def rewriting(pick: random.Random) -> tuple[str, str]:
     return sentence, pick.choice(w.CHANGES).format(sentence=sentence, second=pick.choice(w.FOLLOW_UPS))
 
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, DemoRequest] = {
     "arithmetic": arithmetic,
     "code": code,
     "chat": chat,

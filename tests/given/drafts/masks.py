@@ -3,10 +3,10 @@
 import pytest
 from torch.nn.attention.flex_attention import flex_attention
 
-from deepspec.algorithms.masks import Form
+from deepspec.algorithms.masks import MaskForm
 
 
-def use_form(monkeypatch: pytest.MonkeyPatch, form: Form) -> None:
+def use_form(monkeypatch: pytest.MonkeyPatch, form: MaskForm) -> None:
     """Let all kinds of drafts train with a form of masks; flex_attention as it is, uncompiled."""
     for room in ("slots", "eagle3", "chains"):
         monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda _device: form)

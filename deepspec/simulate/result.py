@@ -5,11 +5,11 @@ from typing import Self
 
 from deepspec.simulate.engine import ModelledEngine
 from deepspec.simulate.scenario import Scenario
-from deepspec.simulate.tally import Tally
+from deepspec.simulate.time_spent import TimeSpent
 from deepspec.specs import Spec
 
 
-class Outcome(Spec):
+class SimulationResult(Spec):
     """What came of a simulation. Shares are between 0 and 1."""
 
     seconds: float
@@ -52,7 +52,7 @@ class Outcome(Spec):
 
     @classmethod
     def of(
-        cls, scenario: Scenario, tally: Tally, steps: int, seconds: float, engines: Sequence[ModelledEngine],
+        cls, scenario: Scenario, tally: TimeSpent, steps: int, seconds: float, engines: Sequence[ModelledEngine],
         trainer_failures: int,
     ) -> Self:  # fmt: skip
         """Return what came of a scenario in so many seconds."""

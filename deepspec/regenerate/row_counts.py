@@ -29,7 +29,7 @@ _ROWS = (
 )
 
 
-class Tally:
+class RowCounts:
     """Counts of rows; every field of `counts` adds up over parts."""
 
     def __init__(self, drift: Drift) -> None:
@@ -85,7 +85,7 @@ class Tally:
 
 def total_counts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sums of the counts of parts, nested counts by name."""
-    total: dict[str, Any] = Tally(lambda _: ()).counts()
+    total: dict[str, Any] = RowCounts(lambda _: ()).counts()
     for counts in parts:
         for name, value in counts.items():
             if isinstance(value, dict):

@@ -7,7 +7,7 @@ STALL_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class Tally:
+class TimeSpent:
     """Sums over all ranks, and what became of steps."""
 
     computed: float = 0.0

@@ -18,7 +18,7 @@ _NORM = "norm.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class TargetEnd:
     """The end of a target, on the CPU."""
 
     norm: nn.Module
@@ -42,7 +42,7 @@ class Finish:
         return logits.log_softmax(-1)
 
 
-def finish_of(target: Target) -> Finish:
+def target_end(target: Target) -> TargetEnd:
     """Return the end of a target that is in memory, or of one whose weights are in its files alone.
 
     Raises:
@@ -53,7 +53,7 @@ def finish_of(target: Target) -> Finish:
         norm, head = _from_files(target)
     else:
         norm, head = _norm_of(target.model, reading).to("cpu"), target.head_weight.cpu()
-    return Finish(norm=norm, head=head, scale=reading.logit_scale, softcap=reading.softcap)
+    return TargetEnd(norm=norm, head=head, scale=reading.logit_scale, softcap=reading.softcap)
 
 
 @torch.no_grad()

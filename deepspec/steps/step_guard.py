@@ -15,7 +15,7 @@ SETTLED = 20
 
 
 @dataclass(slots=True)
-class Guard:
+class StepGuard:
     """Decides whether a step may be taken; every rank sees the same sums, so all decide alike."""
 
     limit: int
