@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from deepspec.engines.patience import PATIENCE_SECONDS
 from deepspec.specs import Spec
 
 
@@ -20,6 +21,9 @@ class Scenario(Spec):
     """Seconds from the end of an engine's pass until the states are read and checked by the trainer."""
     latency_spread: float = Field(default=0.5, ge=0, le=1)
     """Share of the latency by which it varies, evenly, to both sides."""
+
+    patience: float = Field(default=PATIENCE_SECONDS, gt=0)
+    """Seconds after which a trainer ends where no engine does anything (DEEPSPEC_PATIENCE_SECONDS)."""
 
     ranks: int = Field(default=1, gt=0)
     """Processes that train together; a failure of one of them ends all."""

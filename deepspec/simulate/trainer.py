@@ -100,7 +100,8 @@ class Rank:
         )
         self._staging = Staging(scenario.ahead_bytes)
         clients: Sequence[Gives[Question, Given]] = engines
-        self._asking = Asking(clients, self._check, self._staging, Random(f"{scenario.seed} {rank}"))
+        jitter = Random(f"{scenario.seed} {rank}")
+        self._asking = Asking(clients, self._check, self._staging, jitter, scenario.patience)
         by_length = [max(1, length // scenario.grain) for length in sorted(lengths)]
         self._probes = [min(PROBE_TOKENS, by_length[len(lengths) * n // PROBES]) for n in range(PROBES)]
         limit = rooms(scenario.ahead_bytes)["train"]
