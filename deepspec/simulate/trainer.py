@@ -115,6 +115,13 @@ class Rank:
         """
         await self._asking.begin()
 
+    async def read_first(self, count: int) -> None:
+        """Read so many samples, the first of the first epoch, as the start of a draft does."""
+        numbers = list(self.samples.order(0))[:count]
+        self._expect(numbers)
+        for number in numbers:
+            await self._record(number)
+
     async def end(self) -> None:
         """Give up what is under way."""
         self._tally.engines_waited += self._queue.level.makers_waited
