@@ -93,6 +93,9 @@ class Placement(BaseModel):
     """Bytes of cache parts, fetched or computed, that scratch holds at most."""
     staging_limit: int = Field(default=STAGING_LIMIT, gt=0)
     """Bytes of states that engines may have been asked for before parts hold them."""
+    patience: float | None = Field(default=None, gt=0)
+    """Seconds that a run waits while nothing is under way at any endpoint; None: ten minutes. Its own engines it waits
+    for as long as they may take to start, in any case."""
     locations: Mapping[str, str] = Field(default_factory=dict)
     """Digest of a target, source or benchmark -> where it lies on this machine."""
     keep_errors: bool = False

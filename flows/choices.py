@@ -14,7 +14,7 @@ from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
 from infra.engines.managed import ManagedEngines, kind_named
-from infra.settings import default_root, parts_limit, scratch_dir, staging_limit
+from infra.settings import default_root, parts_limit, patience, scratch_dir, staging_limit
 from infra.site import Site
 
 SMOKE_STEPS = 4
@@ -129,7 +129,7 @@ def choose_site(
     """
     if endpoints and engines != ManagedEngines():
         raise SpecError("--engine starts engines and --endpoint names running ones; give one of the two")
-    limits = {"parts_limit": parts_limit(), "staging_limit": staging_limit()}
+    limits = {"parts_limit": parts_limit(), "staging_limit": staging_limit(), "patience": patience()}
     told = {"endpoints": endpoints, "scratch": scratch_dir(), **limits, **placed}
     placement = presets.validated(Placement, told, "the place of a run")
     return Site(root=root or default_root(), placement=placement, engines=engines)

@@ -6,6 +6,8 @@
 | `DEEPSPEC_DATA_DIR` | local folder for models, scratch and logs | `deepspec-data` |
 | `DEEPSPEC_HOME` | folder that runs of a worker work in; their relative paths begin there | the current one |
 | `DEEPSPEC_PARTS_GB` | gigabytes of cache parts that scratch holds at most | 64 GiB |
+| `DEEPSPEC_STAGING_GB` | gigabytes of states that engines are asked for and nobody has read yet, at most | 8 GiB |
+| `DEEPSPEC_PATIENCE_SECONDS` | how long a run waits while no engine that it is given does anything | 600 |
 | `DEEPSPEC_NODES` | machines that train together | 1 |
 | `DEEPSPEC_FIRST_NODE` | `host:port` of the first of them | |
 | `JOB_COMPLETION_INDEX` | number of this machine among them; Kubernetes sets it in an Indexed Job | 0 |
@@ -13,6 +15,7 @@
 | `CUDA_VISIBLE_DEVICES` | the cards that torch may see; read for messages only | all |
 """
 
+import math
 import os
 import site
 import tempfile
@@ -92,17 +95,29 @@ def staging_limit() -> int:
     return _gigabytes("DEEPSPEC_STAGING_GB", STAGING_LIMIT)
 
 
+def patience() -> float | None:
+    """Return how many seconds a run waits while no engine does anything; None: it is not said.
+
+    Raises:
+        SpecError: what is set is no number above 0.
+    """
+    name = "DEEPSPEC_PATIENCE_SECONDS"
+    return _above_zero(name, "seconds") if name in os.environ else None
+
+
 def _gigabytes(name: str, default: int) -> int:
-    told = os.environ.get(name)
-    if told is None:
-        return default
+    return int(_above_zero(name, "gigabytes") * 1e9) if name in os.environ else default
+
+
+def _above_zero(name: str, unit: str) -> float:
+    told = os.environ[name]
     try:
-        limit = int(float(told) * 1e9)
+        number = float(told)
     except ValueError:
-        limit = 0
-    if limit <= 0:
-        raise SpecError(f"{name} is {told!r}; wanted a number of gigabytes above 0")
-    return limit
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise SpecError(f"{name} is {told!r}; wanted a number of {unit} above 0")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

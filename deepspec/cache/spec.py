@@ -1,8 +1,8 @@
 """What changes the target cache."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from deepspec.lines.bad_rows import DEFAULT_SHARE, BadShare
 from deepspec.specs import NOT_ADDRESSED, Spec, TargetId
@@ -10,6 +10,10 @@ from deepspec.target_cache.sizes import MIB
 
 BAD_SHARE = "cache.bad_share"
 """Where the share of bad rows is set, for messages."""
+NO_SGLANG = (
+    "states of SGLang are not taken: its stock form sends them as JSON numbers, of newly computed positions only, and "
+    "usually without the last layer"
+)
 
 
 class CacheOptions(Spec):
@@ -54,6 +58,13 @@ class CacheOptions(Spec):
     keep_states: ByteSize | None = Field(default=None, gt=0, json_schema_extra=NOT_ADDRESSED)
     """Bytes of such states that are kept in scratch until the cache has them: 200GB, 2TB; None: four fifths of what is
     free there. What does not fit is asked for again."""
+
+    @field_validator("states", mode="before")
+    @classmethod
+    def _are_taken(cls, told: Any) -> Any:
+        if told == "sglang":
+            raise ValueError(f"{NO_SGLANG}; set cache.states=vllm, or leave it to transformers")
+        return told
 
     @model_validator(mode="after")
     def _comes_with_answers_of_an_engine(self) -> Self:

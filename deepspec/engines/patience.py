@@ -6,12 +6,19 @@ from datetime import datetime, timedelta
 from deepspec.placement import Endpoint
 
 PATIENCE_SECONDS = 600.0
-"""How long a run waits while nothing is under way at any endpoint."""
+"""How long a run waits while nothing is under way at any endpoint, where it is told nothing else."""
+LONGER = "wait longer with DEEPSPEC_PATIENCE_SECONDS"
+"""Advice, where that was not long enough."""
 
 
-def longest_wait(endpoints: Iterable[Endpoint]) -> float:
-    """Return how long a run waits for its endpoints: as long as its own ones may take to start, in any case."""
-    return max([PATIENCE_SECONDS, *(endpoint.start_seconds for endpoint in endpoints)])
+def longest_wait(endpoints: Iterable[Endpoint], told: float | None = None) -> float:
+    """Return how long a run waits for its endpoints: as long as its own ones may take to start, in any case.
+
+    Args:
+        endpoints: that it asks.
+        told: seconds that it was told to wait.
+    """
+    return max([PATIENCE_SECONDS if told is None else told, *(endpoint.start_seconds for endpoint in endpoints)])
 
 
 class Patience:

@@ -7,7 +7,7 @@ kept for the cache (`kept_answers`); an answer whose states do not come is an an
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,9 +19,9 @@ from deepspec.gathering.kept_answers import KeptAnswers, drop_kept
 from deepspec.placement import Placement
 from deepspec.report import Report
 from deepspec.specs import TargetId
-from deepspec.states.client import SampleStates, path_in, states_of
+from deepspec.states.client import SampleStates, states_of, whole
 from deepspec.states.drawn import Drawn
-from deepspec.states.file import check_told, delete, read, written
+from deepspec.states.place import StatesPlace, place_in
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import WhileAnswering
 from deepspec.target.layers import check_layers, default_layers
@@ -98,7 +98,9 @@ class WithStates:
         """Name the request."""
         self._answering, self._label = answering, label
         self._name = answering.staging.name()
-        self._path: Path | None = None
+        self._place: StatesPlace | None = None
+        self._none = AskError("the engine has named no file", "engine")
+        """Why there is no place."""
         self.fields: Mapping[str, Any] = {"request_id": self._name}
         """Of the request."""
         if whole:
@@ -110,7 +112,10 @@ class WithStates:
         Raises:
             EngineError: it names no file, or none of this request.
         """
-        self._path = path_in(reply, self._name, self._label)
+        try:
+            self._place = place_in(reply, self._name, self._label)
+        except AskError as error:  # the answer is there all the same
+            self._none = error
 
     async def keep(self, row: str, ids: Sequence[int] | None) -> None:
         """Keep the states of a row's answers.
@@ -148,7 +153,7 @@ class WithStates:
         if len(ids) == prompt:
             raise AskError("the engine ended an answer at its first token, though it was told to go on", "odd")
         wanted = self._answering.wanted
-        states = await asyncio.to_thread(read, await self._file(ids), ids, wanted, self._label)
+        states = await asyncio.to_thread((await self._whole()).states, ids, wanted, self._label)
         given = await states_of(client, ids, wanted, self._answering.staging, anew=True)
         answered = SampleStates(states=states[prompt:], tops={}, label=self._label)
         await asyncio.to_thread(self._answering.proof.of_decoding, answered, given.states[prompt:])
@@ -164,30 +169,30 @@ class WithStates:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Delete the file; what may still come is left to the end of the run, or to the next one's sweep."""
+        """Delete the states; what may still come is left to the end of the run, or to the next one's sweep."""
         if error is not None and not isinstance(error, AskError | EngineError):
             return
-        if self._path is None and isinstance(error, AskError) and error.fault == "late":
+        if self._place is None and isinstance(error, AskError) and error.fault == "late":
             return
-        if self._path is not None:
+        if self._place is not None:
             try:
-                await written(self._path, self._label)
+                await self._place.whole(self._label)
             except AskError as late:
                 if late.fault == "late":
                     return
-            delete(self._path, self._label)
+            await asyncio.to_thread(self._place.delete, self._label)
         self._answering.staging.done(self._name)
 
-    async def _file(self, ids: Sequence[int]) -> Path:
-        """Return the file, once it is whole and says that it is of these tokens."""
-        if self._path is None:
-            raise AskError("the engine has named no file", "engine")
-        await written(self._path, self._label)
-        self._answering.staging.hold(self._path.parent)
-        await asyncio.to_thread(check_told, self._path, ids, self._answering.wanted, self._label)
-        return self._path
+    async def _whole(self) -> StatesPlace:
+        """Return where the states lie, once all of them are there."""
+        if self._place is None:
+            raise self._none
+        await whole(self._place, self._answering.staging, self._label)
+        return self._place
 
     async def _kept(self, row: str, ids: Sequence[int]) -> str:
         """Keep the file; return why it is not, or nothing."""
-        path = await self._file(ids)
-        return "" if await asyncio.to_thread(self._answering.kept.put, row, path) else "without room"
+        place, of = await self._whole(), (ids, self._answering.wanted, self._label)
+        size = await asyncio.to_thread(place.check, *of)
+        put = partial(self._answering.kept.put, row, size, lambda to: place.bring(to, *of))
+        return "" if await asyncio.to_thread(put) else "without room"

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from deepspec.engines.dispatcher import Counted, Dispatcher
 from deepspec.engines.failures import AskError
-from deepspec.engines.patience import longest_wait
+from deepspec.engines.patience import LONGER, longest_wait
 from deepspec.errors import EngineError
 from deepspec.states.staging import Staging
 from deepspec.states.wanted import RESTART
@@ -148,7 +148,7 @@ class Asking(Generic[AskedT, GivenT]):
                 told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
                 self._given_up = EngineError(
                     f"no engine gave states for {self._patience:.0f} s ({told}); what was committed is kept, run "
-                    "again to go on"
+                    f"again to go on, or {LONGER}"
                 )
         for task in list(self._waiting):
             task.cancel()

@@ -6,7 +6,7 @@ believed; what is not there, or is not what it should be, is asked for again.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepspec.disk import free_bytes, is_full
 from deepspec.engines.failures import AskError
-from deepspec.errors import EngineError
+from deepspec.errors import DeepSpecError, EngineError
 from deepspec.gathering.kept import UNFINISHED, swept
 from deepspec.states.file import read_beginning
 from deepspec.states.wanted import Wanted
@@ -50,21 +50,30 @@ class KeptAnswers:
         """Return how many rows have a file."""
         return sum(1 for path in self._folder.glob("*.safetensors"))
 
-    def put(self, row: str, path: Path) -> bool:
-        """Take over the file of a row, in place of an earlier one; return whether there was room."""
-        kept, size = self._path(row), path.stat().st_size
+    def put(self, row: str, size: int, bring: Callable[[Path], None]) -> bool:
+        """Keep the file of a row, in place of an earlier one, if there is room; return whether there was.
+
+        Args:
+            row: its id.
+            size: bytes of the file.
+            bring: makes it at a path; what it raises is raised, and nothing is kept then.
+        """
+        kept = self._path(row)
         with self._turn:
-            if size > self._room + _size(kept):
+            more = size - _size(kept)
+            if more > self._room:
                 return False
-            self._room += _size(kept) - size
+            self._room -= more
         unfinished = kept.with_name(f"{kept.name}.{os.getpid()}{UNFINISHED}")
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.move(path, unfinished)
-        except OSError as error:
+            bring(unfinished)
+        except (OSError, DeepSpecError) as error:
             unfinished.unlink(missing_ok=True)
             if is_full(error):
                 return False
+            with self._turn:
+                self._room += more
             raise
         unfinished.replace(kept)
         return True

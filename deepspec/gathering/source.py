@@ -52,6 +52,7 @@ class EngineStates:
     def __init__(self, proof: Proof, placement: Placement, probes: Sequence[Sequence[int]], report: Report) -> None:
         """Ask nothing yet."""
         self._proof, self._wanted, self._endpoints = proof, proof.wanted, placement.endpoints
+        self._patience = longest_wait(placement.endpoints, placement.patience)
         self._scratch = placement.scratch
         self._probes = [list(ids)[:PROBE_TOKENS] for ids in probes]
         self._report = report
@@ -160,7 +161,7 @@ class EngineStates:
                 "started with what `deepspec engine-args` prints, or let the run start one (cache.states=vllm)"
             )
         engines = [StatesClient(endpoint, self._wanted, self._staging) for endpoint in self._endpoints]
-        self._asking = Asking(engines, self._check, self._staging, patience=longest_wait(self._endpoints))
+        self._asking = Asking(engines, self._check, self._staging, patience=self._patience)
         down = await self._asking.begin()
         if down:
             told = "; ".join(f"{label}: {error}" for label, error in down)

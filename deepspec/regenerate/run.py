@@ -18,7 +18,7 @@ from deepspec.asking.preflight import Preflight
 from deepspec.asking.question import Answer, Question
 from deepspec.asking.reader import TargetReader
 from deepspec.engines.failures import LONGEST_REASON, AskError
-from deepspec.engines.patience import longest_wait, until
+from deepspec.engines.patience import LONGER, longest_wait, until
 from deepspec.errors import AnswersError, CancelledError, DeepSpecError, EngineError, RowError
 from deepspec.lines.bad_rows import one_row
 from deepspec.messages.conversations import AnswerRow, PromptRow
@@ -199,14 +199,16 @@ class _Asking:
     def _check_patience(self, dispatcher: AskedEngines) -> None:
         told = "; ".join(f"{lane.engine.label}: {lane.last_failure}" for lane in dispatcher.lanes)
         kept = f"{self._book.kept} of {self._book.total} rows are kept"
-        limit = longest_wait(self._placement.endpoints)
+        limit = longest_wait(self._placement.endpoints, self._placement.patience)
         if dispatcher.seconds_paused > limit:
             raise EngineError(
                 f"every endpoint asks to be left alone, at least until {until(dispatcher.seconds_paused)} ({told}); "
                 f"{kept}, and the same command goes on then"
             )
         if dispatcher.seconds_idle > limit:
-            raise AnswersError(f"no endpoint answered for {limit:.0f} s ({told}); {kept}, run again to go on")
+            raise AnswersError(
+                f"no endpoint answered for {limit:.0f} s ({told}); {kept}, run again to go on, or {LONGER}"
+            )
 
 
 def deadline(max_tokens: int) -> float:

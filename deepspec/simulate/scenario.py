@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from deepspec.engines.patience import PATIENCE_SECONDS
 from deepspec.specs import Spec
 
 
@@ -21,6 +22,9 @@ class Scenario(Spec):
     latency_spread: float = Field(default=0.5, ge=0, le=1)
     """Share of the latency by which it varies, evenly, to both sides."""
 
+    patience: float = Field(default=PATIENCE_SECONDS, gt=0)
+    """Seconds after which a trainer ends where no engine does anything (DEEPSPEC_PATIENCE_SECONDS)."""
+
     ranks: int = Field(default=1, gt=0)
     """Processes that train together; a failure of one of them ends all."""
     trainer_rate: float = Field(gt=0)
@@ -29,6 +33,8 @@ class Scenario(Spec):
     """What a step takes beside its tokens."""
     trainer_start: float = Field(default=120.0, ge=0)
     """Seconds from the end of a trainer until it asks engines again."""
+    start_samples: int = Field(default=0, ge=0)
+    """Samples that a process reads before its first step (train.bigram_samples), its first rank alone."""
     first_step: float = Field(default=0.0, ge=0)
     """Seconds that the first step of a process takes beyond others, engines answering already: what it loads."""
     checkpoint_every: int = Field(default=50, gt=0)

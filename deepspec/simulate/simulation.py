@@ -136,6 +136,7 @@ class Training:
         tasks = Tasks()
         try:
             await asyncio.gather(*(rank.begin() for rank in ranks))
+            await ranks[0].read_first(self._scenario.start_samples // self._scenario.grain)
             own = [tasks.begin(rank.train(self.step, self._scenario.total_steps, together.stepped)) for rank in ranks]
             await asyncio.gather(*own)
         finally:

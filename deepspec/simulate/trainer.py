@@ -100,7 +100,8 @@ class Rank:
         )
         self._staging = Staging(scenario.ahead_bytes)
         clients: Sequence[Gives[ModelledRequest, ModelledStates]] = engines
-        self._asking = Asking(clients, self._check, self._staging, Random(f"{scenario.seed} {rank}"))
+        jitter = Random(f"{scenario.seed} {rank}")
+        self._asking = Asking(clients, self._check, self._staging, jitter, scenario.patience)
         by_length = [max(1, length // scenario.grain) for length in sorted(lengths)]
         self._probes = [min(PROBE_TOKENS, by_length[len(lengths) * n // PROBES]) for n in range(PROBES)]
         limit = rooms(scenario.ahead_bytes)["train"]
@@ -113,6 +114,13 @@ class Rank:
             EngineError: none answers.
         """
         await self._asking.begin()
+
+    async def read_first(self, count: int) -> None:
+        """Read so many samples, the first of the first epoch, as the start of a draft does."""
+        numbers = list(self.samples.order(0))[:count]
+        self._expect(numbers)
+        for number in numbers:
+            await self._record(number)
 
     async def end(self) -> None:
         """Give up what is under way."""

@@ -1,7 +1,7 @@
 """A carrier: it stands before an engine on the engine's machine, and puts each file of states into a store.
 
 Whoever asks it needs no folder in common with the engine. An answer goes back once its states are in the store, with
-their URI in place of the path; everything else passes as it is.
+their URI in place of the path, or why there are none: it may have cost more than they. All else passes as it is.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from deepspec.engines.client import label
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError, StoreError
 from deepspec.states.file import delete, written
+from deepspec.states.place import FAILED, PATH
 from deepspec.states.staging import PREFIX, sweep
 from deepspec.states.stored import FOLDER
 from deepspec.store import Store
@@ -84,12 +85,9 @@ class Carrier:
             status, headers, body = await self._asked(request)
         except aiohttp.ClientError as error:
             return _failed(502, f"the engine behind this carrier does not answer: {error}")
-        if status != 200 or request.method != "POST":
-            return web.Response(status=status, headers=headers, body=body)
-        try:
-            return web.Response(status=status, headers=headers, body=await self._with_uri(body))
-        except (AskError, EngineError, StoreError) as error:
-            return _failed(500, str(error))
+        if status == 200 and request.method == "POST":
+            body = await self._with_uri(body)
+        return web.Response(status=status, headers=headers, body=body)
 
     async def _asked(self, request: web.Request) -> tuple[int, dict[str, str], bytes]:
         url, data = f"{self._engine}{request.path_qs}", await request.read()
@@ -98,19 +96,25 @@ class Carrier:
             return reply.status, _passed(reply.headers), await reply.read()
 
     async def _with_uri(self, body: bytes) -> bytes:
-        """Return a reply whose states, if it has any, are in the store."""
-        reply = json.loads(body)
-        told = reply.get("kv_transfer_params")
-        named = told.get("hidden_states_path") if isinstance(told, dict) else None
+        """Return a reply whose states, if it has any, are in the store; else it says why they are not."""
+        try:
+            reply = json.loads(body)
+            told = dict(reply["kv_transfer_params"])
+            named = told.pop(PATH)
+        except (ValueError, KeyError, TypeError):  # it names none
+            return body
         if not isinstance(named, str):
             return body
+        try:
+            told[PATH] = await self._carry(named)
+        except (AskError, EngineError, StoreError) as error:
+            told[FAILED] = str(error)
+        return json.dumps({**reply, "kv_transfer_params": told}).encode()
+
+    async def _carry(self, named: str) -> str:
         path = Path(named)
         if PREFIX not in path.name or path.suffix != ".safetensors" or not path.is_absolute():
             raise EngineError(f"engine {self._label} names {named[:200]!r} as a file of states, and it is none of ours")
-        reply["kv_transfer_params"] = {**told, "hidden_states_path": await self._carry(path)}
-        return json.dumps(reply).encode()
-
-    async def _carry(self, path: Path) -> str:
         key = f"{FOLDER}/{path.name}"
         try:
             await written(path, self._label)

@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +12,9 @@ from deepspec.engines.client import Client
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.placement import Endpoint
-from deepspec.states.file import delete, read, written
+from deepspec.states.place import StatesPlace, place_in
 from deepspec.states.staging import Staging
-from deepspec.states.stored import StatesInStore
-from deepspec.states.wanted import RESTART, Wanted
+from deepspec.states.wanted import Wanted
 
 DEADLINE = 900.0
 """Seconds after which a request is given up: an engine on a busy processor is slow, not dead."""
@@ -92,54 +90,23 @@ async def states_of(
     return given
 
 
+async def whole(place: StatesPlace, staging: Staging, label: str) -> None:
+    """Wait until the states of a request are all there, and show that this run reads where they lie."""
+    await place.whole(label)
+    if place.folder is not None:
+        staging.hold(place.folder)
+
+
 async def _taken(
     reply: Mapping[str, Any], name: str, ids: Sequence[int], wanted: Wanted, staging: Staging, label: str
 ) -> Tensor:
     """Return the states of a request from where its reply says that they lie, and delete them there."""
-    place = _place_in(reply, name, label)
-    if isinstance(place, StatesInStore):
-        return await asyncio.to_thread(place.states, ids, wanted, label)
+    place = place_in(reply, name, label)
     try:
-        await written(place, label)
-        staging.hold(place.parent)
-        return await asyncio.to_thread(read, place, ids, wanted, label)
+        await whole(place, staging, label)
+        return await asyncio.to_thread(place.states, ids, wanted, label)
     finally:
-        delete(place, label)
-
-
-def path_in(reply: Mapping[str, Any], name: str, label: str) -> Path:
-    """Return where an engine says that it writes; never a file that is not of this very request.
-
-    Args:
-        reply: the engine's.
-        name: of the request.
-        label: of the engine, for messages.
-
-    Raises:
-        EngineError: it says no such place.
-    """
-    place = _place_in(reply, name, label)
-    if isinstance(place, StatesInStore):
-        raise EngineError(
-            f"engine {label} gives states through a store, and with answers they are taken from a folder: ask the "
-            "engine itself, and let both see one folder, or set cache.while_answering=false"
-        )
-    return place
-
-
-def _place_in(reply: Mapping[str, Any], name: str, label: str) -> Path | StatesInStore:
-    told = reply.get("kv_transfer_params")
-    where = told.get("hidden_states_path") if isinstance(told, Mapping) else None
-    if not isinstance(where, str):
-        raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
-    stored = StatesInStore.at(where)
-    is_absolute = stored is not None or Path(where).is_absolute()
-    if name not in where.rpartition("/")[2] or not where.endswith(".safetensors") or not is_absolute:
-        raise EngineError(
-            f"engine {label} names {where[:200]!r} as the file of request {name}; wanted an absolute path with "
-            f"the request's name in it; {RESTART}"
-        )
-    return stored or Path(where)
+        await asyncio.to_thread(place.delete, label)
 
 
 def _tops(reply: Mapping[str, Any]) -> dict[int, float]:

@@ -125,6 +125,7 @@ def delete(path: Path, label: str) -> None:
 @contextmanager
 def _opened(path: Path, label: str) -> Iterator[Any]:
     try:
+        path.open("rb").close()  # of a file that may not be opened, safetensors says that there is none
         with safe_open(path, "pt") as file:
             yield file
     except PermissionError as error:

@@ -127,6 +127,12 @@ def test_every_page_is_in_the_site():
     assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in {*SITE, *GENERATED}}
 
 
+def test_decisions_are_numbered_without_holes():
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    numbers = [(path.name[:5], path.read_text().split(".")[0]) for path in pages]
+    assert numbers == [(f"{number:04d}-", f"# {number}") for number in range(1, len(pages) + 1)]
+
+
 def test_a_page_that_is_named_as_code_becomes_a_link():
     assert linked("see `docs/log.md`", "formats/draft.md") == "see [`docs/log.md`](../log.md)"
     assert (

@@ -4,7 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from deepspec.engines.patience import Patience, until
+from deepspec.engines.patience import PATIENCE_SECONDS, Patience, longest_wait, until
+from deepspec.placement import Endpoint
 
 
 def test_only_time_without_work_is_summed_up():
@@ -32,3 +33,11 @@ def test_an_answer_sets_it_back():
 )
 def test_a_time_of_another_day_is_told_with_its_date(seconds, told):
     assert until(seconds, datetime(2026, 11, 26, 23, 10)) == told
+
+
+def test_a_run_waits_as_long_as_it_is_told_and_for_its_own_engines_in_any_case():
+    given = Endpoint(url="http://a/v1", model="m")
+    own = given.model_copy(update={"start_seconds": 1800.0})
+    assert longest_wait([given]) == PATIENCE_SECONDS
+    assert [longest_wait([given], told) for told in (5.0, 7200.0)] == [5.0, 7200.0]
+    assert [longest_wait([given, own], told) for told in (5.0, 7200.0)] == [1800.0, 7200.0]

@@ -131,9 +131,10 @@ def test_engine_and_run_make_one_checksum_of_a_file():
 
 class Says(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if self.path == "/version" else 404)
+        told = {"/version": {"version": self.server.version}, "/v1/models": self.server.models}.get(self.path)
+        self.send_response(404 if told is None else 200)
         self.end_headers()
-        self.wfile.write(json.dumps({"version": self.server.version}).encode())
+        self.wfile.write(json.dumps(told).encode())
 
     def log_message(self, *_):
         pass
@@ -143,9 +144,9 @@ class Says(BaseHTTPRequestHandler):
 def endpoint():
     servers = []
 
-    def serve(version: str) -> str:
+    def serve(version: str, models: object = None) -> str:
         http = HTTPServer(("127.0.0.1", 0), Says)
-        http.version = version
+        http.version, http.models = version, models
         threading.Thread(target=http.serve_forever, daemon=True).start()
         servers.append(http)
         return f"http://127.0.0.1:{http.server_port}/v1"
@@ -161,6 +162,17 @@ def test_endpoints_say_their_version_and_of_several_make_no_cache(endpoint):
     assert engine_version([one, same]) == "0.32.0"
     with pytest.raises(EngineError, match=r"several versions .*0\.32\.0.*0\.33\.0"):
         engine_version([one, other])
+
+
+def test_a_server_of_sglang_is_refused_with_the_reason(endpoint):
+    url = endpoint("0.5.23", {"data": [{"id": "target", "owned_by": "sglang"}]})
+    with pytest.raises(
+        EngineError, match=r"is an SGLang server, and states of SGLang .*without the last layer"
+    ) as raised:
+        engine_version([endpoint("0.32.0"), url])
+    assert "\n" not in str(raised.value)
+    for models in ({"data": [{"id": "target", "owned_by": "vllm"}]}, {"data": None}, [1], {"data": ["x"]}):
+        assert engine_version([endpoint("0.32.0", models)]) == "0.32.0"
 
 
 def test_an_endpoint_that_says_no_version_is_one_line():

@@ -65,7 +65,9 @@ def test_training_on_states_as_they_are_made_needs_engines_that_run(place):
     (("cache.states=vllm", "train.source=online"), "train.source=online computes the states"),
     (("cache.engine_version=0.32.0",), "are of an engine; set cache.states=vllm"),
     (("cache.engine_quantization=fp8",), "are of an engine; set cache.states=vllm"),
-    (("cache.states=sglang",), "transformers"),
+    (("cache.states=torch",), "transformers"),
+    (("cache.states=sglang",), "states of SGLang are not taken: its stock form sends them as JSON numbers"),
+    (("cache.states=sglang", "cache.while_answering=true"), "without the last layer; set cache.states=vllm"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(place, overrides, message):
     assert message in refused(place, *overrides)

@@ -52,6 +52,18 @@ def test_what_a_step_takes_beside_its_tokens_is_added_once_a_step():
     assert other.seconds - one.seconds == pytest.approx(20 * 0.5)
 
 
+def test_what_the_start_of_a_draft_reads_is_read_in_every_process_unless_it_is_kept():
+    seconds = 40 * TOKENS / RATE
+    plain, started = simulate(scenario()), simulate(scenario(start_samples=40))
+    assert started.seconds - plain.seconds == pytest.approx(seconds)
+    assert started.trainers_waited * started.seconds == pytest.approx(plain.trainers_waited * plain.seconds)
+    kills = [Failure(12.0, None), Failure(24.0, None)]
+    each, once = (simulate(scenario(start_samples=40, kept_bytes=kept), kills) for kept in (0, 10**9))
+    assert each.engines_busy * each.seconds - once.engines_busy * once.seconds > 2 * seconds
+    assert (each.rows_lost, once.rows_lost) == (0, 0)
+    assert once.read_per_trained < 1.1 < each.read_per_trained
+
+
 def test_what_a_process_loads_in_its_first_step_fills_the_queue_meanwhile():
     """Whatever it does then, engines answer: a fast trainer waits for what they did not make in that time."""
     plain, slow = simulate(scenario()), simulate(scenario(first_step=4.0))

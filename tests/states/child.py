@@ -1,5 +1,7 @@
 """Asks an engine as a process of its own, telling every step, so that a test can kill it anywhere."""
 
+import os
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,8 +28,9 @@ def main(
     out.publish(spec, 1, counts)
 
 
-def both(pipe: Connection, target: Path, folder: Path, endpoint: Endpoint) -> None:
+def both(pipe: Connection, target: Path, folder: Path, endpoint: Endpoint, env: Mapping[str, str]) -> None:
     """Answer the prompts and capture what comes with the answers, telling steps as they come."""
+    os.environ.update(env)  # by which a store is found: that of the server that children are forked from is older
     stage.TICK_SECONDS = 0.002
     line = Line(target, folder)
     line.heard = Telling(pipe)

@@ -203,6 +203,15 @@ def test_an_engine_of_the_runs_own_is_waited_for_as_long_as_it_may_take_to_start
     assert engine.requests > 60
 
 
+def test_an_engine_that_is_started_by_hand_is_waited_for_as_long_as_is_said(bench: Bench):
+    with serving(bench.served()) as engine:
+        engine.fail_at = set(range(14, 10_000))
+        with pytest.raises(
+            EngineError, match=r"no engine gave states for 0 s .* longer with DEEPSPEC_PATIENCE_SECONDS"
+        ):
+            bench.run(engine, patience=0.3)
+
+
 def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(bench: Bench):
     with serving(bench.served()) as engine:
         engine.told_later = (12, {"model": "1" * 32})

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from multiprocessing.connection import wait
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import pytest
@@ -16,6 +16,8 @@ from deepspec.artifacts import Artifact, read_manifest
 from deepspec.placement import Endpoint
 from deepspec.states import staging
 from deepspec.store import Store
+from deepspec.target_cache.cache import TargetCache, stored_parts
+from deepspec.target_cache.fetch import BoundedFolder
 from deepspec.train.spec import TrainSpec
 from tests.given.engines.bench import Bench
 from tests.given.engines.states import serving
@@ -143,9 +145,12 @@ class Engines:
     A kill comes after so many requests, not seconds: on a slow machine, too, an engine can be proven in between.
     """
 
-    def __init__(self, bench: Bench, rng: random.Random) -> None:
+    def __init__(self, bench: Bench, rng: random.Random, between: tuple[int, int] = (8, 40)) -> None:
         self.faults = {"folder": bench.staging, "target": bench.target, "delay": 0.02}
-        self.rng, self.ended, self.kills = rng, Event(), 0
+        self.rng, self.between, self.ended, self.kills = rng, between, Event(), 0
+        self.asked: list[tuple[int, ...]] = []
+        """What they were asked for, as far as it was heard."""
+        self.turn = Lock()
         self.ports, self.children, self.pipes = [0, 0], [None, None], [None, None]
         for number in (0, 1):
             self.start(number)
@@ -165,10 +170,20 @@ class Engines:
     def kill(self, number: int) -> None:
         self.children[number].kill()
         self.children[number].join()
-        self.pipes[number].close()
+        self.hear()
+        with self.turn:
+            self.pipes[number].close()
+
+    def hear(self) -> None:
+        """Hear all that the engines have told so far; each tells of a request before it answers."""
+        with self.turn:
+            for pipe in self.pipes:
+                with contextlib.suppress(EOFError, OSError):  # its engine was killed
+                    while pipe.poll():
+                        self.asked.append(tuple(pipe.recv()))
 
     def come_and_go(self) -> None:
-        while self.served(self.rng.randint(8, 40)):
+        while self.served(self.rng.randint(*self.between)):
             time.sleep(self.rng.uniform(0.0, 0.05))
             number = self.rng.randrange(2)
             self.kill(number)
@@ -177,10 +192,10 @@ class Engines:
 
     def served(self, requests: int) -> bool:
         """Wait until both have been asked so many times more; return whether another kill is wanted then."""
-        while requests > 0 and not self.ended.is_set():
-            for pipe in wait(self.pipes, timeout=0.05):
-                pipe.recv()
-                requests -= 1
+        wanted = len(self.asked) + requests
+        while len(self.asked) < wanted and not self.ended.is_set():
+            wait(self.pipes, timeout=0.05)
+            self.hear()
         return not self.ended.is_set()
 
     def rest(self) -> None:
@@ -198,28 +213,64 @@ class Engines:
             self.kill(number)
 
 
-def check_both(bench: Bench, kills: int, seed: int, steps: int) -> None:
-    """Trainer and engines are killed with -9, each so many times, at random moments."""
-    rng, cache = random.Random(seed), trained(bench)
-    spec = TOLD.but(steps=steps, keep_states="0GB")  # so that engines are needed to the end
+def check_both(
+    bench: Bench,
+    cache: Artifact,
+    kills: int,
+    seed: int,
+    spec: TrainSpec,
+    longest: int,
+    between: tuple[int, int] = (8, 40),
+) -> set[tuple[int, ...]]:
+    """Trainer and engines are killed with -9, each so many times, at random moments.
+
+    Args:
+        longest: steps of a process that is killed.
+        between: requests between two kills of engines.
+
+    Returns:
+        What was asked for again, though a process before had trained on it; the prompts of proofs left out.
+    """
+    rng, codes, again = random.Random(seed), list[int | None](), set[tuple[int, ...]]()
+    ids = ids_of(bench, cache)
     with serving(bench.served()) as engine:
         whole = Runs(bench, "whole", cache, engine.endpoint, spec=spec)
         assert whole.run() == 0
-    codes: list[int | None] = []
-    with Engines(bench, random.Random(seed + 1)) as engines:
+    probes = set(map(tuple, engine.asked[:3]))
+    with Engines(bench, random.Random(seed + 1), between) as engines:
         killed = Runs(bench, "killed", cache, *engines.endpoints, spec=spec)
+
+        def goes_on(*until: Any) -> int | None:
+            engines.hear()
+            trained_on = {ids[name] for names in killed.steps.values() for name in names}
+            begin, code = len(engines.asked), killed.run(*until)
+            engines.hear()
+            again.update(trained_on.intersection(engines.asked[begin:]) - probes)
+            return code
+
         while codes.count(-signal.SIGKILL) < kills or engines.kills < kills:
-            codes.append(killed.run(rng.randint(0, 4), rng.uniform(0, 0.2)))
+            codes.append(goes_on(rng.randint(0, longest), rng.uniform(0, 0.2)))
             assert codes[-1] != 0, f"it ended before there were {kills} kills of each: {codes}, {engines.kills}"
+        print(
+            f"seed {seed}: {len(codes)} kills of the trainer until step {max(killed.steps)}, {engines.kills} of engines"
+        )
         engines.rest()
-        assert killed.run() == 0
-        print(f"seed {seed}: {codes.count(-signal.SIGKILL)} kills of the trainer, {engines.kills} of engines")
+        assert goes_on() == 0
     assert set(codes) == {-signal.SIGKILL}
     assert killed.steps == whole.steps
-    assert sorted(killed.steps) == list(range(steps))
+    assert sorted(killed.steps) == list(range(spec.steps or 0))
     assert killed.published == whole.published
     staging.sweep(bench.staging)
     assert bench.left() == []
+    return again
+
+
+def ids_of(bench: Bench, cache: Artifact) -> dict[str, tuple[int, ...]]:
+    parts = stored_parts(cache, BoundedFolder(bench.folder / "parts", 1 << 30))
+    found = TargetCache(cache, bench.folder, parts=parts)
+    ids = {found.index.sample_id(n): tuple(found.tokens(n)[0].tolist()) for n in range(len(found.index.lengths))}
+    assert len(set(ids.values())) == len(ids)
+    return ids
 
 
 def test_a_trainer_that_is_killed_goes_on_and_asks_for_what_was_in_flight_alone(bench: Bench):
@@ -250,4 +301,17 @@ def test_an_engine_that_comes_and_goes_five_times(bench: Bench, seed: int):
 @pytest.mark.timeout(3600)
 def test_twenty_kills_of_the_trainer_and_twenty_of_engines(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("deepspec.states.staging.YOUNG_SECONDS", 0.0)
-    check_both(bench, kills=20, seed=0, steps=160)
+    spec = TOLD.but(steps=160, keep_states="0GB")  # so that engines are needed to the end
+    assert check_both(bench, trained(bench), kills=20, seed=0, spec=spec, longest=4)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_twenty_kills_of_each_in_two_epochs_of_states_that_are_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deepspec.states.staging.YOUNG_SECONDS", 0.0)
+    told = [{**row, "split": "train" if n % 41 else "validation"} for n, row in enumerate(rows(410))]
+    bench.answers = publish_answers(bench.store, bench.folder, [told[:200], told[200:]], address="b")
+    # of 400 samples, four a step: two epochs; the start of a draft would ask for all of them at once
+    spec = TOLD.but(steps=200, validate_every=50, bigram_samples=0)
+    again = check_both(bench, tokens_of(bench), kills=20, seed=0, spec=spec, longest=16, between=(6, 24))
+    assert again == set()

@@ -1,27 +1,25 @@
 """States through a store, between machines that share no folder: a carrier beside the engine, over a real S3 server."""
 
-import asyncio
 import os
-import threading
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from typer.testing import CliRunner
 
 from cli.main import app
 from deepspec.errors import EngineError, StoreError
+from deepspec.messages.conversations import published_rows
 from deepspec.placement import Endpoint
 from deepspec.states import carrier
 from deepspec.states.carrier import Carrier
 from deepspec.states.stored import StatesInStore
 from deepspec.store import Store
 from tests.given.engines.bench import Bench
-from tests.given.engines.one_pass import Line
-from tests.given.engines.states import Served, serving
+from tests.given.engines.carried import carrying
+from tests.given.engines.one_pass import ALL, Line
+from tests.given.engines.states import serving
 from tests.given.engines.training import SPEC, checksums, tokens_of, train
 from tests.given.published.caches import publish_answers, rows
 from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
@@ -29,32 +27,10 @@ from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
 pytestmark = pytest.mark.slow
 
 
-@contextmanager
-def carrying(engine: Served, store: Store) -> Iterator[Endpoint]:
-    """Yield the endpoint of a carrier before an engine."""
-    loop, runner = asyncio.new_event_loop(), web.AppRunner(Carrier(engine.endpoint.url, store).app(), access_log=None)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def start() -> int:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return int(runner.addresses[0][1])
-
-    port = asyncio.run_coroutine_threadsafe(start(), loop).result()
-    try:
-        yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model="tiny")
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.fixture
-def bench(bench: Bench) -> Bench:
+def bench(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Answers whose ids differ from file to file."""
+    monkeypatch.setattr("deepspec.regenerate.run.TICK_SECONDS", 0.05)
     told = rows(19)
     bench.answers = publish_answers(bench.store, bench.folder, [told[:10], told[10:]], address="b")
     return bench
@@ -136,18 +112,86 @@ def test_a_store_that_only_the_carrier_sees_is_one_line(bench: Bench, s3: Store,
         captured(bench, far)
 
 
-async def _elsewhere(self: Carrier, path: Path) -> str:
-    return f"{self._store.root}/states/{path.name}"
+async def _elsewhere(self: Carrier, named: str) -> str:
+    return f"{self._store.root}/states/{Path(named).name}"
 
 
-def test_states_with_answers_are_not_taken_from_a_store(bench: Bench, s3: Store):  # noqa: F811
+def test_states_with_answers_come_through_a_store_to_the_byte(bench: Bench, s3: Store):  # noqa: F811
+    near, far = Line(bench.target, bench.folder / "near"), Line(bench.target, bench.folder / "far")
+    spec, made = near.cache_spec(), []
+    with serving(bench.served()) as engine, carrying(engine, s3) as carried:
+        for one, endpoint in ((near, engine.endpoint), (far, carried)):
+            answers = one.answers(spec, endpoint)
+            told = [{**row, "endpoint": ""} for row in published_rows(answers)]
+            ref = one.cache(spec, answers)  # of the engine nothing is asked again
+            made.append((told, checksums(ref, one.store, one.scratch)))
+    assert made[0] == made[1]
+    assert f"states of {ALL} samples came with the answers, 0 were asked for" in far.heard.lines
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+def test_an_answer_whose_states_a_store_does_not_take_is_an_answer_and_is_read_once_more(
+    bench: Bench,
+    s3: Store,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    put, proof, told = Store.put_file, 2 * 3, [0]
+
+    def failing(self: Store, path: Path, key: str) -> None:
+        told[0] += key.startswith("states")
+        if key.startswith("states") and told[0] in (proof + 2, proof + 5):
+            raise StoreError("the store is busy")
+        put(self, path, key)
+
+    monkeypatch.setattr(Store, "put_file", failing)
     one = Line(bench.target, bench.folder / "line")
-    with (
-        serving(bench.served()) as engine,
-        carrying(engine, s3) as far,
-        pytest.raises(EngineError, match=r"with answers they are taken from a folder"),
-    ):
-        one.answers(one.cache_spec(), far)
+    spec = one.cache_spec()
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        answers = one.answers(spec, far)
+        answered = len(engine.answered)
+        one.cache(spec, answers, far)
+    assert answers.counts["success"] == ALL
+    assert answered == len(engine.answered)  # of no question there are two answers
+    lost = ALL - int(re.search(r"states of (\d+) answers are kept", "\n".join(one.heard.lines))[1])
+    assert lost in (1, 2)  # both may be of one conversation, of which the last turn's file does
+    assert f"states of {ALL - lost} samples came with the answers, {lost} were asked for" in one.heard.lines
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+def test_states_with_answers_that_have_no_room_are_not_fetched(
+    bench: Bench,
+    s3: Store,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+):
+    fetched, bring = [], StatesInStore.bring
+    monkeypatch.setattr(StatesInStore, "bring", lambda self, *args: (fetched.append(self.key), bring(self, *args))[1])
+    one = Line(bench.target, bench.folder / "line")
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        one.answers(one.cache_spec(keep_states=60_000), far)
+    assert 0 < len(one.kept()) == len(fetched) < ALL
+    assert sum(path.stat().st_size for path in one.kept()) <= 60_000
+    assert s3.list("states") == []
+
+
+def test_states_with_answers_that_are_of_other_tokens_are_not_kept(bench: Bench, s3: Store):  # noqa: F811
+    one = Line(bench.target, bench.folder / "line")
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        engine.told_later = (16, {"model": "1" * 32})
+        with pytest.raises(EngineError, match=r"its weights have changed since"):
+            one.answers(one.cache_spec(), far)
+    assert len(one.kept()) < ALL
+    assert not list(one.scratch.rglob("*.unfinished"))
+
+
+def test_states_that_come_through_a_store_and_that_nobody_wants_are_deleted(bench: Bench, s3: Store):  # noqa: F811
+    one = Line(bench.target, bench.folder / "line")
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        assert one.answers(one.cache_spec(while_answering=False), far).counts["success"] == ALL
+    assert engine.files > ALL
+    assert s3.list("states") == []
+    assert any("they are deleted as they come" in line for line in one.heard.lines)
 
 
 def test_what_nobody_took_is_deleted_after_an_hour_and_what_is_not_ours_stays(

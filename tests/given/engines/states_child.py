@@ -15,7 +15,7 @@ class _Told(list[list[int]]):
         self._pipe = pipe
 
     def append(self, ids: list[int]) -> None:
-        self._pipe.send(len(ids))
+        self._pipe.send(ids)
 
 
 def main(pipe: Connection, port: int, faults: dict[str, Any]) -> None:
