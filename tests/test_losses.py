@@ -55,6 +55,50 @@ def test_chunks_equal_the_plain_formula_and_its_gradient(name, softcap, markov):
             torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-6 * loose)
 
 
+@pytest.mark.parametrize(("softcap", "reduced"), list(itertools.product([None, 2.5], [True, False])))
+def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softcap, reduced):
+    rows, weight = draw_rows(vocab=13)
+    bias, known = (
+        torch.linspace(-2, 2, 13, dtype=torch.float64),
+        torch.arange(0, 13, 2) if reduced else torch.arange(13),
+    )
+    own = {"labels": rows.labels % len(known), "markov_weight": rows.markov_weight[known].detach().requires_grad_()}
+    rows = replace(rows, **own)
+
+    def longer(states):
+        return torch.cat([states, torch.ones_like(states[:, :1])], -1)
+
+    whole = torch.cat([weight, bias[:, None]], -1)
+    every = (
+        (Whole(weight=weight, known=known, bias=bias), Whole(weight=whole, known=known)) if reduced else (None, None)
+    )
+    ours = Head(weight=weight[known], bias=bias[known], softcap=softcap, whole=every[0])
+    theirs = Head(weight=whole[known], softcap=softcap, whole=every[1])
+    wider = replace(rows, hidden=longer(rows.hidden), target=longer(rows.target))
+    loss, found = chunked_loss(rows, ours, ALL, chunk_rows=4, candidates=2)
+    wanted, told = chunked_loss(wider, theirs, ALL, chunk_rows=4, candidates=2)
+    torch.testing.assert_close(loss, wanted)
+    assert torch.equal(found.candidates, told.candidates)
+    torch.testing.assert_close(found.acceptance, told.acceptance)
+    for got, value in zip(*(torch.autograd.grad(each, leaves(rows)) for each in (loss, wanted)), strict=True):
+        torch.testing.assert_close(got, value)
+
+
+def test_a_bias_of_the_head_by_hand():
+    """Of states of 0 the bias says all: q = p = softmax(b) = (0.9, 0.1), label 1, CE = ln 10."""
+    rows = Rows(
+        hidden=torch.zeros(1, 1, requires_grad=True),
+        labels=torch.tensor([1]),
+        weights=torch.ones(1),
+        target=torch.zeros(1, 1),
+        target_index=torch.tensor([0]),
+    )
+    head = Head(weight=torch.ones(2, 1), bias=torch.tensor([9.0, 1.0]).log())
+    _, measured = chunked_loss(rows, head, Terms(cross_entropy=1.0))
+    torch.testing.assert_close(measured.cross_entropy, torch.tensor([10.0]).log())
+    torch.testing.assert_close(measured.acceptance, torch.ones(1))
+
+
 def test_divergences_by_hand():
     """q = (½, ½), p = (0.9, 0.1): a = 0.6, KL(p‖q) = 0.9·ln 1.8 + 0.1·ln 0.2, KL(q‖p) = ½·ln(1/1.8) + ½·ln 5.
 

@@ -43,8 +43,8 @@ def head_of(model: Draft, *, whole: bool) -> Head:
             vocabulary keeps the target's whole head.
     """
     every, known = model.target_head() if whole else None, model.known_ids()
-    kept = None if every is None or known is None else Whole(weight=every, known=known)
-    return Head(weight=model.lm_head.weight, softcap=model.config.logit_softcap, whole=kept)
+    kept = None if every is None or known is None else Whole(weight=every, known=known, bias=model.target_head_bias)
+    return Head(weight=model.lm_head.weight, bias=model.lm_head.bias, softcap=model.config.logit_softcap, whole=kept)
 
 
 def divergences(objective: Objective) -> dict[str, float]:

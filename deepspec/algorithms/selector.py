@@ -97,6 +97,8 @@ def unary(model: BlockDraft, hidden_RD: Tensor, candidates_Rk: Tensor) -> Tensor
 def _unary(model: BlockDraft, hidden_MD: Tensor, candidates_Mk: Tensor) -> Tensor:
     weights_MkD = model.lm_head.weight[candidates_Mk].float()
     logits_Mk = torch.einsum("md,mkd->mk", hidden_MD.float(), weights_MkD)
+    if model.lm_head.bias is not None:
+        logits_Mk = logits_Mk + model.lm_head.bias[candidates_Mk].float()
     cap = model.config.logit_softcap
     return logits_Mk if cap is None else cap * torch.tanh(logits_Mk / cap)
 

@@ -122,7 +122,7 @@ def _guess(model: BlockDraft, hidden_MKD: Tensor, previous_MK: Tensor, passes: i
     asked = slice(first, hidden_MKD.shape[1] - 1)  # what the last slot says comes before no other
     seen_MKd, states_ND = refiner.seen(hidden_MKD), hidden_MKD[:, asked].flatten(0, 1)
     own_NV = states_ND.new_empty(len(states_ND), model.config.draft_vocab_size, dtype=torch.float32)
-    product_of(model.lm_head.weight).forward(states_ND, own_NV)
+    product_of(model.lm_head.weight, model.lm_head.bias).forward(states_ND, own_NV)
     cap(own_NV, model.config.logit_softcap)
     readout, logits_NV, found = product_of(refiner.readout.weight), own_NV, list[Tensor]()
     for number in range(passes):

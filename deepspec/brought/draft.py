@@ -98,7 +98,7 @@ def translated(brought: Path, target: Path, folder: Path) -> Path:
     told, shape = read_config(brought), read_folder(target)
     config = read_draft_config(public_config(told, shape.num_layers))
     tensors = public_tensors(told, read_tensors(brought))
-    embedding, head = read_ends(target)
+    embedding, head, _ = read_ends(target)
     ends = {"embed_tokens.weight": embedding} | ({} if config.reduced_vocabulary else {"lm_head.weight": head})
     dtype = tensors["fc.weight"].dtype if "fc.weight" in tensors else torch.bfloat16
     lent = {name: tensor.to(dtype, copy=True) for name, tensor in ends.items() if name not in tensors}

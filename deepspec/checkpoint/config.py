@@ -35,6 +35,8 @@ ARCHITECTURES: Mapping[str, tuple[str, str]] = {
 }
 """Name of an architecture -> style and kind."""
 
+_HEAD_BIAS = "head_bias"
+"""Key of a head with a bias, the target's: only where it has one."""
 _EMBEDDING = "embed_requires_grad"
 """Key of a draft's own embedding, as speculators names it."""
 _NORMS = ("norm_before_fc", "fc_norm", "norm_before_residual", "norm_output")
@@ -66,6 +68,7 @@ def read_draft_config(config: Config) -> DraftConfig:
         draft_vocab_size=_whole(config.get("draft_vocab_size") or shape.vocab_size, "draft_vocab_size"),
         embedding_scale=shape.embedding_scale,
         logit_softcap=shape.logit_softcap,
+        head_bias=bool(config.get(_HEAD_BIAS)),
         num_target_layers=_need_whole(config, "num_target_layers"),
         target_layer_ids=_target_layers(config, shipped=traits.shipped),
         block_size=_need_whole(config, "block_size" if traits.masked else "ttt_length"),
@@ -99,6 +102,7 @@ def write_draft_config(draft: DraftConfig) -> dict[str, Any]:
         "num_target_layers": draft.num_target_layers,
         "target_layer_ids": list(draft.target_layer_ids),
         "tie_word_embeddings": False,
+        **({_HEAD_BIAS: True} if draft.head_bias else {}),
         **(_block_keys(draft) if traits.blocks else _eagle_keys(draft)),
     }
     if draft.reduced_vocabulary:

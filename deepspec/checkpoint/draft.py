@@ -86,7 +86,14 @@ def save_draft(model: BlockDraft | EagleDraft, folder: Path) -> None:
     write_weights(tensors, folder)
 
 
-def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor, *, keep_head: bool = False) -> None:
+def adopt_target(
+    model: BlockDraft | EagleDraft,
+    embedding: Tensor,
+    head: Tensor,
+    bias: Tensor | None = None,
+    *,
+    keep_head: bool = False,
+) -> None:
     """Give a draft the target's token embedding and LM head, `(vocab, D)` each.
 
     Call it after `choose_vocabulary` where the draft's vocabulary is reduced: of the head it gets the known rows.
@@ -95,13 +102,19 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
         model: the draft.
         embedding: the target's.
         head: the target's; the same tensor where the two are tied.
+        bias: of the head, `(vocab,)`; None where it has none.
         keep_head: whether a draft of reduced vocabulary keeps the whole head beside, unsaved: training counts
             acceptance against all that the target says.
 
     Raises:
-        CheckpointError: the shapes are not those of the draft.
+        CheckpointError: the shapes are not those of the draft, or one of the two heads alone has a bias.
     """
     wanted = (model.config.vocab_size, model.config.block.hidden_size)
+    if (bias is not None) != model.config.head_bias:
+        told = "a bias" if model.config.head_bias else "no bias"
+        raise CheckpointError(
+            f"the target's head has {'no' if bias is None else 'a'} bias, the draft's config says {told}"
+        )
     for name, weight in (("embedding", embedding), ("LM head", head)):
         if tuple(weight.shape) != wanted:
             raise CheckpointError(f"the target's {name} is {tuple(weight.shape)}, the draft wants {wanted}")
@@ -112,8 +125,11 @@ def adopt_target(model: BlockDraft | EagleDraft, embedding: Tensor, head: Tensor
     trained = model.config.train_embedding
     model.embed_tokens.weight.data = own.clone() if trained else own  # the target's stays as it is
     model.lm_head.weight.data = rows.to(device, dtype)
+    whole = None if bias is None else bias.detach().to(device, dtype)
+    if whole is not None:
+        model.lm_head.bias.data = whole if known is None else whole[known.to(device)]
     if keep_head and known is not None:
-        model.keep_target_head(None if head is embedding and not trained else head.detach().to(device, dtype))
+        model.keep_target_head(None if head is embedding and not trained else head.detach().to(device, dtype), whole)
 
 
 def choose_vocabulary(model: BlockDraft | EagleDraft, counts: Tensor) -> float:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepspec.errors import CheckpointError, TargetError
 from deepspec.families import read_folder
-from deepspec.families.ends import ends_of
+from deepspec.families.ends import ends_of, head_bias
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -29,8 +29,19 @@ _ROWS = 4096
 _NAMES: Mapping[str, str] = {EMBEDDING: "embedding", HEAD: "head"}
 
 
-def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
-    """Return a target's token embedding and head, `(V, D)` each, and read nothing else of it.
+class EndWeights(NamedTuple):
+    """What a draft has of its target's weights."""
+
+    embedding: Tensor
+    """`(V, D)`."""
+    head: Tensor
+    """`(V, D)`; the same tensor where the two are tied."""
+    bias: Tensor | None
+    """`(V,)` of the head; None where it has none, or one of zeros."""
+
+
+def read_ends(folder: Path) -> EndWeights:
+    """Return a target's token embedding and head, and read nothing else of it.
 
     Raises:
         TargetError: no safetensors file holds an embedding.
@@ -39,14 +50,16 @@ def read_ends(folder: Path) -> tuple[Tensor, Tensor]:
     ends = ends_of(heads, shape.vocab_size, shape.block.hidden_size)
     if ends is None:
         raise TargetError(f"target {folder}: no tensor named …{EMBEDDING} in its safetensors files")
+    bias = head_bias(folder, heads, shape.vocab_size)
+    wanted = {name for name in (ends.embedding, ends.head, bias) if name is not None}
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in {ends.embedding, ends.head} & set(file.keys())}
+                found |= {name: file.get_tensor(name) for name in wanted & set(file.keys())}
         except SafetensorError as error:
             raise TargetError(f"target {path}: {error}; fetch the file again") from error
-    return found[ends.embedding], found[ends.head]
+    return EndWeights(found[ends.embedding], found[ends.head], None if bias is None else found[bias])
 
 
 def ends_apart(draft: Path, target: Path) -> dict[str, float]:

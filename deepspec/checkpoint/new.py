@@ -51,6 +51,7 @@ def new_draft_config(
         draft_vocab_size=recipe.draft_vocab_size or target.vocab_size,
         embedding_scale=target.embedding_scale,
         logit_softcap=target.logit_softcap,
+        head_bias=target.head_bias,
         num_target_layers=target.num_layers,
         target_layer_ids=tuple(target_layer_ids),
         block_size=recipe.block_size if traits.masked else objective.ttt_length,

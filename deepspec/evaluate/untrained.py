@@ -31,7 +31,9 @@ def untrained_draft(draft: BlockDraft | EagleDraft, target: Target, seed: int) -
     if draft.config.reduced_vocabulary:
         fresh.d2t.copy_(draft.d2t)
         fresh.t2d.copy_(draft.t2d)
-    adopt_target(fresh, target.embed_weight, dense(target.head_weight))
+    adopt_target(
+        fresh, target.embed_weight, dense(target.head_weight), target.head_bias if draft.config.head_bias else None
+    )
     if TRAITS[draft.config.algorithm].shipped:
         load_heads(fresh, target.folder)
     lay_out_for_decoding(fresh)

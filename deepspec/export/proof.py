@@ -85,7 +85,7 @@ def _check_config(found: DraftConfig, wanted: DraftConfig) -> None:
     keys = (
         "target_layer_ids", "mask_token_id", "num_layers", "vocab_size", "draft_vocab_size", "embedding_scale",
         "layout", "norms", "train_embedding", "conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k",
-        "windows", "window_form", "xpress_rank", "xpress_mlp_ratio",
+        "windows", "window_form", "xpress_rank", "xpress_mlp_ratio", "head_bias",
     )  # fmt: skip
     pairs = {key: (getattr(found, key), getattr(wanted, key)) for key in (*keys, "logit_softcap")}
     if TRAITS[wanted.algorithm].masked:

@@ -8,8 +8,9 @@ the general rule is proven: the loaded model's own rows must be those.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from deepspec.formats.tensor_heads import TensorHead
+from deepspec.formats.tensor_heads import TensorHead, read_bytes
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 """How the two end in most checkpoints; a tied model stores the first only."""
@@ -46,3 +47,21 @@ def ends_of(heads: Mapping[str, TensorHead], vocab_size: int, hidden_size: int) 
         return None
     others = [name for name in free if name not in embeddings]
     return Ends(embedding=embeddings[0], head=others[0] if others else embeddings[0])
+
+
+def head_bias(folder: Path, heads: Mapping[str, TensorHead], vocab_size: int) -> str | None:
+    """Return the name of the head's bias; None where there is none, or one of zeros.
+
+    Args:
+        folder: of the checkpoint: its values are read.
+        heads: every tensor of it.
+        vocab_size: length of a bias of the head.
+    """
+    found = [name for name, head in heads.items() if name.endswith("bias") and head.shape == (vocab_size,)]
+    return next((name for name in found if _not_zero(read_bytes(folder, name), vocab_size)), None)
+
+
+def _not_zero(stored: bytes, count: int) -> bool:
+    """Return whether one of so many numbers is not 0: −0 is, which differs in the highest bit of its last byte."""
+    size = len(stored) // count
+    return any(stored[byte::size].strip(b"\x00\x80" if byte == size - 1 else b"\x00") for byte in range(size))

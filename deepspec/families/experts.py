@@ -21,7 +21,7 @@ def working(config: Mapping[str, Any], heads: Mapping[str, TensorHead]) -> int |
         heads: every tensor of the checkpoint.
     """
     known = with_defaults(config, str(config.get("model_type")))
-    every, chosen = _count(known, _ALL), _count(known, _CHOSEN)
+    every, chosen = _counts(known)
     if every is None or chosen is None or chosen >= every:
         return None
     experts = sum(head.values for name, head in heads.items() if _is_expert(name, head, every))
@@ -31,6 +31,13 @@ def working(config: Mapping[str, Any], heads: Mapping[str, TensorHead]) -> int |
 def _is_expert(name: str, head: TensorHead, every: int) -> bool:
     """Return whether a tensor is of one expert, or of all of them laid upon each other."""
     return _EXPERT.search(name) is not None or (len(head.shape) == 3 and head.shape[0] == every)
+
+
+def _counts(known: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return how many experts there are and how many are chosen, as a config says or, as DBRX', a part nested in it."""
+    parts = (known, *(value for value in known.values() if isinstance(value, Mapping)))
+    found = [(_count(part, _ALL), _count(part, _CHOSEN)) for part in parts]
+    return next((each for each in found if None not in each), (None, None))
 
 
 def _count(known: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:

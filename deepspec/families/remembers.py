@@ -17,12 +17,14 @@ _NO_LIMITS = frozenset(
 )
 """Fields of experts, and of which layers are of which kind, whose names sound like a limit."""
 
-_PIECES = frozenset({"mamba_chunk_size", "chunk_size", "block_size"})
+_PIECES = frozenset({"mamba_chunk_size", "chunk_size", "block_size", "chunkwise_kernel", "max_inference_chunksize"})
 """Fields of layers that keep a state: how many tokens their kernels take at once."""
 
 _LISTS = ("layer_types", "layers_block_type", "block_types")
 _KIND = re.compile(r"linear|mamba|conv|recurrent|hybrid$")
-_FIELD = re.compile(r"mamba|ssm|state_size|recurrent|lru_|rwkv|lstm|rescale_every|conv_kernel|conv_L_cache")
+_FIELD = re.compile(
+    r"mamba|ssm|state_size|recurrent|lru_|rwkv|lstm|inference_state|rescale_every|conv_kernel|conv_L_cache"
+)
 
 
 def own_limits(config: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,8 @@ class TargetShape:
     """Factor on the token embedding."""
     logit_softcap: float | None
     """c: logits are c·tanh(logits / c)."""
+    head_bias: bool = False
+    """Whether the head has a bias that is not 0: its files say so, its config does not."""
     block: BlockShape
     """The target's own (full-attention) block; for mixtures of experts with a dense MLP."""
     text_config: Mapping[str, Any]

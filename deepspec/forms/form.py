@@ -146,10 +146,17 @@ def without(tensors: Mapping[str, Tensor], *names: str) -> Tensors:
 
 def unlike_its_block(draft: DraftConfig) -> str | None:
     """Refuse a block of one family with the embedding scale or softcap of another: engines' classes lack them."""
+    if biased(draft) is not None:
+        return biased(draft)
     if draft.style == "gemma4" or (draft.embedding_scale == 1.0 and draft.logit_softcap is None):
         return None
     what = "an embedding scale" if draft.embedding_scale != 1.0 else "a logit softcap"
     return f"a {draft.style} block with {what}, which its class for {draft.style} has not"
+
+
+def biased(draft: DraftConfig) -> str | None:
+    """Refuse a head with a bias: engines' drafts multiply by the target's head, and add nothing."""
+    return "a head with a bias; its drafts have the head's product alone" if draft.head_bias else None
 
 
 def not_filled_in(draft: DraftConfig) -> str | None:

@@ -22,6 +22,7 @@ from deepspec.forms.form import (
     FormSource,
     Json,
     Tensors,
+    biased,
     has_norms,
     has_window,
     not_by_slot,
@@ -95,8 +96,8 @@ def _refuse(source: FormSource) -> str | None:
     draft = source.draft
     if TRAITS[draft.algorithm].shipped:
         return heads.not_shipped(draft)
-    if refuse_rope(draft.block.rope) or turns_whole_heads(draft):
-        return refuse_rope(draft.block.rope) or turns_whole_heads(draft)
+    if unread := biased(draft) or refuse_rope(draft.block.rope) or turns_whole_heads(draft):
+        return unread
     if target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if TRAITS[draft.algorithm].blocks:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from deepspec.checkpoint.config import KINDS
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName
-from deepspec.forms.form import BORROWED, FormSource, Json, Tensors, not_style, with_rope, without
+from deepspec.forms.form import BORROWED, FormSource, Json, Tensors, biased, not_style, with_rope, without
 from deepspec.models.config import DraftConfig
 
 _CLASSES: Mapping[AlgorithmName, str] = {
@@ -53,6 +53,8 @@ def refuse(draft: DraftConfig) -> str | None:
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None
     if scaled and not draft.selector_rank:
         return f"an embedding scale or logit softcap for {draft.algorithm}"
+    if biased(draft) is not None:
+        return biased(draft)
     if draft.reduced_vocabulary:
         return f"a reduced vocabulary for {draft.algorithm}; it knows the target's whole one only"
     return not_style(draft, "qwen3")

@@ -63,7 +63,7 @@ def _readers(target: Target, layers: Sequence[int], *, fused: bool = True) -> It
 def _serves(reader: MemoryReader, target: Target) -> bool:
     """Return whether tokens read in pieces, some of them taken back, give the states of one pass over all.
 
-    Three rows keep one, three and two of three tokens, and read on.
+    Three rows keep one, three and two of three tokens, and read on; then all keep one, and read one.
     """
     ids = probe_ids(target.model)[0]
     prompts, wrong = [ids[:4].tolist(), ids[:3].tolist(), ids[:4].tolist()], ids.flip(0)
@@ -74,8 +74,11 @@ def _serves(reader: MemoryReader, target: Target) -> bool:
         reader.behind(first, memory)
         memory.advance(torch.tensor([1, 3, 2], device=ids.device))
         _, last = reader.behind(torch.stack([ids[5:8], ids[6:9], ids[6:9]]), memory)
+        memory.advance(1)
+        _, next_one = reader.behind(ids[[6, 7, 7], None], memory)
     except _CANNOT:
         return False
     _, whole, _ = observe(target.reading, ids[None, :9], ())
-    wanted = torch.stack([whole[0, 5:8], whole[0, 6:9], whole[0, 6:9]])
+    wanted = torch.stack([whole[0, [5, 6, 7, 6]], whole[0, [6, 7, 8, 7]], whole[0, [6, 7, 8, 7]]])
+    last = torch.cat([last, next_one], 1)
     return distance(last, wanted) <= allowed(last.dtype, quantised=computes_quantised(target.model.config))

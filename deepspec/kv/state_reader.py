@@ -5,6 +5,7 @@ Legend: B rows, Q tokens a row is given, T tokens of the longest prompt, A captu
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from deepspec.errors import TargetError
 from deepspec.kv.memory import ReadingWay, StatesRead, padded
 from deepspec.kv.own_reader import PASTS
-from deepspec.kv.states import StateCache
+from deepspec.kv.own_states import OwnStates, own_memory
+from deepspec.kv.states import StateCache, States
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 
@@ -47,9 +49,14 @@ class StatesReader:
         self._placed = "position_ids" in taken
         self._windows = _windows(target)
 
+    @cached_property
+    def _memory(self) -> tuple[OwnStates | None, type[StateCache]]:
+        """Return what stands between states and what the model takes, and of which class our memory has to be."""
+        return own_memory(self._target, self._past)
+
     def memory(self, rows: int, capacity: int) -> StateCache:
         """Return the memory of empty rows that have room for some tokens."""
-        return StateCache(rows, capacity, self._target.device, self)
+        return self._memory[1](rows, capacity, self._target.device, self)
 
     def prompts(self, prompts: Sequence[Sequence[int]], memory: StateCache) -> StatesRead:
         """Read prompts into an empty memory, and keep them; states are padded on the right."""
@@ -83,12 +90,34 @@ class StatesReader:
     @torch.inference_mode()
     def _pass(self, tokens: Tensor, memory: StateCache, ahead: int, layers: Sequence[int]) -> StatesRead:
         places = memory.open(tokens.shape[1], ahead)
+        own, _ = self._memory
+        if own is not None:
+            states, last, memory.states = self._own_pass(tokens, memory.states, own, layers)
+            memory.passed(ahead + tokens.shape[1])
+            return states, last
         given: dict[str, Any] = {self._past: memory, "use_cache": True}
         given |= {"position_ids": places} if self._placed else {}
         given |= {"attention_mask": self._masks(memory)} if self._windows else {}
         states, last, _ = observe(self._target.reading, tokens, layers, **given)
         memory.passed(ahead + tokens.shape[1])
         return states, last
+
+    def _own_pass(
+        self, tokens: Tensor, before: States, own: OwnStates, layers: Sequence[int]
+    ) -> tuple[Tensor, Tensor, States]:
+        """Read tokens behind states that the model wants in its own form; one token a row alone, where it must be."""
+        rows = 1 if own.alone and tokens.shape[1] == 1 else len(tokens)
+        read, behind = list[StatesRead](), list[States]()
+        for start in range(0, len(tokens), rows):
+            part = slice(start, start + rows)
+            past = own.given({key: value[part] for key, value in before.items()})
+            states, last, told = observe(
+                self._target.reading, tokens[part], layers, use_cache=True, **{self._past: past}
+            )
+            read.append((states, last))
+            behind.append(own.taken(told[self._past]))
+        after = {key: torch.cat([each[key] for each in behind]) for key in behind[0]}
+        return torch.cat([states for states, _ in read]), torch.cat([last for _, last in read]), after
 
     def _masks(self, memory: StateCache) -> Mapping[str, Tensor | None]:
         """Return a mask for each kind of layer: none for states, for no row is padded."""

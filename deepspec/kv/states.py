@@ -152,6 +152,24 @@ class StateCache(RowCache):
         """Return whether something was read before."""
         return bool(self._open)
 
+    def get_linear_cache(self, layer_idx: int) -> Tensor | None:
+        """Return a state, as MiniMax asks for it; None before the first token."""
+        return self.get_recurrent_state(layer_idx)
+
+    def set_linear_cache(self, layer_idx: int, linear_cache: Tensor) -> None:
+        """Keep a state, as MiniMax gives it."""
+        self.update_recurrent_state(linear_cache, layer_idx)
+
+    @property
+    def states(self) -> States:
+        """The states of this reading, which the model may write to; nothing before the first token."""
+        return self._open
+
+    @states.setter
+    def states(self, states: States) -> None:
+        """Take those behind what was read."""
+        self._open = states
+
     def is_recording_past(self, _layer: int) -> bool:
         """Return False: what was before is kept here, not in longer states."""
         return False

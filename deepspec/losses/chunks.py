@@ -25,7 +25,7 @@ class Chunks:
         """Cut the rows into chunks of at most so many, and make the buffers."""
         self.rows, self.terms, self.softcap = rows, terms, head.softcap
         self.with_target = with_target
-        self.head = product_of(head.weight)
+        self.head = product_of(head.weight, head.bias)
         self.markov = None if rows.markov_weight is None else product_of(rows.markov_weight.detach())
         self.dtype = torch.float64 if rows.hidden.dtype == torch.float64 else torch.float32
         num_rows = len(rows.hidden)

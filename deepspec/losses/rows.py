@@ -25,6 +25,8 @@ class Head:
 
     weight: Tensor
     """`(V, D)`."""
+    bias: Tensor | None = None
+    """`(V,)`, before the softcap."""
     softcap: float | None = None
     whole: Whole | None = None
     """The target's, where `weight` is some rows of it and acceptance is to be counted against all that it says."""

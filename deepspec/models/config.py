@@ -40,6 +40,8 @@ class DraftConfig:
     """Of the draft's head; below `vocab_size` only where the vocabulary is reduced."""
     embedding_scale: float = 1.0
     logit_softcap: float | None = None
+    head_bias: bool = False
+    """Whether the head has a bias, the target's, as frozen as the head."""
     num_target_layers: int
     target_layer_ids: tuple[int, ...]
     """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""

@@ -36,6 +36,8 @@ class Draft(nn.Module):
     t2d: Tensor
     """`(vocab,)` bool: the target's tokens that the draft knows."""
     _target_head: Tensor | None
+    target_head_bias: Tensor | None
+    """`(vocab,)` bias of the target's whole head, where that was kept and has one."""
 
     def __init__(self, config: DraftConfig) -> None:
         """Make the parts; the weights are PyTorch's until they are loaded or initialised."""
@@ -43,9 +45,9 @@ class Draft(nn.Module):
         size = config.block.hidden_size
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, size)
-        self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
+        self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=config.head_bias)
         self.embed_tokens.weight.requires_grad_(config.train_embedding)
-        self.lm_head.weight.requires_grad_(False)
+        self.lm_head.requires_grad_(False)
         self.fc = nn.Linear(config.num_fused * size, size, bias=False)
         self.norm = norm_of(config.block, size)
         self.rotary = RotaryEmbedding(config.block.rope, config.block.head_dim)
@@ -53,6 +55,7 @@ class Draft(nn.Module):
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
             self.register_buffer("t2d", torch.zeros(config.vocab_size, dtype=torch.bool))
         self.register_buffer("_target_head", None, persistent=False)
+        self.register_buffer("target_head_bias", None, persistent=False)
         self._target_head_is_embedding = False
         self._windows = config.windows
         self._scales = {dtype: _rounded(config.embedding_scale, dtype) for dtype in SCALED}
@@ -85,12 +88,14 @@ class Draft(nn.Module):
             return None
         return self.target_ids(torch.arange(self.config.draft_vocab_size, device=self.d2t.device))
 
-    def keep_target_head(self, head: Tensor | None) -> None:
-        """Keep the target's whole head `(vocab, D)` for training, beside the rows that the draft knows of it.
+    def keep_target_head(self, head: Tensor | None, bias: Tensor | None = None) -> None:
+        """Keep the target's whole head for training, beside the rows that the draft knows of it; it is not saved.
 
-        It is not saved. None: it is the embedding, which is here anyway.
+        Args:
+            head: `(vocab, D)`; None: it is the embedding, which is here anyway.
+            bias: `(vocab,)` of the head; None: it has none.
         """
-        self._target_head, self._target_head_is_embedding = head, head is None
+        self._target_head, self._target_head_is_embedding, self.target_head_bias = head, head is None, bias
 
     def target_head(self) -> Tensor | None:
         """Return the target's whole head, where a draft of reduced vocabulary was given it to train with."""

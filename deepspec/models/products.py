@@ -19,8 +19,17 @@ TILE_ROWS = 4096
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def product_of(weight_VD: Tensor) -> "MatrixProduct":
-    """Return the matrix W of `(V, D)`, to be multiplied in the way that suits its dtype and its device."""
+def product_of(weight_VD: Tensor, bias_V: Tensor | None = None) -> "MatrixProduct":
+    """Return the matrix W of `(V, D)`, to be multiplied in the way that suits its dtype and its device.
+
+    Args:
+        weight_VD: the matrix.
+        bias_V: added to every product forward; it takes no gradient.
+    """
+    return _plain(weight_VD) if bias_V is None else BiasedProduct(_plain(weight_VD), bias_V)
+
+
+def _plain(weight_VD: Tensor) -> "MatrixProduct":
     if weight_VD.dtype in NARROW and weight_VD.device.type == "cuda":
         return WideProduct(weight_VD)
     if weight_VD.dtype in NARROW and weight_VD.device.type == "cpu" and not _cpu_multiplies_bf16():
@@ -119,6 +128,28 @@ class WideProduct(MatrixProduct):
         """Add the gradient of W, gᵀ x, to a total."""
         dtype = self.weight_VD.dtype
         torch.addmm(total_VD, grad_MV.to(dtype).T, x_MD.to(dtype), out_dtype=total_VD.dtype, out=total_VD)
+
+
+class BiasedProduct(MatrixProduct):
+    """A matrix whose products have a constant bias: gradients know nothing of it."""
+
+    def __init__(self, product: MatrixProduct, bias_V: Tensor) -> None:
+        """Take the way in which the matrix is multiplied."""
+        super().__init__(product.weight_VD)
+        self._product, self._bias_V = product, bias_V
+
+    def forward(self, x_MD: Tensor, out_MV: Tensor, *, add: bool = False) -> None:
+        """Write x Wᵀ + b into a buffer, or add it to what is there."""
+        self._product.forward(x_MD, out_MV, add=add)
+        out_MV.add_(self._bias_V)
+
+    def backward(self, grad_MV: Tensor) -> Tensor:
+        """Return the gradient of x, g W: `(M, D)`."""
+        return self._product.backward(grad_MV)
+
+    def accumulate(self, total_VD: Tensor, grad_MV: Tensor, x_MD: Tensor) -> None:
+        """Add the gradient of W, gᵀ x, to a total."""
+        self._product.accumulate(total_VD, grad_MV, x_MD)
 
 
 @cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepspec.models.products import MatrixProduct
+from deepspec.models.products import BiasedProduct, MatrixProduct
 
 ROWS = 128
 """Positions of which logits over the whole vocabulary are held at a time."""
@@ -22,6 +22,8 @@ class Whole:
     """`(W, D)`."""
     known: Tensor
     """`(V,)` int64, ascending: the rows that the draft knows."""
+    bias: Tensor | None = None
+    """`(W,)`."""
 
 
 class WholeHead:
@@ -36,7 +38,9 @@ class WholeHead:
     def __init__(self, whole: Whole, softcap: float | None, most: int) -> None:
         """Make room for the logits of some positions."""
         dtype = torch.float64 if whole.weight.dtype == torch.float64 else torch.float32
-        self._product, self._known_V, self._softcap = MatrixProduct(whole.weight), whole.known, softcap
+        plain = MatrixProduct(whole.weight)
+        self._product = plain if whole.bias is None else BiasedProduct(plain, whole.bias)
+        self._known_V, self._softcap = whole.known, softcap
         self._logits_QW = whole.weight.new_empty(min(most, ROWS), len(whole.weight), dtype=dtype)
 
     def logits(self, states_QD: Tensor, out_QV: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,9 @@ from deepspec.checkpoint.options import check_objective
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import SpecError, TargetError
 from deepspec.families import read_folder
+from deepspec.families.ends import head_bias
 from deepspec.formats.recipe import TRAITS
+from deepspec.formats.tensor_heads import read_heads
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.stream import Samples
@@ -73,7 +75,7 @@ def _around_target(
     model: BlockDraft | EagleDraft, spec: Beginning, folder: Path, samples: Samples, log: Callable[[str], None]
 ) -> BlockDraft | EagleDraft:
     """Return a draft once it has its vocabulary, and the target's embedding and head."""
-    embedding, head = read_ends(folder)
+    embedding, head, bias = read_ends(folder)
     if embedding.shape != model.embed_tokens.weight.shape:
         wanted = tuple(model.embed_tokens.weight.shape)
         raise TargetError(f"target {folder}: its embedding is {tuple(embedding.shape)}, its config says {wanted}")
@@ -81,7 +83,7 @@ def _around_target(
     if chosen is not None:
         log(chosen)
     own = embedding.clone()  # out of the mapped file, where it lies unaligned
-    adopt_target(model, own, own if head is embedding else head.clone(), keep_head=True)
+    adopt_target(model, own, own if head is embedding else head.clone(), bias, keep_head=True)
     return model
 
 
@@ -98,6 +100,7 @@ def draft_config(spec: Beginning, facts: CacheFacts, folder: Path) -> DraftConfi
     if sizes != (facts.num_layers, facts.hidden_size, facts.vocab_size):
         wanted = (facts.num_layers, facts.hidden_size, facts.vocab_size)
         raise TargetError(f"target {folder}: layers, hidden size, vocabulary are {sizes}, the cache's {wanted}")
+    shape = replace(shape, head_bias=head_bias(folder, read_heads(folder), shape.vocab_size) is not None)
     if facts.embedding_scale is not None:
         shape = replace(shape, embedding_scale=facts.embedding_scale)
     check_objective(spec.draft.algorithm, spec.objective)

@@ -24,6 +24,8 @@ class TargetEnd:
     norm: nn.Module
     head: Tensor
     """`(V, D)`."""
+    bias: Tensor | None
+    """`(V,)` of the head."""
     scale: float
     """Logits are the head's product with the last state, which carries this factor, then the softcap."""
     softcap: float | None
@@ -37,6 +39,8 @@ class TargetEnd:
     def log_probabilities(self, last: Tensor) -> Tensor:
         """Return what the head makes of one position's state after the norm: `(D,)` to `(V,)`, in fp32."""
         logits = (self.head @ last).float()
+        if self.bias is not None:
+            logits = logits + self.bias.float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits.log_softmax(-1)
@@ -50,10 +54,11 @@ def target_end(target: Target) -> TargetEnd:
     """
     reading = target.reading
     if target.embed_weight.is_meta:
-        norm, head = _from_files(target)
+        norm, head, bias = *_from_files(target), None
     else:
-        norm, head = _norm_of(target.model, reading).to("cpu"), target.head_weight.cpu()
-    return TargetEnd(norm=norm, head=head, scale=reading.logit_scale, softcap=reading.softcap)
+        norm, head, bias = _norm_of(target.model, reading).to("cpu"), target.head_weight.cpu(), target.head_bias
+        bias = None if bias is None else bias.cpu()
+    return TargetEnd(norm=norm, head=head, bias=bias, scale=reading.logit_scale, softcap=reading.softcap)
 
 
 @torch.no_grad()

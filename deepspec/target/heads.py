@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
-from deepspec.families.ends import HEAD, Ends, ends_of
-from deepspec.formats.tensor_heads import DTYPES, TensorHead, listed, read_bytes, read_heads, read_object
-
-HEAD_BIAS = "its head has a bias that is not 0, which drafts have none of; not supported"
+from deepspec.families.ends import HEAD, Ends, ends_of, head_bias
+from deepspec.formats.tensor_heads import DTYPES, TensorHead, listed, read_heads, read_object
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
 
@@ -56,16 +54,16 @@ def read_target(folder: Path) -> TargetHeads:
             f"target {folder}: its files hold no head (…{HEAD}), and its config does not tie one to the "
             "embedding; wanted a causal language model"
         )
-    biases = [name for name, head in heads.items() if name.endswith("bias") and head.shape == wanted[:1]]
-    if any(any(read_bytes(folder, name)) for name in biases):
-        raise TargetError(f"target {folder}: {biases[0]}: {HEAD_BIAS}")
+    bias = head_bias(folder, heads, shape.vocab_size)
+    if bias is not None and not shape.general:
+        raise TargetError(f"target {folder}: {bias}: a {shape.family} head has no bias; is its config its own?")
     missing = _missing_layers(heads, shape.num_layers) if not shape.general or _numbered(heads) else []
     if missing:
         raise TargetError(
             f"target {folder}: its config says {shape.num_layers} layers, its weights have none of "
             f"{listed([f'layers.{layer}' for layer in missing])}; fetch it again"
         )
-    return TargetHeads(folder=folder, shape=shape, heads=heads)
+    return TargetHeads(folder=folder, shape=replace(shape, head_bias=bias is not None), heads=heads)
 
 
 def checkpoint_dtype(folder: Path) -> str:

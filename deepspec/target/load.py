@@ -22,7 +22,7 @@ from deepspec.specs import TargetId
 from deepspec.target.capture import capture
 from deepspec.target.identity import identify
 from deepspec.target.proof import prove, prove_ends
-from deepspec.target.reading import Reading, read_model
+from deepspec.target.reading import Reading, bias_of, read_model
 from deepspec.target.tokens import GENERATION, NO_END, check_vocabulary
 
 COMPUTED: Mapping[str, torch.dtype | str] = {"auto": "auto", **{name: getattr(torch, name) for name in DTYPES}}
@@ -84,6 +84,11 @@ class Target:
         """Return the weight of the LM head, `(V, D)`."""
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """Return the bias of the LM head, `(V,)`; None where it has none, or one of zeros."""
+        return bias_of(self.model.get_output_embeddings())
 
     @property
     def num_layers(self) -> int:

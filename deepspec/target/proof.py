@@ -10,7 +10,7 @@
 Nothing that fails is repaired: the target is refused, with what differs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from deepspec.attention.rope import inverse_frequencies
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape
-from deepspec.families.ends import ends_of
+from deepspec.families.ends import ends_of, head_bias
 from deepspec.families.quantized import computes_quantised
 from deepspec.families.shape import Rope
-from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
+from deepspec.formats.tensor_heads import WEIGHTS, TensorHead, read_heads, read_placed
 from deepspec.target.capture import capture
 from deepspec.target.layers import EMBEDDING
-from deepspec.target.reading import PROBE, Reading, probe_ids
+from deepspec.target.reading import PROBE, Reading, bias_of, probe_ids
 
 APART = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Largest relative distance, by dtype: other shapes round otherwise, and layers add that up. What is misread is off by
@@ -74,15 +74,33 @@ def prove_ends(model: Any, folder: Path, shape: TargetShape) -> None:
         raise TargetError(f"target {folder}: no tensor in its safetensors files is an embedding; not supported")
     placed = dict.fromkeys(heads, WEIGHTS) if (folder / WEIGHTS).exists() else read_placed(folder)
     pairs = {found.embedding: model.get_input_embeddings().weight, found.head: model.get_output_embeddings().weight}
-    for name, weight in pairs.items():
+    for name, weight in {**pairs, **_bias(model, folder, heads, shape)}.items():
         with safe_open(folder / placed[name], "pt") as file:
             rows = file.get_slice(name)
             for part in (slice(0, _ROWS), slice(len(weight) - _ROWS, len(weight))):
-                if not weight.is_meta and distance(rows[part].to(weight.dtype), weight[part].cpu()) > _ROUNDED:
+                ours, theirs = rows[part].to(weight.dtype), weight[part].cpu()
+                if not weight.is_meta and distance(ours, theirs) > _ROUNDED:
                     raise TargetError(
                         f"target {folder}: {name} in its files is not what the loaded model has in its place: it is "
                         "stored in another form; not supported"
                     )
+
+
+def _bias(model: Any, folder: Path, heads: Mapping[str, TensorHead], shape: TargetShape) -> dict[str, Tensor]:
+    """Return the name of the head's bias in the files, and the loaded model's; nothing where neither has one.
+
+    Raises:
+        TargetError: one of them has none.
+    """
+    name, bias = head_bias(folder, heads, shape.vocab_size), bias_of(model.get_output_embeddings())
+    if bias is not None and bias.is_meta:
+        return {}
+    if (name is None) != (bias is None):
+        raise TargetError(
+            f"target {folder}: a bias over the vocabulary in its files is {name or 'none'}, the loaded model's head "
+            f"has {'one' if name is None else 'none'}; not supported"
+        )
+    return {} if name is None or bias is None else {name: bias}
 
 
 @torch.no_grad()

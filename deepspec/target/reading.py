@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read
-from deepspec.target.heads import HEAD_BIAS
 
 PROBE = 12
 """Tokens of the forward pass."""
@@ -77,9 +76,6 @@ def find(model: Any, shape: TargetShape) -> Reading:
     embedding, head = ends(model, told)
     watched = _watch(model, head)
     _check_causal(model, watched, told)
-    bias = getattr(head, "bias", None)
-    if bias is not None and bool((bias != 0).any()):
-        raise TargetError(f"{told}: {HEAD_BIAS}")
     blocks = watched.blocks(told)
     decoder = watched.decoder(model, blocks, told)
     size = embedding.weight.shape[1]
@@ -92,6 +88,8 @@ def find(model: Any, shape: TargetShape) -> Reading:
         raise TargetError(
             f"{told}: its logits are no multiple of its head's product with its last state; not supported"
         )
+    if bias_of(head) is not None and abs(after - 1.0) > _SNAP:
+        raise TargetError(f"{told}: its logits are {after:g} times what its head with a bias gives; not supported")
     scale = ratio(fed, embedding.weight[watched.ids])
     factors = _named(model.config.get_text_config().to_dict(), size)
     return Reading(
@@ -127,6 +125,12 @@ def ends(model: Any, told: str) -> tuple[Any, Any]:
         sizes = f"{tuple(embedding.weight.shape)} and {tuple(head.weight.shape)}"
         raise TargetError(f"{told}: embedding and head are {sizes}; a draft shares both and wants them alike")
     return embedding, head
+
+
+def bias_of(head: Any) -> Tensor | None:
+    """Return a head's bias, `(V,)`; None where it has none, or one of zeros, as far as it is in memory."""
+    bias: Tensor | None = getattr(head, "bias", None)
+    return bias if bias is not None and (bias.is_meta or bool((bias != 0).any())) else None
 
 
 def ratio(one: Tensor, other: Tensor) -> float | None:

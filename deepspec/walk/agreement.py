@@ -44,7 +44,8 @@ def said_by_target(head: Head, states_PD: Tensor, tokens_P: Tensor, sampled: Sam
         tokens_P: the answer's token behind each.
         sampled: how the answers were; None: at temperature 0.
     """
-    product = product_of(head.weight if head.whole is None else head.whole.weight)
+    end = head if head.whole is None else head.whole
+    product = product_of(end.weight, end.bias)
     said = AnswerChances(best=tokens_P.clone(), chance=states_PD.new_ones(len(tokens_P), dtype=torch.float32))
     for span in _spans(len(tokens_P), states_PD.device):
         logits_MV = _logits(product, states_PD[span], head.softcap)
@@ -83,7 +84,7 @@ class _Keeping:
 
     def __init__(self, drafted: Drafted, said: AnswerChances, sampled: Sampled | None) -> None:
         rows, self._said, self._sampled = drafted.rows, said, sampled
-        self._drafted, self._head = drafted, product_of(drafted.head.weight)
+        self._drafted, self._head = drafted, product_of(drafted.head.weight, drafted.head.bias)
         self._markov = None if rows.markov_weight is None else product_of(rows.markov_weight.detach())
         self.greedy = rows.hidden.new_zeros(len(rows.hidden), dtype=torch.float32)
         self.sampled = torch.zeros_like(self.greedy)

@@ -71,10 +71,11 @@ def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_i
     assert torch.equal(previous_tokens(model.config, batch, blocks)[0], ids[torch.tensor(wanted[layout])])
 
 
-@pytest.mark.parametrize("layout", ["fill_in", "shift"])
-def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout):
+@pytest.mark.parametrize(("layout", "biased"), [("fill_in", False), ("shift", False), ("shift", True)])
+def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout, biased):
     torch.manual_seed(0)
     model = tiny("xpress", layout=layout).eval()
+    model.lm_head.bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, len(model.lm_head.weight))) if biased else None
     model.refiner_head.readout.weight.data.mul_(5)
     states, tokens = torch.randn(6, 4, 16), torch.arange(12).view(6, 2)
     rows = BlockProposer(model).rows(6, 20, torch.device("cpu"))

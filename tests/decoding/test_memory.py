@@ -29,12 +29,13 @@ KINDS = {
     "mamba": "steps",
     "opt": "rows",
     "bloom": "chunks",
-    "rwkv": "chunks",
+    "rwkv": "states",
+    "minimax": "states",
 }
 """Type -> how it has to be read: latent attention; a window for all layers; linear attention beside full attention, and
 beside latent attention; state space in the same layers as attention; convolutions beside attention with and without a
-window; state space alone, the older kind of which reads one token a pass; learned positions; masks and a memory of a
-type's own."""
+window; state space alone, the older kind of which reads one token a pass; learned positions; masks of a type's own;
+a memory in a form, and of a class, of a type's own."""
 
 
 def target(model_type: str) -> Target:

@@ -30,7 +30,8 @@ WRITTEN = {
         "xpress",
     },
     "speculators": set(KINDS)
-    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"},
+    - {"dspark_llama", "dspark_gemma", "dflash2_gemma", "eagle3_near", "eagle3_llama_near"}
+    - {"dspark_biased", "dflash2_biased", "eagle3_biased"},
     "sglang": {
         "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
         "dflash2_gemma", "eagle3_llama", "eagle3_reduced", *ROPES,

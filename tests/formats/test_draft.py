@@ -237,6 +237,26 @@ def test_embedding_of_another_size_is_refused():
         adopt_target(tiny(), torch.zeros(VOCAB, SIZE), torch.zeros(VOCAB, SIZE + 1))
 
 
+def test_a_bias_of_the_head_is_the_targets_and_is_written_with_it(tmp_path):
+    plain = tiny(draft_vocab_size=8)
+    assert "head_bias" not in write_draft_config(plain.config)
+    model = build_draft(replace(plain.config, head_bias=True))
+    weight, bias = torch.randn(VOCAB, SIZE), torch.arange(float(VOCAB))
+    with pytest.raises(CheckpointError, match="head has no bias, the draft's config says a bias"):
+        adopt_target(model, weight, weight)
+    with pytest.raises(CheckpointError, match="head has a bias, the draft's config says no bias"):
+        adopt_target(plain, weight, weight, bias)
+    choose_vocabulary(model, torch.arange(float(VOCAB)))
+    adopt_target(model, weight, weight, bias, keep_head=True)
+    assert model.lm_head.bias.tolist() == list(range(VOCAB - 8, VOCAB))
+    assert torch.equal(model.target_head_bias, bias)
+    assert not model.lm_head.bias.requires_grad
+    save_draft(model, tmp_path)
+    again = load_draft(tmp_path)
+    assert again.config.head_bias
+    assert torch.equal(again.lm_head.bias, model.lm_head.bias)
+
+
 def test_recipe_that_contradicts_itself_is_refused():
     recipe = DraftRecipe(algorithm="eagle3", num_layers=2)
     with pytest.raises(SpecError, match="an eagle3 draft has one"):

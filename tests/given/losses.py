@@ -61,10 +61,11 @@ def plain(rows: Rows, head: Head, terms: Terms) -> tuple[Tensor, tuple[Tensor, .
     def capped(logits: Tensor) -> Tensor:
         return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
-    logits = capped(rows.hidden @ head.weight.T)
+    bias = 0.0 if head.bias is None else head.bias
+    logits = capped(rows.hidden @ head.weight.T + bias)
     if rows.markov is not None and rows.markov_weight is not None:
         logits = logits + rows.markov @ rows.markov_weight.T
-    target = capped(rows.target @ head.weight.T)[rows.target_index]
+    target = capped(rows.target @ head.weight.T + bias)[rows.target_index]
     correct = (logits.argmax(-1) == target.argmax(-1)).to(logits.dtype)
     assert rows.labels is not None
     per_row, measured = formulas(logits.log_softmax(-1), target.log_softmax(-1), rows.labels, terms)

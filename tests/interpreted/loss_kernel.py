@@ -281,6 +281,18 @@ def test_a_reduced_vocabulary_is_a_head_of_fewer_rows():
     torch.testing.assert_close(loss_of(fewer, Head(weight=weight[kept]), ALL)[0], wanted, rtol=LOSS, atol=0)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.5])
+def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap):
+    rows, weight = draw_rows(num_rows=6, dtype=torch.float32, vocab=40)
+    head = Head(weight=weight, bias=torch.linspace(-2, 2, 40), softcap=softcap)
+    wanted, exact = plain(rows, head, ALL)
+    loss, measured = loss_of(rows, head, ALL, chunk_rows=4)
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(measured.acceptance.cpu(), exact[3].detach(), rtol=1e-5, atol=1e-6)
+    for got, value in zip(*(torch.autograd.grad(each, leaves(rows)) for each in (loss, wanted)), strict=True):
+        torch.testing.assert_close(got, value, rtol=1e-4, atol=1e-6)
+
+
 def test_without_a_target_only_cross_entropy_is_measured():
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32)
     loss, measured = loss_of(rows, Head(weight=weight), TERMS["dflash"], measure=False, chunk_rows=4)

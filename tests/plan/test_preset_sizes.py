@@ -1,5 +1,6 @@
 """Sizes of presets are those of a model that transformers builds, weight for weight."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ def test_of_a_mixture_on_disk_as_many_weights_work_as_of_a_preset(model_type: st
     sizes, wanted = sizes_of(read_target(tmp_path)), weights(model.config)
     assert sizes.working is not None
     assert sizes.parameters - sizes.working == wanted["parameters"] - wanted["working"] > 0
+
+
+def test_of_a_mixture_whose_config_nests_its_experts_the_chosen_ones_work(tmp_path: Path):
+    """DBRX: 2 of 4 experts of 3 matrices of 96 × 64 in each of 4 layers."""
+    zoo.build("dbrx").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["ffn_config"]["moe_num_experts"], config["ffn_config"]["moe_top_k"]) == (4, 2)
+    sizes = sizes_of(read_target(tmp_path))
+    assert sizes.working == sizes.parameters - 4 * 2 * 3 * 96 * 64
 
 
 def test_all_weights_of_a_dense_target_work(tmp_path: Path):

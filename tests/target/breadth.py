@@ -105,9 +105,11 @@ def plain(message: str, folder: Path) -> str:
 
 def check_ends(target: Target) -> None:
     """Check that training finds the loaded model's embedding and head in the files."""
-    embedding, head = read_ends(target.folder)
+    embedding, head, bias = read_ends(target.folder)
     torch.testing.assert_close(embedding, target.embed_weight, rtol=0, atol=0)
     torch.testing.assert_close(head, target.head_weight, rtol=0, atol=0)
+    assert (bias is None) == (target.head_bias is None)
+    torch.testing.assert_close(bias, target.head_bias, rtol=0, atol=0) if bias is not None else None
 
 
 def trained(target: Target, algorithm: Any) -> tuple[BlockDraft | EagleDraft, tuple[float, float]]:
@@ -116,9 +118,13 @@ def trained(target: Target, algorithm: Any) -> tuple[BlockDraft | EagleDraft, tu
     recipe = DraftRecipe(algorithm=algorithm, markov_rank=4, block_size=3, num_layers=1)
     objective = Objective(num_anchors=8, ttt_length=2)
     mask = None if algorithm == "eagle3" else VOCAB - 1
-    shape = replace(read_folder(target.folder), embedding_scale=target.reading.embedding_scale)
+    shape = replace(
+        read_folder(target.folder),
+        embedding_scale=target.reading.embedding_scale,
+        head_bias=target.head_bias is not None,
+    )
     draft = build_draft(new_draft_config(shape, recipe, layers, mask, objective))
-    adopt_target(draft, target.embed_weight, target.head_weight)
+    adopt_target(draft, target.embed_weight, target.head_weight, target.head_bias)
     initialize(draft, seed=0)
     ids = torch.arange(3, 43)[None]
     hidden, last = target.capture(ids, layers)

@@ -87,22 +87,30 @@ def test_of_a_family_too_what_a_fine_tune_untied_is_read_as_two(tmp_path: Path):
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1.0
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    target, (embedding, head) = load_target(folder), read_ends(folder)
+    target, (embedding, head, _) = load_target(folder), read_ends(folder)
     assert not torch.equal(embedding, head)
     torch.testing.assert_close(target.head_weight, head)
     torch.testing.assert_close(target.embed_weight, embedding)
 
 
-def test_a_bias_of_the_head_is_refused_by_its_name_before_the_weights_are_loaded(tmp_path: Path):
+def test_a_bias_of_the_head_is_found_in_the_files_and_one_of_zeros_is_none(tmp_path: Path):
     model = zoo.build("phi")
     model.save_pretrained(tmp_path)
-    with pytest.raises(
-        TargetError, match=r"lm_head\.bias: its head has a bias that is not 0, which drafts have none of"
-    ):
-        read_target(tmp_path)
+    assert read_target(tmp_path).shape.head_bias
+    torch.testing.assert_close(read_ends(tmp_path).bias, model.lm_head.bias.detach())
     torch.nn.init.zeros_(model.lm_head.bias)
     model.save_pretrained(tmp_path)
-    assert read_target(tmp_path).ends is not None
+    assert not read_target(tmp_path).shape.head_bias
+    assert read_ends(tmp_path).bias is None
+
+
+def test_of_a_family_a_bias_of_the_head_is_refused_by_its_name_before_the_weights_are_loaded(tmp_path: Path):
+    folder = write_target(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.bias"] = torch.ones(VOCAB)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TargetError, match=r"lm_head\.bias: a llama head has no bias; is its config its own\?"):
+        read_target(folder)
 
 
 def test_a_vocabulary_that_is_padded_beyond_the_tokenizer_is_told():

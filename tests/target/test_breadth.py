@@ -31,7 +31,7 @@ SAMPLED = (
     "qwen2",  # biases
     "qwen3_next",  # linear attention and full attention in turn
     "smollm3",  # layers without rope
-    "phi",  # refused: its head has a bias
+    "phi",  # a head with a bias
     "gemma3",  # text of a model that sees images: a family's
     "qwen2_5_vl",  # positions of three parts
 )

@@ -91,7 +91,7 @@ def test_a_rope_that_is_no_rope_of_the_target_needs_no_proof():
         ("bert", "a position sees what stands to its right"),
         ("gemma3n_text", "several residual streams"),
         ("hrm_text", "its blocks run more than once a token"),
-        ("phi", "its head has a bias"),
+        ("modernbert-decoder", "its logits are no multiple of its head's product with its last state"),
         ("rembert", "embedding and head are"),
     ],
 )
@@ -131,6 +131,30 @@ def test_an_embedding_that_the_files_hold_in_another_form_is_caught(tmp_path: Pa
         prove_ends(target.model, folder, target.shape)
 
 
+def test_a_bias_of_the_head_is_added_and_the_files_hold_the_models_own(tmp_path: Path):
+    folder = written("phi", tmp_path)
+    target = load_target(folder)
+    ids = torch.arange(3, 20)[None]
+    _, last = target.capture(ids, (0,))
+    assert target.head_bias is not None
+    logits = last @ target.head_weight.T + target.head_bias
+    torch.testing.assert_close(logits, target.model(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "lm_head.bias": tensors["lm_head.bias"] + 1}, folder / "model.safetensors")
+    with pytest.raises(TargetError, match=r"lm_head\.bias in its files is not what the loaded model has"):
+        prove_ends(target.model, folder, target.shape)
+    save_file({**tensors, "lm_head.bias": 0 * tensors["lm_head.bias"]}, folder / "model.safetensors")
+    with pytest.raises(TargetError, match="over the vocabulary in its files is none, the loaded model's head has one"):
+        prove_ends(target.model, folder, target.shape)
+
+
+def test_a_factor_behind_a_head_with_a_bias_is_refused():
+    model = zoo.build("cohere")
+    model.lm_head.bias = nn.Parameter(torch.ones(len(model.lm_head.weight)))
+    with pytest.raises(TargetError, match=r"its logits are 0\.0625 times what its head with a bias gives"):
+        read_model(model)
+
+
 def test_the_proof_is_part_of_the_identity_where_it_is_needed_and_nowhere_else(tmp_path: Path):
     general = identify(written("qwen2", tmp_path / "general"))
     assert general.proof == "general 1"
@@ -153,7 +177,7 @@ def test_tied_weights_that_a_fine_tune_untied_are_both_read(tmp_path: Path):
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1.0
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    target, (embedding, head) = load_target(folder), read_ends(folder)
+    target, (embedding, head, _) = load_target(folder), read_ends(folder)
     assert not torch.equal(embedding, head)
     torch.testing.assert_close(target.head_weight, head)
 

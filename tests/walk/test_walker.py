@@ -40,6 +40,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "eagle3-near": {"algorithm": "eagle3", "window": 5, "window_layers": frozenset({0})},
     "peagle-near": {"algorithm": "peagle", "window": 7, "window_layers": frozenset({1})},
     "peagle-reduced": {"algorithm": "peagle", "draft_vocab_size": 3},
+    "dspark-biased": {"algorithm": "dspark", "markov_rank": 4, "draft_vocab_size": 3},
 }  # fmt: skip
 LONG = ("xpress-shift", "xpress-reduced", "dflash-anchored")
 """Rows of which others have every part."""
@@ -61,7 +62,7 @@ def target_of(**traits):
 def draft_of(target, name):
     draft = pairs.draft(target, **DRAFTS[name])
     if draft.config.reduced_vocabulary:
-        draft.keep_target_head(target.head_weight)
+        draft.keep_target_head(target.head_weight, target.head_bias)
     return draft
 
 
@@ -78,7 +79,7 @@ def begun(rounds):
 @pytest.mark.parametrize("sliding", [False, True])
 def test_walked_is_decoded_round_for_round(name, sliding):
     """At temperature 0, through the stop token of those that reach one; of the others all rounds with room for K."""
-    target, prompts = target_of(sliding=sliding), pairs.prompts(24, VOCAB)
+    target, prompts = target_of(sliding=sliding, biased=name == "dspark-biased"), pairs.prompts(24, VOCAB)
     draft = draft_of(target, name)
     slots = draft.config.drafts
     wanted = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids))

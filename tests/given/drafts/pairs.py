@@ -28,8 +28,8 @@ DFLASH2 = {"conv_kernel_size": 2, "conv_group_size": 8, "selector_rank": 4, "sel
 XPRESS = {"xpress_rank": 6, "xpress_mlp_ratio": 2}
 
 
-def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) -> Target:
-    """Return a random target; `sliding`: Gemma 3 with a window of 8 in two of three layers."""
+def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0, biased: bool = False) -> Target:
+    """Return a random target; `sliding`: Gemma 3 with a window of 8 in two of three layers; `biased`: its head."""
     torch.manual_seed(0)
     sizes = {
         "vocab_size": vocab,
@@ -56,6 +56,8 @@ def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0) ->
             if "norm" not in name:
                 parameter.normal_(std=0.3)
         model.get_output_embeddings().weight.mul_(sharpness / 6)
+    if biased:
+        model.get_output_embeddings().bias = torch.nn.Parameter(torch.linspace(0.5, -0.5, vocab))
     return Target(folder=Path("tiny"), model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
 
 
@@ -70,6 +72,7 @@ def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = False, **tr
             "num_layers": 2 if TRAITS[algorithm].masked else 1,
             "vocab_size": vocab,
             "draft_vocab_size": vocab,
+            "head_bias": target.head_bias is not None,
             "num_target_layers": shape.num_layers,
             "target_layer_ids": (shape.num_layers - 1,) if TRAITS[algorithm].shipped else (-1, 1),
             "block_size": 4,
@@ -86,6 +89,8 @@ def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = False, **tr
         known = _known(model, vocab)
         model.embed_tokens.weight.copy_(target.embed_weight)
         model.lm_head.weight.copy_(target.head_weight[known])
+        if target.head_bias is not None:
+            model.lm_head.bias.copy_(target.head_bias[known])
     return model.eval().requires_grad_(False)
 
 

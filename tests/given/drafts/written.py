@@ -1,6 +1,7 @@
 """Tiny drafts of every kind, and a tiny target with a GGUF file that holds only a tokenizer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "peagle_llama": {
         "recipe": {"algorithm": "peagle", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
     },
+    "dspark_biased": {"recipe": {}, "head_bias": True},
+    "dflash2_biased": {"recipe": {"algorithm": "dflash2", "selector_rank": 6, "selector_top_k": 4}, "head_bias": True},
+    "eagle3_biased": {"recipe": EAGLE3, "layers": (1, 3, 5), "head_bias": True},
     "eagle3_reduced": {
         "recipe": {"algorithm": "eagle3", "shape": "target", "draft_vocab_size": 20}, "layers": (1, 3, 5),
     },
@@ -106,7 +110,8 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
     recipe = DraftRecipe(**{"num_layers": 1, "markov_rank": 4, **told["recipe"]})
     mask = 47 if TRAITS[recipe.algorithm].masked else None
     layers = told.get("layers", (-1, 1, 3, 5))
-    config = new_draft_config(read(told.get("target", LLAMA)), recipe, layers, mask, Objective())
+    shape = replace(read(told.get("target", LLAMA)), head_bias=told.get("head_bias", False))
+    config = new_draft_config(shape, recipe, layers, mask, Objective())
     torch.manual_seed(3)
     model = build_draft(config)
     for name, parameter in model.named_parameters():

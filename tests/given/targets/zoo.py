@@ -110,6 +110,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "indexer_compress_ratio": 4, "hc_lowrank": 16,
     },
     "xlnet": {"d_head": 16},
+    "xlstm": {"qk_dim_factor": 1.0},
     "zamba": {"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2},
     "zamba2": {
         "num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2,
