@@ -128,3 +128,7 @@ def row_of(look: Mapping[str, Any]) -> dict[str, Any]:
 def _length(look: Mapping[str, Any], suffix: str) -> str:
     low, high = (look[f"{LENGTH}{suffix}_{end}"] for end in ("low", "high"))
     return f"{look[LENGTH + suffix]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def silent(_message: str) -> None:
+    """Say nothing: the first rank speaks."""

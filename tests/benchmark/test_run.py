@@ -36,7 +36,7 @@ def scores(case: Given) -> Artifact:
     return open_artifact(case.store, ref, case.placement.scratch)
 
 
-def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_load(tmp_path: Path):
+def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_load(tmp_path: Path) -> None:
     case = given(tmp_path)
     spec = BenchmarkSpec(
         target=case.target, benchmarks=case.benchmarks, batches=(1, 3), samples=2, max_new_tokens=6, repeats=1,
@@ -60,7 +60,9 @@ def test_both_sides_are_timed_at_each_batch_size_and_rounds_replayed_at_each_loa
     assert heard.figures["load"].startswith(b"\x89PNG")
 
 
-def test_an_engine_is_measured_under_load_where_the_stage_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_engine_is_measured_under_load_where_the_stage_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(asked, "BEGINNING", 0)  # the stand-in's answers begin otherwise
     case = given(tmp_path)
     serve = {"loads": (1, 2), "requests": 2, "max_tokens": 4, "checked": 2}
@@ -94,7 +96,7 @@ def time_it(case: Given, of: Artifact, **options: Any) -> tuple[Speed, Heard]:
     return read_speed(out.file(SPEED)), heard
 
 
-def test_questions_beyond_the_targets_positions_are_not_timed(tmp_path: Path):
+def test_questions_beyond_the_targets_positions_are_not_timed(tmp_path: Path) -> None:
     case = given(tmp_path, {"sums": [LONG, ["2+2?"], ["3+3?"]]})
     speed, heard = time_it(case, scores(case), samples=3)
     assert speed.batches[0].tokens_per_round >= 1
@@ -103,7 +105,7 @@ def test_questions_beyond_the_targets_positions_are_not_timed(tmp_path: Path):
         time_it(case, scores(case), max_new_tokens=600)
 
 
-def test_scores_without_a_decoded_sample_are_timed_and_said_to_tell_nothing(tmp_path: Path):
+def test_scores_without_a_decoded_sample_are_timed_and_said_to_tell_nothing(tmp_path: Path) -> None:
     """As an earlier version published them: one trace file, and no row in it."""
     case = given(tmp_path)
     told = scores(case).path(SCORES).read_text()
@@ -124,7 +126,7 @@ def timed(batch: int, seconds: float, verify: float) -> BatchSpeed:
     )  # fmt: skip
 
 
-def test_the_throughput_under_load_counts_the_time_of_drafting():
+def test_the_throughput_under_load_counts_the_time_of_drafting() -> None:
     """One token is drafted and always accepted; a pass takes 1 s whatever is in it, drafting 1 s of each round."""
     sample = Decoded(
         sample_id="a", prompt_tokens=1, tokens=(1,) * 3, finish_reason="length",
@@ -139,7 +141,7 @@ def test_the_throughput_under_load_counts_the_time_of_drafting():
     assert found.speedups == pytest.approx((1.0, 1.0))
 
 
-def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is_usual():
+def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is_usual() -> None:
     kept = Round(room=9, proposed=2, accepted=1, stopped=False, confidence=(2.0, 0.0))
     lost = replace(kept, accepted=0)
     sample = Decoded(sample_id="a", prompt_tokens=1, tokens=(1,) * 4, finish_reason="length", rounds=(kept, lost))
@@ -153,7 +155,7 @@ def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is
     assert recorded([silent], 3, ()) is None
 
 
-def test_times_of_a_cpu_are_no_times_of_a_card_nor_of_other_threads():
+def test_times_of_a_cpu_are_no_times_of_a_card_nor_of_other_threads() -> None:
     cards = ["NVIDIA H100", "NVIDIA L40S"]
     here = hardware()
     assert hardware("cpu", None, cards) == here, "what was measured before devices were told stays where it is"
@@ -164,7 +166,7 @@ def test_times_of_a_cpu_are_no_times_of_a_card_nor_of_other_threads():
     assert hardware("cuda") == f"{here}, cuda: a card that was not looked at"
 
 
-def test_the_fingerprint_moves_the_address(tmp_path: Path):
+def test_the_fingerprint_moves_the_address(tmp_path: Path) -> None:
     case = given(tmp_path)
     here = BenchmarkSpec(target=case.target, benchmarks=case.benchmarks)
     assert here.identity() != here.but(hardware="another machine").identity()

@@ -17,7 +17,7 @@ from deepspec.steps.unread import Sieve
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AnswersKnown
-from deepspec.train.run import make_loop
+from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
 from tests.given.published.site import make_site
 from tests.given.targets import tiny

@@ -24,7 +24,7 @@ from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.run import make_loop
+from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
 
 pytestmark = pytest.mark.bench

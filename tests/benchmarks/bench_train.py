@@ -26,7 +26,7 @@ from deepspec.steps.unread import Sieve
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.loop import Loop
-from deepspec.train.run import make_loop
+from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import total_denominators
 from tests.given.published.launched import Launched

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -13,9 +14,11 @@ from typer.testing import CliRunner
 
 from cli import show
 from cli.main import app
+from deepspec.plan.plan import Plan
 from docs.generate import PAGES
 from docs.hooks import linked
 from infra.shipped import PACKAGES as ROOT
+from infra.site import Site
 
 READ = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 SITE = sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference")
@@ -47,13 +50,13 @@ def leads_nowhere(page: Path, link: str) -> bool:
 
 
 @pytest.mark.parametrize("page", TOLD, ids=named)
-def test_every_link_leads_somewhere(page):
+def test_every_link_leads_somewhere(page: Any) -> None:
     text = FENCE.sub("", page.read_text())
     assert [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if leads_nowhere(page, link)] == []
 
 
 @pytest.mark.parametrize("page", [page for page in TOLD if named(page) != "docs/log.md"], ids=named)
-def test_every_file_that_is_named_is_there(page):
+def test_every_file_that_is_named_is_there(page: Any) -> None:
     """The log tells what was, also of files that have gone since; what is older than a release may be told there."""
     text = page.read_text() if page.name != "CHANGELOG.md" else page.read_text().partition("\n## 0.")[0]
     found = set(re.findall(rf"`((?:{ROOMS})/[\w./-]*\.(?:md|py|yaml|json|sbatch))`", text))
@@ -74,7 +77,7 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
         yield span.partition(" | ")[0], False
 
 
-def test_commands_are_found_in_blocks_and_in_lines(tmp_path):
+def test_commands_are_found_in_blocks_and_in_lines(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "`deepspec gc`.\n\n```\nA=1 deepspec run \\\n--smoke 20  # few\nmake x\n```\n\n    deepspec up | cat\n"
@@ -93,7 +96,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", TOLD, ids=named)
-def test_every_command_can_be_given(page):
+def test_every_command_can_be_given(page: Any) -> None:
     wrong = []
     for command, whole in commands(page):
         try:
@@ -105,10 +108,17 @@ def test_every_command_can_be_given(page):
 
 
 @pytest.mark.parametrize("page", TOLD, ids=named)
-def test_no_run_that_is_told_of_has_more_processes_than_a_step_has_samples(page, monkeypatch):
+def test_no_run_that_is_told_of_has_more_processes_than_a_step_has_samples(
+    page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`--smoke` makes steps small: such a run would be refused on the cards that it is meant for."""
-    begun = []
-    monkeypatch.setattr(show, "check_input", lambda plan, site: begun.append((plan, site)) or sys.exit(0))
+    begun: list[tuple[Plan, Site]] = []
+
+    def stop(plan: Plan, site: Site) -> None:
+        begun.append((plan, site))
+        sys.exit(0)
+
+    monkeypatch.setattr(show, "check_input", stop)
     for command, whole in commands(page):
         if whole and command.startswith("run ") and "--processes" in command:
             assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0, command
@@ -116,24 +126,24 @@ def test_no_run_that_is_told_of_has_more_processes_than_a_step_has_samples(page,
             assert site.placement.processes <= plan.train.global_batch, command
 
 
-def test_every_target_of_make_that_is_named_is_there():
+def test_every_target_of_make_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     found = {name for page in TOLD for name in re.findall(r"`make ([a-z-]+)`", page.read_text())}
     assert found - targets == set()
 
 
-def test_every_page_is_in_the_site():
+def test_every_page_is_in_the_site() -> None:
     listed = set(re.findall(r"([\w./-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     assert listed == {path.relative_to(ROOT / "docs").as_posix() for path in {*SITE, *GENERATED}}
 
 
-def test_decisions_are_numbered_without_holes():
+def test_decisions_are_numbered_without_holes() -> None:
     pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
     numbers = [(path.name[:5], path.read_text().split(".")[0]) for path in pages]
     assert numbers == [(f"{number:04d}-", f"# {number}") for number in range(1, len(pages) + 1)]
 
 
-def test_a_page_that_is_named_as_code_becomes_a_link():
+def test_a_page_that_is_named_as_code_becomes_a_link() -> None:
     assert linked("see `docs/log.md`", "formats/draft.md") == "see [`docs/log.md`](../log.md)"
     assert (
         linked("see `docs/none.md` and [`docs/log.md`](log.md)", "x.md")

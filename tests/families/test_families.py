@@ -1,6 +1,7 @@
 """Configs as the hub has them, read into shapes."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ LLAMA = {
 }
 
 
-def test_llama_head_size_follows_from_hidden_size():
+def test_llama_head_size_follows_from_hidden_size() -> None:
     shape = read(LLAMA)
     assert (shape.block.head_dim, shape.block.num_kv_heads, shape.num_layers) == (64, 3, 30)
     assert shape.block.attention_scale == 0.125
@@ -30,19 +31,19 @@ def test_llama_head_size_follows_from_hidden_size():
     assert not shape.block.qk_norm
 
 
-def test_qwen3_has_qk_norm_and_keeps_its_head_size():
+def test_qwen3_has_qk_norm_and_keeps_its_head_size() -> None:
     shape = read({**LLAMA, "model_type": "qwen3", "head_dim": 128})
     assert shape.block.qk_norm
     assert shape.block.head_dim == 128
 
 
-def test_mixture_is_read_as_its_dense_width():
+def test_mixture_is_read_as_its_dense_width() -> None:
     shape = read({**LLAMA, "model_type": "qwen3_moe", "head_dim": 128, "moe_intermediate_size": 96})
     assert shape.general
     assert shape.block.intermediate_size == 1536
 
 
-def test_gpt_oss_reads_yarn():
+def test_gpt_oss_reads_yarn() -> None:
     scaling = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
     shape = read({**LLAMA, "model_type": "gpt_oss", "head_dim": 64, "rope_scaling": scaling})
     assert shape.block.rope.kind == "yarn"
@@ -50,7 +51,7 @@ def test_gpt_oss_reads_yarn():
     assert not shape.block.rope.truncate
 
 
-def test_gemma3_nests_its_text_config_and_leaves_out_defaults():
+def test_gemma3_nests_its_text_config_and_leaves_out_defaults() -> None:
     text = {
         "model_type": "gemma3_text",
         "hidden_size": 2560,
@@ -80,7 +81,7 @@ GEMMA4 = {
 
 
 @pytest.mark.parametrize("top", ["gemma4", "gemma4_unified"])
-def test_gemma4_reads_the_heads_of_full_attention_layers(top):
+def test_gemma4_reads_the_heads_of_full_attention_layers(top: str) -> None:
     text = {**GEMMA4, "attention_k_eq_v": True, "global_head_dim": 32, "num_global_key_value_heads": 1}
     shape = read({"model_type": top, "text_config": text})
     assert (shape.block.head_dim, shape.block.num_kv_heads, shape.block.tied_kv) == (32, 1, True)
@@ -89,19 +90,19 @@ def test_gemma4_reads_the_heads_of_full_attention_layers(top):
     assert shape.logit_softcap == 30.0
 
 
-def test_gemma4_with_values_of_its_own_keeps_the_common_number_of_heads():
+def test_gemma4_with_values_of_its_own_keeps_the_common_number_of_heads() -> None:
     shape = read({**GEMMA4, "attention_k_eq_v": False, "global_head_dim": 32, "num_global_key_value_heads": 1})
     assert (shape.block.num_kv_heads, shape.block.tied_kv) == (2, False)
 
 
-def test_gemma4_reads_the_per_layer_form_too():
+def test_gemma4_reads_the_per_layer_form_too() -> None:
     layers = {"1": {"head_dim": 32, "num_key_value_heads": 1}}
     types = ["sliding_attention", "full_attention"]
     shape = read({**GEMMA4, "attention_k_eq_v": True, "per_layer_config": layers, "layer_types": types})
     assert (shape.block.head_dim, shape.block.num_kv_heads) == (32, 1)
 
 
-def test_qwen3_style_keeps_sizes_and_rope_and_drops_the_familys_traits():
+def test_qwen3_style_keeps_sizes_and_rope_and_drops_the_familys_traits() -> None:
     gemma = read({**GEMMA4, "attention_k_eq_v": True, "global_head_dim": 32}).block
     block = qwen3_block(gemma)
     assert (block.hidden_size, block.head_dim, block.rope) == (64, 32, gemma.rope)
@@ -119,18 +120,18 @@ def test_qwen3_style_keeps_sizes_and_rope_and_drops_the_familys_traits():
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6},
     ],
 )  # fmt: skip
-def test_rope_written_is_read_again(values):
+def test_rope_written_is_read_again(values: Any) -> None:
     first = rope({"rope_parameters": values, "max_position_embeddings": 131072})
     assert rope({"rope_parameters": rope_parameters(first), "max_position_embeddings": 1}) == first
 
 
-def test_unknown_names_are_refused_by_name():
+def test_unknown_names_are_refused_by_name() -> None:
     with pytest.raises(TargetError, match="'mystery' is no causal language model of the installed transformers"):
         read({**LLAMA, "model_type": "mystery"})
     with pytest.raises(UnknownNameError, match="unknown rope type 'longrope'"):
         read({**LLAMA, "rope_scaling": {"type": "longrope"}})
 
 
-def test_missing_key_is_named():
+def test_missing_key_is_named() -> None:
     with pytest.raises(TargetError, match="'llama' has no 'hidden_size'"):
         read({key: value for key, value in LLAMA.items() if key != "hidden_size"})

@@ -6,7 +6,7 @@ import gc
 from deepspec.families import installed
 
 
-def test_source_is_read_though_another_thread_would_parse_meanwhile():
+def test_source_is_read_though_another_thread_would_parse_meanwhile() -> None:
     """Other threads have their turn where garbage is collected; Python before 3.11.8 takes no second parse there."""
 
     def parse(phase: str, _: object) -> None:

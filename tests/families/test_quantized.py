@@ -47,20 +47,20 @@ WORDS = {
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_kind_bits_groups_and_package_are_said(words: str, monkeypatch: pytest.MonkeyPatch):
+def test_kind_bits_groups_and_package_are_said(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized, "version", lambda _: "1.2")
     assert quantization_told(WORDS[words], None) == words
 
 
-def test_plain_weights_are_not_quantised():
+def test_plain_weights_are_not_quantised() -> None:
     assert quantization_told(None, None) is None
 
 
-def test_what_is_loaded_as_plain_weights_is_dequantised():
+def test_what_is_loaded_as_plain_weights_is_dequantised() -> None:
     assert quantization_told(None, {"quant_method": "mxfp4"}) == "mxfp4 dequantised"
 
 
-def test_a_target_says_how_its_checkpoint_is_quantised(tmp_path: Path):
+def test_a_target_says_how_its_checkpoint_is_quantised(tmp_path: Path) -> None:
     target = load_target(write_target(tmp_path))
     assert target.quantization is None
     target.model.config.quantization_config = {"quant_method": "fp8", "weight_block_size": [32, 32]}
@@ -71,7 +71,7 @@ def test_a_target_says_how_its_checkpoint_is_quantised(tmp_path: Path):
 @pytest.mark.parametrize(("kind", "package"), [("gptq", "gptqmodel"), ("awq", "gptqmodel"), ("torchao", "torchao")])
 def test_a_missing_package_is_named_before_anything_is_loaded(
     kind: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -84,6 +84,6 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
         load_target(folder)
 
 
-def test_kernels_of_quantised_weights_may_round_as_bf16_does():
+def test_kernels_of_quantised_weights_may_round_as_bf16_does() -> None:
     assert allowed(torch.float32, quantised=True) == allowed(torch.bfloat16) < 0.1
     assert allowed(torch.float32) < allowed(torch.bfloat16)

@@ -1,5 +1,9 @@
 """Every family as a target: read, captured at any layer, drafted for, and decoded without loss."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -15,11 +19,11 @@ from deepspec.models.draft import build_draft
 from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
-from deepspec.target.load import load_target
+from deepspec.target.load import Target, load_target
 from tests.given.targets.tiny import IM_END, VOCAB, tokenizer
 
 WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
-TARGETS = {
+TARGETS: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "qwen3": {},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
@@ -33,7 +37,7 @@ LAYERS = [-1, 1, 2]
 
 
 @pytest.fixture(params=TARGETS)
-def target(request, tmp_path):
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     sizes = {
         "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "head_dim": 8,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "eos_token_id": IM_END,
@@ -45,7 +49,7 @@ def target(request, tmp_path):
     return load_target(tmp_path)
 
 
-def test_target_is_captured_drafted_for_and_decoded_without_loss(target):
+def test_target_is_captured_drafted_for_and_decoded_without_loss(target: Any) -> None:
     ids = torch.arange(3, 24)[None]
     states, last = target.capture(ids, LAYERS)
     with torch.no_grad():

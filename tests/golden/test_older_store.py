@@ -2,6 +2,8 @@
 
 import tarfile
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.serializers import JSONSerializer
@@ -50,14 +52,14 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return {kind: open_artifact(store, ref, folder / "scratch") for kind, ref in refs.items()}
 
 
-def test_every_file_of_every_stage_is_whole(left):
+def test_every_file_of_every_stage_is_whole(left: dict[str, Artifact]) -> None:
     assert len(left) == 8
     for artifact in left.values():
         for name in artifact.names():
             verify_file(artifact.path(name), artifact.entry(name), name)
 
 
-def test_rows_scores_and_speed_are_read(left):
+def test_rows_scores_and_speed_are_read(left: dict[str, Artifact]) -> None:
     assert all(row["messages"] for row in published_prompts(left["prompts"]))
     assert all(row["status"] == "success" for row in published_rows(left["answers"]))
     assert read_scores(left["scores"].path(SCORES)).overall
@@ -65,13 +67,13 @@ def test_rows_scores_and_speed_are_read(left):
     assert set(read_index(left["exports"]).forms) >= {"deepspec", "speculators"}
 
 
-def test_cached_states_are_read(left, tmp_path):
+def test_cached_states_are_read(left: dict[str, Artifact], tmp_path: Path) -> None:
     cache = TargetCache(left["target_cache"], tmp_path)
     record = cache.record(int(cache.numbers("train")[0]))
     assert record.hidden.shape[0] == len(record.input_ids) > 0
 
 
-def test_a_draft_is_loaded_and_a_run_continues_it(left, tmp_path):
+def test_a_draft_is_loaded_and_a_run_continues_it(left: dict[str, Artifact], tmp_path: Path) -> None:
     draft = left["draft"]
     folder = draft.path("model.safetensors").parent
     assert load_draft(folder).config.algorithm == "dspark"
@@ -84,13 +86,13 @@ def test_a_draft_is_loaded_and_a_run_continues_it(left, tmp_path):
     assert "on a new schedule of 7 steps" in heard.lines[0]
 
 
-def test_cached_results_are_read():
+def test_cached_results_are_read() -> None:
     found = JSONSerializer().loads(RESULT)
     assert found == ArtifactRef(kind="draft", address="aa", content="bb", uri="/data/store/draft/aa")
     assert b"deepspec.artifacts.ArtifactRef" in JSONSerializer().dumps(found)
 
 
 @pytest.mark.parametrize("entrypoint", ENTRYPOINTS)
-def test_deployments_find_their_flows(entrypoint):
+def test_deployments_find_their_flows(entrypoint: Any) -> None:
     module, _, name = entrypoint.rpartition(".")
     assert callable(getattr(import_module(module), name))

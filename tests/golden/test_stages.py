@@ -35,7 +35,7 @@ def found(chain: dict[str, Artifact]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str):
+def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str) -> None:
     record = json.loads(RECORD.read_text())[stage]
     assert record == {"version": STAGES[stage].version, "made": found[stage]}, (
         f"{stage} makes something else of the same input: raise its version in deepspec/stages.py, so that no old "
@@ -43,7 +43,9 @@ def test_output_changes_only_with_the_version(found: dict[str, Any], stage: str)
     )
 
 
-def test_the_pictures_on_the_card_lie_beside_it_wherever_it_is_laid_out(chain: dict[str, Artifact], tmp_path: Path):
+def test_the_pictures_on_the_card_lie_beside_it_wherever_it_is_laid_out(
+    chain: dict[str, Artifact], tmp_path: Path
+) -> None:
     release = chain["release"]
     shown = shown_in(release.read_bytes("README.md").decode())
     assert shown == ["acceptance.png", "speed.png", "learning_curve.png"]

@@ -55,7 +55,7 @@ STATES = (
 TOKENS = "0a000000 0b000000 0c000000 0a000000 0b000000 0000010001"
 
 
-def test_part_layout_is_frozen(tmp_path: Path):
+def test_part_layout_is_frozen(tmp_path: Path) -> None:
     write(tmp_path / "part", "bf16")
     data = (tmp_path / "part").read_bytes()
     assert data[:8] == (4088).to_bytes(8, "little")
@@ -63,7 +63,7 @@ def test_part_layout_is_frozen(tmp_path: Path):
     assert data[4096:] == bytes.fromhex(STATES + TOKENS)
 
 
-def test_index_rows_are_frozen(tmp_path: Path):
+def test_index_rows_are_frozen(tmp_path: Path) -> None:
     columns = write(tmp_path / "part", "bf16").columns
     assert list(columns) == list(COLUMNS)
     assert columns == {
@@ -87,7 +87,7 @@ def test_index_rows_are_frozen(tmp_path: Path):
 VALUES = torch.tensor([[1.0, -2.0, 0.5, 448.0], [0, 0, 0, 0], [0.0, 1000.0, -7.0, 0.125]]).bfloat16()
 
 
-def test_lossless_block_is_frozen():
+def test_lossless_block_is_frozen() -> None:
     """bf16 is sign, 8 bits of exponent, 7 of mantissa; 1.0 is 0x3f80: exponent 7f, mantissa and sign 00."""
     block = np.concatenate(encode(CODECS["bf16-zstd"], [VALUES[:2], VALUES[2:]]))
     exponents = zstandard.ZstdDecompressor().decompress(block[:-12].tobytes())
@@ -96,7 +96,7 @@ def test_lossless_block_is_frozen():
     assert torch.equal(CODECS["bf16-zstd"].decode(block, 3, 4), VALUES)
 
 
-def test_fp8_block_is_frozen():
+def test_fp8_block_is_frozen() -> None:
     """Rows are scaled by 2^-1, 1 and 2^-2; e4m3 of 1/2 is 0x30, of 224 is 0x76; 250 rounds to 256, 0x78."""
     (block,) = encode(CODECS["fp8"], [VALUES[:1], VALUES[1:]])
     data = zstandard.ZstdDecompressor().decompress(block.tobytes())
@@ -107,7 +107,7 @@ def test_fp8_block_is_frozen():
 
 
 @pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8"])
-def test_any_safetensors_reader_opens_a_part(tmp_path: Path, codec: str):
+def test_any_safetensors_reader_opens_a_part(tmp_path: Path, codec: str) -> None:
     write(tmp_path / "part", codec)
     tensors = load_file(tmp_path / "part")
     assert tensors["input_ids"].tolist() == [10, 11, 12, 10, 11]
@@ -117,6 +117,6 @@ def test_any_safetensors_reader_opens_a_part(tmp_path: Path, codec: str):
         assert file.metadata() == {"format": "deepspec.target_cache", "version": "1", "codec": codec}
 
 
-def test_header_is_json_of_fixed_size(tmp_path: Path):
+def test_header_is_json_of_fixed_size(tmp_path: Path) -> None:
     write(tmp_path / "part", "fp8")
     assert json.loads((tmp_path / "part").read_bytes()[8:4096])["states"]["data_offsets"][0] == 0

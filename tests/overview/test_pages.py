@@ -56,7 +56,7 @@ def carried(text: str) -> list[bytes]:
         ("release", "Parity gate", 3),
     ],
 )
-def test_every_kind_has_a_page_with_its_pictures(made, kind: str, told: str, drawn: int):
+def test_every_kind_has_a_page_with_its_pictures(made: dict[str, Artifact], kind: str, told: str, drawn: int) -> None:
     text = html_of(made[kind])
     assert text.startswith("<!doctype html>")
     assert told in text
@@ -64,14 +64,14 @@ def test_every_kind_has_a_page_with_its_pictures(made, kind: str, told: str, dra
     assert all(picture.startswith(PNG) for picture in carried(text))
 
 
-def test_the_page_of_a_draft_says_of_what_it_was_made_and_how(made):
+def test_the_page_of_a_draft_says_of_what_it_was_made_and_how(made: dict[str, Artifact]) -> None:
     text = page_of(made["draft"]).markdown()
     assert made["draft"].manifest.inputs["target_cache"].prefix in text.replace("\\", "")
     assert "| draft.block_size | 3 |" in text
     assert carried(text) == [pictures(made["draft"])["learning_curve"]]
 
 
-def test_nested_values_are_rows_and_empty_ones_none():
+def test_nested_values_are_rows_and_empty_ones_none() -> None:
     told = {"a": {"b": 1200, "c": None, "d": {}}, "e": [1, 2], "f": 0.123456, "g": True, "h": ""}
     assert rows_of(told) == [
         {"name": "a.b", "value": "1,200"},
@@ -81,7 +81,7 @@ def test_nested_values_are_rows_and_empty_ones_none():
     ]
 
 
-def test_drafts_stand_side_by_side_with_what_was_measured_of_them(made, folder: Path):
+def test_drafts_stand_side_by_side_with_what_was_measured_of_them(made: dict[str, Artifact], folder: Path) -> None:
     """A draft, and the release of the same: no difference, and each curve twice."""
     draft, release = made["draft"], made["release"]
     found = find_drafts(draft.store, [draft.prefix, release.prefix], folder / "scratch")
@@ -98,13 +98,13 @@ def test_drafts_stand_side_by_side_with_what_was_measured_of_them(made, folder: 
     assert all(picture.startswith(PNG) for picture in drawn.values())
 
 
-def test_what_is_of_no_draft_cannot_stand_beside_one(made, folder: Path):
+def test_what_is_of_no_draft_cannot_stand_beside_one(made: dict[str, Artifact], folder: Path) -> None:
     names = [made["draft"].prefix, made["answers"].prefix]
     with pytest.raises(SpecError, match=r"is of kind answers, which is of no draft; .* scores, speed, exports"):
         find_drafts(made["draft"].store, names, folder / "scratch")
 
 
-def test_a_run_is_told_from_plan_to_where_it_pays(made):
+def test_a_run_is_told_from_plan_to_where_it_pays(made: dict[str, Artifact]) -> None:
     stages = [{"stage": name, "artifact": made[stage.kind].prefix} for name, stage in STAGES.items()]
     text = story("run", ["tiny × dspark", "on laptop: about 2 min"], stages, list(made.values())).markdown()
     titles = re.findall("^## (.*)$", text, re.MULTILINE)
@@ -113,13 +113,15 @@ def test_a_run_is_told_from_plan_to_where_it_pays(made):
     assert carried(text)[0] == pictures(made["draft"])["learning_curve"]
 
 
-def test_a_run_that_has_just_begun_has_a_story_too(made):
+def test_a_run_that_has_just_begun_has_a_story_too(made: dict[str, Artifact]) -> None:
     text = story("run", [], [{"stage": "prepare"}], [made["prompts"]]).markdown()
     assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Stages"]
 
 
 @pytest.mark.parametrize("kinds", [["speed"], ["draft", "scores"]])
-def test_the_command_writes_page_and_pictures(made, tmp_path: Path, monkeypatch, kinds: list[str]):
+def test_the_command_writes_page_and_pictures(
+    made: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+) -> None:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "data"))
     names, out = [made[kind].prefix for kind in kinds], tmp_path / "pages" / "page.html"
     words = ["report", *names, "--root", made["draft"].store.root, "--out", str(out), "--pictures", str(tmp_path / "p")]

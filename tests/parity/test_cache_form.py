@@ -13,7 +13,7 @@ from deepspec.records.batch import collate, supervises
 from deepspec.store import Store
 from deepspec.target.load import load_target
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.stored_states import check_states
+from deepspec.train.checked import check_states
 from tests.given.golden import MISSING, root
 from tests.given.golden import target as golden_target
 from tests.given.heard import Heard

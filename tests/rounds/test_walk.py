@@ -1,6 +1,7 @@
 """A walk gives the rounds of decoding: by hand, against rounds played out one by one, and drawn many times."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from deepspec.rounds.measure import Tally, tally
 from deepspec.rounds.walk import Answers, visits, walk
 
 
-def answers(kept, known, stopped=True, owner=0) -> Answers:
+def answers(kept: Any, known: Any, stopped: Any = True, owner: Any = 0) -> Answers:
     return Answers(
         kept=np.asarray(kept, dtype=np.float64)[None],
         known=np.array([known]),
@@ -21,7 +22,7 @@ def answers(kept, known, stopped=True, owner=0) -> Answers:
     )
 
 
-def test_a_walk_by_hand():
+def test_a_walk_by_hand() -> None:
     """Six tokens, two slots: round 0 keeps both (→ 3), round 3 keeps one (→ 5, the stop token by the target)."""
     kept = [[1, 1], [0, 0], [1, 1], [1, 0], [1, 1], [0, 0]]
     told = walk(answers(kept, 6), 1)
@@ -32,7 +33,7 @@ def test_a_walk_by_hand():
     assert told.reached[0].tolist() == [2, 2]
 
 
-def test_an_accepted_stop_token_ends_the_proposal_and_takes_the_bonus():
+def test_an_accepted_stop_token_ends_the_proposal_and_takes_the_bonus() -> None:
     """Three tokens: the round at 1 keeps token 2, the stop token; its second slot is not proposed."""
     told = walk(answers([[0, 0], [1, 0], [0, 0]], 3), 1)
     assert (told.rounds[0], told.tokens[0]) == (2, 2)
@@ -41,7 +42,7 @@ def test_an_accepted_stop_token_ends_the_proposal_and_takes_the_bonus():
     assert told.reached[0].tolist() == [2, 0]
 
 
-def test_of_a_beginning_only_rounds_that_lie_in_it_count():
+def test_of_a_beginning_only_rounds_that_lie_in_it_count() -> None:
     """Five known tokens of a longer answer, two slots: rounds at 0 to 2 count, however those at 3 and 4 would go."""
     told = walk(answers(np.ones((5, 2)), 5, stopped=False), 1)
     assert told.rounds[0] == 1  # at 0; the next begins at 3
@@ -49,7 +50,7 @@ def test_of_a_beginning_only_rounds_that_lie_in_it_count():
     assert walk(answers(np.ones((2, 2)), 2, stopped=False), 1).rounds[0] == 0
 
 
-def test_a_coin_is_walked_by_hand():
+def test_a_coin_is_walked_by_hand() -> None:
     """One slot kept with 1/2, four tokens through a stop token: rounds begin at 0, 1 (1/2), 2 (1/2 + 1/4)."""
     kept = np.full((4, 1), 0.5)
     assert visits(answers(kept, 4))[0].tolist() == [1, 0.5, 0.75, 0]
@@ -59,7 +60,7 @@ def test_a_coin_is_walked_by_hand():
     assert told.tokens[0] == 3  # in every case: the answer is what it is
 
 
-def test_what_follows_an_accepted_token_is_not_what_follows_any():
+def test_what_follows_an_accepted_token_is_not_what_follows_any() -> None:
     """The target says A or B, 1/2 each; the draft says A. Behind A it is always right, behind B never.
 
     So half of the rounds keep two tokens, the others none: 1 + 1/2 · 2 = 2. The product of the chances Σ min(p, q)
@@ -73,7 +74,7 @@ def test_what_follows_an_accepted_token_is_not_what_follows_any():
     assert 1 + chances.cumprod(1).sum(1).mean() == 1.75
 
 
-def test_answers_are_summed_by_sample():
+def test_answers_are_summed_by_sample() -> None:
     kept = np.zeros((3, 4, 2))
     both = Answers(
         kept=kept, known=np.array([4, 3, 4]), stopped=np.array([True, True, True]), owners=np.array([0, 2, 0])
@@ -81,7 +82,7 @@ def test_answers_are_summed_by_sample():
     assert walk(both, 3).rounds.tolist() == [6, 0, 2]
 
 
-def played(kept, known, stopped, keep) -> Decoded:
+def played(kept: Any, known: Any, stopped: Any, keep: Any) -> Decoded:
     """Play the rounds of one answer, as decoding without a limit does."""
     slots, place, rounds = len(kept[0]), 0, []
     while place < (known - 1 if stopped else known - slots):
@@ -109,13 +110,13 @@ CHANCES = st.integers(1, 4).flatmap(
 
 @given(CHANCES, st.booleans())
 @settings(deadline=None)
-def test_at_temperature_0_a_walk_is_the_rounds_played_one_by_one(kept, stopped):
+def test_at_temperature_0_a_walk_is_the_rounds_played_one_by_one(kept: Any, stopped: Any) -> None:
     known = len(kept)
     wanted = tally([played(kept, known, stopped, bool)], len(kept[0]))
     same(walk(answers(kept, known, stopped), 1), wanted)
 
 
-def test_above_it_a_walk_is_the_mean_of_rounds_played_many_times():
+def test_above_it_a_walk_is_the_mean_of_rounds_played_many_times() -> None:
     generator = np.random.default_rng(0)
     kept, known, times = generator.random((9, 3)), 9, 4000
     drawn = [played(kept, known, True, lambda chance: generator.random() < chance) for _ in range(times)]
@@ -127,7 +128,7 @@ def test_above_it_a_walk_is_the_mean_of_rounds_played_many_times():
         assert np.all(np.abs(values.mean(0) - getattr(told, name)[0]) <= error), name
 
 
-def test_padding_changes_nothing():
+def test_padding_changes_nothing() -> None:
     kept = np.random.default_rng(1).random((1, 7, 3))
     told = walk(answers(kept[0], 7), 1)
     padded = np.concatenate([kept, np.ones((1, 4, 3))], axis=1)
@@ -135,6 +136,6 @@ def test_padding_changes_nothing():
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_acceptance_falls_from_slot_to_slot(stopped):
+def test_acceptance_falls_from_slot_to_slot(stopped: bool) -> None:
     told = walk(answers(np.random.default_rng(2).random((20, 4)), 20, stopped), 1)
     assert all(first >= second for first, second in pairwise(told.accepted[0]))

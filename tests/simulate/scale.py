@@ -5,7 +5,7 @@
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ LARGE = Case("400 B, 17 B a token", plan_of(MOE), NODE)
 def rates() -> Iterator[str]:
     yield "| | Qwen3-4B | 400 B, 17 B a token | |"
     yield "|---|---|---|---|"
-    for what, value, how in (
+    figures: tuple[tuple[str, Callable[[Case], str], str], ...] = (
         ("an engine is", lambda case: f"{case.cards} card{'s' if case.cards > 1 else ''}", "weights in bf16"),
         ("an engine reads, tokens/s", lambda case: f"{case.engine_rate:,.0f}", "measured for the 4B as a capture "
          "(46,387), assumed of an engine; the large one: by operations, half the rate: assumed"),
@@ -122,7 +122,8 @@ def rates() -> Iterator[str]:
         ("states of all samples, raw", lambda case: size(case.work.captured.tokens.mid * case.token_bytes),
          "computed, lengths ± 30 %"),
         ("the draft's own weights, bf16", lambda case: size(2 * draft_parameters(case.sizes, case.work)), "computed"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for what, value, how in figures:
         yield f"| {what} | {value(FOUR)} | {value(LARGE)} | {how} |"
 
 

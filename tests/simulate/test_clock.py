@@ -9,7 +9,7 @@ from deepspec.errors import SimulationError
 from deepspec.simulate.clock import run
 
 
-def test_a_day_passes_at_once_and_timers_fire_in_their_order():
+def test_a_day_passes_at_once_and_timers_fire_in_their_order() -> None:
     fired: list[tuple[float, str]] = []
 
     async def sleeper(seconds: float, name: str) -> None:
@@ -26,7 +26,7 @@ def test_a_day_passes_at_once_and_timers_fire_in_their_order():
     assert fired == [(1.5, "first"), (3_600, "hour"), (86_400, "day")]
 
 
-def test_what_waits_for_what_cannot_come_is_an_error_and_no_endless_wait():
+def test_what_waits_for_what_cannot_come_is_an_error_and_no_endless_wait() -> None:
     async def stuck() -> None:
         await asyncio.sleep(7)
         await asyncio.get_running_loop().create_future()

@@ -1,6 +1,7 @@
 """What is simulated of a plan, and what the command says of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ def planned(*assumed: str, hardware: str = "h200") -> Scenario:
     return scenario_of(plan, plan.target.sizes, workload(plan, plan.target.sizes), presets.hardware(hardware), assumed)
 
 
-def test_rates_are_those_of_the_machines_preset():
+def test_rates_are_those_of_the_machines_preset() -> None:
     """One H200 of 330 TFLOP/s; a token of 4.02 B parameters takes twice as many operations, 5 layers and the last of
     2560 values in bf16 are 30,720 bytes, a sample 260 + 694 tokens."""
     found = planned()
@@ -32,13 +33,13 @@ def test_rates_are_those_of_the_machines_preset():
     assert 10_000 < found.trainer_rate < found.engine_rate
 
 
-def test_a_failure_comes_every_hour_whatever_there_is():
+def test_a_failure_comes_every_hour_whatever_there_is() -> None:
     for found in (planned(), planned(hardware="h200x8"), planned("engines=3")):
         parts = found.engines + found.ranks
         assert found.engine_mtbf == found.trainer_mtbf == 3600 * parts
 
 
-def test_what_is_known_better_is_said_by_name():
+def test_what_is_known_better_is_said_by_name() -> None:
     found = planned("engine_rate=46387", "engines=2", "trainer_mtbf=1000", "grain=2")
     assert (found.engine_rate, found.engines, found.trainer_mtbf, found.grain) == (46_387, 2, 1000, 2)
     for wrong, message in (("engines", "wanted name=value"), ("engine=2", "engine: unknown"), ("ranks=0", "ranks: ")):
@@ -46,7 +47,7 @@ def test_what_is_known_better_is_said_by_name():
             planned(wrong)
 
 
-def test_a_long_simulation_takes_several_samples_as_one_and_leaves_room_for_several():
+def test_a_long_simulation_takes_several_samples_as_one_and_leaves_room_for_several() -> None:
     found = planned()
     assert found.grain == 32
     assert planned("seconds=600").grain == 1
@@ -55,7 +56,7 @@ def test_a_long_simulation_takes_several_samples_as_one_and_leaves_room_for_seve
     assert found.seconds * found.trainer_rate / found.tokens / REQUESTS > found.grain
 
 
-def test_the_command_simulates_a_plan(tmp_path, monkeypatch):
+def test_the_command_simulates_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
     words = ["plan", "--hardware", "laptop", "--simulate", *GIVEN]
     result = CliRunner().invoke(app, [*words, "--json"])
@@ -68,7 +69,7 @@ def test_the_command_simulates_a_plan(tmp_path, monkeypatch):
     assert "simulated on laptop" in shown.output
 
 
-def test_assumptions_without_a_simulation_are_refused(tmp_path, monkeypatch):
+def test_assumptions_without_a_simulation_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
     result = CliRunner().invoke(app, ["plan", "--assume", "engines=2"])
     assert isinstance(result.exception, SpecError)

@@ -30,7 +30,7 @@ def scenario(**changes: Any) -> Scenario:
     return Scenario.model_validate({**told, **changes})
 
 
-def test_a_slow_engine_is_never_idle_and_the_trainer_is_as_busy_as_the_engine_lets_it():
+def test_a_slow_engine_is_never_idle_and_the_trainer_is_as_busy_as_the_engine_lets_it() -> None:
     found = simulate(scenario())
     assert found.seconds == pytest.approx(PROBES + ALL / RATE + TOKENS / (2 * RATE))  # and the last sample's own step
     assert found.engines_busy * found.seconds == pytest.approx(PROBES + ALL / RATE)
@@ -39,7 +39,7 @@ def test_a_slow_engine_is_never_idle_and_the_trainer_is_as_busy_as_the_engine_le
     assert (found.steps, found.samples, found.finished, found.rows_lost) == (20, SAMPLES, True, 0)
 
 
-def test_a_slow_trainer_waits_for_its_first_sample_alone():
+def test_a_slow_trainer_waits_for_its_first_sample_alone() -> None:
     found = simulate(scenario(trainer_rate=RATE / 2))
     assert found.seconds == pytest.approx(PROBES + TOKENS / RATE + ALL / (RATE / 2))
     assert found.trainers_waited * found.seconds == pytest.approx(TOKENS / RATE)
@@ -47,12 +47,12 @@ def test_a_slow_trainer_waits_for_its_first_sample_alone():
     assert found.stalls == 0
 
 
-def test_what_a_step_takes_beside_its_tokens_is_added_once_a_step():
+def test_what_a_step_takes_beside_its_tokens_is_added_once_a_step() -> None:
     one, other = simulate(scenario(trainer_rate=RATE / 2)), simulate(scenario(trainer_rate=RATE / 2, step_seconds=0.5))
     assert other.seconds - one.seconds == pytest.approx(20 * 0.5)
 
 
-def test_what_the_start_of_a_draft_reads_is_read_in_every_process_unless_it_is_kept():
+def test_what_the_start_of_a_draft_reads_is_read_in_every_process_unless_it_is_kept() -> None:
     seconds = 40 * TOKENS / RATE
     plain, started = simulate(scenario()), simulate(scenario(start_samples=40))
     assert started.seconds - plain.seconds == pytest.approx(seconds)
@@ -64,14 +64,14 @@ def test_what_the_start_of_a_draft_reads_is_read_in_every_process_unless_it_is_k
     assert once.read_per_trained < 1.1 < each.read_per_trained
 
 
-def test_what_a_process_loads_in_its_first_step_fills_the_queue_meanwhile():
+def test_what_a_process_loads_in_its_first_step_fills_the_queue_meanwhile() -> None:
     """Whatever it does then, engines answer: a fast trainer waits for what they did not make in that time."""
     plain, slow = simulate(scenario()), simulate(scenario(first_step=4.0))
     assert slow.seconds == pytest.approx(plain.seconds)
     assert (plain.trainers_waited - slow.trainers_waited) * plain.seconds == pytest.approx(4.0)
 
 
-def test_how_far_a_simulation_is_is_told_to_its_end():
+def test_how_far_a_simulation_is_is_told_to_its_end() -> None:
     heard: list[float] = []
     found = simulate(scenario(), heard=heard.append)
     assert heard == sorted(heard)
@@ -81,20 +81,20 @@ def test_how_far_a_simulation_is_is_told_to_its_end():
     assert heard[-1] == 1.0
 
 
-def test_probes_are_no_longer_than_the_samples_that_there_are():
+def test_probes_are_no_longer_than_the_samples_that_there_are() -> None:
     """Three of them, from the shortest on: a process that starts asks for no more than a real one."""
     even, long = simulate(scenario(samples=8)), simulate(scenario(samples=8, tokens=1000))
     assert even.read_per_trained * 800 == pytest.approx(800 + 3 * 100)
     assert long.read_per_trained * 8000 == pytest.approx(8000 + 3 * 256)
 
 
-def test_engines_wait_where_there_is_no_room():
+def test_engines_wait_where_there_is_no_room() -> None:
     full = scenario(trainer_rate=RATE / 2, ahead_bytes=8 * TOKENS * 10, read_bytes=TOKENS * 10)
     assert simulate(scenario(trainer_rate=RATE / 2)).engines_waited == 0
     assert simulate(full).engines_waited > 5
 
 
-def test_ranks_share_the_samples_of_each_step():
+def test_ranks_share_the_samples_of_each_step() -> None:
     """Both prove both engines; the second one's first sample waits behind eight that the first asks each engine."""
     found = simulate(scenario(engines=2, ranks=2, trainer_rate=RATE / 2))
     assert found.trainers_busy * found.seconds * 2 == pytest.approx(ALL / (RATE / 2))
@@ -102,7 +102,7 @@ def test_ranks_share_the_samples_of_each_step():
     assert (found.samples, found.rows_lost) == (SAMPLES, 0)
 
 
-def test_a_killed_trainer_goes_on_at_its_checkpoint_and_waits_to_be_started():
+def test_a_killed_trainer_goes_on_at_its_checkpoint_and_waits_to_be_started() -> None:
     """At 11 s it has trained for 10.23 s less the wait for its first sample: 6 steps of 1.6 s, of which 5 are saved."""
     slow = scenario(trainer_rate=RATE / 2)
     killed, whole = simulate(slow, [Failure(11.0, None)]), simulate(slow, [])
@@ -112,7 +112,7 @@ def test_a_killed_trainer_goes_on_at_its_checkpoint_and_waits_to_be_started():
     assert (killed.trainer_failures, killed.rows_lost) == (1, 0)
 
 
-def test_a_trainer_that_is_killed_while_it_starts_starts_anew():
+def test_a_trainer_that_is_killed_while_it_starts_starts_anew() -> None:
     slow = scenario(trainer_rate=RATE / 2)
     once = simulate(slow, [Failure(11.0, None)])
     twice = simulate(slow, [Failure(11.0, None), Failure(12.5, None)])
@@ -120,12 +120,12 @@ def test_a_trainer_that_is_killed_while_it_starts_starts_anew():
     assert (twice.trainer_failures, twice.steps_again) == (2, once.steps_again)
 
 
-def test_a_state_that_was_not_saved_yet_is_none_to_go_on_from():
+def test_a_state_that_was_not_saved_yet_is_none_to_go_on_from() -> None:
     slow = scenario(trainer_rate=RATE / 2, save_seconds=4.0)
     assert simulate(slow, [Failure(11.0, None)]).steps_again == 6
 
 
-def test_states_that_are_kept_are_asked_for_once():
+def test_states_that_are_kept_are_asked_for_once() -> None:
     """But for those that are under way when the next epoch is asked for: as many as there is room for."""
     twice = scenario(epochs=2.0, ahead_bytes=16 * TOKENS * 10)
     kept = simulate(twice.but(kept_bytes=ALL * 10)).read_per_trained * 2 * ALL - 3 * TOKENS
@@ -133,13 +133,13 @@ def test_states_that_are_kept_are_asked_for_once():
     assert simulate(twice).read_per_trained == pytest.approx((2 * ALL + 3 * TOKENS) / (2 * ALL))
 
 
-def test_what_a_killed_engine_had_goes_to_the_other_one():
+def test_what_a_killed_engine_had_goes_to_the_other_one() -> None:
     found = simulate(scenario(engines=2), [Failure(5.0, 0)])
     assert (found.engine_failures, found.rows_lost, found.finished) == (1, 0, True)
     assert found.engines_down * 2 * found.seconds == pytest.approx(5.0)
 
 
-def test_the_only_engine_that_stays_away_ends_the_trainer_which_is_started_until_it_is_back():
+def test_the_only_engine_that_stays_away_ends_the_trainer_which_is_started_until_it_is_back() -> None:
     found = simulate(scenario(engine_start=700.0), [Failure(5.0, 0)])
     assert found.gave_up >= 1
     assert found.finished
@@ -150,7 +150,7 @@ def test_the_only_engine_that_stays_away_ends_the_trainer_which_is_started_until
 @given(
     st.lists(st.tuples(st.floats(0, 40), st.sampled_from([None, 0, 1])), max_size=8), st.integers(0, 5), st.booleans()
 )
-def test_no_row_is_lost_whatever_fails_when(fails: list[tuple[float, int | None]], seed: int, keep: bool):
+def test_no_row_is_lost_whatever_fails_when(fails: list[tuple[float, int | None]], seed: int, keep: bool) -> None:
     failures = [Failure(at, engine) for at, engine in sorted(fails, key=lambda fail: fail[0])]
     told = scenario(
         engines=2, latency=0.2, length_spread=0.7, seed=seed, micro_batch=2, kept_bytes=ALL * 5 if keep else 0
@@ -160,20 +160,20 @@ def test_no_row_is_lost_whatever_fails_when(fails: list[tuple[float, int | None]
     assert (found.finished, found.samples) == (True, SAMPLES)
 
 
-def test_the_same_scenario_gives_the_same_and_another_seed_another():
+def test_the_same_scenario_gives_the_same_and_another_seed_another() -> None:
     told = scenario(engines=2, latency=0.1, length_spread=0.5, engine_mtbf=10.0, trainer_mtbf=20.0, seconds=500.0)
     assert simulate(told) == simulate(told)
     assert drawn(told) == drawn(told) != drawn(told.but(seed=1))
     assert simulate(told).seconds != simulate(told.but(seed=1)).seconds
 
 
-def test_more_engines_never_train_less():
+def test_more_engines_never_train_less() -> None:
     times = [simulate(scenario(engines=count, trainer_rate=3 * RATE)).seconds for count in (1, 2, 3, 4)]
     assert times == sorted(times, reverse=True)
     assert times[0] > 2.4 * times[2]
 
 
-def test_as_many_engines_are_needed_as_keep_a_trainer_busy():
+def test_as_many_engines_are_needed_as_keep_a_trainer_busy() -> None:
     """It trains 2.5 times what one engine gives: two keep it busy for 0.8 of the time, three for all of it."""
     fast = scenario(trainer_rate=2.5 * RATE, samples=320)
     found = engines_needed(fast, share=0.95)
@@ -182,7 +182,7 @@ def test_as_many_engines_are_needed_as_keep_a_trainer_busy():
     assert engines_needed(fast, share=0.75).engines == 2
 
 
-def test_a_request_may_stand_for_several_samples():
+def test_a_request_may_stand_for_several_samples() -> None:
     fine, coarse = simulate(scenario()), simulate(scenario(grain=4))
     assert coarse.samples == SAMPLES
     assert coarse.seconds == pytest.approx(fine.seconds, rel=0.02)
@@ -190,7 +190,7 @@ def test_a_request_may_stand_for_several_samples():
         scenario(grain=3)
 
 
-def test_a_row_that_comes_for_another_is_counted_as_lost():
+def test_a_row_that_comes_for_another_is_counted_as_lost() -> None:
     """Each number is counted once a step: the accounting sees one that is missing and is not mended by one too many."""
     record = Rank._record
 
@@ -202,6 +202,6 @@ def test_a_row_that_comes_for_another_is_counted_as_lost():
         assert simulate(scenario()).rows_lost == 1
 
 
-def test_shares_of_an_outcome_add_up():
+def test_shares_of_an_outcome_add_up() -> None:
     found: SimulationResult = simulate(scenario(engines=2, engine_mtbf=20.0, trainer_mtbf=20.0, seconds=500.0))
     assert found.trainers_busy + found.trainers_waited + found.trainers_down == pytest.approx(1.0)

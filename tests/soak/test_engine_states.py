@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ WORST = {"float32": 1e-3, "bfloat16": 0.05}
 """Largest relative difference of a sample; bf16 rounds otherwise in every layer."""
 
 
-def rows(count: int):
+def rows(count: int) -> list[dict[str, Any]]:
     return [answered(f"s{n:03d}", f"Tell me more, part {n}.", TEXT * (1 + n % 5), split="train") for n in range(count)]
 
 
@@ -84,7 +85,7 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str):
+def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str) -> None:
     store = Store(tmp_path / "store")
     answers = publish_answers(store, tmp_path, [rows(8), rows(5)])
     spec = CacheSpec(
@@ -132,7 +133,7 @@ def answering(spec: CacheSpec, folder: Path, tmp_path: Path, longest: int) -> It
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_gives_greedy_answers_and_their_states_in_one_pass(
     smollm2: Path, tmp_path: Path, on_path: None, dtype: str
-):
+) -> None:
     line = Line(smollm2, tmp_path, [prompt(f"p{n}", text) for n, text in enumerate(ASKED)])
     spec = line.cache_spec(dtype=dtype, engine_version=engine_version([]), layers=LAYERS, max_length=1024)
     apart = spec.but(while_answering=False)
@@ -153,7 +154,7 @@ def test_vllm_gives_greedy_answers_and_their_states_in_one_pass(
 
 def test_vllm_for_cpus_draws_other_tokens_than_its_states_say_and_is_refused_before_the_first_row(
     smollm2: Path, tmp_path: Path, on_path: None
-):
+) -> None:
     """0.32.0: temperatures are written into a copy, so that those which logits are divided by are what memory held."""
     line = Line(smollm2, tmp_path, [prompt(f"p{n}", text) for n, text in enumerate(ASKED)])
     spec = line.cache_spec(dtype="float32", engine_version=engine_version([]), layers=LAYERS, max_length=1024)
@@ -169,7 +170,7 @@ def test_vllm_for_cpus_draws_other_tokens_than_its_states_say_and_is_refused_bef
 
 def test_a_draft_trained_on_an_engines_states_is_accepted_as_often_as_one_on_those_of_transformers(
     smollm2: Path, tmp_path: Path, on_path: None
-):
+) -> None:
     told = [json.loads(line)["prompt"] for line in (DEMO / "prompts.jsonl").read_text().splitlines()[:PROMPTS]]
     split = ["validation" if n % 5 == 4 else "train" for n in range(PROMPTS)]
     line = Line(smollm2, tmp_path, [{**prompt(f"p{n}", text), "split": split[n]} for n, text in enumerate(told)])

@@ -87,7 +87,9 @@ def places(api: str, base: Path, tmp_path: Path) -> Iterator[dict[str, str]]:  #
 
 
 @pytest.mark.parametrize(("folder", "fault"), cases())
-def test_every_fault_is_met_as_is_right(folder: Path, fault: Fault | None, places: dict[str, str], tmp_path: Path):
+def test_every_fault_is_met_as_is_right(
+    folder: Path, fault: Fault | None, places: dict[str, str], tmp_path: Path
+) -> None:
     assert fault is not None, f"{folder.name} has no entry in tests/soak/faults_of_*.py: say there what is right"
     for need in fault.needs:
         reason = lacking(need, folder)

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -36,19 +38,19 @@ AUTOMATIONS = ROOT / "deployments" / "automations.yaml"
 
 
 @pytest.fixture(scope="module")
-def operated(api, tmp_path_factory):  # noqa: F811
+def operated(api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:  # noqa: F811
     with operate(api, tmp_path_factory.mktemp("operated")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def built(operated):
+def built(operated: Operated) -> str:
     run = operated.start("build-draft/local")
     operated.finish(run)
     return run
 
 
-def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(operated: Operated, built):
+def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(operated: Operated, built: str) -> None:
     before = manifests()
     variants = [{"name": f"steps-{steps}", "changes": [f"train.steps={steps}"]} for steps in (2, 4, 6)]
     run = operated.start("sweep/local", variants=variants, terms={"by": "decoded"})
@@ -62,14 +64,14 @@ def test_a_sweep_makes_what_its_variants_share_once_and_shows_the_best_first(ope
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: Operated, built):
+def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: Operated, built: str) -> None:
     small = "regenerate.rows_per_part=12"
     for stage in ("regenerate", "cache"):
         fan_out = {"workers": 2, "runner": "deployment", "address": "shard/local"}
         site = {**operated.parameters()["site"], "fan_out": fan_out}
         run = operated.start(f"{stage}/local", small, site=site)
         operated.finish(run)
-    shards_of = {"flows": {"name": {"any_": ["shard"]}}}
+    shards_of: dict[str, object] = {"flows": {"name": {"any_": ["shard"]}}}
     made = query(operated.api, "flow_runs", shards_of)
     assert len(made) > 1
     assert {shard["state_name"] for shard in made} == {"Completed"}
@@ -77,7 +79,7 @@ def test_shards_as_runs_of_a_deployment_make_the_cache_of_one_process(operated: 
     assert told["state_name"] == "Completed"
 
 
-def test_shards_of_a_run_that_is_cancelled_end_with_it(operated: Operated, built):
+def test_shards_of_a_run_that_is_cancelled_end_with_it(operated: Operated, built: str) -> None:
     small = "regenerate.rows_per_part=12"
     operated.finish(operated.start("regenerate/local", small))
     fan_out = {"workers": 2, "runner": "deployment", "address": "shard/local"}
@@ -96,7 +98,9 @@ def test_shards_of_a_run_that_is_cancelled_end_with_it(operated: Operated, built
     assert [each for shard in below() for each in operated.processes(str(shard["id"]))] == []
 
 
-def test_a_machine_that_vanishes_is_missed_by_its_heartbeats_and_its_run_goes_on(operated: Operated, built):
+def test_a_machine_that_vanishes_is_missed_by_its_heartbeats_and_its_run_goes_on(
+    operated: Operated, built: str
+) -> None:
     """Nobody is left to say that the run is over: the automation does, the slot comes back, another worker goes on."""
     shorten_heartbeats(operated.api, seconds=60)
     before = checkpoints()
@@ -142,14 +146,15 @@ def vanish() -> None:
 
 
 def tasks_of(operated: Operated, run: str) -> list[dict[str, str]]:
-    return operated.post("task_runs/filter", flow_runs={"id": {"any_": [run]}}, limit=200)
+    found: list[dict[str, str]] = operated.post("task_runs/filter", flow_runs={"id": {"any_": [run]}}, limit=200)
+    return found
 
 
 def artifacts_of(operated: Operated, run: str, key: str) -> list[dict[str, object]]:
     return query(operated.api, "artifacts", {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}})
 
 
-def test_shards_on_threads_give_the_bytes_of_one_process(api, tmp_path):  # noqa: F811
+def test_shards_on_threads_give_the_bytes_of_one_process(api: Any, tmp_path: Path) -> None:  # noqa: F811
     target = write_target(tmp_path / "target")
     store, scratch, spec = Store(tmp_path / "store"), tmp_path / "scratch", spec_for(target)
     answers = publish_answers(store, scratch, [rows(6), rows(7, seed=1), rows(5, seed=2)])
@@ -165,7 +170,7 @@ def test_shards_on_threads_give_the_bytes_of_one_process(api, tmp_path):  # noqa
         assert cache() == alone.content
 
 
-def test_two_nodes_train_one_draft(tmp_path):
+def test_two_nodes_train_one_draft(tmp_path: Path) -> None:
     """The same job on two machines, as an Indexed Job or srun starts it; both are this one here."""
     site = make_site(tmp_path)
     place = Site(root=site.store.root, placement=site.placement)

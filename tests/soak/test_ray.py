@@ -1,7 +1,10 @@
 """A Ray cluster of two nodes on this machine: shards as its tasks, training as its ranks, and a node that is killed."""
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -26,7 +29,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def cluster():
+def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -36,7 +39,11 @@ def cluster():
     found.shutdown()
 
 
-def test_shards_on_a_cluster_that_loses_a_node_give_the_bytes_of_one_process(api, cluster, tmp_path):  # noqa: F811
+def test_shards_on_a_cluster_that_loses_a_node_give_the_bytes_of_one_process(
+    api: str,  # noqa: F811
+    cluster: Any,
+    tmp_path: Path,
+) -> None:
     target = write_target(tmp_path / "target")
     store, scratch, spec = Store(tmp_path / "store"), tmp_path / "scratch", spec_for(target)
     answers = publish_answers(store, scratch, [rows(5, seed=seed) for seed in range(4)])
@@ -61,7 +68,7 @@ def test_shards_on_a_cluster_that_loses_a_node_give_the_bytes_of_one_process(api
     loss.join()
 
 
-def test_two_ranks_on_a_cluster_train_one_draft(cluster, tmp_path):
+def test_two_ranks_on_a_cluster_train_one_draft(cluster: Any, tmp_path: Path) -> None:
     made = make_site(tmp_path)
     placement = made.placement.model_copy(update={"processes": 2})
     site = Site(

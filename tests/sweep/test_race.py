@@ -28,7 +28,7 @@ class Trainer:
         )
 
 
-def test_all_rows_are_trained_from_one_seed_before_the_next():
+def test_all_rows_are_trained_from_one_seed_before_the_next() -> None:
     train = Trainer()
     race = Race(list(LENGTHS), train)
     for seed in range(2):
@@ -36,7 +36,7 @@ def test_all_rows_are_trained_from_one_seed_before_the_next():
     assert train.asked == [("asked", 0), ("beaten", 0), ("near", 0), ("asked", 1), ("beaten", 1), ("near", 1)]
 
 
-def test_what_cannot_win_gets_no_further_seed_and_stays_on_the_board():
+def test_what_cannot_win_gets_no_further_seed_and_stays_on_the_board() -> None:
     train = Trainer()
     race = Race(list(LENGTHS), train)
     for seed in range(3):
@@ -49,7 +49,7 @@ def test_what_cannot_win_gets_no_further_seed_and_stays_on_the_board():
     assert board.failed == {}
 
 
-def test_the_first_row_is_never_left_behind():
+def test_the_first_row_is_never_left_behind() -> None:
     train = Trainer()
     race = Race(["beaten", "asked"], train)
     for seed in range(3):
@@ -58,7 +58,7 @@ def test_the_first_row_is_never_left_behind():
     assert [seed for name, seed in train.asked if name == "beaten"] == [0, 1, 2]
 
 
-def test_a_row_that_fails_is_told_and_does_not_end_the_others():
+def test_a_row_that_fails_is_told_and_does_not_end_the_others() -> None:
     train = Trainer(fails="near")
     race = Race(list(LENGTHS), train)
     for seed in range(2):
@@ -70,20 +70,20 @@ def test_a_row_that_fails_is_told_and_does_not_end_the_others():
     assert {each.variant for each in board.standings} == {"asked", "beaten"}
 
 
-def test_equal_seconds_are_as_many_steps_as_take_as_long_as_the_first_ones():
+def test_equal_seconds_are_as_many_steps_as_take_as_long_as_the_first_ones() -> None:
     race = Race(list(LENGTHS), Trainer())
     race.run(0)
     assert race.steps_at_equal_seconds() == {"asked": 100, "beaten": 200, "near": 25}
 
 
-def test_a_row_of_which_nobody_knows_the_pace_is_named():
+def test_a_row_of_which_nobody_knows_the_pace_is_named() -> None:
     race = Race(list(LENGTHS), Trainer(pace=False))
     race.run(0)
     with pytest.raises(TrainingError, match="how long a step of asked, beaten, near takes"):
         race.steps_at_equal_seconds()
 
 
-def test_each_shape_is_timed_once():
+def test_each_shape_is_timed_once() -> None:
     race, timed = Race(list(LENGTHS), Trainer()), []
     race.run(0)
 
@@ -97,7 +97,7 @@ def test_each_shape_is_timed_once():
     assert costs == {"asked": 1.25, "near": 1.25, "beaten": 2.5}
 
 
-def test_a_shape_that_cannot_be_timed_takes_its_rows_off_the_board():
+def test_a_shape_that_cannot_be_timed_takes_its_rows_off_the_board() -> None:
     race = Race(list(LENGTHS), Trainer())
     race.run(0)
     large = Cost(value=2.5, spread=1.0)

@@ -6,19 +6,19 @@ from deepspec.errors import SpecError
 from deepspec.sweep.variants import Variant, read_variant
 
 
-def test_a_row_is_a_name_and_changes():
+def test_a_row_is_a_name_and_changes() -> None:
     found = read_variant("lk: train.objective.lk_hybrid=1 train.objective.cross_entropy=0")
     assert found == Variant(name="lk", changes=("train.objective.lk_hybrid=1", "train.objective.cross_entropy=0"))
 
 
-def test_a_row_without_a_name_is_called_by_its_changes():
+def test_a_row_without_a_name_is_called_by_its_changes() -> None:
     assert read_variant("train.optimizer=muon").name == "train.optimizer=muon"
     assert read_variant("train.warm_start=a:b") == Variant(
         name="train.warm_start=a:b", changes=("train.warm_start=a:b",)
     )
 
 
-def test_a_row_may_have_another_algorithm():
+def test_a_row_may_have_another_algorithm() -> None:
     found = read_variant("algorithm=eagle3 train.objective.ttt_length=4")
     assert (found.algorithm, found.changes) == ("eagle3", ("train.objective.ttt_length=4",))
 
@@ -34,6 +34,6 @@ def test_a_row_may_have_another_algorithm():
         (": train.steps=4", "at least 1 character"),
     ],
 )
-def test_what_is_no_row_is_said(text, told):
+def test_what_is_no_row_is_said(text: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         read_variant(text)

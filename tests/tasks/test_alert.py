@@ -38,7 +38,7 @@ def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regressions: tupl
     return events
 
 
-def test_a_regression_is_told_with_its_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_regression_is_told_with_its_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (event,) = announced(tmp_path, monkeypatch, WORSE)
     assert event["event"] == "deepspec.eval.regressed"
     assert event["resource"]["prefect.resource.id"] == f"deepspec.draft.{'d' * 32}"
@@ -47,5 +47,5 @@ def test_a_regression_is_told_with_its_evidence(tmp_path: Path, monkeypatch: pyt
     assert event["payload"]["scores"].endswith(f"scores/{'s' * 32}")
 
 
-def test_no_regression_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_regression_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert announced(tmp_path, monkeypatch, ()) == []

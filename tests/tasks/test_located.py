@@ -9,7 +9,7 @@ from tasks.resolve import located
 from tests.given.server.operated import write_inputs
 
 
-def test_places_of_another_machine_are_replaced_by_those_of_this_one(tmp_path: Path):
+def test_places_of_another_machine_are_replaced_by_those_of_this_one(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     choices = Choices(
         target=str(tmp_path / "target"),

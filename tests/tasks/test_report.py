@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -29,7 +30,7 @@ class Server(logging.Handler):
 
 
 @pytest.fixture
-def server(monkeypatch) -> Server:
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     found, logger = Server(), logging.Logger("run")
     logger.addHandler(found)
     monkeypatch.setattr(report, "get_run_logger", lambda: logger)
@@ -38,15 +39,15 @@ def server(monkeypatch) -> Server:
 
 
 @pytest.fixture
-def screen(monkeypatch) -> io.StringIO:
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     out = io.StringIO()
     monkeypatch.setattr(terminal, "_out", Console(file=out, width=400, highlight=False, markup=False, emoji=False))
     return out
 
 
 def test_lines_of_a_stage_are_on_the_terminal_and_in_the_servers_log_and_a_fresh_one_is_silent(
-    tmp_path, server, screen
-):
+    tmp_path: Path, server: Server, screen: io.StringIO
+) -> None:
     rows = [{"prompt": "What is two plus two?"}, {"messages": [{"role": "[/INST]", "content": "x"}]}]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     found = find_sources([str(tmp_path / "rows.jsonl")])
@@ -69,7 +70,7 @@ def test_lines_of_a_stage_are_on_the_terminal_and_in_the_servers_log_and_a_fresh
     assert screen.getvalue().strip("\0\n") == ""
 
 
-def test_the_last_lines_of_a_stage_are_logged_however_many_came_before(server):
+def test_the_last_lines_of_a_stage_are_logged_however_many_came_before(server: Server) -> None:
     told = PrefectReport("train")
     for number in range(LINES + 50):
         told.log(f"line {number}")
@@ -83,13 +84,15 @@ def test_the_last_lines_of_a_stage_are_logged_however_many_came_before(server):
     assert len(server.lines) == LINES + LAST
 
 
-def test_percent_signs_and_braces_in_a_line_mean_nothing(server):
+def test_percent_signs_and_braces_in_a_line_mean_nothing(server: Server) -> None:
     told = PrefectReport("train")
     told.log("100 %s {0} [/x] %(name)s")
     assert server.lines == ["100 %s {0} [/x] %(name)s"]
 
 
-def test_a_picture_does_not_take_the_place_of_the_table_of_the_same_key(server, monkeypatch):
+def test_a_picture_does_not_take_the_place_of_the_table_of_the_same_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The UI reads an artifact by its first type: a table whose data is a picture shows no row."""
     shown: dict[str, str] = {}
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from deepspec.optimizers.muon import MasterMuon
 from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.plan import presets
 from deepspec.steps.ranks import Ranks
-from deepspec.train.run import MOST_AHEAD
+from deepspec.train.ready import MOST_AHEAD
 from deepspec.train.spec import TrainSpec
 
 RANKS = 8

@@ -4,7 +4,7 @@ import pytest
 
 from deepspec.errors import ParityError
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.stored_states import check_states
+from deepspec.train.checked import check_states
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL
 

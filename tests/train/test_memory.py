@@ -13,7 +13,7 @@ from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
-from deepspec.train.run import make_loop
+from deepspec.train.ready import make_loop
 from tests.given.drafts.learning import record
 from tests.given.published.site import SMALL
 

@@ -14,7 +14,7 @@ from deepspec.steps.checkpoint import Checkpoints
 from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
-from deepspec.train.run import make_loop
+from deepspec.train.ready import make_loop
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, make_site
 

@@ -5,7 +5,7 @@ import pytest
 
 from deepspec.errors import SourceError
 from deepspec.target_cache.cache import TargetCache
-from deepspec.train.supervised import check_supervised
+from deepspec.train.checked import check_supervised
 from tests.given.published.site import SMALL
 
 
