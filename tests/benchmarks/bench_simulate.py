@@ -1,9 +1,10 @@
 """A real run on states of engines, with kills, held against what the simulation says of it.
 
 `python -m pytest -m bench tests/benchmarks/bench_simulate.py -s`: two throttled stand-ins for engines over loopback,
-and a trainer whose steps take a second or more; all of them are killed and started again. The simulation gets what
-was measured of each by itself (tokens a second of an engine while it reads, seconds of a step and of a start) and
-when what was killed. It has to say how long the run takes and how long it waits for states.
+and a trainer whose steps take six seconds; all of them are killed and started again. The simulation gets what
+was measured of each by itself (tokens a second of an engine while it reads, seconds of a step and of a start), the
+lengths of the samples in their order, and when what was killed. It has to say how long the run takes and how long it
+waits for states.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,12 +23,13 @@ import pytest
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.cache.run import run as capture
+from deepspec.simulate.data import ModelledSamples
 from deepspec.simulate.failures import Failure
 from deepspec.simulate.scenario import Scenario
 from deepspec.simulate.simulation import simulate
 from deepspec.target_cache.cache import TargetCache, stored_parts
 from deepspec.target_cache.fetch import BoundedFolder
-from tests.benchmarks.simulated_run import main
+from tests.benchmarks.simulated_run import Notice, main
 from tests.given.engines.bench import Bench
 from tests.given.engines.states import serving
 from tests.given.engines.training import SPEC
@@ -36,18 +39,20 @@ from tests.given.targets.tiny import write_target
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.benchmarks.simulated_run"])
 
-STEPS, BATCH, STEP_SECONDS = 56, 8, 1.0
-RATE = 230.0
-"""Tokens a second of an engine: two give about what a step takes in a second, one half of it."""
+STEPS, BATCH, STEP_SECONDS = 42, 8, 6.0
+RATE = 40.0
+"""Tokens a second of an engine: two give less than a step takes, one half of it, so that the trainer waits for more
+than the few seconds that chance gives. Both are slow enough that what they compute is the smaller part of it."""
 DTYPE, TOKEN_BYTES = "bfloat16", 4 * 32 * 2
 AHEAD = 1500 * TOKEN_BYTES
-ENGINE_DOWN = 15.0
+ENGINE_DOWN = 30.0
 PROBED = 2 * 3
 """Requests by which a process proves two engines."""
 SPECS = SPEC.but(
-    steps=STEPS, global_batch=BATCH, checkpoint_every=7, validation_samples=0, untrained_look=False, start="random"
-)
-KILLS = [Failure(12.0, 0), Failure(30.0, None), Failure(55.0, 1), Failure(75.0, None)]
+    steps=STEPS, global_batch=BATCH, checkpoint_every=7, validation_samples=0, untrained_look=False, start="random",
+    bigram_samples=0,
+)  # fmt: skip
+KILLS = [Failure(24.0, 0), Failure(60.0, None), Failure(110.0, 1), Failure(150.0, None)]
 
 
 @dataclass
@@ -57,10 +62,18 @@ class Process:
     started: float
     steps: list[tuple[float, int, float]] = field(default_factory=list)
     """When a step ended, which one, and the seconds in which the loop had waited for states until then."""
+    last: Notice | None = None
 
-    @property
-    def waited(self) -> float:
-        return self.steps[-1][2] if self.steps else 0.0
+    def hear(self, told: Notice) -> None:
+        self.last = told
+        if told.kind == "step":
+            self.steps.append((told.at, told.step, told.waited))
+
+    def waited(self, now: float) -> float:
+        """Return how long it has waited for states, in its first step, too, and in the wait in which it is now."""
+        if self.last is None:
+            return 0.0
+        return self.last.waited + (now - self.last.at if self.last.kind == "waits" else 0.0)
 
     def start(self, asked: Sequence[float], step: float) -> tuple[float, float]:
         """Return the seconds until engines were asked for samples, their proof left out, and what the first step took
@@ -78,7 +91,7 @@ class Process:
     @property
     def computed(self) -> float:
         """Seconds of its steps, but the first, without waits."""
-        return self.steps[-1][0] - self.steps[0][0] - (self.waited - self.steps[0][2])
+        return self.steps[-1][0] - self.steps[0][0] - (self.steps[-1][2] - self.steps[0][2])
 
 
 class Site:
@@ -95,11 +108,16 @@ class Site:
         counts = capture(spec, {"answers": answers}, out, placement_for(bench.target, folder), bench.heard)
         self.cache: Artifact = open_artifact(bench.store, out.publish(spec, 1, counts), folder)
         parts = stored_parts(self.cache, BoundedFolder(folder / "parts", 1 << 30))
-        self.lengths: list[int] = TargetCache(self.cache, folder, parts=parts).index.lengths.tolist()
+        index = TargetCache(self.cache, folder, parts=parts).index
+        self.lengths = {index.sample_id(number): length for number, length in enumerate(index.lengths.tolist())}
         self.engines = [bench.served(rate=RATE, dtype=DTYPE), bench.served(rate=RATE, dtype=DTYPE)]
         self.processes: list[Process] = []
         self.ended, self.begin = Event(), math.inf
         """When the first step began."""
+        self.read: dict[int, list[int]] = {}
+        """Step -> lengths of the samples that it read."""
+        self.waited = 0.0
+        """Seconds in which the trainer waited for states; what the very first step waited for came before the begin."""
 
     def serve(self, number: int) -> None:
         """Serve one engine, away for a while at each of its kills."""
@@ -124,6 +142,7 @@ class Site:
             self.ended.set()
             for thread in threads:
                 thread.join()
+        self.waited -= self.processes[0].steps[0][2]
 
     def one_process(self, kill: float) -> None:
         here, there = CONTEXT.Pipe(duplex=False)
@@ -136,24 +155,23 @@ class Site:
         with contextlib.suppress(EOFError):
             while time.monotonic() < self.begin + kill:
                 if here.poll(0.01):
-                    process.steps.append(here.recv())
-                    self.begin = min(self.begin, process.steps[0][0] - STEP_SECONDS)
+                    told = here.recv()
+                    process.hear(told)
+                    if told.kind == "step":
+                        self.begin = min(self.begin, told.at - STEP_SECONDS)
+                        self.read[told.step] = [self.lengths[name] for name in told.sample_ids]
             child.kill()
+        self.waited += process.waited(time.monotonic())
         child.join()
 
     @property
     def seconds(self) -> float:
         return self.processes[-1].steps[-1][0] - self.begin
 
-    @property
-    def waited(self) -> float:
-        """Seconds in which the trainer waited for states; what the first step waited for came before the beginning."""
-        return sum(process.waited for process in self.processes) - self.processes[0].steps[0][2]
-
     def rates(self) -> dict[str, Any]:
         """Return what the run gives a simulation."""
         read = [each for engine in self.engines for each in engine.read]
-        lengths = self.lengths
+        lengths = list(self.lengths.values())
         seen = [process for process in self.processes if process.steps]
         step = sum(process.computed for process in seen) / sum(len(process.steps) - 1 for process in seen)
         asked = [at for engine in self.engines for at in engine.asked_at]
@@ -180,14 +198,26 @@ class Site:
         }
 
 
+def as_read(in_order: Sequence[int], scenario: Scenario) -> list[int]:
+    """Return lengths by number, so that the simulated stream reads them in this order."""
+    found = [0] * scenario.samples
+    for length, number in zip(in_order, ModelledSamples(found, 1, scenario.seed, list).order(0), strict=False):
+        found[number] = length
+    return found
+
+
 @pytest.mark.bench
 @pytest.mark.timeout(1800)
-def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path):
+def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     site = Site(tmp_path / "site")
     site.train()
     told = Scenario.model_validate(site.rates())
+    in_order = [length for step in sorted(site.read) for length in site.read[step]]
+    monkeypatch.setattr("deepspec.simulate.simulation.lengths_of", partial(as_read, in_order))
     first = simulate(told.but(samples=BATCH), [])
-    begin = first.seconds - told.step_seconds  # as the run is looked at from the end of its first step on, less a step
+    begin = (
+        first.seconds - STEP_SECONDS
+    )  # as the run is looked at from the end of its first step on, less what it takes
     found = simulate(told, [Failure(begin + kill.at, kill.engine) for kill in KILLS])
     seconds = found.seconds - begin
     taken = sum(len(process.steps) for process in site.processes)
