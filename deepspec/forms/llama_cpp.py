@@ -38,7 +38,7 @@ from deepspec.forms.form import (
 )
 from deepspec.forms.gguf_file import GgufFile, read_gguf
 from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
-from deepspec.forms.names import EAGLE_LAYERS
+from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
 
 FILE = "draft.gguf"
 
@@ -115,7 +115,7 @@ def _refuse(source: FormSource) -> str | None:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {EAGLE_LAYERS}"
     scaled = draft.embedding_scale != 1.0 or draft.logit_softcap is not None
     return (
-        not_style(draft, "llama")
+        not_style(draft, EAGLE_STYLE)
         or has_norms(draft, "norm_before_residual")
         or has_window(draft, "its eagle3 attends in full")
         or ("an embedding scale or logit softcap" if scaled else None)

@@ -5,5 +5,7 @@ from typing import Literal
 FormName = Literal["deepspec", "vllm", "sglang", "huggingface", "speculators", "llama.cpp"]
 
 EAGLE_LAYERS = 3
-"""Captured layers that an Eagle3 draft has in the forms of `OF_EAGLE_LAYERS`."""
-OF_EAGLE_LAYERS: tuple[FormName, ...] = ("sglang", "llama.cpp")
+"""Captured layers that an Eagle3 draft has in the forms of `EAGLE_FORMS`."""
+EAGLE_STYLE = "llama"
+"""Style of the block that it has there."""
+EAGLE_FORMS: tuple[FormName, ...] = ("sglang", "llama.cpp")

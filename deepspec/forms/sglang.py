@@ -25,7 +25,7 @@ from deepspec.forms.form import (
     with_zero_markov,
     without,
 )
-from deepspec.forms.names import EAGLE_LAYERS
+from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
 
 _EAGLE = "LlamaForCausalLMEagle3"
 _NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type")
@@ -47,7 +47,7 @@ def _refuse(source: FormSource) -> str | None:
         return not_parallel(draft)
     if len(draft.target_layer_ids) != EAGLE_LAYERS:
         return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {EAGLE_LAYERS}"
-    return not_style(draft, "llama") or unlike_its_block(draft) or has_norms(draft)
+    return not_style(draft, EAGLE_STYLE) or unlike_its_block(draft) or has_norms(draft)
 
 
 def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:

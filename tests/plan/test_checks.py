@@ -226,16 +226,30 @@ def test_a_target_without_an_end_token_is_refused(place):
     assert "names no end token; set eos_token_id in its generation_config.json" in refused(place)
 
 
+BLOCK = (
+    "an eagle3 draft with a qwen3 block cannot be written for sglang and llama.cpp, which have a llama block, nor "
+    "served and measured by them; with train.draft.shape=target, which is such a block, they can"
+)
+
+
 def test_an_eagle3_draft_that_no_engine_here_can_serve_is_told_before_it_is_trained(place):
     four, three = "cache.layers=[-1,0,1,2]", "cache.layers=[0,1,2]"
     assert told(place, four, "cache.max_length=64", algorithm="eagle3") == (
         "an eagle3 draft of 4 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and "
         "measured by them; with cache.layers=[-1, 1, 2] they can",
+        BLOCK,
     )
-    assert told(place, three, "cache.max_length=64", algorithm="eagle3") == ()
+    assert told(place, three, "cache.max_length=64", algorithm="eagle3") == (BLOCK,)
     assert told(place, four, "cache.max_length=64", algorithm="dflash") == ()
     assert told(place, four, "cache.max_length=64", "export.forms=[vllm]", algorithm="eagle3") == ()
-    (line,) = told(place, "cache.layers=[0,1]", "cache.max_length=64", algorithm="eagle3")
+    line, _ = told(place, "cache.layers=[0,1]", "cache.max_length=64", algorithm="eagle3")
     assert line.endswith(
         "of 2 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and measured by them"
     )
+
+
+def test_a_block_that_engines_have_for_eagle3_is_advised_where_the_target_has_it(place):
+    three = ("cache.layers=[0,1,2]", "cache.max_length=64")
+    assert told(place, *three, "train.draft.shape=target", algorithm="eagle3") == ()
+    edit(place / "target" / "config.json", model_type="mistral", architectures=["MistralForCausalLM"])
+    assert told(place, *three, algorithm="eagle3") == (BLOCK.partition(";")[0],)

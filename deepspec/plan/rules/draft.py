@@ -9,7 +9,7 @@ from deepspec.checkpoint.options import check_objective
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
-from deepspec.forms.names import EAGLE_LAYERS, OF_EAGLE_LAYERS
+from deepspec.forms.names import EAGLE_FORMS, EAGLE_LAYERS, EAGLE_STYLE
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.layers import layers_of
@@ -34,7 +34,7 @@ def layers(known: Known) -> Seen:
 
 def _unexpressed(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
     """Return which engines' forms have no place for an Eagle3 draft of so many captured layers."""
-    forms = [form for form in plan.export.forms if form in OF_EAGLE_LAYERS]
+    forms = [form for form in plan.export.forms if form in EAGLE_FORMS]
     if plan.train.draft.algorithm != "eagle3" or len(chosen) == EAGLE_LAYERS or not forms:
         return ()
     fitting = [chosen[0], chosen[len(chosen) // 2], chosen[-1]]
@@ -58,7 +58,20 @@ def recipe(known: Known) -> Seen:
     if known.plan.train.mask_token_id is not None and known.tokenizer is not None:
         check_mask_token(config, known.tokenizer)
     mask = "" if config.mask_token_id is None else f", mask token {config.mask_token_id}"
-    return Seen(f"{config.algorithm}, {config.num_layers} layers{mask}")
+    return Seen(f"{config.algorithm}, {config.num_layers} layers{mask}", _other_block(known, config))
+
+
+def _other_block(known: Known, config: DraftConfig) -> tuple[str, ...]:
+    """Return which engines' forms have no place for the block of an Eagle3 draft."""
+    forms = [form for form in known.plan.export.forms if form in EAGLE_FORMS]
+    if config.algorithm != "eagle3" or config.style == EAGLE_STYLE or not forms:
+        return ()
+    alike = known.target is not None and known.target.shape.model_type == EAGLE_STYLE
+    how = "; with train.draft.shape=target, which is such a block, they can" if alike else ""
+    return (
+        f"an eagle3 draft with a {config.style} block cannot be written for {' and '.join(forms)}, which have a "
+        f"{EAGLE_STYLE} block, nor served and measured by them{how}",
+    )
 
 
 def held_out(known: Known) -> Seen:
