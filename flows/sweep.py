@@ -115,7 +115,8 @@ def _made(choices: Choices, site: Site, name: str, seed: int, last: Last) -> Map
     run = try_draft.with_options(flow_run_name=f"{name}, seed {seed}, {last}")
     state = run(_with(choices, f"train.seed={seed}"), site, last, return_state=True)
     if not state.is_completed():
-        return str(state.result(raise_on_failure=False) or state.message)
+        error = state.result(raise_on_failure=False)
+        return str(error) or type(error).__name__
     built: Built = state.result()
     store = Store(site.root)
     found = {step.stage: read_manifest(store, step.ref.kind, step.ref.address) for step in built.steps}

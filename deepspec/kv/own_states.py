@@ -43,11 +43,19 @@ class OwnStates:
         return {(_KIND, place, 0): tensor for place, (by_rows, tensor) in enumerate(pairs) if by_rows}
 
     def given(self, states: States) -> Any:
-        """Return the model's own memory of states; None before the first token, where it makes one itself."""
+        """Return the model's own memory of states; None before the first token, where it makes one itself.
+
+        What has no row for each row is a copy of what the model gave first: it may count in place.
+        """
         if not states:
             return None
         places = iter(range(len(self._by_rows)))
-        return _with_tensors(self._past, lambda tensor: states.get((_KIND, next(places), 0), tensor))
+
+        def kept(tensor: Tensor) -> Tensor:
+            found = states.get((_KIND, next(places), 0))
+            return tensor.clone() if found is None else found
+
+        return _with_tensors(self._past, kept)
 
 
 def own_memory(target: Target, name: str) -> tuple[OwnStates | None, type[StateCache]]:

@@ -80,7 +80,7 @@ class Store:
             return self._kept.create(key, data)
 
     def put_file(self, path: Path, key: str) -> None:
-        """Publish the bytes of a local file under a key (locally by link or move: nothing is copied twice)."""
+        """Publish the bytes of a local file under a key (locally by a move: nothing is copied within a file system)."""
         with self._writing(key):
             self._kept.put(path, key)
 
