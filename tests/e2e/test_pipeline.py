@@ -84,7 +84,7 @@ def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(undistu
     drafts = {each["variant"]: each["drafts"] for each in board["standings"]}
     assert drafts.keys() == {"as asked", "short"}
     assert drafts["as asked"] == [asked], "what is published is not trained again"
-    assert (board["equal"], board["failed"]) == ("steps", [])
+    assert (board["equal"], board["failed"]) == ("steps", {})
     assert {each["steps"] for each in board["standings"]} == {12, 2}
     assert all(each["accepted_length"]["value"] >= 1 for each in board["standings"])
 
