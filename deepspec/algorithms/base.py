@@ -92,8 +92,8 @@ class Algorithm(Protocol):
             batch: samples on the model's device, states in the model's dtype.
             supervision: of the same batch, on the model's device.
             denominators: `supervision.denominators`, summed over the *global* batch, on the model's device.
-            measure: whether acceptance is wanted where the loss does not need it (dflash: it costs a tenth of a step;
-                a draft of reduced vocabulary: more, since it is counted against all that the target says).
+            measure: whether acceptance is wanted where the loss does not need the target's probabilities (dflash: they
+                cost a tenth of a step; a draft of reduced vocabulary: more, counted against all that the target says).
         """
 
     def slots(self, config: DraftConfig) -> int:

@@ -93,7 +93,8 @@ class BlockAlgorithm:
             term = (own_R * choice.cross_entropy).sum() / denominator
             loss = loss + supervision.selector * term
             sums |= _chosen(supervision, extra, choice) | {"selector": term.detach() * denominator}
-        exact = measure or (confident and not model.config.reduced_vocabulary)
+        at_hand = confident or supervision.terms.held  # what the loss needs anyway
+        exact = measure or (at_hand and not model.config.reduced_vocabulary)
         sums |= sums_of(supervision, extra.slots, counted, shares_R, measure=exact)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
 

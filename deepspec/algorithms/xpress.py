@@ -54,9 +54,10 @@ class XPress(BlockAlgorithm):
         rows = replace(rows, weights=factors_G[:, None] * shares_GR * extra.trained / denominator)
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure)
         first = of_known(_reading(measured, 0), extra.trained, exact=head.whole is not None)
-        sums = sums_of(supervision, extra.slots, first, shares_GR[0], measure=measure)
+        exact = measure or (supervision.terms.held and not model.config.reduced_vocabulary)
+        sums = sums_of(supervision, extra.slots, first, shares_GR[0], measure=exact)
         sums |= {"known": extra.known.sum(), **_of_guesses(supervision, measured, shares_GR * extra.trained)}
-        if measure and supervision.base_anchor:
+        if exact and supervision.base_anchor:
             base = of_known(_reading(measured, -1), extra.trained, exact=head.whole is not None)
             sums["tau_base"] = _tau(supervision, extra, base)
         return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})

@@ -22,28 +22,20 @@ Legend: N rows, P distinct target positions, M rows of a chunk, D hidden size, r
 """
 
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from deepspec.kernels import kernel_of
 from deepspec.losses.chunks import Chunks
 from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 
 CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
 """Rows of a chunk: as few as keep matrix products efficient."""
-
-Kernel = Literal["torch", "triton"]
-"""What works between the products of a chunk: results differ by rounding."""
-
-
-def kernel_of(device: torch.device) -> Kernel:
-    """Return what works between the products of a chunk on a device: Triton on CUDA, where it is installed."""
-    return "triton" if device.type == "cuda" and find_spec("triton") is not None else "torch"
 
 
 def chunked_loss(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
+from deepspec.optimizers.gradients import Gradients
 from deepspec.optimizers.optimization import Optimization
-from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW, collector
+from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.optimizers.orthogonal import STEPS
 from deepspec.steps.ranks import Ranks
 
@@ -72,19 +73,26 @@ class Matrices:
         for place in self.places:
             place.view(flat).copy_(parameters[place.name].detach())
         self._working = ranks.copy_from_first_(flat)
-        self.gradient = torch.zeros_like(flat)
+        self._gradients = Gradients(parameters, lambda: torch.zeros_like(flat), self.views)
         self.master, self.momentum = ranks.share(flat).clone(), torch.zeros_like(ranks.share(flat))
         self._own = [place for place in self.places if place.owner == ranks.rank]
         self._start = ranks.rank * size
         self._steps = [self._muon(place, spec) for place in self._own]
 
+    @property
+    def gradient(self) -> Tensor:
+        """Return the gradients of all matrices in the flat buffer; once summed, this rank's share of it counts."""
+        return self._gradients.sums()
+
+    def forget(self) -> None:
+        """Drop the gradients collected so far."""
+        self._gradients.forget()
+
     def attach(self, dtype: torch.dtype) -> None:
-        """Let the model compute with the values in a dtype, and its gradients land in the flat buffer."""
+        """Let the model compute with the values in a dtype."""
         self._working = self._working.to(dtype)
         for place in self.places:
-            parameter = self._parameters[place.name]
-            parameter.data = place.view(self._working)
-            parameter.register_post_accumulate_grad_hook(collector(place.view(self.gradient)))  # type: ignore[no-untyped-call]
+            self._parameters[place.name].data = place.view(self._working)
 
     def step(self, learning_rate: float, clip: Tensor, skip: Tensor | None) -> None:
         """Step this rank's matrices, and give everyone theirs.
@@ -126,7 +134,7 @@ class Matrices:
 
     def flat(self, named: Mapping[str, Tensor]) -> Tensor:
         """Return matrices by name in one flat buffer."""
-        found = torch.zeros_like(self.gradient)
+        found = torch.zeros_like(self._working, dtype=torch.float32)
         for place in self.places:
             place.view(found).copy_(named[place.name])
         return found
@@ -166,12 +174,17 @@ class MasterMuon:
         clip = (self._clip / (norm + 1e-6)).clamp(max=1.0)
         self._matrices.step(learning_rate * self._rate, clip, skip)
         self._rest.step(learning_rate, norm, skip)
-        self._matrices.gradient.zero_()
+        self._matrices.forget()
 
     def forget(self) -> None:
         """Drop the gradients collected so far."""
-        self._matrices.gradient.zero_()
+        self._matrices.forget()
         self._rest.forget()
+
+    @property
+    def unmade_bytes(self) -> int:
+        """Return the bytes that adding up gradients of several passes would take, and that nothing has taken yet."""
+        return self._rest.unmade_bytes
 
     @property
     def state_bytes(self) -> int:

@@ -1,17 +1,20 @@
 """AdamW on fp32 master weights, cut over the ranks: each keeps the masters and moments of its own share.
 
-The model computes in its own precision. Gradients of all micro-batches are added in fp32 in one flat buffer, then
+The model computes in its own precision. Gradients of several micro-batches are added in fp32 in one flat buffer, then
 summed over ranks, each rank receiving its share: so how a global batch was cut changes the order of additions and
-nothing else. Each rank steps its share and hands the new weights to the others. With one rank the share is everything.
+nothing else. Each rank steps its share and hands the new weights to the others. With one rank the share is everything,
+and on a card a step of one micro-batch reads the gradients where they are (gradients.py, triton_adam.py).
 Why not fully_shard: docs/adr/0005-shares-of-one-flat-buffer.md.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
+from deepspec.kernels import kernel_of
+from deepspec.optimizers.gradients import Gradients, Stretch, norm_of
 from deepspec.optimizers.optimization import Optimization
 from deepspec.steps.ranks import Ranks
 
@@ -34,7 +37,7 @@ class MasterAdamW:
     ) -> None:
         """Take over the first rank's values of what `model` trains, but some, and cast the model to `dtype`."""
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in without}
-        self._ranks = ranks
+        self._ranks, self._spec = ranks, spec
         self.size = sum(parameter.numel() for parameter in self._parameters.values())
         """Trainable parameters."""
         flat = ranks.copy_from_first_(self._flat({name: p.detach() for name, p in self._parameters.items()}))
@@ -42,41 +45,36 @@ class MasterAdamW:
         """This rank's share of the fp32 weights."""
         model.to(dtype)
         self._working = flat.to(dtype)  # with one rank in fp32 the master itself
-        self.gradient = torch.zeros_like(flat)
-        """Of all parameters, until it is summed; then this rank's share of it counts."""
-        self._stale: dict[str, Tensor] = {}
-        """Parts of it, by parameter, that hold what was there before the last step: the next gradient replaces it."""
-        self.master.grad = ranks.share(self.gradient)
-        self._clip = spec.clip
-        self._adam = torch.optim.AdamW(
-            [self.master], spec.learning_rate, spec.betas, spec.epsilon, spec.weight_decay, fused=True
-        )
-        self._adam.state[self.master] = {
+        self._moments = {
             "step": torch.zeros((), device=self.master.device),
             "exp_avg": torch.zeros_like(self.master),
             "exp_avg_sq": torch.zeros_like(self.master),
         }
-        self._attach()
+        self._adam = torch.optim.AdamW(
+            [self.master], spec.learning_rate, spec.betas, spec.epsilon, spec.weight_decay, fused=True
+        )
+        self._adam.state[self.master] = self._moments
+        self._in_triton = kernel_of(flat.device) == "triton"
+        for name, working in self._views(self._working).items():
+            self._parameters[name].data = working
+        keeps = self._in_triton and ranks.count == 1
+        self._gradients = Gradients(self._parameters, lambda: torch.zeros_like(flat), self._views, keeps=keeps)
 
-    def _attach(self) -> None:
-        """Make parameters views of the working buffer, and their gradients land in the flat one."""
-        working, gradient = self._views(self._working), self._views(self.gradient)
-        for name, parameter in self._parameters.items():
-            parameter.data = working[name]
-            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                collector(gradient[name], self._replaces(name))
-            )
-        self._gradients = gradient
+    @property
+    def gradient(self) -> Tensor:
+        """Return the gradients of all parameters in the flat buffer; once summed, this rank's share of it counts."""
+        return self._gradients.sums()
 
-    def _replaces(self, name: str) -> Callable[[], bool]:
-        """Return what says whether a parameter's gradient is the first since the last step."""
-        return lambda: self._stale.pop(name, None) is not None
+    @property
+    def unmade_bytes(self) -> int:
+        """Return the bytes that adding up gradients of several passes would take, and that nothing has taken yet."""
+        return 0 if self._gradients.made else FP32_BYTES * self._ranks.padded(self.size)
 
     def sum_gradients(self) -> Tensor:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""
-        for unused in self._stale.values():
-            unused.zero_()
-        self._stale = {}
+        kept = self._gradients.kept()
+        if kept:
+            return norm_of(kept)
         own = self._ranks.sum_shares(self.gradient)
         norm: Tensor = torch.linalg.vector_norm(own)
         return norm if self._ranks.count == 1 else self._ranks.sum_(norm.square()).sqrt()
@@ -89,16 +87,43 @@ class MasterAdamW:
             norm: what `sum_gradients` returned.
             skip: 1 on the device where nothing may move, not even the step count; else 0.
         """
-        self._ranks.share(self.gradient).mul_((self._clip / (norm + 1e-6)).clamp(max=1.0))
+        clip = (self._spec.clip / (norm + 1e-6)).clamp(max=1.0)
+        (self._step_in_triton if self._in_triton else self._step_in_torch)(learning_rate, clip, skip)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients collected so far."""
+        self._gradients.forget()
+
+    def _step_in_torch(self, learning_rate: float, clip: Tensor, skip: Tensor | None) -> None:
+        self.master.grad = self._ranks.share(self.gradient).mul_(clip)
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.found_inf = skip  # type: ignore[attr-defined]  # what a fused AdamW heeds, as GradScaler tells it
         self._adam.step()
-        self.forget()
         self._refresh()
 
-    def forget(self) -> None:
-        """Drop the gradients collected so far; nothing is written before there are others."""
-        self._stale = dict(self._gradients)
+    @torch.no_grad()
+    def _step_in_triton(self, learning_rate: float, clip: Tensor, skip: Tensor | None) -> None:
+        from deepspec.optimizers.triton_adam import step_stretches  # torch for CPUs comes without Triton
+
+        moves = torch.ones_like(clip) if skip is None else 1 - skip
+        self._moments["step"].add_(moves)
+        step_stretches(self._stretches(), self._spec, learning_rate, (clip, moves, self._moments["step"]))
+        if self._ranks.count > 1:
+            self._refresh()
+
+    def _stretches(self) -> Iterator[Stretch]:
+        """Yield what the kernel steps: parameter by parameter where gradients lie so, else the share at once."""
+        own = self.master.detach(), self._moments["exp_avg"], self._moments["exp_avg_sq"]
+        narrow = self._ranks.count == 1 and self._working.dtype != self.master.dtype
+        kept = self._gradients.kept()
+        if kept is None:
+            yield Stretch(*own, self._ranks.share(self.gradient), self._working if narrow else None)
+            return
+        master, first, second, working = (self._views(each) for each in (*own, self._working))
+        for name in self._parameters:
+            at = master[name], first[name], second[name]
+            yield Stretch(*at, kept.get(name), working[name] if narrow else None)
 
     @property
     def state_bytes(self) -> int:
@@ -115,7 +140,7 @@ class MasterAdamW:
             joined = self._ranks.collect(own)
             if joined is not None:
                 found |= {f"{kind}.{name}": view for name, view in self._views(joined).items()}
-        return {**found, "step": self._adam.state[self.master]["step"].cpu().clone()} if found else {}
+        return {**found, "step": self._moments["step"].cpu().clone()} if found else {}
 
     def load(self, state: Mapping[str, Tensor] | None, *, moments: bool = True) -> None:
         """Take over a saved state.
@@ -136,7 +161,7 @@ class MasterAdamW:
                 named = None if state is None else {name: state[f"{kind}.{name}"] for name in self._parameters}
                 self._ranks.hand_out(None if named is None else self._flat(named), self._shares()[kind])
             if moments:
-                step = self._adam.state[self.master]["step"]
+                step = self._moments["step"]
                 self._ranks.copy_from_first_(step if state is None else step.copy_(state["step"]))
         self._refresh()
 
@@ -148,8 +173,7 @@ class MasterAdamW:
                 raise CheckpointError(f"saved state: {name} {found}; wanted {tuple(shape)}: another draft shape?")
 
     def _shares(self) -> dict[str, Tensor]:
-        moments = self._adam.state[self.master]
-        return {"master": self.master.detach(), "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+        return {"master": self.master.detach(), **{kind: self._moments[kind] for kind in BUFFERS[1:]}}
 
     def _flat(self, named: Mapping[str, Tensor]) -> Tensor:
         """Return tensors by parameter name in one fp32 buffer, padded so that it can be shared out."""
@@ -170,22 +194,3 @@ class MasterAdamW:
                 self._working.copy_(self.master)
             else:
                 self._ranks.join_shares(self.master.detach().to(self._working.dtype), self._working)
-
-
-def collector(gradient: Tensor, replaces: Callable[[], bool] = lambda: False) -> Callable[[Tensor], None]:
-    """Return a hook that moves a parameter's new gradient into a view of the flat one.
-
-    Args:
-        gradient: the view.
-        replaces: asked at each gradient whether it takes the place of what is there; else it is added.
-    """
-
-    def collect(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            if replaces():
-                gradient.copy_(parameter.grad)
-            else:
-                gradient.add_(parameter.grad)
-            parameter.grad = None
-
-    return collect

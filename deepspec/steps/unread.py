@@ -25,11 +25,12 @@ class Taken:
 
 @dataclass(slots=True)
 class Unread:
-    """Steps whose numbers lie on the device; every step gives the same names and shapes."""
+    """Steps whose numbers lie on the device."""
 
     _steps: list[Taken] = field(default_factory=list)
     _rows: list[Tensor] = field(default_factory=list)
-    _shapes: dict[str, torch.Size] = field(default_factory=dict)
+    _shapes: list[dict[str, torch.Size]] = field(default_factory=list)
+    """Of each step: what is measured at one is not at every other."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -37,7 +38,7 @@ class Unread:
 
     def add(self, step: Taken, values: Mapping[str, Tensor]) -> None:
         """Keep the numbers of a step, in double precision."""
-        self._shapes = {name: value.shape for name, value in values.items()}
+        self._shapes.append({name: value.shape for name, value in values.items()})
         self._rows.append(torch.cat([value.detach().double().reshape(-1) for value in values.values()]))
         self._steps.append(step)
 
@@ -45,12 +46,13 @@ class Unread:
         """Yield the steps in order with their numbers in host memory, fetched all at once; none is kept."""
         steps, self._steps = self._steps, []
         rows, self._rows = self._rows, []
+        shapes, self._shapes = self._shapes, []
         if not rows:
             return
-        sizes = [shape.numel() for shape in self._shapes.values()]
-        for step, row in zip(steps, torch.stack(rows).cpu(), strict=True):
-            pieces = zip(self._shapes.items(), torch.split(row, sizes), strict=True)
-            yield step, {name: piece.view(shape) for (name, shape), piece in pieces}
+        fetched = torch.split(torch.cat(rows).cpu(), [len(row) for row in rows])
+        for step, row, named in zip(steps, fetched, shapes, strict=True):
+            pieces = torch.split(row, [shape.numel() for shape in named.values()])
+            yield step, {name: piece.view(named[name]) for name, piece in zip(named, pieces, strict=True)}
 
 
 class Sieve:

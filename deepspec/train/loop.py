@@ -191,10 +191,11 @@ class Loop:
         task, device = self.task, self.task.device
         denominators = self.ranks.sum_named(on_device(total_denominators(step.supervised), device))
         totals: dict[str, Tensor] = {}
+        measure = task.measures(self.progress.step)
         for micro in task.moved(step.micro_batches()):
             if stop.asked:
                 break
-            result = task.loss(micro, denominators)
+            result = task.loss(micro, denominators, measure=measure)
             result.loss.backward()  # type: ignore[no-untyped-call]
             add(totals, {"loss": result.loss, **result.sums})
         if self.ranks.any(stop.asked):

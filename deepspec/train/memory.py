@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -31,8 +32,19 @@ STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[str], None]) -> int:
-    """Return how many rows a forward pass takes, a power of two or all; gradients of the trial stay in the model.
+class Stepping(Protocol):
+    """What takes the gradients of passes: an optimizer."""
+
+    @property
+    def unmade_bytes(self) -> int:
+        """Return the bytes that adding up gradients of several passes would take, and that nothing has taken yet."""
+
+    def forget(self) -> None:
+        """Drop the gradients collected so far."""
+
+
+def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[str], None], optimizer: Stepping) -> int:
+    """Return how many rows a forward pass takes, a power of two or all.
 
     Where not even one fits, activations are computed again in the backward pass instead of kept.
 
@@ -41,6 +53,7 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
         samples: the training split.
         cut: how many ranks share a step, and whether rows are packed.
         log: told what was found.
+        optimizer: takes the gradients of the trial, and forgets them.
 
     Raises:
         TrainingError: not even one row fits.
@@ -50,19 +63,20 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
     if cpu and (most == 1 or not REFS.exists()):  # only Linux tells what a pass takes
         return most
     number = max(samples.order(0), key=samples.length)
-    record, room = read_record(samples, number), SHARE * free_bytes(task.device)
+    record, free = read_record(samples, number), free_bytes(task.device) - optimizer.unmade_bytes * (most > 1)
+    room = SHARE * free
     row = fullest_row(record, task.spec.objective.num_anchors) if cut.pack else [record]
-    one = _taken(task, [row])
+    one = _taken(task, [row], optimizer)
     if one is None or one > room:
         recompute_activations(task.model)
         log(
             f"the longest row, {len(record.input_ids)} tokens, takes {_mb(one)} of {_mb(int(room))}: "
             "activations are computed again in the backward pass"
         )
-        one = _taken(task, [row])
-    if one is None or one > room / SHARE:
-        raise _too_small(len(record.input_ids), one, int(room / SHARE))
-    two = _taken(task, [row, row])
+        one = _taken(task, [row], optimizer)
+    if one is None or one > free:
+        raise _too_small(len(record.input_ids), one, free)
+    two = _taken(task, [row, row], optimizer)
     fits = 1 if two is None else 1 + max(0, int((room - one) // max(two - one, 1)))
     size = min(most, 1 << (fits.bit_length() - 1))
     more = None if two is None else two - one
@@ -121,7 +135,7 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def _taken(task: Task, rows: list[list[Record]]) -> int | None:
+def _taken(task: Task, rows: list[list[Record]], optimizer: Stepping) -> int | None:
     """Return the bytes that a forward and backward pass takes; None where it takes more than there is."""
     try:
         before, most = _held(task, rows)
@@ -129,6 +143,8 @@ def _taken(task: Task, rows: list[list[Record]]) -> int | None:
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+    finally:
+        optimizer.forget()
     return most - before
 
 

@@ -99,9 +99,8 @@ def make_loop(
         log("the draft is compiled for the card: the first step of each kind of shape takes a minute or more")
     loop.fetch_every = placement.fetch_every or (1 if ranks.device.type == "cpu" else FETCH_EVERY)
     if placement.micro_batch is None:
-        most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else silent)
+        most = fitting_micro_batch(task, train, loop.cut, log if ranks.first else silent, loop.optimizer)
         loop.cut = replace(loop.cut, micro_batch=ranks.least(most))
-        loop.optimizer.forget()
     if spec.validation_samples and len(held_out):
         loop.held_out = held_out
     elif spec.keep == "best" or spec.patience is not None:

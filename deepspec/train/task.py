@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import Algorithm, LossResult
-from deepspec.losses.chunked import Kernel, kernel_of
+from deepspec.kernels import Kernel, kernel_of
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.placement import Placement
@@ -23,6 +23,8 @@ from deepspec.train.spec import TrainSpec
 
 PRECISIONS: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """`TrainSpec.precision` -> dtype of the forward and backward pass."""
+MEASURE_EVERY = 8
+"""Steps of training of which one counts acceptance where the loss does not need it: it takes the target's logits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,7 @@ class Task:
     algorithm: Algorithm
     device: torch.device
     measured: bool = True
-    """Whether acceptance is counted at every step; else at looks at held-out samples only, as for a draft of reduced
+    """Whether acceptance is counted in training; else at looks at held-out samples only, as for a draft of reduced
     vocabulary: it takes the target's whole head, up to half a step more."""
 
     @property
@@ -52,16 +54,19 @@ class Task:
         """Return what is supervised in rows of samples; both lie in host memory."""
         return self.algorithm.supervise(self.config, self.spec.objective, tokens, keys)
 
-    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, look: bool = False) -> LossResult:
+    def measures(self, step: int) -> bool:
+        """Return whether acceptance is counted at a training step though the loss may not need it."""
+        return self.measured and step % MEASURE_EVERY == 0
+
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, measure: bool = True) -> LossResult:
         """Return a micro-batch's part of the global loss.
 
         Args:
             micro: on the task's device, in its dtype.
             denominators: of the global batch, there, too.
-            look: whether this is a look at held-out samples.
+            measure: whether acceptance is wanted where the loss does not need it.
         """
-        given = self.model, micro.batch, micro.supervision, denominators
-        return self.algorithm.loss(*given) if look or self.measured else self.algorithm.loss(*given, measure=False)
+        return self.algorithm.loss(self.model, micro.batch, micro.supervision, denominators, measure=measure)
 
     def moved(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         """Yield micro-batches on the task's device, in its dtype: on a card, each crosses while one is computed."""

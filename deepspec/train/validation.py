@@ -89,7 +89,7 @@ class Validation:
         rounds: dict[str, Tensor] = {}
 
         def count(micro: MicroBatch) -> None:
-            result = self._task.loss(micro, self._denominators, look=True)
+            result = self._task.loss(micro, self._denominators)
             add(totals, {"loss": result.loss, **result.sums})
             if self._accepted is not None:
                 add(rounds, self._accepted.sums(micro.batch))

@@ -67,7 +67,7 @@ def trial(loop, limit):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + limit) / total)
     try:
-        return fitting_micro_batch(loop.task, loop.reader.samples, loop.cut, said.append), said
+        return fitting_micro_batch(loop.task, loop.reader.samples, loop.cut, said.append, loop.optimizer), said
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
@@ -78,7 +78,7 @@ def test_the_trial_survives_memory_that_runs_out():
     loop = loop_of("dspark", LONG, compiled=False)
     loop.task = replace(loop.task, spec=loop.task.spec.but(global_batch=2))
     row = [loop.reader.samples.record(0)]
-    one, two = _taken(loop.task, [row]), _taken(loop.task, [row, row])
+    one, two = (_taken(loop.task, [row] * rows, loop.optimizer) for rows in (1, 2))
     size, said = trial(loop, one + 6 * (two - one) // 10)
     assert size == 1, said
     with pytest.raises(TrainingError, match="even with activations computed again"):

@@ -41,7 +41,7 @@ def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free,
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
-    assert fitting_micro_batch(loop.task, samples, ALONE, print) == fits
+    assert fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer) == fits
 
 
 def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
@@ -50,7 +50,7 @@ def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatc
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: next(held))
     said = []
-    assert fitting_micro_batch(loop.task, samples, ALONE, said.append) == 2
+    assert fitting_micro_batch(loop.task, samples, ALONE, said.append, loop.optimizer) == 2
     assert "computed again" in said[0]
 
 
@@ -72,13 +72,13 @@ class OutOf:
 
 def test_a_second_row_for_which_there_is_no_memory_means_one(site):
     loop, samples = task_for(site)
-    assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print) == 1
+    assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print, loop.optimizer) == 1
 
 
 def test_out_of_memory_turns_to_computing_activations_again(site):
     loop, samples = task_for(site)
     said = []
-    assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append) > 1
+    assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append, loop.optimizer) > 1
     assert "takes more than there is of" in said[0]
     assert "computed again" in said[0]
 
@@ -86,7 +86,7 @@ def test_out_of_memory_turns_to_computing_activations_again(site):
 def test_a_device_too_small_for_one_row_is_named(site):
     loop, samples = task_for(site)
     with pytest.raises(TrainingError, match=r"one row of \d+ tokens takes more than there is .*max_length"):
-        fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print)
+        fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print, loop.optimizer)
 
 
 def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (0, 3_001_000))
     with pytest.raises(TrainingError, match="takes 3 MB, 3 MB more than there is"):
-        fitting_micro_batch(loop.task, samples, ALONE, print)
+        fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer)
 
 
 def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
@@ -120,7 +120,7 @@ def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
     tried = []
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: tried.append(rows) or (0, 100 * len(rows)))
-    assert fitting_micro_batch(loop.task, samples, Cut(ranks=16, micro_batch=1, pack=True), print) == 4
+    assert fitting_micro_batch(loop.task, samples, Cut(ranks=16, micro_batch=1, pack=True), print, loop.optimizer) == 4
     longest = max(samples.length(number) for number in samples.order(0))
     assert [[sum(len(each.input_ids) for each in row) for row in rows] for rows in tried] == [[longest], [longest] * 2]
     assert max(len(each.input_ids) for row in tried[0] for each in row) == 9  # 8 anchors

@@ -128,7 +128,7 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
     micro = loop.reader.read([[Draw(number=loop.held_out.order(0)[0], epoch=0, key=1)]])
     micro, chosen = micro.to(task.device, task.dtype), micro.supervision
     with torch.no_grad():
-        looked = task.loss(micro, chosen.denominators, look=True)
+        looked = task.loss(micro, chosen.denominators)
     trained = task.loss(micro, chosen.denominators)
     said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
     kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
