@@ -127,7 +127,7 @@ def test_the_page_on_architecture_has_every_room_and_every_arrow():
 
 
 EVERYWHERE = {
-    "artifacts", "catalog", "disk", "errors", "garbage", "placement", "publish", "ranges", "report", "specs",
+    "artifacts", "catalog", "disk", "errors", "garbage", "kernels", "placement", "publish", "ranges", "report", "specs",
     "store",
 }  # fmt: skip
 """Modules that any room may use; the page names them once."""

@@ -103,10 +103,18 @@ class Attention(nn.Module):
 
     def keys_values(self, x_BTD: Tensor, rotation: Rotation) -> KeyValue:
         """Return the keys and values of some positions."""
-        raw_BTGd = self._split(self.k_proj(x_BTD))
-        value_BTGd = raw_BTGd if self._tied else self._split(self.v_proj(x_BTD))
-        key_BGTd = rotate(self.k_norm(raw_BTGd).transpose(1, 2), rotation)
-        return KeyValue(key_BGTd, self.v_norm(value_BTGd).transpose(1, 2))
+        return self.keyed([project(x_BTD) for project in self.into_context()], rotation)
+
+    def into_context(self) -> list[nn.Linear]:
+        """Return what makes keys and values of positions, before their norms; one projection where they are tied."""
+        return [self.k_proj] if self._tied else [self.k_proj, self.v_proj]
+
+    def keyed(self, projected: Sequence[Tensor], rotation: Rotation) -> KeyValue:
+        """Return the keys and values of what `into_context` made of some positions, `(B, T, G·d)` each."""
+        key_BTGd, value_BTGd = self._split(projected[0]), self._split(projected[-1])
+        return KeyValue(
+            rotate(self.k_norm(key_BTGd).transpose(1, 2), rotation), self.v_norm(value_BTGd).transpose(1, 2)
+        )
 
     def queries(self, x_BQD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor | None]:
         """Return rotated queries, `(B, H, Q, d)`, and the gate on what they read, `(B, Q, H·d)`, if there is one."""

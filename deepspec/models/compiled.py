@@ -6,12 +6,14 @@ samples do without.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
+from deepspec.attention.attention import KeyValue
 from deepspec.attention.flex import allow_compilations, few_shapes
 from deepspec.models.draft import BlockDraft, EagleDraft
 
@@ -22,28 +24,45 @@ PAYS_FROM = 4096
 def compile_draft(model: BlockDraft | EagleDraft) -> None:
     """Compile what a model computes in training, for any number of rows and positions.
 
-    Of a block draft each block, all with the same code; of an Eagle3 draft a whole step.
+    Of a block draft each block, all with the same code, and what makes keys and values of its context; of an Eagle3
+    draft a whole step.
     """
     allow_compilations()
+    if isinstance(model, BlockDraft):
+        joined = partial(context_keys_values, model)
+        model.context_keys_values = _in_training(joined, model.context_keys_values)  # type: ignore[method-assign]
     parts: list[Any] = [*model.layers] if isinstance(model, BlockDraft) else [model]
     for part in parts:
-        part.forward = _in_training(part.forward, first=0 if isinstance(model, BlockDraft) else None)
+        part.forward = _in_training(part.forward, part.forward, first=0 if isinstance(model, BlockDraft) else None)
 
 
-def _in_training(forward: Callable[..., Any], first: int | None) -> Callable[..., Any]:
+def context_keys_values(model: BlockDraft, context_BTD: Tensor, positions_BT: Tensor) -> list[KeyValue]:
+    """Return what the method of a draft does, by one product for all layers instead of two small ones for each."""
+    rotation = model.rotary(positions_BT, context_BTD.dtype)
+    layers = [layer.self_attn for layer in model.blocks()]
+    weights = [[project.weight for project in layer.into_context()] for layer in layers]
+    sizes = [len(weight) for each in weights for weight in each]
+    joined = linear(context_BTD, torch.cat([weight for each in weights for weight in each]))
+    parts = iter(torch.split(joined, sizes, dim=-1))
+    return [layer.keyed([next(parts) for _ in each], rotation) for layer, each in zip(layers, weights, strict=True)]
+
+
+def _in_training(
+    forward: Callable[..., Any], plain: Callable[..., Any], first: int | None = None
+) -> Callable[..., Any]:
     """Return a function that is compiled where gradients are wanted.
 
     Args:
-        forward: the function.
+        forward: what is compiled.
+        plain: the function elsewhere.
         first: which argument takes part in the backward pass though nothing before it is trained, so that the first
             block is compiled as all others are; None: none.
     """
     compiled: Callable[..., Any] = torch.compile(forward, dynamic=True)
 
-    @wraps(forward)
     def run(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return forward(*inputs)
+            return plain(*inputs)
         if first is not None and isinstance(inputs[first], Tensor) and not inputs[first].requires_grad:
             inputs = (*inputs[:first], inputs[first].detach().requires_grad_(), *inputs[first + 1 :])
         with few_shapes("the draft"):

@@ -131,7 +131,7 @@ class BlockDraft(Draft):
     def context_keys_values(self, context_BTD: Tensor, positions_BT: Tensor) -> list[KeyValue]:
         """Return each layer's keys and values of context at given positions; grow a cache with `KeyValue.append`."""
         rotation = self.rotary(positions_BT, context_BTD.dtype)
-        return [layer.self_attn.keys_values(context_BTD, rotation) for layer in self._blocks()]
+        return [layer.self_attn.keys_values(context_BTD, rotation) for layer in self.blocks()]
 
     def forward(self, ids_BQ: Tensor, positions_BQ: Tensor, context: Sequence[Context], mask: Masks) -> Tensor:
         """Return the state of each slot after the final norm.
@@ -148,7 +148,7 @@ class BlockDraft(Draft):
         """
         x_BQD = self.embed(ids_BQ)
         rotation = self.rotary(positions_BQ, x_BQD.dtype)
-        for layer, known, window in zip(self._blocks(), context, self._windows, strict=True):
+        for layer, known, window in zip(self.blocks(), context, self._windows, strict=True):
             x_BQD = layer(x_BQD, rotation, known, mask_of(mask, window))
         normed: Tensor = self.norm(x_BQD)
         return normed
@@ -170,7 +170,8 @@ class BlockDraft(Draft):
         out: Tensor = self.confidence_head(hidden)
         return out
 
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """Return its blocks in their order."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
 

@@ -1,7 +1,7 @@
 """The kernel that steps weights against torch's own AdamW in float64, and what it may not touch.
 
-    TRITON_INTERPRET=1 python -m pytest tests/interpreted/adam_kernel.py
-    python -m pytest tests/interpreted/adam_kernel.py     # compiled, where there is a GPU
+TRITON_INTERPRET=1 python -m pytest tests/interpreted/adam_kernel.py
+python -m pytest tests/interpreted/adam_kernel.py     # compiled, where there is a GPU
 """
 
 import os

@@ -63,11 +63,11 @@ class OutOf:
     def __getattr__(self, name):
         return getattr(self._task, name)
 
-    def loss(self, micro, denominators):
+    def loss(self, micro, denominators, *, measure):
         again = isinstance(self._task.model.layers[0].forward, partial)
         if len(micro.batch.starts) > self._rows or not (self._kept or again):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self._task.loss(micro, denominators)
+        return self._task.loss(micro, denominators, measure=measure)
 
 
 def test_a_second_row_for_which_there_is_no_memory_means_one(site):

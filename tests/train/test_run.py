@@ -129,7 +129,7 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
     micro, chosen = micro.to(task.device, task.dtype), micro.supervision
     with torch.no_grad():
         looked = task.loss(micro, chosen.denominators)
-    trained = task.loss(micro, chosen.denominators)
+    trained = task.loss(micro, chosen.denominators, measure=task.measures(0))
     said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
     kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
     grid = chosen.supervised[0]
@@ -138,6 +138,15 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
     assert "tau" in task.algorithm.metrics(looked.sums)
     assert "tau" not in task.algorithm.metrics(trained.sums)
     torch.testing.assert_close(looked.loss, trained.loss.detach())
+
+
+@pytest.mark.parametrize(("algorithm", "steps"), [("dflash", [1, 9]), ("dspark", [*range(1, 11)])])
+def test_acceptance_that_the_loss_does_not_need_is_counted_at_every_eighth_step(site, algorithm, steps):
+    """A DFlash loss is held against labels alone; what a DSpark loss reads of the target tells acceptance anyway."""
+    ref, _ = site.train(SMALL.but(draft={"algorithm": algorithm}, steps=10), f"counted-{algorithm}")
+    rows = [json.loads(line) for line in site.open(ref).read_bytes("metrics.jsonl").splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "train" and "tau" in row] == steps
+    assert all("tau" in row for row in rows if row["split"] == "validation")
 
 
 def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(site, monkeypatch):

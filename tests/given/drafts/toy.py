@@ -80,8 +80,15 @@ class ToyAlgorithm:
         return ToySupervision(weights, {"weight": weights.sum()})
 
     def loss(
-        self, model: Any, batch: Batch, supervision: ToySupervision, denominators: Mapping[str, Tensor]
+        self,
+        model: Any,
+        batch: Batch,
+        supervision: ToySupervision,
+        denominators: Mapping[str, Tensor],
+        *,
+        measure: bool = True,
     ) -> LossResult:
+        del measure
         error = (model(batch.hidden) - batch.last_hidden).float().pow(2).mean(-1) * supervision.weights
         loss = error.sum() / denominators["weight"]
         return LossResult(loss=loss, sums={"error": error.sum().detach(), "weight": supervision.weights.sum()})
