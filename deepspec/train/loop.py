@@ -220,7 +220,7 @@ class Loop:
         self.meter.tokens += step.tokens
         self.meter.samples += samples
         if self.meter.peak:
-            self.meter.flops += step_flops(self.task.model, step.work)
+            self.meter.flops += step_flops(self.task.model, step.work, held="accept" in values)
 
     def _is_fetch_due(self) -> bool:
         return self.progress.step % self.fetch_every == 0 or self._is_look_due() or self._is_save_due()

@@ -80,12 +80,17 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def step_flops(model: BlockDraft | EagleDraft, work: PassWork) -> float:
+def step_flops(model: BlockDraft | EagleDraft, work: PassWork, *, held: bool = True) -> float:
     """Return the operations of the products of a forward and backward pass, those of attention among them.
 
     Each product is taken three times where a matrix is trained, twice where it is the frozen head; attention's two
     products of every pair that sees each other three times. What is computed again for want of memory does not
     count, nor do a refiner's passes over its own guesses.
+
+    Args:
+        model: the draft.
+        work: of the pass.
+        held: whether the target's logits were computed, too.
     """
     eagle, shape = isinstance(model, EagleDraft), model.config.block
     applied = {
@@ -94,7 +99,7 @@ def step_flops(model: BlockDraft | EagleDraft, work: PassWork) -> float:
     kind = {"eagle": eagle, "shipped": TRAITS[model.config.algorithm].shipped}
     trained = sum(parameter.numel() * applied[_where(name, **kind)] for name, parameter in _matrices(model))
     attention = 2 * work.pairs * shape.num_heads * shape.head_dim * len(model.layers)
-    return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + work.targets))
+    return 2.0 * (3 * (trained + attention) + model.lm_head.weight.numel() * (2 * work.rows + held * work.targets))
 
 
 TABLES = ("embed_tokens", "markov_w1", "codebook", "token_embed")

@@ -37,6 +37,8 @@ def test_a_step_counts_three_products_for_each_trained_matrix_and_two_for_the_he
     attention = 2 * 51 * 32  # a score and a reading of each pair, over the 32 sizes of all heads
     head = 264 * 32 * (2 * 5 + 4)  # forward and backward of 5 rows, and the target's of 4 positions
     assert step_flops(loop.task.model, work) == 2 * (3 * (trained + attention) + head)
+    alone = step_flops(loop.task.model, work, held=False)  # without the logits of the four target positions
+    assert step_flops(loop.task.model, work) - alone == 2 * 4 * loop.task.model.lm_head.weight.numel()
 
 
 def test_work_is_counted_without_padding():

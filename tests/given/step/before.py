@@ -49,7 +49,7 @@ def stepper(algorithm: str, *flags: str) -> Steps:
     )
     optimizer, batches, made = MasterAdamW(model, spec, task.dtype, Ranks(device)), {}, [0]
 
-    def steps(rows: int, count: int) -> float:
+    def steps(rows: int, count: int) -> dict[str, float]:
         if rows not in batches:
             batches[rows] = batch_of(shape, rows)
         batch = batches[rows]
@@ -61,6 +61,6 @@ def stepper(algorithm: str, *flags: str) -> Steps:
             norm = optimizer.sum_gradients()
             float(result.loss.detach())
             optimizer.step(1e-4, norm)
-        return 0.0
+        return {}
 
     return steps

@@ -126,15 +126,15 @@ def stepper(algorithm: str, *flags: str) -> Steps:
     readers: dict[int, Reader] = {}
     ahead: dict[int, Iterator[Step]] = {}
 
-    def steps(rows: int, count: int) -> float:
+    def steps(rows: int, count: int) -> dict[str, float]:
         if rows not in readers:
             readers[rows] = reader_of(loop, rows)
             ahead[rows] = readers[rows].steps(0, MANY)
-        before = readers[rows].waited
+        waited, flops = readers[rows].waited, loop.meter.flops
         with StopSignal() as stop:
             for _ in range(count):
                 loop._step(next(ahead[rows]), sieve, stop)
         loop._fetch()
-        return readers[rows].waited - before
+        return {"waited_ms": 1e3 * (readers[rows].waited - waited), "tflop": (loop.meter.flops - flops) / 1e12}
 
     return steps

@@ -112,7 +112,7 @@ def stepper(algorithm: str, *flags: str) -> Steps:
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=device == "cuda")
     batches: dict[int, list[Tensor]] = {}
 
-    def steps(rows: int, count: int) -> float:
+    def steps(rows: int, count: int) -> dict[str, float]:
         if rows not in batches:
             batches[rows] = batch_of(shape, rows)
         for _ in range(count):
@@ -124,6 +124,6 @@ def stepper(algorithm: str, *flags: str) -> Steps:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             float(loss.detach())
-        return 0.0
+        return {}
 
     return steps
