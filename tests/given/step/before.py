@@ -8,9 +8,9 @@ from deepspec.formats.draft_config import new_draft_config
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.formats.records import Batch
 from deepspec.models import build_draft
-from deepspec.optimizers.optimizer import MasterAdamW
-from deepspec.steps.ranks import Ranks
 from deepspec.train.data import MicroBatch
+from deepspec.train.optimizer import MasterAdamW
+from deepspec.train.ranks import Ranks
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators
 from tests.given.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
