@@ -44,7 +44,7 @@ class Leaving:
     Args:
         codec: name in `CODECS`.
         layers: captured layers.
-        device: of the target; where it is spread, states lie on the last of its cards.
+        device: of the target, where its states lie.
     """
 
     def __init__(self, codec: str, layers: Sequence[int], device: torch.device) -> None:

@@ -25,9 +25,13 @@ def fitting_rows(target: Target, proposer: Proposer, capacity: int) -> int:
     """
     if target.device.type != "cuda":
         return USUAL
-    free, _ = torch.cuda.mem_get_info(target.device)
-    free += torch.cuda.memory_reserved(target.device) - torch.cuda.memory_allocated(target.device)
+    free = min(_free(each) for each in target.devices if each.type == "cuda")  # as if a row lay on one card
     return rows_within(int(KEPT * free), row_bytes(target, proposer, capacity))
+
+
+def _free(card: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(card)
+    return free + torch.cuda.memory_reserved(card) - torch.cuda.memory_allocated(card)
 
 
 def rows_within(memory: int, row: int) -> int:

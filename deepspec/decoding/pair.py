@@ -91,7 +91,8 @@ def load_pair(
     chosen = target.dtype if draft_dtype is None else getattr(torch, draft_dtype)
     draft = load_draft(draft_folder, chosen, target.device)
     check_mask_token(draft.config, target.tokenizer)
-    lay_out_for_decoding(target.model)
+    if len(target.devices) == 1:  # what brings states from device to device computes with weights as they come
+        lay_out_for_decoding(target.model)
     lay_out_for_decoding(draft)
     proposer = proposer_for(draft, slots)
     return Pair(target=target, draft=draft, slots=proposer.slots)

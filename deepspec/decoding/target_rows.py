@@ -68,8 +68,8 @@ class TargetRows:
         """Return why passes cannot be recorded; None where they can."""
         if self.way != "rows":
             return "the target keeps a memory of its own, which cannot give tokens back in a recorded pass"
-        if len({each.device for each in self._reading.decoder.parameters()}) > 1:
-            return "the target lies on several cards"
+        if len(self._target.devices) > 1:
+            return "the target lies on several devices"
         return None
 
     def fitting(self, proposer: Proposer, positions: int) -> int:
@@ -110,6 +110,6 @@ class TargetRows:
 
     @torch.inference_mode()
     def _logits(self, last: Tensor) -> Tensor:
-        logits: Tensor = self._reading.head(last)
+        logits: Tensor = self._reading.head(last).to(last.device)
         cap = self._reading.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

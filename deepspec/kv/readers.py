@@ -27,8 +27,8 @@ from deepspec.target.load import Target
 from deepspec.target.proof import allowed, distance
 from deepspec.target.reading import probe_ids
 
-_CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What models raise that are given a memory, or masks, of a kind that they do not know."""
+_CANNOT = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TargetError, TypeError, ValueError)
+"""What models raise that are given a memory, or masks, of a kind that they do not know; and we of one of theirs."""
 
 
 def reader_for(target: Target, layers: Sequence[int], *, fused: bool = True) -> MemoryReader:

@@ -138,7 +138,10 @@ class RowCache:
         """Drop all rows but these, and put them in this order."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
         self.lengths = self.lengths[index]
-        self._stored = {layer: (keys[index], values[index]) for layer, (keys, values) in self._stored.items()}
+        self._stored = {
+            layer: (keys[index.to(keys.device)], values[index.to(values.device)])
+            for layer, (keys, values) in self._stored.items()
+        }
         self._beside = {name: value[index] for name, value in self._beside.items()}
 
     def replace(self, rows: Sequence[int], other: "RowCache") -> None:
@@ -148,7 +151,7 @@ class RowCache:
         length = int(other.lengths.max())
         for layer, pair in self._stored.items():
             for mine, theirs in zip(pair, other._stored[layer], strict=True):
-                mine[index, :, :length] = theirs[:, :, :length]
+                mine[index.to(mine.device), :, :length] = theirs[:, :, :length]
         for name, value in self._beside.items():
             value[index] = other.held(name)
 
@@ -174,7 +177,7 @@ class RowCache:
             buffer[:, :, self._start : self._end] = new
         else:
             rows = torch.arange(len(new), device=new.device)[:, None]
-            buffer[rows, :, self._positions] = new.transpose(1, 2)
+            buffer[rows, :, self._positions.to(new.device)] = new.transpose(1, 2)
 
 
 class CachedLayer:

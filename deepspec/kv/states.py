@@ -118,9 +118,10 @@ class StateCache(RowCache):
         if layer_idx not in self._stored:
             self._stored[layer_idx] = (self._room(key_states), self._room(value_states))
         keys, values = self._stored[layer_idx]
+        chosen, positions = self._chosen.to(keys.device), self._positions.to(keys.device)
         for buffer, new in ((keys, key_states), (values, value_states)):
-            buffer[self._chosen[:, None], :, self._positions] = new.transpose(1, 2)
-        return keys[self._chosen, :, : self._end], values[self._chosen, :, : self._end]
+            buffer[chosen[:, None], :, positions] = new.transpose(1, 2)
+        return keys[chosen, :, : self._end], values[chosen, :, : self._end]
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Return the last inputs of a convolution; None before the first token."""
@@ -180,7 +181,7 @@ class StateCache(RowCache):
         return self._open
 
     def _of_rows(self, value: Tensor) -> Tensor:
-        return value if self._chosen is None else value[self._chosen]
+        return value if self._chosen is None else value[self._chosen.to(value.device)]
 
     def _put(self, rows: Iterable[int], states: States) -> None:
         """Put states of rows in their place."""

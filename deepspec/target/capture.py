@@ -35,17 +35,17 @@ def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
         inputs: anything else that the decoder takes: a cache with its positions and masks.
 
     Returns:
-        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype, and the decoder's output. The head's product
-        with the second is the logits before any softcap: where the target scales its logits, the state carries the
-        factor.
+        `(B, T, len(layers) * D)` and `(B, T, D)`, in the model's dtype and on the device of the tokens, wherever the
+        layers lie; and the decoder's output. The head's product with the second is the logits before any softcap: where
+        the target scales its logits, the state carries the factor.
     """
     with ExitStack() as hooks:
         outputs = [hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers]
         given = reading.decoder(input_ids=input_ids, **{"use_cache": False, **inputs})
-    last: Tensor = output_values(given)[0]
+    last: Tensor = output_values(given)[0].to(input_ids.device)
     if reading.logit_scale != 1.0:
         last = last * reading.logit_scale
-    captured = [output[0].to(last.device) for output in outputs]
+    captured = [output[0].to(input_ids.device) for output in outputs]
     return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last, given
 
 

@@ -111,6 +111,11 @@ class Target:
         return self.embed_weight.device
 
     @property
+    def devices(self) -> frozenset[torch.device]:
+        """Return where its weights lie: of one that is spread several, among them meta where some are on disk."""
+        return frozenset(each.device for each in self.model.parameters())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of the computation."""
         return self.embed_weight.dtype

@@ -13,6 +13,7 @@ from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
 from tests.given.drafts import pairs
 from tests.given.drafts.pairs import DRAFTS, TARGETS
+from tests.given.targets.spread import spread
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these")
 
@@ -77,6 +78,17 @@ def test_a_round_reads_once_from_the_card(name: str):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len([each for each in heard if "synchroniz" in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "dspark", "eagle3"])
+def test_a_target_that_lies_half_on_a_card_gives_the_tokens_of_one_that_lies_there(name: str):
+    target, said = on_a_card("llama"), list[str]()
+    proposer = proposer_of(target, name)
+    wanted = {each.sample_id: each.tokens for each in decoder_of(target, proposer, "growing", 3).decode(PROMPTS)}
+    rows = TargetRows(spread(TARGETS["llama"](), torch.device("cuda", 0)), proposer.layers, said.append)
+    found = Decoder(rows, proposer, Settings(max_new_tokens=20), target.stop_ids, 3).decode(PROMPTS)
+    assert {each.sample_id: each.tokens for each in found} == wanted
+    assert said == ["decoding starts every kernel by itself: the target lies on several devices"]
 
 
 def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once():

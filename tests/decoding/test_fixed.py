@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deepspec.decoding import fitting
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
@@ -131,6 +134,15 @@ def test_as_many_rows_are_decoded_together_as_memory_holds():
     how = Settings(max_new_tokens=8)
     prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(3))]
     assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
+
+
+def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch: pytest.MonkeyPatch):
+    """Of the 75 bytes that are free on one card 60 in 100 may be taken: four rows of 10 bytes."""
+    free = {torch.device("cuda", 0): 1000, torch.device("cuda", 1): 75, torch.device("cpu"): 1}
+    monkeypatch.setattr(fitting, "_free", free.get)
+    monkeypatch.setattr(fitting, "row_bytes", lambda *_: 10)
+    target: Any = SimpleNamespace(device=torch.device("cuda", 0), devices=frozenset(free))
+    assert fitting.fitting_rows(target, NoProposer(), 1) == 4
 
 
 def test_work_is_done_each_time_where_nothing_records():

@@ -145,8 +145,8 @@ class OracleRows:
             answer, done = self.answers[row[0]], len(row)
             ahead = (answer + [0] * 8)[done : done + 4]
             drafted.append([token if (done + i) % 5 else (token + 1) % 48 for i, token in enumerate(ahead)])
-        tokens = torch.tensor(drafted)
-        return Proposal(tokens=tokens, lengths=torch.full((len(drafted),), 4), probabilities=None)
+        tokens = torch.tensor(drafted, device=current.device)
+        return Proposal(tokens=tokens, lengths=torch.full_like(tokens[:, 0], 4), probabilities=None)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""

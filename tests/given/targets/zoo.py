@@ -162,6 +162,8 @@ def build(model_type: str, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             if name.endswith("bias") and not parameter.any():
                 parameter.normal_(std=0.1)  # what is 0 in a fresh model is not in a trained one
+        if model_type == "rwkv":
+            model.get_input_embeddings().weight.normal_()  # fresh ones, of 1e-4, drown in the norm: tokens look alike
     return model
 
 
