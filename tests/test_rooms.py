@@ -29,7 +29,7 @@ LATE = {
         "cli/simulated.py",
     },
     "Prefect": {"cli/main.py", "cli/reevaluate.py", "cli/doctor.py", "cli/serve.py", "cli/sweep.py"},
-    "Triton": {"deepspec/losses/chunked.py", "deepspec/optimizers/optimizer.py"},
+    "Triton": {"deepspec/attention/split.py", "deepspec/losses/chunked.py", "deepspec/optimizers/optimizer.py"},
     "transformers": {"infra/children/targets.py"},
     "the client of engines": {"deepspec/cache/capture.py", "deepspec/train/run.py"},
 }

@@ -16,7 +16,7 @@ from deepspec.algorithms.base import PassWork, mean_pairs
 from deepspec.algorithms.masks import Blocks, blocks_mask, form_for
 from deepspec.algorithms.rows import Order, order_by_target
 from deepspec.algorithms.weights import by_slot
-from deepspec.attention.attention import masks_of
+from deepspec.attention.attention import Beside, masks_of
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import TRAITS, Objective
 from deepspec.losses.terms import Terms
@@ -160,7 +160,7 @@ def backbone(model: BlockDraft, batch: Batch, supervision: BlockSupervision) -> 
     ids, positions = block_inputs(model.config, batch, supervision)
     blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size, model.config.window_form)
     mask = masks_of(model.config.windows, partial(blocks_mask, blocks, length, form_for(batch.hidden.device)))
-    context = model.context_keys_values(model.context(batch.hidden), batch.positions)
+    context = [Beside(each) for each in model.context_keys_values(model.context(batch.hidden), batch.positions)]
     states: Tensor = model(ids, positions, context, mask)
     return states
 

@@ -73,8 +73,31 @@ class KeyValue:
         return type(self)(self.key[:, :, :length], self.value[:, :, :length])
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A context that is read beside the chunk behind it: the two are not copied together."""
+
+    context: KeyValue
+    own: KeyValue | None = None
+
+    def append(self, other: KeyValue) -> "Beside":
+        """Return the context with the chunk behind it."""
+        return Beside(self.context, other)
+
+
+InView = KeyValue | Beside
+"""What queries may see: in one piece, or context and own chunk apart, for a mask that asks no more."""
+
+
 class Context(Protocol):
-    """Keys and values that came before, however they are kept: appended anew each time, or in a cache by rows."""
+    """Keys and values that came before, however they are kept: appended anew each time, beside, in a cache by rows."""
+
+    def append(self, other: KeyValue, /) -> InView:
+        """Return everything kept, with another chunk behind it."""
+
+
+class Past(Protocol):
+    """A context in one piece, which the next chunk is appended to in its turn."""
 
     def append(self, other: KeyValue, /) -> KeyValue:
         """Return everything kept, with another chunk behind it."""
@@ -118,13 +141,17 @@ class Attention(nn.Module):
 
     def queries(self, x_BQD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor | None]:
         """Return rotated queries, `(B, H, Q, d)`, and the gate on what they read, `(B, Q, H·d)`, if there is one."""
-        raw, gate = self.q_proj(x_BQD), None
+        return self.queried(self.q_proj(x_BQD), rotation)
+
+    def queried(self, raw: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor | None]:
+        """Return the same of what `q_proj` made of the inputs."""
+        gate = None
         if self._gated:  # of each head first the query, then the gate
-            raw, gates = raw.unflatten(-1, (-1, 2, self.head_dim)).unbind(-2)
+            raw, gates = raw.view(*raw.shape[:-1], -1, 2, self.head_dim).unbind(-2)
             raw, gate = raw.flatten(-2), gates.flatten(-2)
         return rotate(self.q_norm(self._split(raw)).transpose(1, 2), rotation), gate
 
-    def forward(self, x_BQD: Tensor, rotation: Rotation, seen: KeyValue, mask: Mask) -> Tensor:
+    def forward(self, x_BQD: Tensor, rotation: Rotation, seen: InView, mask: Mask) -> Tensor:
         """Return what the queries read.
 
         Args:
@@ -136,7 +163,10 @@ class Attention(nn.Module):
         Returns:
             `(B, Q, D)`.
         """
-        query_BHQd, gate = self.queries(x_BQD, rotation)
+        return self.read(*self.queries(x_BQD, rotation), seen, mask)
+
+    def read(self, query_BHQd: Tensor, gate: Tensor | None, seen: InView, mask: Mask) -> Tensor:
+        """Return what rotated queries read, `(B, Q, D)`; arguments as `queries` returns and `forward` takes them."""
         read_BQE = attend(query_BHQd, seen, mask, self.scale).transpose(1, 2).flatten(2)
         read: Tensor = self.o_proj(read_BQE if gate is None else read_BQE * gate.sigmoid())
         return read
@@ -145,10 +175,18 @@ class Attention(nn.Module):
         return x.view(*x.shape[:-1], -1, self.head_dim)
 
 
-def attend(query_BHQd: Tensor, seen: KeyValue, mask: Mask, scale: float) -> Tensor:
+def attend(query_BHQd: Tensor, seen: InView, mask: Mask, scale: float) -> Tensor:
     """Return softmax(scale · q·k) v over what the mask shows."""
     if isinstance(mask, SplitMask):
-        return attend_split(query_BHQd, seen.key, seen.value, mask, scale)
+        if isinstance(seen, KeyValue):
+            edge = mask.ranges.context
+            own = KeyValue(seen.key[:, :, edge:], seen.value[:, :, edge:]) if len(seen) > edge else None
+            seen = Beside(seen.cut(edge), own)
+        own = seen.own
+        parts = (seen.context.key, seen.context.value), None if own is None else (own.key, own.value)
+        return attend_split(query_BHQd, *parts, mask, scale)
+    if isinstance(seen, Beside):
+        seen = seen.context if seen.own is None else seen.context.append(seen.own)
     grouped = query_BHQd.shape[1] != seen.key.shape[1]
     if grouped and mask is not None and mask.device.type == "cuda" and torch.is_inference_mode_enabled():
         return attend_grouped(query_BHQd, seen.key, seen.value, mask, scale)

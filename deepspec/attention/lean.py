@@ -14,12 +14,18 @@ from torch.utils.checkpoint import checkpoint
 from deepspec.families.shape import BlockShape
 
 
-def lean(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def lean(function: Callable[..., Tensor], *inputs: Tensor, wide: bool = False) -> Tensor:
     """Return what a function without random choices gives; on a CPU only its inputs are kept for the backward pass.
 
-    Elsewhere the kernels of norms keep no wide copies, and each checkpoint would cost launches.
+    Elsewhere the kernels of norms keep no wide copies, and each checkpoint would cost launches; compiled code has none.
+
+    Args:
+        function: elementwise.
+        inputs: its inputs.
+        wide: whether what it gives is much wider than a state, so that compiled code does not keep it either.
     """
-    if not torch.is_grad_enabled() or inputs[0].device.type != "cpu":
+    forgets = inputs[0].device.type == "cpu" or (wide and torch.compiler.is_compiling())
+    if not torch.is_grad_enabled() or not forgets:
         return function(*inputs)
     out: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
     return out

@@ -51,6 +51,9 @@ class Ranges:
 
         Queries and positions are padded to whole tiles: the kernel then asks nowhere whether it is within them.
         """
+        if self.starts.is_cuda:
+            from deepspec.attention import triton_own  # noqa: F401 - an operator; torch for CPUs comes without Triton
+
         some, whole = self._tiles()
         partial = some & ~whole
         queries = self.starts.shape[1]
@@ -105,23 +108,34 @@ class SplitMask:
     """Whether a slot of a block sees none behind it."""
 
 
-def attend_split(query_BHQd: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Tensor:
+Held = tuple[Tensor, Tensor]
+"""Rotated keys and values, `(B, G, …, d)` each."""
+
+
+def attend_split(query_BHQd: Tensor, context: Held, own: Held | None, mask: SplitMask, scale: float) -> Tensor:
     """Return what the queries read of context and own entries, `(B, H, Q, d)`.
 
     Args:
         query_BHQd: rotated queries.
-        key: `(B, G, C + own entries, d)` rotated keys.
-        value: of the same shape.
+        context: of C positions, or of as many whole tiles.
+        own: of the entries behind it; None: there are none.
         mask: what is seen.
         scale: factor on query·key.
     """
-    edge = mask.ranges.context
-    parts = [_ranged(query_BHQd, key[:, :, :edge], value[:, :, :edge], (mask.ranges, mask.blocks), scale)]
-    if key.shape[2] > edge and mask.own is not None:
-        parts.append(_ranged(query_BHQd, key[:, :, edge:], value[:, :, edge:], (mask.own, mask.own_blocks), scale))
-    elif key.shape[2] > edge:
-        own = _own_block if mask.slots else _own_chunks
-        parts.append(own(query_BHQd, key[:, :, edge:], value[:, :, edge:], mask, scale))
+    queries = query_BHQd.shape[2]
+    if mask.blocks is not None:
+        query_BHQd = filled(query_BHQd, mask.blocks.seq_lengths[0])
+    parts = [_ranged(query_BHQd, *context, (mask.ranges, mask.blocks), scale)]
+    if own is not None and mask.own is not None:
+        parts.append(_ranged(query_BHQd, *own, (mask.own, mask.own_blocks), scale))
+    elif own is not None and mask.slots:
+        if query_BHQd.is_cuda and mask.blocks is not None:
+            parts.append(_own_block_on_card(query_BHQd, *own, mask, scale))
+        else:
+            parts.append(_own_block(query_BHQd[:, :, :queries], *own, mask, scale))
+    elif own is not None:
+        parts.append(_own_chunks(query_BHQd[:, :, :queries], *own, mask, scale))
+    parts = [(read[:, :, :queries], lse[:, :, :queries]) for read, lse in parts]
     return merged(parts) if len(parts) > 1 else parts[0][0]
 
 
@@ -136,11 +150,15 @@ def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, Block
     """Return what each query reads of a range of positions."""
     ranges, blocks = seen
     if blocks is None:
-        return dense(query, key, value, ranges.dense(), scale)
-    queries = query.shape[2]
-    query, key, value = (pad(each, (0, 0, 0, spare_of(each.shape[2]))) for each in (query, key, value))
-    read, lse = flex(query, key, value, blocks, scale)
-    return read[:, :, :queries], lse[:, :, :queries]
+        edge = ranges.context
+        return dense(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
+    places = blocks.seq_lengths[1]
+    return flex(query, filled(key, places), filled(value, places), blocks, scale)
+
+
+def filled(tensor: Tensor, places: int) -> Tensor:
+    """Return `(B, H, …, d)` with so many places, zeros behind those that are there."""
+    return tensor if tensor.shape[2] == places else pad(tensor, (0, 0, 0, places - tensor.shape[2]))
 
 
 def spare_of(size: int) -> int:
@@ -166,6 +184,12 @@ def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).to(value.dtype)
     read = _grouped(weights, groups).flatten(2, 3) @ value
     return read.view(shape), lse
+
+
+def _own_block_on_card(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Attended:
+    """Return the same by a kernel; `Ranges.blocks` has made the operator known."""
+    read, lse = torch.ops.deepspec.own_block(query, key, value, mask.slots, mask.causal, scale)
+    return read, lse
 
 
 def _own_block(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Attended:

@@ -34,7 +34,7 @@ from deepspec.losses.chunks import Chunks
 from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 
-CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 1024, 128
+CHUNK_ROWS, CHUNK_ROWS_ON_CPU = 896, 128
 """Rows of a chunk: as few as keep matrix products efficient."""
 
 

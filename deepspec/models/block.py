@@ -33,7 +33,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(…, D)`."""
-        out: Tensor = self.down_proj(lean(self._gated, self.gate_proj(x), self.up_proj(x)))
+        out: Tensor = self.down_proj(lean(self._gated, self.gate_proj(x), self.up_proj(x), wide=True))
         return out
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:

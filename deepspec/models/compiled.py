@@ -5,16 +5,17 @@ not kept. Compiling takes a card's host a minute or more, so it pays in runs of 
 samples do without.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from deepspec.attention.attention import KeyValue
+from deepspec.attention.attention import Context, KeyValue, Mask, Rotation
 from deepspec.attention.flex import allow_compilations, few_shapes
+from deepspec.attention.split import filled, spare_of
+from deepspec.models.block import Block
 from deepspec.models.draft import BlockDraft, EagleDraft
 
 PAYS_FROM = 4096
@@ -28,37 +29,56 @@ def compile_draft(model: BlockDraft | EagleDraft) -> None:
     draft a whole step.
     """
     allow_compilations()
-    if isinstance(model, BlockDraft):
-        joined = partial(context_keys_values, model)
-        model.context_keys_values = _in_training(joined, model.context_keys_values)  # type: ignore[method-assign]
-    parts: list[Any] = [*model.layers] if isinstance(model, BlockDraft) else [model]
-    for part in parts:
-        part.forward = _in_training(part.forward, part.forward, first=0 if isinstance(model, BlockDraft) else None)
+    if not isinstance(model, BlockDraft):
+        model.forward = _in_training(EagleDraft.forward, model, model.forward)  # type: ignore[method-assign]
+        return
+    given = model.context_keys_values
+    model.context_keys_values = _in_training(context_keys_values, model, given)  # type: ignore[method-assign]
+    for block in model.blocks():
+        function = block_of_slots if type(block) is Block else type(block).forward
+        block.forward = _in_training(function, block, block.forward, first=0)  # type: ignore[method-assign]
 
 
 def context_keys_values(model: BlockDraft, context_BTD: Tensor, positions_BT: Tensor) -> list[KeyValue]:
-    """Return what the method of a draft does, by one product for all layers instead of two small ones for each."""
+    """Return what the method of a draft does, by one product for all layers instead of two small ones for each.
+
+    Zeros follow, up to whole tiles of positions: attention then copies nothing to fill them.
+    """
     rotation = model.rotary(positions_BT, context_BTD.dtype)
     layers = [layer.self_attn for layer in model.blocks()]
-    weights = [[project.weight for project in layer.into_context()] for layer in layers]
-    sizes = [len(weight) for each in weights for weight in each]
-    joined = linear(context_BTD, torch.cat([weight for each in weights for weight in each]))
-    parts = iter(torch.split(joined, sizes, dim=-1))
-    return [layer.keyed([next(parts) for _ in each], rotation) for layer, each in zip(layers, weights, strict=True)]
+    places = context_BTD.shape[1] + spare_of(context_BTD.shape[1])
+    parts = iter(_projected(context_BTD, [project for layer in layers for project in layer.into_context()]))
+    found = [layer.keyed([next(parts) for _ in layer.into_context()], rotation) for layer in layers]
+    return [KeyValue(filled(each.key, places), filled(each.value, places)) for each in found]
+
+
+def block_of_slots(block: Block, x_BQD: Tensor, rotation: Rotation, context: Context, mask: Mask) -> Tensor:
+    """Return what a block's `forward` does, by one product for queries, keys and values."""
+    attention, normed = block.self_attn, block.input_layernorm(x_BQD)
+    raw, *projected = _projected(normed, [attention.q_proj, *attention.into_context()])
+    seen = context.append(attention.keyed(projected, rotation))
+    return block.finish(x_BQD, attention.read(*attention.queried(raw, rotation), seen, mask))
+
+
+def _projected(x: Tensor, projects: Sequence[nn.Linear]) -> Sequence[Tensor]:
+    """Return what several layers without a bias make of one input."""
+    weights = [project.weight for project in projects]
+    return torch.split(linear(x, torch.cat(weights)), [len(weight) for weight in weights], dim=-1)
 
 
 def _in_training(
-    forward: Callable[..., Any], plain: Callable[..., Any], first: int | None = None
+    function: Callable[..., Any], part: nn.Module, plain: Callable[..., Any], first: int | None = None
 ) -> Callable[..., Any]:
-    """Return a function that is compiled where gradients are wanted.
+    """Return what computes a part of a model: compiled where gradients are wanted, the same code for equal parts.
 
     Args:
-        forward: what is compiled.
-        plain: the function elsewhere.
-        first: which argument takes part in the backward pass though nothing before it is trained, so that the first
+        function: of the part and its inputs, which is compiled.
+        part: of the model.
+        plain: what computes it elsewhere.
+        first: which input takes part in the backward pass though nothing before it is trained, so that the first
             block is compiled as all others are; None: none.
     """
-    compiled: Callable[..., Any] = torch.compile(forward, dynamic=True)
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
 
     def run(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -66,6 +86,6 @@ def _in_training(
         if first is not None and isinstance(inputs[first], Tensor) and not inputs[first].requires_grad:
             inputs = (*inputs[:first], inputs[first].detach().requires_grad_(), *inputs[first + 1 :])
         with few_shapes("the draft"):
-            return compiled(*inputs)
+            return compiled(part, *inputs)
 
     return run

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepspec.attention.attention import Context, KeyValue, Masks, mask_of
+from deepspec.attention.attention import Context, KeyValue, Masks, Past, mask_of
 from deepspec.attention.lean import RMSNorm, norm_of
 from deepspec.attention.rope import RotaryEmbedding
 from deepspec.formats.recipe import TRAITS
@@ -235,7 +235,7 @@ class EagleDraft(Draft):
         return state
 
     def forward(
-        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Sequence[Context] | None, mask: Masks
+        self, ids_BQ: Tensor, state_BQD: Tensor, positions_BQ: Tensor, past: Sequence[Past] | None, mask: Masks
     ) -> tuple[Tensor, list[KeyValue]]:
         """Return the last block's output and the grown cache.
 

@@ -18,7 +18,7 @@ from tests.cuda.test_device import DEVICE, HEADS, TARGET
 from tests.given.apart import ROOT
 from tests.given.heard import Heard
 from tests.given.published.chain import run_chain
-from tests.given.step.ours import MANY, loop_of, reader_of
+from tests.given.step.ours import MANY, gradients_of, loop_of, reader_of
 from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here; make test-gpu runs these")
@@ -58,6 +58,16 @@ def test_a_step_waits_for_nothing(algorithm, compiled):
             torch.cuda.set_sync_debug_mode("default")
     loop._fetch()
     steps.close()
+
+
+@on_a_card
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash2", "eagle3"])
+def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm):
+    """In bf16, of 150 tokens and 112 slots: neither is a whole tile."""
+    shape = Shape(SMALL, SMALL_LAYERS, length=150, anchors=16)
+    plain, compiled = (gradients_of(algorithm, shape, compiled=compiled) for compiled in (False, True))
+    torch.testing.assert_close(compiled[0], plain[0], rtol=5e-3, atol=0)
+    assert torch.linalg.vector_norm(compiled[1] - plain[1]) < 0.05 * torch.linalg.vector_norm(plain[1])
 
 
 def trial(loop, limit):

@@ -1,12 +1,17 @@
-"""What a compiled draft computes otherwise: the keys and values of its context by one product."""
+"""What a compiled draft computes otherwise, and that it gives what it gives uncompiled."""
+
+from functools import partial
 
 import pytest
 import torch
 
+from deepspec.attention.split import TILE
 from deepspec.models.compiled import context_keys_values
 from deepspec.models.draft import BlockDraft
 from tests.given.drafts import pairs
 from tests.given.drafts.pairs import DRAFTS, TARGETS
+from tests.given.step.ours import gradients_of
+from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
 
 
 @pytest.mark.parametrize("family", TARGETS)
@@ -21,8 +26,41 @@ def test_one_product_gives_every_layers_keys_and_values_and_their_gradients(fami
         weight.requires_grad_()
     found = []
     for made in (model.context_keys_values(context, positions), context_keys_values(model, context, positions)):
-        values = [value for each in made for value in (each.key, each.value)]
+        assert {len(each) for each in made} <= {9, TILE}
+        assert not any(each.cut(len(each)).key[:, :, 9:].any() for each in made)
+        values = [value for each in made for value in (each.cut(9).key, each.cut(9).value)]
         total = sum((value * (number + 1)).square().sum() for number, value in enumerate(values))
         found.append([*values, *torch.autograd.grad(total, [context, *weights])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("algorithm", ["dspark", "dflash2", "eagle3"])
+@pytest.mark.parametrize(
+    ("backend", "length"),
+    [("eager", 150), *(pytest.param("aot_eager", each, marks=pytest.mark.soak) for each in (128, 150))],
+)
+def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(monkeypatch, algorithm, backend, length):
+    """By the code that a card compiles, masks in ranges; what Triton makes of it is no matter here."""
+    monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
+    monkeypatch.setattr("deepspec.algorithms.eagle3.form_for", lambda device: "split")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    shape = Shape(SMALL, SMALL_LAYERS, length=length, anchors=8)
+    plain, compiled = (gradients_of(algorithm, shape, compiled=compiled) for compiled in (False, True))
+    torch.testing.assert_close(compiled[0], plain[0])
+    torch.testing.assert_close(compiled[1], plain[1], rtol=1e-3, atol=1e-5 * float(plain[1].abs().max()))
+
+
+def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch):
+    monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
+    made = []
+
+    def backend(graph, inputs):
+        made.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    gradients_of("dspark", Shape(SMALL, SMALL_LAYERS, length=128, anchors=8), compiled=True)
+    assert len(made) == 2  # the context's, and one for five blocks

@@ -1,6 +1,7 @@
 """Steps of this library: the loop of the train stage, from records in host memory to new weights."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.models.compiled import compile_draft
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
+from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.records.batch import Record
 from deepspec.records.stream import Cut, Stream
 from deepspec.steps.ranks import Ranks
@@ -107,6 +109,21 @@ def loop_of(algorithm: str, shape: Shape, *, compiled: bool) -> Loop:
     card = device == "cuda"
     pace = Pace(workers=READERS if card else 1, bytes_ahead=2 << 30, pinned=card)
     return Loop(task, samples, Ranks(device), Cut(ranks=1, micro_batch=1), pace)
+
+
+def gradients_of(algorithm: str, shape: Shape, *, compiled: bool) -> tuple[Tensor, Tensor]:
+    """Return the loss and the gradients of the first sample's step."""
+    loop = loop_of(algorithm, shape, compiled=compiled)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in loop.task.model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    with closing(loop.reader.steps(0, 1)) as steps:
+        (micro,) = loop.task.moved(next(steps).micro_batches())
+    result = loop.task.loss(micro, micro.supervision.denominators)
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    assert isinstance(loop.optimizer, MasterAdamW)
+    return result.loss.detach(), loop.optimizer.gradient.clone()
 
 
 def reader_of(loop: Loop, rows: int) -> Reader:
