@@ -124,7 +124,7 @@ def attend_split(query_BHQd: Tensor, context: Held, own: Held | None, mask: Spli
     """
     queries = query_BHQd.shape[2]
     if mask.blocks is not None:
-        query_BHQd = filled(query_BHQd, mask.blocks.seq_lengths[0])
+        query_BHQd = in_tiles(query_BHQd)
     parts = [_ranged(query_BHQd, *context, (mask.ranges, mask.blocks), scale)]
     if own is not None and mask.own is not None:
         parts.append(_ranged(query_BHQd, *own, (mask.own, mask.own_blocks), scale))
@@ -152,13 +152,19 @@ def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, Block
     if blocks is None:
         edge = ranges.context
         return dense(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
-    places = blocks.seq_lengths[1]
-    return flex(query, filled(key, places), filled(value, places), blocks, scale)
+    return flex(query, in_tiles(key), in_tiles(value), blocks, scale)
 
 
-def filled(tensor: Tensor, places: int) -> Tensor:
-    """Return `(B, H, …, d)` with so many places, zeros behind those that are there."""
-    return tensor if tensor.shape[2] == places else pad(tensor, (0, 0, 0, places - tensor.shape[2]))
+def in_tiles(tensor: Tensor) -> Tensor:
+    """Return `(B, H, …, d)` in whole tiles of places, zeros behind those that are there; what is whole is not copied.
+
+    Compiled code sees of the size itself that it is one of whole tiles. Where it does not, the kernel asks in each tile
+    whether it is within them, and its backward pass takes 1.9 ms for 1.2 (Qwen3-4B's heads, an H200).
+    """
+    size = tensor.shape[2]
+    if size % TILE == 0:
+        return tensor.narrow(2, 0, size // TILE * TILE)
+    return pad(tensor, (0, 0, 0, spare_of(size)))
 
 
 def spare_of(size: int) -> int:

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from deepspec.attention.attention import Context, KeyValue, Mask, Rotation
 from deepspec.attention.flex import allow_compilations, few_shapes
-from deepspec.attention.split import filled, spare_of
+from deepspec.attention.split import in_tiles
 from deepspec.models.block import Block
 from deepspec.models.draft import BlockDraft, EagleDraft
 
@@ -46,10 +46,9 @@ def context_keys_values(model: BlockDraft, context_BTD: Tensor, positions_BT: Te
     """
     rotation = model.rotary(positions_BT, context_BTD.dtype)
     layers = [layer.self_attn for layer in model.blocks()]
-    places = context_BTD.shape[1] + spare_of(context_BTD.shape[1])
     parts = iter(_projected(context_BTD, [project for layer in layers for project in layer.into_context()]))
     found = [layer.keyed([next(parts) for _ in layer.into_context()], rotation) for layer in layers]
-    return [KeyValue(filled(each.key, places), filled(each.value, places)) for each in found]
+    return [KeyValue(in_tiles(each.key), in_tiles(each.value)) for each in found]
 
 
 def block_of_slots(block: Block, x_BQD: Tensor, rotation: Rotation, context: Context, mask: Mask) -> Tensor:

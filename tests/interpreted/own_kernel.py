@@ -14,8 +14,8 @@ from deepspec.attention import triton_own
 from deepspec.attention.split import _own_block, _own_block_on_card
 
 DEVICE = "cuda" if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
-CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}
-"""Against float64, from the same rounded inputs."""
+CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Largest norm of the error over the norm of what float64 gives from the same rounded inputs."""
 DTYPES = [torch.float32, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 """The interpreter has no products of bf16."""
 SHAPES = [
@@ -63,7 +63,8 @@ def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtyp
     wanted = found(_own_block, *exact, mask, scale)
     ours = found(_own_block_on_card, inputs, gradients, mask, scale)
     for mine, theirs in zip(ours, wanted, strict=True):
-        torch.testing.assert_close(mine.double(), theirs.double(), **CLOSE[dtype])
+        error = torch.linalg.vector_norm(mine.double() - theirs.double()) / torch.linalg.vector_norm(theirs.double())
+        assert error < CLOSE[dtype]
 
 
 def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient():
