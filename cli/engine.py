@@ -73,7 +73,7 @@ def carry(
     say(
         f"states of {engine} go to {store.uri(FOLDER)}; give the run --endpoint http://{host}:{port}/v1; Ctrl-C ends it"
     )
-    web.run_app(Carrier(engine, store).app(), host=host, port=port, print=None, access_log=None)
+    web.run_app(Carrier(engine, store, say).app(), host=host, port=port, print=None, access_log=None)
 
 
 def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: str, port: int) -> None:

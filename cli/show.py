@@ -16,7 +16,7 @@ from deepspec.plan.budget import answering_lines, check_limits, passed_limit, pl
 from deepspec.plan.checks import examine
 from deepspec.plan.cost.found import Costs
 from deepspec.plan.plan import Plan
-from deepspec.plan.probe import GGUF_BYTES, PLAIN_BYTES, as_probed, probe
+from deepspec.plan.probe import GGUF_BYTES, as_probed, probe
 from deepspec.plan.probe import forecast as told
 from deepspec.plan.resolve import check_sources
 from deepspec.store import Store
@@ -68,7 +68,7 @@ def forecast(plan: Plan, site: Site) -> None:
     if cost is None or not words.fits(cost):
         return
     counts = f"{sample_count(plan)} prompts" + (f", {plan.train.steps} training steps" if plan.train.steps else "")
-    kept = sizes.parameters * (GGUF_BYTES if plan.target.gguf_file else PLAIN_BYTES)
+    kept = sizes.parameters * GGUF_BYTES if plan.target.gguf_file else sizes.weights_bytes
     say(f"{counts}; {told(cost, rates, kept, Store(site.root).free_bytes())}")
     say("what is published and fresh is not made again; more prompts and steps: --size laptop, --size hour")
 

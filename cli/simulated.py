@@ -82,6 +82,7 @@ def rows(found: "Simulated") -> list[dict[str, Any]]:
         "failures": f"{outcome.engine_failures} of engines, {outcome.trainer_failures} of the trainer",
         "steps": f"{outcome.steps:,} of {scenario.total_steps:,}, {outcome.steps_again:,} done again",
         "samples per second": f"{outcome.samples_per_second:,.2f}",
+        "engines are proven, a start is read": f"{outcome.start_seconds:,.0f} s, of {scenario.start_samples:,} samples",
         "trainers compute": _share(outcome.trainers_busy),
         "trainers wait for states": f"{_share(outcome.trainers_waited)}, {outcome.stalls:,} times a second or more",
         "the longest wait": f"{outcome.longest_stall:,.0f} s",

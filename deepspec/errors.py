@@ -13,6 +13,7 @@
     │   └── BudgetError         the plan does not fit the disk, the money or the hours given
     ├── StoreError              the store refused, or cannot be reached
     │   ├── FullDiskError       no room is left where something is written
+    │   ├── RefusedError        the store knows who asks, or does not, and will not: asking again is of no use
     │   ├── NotPublishedError   an artifact that was never committed
     │   └── CorruptArtifactError  bytes that do not match their manifest
     ├── CaptureError            the target gave hidden states that cannot be trained on
@@ -143,6 +144,16 @@ class FullDiskError(StoreError):
     """No room is left where something is written; trying again makes none."""
 
     remedy = "Free some space on the disk that is named (`deepspec gc` for a store), then run the same command again."
+    retryable = False
+
+
+class RefusedError(StoreError):
+    """The store will not do what is asked, however often: wrong credentials, no permission, no such bucket."""
+
+    remedy = (
+        "Mend what the message names: credentials, bucket, permission (`deepspec doctor` says which operation takes "
+        "which; `infra/s3/policy.json` has all)."
+    )
     retryable = False
 
 

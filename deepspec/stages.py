@@ -55,6 +55,8 @@ class Stage:
     """Module with its code; empty: `deepspec.NAME.run`."""
     sharded: bool = False
     """Whether its room offers `shards` and `run_shard`, so that many can share the work."""
+    claims: bool = False
+    """Whether runs on several machines divide its shards among them: none has to wait for another."""
 
     def used(self, given: Mapping[str, _Given]) -> dict[str, _Given]:
         """Return those of some inputs, by name, that it reads; the ones that it cannot do without must be there."""
@@ -74,7 +76,8 @@ _ROWS = (
     Stage(name="prepare", kind="prompts", spec=PrepareSpec, version=2),
     Stage(name="regenerate", kind="answers", spec=RegenerateSpec, inputs=("prompts",), needs="target", version=2),
     Stage(
-        name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="states", sharded=True, version=3
+        name="cache", kind="target_cache", spec=CacheSpec, inputs=("answers",), needs="states", sharded=True,
+        claims=True, version=3,
     ),
     Stage(
         name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), optional=("greedy_cache",), version=3

@@ -13,19 +13,20 @@ _EXPERT = re.compile(r"(?:^|\.)experts\.")
 """In the names of experts that a router chooses from; those that every token passes are called `shared_experts`."""
 
 
-def working(config: Mapping[str, Any], heads: Mapping[str, TensorHead]) -> int | None:
+def working(config: Mapping[str, Any], heads: Mapping[str, TensorHead], weights: Mapping[str, int]) -> int | None:
     """Return how many of a checkpoint's weights work on one token; None where all do, or it is not said.
 
     Args:
         config: of the text part.
         heads: every tensor of the checkpoint.
+        weights: how many each of them holds.
     """
     known = with_defaults(config, str(config.get("model_type")))
     every, chosen = _counts(known)
     if every is None or chosen is None or chosen >= every:
         return None
-    experts = sum(head.values for name, head in heads.items() if _is_expert(name, head, every))
-    return sum(head.values for head in heads.values()) - experts * (every - chosen) // every if experts else None
+    experts = sum(weights[name] for name, head in heads.items() if _is_expert(name, head, every))
+    return sum(weights.values()) - experts * (every - chosen) // every if experts else None
 
 
 def _is_expert(name: str, head: TensorHead, every: int) -> bool:

@@ -1,11 +1,13 @@
 """How a target's weights are quantised, and with which package they are loaded. No torch."""
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from deepspec.errors import TargetError
+from deepspec.formats.tensor_heads import TensorHead
 
 _PACKAGES = {
     "awq": "gptqmodel",
@@ -36,6 +38,11 @@ _DETAILS: Mapping[str, str] = {
 """Field of a quantisation's config -> what is said of it, where it says something."""
 
 _PLAIN = (str, int, list)
+_IN_A_NAME = re.compile(r"(?:fp|int|float)(\d+)", re.IGNORECASE)
+"""Bits, in the name of a kind that has one width only, or of a type."""
+_INTEGERS = ("U8", "I8", "U32", "I32")
+_WEIGHT = re.compile(r"(?:weight|weight_packed|W_q|weight\._data|_blocks)$")
+"""How the names of packed weights end; scales, zero points and maps beside them have other ones."""
 
 
 def check_package(config: Mapping[str, Any], target: str) -> None:
@@ -80,6 +87,43 @@ def quantization_told(used: Any, stored: Mapping[str, Any] | None) -> str | None
         return f"{words} dequantised"
     package = _PACKAGES.get(kind)
     return words if package is None else " ".join(filter(None, (words, "by", package, _version(package))))
+
+
+def packed_bits(stored: Mapping[str, Any]) -> int | None:
+    """Return the bits of one quantised weight; None where a quantisation's config does not say.
+
+    Args:
+        stored: the `quantization_config` of a checkpoint's config.json.
+    """
+    for name in ("bits", "num_bits", "nbits"):
+        for value in _found(stored, name):
+            if isinstance(value, int) and value > 0:
+                return value
+    loaded = {f"load_in_{bits}bit": bits for bits in (4, 8)}
+    told = next((bits for name, bits in loaded.items() if stored.get(name) is True), None)
+    named = [
+        _kind(stored),
+        *(str(each) for name in ("weights", "quant_type", "_type") for each in _found(stored, name)),
+    ]
+    digits = next((int(match[1]) for each in named if (match := _IN_A_NAME.search(each))), None)
+    return told or digits
+
+
+def counted_weights(heads: Mapping[str, TensorHead], stored: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return how many weights each tensor of a checkpoint holds: of packed ones several lie in one number.
+
+    Args:
+        heads: every tensor of it.
+        stored: the `quantization_config` of its config.json; None: it has plain weights.
+    """
+    bits = None if stored is None else packed_bits(stored)
+    return {name: head.values * _packed(name, head, bits) for name, head in heads.items()}
+
+
+def _packed(name: str, head: TensorHead, bits: int | None) -> int:
+    """Return how many weights lie in one number of a tensor."""
+    is_packed = bits is not None and head.dtype in _INTEGERS and _WEIGHT.search(name) is not None
+    return max(1, head.bits // bits) if is_packed and bits else 1
 
 
 def _kind(config: Mapping[str, Any]) -> str:

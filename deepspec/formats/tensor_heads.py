@@ -50,6 +50,11 @@ class TensorHead:
         """Return how many numbers it holds."""
         return math.prod(self.shape)
 
+    @property
+    def bits(self) -> int:
+        """Return the bits of one of them; 16 for a dtype that is newer than the table."""
+        return _BITS.get(self.dtype, 16)
+
 
 def read_heads(folder: Path, wrong: type[InputError] = TargetError) -> dict[str, TensorHead]:
     """Return every tensor in the weights of a checkpoint's folder.

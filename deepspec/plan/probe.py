@@ -53,9 +53,8 @@ So a demo from an empty home takes 285 s on two quiet cores of which the probe o
 when the probe said 153, and the run thus 6 minutes: what it finds varies so much (docs/log.md).
 """
 
-GGUF_BYTES, PLAIN_BYTES = 4.5, 2.0
-"""On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32; and of one
-that comes as plain weights."""
+GGUF_BYTES = 4.5
+"""On the disk for each parameter of a target that comes as a GGUF file, kept beside its weights in fp32."""
 
 
 def probe(seconds: float = 0.5, clock: Callable[[], float] = time.perf_counter) -> Rates:

@@ -216,6 +216,7 @@ def sizes_of(target: TargetHeads) -> Sizes:
         head_dim=block.head_dim,
         vocabulary=shape.vocab_size,
         parameters=target.parameters,
-        working=working(shape.text_config, target.heads),
+        working=working(shape.text_config, target.heads, target.weights),
+        bits=target.bits,
         reads_again=bool(shape.reads_again),
     )

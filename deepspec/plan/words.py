@@ -9,6 +9,7 @@ from deepspec.plan.cost.given import Hardware
 from deepspec.plan.cost.sources import DEFAULT_CODEC, TOKENS_ONLY
 from deepspec.plan.cost.table import LONGEST_DAYS, duration, size
 from deepspec.ranges import NOTHING, Range
+from deepspec.target_cache.sizes import BF16_BYTES
 
 CAPTURED = CacheOptions()
 _OF_ENGINES = ("states", "engine_version", "engine_quantization", "while_answering", "keep_states")
@@ -60,8 +61,9 @@ def _spread(cost: Costs) -> tuple[str, ...]:
         return ()
     count = "is 1" if cost.devices == 1 else f"are {cost.devices}"
     there = "" if cost.devices >= cost.devices_for_target else f", and there {count}"
+    how = "in bf16" if cost.weights_bits == 8 * BF16_BYTES else f"at {cost.weights_bits:.1f} bits each"
     return (
-        f"the target's weights take {size(cost.weights_bytes)} in bf16, more than one device has: they lie over "
+        f"the target's weights take {size(cost.weights_bytes)} {how}, more than one device has: they lie over "
         f"{cost.devices_for_target} or more (--device spread; an engine has its own option){there}",
     )
 

@@ -74,6 +74,7 @@ def scenario_of(plan: Plan, sizes: Sizes, work: Workload, hardware: Hardware, as
         "ranks": hardware.devices,
         "engine_rate": flops / read_flops(sizes),
         "trainer_rate": flops * work.captured.tokens.mid / train_flops(sizes, work).mid,
+        "start_samples": plan.train.start_samples(samples, work.captured.supervised.mid / samples),
         "samples": samples,
         "tokens": work.captured.tokens.mid / samples,
         "length_spread": LENGTH_SPREAD,

@@ -39,6 +39,8 @@ class SimulationResult(Spec):
     """Waits of a rank for states of a second or more."""
     longest_stall: float
     """Seconds."""
+    start_seconds: float
+    """Seconds in which processes, before they trained, had engines proven and read the start of their draft."""
     engine_failures: int
     trainer_failures: int
     gave_up: int
@@ -75,6 +77,7 @@ class SimulationResult(Spec):
             engines_waited=tally.engines_waited,
             stalls=tally.stalls,
             longest_stall=tally.longest,
+            start_seconds=tally.starting,
             engine_failures=sum(engine.failures for engine in engines),
             trainer_failures=trainer_failures,
             gave_up=tally.gave_up,

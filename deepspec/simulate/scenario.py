@@ -34,7 +34,8 @@ class Scenario(Spec):
     trainer_start: float = Field(default=120.0, ge=0)
     """Seconds from the end of a trainer until it asks engines again."""
     start_samples: int = Field(default=0, ge=0)
-    """Samples that a process reads before its first step (train.bigram_samples), its first rank alone."""
+    """Samples that the start of a draft reads before the first step (train.bigram_samples, train.start), the first rank
+    alone; a process that has a saved state to go on from reads none."""
     first_step: float = Field(default=0.0, ge=0)
     """Seconds that the first step of a process takes beyond others, engines answering already: what it loads."""
     checkpoint_every: int = Field(default=50, gt=0)

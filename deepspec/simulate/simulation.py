@@ -1,6 +1,7 @@
 """A training run that is killed and goes on, from its first step to its last, or to the end of the time."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Training:
         self._stream = Stream(samples, scenario.global_batch // scenario.grain, scenario.seed)
         self._kept = ModelledKept(scenario.kept_bytes)
         self._process: asyncio.Task[None] | None = None
-        self._saved = [ModelledSave(0, 0.0)]
+        self._saved = list[ModelledSave]()
         self._furthest = 0
         self.step = 0
         """Steps taken, those that a failure undid not counted."""
@@ -123,7 +124,7 @@ class Training:
             self.tally.gave_up += 1
         now = self._loop.time()
         self._saved = [saved for saved in self._saved if saved.at <= now]
-        self.step = self._saved[-1].step
+        self.step = self._saved[-1].step if self._saved else 0
 
     async def _trained(self, start: float) -> None:
         """Train from the newest saved state on, in one process that takes so many seconds to start."""
@@ -135,14 +136,24 @@ class Training:
         together = _Together(self, len(ranks))
         tasks = Tasks()
         try:
-            await asyncio.gather(*(rank.begin() for rank in ranks))
-            await ranks[0].read_first(self._scenario.start_samples // self._scenario.grain)
+            await self._started(ranks)
             own = [tasks.begin(rank.train(self.step, self._scenario.total_steps, together.stepped)) for rank in ranks]
             await asyncio.gather(*own)
         finally:
             await tasks.end()
             for rank in ranks:
                 await rank.end()
+
+    async def _started(self, ranks: Sequence[Rank]) -> None:
+        """Have engines proven and, where there is no state to go on from, the start of the draft read and kept."""
+        begin, start = self._loop.time(), math.ceil(self._scenario.start_samples / self._scenario.grain)
+        try:
+            await asyncio.gather(*(rank.begin() for rank in ranks))
+            if start and not self._saved:
+                await ranks[0].read_first(start)
+                self._saved.append(ModelledSave(0, self._loop.time() + self._scenario.save_seconds))
+        finally:
+            self.tally.starting += self._loop.time() - begin
 
     def took(self, step: int, read: Sequence[int]) -> None:
         """Count a step of all ranks, and hold what was read for it against what the stream wants."""

@@ -19,6 +19,8 @@ class TimeSpent:
     """Seconds of the longest wait."""
     engines_waited: float = 0.0
     """Seconds in which a rank had nothing made since there was no room."""
+    starting: float = 0.0
+    """Seconds in which processes, before they trained, had engines proven and read the start of their draft."""
     steps: int = 0
     """That were taken, those done again among them."""
     again: int = 0

@@ -10,7 +10,7 @@ from deepspec.publish import Out
 from deepspec.records.stream import Samples
 from deepspec.start.beginning import Beginning
 from deepspec.start.bigrams import start_markov_head
-from deepspec.start.fitted import fit_first_block
+from deepspec.start.fitted import anchors_for, fit_first_block
 from deepspec.start.fresh import fresh_draft
 from deepspec.start.previous import continued, warm_weights
 from deepspec.target_cache.facts import CacheFacts
@@ -21,7 +21,8 @@ Log = Callable[[str], None]
 def new_draft(
     spec: Beginning, facts: CacheFacts, samples: Samples, placement: Placement, log: Log
 ) -> BlockDraft | EagleDraft:
-    """Return the draft of a run that begins, in fp32 on the CPU.
+    """Return the draft of a run that begins, in fp32 on the CPU; where an earlier draft's weights take the place of its
+    own, no sample is read for a start.
 
     Only the first rank makes it: the others have `empty_draft`, and are given its weights before the first step.
 
@@ -36,9 +37,11 @@ def new_draft(
         TargetError: the target's folder cannot be read, or is not of the cache's sizes.
         SpecError: no mask token can be chosen.
     """
+    spec = spec if spec.begins_anew else spec.of_given_weights()
     model = fresh_draft(spec, facts, placement.target_folder(facts.target.digest), samples, log)
-    bigrams = start_markov_head(model, samples, spec.bigram_samples)
-    unfit = fit_first_block(model, samples, bigrams) if spec.start == "fitted" else None
+    anchors = anchors_for(model) if spec.start == "fitted" else None
+    bigrams = start_markov_head(model, samples, spec.bigram_samples, None if anchors is None else anchors.add)
+    unfit = fit_first_block(model, samples, bigrams, anchors) if spec.start == "fitted" else None
     if unfit is not None:
         log(f"the draft cannot start from a linear guess: {unfit}")
     return model

@@ -7,6 +7,7 @@ head that starts so knows the target's bigrams before the first step, which rand
 of blocks (docs/log.md).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.heads import MarkovHead
-from deepspec.records.batch import supervises
+from deepspec.records.batch import Record, supervises
 from deepspec.records.stream import Samples, read_record
+
+Given = Callable[[Record], object]
+"""Hears of a sample that was read."""
 
 SMOOTHING = 2.0
 """Weight of the mean over all tokens in the mean after one token, in positions."""
@@ -35,13 +39,16 @@ class Bigrams:
     """Mean over all positions: what is said after a token that was not seen."""
 
 
-def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: int) -> Bigrams | None:
+def start_markov_head(
+    model: BlockDraft | EagleDraft, samples: Samples, most: int, given: Given | None = None
+) -> Bigrams | None:
     """Let a fresh vanilla Markov head say what the target says after each token; other drafts stay as they are.
 
     Args:
         model: fresh, in fp32, with the target's head.
         samples: of the training split.
         most: samples that are read, the first of the first epoch.
+        given: hears each of them: whoever wants them, too, need not read them again.
 
     Returns:
         what it says; None where it stays as it was.
@@ -49,7 +56,7 @@ def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: in
     head = model.markov_head if isinstance(model, BlockDraft) else None
     if most == 0 or len(samples) == 0 or type(head) is not MarkovHead:
         return None
-    found = read_bigrams(samples, most)
+    found = read_bigrams(samples, most, given)
     directions_rD = principal_directions(found, model.config.markov_rank)
     with torch.no_grad():
         w1_Vr = (found.mean_D @ directions_rD.T).repeat(model.config.vocab_size, 1)
@@ -61,7 +68,7 @@ def start_markov_head(model: BlockDraft | EagleDraft, samples: Samples, most: in
     return found
 
 
-def read_bigrams(samples: Samples, most: int) -> Bigrams:
+def read_bigrams(samples: Samples, most: int, given: Given | None = None) -> Bigrams:
     """Return the mean state after each token, over the supervised positions of some samples.
 
     Memory is that of one state a token that is seen, and of one sample.
@@ -72,6 +79,8 @@ def read_bigrams(samples: Samples, most: int) -> Bigrams:
     samples.ahead(numbers)
     for number in numbers:
         record = read_record(samples, number)
+        if given is not None:
+            given(record)
         positions, tokens_N = _before_supervised(record.input_ids, record.loss_mask)
         rows = supervises(record.loss_mask).cumsum(0) - 1
         states_ND = record.last_hidden[rows[positions]].float()

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from deepspec.models.block import Block
 from deepspec.models.draft import BlockDraft, EagleDraft
-from deepspec.records.batch import supervises
+from deepspec.records.batch import Record, supervises
 from deepspec.records.stream import Samples, read_record
+from deepspec.start.beginning import FITTED_POSITIONS
 from deepspec.start.bigrams import Bigrams
 
-ROWS = 32768
-"""Positions that the regression is fitted to."""
 ENOUGH = 4
 """Least positions for each size of a state."""
 RIDGE = 0.03
@@ -52,22 +51,101 @@ class FittedAnchors:
     """`(N, D)` the target's last states at slot 0, 1, …, less what the Markov head says of them."""
 
 
-def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: Bigrams | None) -> str | None:
+class Anchors:
+    """Gathers what a first block is fitted to, until it has enough; whoever reads samples may give them.
+
+    Args:
+        model: the fresh draft.
+    """
+
+    def __init__(self, model: BlockDraft) -> None:
+        """Have nothing yet."""
+        shape = model.config.block
+        self._model, self._reach = model, min(shape.num_heads // shape.num_kv_heads, model.config.drafts)
+        none_ND, none_N = torch.empty(0, shape.hidden_size), torch.empty(0, dtype=torch.int64)
+        self._before, self._said, self._ids = (
+            [[none] for _ in range(self._reach)] for none in (none_ND, none_ND, none_N)
+        )
+        self._tokens, self._count, self._given = [torch.tensor([model.config.mask_token_id or 0])], 0, 0
+
+    @property
+    def reach(self) -> int:
+        """Return how many positions back the heads look, one each."""
+        return self._reach
+
+    @torch.no_grad()
+    def add(self, record: Record) -> None:
+        """Take what a sample has; nothing once there is enough."""
+        self._given += 1
+        anchors_N = self._places(record.input_ids, record.loss_mask)
+        if self._count >= FITTED_POSITIONS or len(record.input_ids) <= self._reach:
+            return
+        context_TD, rows = self._model.context(record.hidden.float()), supervises(record.loss_mask).cumsum(0) - 1
+        for place in range(self._reach):
+            self._before[place].append(context_TD[anchors_N - 1 - place])
+            self._said[place].append(record.last_hidden[rows[anchors_N + place]].float())
+            self._ids[place].append(record.input_ids[anchors_N + place])
+        self._tokens.append(record.input_ids)
+        self._count += len(anchors_N)
+
+    def read(self, samples: Samples) -> None:
+        """Read on behind the samples that were given, until there is enough; no more are asked for."""
+        wanted, count = list[int](), self._count
+        for number in list(samples.order(0))[self._given :]:
+            if count >= FITTED_POSITIONS:
+                break
+            wanted.append(number)
+            count += len(self._places(*samples.tokens(number)))
+        samples.ahead(wanted)
+        for number in wanted:
+            self.add(read_record(samples, number))
+
+    def less(self, bigrams: Bigrams | None) -> FittedAnchors:
+        """Return them all, less what the Markov head says; None: it says nothing yet."""
+        means_VD = torch.zeros(self._model.config.vocab_size, self._model.config.block.hidden_size)
+        if bigrams is not None:
+            means_VD += bigrams.mean_D
+            means_VD[bigrams.tokens] = bigrams.means_SD
+        said = zip(self._said, self._ids, strict=True)
+        return FittedAnchors(
+            tokens=torch.unique(torch.cat(self._tokens)),
+            before=tuple(map(torch.cat, self._before)),
+            left=tuple(torch.cat(states).sub_(means_VD[torch.cat(ids)]) for states, ids in said),
+        )
+
+    def _places(self, input_ids: Tensor, loss_mask: Tensor) -> Tensor:
+        """Return the anchors that are said with all slots behind them, and have a position for each head before."""
+        if len(input_ids) <= self._reach:
+            return input_ids[:0]
+        said = loss_mask.unfold(0, self._reach + 1, 1).all(1).nonzero()[:, 0]
+        return said[said >= self._reach]
+
+
+def anchors_for(model: BlockDraft | EagleDraft) -> Anchors | None:
+    """Return what gathers anchors for a draft; None where its blocks have a form that cannot be fitted."""
+    shape = model.config.block
+    if shape.tied_kv or shape.v_norm or shape.sandwich_norms or not isinstance(model, BlockDraft):
+        return None
+    return Anchors(model) if isinstance(model.layers[0], Block) else None
+
+
+def fit_first_block(
+    model: BlockDraft | EagleDraft, samples: Samples, bigrams: Bigrams | None, anchors: Anchors | None = None
+) -> str | None:
     """Let a fresh block draft start from the linear guess, and return why it cannot: it stays as it is then.
 
     Args:
         model: fresh, in fp32, on the CPU, with the target's head.
         samples: of the training split.
         bigrams: what the Markov head starts from; None: it says nothing yet.
+        anchors: of the model, given the first samples of the first epoch; None: nothing was read yet.
     """
-    shape = model.config.block
-    first = model.layers[0]
-    plain = not (shape.tied_kv or shape.v_norm or shape.sandwich_norms)
-    if not isinstance(model, BlockDraft) or not isinstance(first, Block) or not plain:
+    first, shape, anchors = model.layers[0], model.config.block, anchors or anchors_for(model)
+    if anchors is None or not isinstance(model, BlockDraft) or not isinstance(first, Block):
         return "its blocks have another form"
-    reach = min(shape.num_heads // shape.num_kv_heads, model.config.drafts)
     with torch.no_grad():
-        seen = _read(model, samples, bigrams, reach)
+        anchors.read(samples)
+        seen = anchors.less(bigrams)
         if len(seen.left[0]) < ENOUGH * shape.hidden_size:
             return f"{len(seen.left[0])} positions to learn from, wanted {ENOUGH * shape.hidden_size}"
         embedded_ND = first.input_layernorm(model.embed(seen.tokens))
@@ -78,39 +156,11 @@ def fit_first_block(model: BlockDraft | EagleDraft, samples: Samples, bigrams: B
         )
         if steady < STEADY:
             return f"only {steady:.0%} of the states have a direction in common"
-        _look_back(model, first, query_D, key_D, reach)
+        _look_back(model, first, query_D, key_D, anchors.reach)
         carried_RD = _carried(seen, shape.num_kv_heads * shape.head_dim, key_D)
         _quieten(model)
         _say(model, first, seen, carried_RD)
     return None
-
-
-def _read(model: BlockDraft, samples: Samples, bigrams: Bigrams | None, reach: int) -> FittedAnchors:
-    means_VD = torch.zeros(model.config.vocab_size, model.config.block.hidden_size)
-    if bigrams is not None:
-        means_VD += bigrams.mean_D
-        means_VD[bigrams.tokens] = bigrams.means_SD
-    none_ND = torch.empty(0, model.config.block.hidden_size)
-    before, left = [[none_ND] for _ in range(reach)], [[none_ND] for _ in range(reach)]
-    tokens, count = [torch.tensor([model.config.mask_token_id or 0])], 0
-    for number in samples.order(0):
-        record = read_record(samples, number)
-        if len(record.input_ids) <= reach:
-            continue
-        said = record.loss_mask.unfold(0, reach + 1, 1).all(1).nonzero()[:, 0]  # an anchor and all slots behind it
-        anchors_N = said[said >= reach]
-        context_TD, rows = model.context(record.hidden.float()), supervises(record.loss_mask).cumsum(0) - 1
-        for place in range(reach):
-            before[place].append(context_TD[anchors_N - 1 - place])
-            states_ND = record.last_hidden[rows[anchors_N + place]].float()
-            left[place].append(states_ND - means_VD[record.input_ids[anchors_N + place]])
-        tokens.append(record.input_ids)
-        count += len(anchors_N)
-        if count >= ROWS:
-            break
-    return FittedAnchors(
-        tokens=torch.unique(torch.cat(tokens)), before=tuple(map(torch.cat, before)), left=tuple(map(torch.cat, left))
-    )
 
 
 def _constant(rows_ND: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ their URI in place of the path, or why there are none: it may have cost more tha
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from aiohttp import web
 
 from deepspec.engines.client import label
 from deepspec.engines.failures import AskError
-from deepspec.errors import EngineError, StoreError
+from deepspec.errors import EngineError, RefusedError, StoreError
 from deepspec.states.file import delete, written
-from deepspec.states.place import FAILED, PATH
+from deepspec.states.place import FAILED, PATH, REFUSED
 from deepspec.states.staging import PREFIX, sweep
 from deepspec.states.stored import FOLDER
 from deepspec.store import Store
@@ -38,10 +38,12 @@ class Carrier:
     Args:
         engine: its URL, up to /v1.
         store: where states go.
+        tell: hears, once each, of what the store refuses for good: who started the carrier can mend it.
     """
 
-    def __init__(self, engine: str, store: Store) -> None:
+    def __init__(self, engine: str, store: Store, tell: Callable[[str], object] = str) -> None:
         """Carry nothing yet."""
+        self._tell, self._told = tell, set[str]()
         self._engine, self._store, self._label = engine.rstrip("/").removesuffix("/v1"), store, label(engine)
         self._swept: set[Path] = set()
         self.carried = 0
@@ -76,9 +78,18 @@ class Carrier:
 
     async def _sweep(self) -> None:
         while True:
-            with suppress(StoreError):  # tried again
+            try:
                 await asyncio.to_thread(self.sweep)
+            except StoreError as error:  # tried again
+                self._say(error)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _say(self, error: Exception) -> None:
+        """Tell of a fault that stays until somebody mends it, once for each cause."""
+        cause = repr(error.__cause__)
+        if isinstance(error, RefusedError) and cause not in self._told:
+            self._told.add(cause)
+            self._tell(str(error))
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
@@ -108,7 +119,8 @@ class Carrier:
         try:
             told[PATH] = await self._carry(named)
         except (AskError, EngineError, StoreError) as error:
-            told[FAILED] = str(error)
+            told[FAILED], told[REFUSED] = str(error), isinstance(error, RefusedError)
+            self._say(error)
         return json.dumps({**reply, "kv_transfer_params": told}).encode()
 
     async def _carry(self, named: str) -> str:

@@ -14,8 +14,8 @@ from deepspec.states.file import check_told, delete, read, written
 from deepspec.states.stored import StatesInStore
 from deepspec.states.wanted import RESTART, Wanted
 
-PATH, FAILED = "hidden_states_path", "hidden_states_error"
-"""What a reply names in `kv_transfer_params`: the place, or why there is none."""
+PATH, FAILED, REFUSED = "hidden_states_path", "hidden_states_error", "hidden_states_refused"
+"""What a reply names in `kv_transfer_params`: the place, or why there is none, and that there will be none (true)."""
 
 
 class StatesPlace(Protocol):
@@ -85,11 +85,13 @@ def place_in(reply: Mapping[str, Any], name: str, label: str) -> StatesPlace:
 
     Raises:
         AskError: it says that there are none, and why.
-        EngineError: it says no such place.
+        EngineError: it says no such place, or that there will be none until somebody mends it.
     """
     told = reply.get("kv_transfer_params")
     told = told if isinstance(told, Mapping) else {}
     where, failed = told.get(PATH), told.get(FAILED)
+    if isinstance(failed, str) and told.get(REFUSED) is True:
+        raise EngineError(f"the carrier {label} has no way to store states, and asking again is of no use: {failed}")
     if isinstance(failed, str):
         raise AskError(f"{label}: {failed}", "engine")
     if not isinstance(where, str):

@@ -11,7 +11,7 @@ from typing import Self
 from torch import Tensor
 
 from deepspec.engines.failures import AskError
-from deepspec.errors import EngineError, NotPublishedError, StoreError
+from deepspec.errors import EngineError, NotPublishedError, RefusedError, StoreError
 from deepspec.states.file import check_told, read_stored
 from deepspec.states.wanted import Wanted
 from deepspec.store import Store
@@ -76,6 +76,10 @@ class StatesInStore:
                 f"engine {label} says that its states lie at {store.uri(self.key)}, and there is nothing: give carrier "
                 "and run the same store (AWS_ENDPOINT_URL, credentials), and read within the hour"
             ) from None
+        except RefusedError as error:
+            raise EngineError(
+                f"engine {label} put its states into a store that this run may not read: {error}"
+            ) from error
         except StoreError as error:
             raise AskError(f"{label}: {error}", "engine") from error
 

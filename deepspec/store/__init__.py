@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepspec.disk import is_full
-from deepspec.errors import FullDiskError, NotPublishedError, SpecError, StoreError
+from deepspec.errors import FullDiskError, NotPublishedError, RefusedError, SpecError, StoreError
 from deepspec.store.entries import StoreEntry, Upload
 from deepspec.store.local import LocalFolder, beside
 from deepspec.store.objects import ObjectStorage
@@ -167,15 +167,18 @@ class Store:
         except FileNotFoundError as error:
             raise NotPublishedError(f"{self.uri(key)} does not exist") from error
         except self._kept.failures as error:
-            raise StoreError(f"cannot read {self.uri(key)}: {error}; {self._kept.advice}") from error
+            refused = self._kept.refusal(error)
+            kind = StoreError if refused is None else RefusedError
+            raise kind(f"cannot read {self.uri(key)}: {error}; {refused or self._kept.advice}") from error
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[None]:
         try:
             yield
         except self._kept.failures as error:
-            kind = FullDiskError if is_full(error) else StoreError
-            raise kind(f"cannot write {self.uri(key)}: {error}; {self._kept.advice}") from error
+            refused = self._kept.refusal(error)
+            kind = FullDiskError if is_full(error) else StoreError if refused is None else RefusedError
+            raise kind(f"cannot write {self.uri(key)}: {error}; {refused or self._kept.advice}") from error
 
 
 def _check_scheme(root: str) -> None:

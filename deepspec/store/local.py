@@ -1,5 +1,6 @@
 """A store in a local folder: whole files that appear in one step and outlive a loss of power."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -27,6 +28,11 @@ class LocalFolder:
         self.root = root
         self.advice = ADVICE
         self.failures: tuple[type[Exception], ...] = (OSError,)
+
+    def refusal(self, error: Exception) -> str | None:
+        """Return what has to be mended before the same can succeed; None: it may pass."""
+        refused = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        return self.advice if refused else None
 
     def path(self, key: str) -> Path:
         """Return where a key lies.
@@ -121,11 +127,14 @@ def beside(path: Path, form: str = ".{name}.{lot}.tmp") -> Iterator[Path]:
 def _move(path: Path, destination: Path) -> None:
     try:
         path.replace(destination)
-    except OSError:  # another file system
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # another file system
+            raise
         with beside(destination) as temporary:
             shutil.copyfile(path, temporary)
             _sync_file(temporary)
             temporary.replace(destination)
+        path.unlink()
 
 
 def _write_durably(path: Path, data: bytes) -> None:

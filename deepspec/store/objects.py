@@ -1,6 +1,7 @@
 """A store in object storage, through fsspec: s3://bucket/prefix."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,21 @@ import fsspec
 
 from deepspec.errors import SpecError
 from deepspec.store.entries import StoreEntry, Upload
+
+_REFUSALS: Mapping[str, str] = {
+    "403": "the key has no permission for this in bucket {bucket}, or is none that the server knows: mend either",
+    "AccessDenied": "the key has no permission for this in bucket {bucket}: give it what infra/s3/policy.json lists",
+    "ExpiredToken": "the session has ended: renew AWS_SESSION_TOKEN, and the keys that belong to it",
+    "InvalidAccessKeyId": "the server does not know the key: mend AWS_ACCESS_KEY_ID, or AWS_ENDPOINT_URL",
+    "InvalidBucketName": "{bucket} is no name of a bucket: mend the root",
+    "InvalidToken": "the server does not take the session: mend AWS_SESSION_TOKEN",
+    "NoSuchBucket": "there is no bucket {bucket}: make it, or mend the root or AWS_ENDPOINT_URL",
+    "RequestTimeTooSkewed": "this machine's clock is off: set it by NTP (timedatectl set-ntp true)",
+    "SignatureDoesNotMatch": "the secret is not this key's: mend AWS_SECRET_ACCESS_KEY",
+}
+"""Code of an S3 server -> why the same request will be refused again, and what to do."""
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+"""Errors of S3's client, which need not be installed."""
 
 
 class ObjectStorage:
@@ -38,6 +54,17 @@ class ObjectStorage:
         except ImportError:
             return (OSError,)
         return (OSError, BotoCoreError, ClientError)
+
+    def refusal(self, error: Exception) -> str | None:
+        """Return what has to be mended before the same can succeed; None: it may pass."""
+        code = _code(error)
+        if code in _REFUSALS:
+            return _REFUSALS[code].format(bucket=self._bucket)
+        if type(error).__name__ in _NO_CREDENTIALS:
+            return self.advice
+        if isinstance(error, FileNotFoundError):
+            return _REFUSALS["NoSuchBucket"].format(bucket=self._bucket)
+        return _REFUSALS["403"].format(bucket=self._bucket) if isinstance(error, PermissionError) else None
 
     @property
     def client(self) -> Any:
@@ -140,3 +167,13 @@ class ObjectStorage:
 
     def _uri(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+
+def _code(error: BaseException | None) -> str:
+    """Return the code by which an S3 server names an error, or what it came from; empty: none does."""
+    while error is not None:
+        told = getattr(error, "response", None)
+        if isinstance(told, Mapping) and isinstance(told.get("Error"), Mapping):
+            return str(told["Error"].get("Code", ""))
+        error = error.__cause__
+    return ""

@@ -4,10 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from deepspec.errors import TargetError
 from deepspec.families import TargetShape, read_folder
 from deepspec.families.ends import HEAD, Ends, ends_of, head_bias
+from deepspec.families.quantized import counted_weights
 from deepspec.formats.tensor_heads import DTYPES, TensorHead, listed, read_heads, read_object
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
@@ -34,7 +36,24 @@ class TargetHeads:
     @property
     def parameters(self) -> int:
         """Return the number of weights."""
-        return sum(head.values for head in self.heads.values())
+        return sum(self.weights.values())
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """Return how many weights each tensor holds."""
+        return counted_weights(self.heads, self._quantization)
+
+    @property
+    def bits(self) -> float | None:
+        """Return the bits of one weight as the checkpoint has them, on the average; None where it is not quantised."""
+        if self._quantization is None:
+            return None
+        return sum(head.values * head.bits for head in self.heads.values()) / self.parameters
+
+    @property
+    def _quantization(self) -> Mapping[str, Any] | None:
+        told = read_object(self.folder / "config.json").get("quantization_config")
+        return told if isinstance(told, Mapping) else None
 
 
 def read_target(folder: Path) -> TargetHeads:

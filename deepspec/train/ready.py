@@ -38,35 +38,46 @@ GREEDY = "greedy_cache"
 """Name of the input with the target's greedy answers to held-out prompts."""
 
 
-def judged_loop(
-    spec: TrainSpec,
-    inputs: Mapping[str, Artifact],
-    cache: TargetCache,
-    ranks: Ranks,
-    placement: Placement,
-    log: Callable[[str], None],
-) -> Loop:
-    """Return the loop at its beginning, which knows what its looks walk over. Errors are those of `make_loop`.
+def judged(loop: Loop, inputs: Mapping[str, Artifact], cache: TargetCache, placement: Placement) -> Loop:
+    """Return a loop at its beginning once it knows what its looks walk over.
 
     Args:
-        spec: what is trained.
+        loop: at its beginning.
         inputs: by name: the target cache, and that of greedy answers where there is one.
         cache: the first of them, open.
-        ranks: who shares the work.
         placement: where it runs.
-        log: told what was chosen.
+
+    Raises:
+        SourceError: greedy answers are of another target, or of other layers.
     """
-    loop = make_loop(spec, cache, ranks, placement, log)
     loop.answered = _answered(inputs["target_cache"], cache)
     if GREEDY in inputs and loop.held_out is not None:
-        loop.greedy = _greedy(spec, inputs[GREEDY], cache, placement)
+        loop.greedy = _greedy(loop.task.spec, inputs[GREEDY], cache, placement)
     return loop
 
 
 def make_loop(
-    spec: TrainSpec, cache: TargetCache, ranks: Ranks, placement: Placement, log: Callable[[str], None]
+    spec: TrainSpec,
+    cache: TargetCache,
+    ranks: Ranks,
+    placement: Placement,
+    log: Callable[[str], None],
+    *,
+    goes_on: bool = False,
 ) -> Loop:
-    """Return the loop at its beginning."""
+    """Return the loop at its beginning.
+
+    Args:
+        spec: what is trained.
+        cache: on which samples.
+        ranks: who shares the work.
+        placement: where it runs.
+        log: told what was chosen.
+        goes_on: whether the weights of a saved state take the place of the draft's own: nothing is read for a start.
+
+    Raises:
+        SourceError: there is nothing to train on, or fewer samples a step than ranks.
+    """
     train = CacheSplit(cache, "train", spec.seed, spec.window)
     held_out = CacheSplit(cache, "validation", spec.seed, spec.window)
     if len(train) == 0:
@@ -79,7 +90,7 @@ def make_loop(
             f"a step takes {spec.global_batch} samples (train.global_batch) and there are {len(train)} in the training "
             f"split: each of them {spec.global_batch / len(train):.1f} times a step, whatever train.epochs says"
         )
-    model = draft_of(spec, cache.facts, train, ranks, placement, log)
+    model = draft_of(spec.of_given_weights() if goes_on else spec, cache.facts, train, ranks, placement, log)
     if ranks.device.type == "cuda":
         check_heads(model.config.block.head_dim)
     task = Task(

@@ -23,7 +23,7 @@ from deepspec.train.checked import check_cache
 from deepspec.train.loop import Loop
 from deepspec.train.memory import free_bytes
 from deepspec.train.narrator import Narrator, silent
-from deepspec.train.ready import judged_loop
+from deepspec.train.ready import judged, make_loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.trackers import Trackers
 from deepspec.train.written import counts_of, write_draft
@@ -52,8 +52,10 @@ def run(
         with _opened(spec, inputs["target_cache"], out, ranks, placement, report) as cache:
             if ranks.first:
                 check_cache(spec, inputs["target_cache"], cache, placement, report)
-            loop = judged_loop(spec, inputs, cache, ranks, placement, report.log)
-            kept = _lead(loop, out, placement, report) if ranks.first else _follow(loop, placement)
+            saved = _newest(spec, out, ranks, report) if ranks.first else None
+            loop = make_loop(spec, cache, ranks, placement, report.log, goes_on=saved is not None)
+            loop = judged(loop, inputs, cache, placement)
+            kept = _lead(loop, saved, out, placement, report) if ranks.first else _follow(loop, placement)
             for line in cache.told():
                 report.log(line)
             ranks.wait()
@@ -83,7 +85,7 @@ def _opened(
     return engine_cache(artifact, spec, room, own, report)
 
 
-def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
+def _lead(loop: Loop, saved: SavedState | None, out: Out, placement: Placement, report: Report) -> int:
     """Train as the rank that saves, writes and speaks; return the step whose weights became the draft."""
     narrator = Narrator(report)
     trackers = Trackers(placement.trackers, f"train-{out.address}", placement.scratch / "trackers")
@@ -93,10 +95,11 @@ def _lead(loop: Loop, out: Out, placement: Placement, report: Report) -> int:
         trackers(loop)
 
     with trackers, _saves(loop.task.spec, out, loop.ranks, report) as saves:
-        begin = _start(loop, saves, out, placement, report)
+        begin = _earlier(loop, out, placement, report) if saved is None else _goes_on(loop, saved, report)
         loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
         if saves.best is not None:
             saves.best.drop_after(loop.progress.step)
+        _keep_start(loop, saves, new=begin is None)
         report.saving(seconds_to_save(loop.optimizer.state_bytes, saves))
         narrator.begin(loop)
         trackers.begin(loop)
@@ -117,6 +120,7 @@ def _traced(loop: Loop, out: Out, placement: Placement, report: Report) -> Abstr
 def _follow(loop: Loop, placement: Placement) -> int:
     """Train as any other rank: whatever the first one does with all of them is done here, too."""
     loop.resume(None, micro_batch=placement.micro_batch, pack=placement.pack)
+    _keep_start(loop, None)
     loop.run(None)
     kept = _keep_best(loop, None, silent)
     loop.optimizer.state()
@@ -137,12 +141,20 @@ def _saves(spec: TrainSpec, out: Out, ranks: Ranks, report: Report) -> Iterator[
         yield Saves(last=last, best=best if spec.keep == "best" else None)
 
 
-def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Report) -> SavedState | None:
-    """Return the state to go on from, or the one that the spec begins with."""
-    saved = saves.last.newest()
-    if saved is None:
-        tensors = earlier_weights(loop.task.spec, loop.total, out, placement, report.log)
-        return None if tensors is None else SavedState(step=0, tensors=tensors, rows=[], progress={})
+def _newest(spec: TrainSpec, out: Out, ranks: Ranks, report: Report) -> SavedState | None:
+    """Return the state to go on from, or None: it decides whether the draft needs a start of its own."""
+    with _saves(spec, out, ranks, report) as saves:
+        return saves.last.newest()
+
+
+def _earlier(loop: Loop, out: Out, placement: Placement, report: Report) -> SavedState | None:
+    """Return what the spec begins with, where it names an earlier draft."""
+    tensors = earlier_weights(loop.task.spec, loop.total, out, placement, report.log)
+    return None if tensors is None else SavedState(step=0, tensors=tensors, rows=[], progress={})
+
+
+def _goes_on(loop: Loop, saved: SavedState, report: Report) -> SavedState:
+    """Return the state that training goes on from, and say so."""
     report.log(f"going on after step {saved.step} of {loop.total}")
     kernel = saved.progress.get("kernel", "torch")
     if kernel != loop.task.kernel:
@@ -150,6 +162,23 @@ def _start(loop: Loop, saves: Saves, out: Out, placement: Placement, report: Rep
             f"its loss was computed by {kernel}, here it is by {loop.task.kernel}: from here on sums round otherwise"
         )
     return saved
+
+
+def _keep_start(loop: Loop, saves: Saves | None, *, new: bool = False) -> None:
+    """Save the state before the first step where states were made for the start of a draft: a run that is killed before
+    its next saved state does not ask for them again. All ranks call it; the first one's arguments count.
+
+    Args:
+        loop: before its first step.
+        saves: of the first rank.
+        new: whether the draft has the weights of its own start.
+    """
+    spec = loop.task.spec
+    made = new and spec.source != "cache" and spec.start_samples(1, 1.0) > 0
+    if loop.ranks.told(made):
+        state = loop.state()
+        if saves is not None:
+            saves.last.save(state)
 
 
 def _keep_best(loop: Loop, saves: Saves | None, log: Callable[[str], None]) -> int:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from deepspec.stages import Work, address, find_fresh
 from deepspec.store import Store
 from infra.children.child import Job
 from infra.children.events import Events
+from infra.children.lease import leased
 from infra.children.turn import turn
 from infra.engines.managed import PROMPT_ROOM, Served, start_engines
 from infra.engines.serving import ServingSettings, serving_draft
@@ -48,20 +49,40 @@ def run_stage(work: Work, site: Site, keys: Mapping[str, str] = MappingProxyType
         return _made(work, site, keys) if found is None else found
 
 
-def _turn(work: Work, site: Site) -> AbstractContextManager[object]:
-    """Return a block in which no other run of this data folder makes the same; machines that train together all do."""
+@contextmanager
+def _turn(work: Work, site: Site) -> Iterator[None]:
+    """Hold a stage for a block: no other run of this data folder makes it, nor one of the store that shows life.
+
+    Machines that train together all make it, and so do those that divide its shards among them.
+    """
     if nodes().count > 1:
-        return nullcontext()
-    told = False
+        yield
+        return
+    wait, where = _Waiting(work, site), f"{work.stage.kind}/{_where(work)}"
+    with (
+        turn(work.placement.scratch / where, lambda: wait("another run of this data folder")),
+        nullcontext() if work.stage.claims else leased(work.store, f"{where}/claims/run.json", wait.elsewhere),
+    ):
+        yield
 
-    def waiting() -> None:
-        nonlocal told
-        if not told:
-            work.report.log("another run of this data folder makes the same; waiting for its end")
-        told = True
-        site.caps.check(work.store)
 
-    return turn(work.placement.scratch / work.stage.kind / _where(work), waiting)
+class _Waiting:
+    """Says once each for whom a run waits, and ends the waiting where a cap is reached."""
+
+    def __init__(self, work: Work, site: Site) -> None:
+        """Have said nothing."""
+        self._work, self._site, self._said = work, site, set[str]()
+
+    def __call__(self, who: str) -> None:
+        """Say that somebody makes the same, unless it was said."""
+        if who not in self._said:
+            self._work.report.log(f"{who} makes the same; waiting for its end")
+        self._said.add(who)
+        self._site.caps.check(self._work.store)
+
+    def elsewhere(self, host: str) -> None:
+        """Say the same of a run on a host."""
+        self(f"another run of this store, on {host},")
 
 
 def _where(work: Work) -> str:

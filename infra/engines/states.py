@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -137,26 +136,27 @@ def engine_version(urls: Sequence[str]) -> str:
 
 def _asked(url: str) -> str:
     server = url.rstrip("/").removesuffix("/v1")
-    try:
-        with httpx.Client(trust_env=False, timeout=10) as client:
-            _refuse_sglang(client, server)
-            reply = client.get(f"{server}/version")
-        return str(reply.raise_for_status().json()["version"])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{url} does not say which version of vLLM it is ({error}), which is part of what a cache is; start it, or "
-            "set cache.engine_version"
-        ) from error
-
-
-def _refuse_sglang(client: httpx.Client, server: str) -> None:
-    """Refuse a server that calls itself SGLang; one that does not say whose its models are is none."""
-    with suppress(httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
-        models = client.get(f"{server}/v1/models").json()["data"]
-        if any(model.get("owned_by") == "sglang" for model in models):
+    with httpx.Client(trust_env=False, timeout=10) as client:
+        if _is_sglang(client, server):
             raise EngineError(
                 f"{server} is an SGLang server, and {NO_SGLANG}; start vLLM with what `deepspec engine-args` prints"
             )
+        try:
+            return str(client.get(f"{server}/version").raise_for_status().json()["version"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                f"{url} does not say which version of vLLM it is ({error}), which is part of what a cache is; start "
+                "it, or set cache.engine_version"
+            ) from error
+
+
+def _is_sglang(client: httpx.Client, server: str) -> bool:
+    """Return whether a server calls itself SGLang; one that does not say whose its models are is none."""
+    try:
+        models = client.get(f"{server}/v1/models").json()["data"]
+        return any(model.get("owned_by") == "sglang" for model in models)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _installed() -> str:

@@ -79,9 +79,9 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
     assert {f"{stage}-artifact" for stage in STAGES} <= {str(found["key"]) for found in shown}
     words = [sys.executable, "-m", "cli.main", "runs", "--tag", "algorithm:dspark", "--json"]
     listed = subprocess.run(words, env=environment(operated.api), cwd=ROOT, capture_output=True, text=True, check=True)
-    runs = json.loads(listed.stdout)["runs"]
-    assert {"flow": "build-draft", "state": "Completed"}.items() <= runs[-1].items()
-    assert "algorithm:dspark" in runs[-1]["tags"]
+    (run,) = [run for run in json.loads(listed.stdout)["runs"] if run["id"] == built["id"]]
+    assert {"flow": "build-draft", "state": "Completed"}.items() <= run.items()
+    assert "algorithm:dspark" in run["tags"]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")

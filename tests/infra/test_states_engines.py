@@ -175,6 +175,17 @@ def test_a_server_of_sglang_is_refused_with_the_reason(endpoint):
         assert engine_version([endpoint("0.32.0", models)]) == "0.32.0"
 
 
+def test_a_refusal_of_sglang_is_no_fault_of_its_answer(endpoint, monkeypatch):
+    """Whatever kind of error it is: what is suppressed is what the server says, not what is made of it."""
+
+    class RefusedError(EngineError, ValueError):
+        pass
+
+    monkeypatch.setattr("infra.engines.states.EngineError", RefusedError)
+    with pytest.raises(RefusedError, match="is an SGLang server, and states of SGLang"):
+        engine_version([endpoint("0.5.23", {"data": [{"id": "target", "owned_by": "sglang"}]})])
+
+
 def test_an_endpoint_that_says_no_version_is_one_line():
     with pytest.raises(EngineError, match=r"does not say which version .*; start it, or set cache\.engine_version"):
         engine_version(["http://127.0.0.1:9/v1"])

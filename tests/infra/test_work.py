@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from deepspec import errors
 from deepspec.artifacts import ArtifactRef
+from deepspec.cache.spec import CacheSpec
 from deepspec.errors import BudgetError, ChildError, EngineError, SourceError, StoreError
 from deepspec.placement import Endpoint, Placement
 from deepspec.plan.plan import Limits
@@ -54,9 +56,18 @@ def test_a_stage_is_made_once_and_then_found(tmp_path):
     assert len(heard.texts) == 1
 
 
-def test_of_two_runs_of_a_data_folder_the_second_waits_and_finds_what_the_first_published(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("scratch", "who"),
+    [
+        ("scratch", "another run of this data folder"),
+        ("other", f"another run of this store, on {socket.gethostname()},"),
+    ],
+)
+def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(tmp_path, monkeypatch, scratch, who):
+    """Of one data folder, or of two, as two machines have, with one store."""
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     waiting, jobs = Event(), []
+    monkeypatch.setattr("infra.children.lease.LOOK_SECONDS", 0.05)
 
     class Second(Heard):
         def log(self, message: str) -> None:
@@ -69,19 +80,32 @@ def test_of_two_runs_of_a_data_folder_the_second_waits_and_finds_what_the_first_
         assert waiting.wait(60), "the second did not wait"
         return run_job(job, *rest, **options)
 
-    def run(heard: Heard) -> None:
-        refs.append(run_stage(site.work(STAGES["prepare"], spec, {}, heard), site))
+    def run(heard: Heard, folder: str) -> None:
+        placement = site.placement.model_copy(update={"scratch": tmp_path / folder})
+        own = site.model_copy(update={"placement": placement})
+        refs.append(run_stage(own.work(STAGES["prepare"], spec, {}, heard), own))
 
     refs: list[ArtifactRef] = []
     second = Second()
-    later = Thread(target=run, args=(second,), daemon=True)
+    later = Thread(target=run, args=(second, scratch), daemon=True)
     monkeypatch.setattr(work, "run_job", first_job)
-    run(Heard())
+    run(Heard(), "scratch")
     later.join(60)
-    assert second.lines == ["another run of this data folder makes the same; waiting for its end"]
+    assert second.lines == [f"{who} makes the same; waiting for its end"]
     assert len(refs) == 2
     assert refs[0] == refs[1]
     assert len(jobs) == 1, "made once"
+    assert not any("claims" in key for key in Store(site.root).list("prompts"))
+
+
+def test_runs_that_divide_a_cache_by_its_shards_do_not_wait_for_each_other(tmp_path):
+    site = site_of(tmp_path, {})
+    other = site.model_copy(update={"placement": Placement(scratch=tmp_path / "other")})
+    spec = CacheSpec(target=TargetId(config="c", weights="w", tokenizer="t", template="p"))
+    inputs = {"answers": ArtifactRef(kind="answers", address="a", content="c", uri="u")}
+    asked = [each.work(STAGES["cache"], spec, inputs, Heard()) for each in (site, other)]
+    with work._turn(asked[0], site), work._turn(asked[1], other):
+        pass
 
 
 def test_machines_that_train_together_do_not_wait_for_each_other(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deepspec.artifacts import open_artifact
-from deepspec.errors import NotPublishedError, StoreError
+from deepspec.errors import NotPublishedError, RefusedError, StoreError
 from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.specs import Spec
@@ -60,6 +60,56 @@ def _wait(url: str) -> None:
 @pytest.fixture
 def store(endpoint: str, request: pytest.FixtureRequest) -> Store:
     return Store(f"s3://deepspec/{request.node.name}")
+
+
+def test_a_bucket_that_is_not_there_is_refused_for_good(store, tmp_path):
+    (tmp_path / "f").write_bytes(b"file")
+    with pytest.raises(
+        RefusedError, match=r"cannot write s3://none/x/a: .*; there is no bucket none: make it, or"
+    ) as raised:
+        Store("s3://none/x").put_file(tmp_path / "f", "a")
+    assert not raised.value.retryable
+    assert Store("s3://none/x").list("") == []
+
+
+def test_keys_that_the_server_does_not_know_are_refused_for_good(store, endpoint, monkeypatch):
+    """The server asks for permissions from its next request on, as AWS' own does."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    asked = httpx.post(f"{endpoint}/moto-api/reset-auth", content=b"0").json()
+    try:
+        with pytest.raises(RefusedError, match=r"; the server does not know the key: mend AWS_ACCESS_KEY_ID"):
+            store.write_bytes("a", b"x")
+        with pytest.raises(RefusedError, match=r"; the key has no permission for this in bucket deepspec, or is none"):
+            store.read_bytes("a")  # of a HEAD a server says no more
+    finally:
+        httpx.post(f"{endpoint}/moto-api/reset-auth", content=asked["PREVIOUS_INITIAL_NO_AUTH_ACTION_COUNT"].encode())
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("AccessDenied", "the key has no permission for this in bucket deepspec"),
+        ("403", "the key has no permission for this in bucket deepspec"),
+        ("SignatureDoesNotMatch", "mend AWS_SECRET_ACCESS_KEY"),
+        ("ExpiredToken", "renew AWS_SESSION_TOKEN"),
+        ("RequestTimeTooSkewed", "set it by NTP"),
+        ("SlowDown", None),
+        ("InternalError", None),
+    ],
+)
+def test_what_a_server_refuses_for_good_is_told_from_what_may_pass(store, code, told, monkeypatch):
+    """By the error that s3fs makes of the server's."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    def refused(*_, **__):
+        raise translate_boto_error(ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject"))
+
+    monkeypatch.setattr(store._kept.client, "pipe_file", refused)
+    with pytest.raises(StoreError, match="no; .*AWS_" if told is None else told) as raised:
+        store.write_bytes("a", b"x")
+    assert (type(raised.value) is RefusedError) == (told is not None)
+    assert raised.value.retryable == (told is None)
 
 
 def test_bytes_ranges_sizes_and_lists(store, tmp_path):

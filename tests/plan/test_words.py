@@ -124,6 +124,18 @@ def test_a_target_that_no_device_holds_is_said_to_lie_over_several(machine: str,
     assert (cost.devices_for_target, told) == (devices, [] if there is None else [wanted])
 
 
+def test_a_target_that_is_quantised_lies_over_as_few_devices_as_its_bits_allow():
+    """gpt-oss-120b: 116.8 B weights of 4.47 bits are 65.3 GB, which an H100 of 80 GB holds, and two L40S of 48 GB."""
+    found = {name: estimated(name, "prepare.max_samples=1000", target="gpt-oss-120b") for name in ("h100", "l40sx2")}
+    assert {name: cost.devices_for_target for name, cost in found.items()} == {"h100": 1, "l40sx2": 2}
+    assert found["h100"].weights_bytes == pytest.approx(116_829_156_672 * 4.47 / 8)
+    told = [line for line in headline("l40sx2", found["l40sx2"], "cache", None) if "weights" in line]
+    assert told == [
+        "the target's weights take 65.3 GB at 4.5 bits each, more than one device has: they lie over 2 or more "
+        "(--device spread; an engine has its own option)"
+    ]
+
+
 def test_money_comes_before_time():
     """On an L40S online takes nine days longer, and 400 USD less."""
     told = headline("l40s", estimated("l40s"), "cache", None)

@@ -1,6 +1,7 @@
 """What is simulated of a plan, and what the command says of it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ FEW = {"samples": 64, "tokens": 100, "global_batch": 8, "seconds": 4000, "checkp
 GIVEN = [word for name, value in FEW.items() for word in ("--assume", f"{name}={value}")]
 
 
-def planned(*assumed: str, hardware: str = "h200") -> Scenario:
-    plan = presets.build_plan([presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")])
+def planned(*assumed: str, hardware: str = "h200", settings: Sequence[str] = ()) -> Scenario:
+    plan = presets.build_plan([presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")], settings)
     assert plan.target.sizes is not None
     return scenario_of(plan, plan.target.sizes, workload(plan, plan.target.sizes), presets.hardware(hardware), assumed)
 
@@ -37,6 +38,24 @@ def test_a_failure_comes_every_hour_whatever_there_is() -> None:
     for found in (planned(), planned(hardware="h200x8"), planned("engines=3")):
         parts = found.engines + found.ranks
         assert found.engine_mtbf == found.trainer_mtbf == 3600 * parts
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples"),
+    [
+        ([], 512),  # train.bigram_samples
+        (["train.bigram_samples=100"], 100),
+        (["train.start=fitted"], 512),  # the same samples
+        (["train.start=fitted", "train.bigram_samples=0"], 48),  # 32,768 positions in answers of 694 tokens
+        (["train.draft.algorithm=dflash"], 0),  # it has no Markov head
+        (["train.draft.markov_head=rnn"], 0),
+        (["train.draft.algorithm=eagle3", "train.start=fitted"], 0),
+        (["train.warm_start=abc"], 0),
+        (["train.bigram_samples=5000000"], 1_300_000),  # no more than there are
+    ],
+)
+def test_a_simulation_begins_with_what_the_start_of_the_draft_reads(settings: list[str], samples: int) -> None:
+    assert planned(settings=settings).start_samples == samples
 
 
 def test_what_is_known_better_is_said_by_name() -> None:
@@ -63,6 +82,7 @@ def test_the_command_simulates_a_plan(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["simulated"]["laptop"]
     assert (found["outcome"]["samples"], found["outcome"]["rows_lost"]) == (64, 0)
+    assert found["scenario"]["start_samples"] == 100  # all of the demo
     assert {"scenario", "outcome", "needed"} == set(found)
     shown = CliRunner().invoke(app, words)
     assert "rows lost" in shown.output

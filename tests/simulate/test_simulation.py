@@ -52,16 +52,26 @@ def test_what_a_step_takes_beside_its_tokens_is_added_once_a_step() -> None:
     assert other.seconds - one.seconds == pytest.approx(20 * 0.5)
 
 
-def test_what_the_start_of_a_draft_reads_is_read_in_every_process_unless_it_is_kept() -> None:
-    seconds = 40 * TOKENS / RATE
+def test_what_the_start_of_a_draft_reads_is_waited_for_before_the_first_step() -> None:
+    """40 samples of 0.1 s behind the proof of the engine: nobody trains meanwhile, and no rank waits for a step's."""
     plain, started = simulate(scenario()), simulate(scenario(start_samples=40))
-    assert started.seconds - plain.seconds == pytest.approx(seconds)
+    assert plain.start_seconds == pytest.approx(PROBES)
+    assert started.start_seconds == pytest.approx(PROBES + 4.0)
+    assert started.seconds == pytest.approx(plain.seconds + 4.0)
     assert started.trainers_waited * started.seconds == pytest.approx(plain.trainers_waited * plain.seconds)
-    kills = [Failure(12.0, None), Failure(24.0, None)]
-    each, once = (simulate(scenario(start_samples=40, kept_bytes=kept), kills) for kept in (0, 10**9))
-    assert each.engines_busy * each.seconds - once.engines_busy * once.seconds > 2 * seconds
-    assert (each.rows_lost, once.rows_lost) == (0, 0)
-    assert once.read_per_trained < 1.1 < each.read_per_trained
+    assert started.read_per_trained * ALL == pytest.approx(300 + 40 * TOKENS + ALL)
+
+
+def test_a_start_is_read_once_unless_a_process_ends_before_it_is_kept() -> None:
+    """Killed at 2 s, when 17 of its 40 samples are read; then at 15 s and 25 s, with a saved state each time."""
+    early, late = Failure(2.0, None), [Failure(15.0, None), Failure(25.0, None)]
+    once, twice = (simulate(scenario(start_samples=40), fails) for fails in (late, [early, *late]))
+    assert once.start_seconds == pytest.approx(3 * PROBES + 4.0)
+    assert twice.start_seconds == pytest.approx(2.0 + 3 * PROBES + 4.0)
+    assert simulate(scenario(start_samples=40, save_seconds=1e6), late).start_seconds == pytest.approx(
+        3 * (PROBES + 4.0)
+    )
+    assert (once.rows_lost, twice.rows_lost, twice.finished) == (0, 0, True)
 
 
 def test_what_a_process_loads_in_its_first_step_fills_the_queue_meanwhile() -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from multiprocessing.connection import wait
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -69,6 +70,12 @@ class Runs:
 
     def heard(self, step: int, ids: list[str]) -> None:
         assert self.steps.setdefault(step, ids) == ids
+
+    @property
+    def saved(self) -> list[int]:
+        """Return the steps whose states are whole."""
+        marks = (Path(self.store.root).parent / "scratch").rglob("checkpoints/last/step-*.json")
+        return sorted(int(mark.stem.removeprefix("step-")) for mark in marks)
 
     @property
     def published(self) -> Any:
@@ -275,6 +282,19 @@ def ids_of(bench: Bench, cache: Artifact) -> dict[str, tuple[int, ...]]:
 
 def test_a_trainer_that_is_killed_goes_on_and_asks_for_what_was_in_flight_alone(bench: Bench):
     check_trainer(bench, kills=2, seed=0)
+
+
+def test_a_trainer_that_is_killed_asks_for_the_start_of_its_draft_no_more(bench: Bench):
+    """Four samples a step from the saved one on, three held-out ones at each look, three that prove the engine."""
+    cache, spec = trained(bench), TOLD.but(keep_states=0)
+    with serving(bench.served()) as engine:
+        killed = Runs(bench, "killed", cache, engine.endpoint, spec=spec)
+        assert killed.run(kill_after=5) == -signal.SIGKILL
+        saved, before = killed.saved[-1], len(engine.asked)
+        assert killed.run() == 0
+    looks = [step for step in (0, 4, 8, 9) if step >= saved]
+    assert len(engine.asked) - before == 4 * (9 - saved) + 3 * len(looks) + 3
+    assert before >= 16 + 4 * 5 + 3 + 3
 
 
 def test_an_engine_that_comes_and_goes_changes_nothing(bench: Bench):

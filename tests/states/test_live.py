@@ -6,6 +6,7 @@ import pytest
 
 from deepspec.artifacts import open_artifact, read_manifest
 from deepspec.errors import EngineError, SpecError, TrainingError
+from deepspec.train.loop import Loop
 from tests.given.engines.bench import Bench
 from tests.given.engines.states import Served, serving
 from tests.given.engines.training import SPEC, checksums, tokens_of, train
@@ -54,6 +55,43 @@ def test_every_sample_is_asked_for_each_time_that_it_is_read(bench: Bench):
     steps, looks, begin, probes = 8 * 4, 3 * 3, 16, 3  # the draft begins with the bigrams of all that it trains on
     assert len(engine.asked) == steps + looks + begin + probes
     assert any("samples asked for, 0 read from those kept" in line for line in bench.heard.lines)
+
+
+def test_a_fitted_start_asks_for_no_sample_twice(bench: Bench):
+    """The block is fitted to the samples that the bigrams are of."""
+    with serving(bench.served()) as engine:
+        trained(bench, engine, spec=SPEC.but(start="fitted"))
+    steps, looks, begin, probes = 8 * 4, 3 * 3, 16, 3
+    assert len(engine.asked) == steps + looks + begin + probes
+
+
+def test_a_draft_that_begins_with_earlier_weights_asks_for_no_start(bench: Bench):
+    with serving(bench.served()) as engine:
+        trained(bench, engine, name="first")
+        before = len(engine.asked)
+        trained(bench, engine, name="second", spec=SPEC.but(warm_start="first"))
+    steps, looks, probes = 8 * 4, 3 * 3, 3
+    assert len(engine.asked) - before == steps + looks + probes
+
+
+def test_a_run_that_dies_before_its_first_saved_step_asks_for_no_start_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    count = Loop._count
+    with serving(bench.served()) as engine:
+        whole = trained(bench, engine, name="whole")
+        monkeypatch.setattr(Loop, "_count", _dying)
+        with pytest.raises(OSError, match="gone"):
+            trained(bench, engine, name="broken")
+        monkeypatch.setattr(Loop, "_count", count)
+        before = len(engine.asked)
+        assert trained(bench, engine, name="broken") == whole
+    steps, looks, probes = 8 * 4, 3 * 3, 3
+    assert len(engine.asked) - before == steps + looks + probes
+
+
+def _dying(*_: Any) -> None:
+    raise OSError("gone")
 
 
 def test_kept_states_are_asked_for_once_and_train_the_same_draft(bench: Bench):

@@ -15,6 +15,7 @@ from deepspec.states import carrier
 from deepspec.states.carrier import Carrier
 from deepspec.states.stored import StatesInStore
 from deepspec.store import Store
+from deepspec.store.objects import ObjectStorage
 from tests.given.engines.bench import Bench
 from tests.given.engines.carried import carrying
 from tests.given.engines.one_pass import ALL, Line
@@ -73,6 +74,46 @@ def test_an_engine_and_a_store_that_fail_are_asked_again(bench: Bench, s3: Store
     assert failed[0] >= 19 + 3 + 3
     assert s3.list("states") == []
     assert bench.left() == []
+
+
+def test_a_store_that_refuses_for_good_ends_the_run_at_once(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    """Its permission is taken away after the proof: what is under way then is asked for, and nothing again."""
+    put, puts, told = ObjectStorage.put, [0], list[str]()
+
+    def refusing(self: ObjectStorage, path: Path, key: str) -> None:
+        puts[0] += key.startswith("states")
+        if key.startswith("states") and puts[0] > 5:
+            raise PermissionError("Access Denied")
+        put(self, path, key)
+
+    monkeypatch.setattr(ObjectStorage, "put", refusing)
+    with (
+        serving(bench.served()) as engine,
+        carrying(engine, s3, told.append) as far,
+        pytest.raises(
+            EngineError,
+            match=r"asking again is of no use: cannot write s3://.*the key has no permission",
+        ),
+    ):
+        captured(bench, far)
+    assert len(engine.asked) == len(set(map(tuple, engine.asked[3:]))) + 3
+    assert len(told) == 1
+    assert "the key has no permission for this in bucket" in told[0]
+    assert s3.list("states") == []
+    assert bench.left() == []
+
+
+def test_a_store_that_the_run_may_not_read_ends_it_at_once(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+    def refusing(self: ObjectStorage, key: str) -> bytes:
+        raise PermissionError("Access Denied")
+
+    with serving(bench.served()) as engine, carrying(engine, s3) as far:
+        monkeypatch.setattr(ObjectStorage, "read", refusing)
+        with pytest.raises(
+            EngineError, match=r"into a store that this run may not read: cannot read s3://.*has no permission"
+        ):
+            captured(bench, far)
+    assert len(engine.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -204,20 +204,27 @@ def test_equal_runs_publish_equal_bytes(site):
     assert one.content == other.content
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, seed, monkeypatch):
+@pytest.mark.parametrize(("seed", "start"), [(0, "random"), (1, "fitted"), (2, "target")])
+def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, seed, start, monkeypatch):
+    """Its weights are those that were saved: for a start nothing is read again."""
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
-    spec = SMALL.but(seed=seed)
+    spec = SMALL.but(seed=seed, start=start, draft={**SMALL.draft.model_dump(), "shape": "target"})
     undisturbed, _ = site.train(spec, f"undisturbed-{seed}")
     report = Terminating(after=4 + seed)
     with pytest.raises(CancelledError):
         site.train(spec, f"terminated-{seed}", report)
     again = Heard()
+    for name in ("deepspec.start.bigrams.read_bigrams", "deepspec.start.fitted.Anchors.read"):
+        monkeypatch.setattr(name, _never)
     ref, counts = site.train(spec, f"terminated-{seed}", again)
     assert any(f"going on after step {4 + seed} of 8" in line for line in again.lines)
     assert not any("its loss was computed" in line for line in again.lines)
     assert site.checksums(ref) == site.checksums(undisturbed)
     assert counts["steps"] == 8
+
+
+def _never(*_):
+    raise AssertionError("a start was read")
 
 
 def test_a_run_that_goes_on_with_another_kernel_says_so(site, monkeypatch):

@@ -12,7 +12,7 @@ from deepspec.plan.cost.found import NO_COST, Costs
 from deepspec.plan.cost.given import Hardware, Sizes, Workload
 from deepspec.plan.cost.sources import SOURCES, TOKENS_ONLY, greedy_cost, month_of, source_cost
 from deepspec.ranges import Range
-from deepspec.target_cache.sizes import BF16_BYTES, cache_size, published_range
+from deepspec.target_cache.sizes import cache_size, published_range
 
 GUESS = 0.30
 """Half-width of the interval around a guessed token count, as a share of it."""
@@ -65,8 +65,9 @@ def estimate(sizes: Sizes, work: Workload, hardware: Hardware) -> Costs:
         gets=chosen.gets.plus(beside.gets),
         money=money,
         devices=hardware.devices,
-        weights_bytes=BF16_BYTES * sizes.parameters,
-        devices_for_target=math.ceil(BF16_BYTES * sizes.parameters / (hardware.device_memory_gb * 1e9)),
+        weights_bytes=sizes.weights_bytes,
+        weights_bits=sizes.weight_bits,
+        devices_for_target=math.ceil(sizes.weights_bytes / (hardware.device_memory_gb * 1e9)),
     )
 
 

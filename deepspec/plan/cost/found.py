@@ -68,6 +68,8 @@ class Costs(Spec):
     devices: int
     """Of the given hardware."""
     weights_bytes: float
-    """Of the target, in bf16."""
+    """Of the target in memory: in bf16, or as it is quantised."""
+    weights_bits: float
+    """Of one of its weights, on the average: 16, or fewer where it is quantised."""
     devices_for_target: int
     """Over so many devices of this memory its weights lie, at least."""

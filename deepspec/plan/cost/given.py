@@ -6,7 +6,7 @@ from pydantic import Field
 
 from deepspec.ranges import Range
 from deepspec.specs import Spec
-from deepspec.target_cache.sizes import CODEC_RATIO, Captured
+from deepspec.target_cache.sizes import BF16_BYTES, CODEC_RATIO, Captured
 
 
 class Sizes(Spec):
@@ -22,8 +22,20 @@ class Sizes(Spec):
     parameters: int = Field(gt=0)
     working: int | None = Field(default=None, gt=0)
     """Parameters that work on one token, where a part of the experts does; None: all."""
+    bits: float | None = Field(default=None, gt=0)
+    """Of a weight in memory, on the average, where the target is quantised; None: it is not, and lies there in bf16."""
     reads_again: bool = False
     """Whether tokens can be taken back from its memory by reading the accepted ones again, and not otherwise."""
+
+    @property
+    def weight_bits(self) -> float:
+        """Return the bits of a weight in memory, on the average."""
+        return self.bits or 8 * BF16_BYTES
+
+    @property
+    def weights_bytes(self) -> float:
+        """Return the bytes of all weights in memory."""
+        return self.parameters * self.weight_bits / 8
 
 
 class Hardware(Spec):

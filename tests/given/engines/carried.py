@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -14,9 +14,12 @@ from tests.given.engines.states import Served
 
 
 @contextmanager
-def carrying(engine: Served, store: Store) -> Iterator[Endpoint]:
+def carrying(engine: Served, store: Store, tell: Callable[[str], object] = str) -> Iterator[Endpoint]:
     """Yield the endpoint of a carrier before an engine."""
-    loop, runner = asyncio.new_event_loop(), web.AppRunner(Carrier(engine.endpoint.url, store).app(), access_log=None)
+    loop, runner = (
+        asyncio.new_event_loop(),
+        web.AppRunner(Carrier(engine.endpoint.url, store, tell).app(), access_log=None),
+    )
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
