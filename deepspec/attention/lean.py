@@ -36,7 +36,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(…, D)`."""
-        return lean(super().forward, x)
+        return lean(super().forward, x, wide=True)
 
 
 class OffsetRMSNorm(RMSNorm):
@@ -49,7 +49,7 @@ class OffsetRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(…, D)`."""
-        return lean(self._offset, x)
+        return lean(self._offset, x, wide=True)
 
     def _offset(self, x: Tensor) -> Tensor:
         return rms_norm(x.float(), self.normalized_shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)

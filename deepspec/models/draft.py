@@ -252,7 +252,8 @@ class EagleDraft(Draft):
         """
         rotation = self._rotation(positions_BQ)
         normed = self.config.norms.norm_before_residual
-        x_BQD, seen = state_BQD if self._joins else self._entered(ids_BQ, state_BQD), list[KeyValue]()
+        x_BQD = state_BQD if self._joins else self._entered(ids_BQ, state_BQD)
+        seen: list[KeyValue] = []
         for layer, block in enumerate(self._blocks()):
             joins = self._joins and not layer
             read = self._joined(block, ids_BQ, state_BQD) if joins else block.input_layernorm(x_BQD)
