@@ -109,7 +109,7 @@ class Stretch:
     """Where the new weights go in the model's own precision; None: they are the masters, or are sent elsewhere."""
 
 
-def norm_of(gradients: Mapping[str, Tensor]) -> Tensor:
+def total_norm(gradients: Mapping[str, Tensor]) -> Tensor:
     """Return the norm of gradients of any precision, together, a scalar in fp32."""
     norms = torch._foreach_norm([*gradients.values()], dtype=torch.float32)
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepspec.errors import CheckpointError
 from deepspec.kernels import kernel_of
-from deepspec.optimizers.gradients import Gradients, Stretch, norm_of
+from deepspec.optimizers.gradients import Gradients, Stretch, total_norm
 from deepspec.optimizers.optimization import Optimization
 from deepspec.steps.ranks import Ranks
 
@@ -74,7 +74,7 @@ class MasterAdamW:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""
         kept = self._gradients.kept()
         if kept:
-            return norm_of(kept)
+            return total_norm(kept)
         own = self._ranks.sum_shares(self.gradient)
         norm: Tensor = torch.linalg.vector_norm(own)
         return norm if self._ranks.count == 1 else self._ranks.sum_(norm.square()).sqrt()

@@ -63,7 +63,7 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
     if cpu and (most == 1 or not REFS.exists()):  # only Linux tells what a pass takes
         return most
     number = max(samples.order(0), key=samples.length)
-    record, free = read_record(samples, number), free_bytes(task.device) - optimizer.unmade_bytes * (most > 1)
+    record, free = read_record(samples, number), free_memory(task.device) - optimizer.unmade_bytes * (most > 1)
     room = SHARE * free
     row = fullest_row(record, task.spec.objective.num_anchors) if cut.pack else [record]
     one = _taken(task, [row], optimizer)
@@ -119,7 +119,7 @@ def recompute_activations(model: BlockDraft | EagleDraft) -> None:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
-def free_bytes(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Return the memory that this process could still take on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

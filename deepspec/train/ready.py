@@ -22,7 +22,7 @@ from deepspec.target_cache.split import CacheSplit
 from deepspec.train.accepted import AnswersKnown
 from deepspec.train.checked import check_supervised
 from deepspec.train.loop import Loop
-from deepspec.train.memory import fitting_micro_batch, free_bytes
+from deepspec.train.memory import fitting_micro_batch, free_memory
 from deepspec.train.narrator import silent
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, draft_of
@@ -148,7 +148,7 @@ def _pace(spec: TrainSpec, placement: Placement, ranks: Ranks) -> Pace:
     card = ranks.device.type == "cuda"
     here = max(1, ranks.count // ranks.machines)
     spare = max(1, min(READERS, (os.cpu_count() or 1) // here - 1))
-    room = int(AHEAD_SHARE * free_bytes(torch.device("cpu")) / here)
+    room = int(AHEAD_SHARE * free_memory(torch.device("cpu")) / here)
     own = max(1, spec.global_batch // ranks.count)
     return Pace(
         workers=placement.readers or (spare if card else 1),

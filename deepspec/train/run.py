@@ -21,7 +21,7 @@ from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.checked import check_cache
 from deepspec.train.loop import Loop
-from deepspec.train.memory import free_bytes
+from deepspec.train.memory import free_memory
 from deepspec.train.narrator import Narrator, silent
 from deepspec.train.ready import judged, make_loop
 from deepspec.train.spec import TrainSpec
@@ -73,7 +73,7 @@ def _opened(
     from deepspec.gathering.live import StatesRoom, engine_cache  # loads the client of engines, which takes a second
 
     here = max(1, ranks.count // ranks.machines)
-    free = free_bytes(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     room = StatesRoom(
         ahead=min(placement.staging_limit, int(ENGINES_SHARE * free)) // here,
         folder=out.scratch / "states",

@@ -39,7 +39,7 @@ def task_for(site, algorithm="dspark"):
 )
 def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free, fits):
     loop, samples = task_for(site)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
     assert fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer) == fits
 
@@ -47,7 +47,7 @@ def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free,
 def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
     loop, samples = task_for(site)
     held = iter([(0, 900), (0, 500), (0, 700)])
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: next(held))
     said = []
     assert fitting_micro_batch(loop.task, samples, ALONE, said.append, loop.optimizer) == 2
@@ -91,7 +91,7 @@ def test_a_device_too_small_for_one_row_is_named(site):
 
 def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
     loop, samples = task_for(site)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (0, 3_001_000))
     with pytest.raises(TrainingError, match="takes 3 MB, 3 MB more than there is"):
         fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer)
@@ -118,7 +118,7 @@ def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold()
 def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
     loop, samples = task_for(site)
     tried = []
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: tried.append(rows) or (0, 100 * len(rows)))
     assert fitting_micro_batch(loop.task, samples, Cut(ranks=16, micro_batch=1, pack=True), print, loop.optimizer) == 4
     longest = max(samples.length(number) for number in samples.order(0))
