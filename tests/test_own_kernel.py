@@ -1,12 +1,15 @@
 """The kernel of a block's own slots, without a GPU: its numbers by the interpreter, and that it compiles for one."""
 
 import pytest
+import torch
 
 from tests.given.apart import run_apart
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; `make install` brings it on Linux")
 
 HOPPER = 90
+LEAST_SHARED = 99 * 1024
+"""Bytes of shared memory that a program may have on the cards that have least (compute capability 8.6, 8.9, 12.0)."""
 TENSORS = {
     "query", "key", "value", "read", "grad_read", "grad_query", "grad_key", "grad_value", "normalizers", "grad_lse",
 }  # fmt: skip
@@ -20,9 +23,8 @@ def test_numbers_by_the_interpreter():
     run_apart("tests/interpreted/own_kernel.py", TRITON_INTERPRET="1")
 
 
-@pytest.mark.parametrize("name", ["read_block", "trace_block"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_it_compiles_for_a_gpu_without_spilling(monkeypatch, tmp_path, name, dtype):
+def compiled(monkeypatch, tmp_path, name, dtype, sizes):
+    """Return a kernel as it is launched, for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -36,11 +38,29 @@ def test_it_compiles_for_a_gpu_without_spilling(monkeypatch, tmp_path, name, dty
             return "*fp32" if name in WIDE else f"*{dtype}"
         return "fp32" if name == "scale" else "i32"
 
-    types = {each: "constexpr" if each in SIZES else kind(each) for each in kernel.arg_names}
+    types = {each: "constexpr" if each in sizes else kind(each) for each in kernel.arg_names}
     even = [n for n, each in enumerate(kernel.arg_names) if types[each] != "constexpr" and each != "scale"]
-    source = ASTSource(kernel, types, SIZES, {(n,): [["tt.divisibility", 16]] for n in even})
-    found = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=triton_own.OPTIONS)
-    code = found.asm["ptx"]
+    source = ASTSource(kernel, types, sizes, {(n,): [["tt.divisibility", 16]] for n in even})
+    return triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=triton_own.OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["read_block", "trace_block"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_it_compiles_for_a_gpu_without_spilling(monkeypatch, tmp_path, name, dtype):
+    code = compiled(monkeypatch, tmp_path, name, dtype, SIZES).asm["ptx"]
     assert "mma.sync" in code or "wgmma" in code or dtype == "fp32"
     assert "ld.global.v4.b32" in code
     assert "ld.local" not in code
+
+
+@pytest.mark.parametrize(("heads", "slots", "size"), [(4, 7, 128), (1, 16, 256), (1, 8, 512), (8, 8, 64), (5, 7, 65)])
+def test_what_it_is_asked_for_fits_into_the_shared_memory_of_any_card(monkeypatch, tmp_path, heads, slots, size):
+    from deepspec.attention import triton_own
+    from deepspec.attention.split import MOST_BYTES, _is_small
+
+    query, key = torch.empty(1, heads, slots, size, dtype=torch.bfloat16), torch.empty(1, 1, slots, size)
+    assert MOST_BYTES / 2 < heads * slots * size * 2 <= MOST_BYTES
+    assert _is_small(query, key, slots)
+    assert not _is_small(query, key, 2 * slots)
+    sizes = {"CAUSAL": True, **triton_own._sizes(query, key, slots)}
+    assert compiled(monkeypatch, tmp_path, "trace_block", "bf16", sizes).metadata.shared <= LEAST_SHARED

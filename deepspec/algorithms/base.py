@@ -21,6 +21,8 @@ class LossResult:
     """Scalar, already divided by the global denominators: call `.backward()` on it and sum gradients over ranks."""
     sums: dict[str, Tensor]
     """Detached sums, numerators and denominators alike: add them up over micro-batches and ranks."""
+    held: bool = True
+    """Whether the target's logits were computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

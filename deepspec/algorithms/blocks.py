@@ -93,10 +93,10 @@ class BlockAlgorithm:
             term = (own_R * choice.cross_entropy).sum() / denominator
             loss = loss + supervision.selector * term
             sums |= _chosen(supervision, extra, choice) | {"selector": term.detach() * denominator}
-        at_hand = confident or supervision.terms.held  # what the loss needs anyway
+        at_hand = confident or supervision.holds_target
         exact = measure or (at_hand and not model.config.reduced_vocabulary)
         sums |= sums_of(supervision, extra.slots, counted, shares_R, measure=exact)
-        return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
+        return LossResult(loss=loss, sums={"loss": loss.detach(), **sums}, held=measure or at_hand)
 
     def slots(self, config: DraftConfig) -> int:
         """Return how many tokens a block proposes."""

@@ -66,6 +66,11 @@ class BlockSupervision:
     """The first slot that predicts a token."""
 
     @property
+    def holds_target(self) -> bool:
+        """Return whether the loss reads the target's probabilities, or takes its labels from them."""
+        return self.terms.held or not self.true_labels
+
+    @property
     def drafted(self) -> slice:
         """Return the slots of a block that predict a token."""
         return slice(self.first_slot, None)

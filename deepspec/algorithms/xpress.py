@@ -54,13 +54,13 @@ class XPress(BlockAlgorithm):
         rows = replace(rows, weights=factors_G[:, None] * shares_GR * extra.trained / denominator)
         loss, measured = chunked_loss(rows, head, supervision.terms, measure=measure)
         first = of_known(_reading(measured, 0), extra.trained, exact=head.whole is not None)
-        exact = measure or (supervision.terms.held and not model.config.reduced_vocabulary)
+        exact = measure or (supervision.holds_target and not model.config.reduced_vocabulary)
         sums = sums_of(supervision, extra.slots, first, shares_GR[0], measure=exact)
         sums |= {"known": extra.known.sum(), **_of_guesses(supervision, measured, shares_GR * extra.trained)}
         if exact and supervision.base_anchor:
             base = of_known(_reading(measured, -1), extra.trained, exact=head.whole is not None)
             sums["tau_base"] = _tau(supervision, extra, base)
-        return LossResult(loss=loss, sums={"loss": loss.detach(), **sums})
+        return LossResult(loss=loss, sums={"loss": loss.detach(), **sums}, held=measure or supervision.holds_target)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return what blocks tell, with the true tokens given; of guesses and of the block's own logits beside it."""

@@ -26,6 +26,11 @@ from deepspec.attention.flex import flex
 TILE = 128
 """Queries and positions of a block that flex_attention computes or skips as a whole."""
 
+MOST_BYTES = 8192
+"""Of a block's queries in a group of heads, for which there is a kernel: four heads of 128 and seven slots take 7,168.
+
+A program of it then fits into the shared memory of any card, 99 KB at least. Larger blocks are products of torch."""
+
 Attended = tuple[Tensor, Tensor]
 """What was read, `(B, H, Q, d)`, and the logarithm of the softmax's normaliser, `(B, H, Q)` fp32."""
 
@@ -129,7 +134,7 @@ def attend_split(query_BHQd: Tensor, context: Held, own: Held | None, mask: Spli
     if own is not None and mask.own is not None:
         parts.append(_ranged(query_BHQd, *own, (mask.own, mask.own_blocks), scale))
     elif own is not None and mask.slots:
-        if query_BHQd.is_cuda and mask.blocks is not None:
+        if query_BHQd.is_cuda and mask.blocks is not None and _is_small(query_BHQd, own[0], mask.slots):
             parts.append(_own_block_on_card(query_BHQd, *own, mask, scale))
         else:
             parts.append(_own_block(query_BHQd[:, :, :queries], *own, mask, scale))
@@ -190,6 +195,11 @@ def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).to(value.dtype)
     read = _grouped(weights, groups).flatten(2, 3) @ value
     return read.view(shape), lse
+
+
+def _is_small(query: Tensor, key: Tensor, slots: int) -> bool:
+    """Return whether the kernel takes a block's queries in a group of heads."""
+    return query.shape[1] // key.shape[1] * slots * query.shape[3] * query.element_size() <= MOST_BYTES
 
 
 def _own_block_on_card(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Attended:

@@ -67,8 +67,12 @@ class MasterAdamW:
 
     @property
     def unmade_bytes(self) -> int:
-        """Return the bytes that adding up gradients of several passes would take, and that nothing has taken yet."""
-        return 0 if self._gradients.made else FP32_BYTES * self._ranks.padded(self.size)
+        """Return the bytes that adding up gradients of several passes would take, and that nothing has taken yet.
+
+        The first pass's own gradients are among them, which lie there until the second pass has made its.
+        """
+        kept = self._working.element_size() * self.size
+        return 0 if self._gradients.made else FP32_BYTES * self._ranks.padded(self.size) + kept
 
     def sum_gradients(self) -> Tensor:
         """Sum the gradients over ranks and return their norm before clipping, a scalar."""

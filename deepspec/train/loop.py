@@ -191,13 +191,14 @@ class Loop:
         task, device = self.task, self.task.device
         denominators = self.ranks.sum_named(on_device(total_denominators(step.supervised), device))
         totals: dict[str, Tensor] = {}
-        measure = task.measures(self.progress.step)
+        measure, held = task.measures(self.progress.step), False
         for micro in task.moved(step.micro_batches()):
             if stop.asked:
                 break
             result = task.loss(micro, denominators, measure=measure)
             result.loss.backward()  # type: ignore[no-untyped-call]
             add(totals, {"loss": result.loss, **result.sums})
+            held |= result.held
         if self.ranks.any(stop.asked):
             self.optimizer.forget()
             return False
@@ -205,10 +206,10 @@ class Loop:
         sums = self.ranks.sum_named(totals)
         rate = rate_of(self.progress.step, self.total, task.spec)
         self.optimizer.step(rate, norm, sieve.keeps_out(sums["loss"], norm))
-        self._count(step, rate, {"gradient_norm": norm, **sums})
+        self._count(step, rate, {"gradient_norm": norm, **sums}, held=held)
         return True
 
-    def _count(self, step: Step, rate: float, values: Mapping[str, Tensor]) -> None:
+    def _count(self, step: Step, rate: float, values: Mapping[str, Tensor], *, held: bool) -> None:
         """Count a step that was sent to the device, and leave what it gives there."""
         samples = self.task.spec.global_batch
         taken = Taken(step=self.progress.step, learning_rate=rate, sample_ids=step.sample_ids)
@@ -220,7 +221,7 @@ class Loop:
         self.meter.tokens += step.tokens
         self.meter.samples += samples
         if self.meter.peak:
-            self.meter.flops += step_flops(self.task.model, step.work, held="accept" in values)
+            self.meter.flops += step_flops(self.task.model, step.work, held=held)
 
     def _is_fetch_due(self) -> bool:
         return self.progress.step % self.fetch_every == 0 or self._is_look_due() or self._is_save_due()

@@ -140,11 +140,11 @@ def _taken(task: Task, rows: list[list[Record]], optimizer: Stepping) -> int | N
     try:
         before, most = _held(task, rows)
     except torch.OutOfMemoryError:
+        optimizer.forget()
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
-    finally:
-        optimizer.forget()
+    optimizer.forget()
     return most - before
 
 
