@@ -39,11 +39,11 @@ def main(
     begun: list[tuple[float, float]] = []
     """When steps began, each with the seconds that the loop had waited until then; the first at its first states."""
 
-    def stepped(self: Loop, step: Any, *args: Any) -> None:
+    def stepped(self: Loop, step: Any, *args: Any, **more: Any) -> None:
         at, before = begun[-1]
         computed = time.monotonic() - at - (self.reader.waited - before)
         time.sleep(max(0.0, seconds - computed))  # so that a busy machine makes no step longer, as far as that goes
-        count(self, step, *args)
+        count(self, step, *args, **more)
         begun.append((time.monotonic(), self.reader.waited))
         pipe.send(Notice("step", time.monotonic(), self.reader.waited, self.progress.step, step.sample_ids))
 

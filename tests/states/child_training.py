@@ -26,9 +26,9 @@ def main(
     """Train a draft on the cache of that reference, and publish it."""
     store, count = Store(root), Loop._count
 
-    def told(self: Loop, step: Any, *args: Any) -> None:
+    def told(self: Loop, step: Any, *args: Any, **more: Any) -> None:
         pipe.send((self.progress.step, step.sample_ids))
-        count(self, step, *args)
+        count(self, step, *args, **more)
 
     Loop._count = told  # type: ignore[method-assign]
     scratch = Path(root).parent / "scratch"

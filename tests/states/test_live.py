@@ -90,7 +90,7 @@ def test_a_run_that_dies_before_its_first_saved_step_asks_for_no_start_again(
     assert len(engine.asked) - before == steps + looks + probes
 
 
-def _dying(*_: Any) -> None:
+def _dying(*_: Any, **__: Any) -> None:
     raise OSError("gone")
 
 
