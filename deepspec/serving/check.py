@@ -119,7 +119,7 @@ def compared(
     theirs, drafted = tokens_per_round(answers), sum(each.drafted for each in answers)
     if theirs is None or not drafted:
         return None
-    ours, more = decoded_here(asked), difference(answers, asked)
+    ours, more = _decoded_here(asked), _difference(answers, asked)
     count, otherwise = same_answers(answers, asked)
     return EngineSpeed(
         engine=name,
@@ -136,7 +136,7 @@ def compared(
     )
 
 
-def difference(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> Interval:
+def _difference(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> Interval:
     """Return how many more tokens a round makes in an engine than here, on the same prompts, resampled together.
 
     It is far narrower than the difference of two intervals: prompts differ more than engines do.
@@ -193,7 +193,7 @@ def _apart(found: Interval, ours: Interval) -> bool:
     return found.high < -ROUNDING * ours.value or found.low > ROUNDING * ours.value
 
 
-def decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
+def _decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
     """Return the tokens that a round made when the prompts were decoded here."""
     decoded = [each.decoded for each in asked if each.decoded.rounds]
     slots = max(each.proposed for sample in decoded for each in sample.rounds)
