@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import LossResult
-from deepspec.algorithms.blocks import EPSILON, BlockAlgorithm, Extra, dpace_of, of_known, rows_of, sums_of
+from deepspec.algorithms.blocks import EPSILON, BlockAlgorithm, Extra, dpace_of, of_known, slot_rows, sums_of
 from deepspec.algorithms.rows import head_of, ratio, scattered
 from deepspec.algorithms.slots import BlockSupervision, RealBlocks, backbone, real_blocks
 from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU, chunked_loss
@@ -45,7 +45,7 @@ class XPress(BlockAlgorithm):
         """Return the loss of all readings, and sums for metrics of the first; arguments as in `Algorithm.loss`."""
         denominator = denominators["weight"] + EPSILON
         hidden_BQD, head = backbone(model, batch, supervision), head_of(model, whole=measure)
-        rows, extra = rows_of(model, batch, supervision, hidden_BQD)
+        rows, extra = slot_rows(model, batch, supervision, hidden_BQD)
         rows = _read(model, rows, real_blocks(model.config, batch, supervision, hidden_BQD), supervision)
         factors_G = rows.hidden.new_tensor(_factors(supervision), dtype=torch.float32)
         shares_GR = _shares(

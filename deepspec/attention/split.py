@@ -156,7 +156,7 @@ def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, Block
     ranges, blocks = seen
     if blocks is None:
         edge = ranges.context
-        return dense(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
+        return dense_attention(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
     return flex(query, in_tiles(key), in_tiles(value), blocks, scale)
 
 
@@ -177,7 +177,7 @@ def _spare_of(size: int) -> int:
     return -(-size // TILE) * TILE - size
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:
     """Return attention with its normaliser in plain arithmetic; a query that sees nothing reads 0.
 
     Args:

@@ -148,7 +148,7 @@ class BadRows:
         )
 
 
-def told(read: int, kept: int, dropped: Mapping[str, int], unit: str = "rows") -> str:
+def rows_told(read: int, kept: int, dropped: Mapping[str, int], unit: str = "rows") -> str:
     """Return what became of the rows of a stage in one line: read, kept, and dropped by reason.
 
     Args:

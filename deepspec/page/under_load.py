@@ -18,7 +18,7 @@ SCHEDULER = (
 TIMES = "Times are p50 / p95 / p99, in milliseconds, from the moment at which a request was to be sent."
 
 
-def told(speed: Speed) -> Mapping[str, str] | None:
+def card_entries(speed: Speed) -> Mapping[str, str] | None:
     """Return what the card says, by place in its template; None where nothing was measured."""
     found = speed.under_load
     if found is None:

@@ -81,7 +81,7 @@ async def _check(
                 plains = await in_turn(alone, asked, max_tokens)
     if not sum(each.drafted for each in answers):
         raise EngineError(f"engine {drafting.url} drafted nothing; start it with the draft, or check that it loaded it")
-    found = compared(client.name, answers, plains, asked)
+    found = against_ours(client.name, answers, plains, asked)
     if found is None:
         raise EngineError("the engine's answers are too short to measure; raise the number of tokens")
     return found
@@ -105,7 +105,7 @@ async def in_turn(client: ServingClient, asked: Sequence[DecodedPrompt], max_tok
     return answers
 
 
-def compared(
+def against_ours(
     name: str, answers: Sequence[ServedAnswer], plains: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]
 ) -> EngineSpeed | None:
     """Return what an engine accepts against what we do; None where it took no round, or nothing was drafted.
@@ -200,7 +200,7 @@ def _decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
     return interval(estimates(tally(decoded, slots))["tokens_per_round"])
 
 
-async def check_target(client: ServingClient, shape: ServedShape) -> None:
+async def check_served_target(client: ServingClient, shape: ServedShape) -> None:
     """Return where an engine serves a model of the name that it is asked for, and of the target's width.
 
     Raises:

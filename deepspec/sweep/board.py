@@ -209,7 +209,7 @@ def _alike(entrants: Sequence[Entrant]) -> list[Entrant]:
     return [each.model_copy(update={"cost": None}) for each in entrants]
 
 
-def difference(one: Entrant, other: Entrant) -> Mean | None:
+def seed_difference(one: Entrant, other: Entrant) -> Mean | None:
     """Return how much more one is worth than another, seed by seed; None where they share none."""
     one, other = _alike((one, other))
     ours, theirs = one.scores, other.scores
@@ -283,8 +283,8 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | N
         round_cost=None if cost is None else cost.value,
         round_cost_spread=None if cost is None else cost.spread,
         speedup=None if cost is None else student(list(timed.scores.values())).widened(timed.doubt),
-        against_first=None if first is None or one is first else difference(one, first),
-        against_best=None if one is best else difference(one, best),
+        against_first=None if first is None or one is first else seed_difference(one, first),
+        against_best=None if one is best else seed_difference(one, best),
         verdict=_verdict(one, best),
         drafts=tuple(each.draft for each in one.trials),
     )
@@ -293,7 +293,7 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | N
 def _verdict(one: Entrant, best: Entrant) -> RowVerdict:
     if one is best:
         return "best"
-    found = difference(one, best)
+    found = seed_difference(one, best)
     if found is None or found.high is None:
         return "more seeds are needed"
     return "behind" if found.high < 0 else "not apart from the best"

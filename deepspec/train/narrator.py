@@ -50,7 +50,7 @@ class Narrator:
 
     def _tell(self, row: Mapping[str, Any]) -> None:
         if row["split"] == "validation":
-            self._report.log(f"step {row['step']}, held out: {told(row)}")
+            self._report.log(f"step {row['step']}, held out: {look_told(row)}")
             if row["step"] == 0 and LENGTH not in row and "known_greedy" in row:
                 self._report.log(UNWALKED)
         if "skipped" in row:
@@ -96,7 +96,7 @@ def _shown(look: Mapping[str, Any]) -> str:
     return f"accepted length {look[LENGTH]:.3f}" if LENGTH in look else f"τ {look['tau']:.3f}"
 
 
-def told(look: Mapping[str, Any]) -> str:
+def look_told(look: Mapping[str, Any]) -> str:
     """Return accepted lengths and loss of a look in one line."""
     names = {"_greedy": "greedily", "_sampled": "as the answers were sampled"}
     parts = [

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepspec.export.proof import load
+from deepspec.export.proof import draft_with
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
 from deepspec.parity.forms import training_form
@@ -58,7 +58,7 @@ def test_the_forward_pass_of_speculators_gives_our_logits(kind, tmp_path, monkey
     torch.manual_seed(5)
     ids = torch.randint(47, (LENGTH,))
     hidden = torch.randn(LENGTH, source.draft.num_captured * source.draft.block.hidden_size)
-    wanted, anchors = training_form(load(source.draft, source.tensors), ids, hidden)
+    wanted, anchors = training_form(draft_with(source.draft, source.tensors), ids, hidden)
     torch.testing.assert_close(theirs(model, ids, hidden, anchors, monkeypatch), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from deepspec.benchmark.spec import hardware
+from deepspec.benchmark.spec import hardware_fingerprint
 from deepspec.errors import ChildError, SpecError
 from deepspec.placement import Placement
 from deepspec.plan.machine import Card, Machine, check_device, settled
@@ -142,4 +142,4 @@ def test_the_drivers_version_is_read_where_the_kernel_tells_it(tmp_path, monkeyp
 def test_times_are_kept_by_the_cards_that_they_were_measured_on(device, runner, told, monkeypatch):
     monkeypatch.setattr(devices, "machine", machine if device != "cpu" else lambda: pytest.fail("looked for cards"))
     site = choose_site(device=device, threads=2).model_copy(update={"fan_out": FanOut(runner=runner)})
-    assert hardware_of(site) == hardware() + told
+    assert hardware_of(site) == hardware_fingerprint() + told
