@@ -227,6 +227,23 @@ def _never(*_):
     raise AssertionError("a start was read")
 
 
+def test_the_tensors_of_a_state_are_let_go_of_once_training_goes_on_from_it(site, monkeypatch):
+    """They are three times the weights, beside the optimizer's own."""
+    monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
+    with pytest.raises(CancelledError):
+        site.train(SMALL, "let-go", Terminating(after=4))
+    read, newest = [], Checkpoints.newest
+
+    def keeping(checkpoints):
+        read.append(newest(checkpoints))
+        return read[-1]
+
+    monkeypatch.setattr(Checkpoints, "newest", keeping)
+    _, counts = site.train(SMALL, "let-go")
+    assert counts["steps"] == 8
+    assert [(state.step, state.tensors) for state in read] == [(4, {})]
+
+
 def test_a_run_that_goes_on_with_another_kernel_says_so(site, monkeypatch):
     """Its sums round otherwise from there on: the state and the manifest tell which kernel it was."""
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
