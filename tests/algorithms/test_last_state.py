@@ -1,6 +1,7 @@
 """No draft reads the states of a sample's last token, which a cache of states that came with answers does not have."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,25 +32,27 @@ def rows(last: float):
 
 
 @pytest.mark.parametrize(("algorithm", "objective", "recipe"), EVEN)
-def test_training_never_reads_the_states_of_a_last_token(algorithm, objective, recipe):
+def test_training_never_reads_the_states_of_a_last_token(
+    algorithm: str, objective: Objective, recipe: dict[str, Any]
+) -> None:
     model = draft(algorithm, **recipe)
     zeros, noise = measured(model, objective, rows(0.0)), measured(model, objective, rows(NOISE))
     assert zeros["loss"] > 0
     torch.testing.assert_close(noise, zeros, rtol=0, atol=0)
 
 
-def test_every_algorithm_is_among_them():
+def test_every_algorithm_is_among_them() -> None:
     assert {algorithm for algorithm, _, _ in EVEN} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("objective", [{"convention": "speculators"}, {"mask_alignment": "deepspec"}])
-def test_an_objective_that_looks_behind_the_end_does_read_them(objective):
+def test_an_objective_that_looks_behind_the_end_does_read_them(objective: dict[str, str]) -> None:
     asked = Objective(num_anchors=5, ttt_length=3, **objective)
     assert asked.looks_behind_the_end
     model = draft("eagle3")
     assert measured(model, asked, rows(0.0))["loss"] != measured(model, asked, rows(NOISE))["loss"]
 
 
-def test_a_row_of_several_samples_has_last_tokens_inside():
+def test_a_row_of_several_samples_has_last_tokens_inside() -> None:
     batch = collate_rows(rows(NOISE))
     assert (batch.hidden == NOISE).all(-1).sum().item() == 5

@@ -1,6 +1,7 @@
 """Several samples in one row give what each gives in a row of its own: losses, metrics, gradients, 1e-5."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def draft(algorithm, **recipe):
 
 
 @pytest.mark.parametrize(("algorithm", "objective", "recipe"), EVERY)
-def test_packed_equals_unpacked(algorithm, objective, recipe):
+def test_packed_equals_unpacked(algorithm: str, objective: Objective, recipe: dict[str, Any]) -> None:
     model, rows = draft(algorithm, **recipe), hard_rows()
     packed = measured(model, objective, rows)
     torch.testing.assert_close(packed, measured(model, objective, [[one] for row in rows for one in row]), **CLOSE)
@@ -73,7 +74,7 @@ def test_packed_equals_unpacked(algorithm, objective, recipe):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=4), max_size=3))
-def test_packed_equals_unpacked_whatever_the_lengths(drawn):
+def test_packed_equals_unpacked_whatever_the_lengths(drawn) -> None:
     """Of (length, prompt) pairs; what follows the prompt is supervised."""
     names = iter("abcdefghijkl")
     rows = [[record(next(names), long, range(min(prompt, long), long)) for long, prompt in row] for row in drawn]
@@ -85,7 +86,7 @@ def test_packed_equals_unpacked_whatever_the_lengths(drawn):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_no_sample_learns_from_another_in_its_row(algorithm):
+def test_no_sample_learns_from_another_in_its_row(algorithm: str) -> None:
     """Where one sample alone is supervised, no other's states have a gradient."""
     model = tiny(algorithm)
     batch = collate_rows([seen_by(model, row) for row in hard_rows()])
@@ -103,7 +104,7 @@ def test_no_sample_learns_from_another_in_its_row(algorithm):
         assert states.grad[within].any() == (end - start > 1)
 
 
-def test_anchors_do_not_depend_on_what_lies_in_the_row():
+def test_anchors_do_not_depend_on_what_lies_in_the_row() -> None:
     a, b, c, _ = four_records()
     packed, keep = draw_anchors(collate_rows([[b, a], [c]]), 3, [12, 11, 13])
     alone = [draw_anchors(collate([one]), 3, [key])[0][0] for one, key in ((b, 12), (a, 11), (c, 13))]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.enviro
 @pytest.mark.parametrize(
     ("algorithm", "compiled"), [("dspark", False), ("dflash", False), ("eagle3", False), ("dspark", True)]
 )
-def test_a_step_waits_for_nothing(algorithm, compiled):
+def test_a_step_waits_for_nothing(algorithm: str, compiled: bool) -> None:
     loop = loop_of(algorithm, SHAPE, compiled=compiled)
     steps, sieve = reader_of(loop, 2).steps(0, MANY), Sieve(1, 0, loop.task.device)
     with StopSignal() as stop:
@@ -62,7 +63,7 @@ def test_a_step_waits_for_nothing(algorithm, compiled):
 
 @on_a_card
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash2", "eagle3"])
-def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm):
+def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm: str) -> None:
     """In bf16, of 150 tokens and 112 slots: neither is a whole tile."""
     shape = Shape(SMALL, SMALL_LAYERS, length=150, anchors=16)
     plain, compiled = (gradients_of(algorithm, shape, compiled=compiled) for compiled in (False, True))
@@ -93,7 +94,7 @@ def reserved(loop, row):
 
 
 @on_a_card
-def test_the_trial_survives_memory_that_runs_out():
+def test_the_trial_survives_memory_that_runs_out() -> None:
     loop = loop_of("dspark", LONG, compiled=False)
     loop.task = replace(loop.task, spec=loop.task.spec.but(global_batch=2))
     row = [loop.reader.samples.record(0)]
@@ -107,7 +108,7 @@ def test_the_trial_survives_memory_that_runs_out():
     assert trial(loop, 3 * two)[0] == 2  # nothing is held that the trials before could not have
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_path):
+def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()

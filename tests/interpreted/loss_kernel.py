@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy tells
 
 
 @pytest.fixture(autouse=True)
-def _triton(monkeypatch):
+def _triton(monkeypatch) -> None:
     monkeypatch.setattr("deepspec.losses.chunked.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: False)  # fp32 sums, as on CUDA
     tiles_of(monkeypatch, TILE)
@@ -192,13 +192,13 @@ CASES = {
     ("name", "dtype"),
     [*itertools.product(CASES, [torch.float32]), *itertools.product(["softcap and Markov bias"], [torch.bfloat16])],
 )
-def test_a_row_is_measured_and_its_gradient_taken_as_in_float64(name, dtype):
+def test_a_row_is_measured_and_its_gradient_taken_as_in_float64(name, dtype) -> None:
     measured, *gradients = errors(CASES[name], dtype, most=2)
     tell(name, dtype, f"measured {measured:.1e}", gradients)
     assert max(gradients) <= GRADIENT[dtype]
 
 
-def test_a_vocabulary_of_262144(monkeypatch):
+def test_a_vocabulary_of_262144(monkeypatch) -> None:
     tiles_of(monkeypatch, 4096)
     measured, *gradients = errors(drawn(2, 262_144), most=1)
     tell("V = 262,144", torch.float32, f"measured {measured:.1e}", gradients)
@@ -210,7 +210,7 @@ def test_a_vocabulary_of_262144(monkeypatch):
     st.integers(1, 4), st.integers(1, 70), st.sampled_from([16, 32, 64]), st.integers(1, 5),
     st.sampled_from(sorted(TERMS)), st.sampled_from([None, 2.0]), st.booleans(), st.integers(0, 99),
 )  # fmt: skip
-def test_whatever_the_shapes(num_rows, vocab, tile, most, terms, softcap, biased, seed):
+def test_whatever_the_shapes(num_rows, vocab, tile, most, terms, softcap, biased, seed) -> None:
     bias = torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(seed)) if biased else None
     case = drawn(num_rows, vocab, seed=seed, terms=TERMS[terms], softcap=softcap, bias=bias)
     with pytest.MonkeyPatch.context() as patch:
@@ -218,7 +218,7 @@ def test_whatever_the_shapes(num_rows, vocab, tile, most, terms, softcap, biased
         assert max(errors(case, most=most)[1:]) <= GRADIENT[torch.float32]
 
 
-def test_a_draft_that_says_what_the_target_says_is_left_alone():
+def test_a_draft_that_says_what_the_target_says_is_left_alone() -> None:
     """q = p to the bit: nothing is accepted less, and total variation pulls nowhere."""
     case = drawn(3, 100, terms=Terms(total_variation=1.0, soft_cross_entropy=1.0))
     (_, distance, _, acceptance, correct), inner = replace(case, draft=case.target[case.index]).measured()
@@ -228,7 +228,7 @@ def test_a_draft_that_says_what_the_target_says_is_left_alone():
     assert correct.all()
 
 
-def test_a_target_that_is_not_a_number_is_seen():
+def test_a_target_that_is_not_a_number_is_seen() -> None:
     case = drawn(2, 40, terms=Terms(soft_cross_entropy=1.0))
     case.target[0, 3] = float("nan")
     measured, inner = case.measured()
@@ -242,7 +242,7 @@ def test_a_target_that_is_not_a_number_is_seen():
                                     ("eagle3", 2.5, False)],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", GRADIENT, ids=str)
-def test_loss_and_gradients_of_states_and_weights(name, softcap, markov, dtype):
+def test_loss_and_gradients_of_states_and_weights(name, softcap, markov, dtype) -> None:
     """From the same rounded inputs: what differs is the arithmetic between them and the result."""
     rows, weight = draw_rows(num_rows=6, dtype=dtype, markov=markov, vocab=40)
     wide = Rows(**{field: _double(getattr(rows, field)) for field in Rows.__slots__})
@@ -272,7 +272,7 @@ def _double(tensor):
     return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
 
-def test_a_reduced_vocabulary_is_a_head_of_fewer_rows():
+def test_a_reduced_vocabulary_is_a_head_of_fewer_rows() -> None:
     """The head's rows are chosen before: target and draft are distributions over the same tokens."""
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, vocab=40)
     kept = torch.arange(0, 40, 3)
@@ -282,7 +282,7 @@ def test_a_reduced_vocabulary_is_a_head_of_fewer_rows():
 
 
 @pytest.mark.parametrize("softcap", [None, 2.5])
-def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap):
+def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap) -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, vocab=40)
     head = Head(weight=weight, bias=torch.linspace(-2, 2, 40), softcap=softcap)
     wanted, exact = plain(rows, head, ALL)
@@ -293,7 +293,7 @@ def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap):
         torch.testing.assert_close(got, value, rtol=1e-4, atol=1e-6)
 
 
-def test_without_a_target_only_cross_entropy_is_measured():
+def test_without_a_target_only_cross_entropy_is_measured() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32)
     loss, measured = loss_of(rows, Head(weight=weight), TERMS["dflash"], measure=False, chunk_rows=4)
     wanted, exact = plain(rows, Head(weight=weight), TERMS["dflash"])
@@ -304,7 +304,7 @@ def test_without_a_target_only_cross_entropy_is_measured():
         torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-7)
 
 
-def test_without_labels_the_targets_most_likely_token_is_the_label():
+def test_without_labels_the_targets_most_likely_token_is_the_label() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, markov=False)
     best = (rows.target @ weight.T).argmax(-1)[rows.target_index]
     loss, measured = loss_of(replace(rows, labels=None), Head(weight=weight), ALL, chunk_rows=4, candidates=3)
@@ -315,7 +315,7 @@ def test_without_labels_the_targets_most_likely_token_is_the_label():
     assert torch.equal(measured.candidates.cpu(), logits.argsort(-1, descending=True)[:, :3])
 
 
-def test_without_autograd_no_gradient_is_written():
+def test_without_autograd_no_gradient_is_written() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32)
     with torch.no_grad():
         loss, _ = loss_of(rows, Head(weight=weight), ALL)
@@ -348,13 +348,13 @@ ON_HOST = pytest.mark.skipif(DEVICE == "cuda", reason="golden cases lie in host 
 
 @ON_HOST
 @pytest.mark.parametrize("case", plainest(parity.BLOCK_CASES))
-def test_golden_blocks(case, monkeypatch):
+def test_golden_blocks(case, monkeypatch) -> None:
     check_golden(case, monkeypatch, *parity.block_setting(case))
 
 
 @ON_HOST
 @pytest.mark.parametrize("case", plainest(parity.EAGLE_CASES))
-def test_golden_steps(case, monkeypatch):
+def test_golden_steps(case, monkeypatch) -> None:
     check_golden(case, monkeypatch, *parity.eagle_setting(case))
 
 

@@ -55,7 +55,7 @@ def found(call, inputs, gradients, mask, scale):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtype, causal):
+def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtype, causal) -> None:
     assert triton_own.own_block is not None
     mask, scale = SimpleNamespace(slots=shape["slots"], causal=causal), 0.3
     inputs, gradients = drawn(shape, dtype)
@@ -67,7 +67,7 @@ def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtyp
         assert error < CLOSE[dtype]
 
 
-def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient():
+def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient() -> None:
     shape = SHAPES[0].values[0]
     mask, places = SimpleNamespace(slots=shape["slots"], causal=False), shape["blocks"] * shape["slots"]
     inputs, gradients = drawn(shape, torch.float32, spare=5)
@@ -79,7 +79,7 @@ def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient():
         assert torch.equal(mine, theirs)
 
 
-def test_compiled_code_takes_it_as_it_is():
+def test_compiled_code_takes_it_as_it_is() -> None:
     shape = SHAPES[0].values[0]
     mask = SimpleNamespace(slots=shape["slots"], causal=False)
     inputs, gradients = drawn(shape, torch.float32)
@@ -93,7 +93,7 @@ def test_compiled_code_takes_it_as_it_is():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_operator_keeps_what_operators_promise(dtype):
+def test_the_operator_keeps_what_operators_promise(dtype) -> None:
     (query, key, value), _ = drawn(SHAPES[0].values[0], dtype)
     arguments = [each.requires_grad_() for each in (query, key, value)]
     torch.library.opcheck(torch.ops.deepspec.own_block.default, (*arguments, 7, False, 0.3))

@@ -1,6 +1,7 @@
 """Our one block against the decoder layers of transformers: same weights, same numbers."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_block_equals_the_layer_of_transformers(name):
+def test_block_equals_the_layer_of_transformers(name: str) -> None:
     config = {**SIZES, "model_type": name, **CASES[name]}
     shape, model = read(config), _random_model(config)
     layers = [_copied(shape.block, layer, offset=1.0 if shape.family == "gemma3" else 0.0) for layer in _layers(model)]
@@ -111,7 +112,7 @@ ROPES = [
 
 
 @pytest.mark.parametrize("values", ROPES, ids=lambda values: values["rope_type"])
-def test_frequencies_equal_those_of_transformers(values):
+def test_frequencies_equal_those_of_transformers(values: dict[str, Any]) -> None:
     values = {**values, "rope_theta": 10000.0}
     config = AutoConfig.for_model("llama", head_dim=32, max_position_embeddings=512, rope_parameters=values)
     wanted, factor = ROPE_INIT_FUNCTIONS[values["rope_type"]](config, None)
@@ -120,7 +121,7 @@ def test_frequencies_equal_those_of_transformers(values):
     assert ours.attention_factor == pytest.approx(factor)
 
 
-def test_cast_model_keeps_its_angles_in_fp32():
+def test_cast_model_keeps_its_angles_in_fp32() -> None:
     rope_shape = SimpleNamespace(theta=10000.0, kind="default", rotary_share=1.0, attention_factor=1.0)
     rotary = RotaryEmbedding(rope_shape, 16).to(torch.bfloat16)
     cos, _ = rotary(torch.tensor([[4001]]), torch.float32)

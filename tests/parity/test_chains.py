@@ -3,6 +3,8 @@
 Their rows are shifted: row i of a document is our position i. Their drawn entries are replayed.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -44,14 +46,14 @@ def paired(case, batch, supervision):
 
 
 @pytest.fixture(params=["dense", "split", "flex"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_every_entry(case):
+def test_every_entry(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     real, ours = paired(case, batch, supervision)
@@ -64,14 +66,14 @@ def test_every_entry(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def with_gradients(request, monkeypatch):
+def with_gradients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same; uncompiled, flex_attention has no backward pass on a CPU."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("with_gradients")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_all_depths(case):
+def test_loss_of_all_depths(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told, metrics = golden2.expected(case), golden2.expected(case)["metrics"]
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -83,12 +85,12 @@ def test_loss_of_all_depths(case):
 
 @pytest.mark.usefixtures("with_gradients")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch = theirs.read_draft(case).eval(), theirs.read_documents(case)
     wanted, starts = golden2.tensors(case, "expected.safetensors"), [start for _, start, _ in batch.spans()]
     proposer = ParallelProposer(model)

@@ -4,6 +4,7 @@ Their rows are ours: nothing is shifted. They train a step without the entries o
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def setting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits_of_every_step(case):
+def test_states_and_logits_of_every_step(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -58,14 +59,14 @@ def test_states_and_logits_of_every_step(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_every_step(case):
+def test_loss_of_every_step(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     assert supervision.step_weights.tolist() == pytest.approx(told["call_args"]["step_weights"])
@@ -78,7 +79,7 @@ def test_loss_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
 
     class Named:
@@ -99,7 +100,7 @@ def test_gradients(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
         theirs.read_draft(case).eval(),
         read_documents(case),
@@ -118,7 +119,7 @@ def test_greedy_proposals(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_by_default_a_step_sees_the_steps_before_it_as_decoding_does(case):
+def test_by_default_a_step_sees_the_steps_before_it_as_decoding_does(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     with torch.no_grad():
         theirs_, ours = (steps(model, batch, supervision.supervised.shape[1], alone=alone) for alone in (True, False))

@@ -1,5 +1,7 @@
 """Muon against golden numbers of speculators: which parameters it takes, every step of weights and momentum."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def model_of(batch):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_step(case):
+def test_every_step(case: Path) -> None:
     told, batch = golden2.expected(case), golden2.tensors(case, "batch.safetensors")
     wanted, config = golden2.tensors(case, "expected.safetensors"), golden2.expected(case)["config"]
     model = model_of(batch)

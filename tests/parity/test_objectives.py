@@ -1,6 +1,7 @@
 """Terms of the loss against golden numbers of speculators: rows, gradients, weights of slots, reductions."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def losses_of(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_rows_and_their_gradients(case):
+def test_rows_and_their_gradients(case: Path) -> None:
     wanted = golden2.tensors(case, "expected.safetensors")
     assert losses_of(case)
     for name in losses_of(case):
@@ -75,7 +76,7 @@ def weights_of(case, name, mask, size):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_reductions_by_every_weighting(case):
+def test_reductions_by_every_weighting(case: Path) -> None:
     told, wanted = golden2.expected(case), golden2.tensors(case, "expected.safetensors")
     _, _, mask = rows_of(case)
     assert told["totals"]
@@ -90,7 +91,7 @@ def test_reductions_by_every_weighting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_compounds_of_terms(case):
+def test_compounds_of_terms(case: Path) -> None:
     told = golden2.expected(case)
     for key in (key for key in told if key.startswith("compound_")):
         parts = [part for part in key.removeprefix("compound_").split("_") if part[-1].isdigit()]

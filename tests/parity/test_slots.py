@@ -1,5 +1,7 @@
 """Drafts of blocks against golden numbers of speculators: forward, masks, loss, gradients, proposals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -50,7 +52,7 @@ def real_only(supervision, values):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_masks_and_what_is_supervised(case):
+def test_masks_and_what_is_supervised(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised[0], wanted["aligned_loss_mask"].bool())
@@ -68,7 +70,7 @@ def test_masks_and_what_is_supervised(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits(case):
+def test_states_and_logits(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -94,7 +96,7 @@ def test_states_and_logits(case):
 
 
 @pytest.mark.parametrize("case", golden2.cases("xpress", wanted=FILES))
-def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case):
+def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = real_only(supervision, golden2.tensors(case, "expected.safetensors")["round_argmax"].transpose(0, 1))
     states = backbone(model, batch, supervision)
@@ -105,14 +107,14 @@ def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_metrics(case):
+def test_loss_and_metrics(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -140,7 +142,7 @@ def test_loss_and_metrics(case):
 
 
 @pytest.mark.parametrize("case", golden2.cases("dflash2", wanted=FILES))
-def test_candidates_and_what_the_selector_makes_of_them(case):
+def test_candidates_and_what_the_selector_makes_of_them(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     rows, extra = rows_of(model, batch, supervision, backbone(model, batch, supervision))
@@ -156,7 +158,7 @@ def test_candidates_and_what_the_selector_makes_of_them(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
@@ -176,7 +178,7 @@ def check_gradients(case, algorithm, model, batch, supervision):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch = theirs.read_draft(case).eval(), theirs.read_batch(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():

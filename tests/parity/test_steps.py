@@ -4,6 +4,7 @@ Their rows are shifted: row i of a document is our position i. Targets of the la
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def setting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits_of_every_step(case):
+def test_states_and_logits_of_every_step(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted, rows = golden2.tensors(case, "expected.safetensors"), theirs.shifted_rows(batch)
     count = len(rows)
@@ -50,14 +51,14 @@ def test_states_and_logits_of_every_step(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_every_step(case):
+def test_loss_of_every_step(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -71,12 +72,12 @@ def test_loss_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_combination_of_norms(case):
+def test_every_combination_of_norms(case: Path) -> None:
     told, wanted = golden2.expected(case), golden2.tensors(case, "expected.safetensors")
     algorithm, model, batch, supervision = setting(case)
     added = {
@@ -95,7 +96,7 @@ def test_every_combination_of_norms(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
         theirs.read_draft(case).eval(),
         theirs.read_documents(case),

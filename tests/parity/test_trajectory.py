@@ -7,6 +7,7 @@ product does not: under torch 2.13 the cosine after a warm-up starts above the p
 
 import math
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def read_sample(folder, told, index):
 
 
 @pytest.mark.parametrize("folder", golden.cases(".", "draft_init/config.json", "anchors.safetensors"))
-def test_every_step_of_training(folder):
+def test_every_step_of_training(folder: Path) -> None:
     told, drawn = golden.expected(folder), golden.tensors(folder, "anchors.safetensors")
     model = load_draft(folder / "draft_init").train()
     sizes = {"hidden_size": model.config.block.hidden_size, "captured": model.config.num_captured}

@@ -68,17 +68,17 @@ def check_final(bench, ref, before) -> None:
     assert {sample_id: by_id[sample_id] for sample_id in before} == before
 
 
-def test_two_kills_lose_and_double_nothing(bench):
+def test_two_kills_lose_and_double_nothing(bench: Bench) -> None:
     kill_and_resume(bench, seed=1, kills=2)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [11, 12])
-def test_twenty_kills_lose_and_double_nothing(bench, seed):
+def test_twenty_kills_lose_and_double_nothing(bench: Bench, seed: int) -> None:
     kill_and_resume(bench, seed, kills=20)
 
 
-def test_a_run_that_is_asked_to_stop_keeps_its_rows_and_goes_on(bench):
+def test_a_run_that_is_asked_to_stop_keeps_its_rows_and_goes_on(bench: Bench) -> None:
     ref = bench.publish(prompts(ROWS))
     with serve(Simulated(slots=2, seconds=0.01)) as (engine,):
         with start(bench, [engine.engine.url]) as process:

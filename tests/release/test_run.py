@@ -1,6 +1,8 @@
 """The release: a card that says what is true, folders that load, and no number without its origin."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -97,7 +99,7 @@ def release(tmp_path, kind="dspark", speedup=1.25, **changes):
     return published, counts, published.read_bytes("README.md").decode()
 
 
-def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
+def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path: Path) -> None:
     published, counts, card = release(tmp_path)
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["license"] == "apache-2.0"
@@ -118,7 +120,7 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
     assert "## Speed\n\ntwo cores; ours; 2 threads; temperature 0." in report
 
 
-def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
+def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.given.published.exports.TRAINED", {"parameters": 1234, "adopted": "ORG/draft"})
     _, _, card = release(tmp_path)
     assert "Trained elsewhere: `ORG/draft`; 1,234 trained parameters" in card
@@ -126,7 +128,7 @@ def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
     assert "The prompts are under" not in card
 
 
-def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
+def test_folders_of_the_release_load_and_hold_the_card(tmp_path: Path) -> None:
     published, counts, card = release(tmp_path)
     for form in counts["forms"]:
         write_form(published, form, tmp_path / "out" / form)
@@ -134,7 +136,7 @@ def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
     assert load_draft(tmp_path / "out" / "vllm").config.block_size == 7
 
 
-def test_provenance_names_every_ancestor_and_no_path(tmp_path):
+def test_provenance_names_every_ancestor_and_no_path(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     told = published.read_bytes("provenance.json").decode()
     assert {name.split("/")[0] for name in json.loads(told)} == {"draft", "exports", "scores", "speed"}
@@ -155,19 +157,19 @@ def test_provenance_names_every_ancestor_and_no_path(tmp_path):
         ({"untrained": acceptance(1.6)}, "accepted no longer (1.500) than an untrained one (1.600)"),
     ],
 )
-def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path, changes, warning):
+def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path: Path, changes: dict[str, Any], warning: str) -> None:
     _, counts, card = release(tmp_path, **changes)
     assert any(warning in told for told in counts["warnings"])
     assert warning in card.split("## How good it is")[0]
 
 
-def test_turns_left_out_stand_beside_what_was_scored(tmp_path):
+def test_turns_left_out_stand_beside_what_was_scored(tmp_path: Path) -> None:
     _, _, card = release(tmp_path, benchmarks=(benchmark(too_long=2, turns=5),))
     assert "| sums | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
     assert "| all | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
 
 
-def test_no_sample_checked_is_not_lossless(tmp_path):
+def test_no_sample_checked_is_not_lossless(tmp_path: Path) -> None:
     _, counts, card = release(tmp_path, lossless=LosslessCheck(samples=0, equal=0, ties=0, divergences=()))
     assert counts["lossless"] is None
     assert "; lossless" not in card
@@ -180,7 +182,7 @@ def fitted(kept):
     return (calibration().model_copy(update={"fits": (fit,), "confidence_temperatures": (1.5,) if kept else ()}),)
 
 
-def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path):
+def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path: Path) -> None:
     published, _, card = release(tmp_path / "kept", calibration=fitted(True))
     assert json.loads(published.read_bytes("calibration.json"))["confidence_temperatures"] == [1.5]
     assert "divide the confidence logit of position k by `calibration.json`" in card
@@ -192,13 +194,13 @@ def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path):
     assert "| 1.50: ECE -0.0200 [-0.0300, +0.0100], not used |" in published.read_bytes("report.md").decode()
 
 
-def test_a_refused_form_is_named_on_the_card(tmp_path):
+def test_a_refused_form_is_named_on_the_card(tmp_path: Path) -> None:
     _, counts, card = release(tmp_path, "dspark_gated")
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
     assert "Not written for **vllm**: the draft has a gated Markov head" in card
 
 
-def test_the_release_before_is_compared_question_by_question(tmp_path):
+def test_the_release_before_is_compared_question_by_question(tmp_path: Path) -> None:
     before = published_scores(tmp_path, "a", {"sums/0": 1, "sums/1": 3})
     now = published_scores(tmp_path, "b", {"sums/0": 2, "sums/1": 4, "new/0": 0})
     spec = ReleaseSpec(target="ORG/target", previous="a" * 32)
@@ -210,7 +212,7 @@ def test_the_release_before_is_compared_question_by_question(tmp_path):
     assert before.store.root == now.store.root
 
 
-def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_path):
+def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     store = published.store
     assert scores_before(store, "ORG/target") is None
@@ -221,6 +223,6 @@ def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_
     assert scores_before(store, "ORG/target") is None
 
 
-def test_scores_of_another_draft_are_refused(tmp_path):
+def test_scores_of_another_draft_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptArtifactError, match="scores are of draft other"):
         release(tmp_path, draft="other")

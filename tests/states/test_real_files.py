@@ -24,7 +24,7 @@ from tests.given.engines.bench import Bench
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_files_that_another_user_wrote_for_himself(bench: Bench):
+def test_files_that_another_user_wrote_for_himself(bench: Bench) -> None:
     wanted = proof_of(bench.spec(), load_target(bench.target, "float32"), (-1, 1, 3)).wanted
     with TemporaryDirectory() as place:
         engine = bench.served()
@@ -51,7 +51,7 @@ def as_nobody():
         os.seteuid(0)
 
 
-def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp_path: Path):
+def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.artifacts import ArtifactRef
 from tests.given.published.launched import Launched
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 from tests.train.test_ranks import assert_close
 
 SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)
@@ -42,7 +42,7 @@ def published_by(*launched):
 
 
 @pytest.mark.soak
-def test_two_launchers_train_the_draft_of_one_process(site):
+def test_two_launchers_train_the_draft_of_one_process(site: Site) -> None:
     alone, _ = site.train(SPEC, "alone-of-launchers")
     port = free_port()
     first, second = (launcher(site, "met", number, port) for number in (0, 1))
@@ -54,7 +54,7 @@ def test_two_launchers_train_the_draft_of_one_process(site):
 
 
 @pytest.mark.soak
-def test_a_launcher_that_is_killed_and_comes_back_is_waited_for(site):
+def test_a_launcher_that_is_killed_and_comes_back_is_waited_for(site: Site) -> None:
     alone, _ = site.train(SPEC, "alone-of-struck")
     port = free_port()
     first, second = (launcher(site, "struck-node", number, port) for number in (0, 1))

@@ -15,7 +15,7 @@ from deepspec.train import memory
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ready import make_loop
 from tests.given.drafts.learning import record
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 ALONE = Cut(ranks=1, micro_batch=1)
 
@@ -37,14 +37,16 @@ def task_for(site, algorithm="dspark"):
         (700, 200, 1000, 1),
     ],
 )
-def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free, fits):
+def test_the_second_sample_says_how_many_fit(
+    site: Site, monkeypatch: pytest.MonkeyPatch, one: int, each: int, free: int, fits: int
+) -> None:
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
     assert fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer) == fits
 
 
-def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
+def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     held = iter([(0, 900), (0, 500), (0, 700)])
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
@@ -70,12 +72,12 @@ class OutOf:
         return self._task.loss(micro, denominators, measure=measure)
 
 
-def test_a_second_row_for_which_there_is_no_memory_means_one(site):
+def test_a_second_row_for_which_there_is_no_memory_means_one(site: Site) -> None:
     loop, samples = task_for(site)
     assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print, loop.optimizer) == 1
 
 
-def test_out_of_memory_turns_to_computing_activations_again(site):
+def test_out_of_memory_turns_to_computing_activations_again(site: Site) -> None:
     loop, samples = task_for(site)
     said = []
     assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append, loop.optimizer) > 1
@@ -83,13 +85,13 @@ def test_out_of_memory_turns_to_computing_activations_again(site):
     assert "computed again" in said[0]
 
 
-def test_a_device_too_small_for_one_row_is_named(site):
+def test_a_device_too_small_for_one_row_is_named(site: Site) -> None:
     loop, samples = task_for(site)
     with pytest.raises(TrainingError, match=r"one row of \d+ tokens takes more than there is .*max_length"):
         fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print, loop.optimizer)
 
 
-def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
+def test_a_row_too_large_says_how_much_is_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (0, 3_001_000))
@@ -97,7 +99,7 @@ def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
         fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer)
 
 
-def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
+def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site: Site) -> None:
     spec = SMALL.but(global_batch=4)
     cache = TargetCache(site.cache, site.placement.scratch)
     said = []
@@ -107,7 +109,7 @@ def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
     assert any("the longest row takes" in line for line in said)
 
 
-def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold():
+def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold() -> None:
     """Of 23 tokens: samples of 6, 6, 6 and 5, supervised throughout, with 5 + 5 + 5 + 4 anchors."""
     row = fullest_row(record("a", 23, [20, 21]), num_anchors=5)
     assert [len(each.input_ids) for each in row] == [6, 6, 6, 5]
@@ -115,7 +117,7 @@ def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold()
     assert keep.sum() == 19
 
 
-def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
+def test_the_trial_of_packed_rows_takes_the_fullest_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     tried = []
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
@@ -141,7 +143,7 @@ def bytes_kept(loop, micro):
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
-def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
+def test_activations_computed_again_give_the_same_gradients_and_keep_less(site: Site, algorithm: str) -> None:
     loop, samples = task_for(site, algorithm)
     rows = [[Draw(number=number, epoch=0, key=number)] for number in samples.order(0)[:3]]
     micro = loop.reader.read(rows).to(loop.task.device, loop.task.dtype)

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from deepspec.errors import CorruptArtifactError, TrainingError
+from deepspec.errors import CorruptArtifactError, DeepSpecError, TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Stream
 from deepspec.steps.reader import Pace, Reader
@@ -43,7 +43,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize(("workers", "bytes_ahead"), [(1, 1), (1, 1 << 20), (3, 1), (3, 500), (4, 1 << 20)])
-def test_neither_threads_nor_room_change_what_is_read(workers, bytes_ahead, pack):
+def test_neither_threads_nor_room_change_what_is_read(workers: int, bytes_ahead: int, pack: bool) -> None:
     wanted = taken(reader(pack=pack), 0, 7)
     found = taken(reader(pack=pack, workers=workers, bytes_ahead=bytes_ahead), 0, 7)
     for (tokens, ids, micros), (tokens_too, ids_too, micros_too) in zip(wanted, found, strict=True):
@@ -51,7 +51,7 @@ def test_neither_threads_nor_room_change_what_is_read(workers, bytes_ahead, pack
         assert all(equal(one, other) for one, other in zip(micros, micros_too, strict=True))
 
 
-def test_a_micro_batch_is_the_records_of_its_rows_and_what_is_supervised_in_them():
+def test_a_micro_batch_is_the_records_of_its_rows_and_what_is_supervised_in_them() -> None:
     samples, stream = ToySamples(), Stream(ToySamples(), 4, 0)
     cut = Cut(ranks=1, micro_batch=2)
     (_, ids, micros), *_ = taken(reader(samples), 2, 4)
@@ -84,7 +84,7 @@ class Counting(ToySamples):
         return super().record(number)
 
 
-def test_states_read_ahead_keep_within_their_room():
+def test_states_read_ahead_keep_within_their_room() -> None:
     samples = Counting()
     room = 4 * 11 * samples.state_bytes
     for step in reader(samples, batch=12, micro=1, workers=3, bytes_ahead=room).steps(0, 4):
@@ -95,13 +95,13 @@ def test_states_read_ahead_keep_within_their_room():
     assert room - longest <= samples.most <= room + longest  # and the one that the loop has
 
 
-def test_no_two_threads_draw():
+def test_no_two_threads_draw() -> None:
     samples = Counting()
     taken(reader(samples, workers=4), 0, 9)
     assert samples.drawn == {threading.current_thread()}
 
 
-def test_nothing_is_read_where_no_step_is_asked_for():
+def test_nothing_is_read_where_no_step_is_asked_for() -> None:
     assert taken(reader(), 4, 4) == []
 
 
@@ -120,7 +120,7 @@ def broken(number, error, name="record"):
 
 
 @pytest.mark.parametrize("name", ["record", "tokens"])
-def test_an_error_of_a_thread_reaches_the_loop_where_its_sample_is_asked_for(name):
+def test_an_error_of_a_thread_reaches_the_loop_where_its_sample_is_asked_for(name: str) -> None:
     bad = Stream(ToySamples(), 4, 0).draws(2)[0].number
     with closing(reader(broken(bad, TrainingError("it is damaged"), name), workers=2).steps(0, 9)) as steps:
         for _ in range(2):
@@ -133,12 +133,12 @@ def test_an_error_of_a_thread_reaches_the_loop_where_its_sample_is_asked_for(nam
     ("error", "kind"),
     [(CorruptArtifactError("part-3 is cut off"), CorruptArtifactError), (OSError("disk"), TrainingError)],
 )
-def test_an_unreadable_sample_is_named(error, kind):
+def test_an_unreadable_sample_is_named(error: Exception, kind: type[DeepSpecError]) -> None:
     with pytest.raises(kind, match=r"sample sample-3.*(part-3|disk)"):
         taken(reader(broken(3, error)), 0, 3)
 
 
-def test_no_thread_is_left_when_the_loop_ends_early():
+def test_no_thread_is_left_when_the_loop_ends_early() -> None:
     before = set(threading.enumerate())
     with closing(reader(workers=3).steps(0, 100)) as steps:
         next(steps)
