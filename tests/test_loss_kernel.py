@@ -25,7 +25,7 @@ def test_numbers_by_the_interpreter(which: str) -> None:
     run_apart("tests/interpreted/loss_kernel.py", which, TRITON_INTERPRET="1")
 
 
-def compiled(kernel, constants, **types):
+def compiled(kernel: Any, constants: dict[str, Any], **types: str) -> dict[str, Any]:
     """Return PTX and kernel of a launch as `chunks.py` makes it, for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

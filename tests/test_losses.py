@@ -3,9 +3,11 @@
 import itertools
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -193,7 +195,7 @@ def test_a_look_multiplies_for_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(getattr(told, name), getattr(wanted, name))
 
 
-def reduced(target, draft, known):
+def reduced(target: list[float], draft: list[float], known: list[int]) -> tuple[RowLosses, RowLosses]:
     """Return what is measured of one row by a head that knows some of the target's tokens, with and without the rest.
 
     Args:
@@ -271,7 +273,7 @@ def test_bf16_stays_close_to_fp32() -> None:
         torch.testing.assert_close(ours.float(), exact, rtol=3e-2, atol=3e-2)
 
 
-def _wide(tensor):
+def _wide(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.detach().float().requires_grad_(tensor.requires_grad)
@@ -304,7 +306,7 @@ def test_products_of_narrow_weights_on_cuda_are_not_rounded() -> None:
         check_product(WideProduct, rtol=1e-5)
 
 
-def check_product(kind, rtol):
+def check_product(kind: Any, rtol: float) -> None:
     """Compare the four products of a narrow matrix with those of fp32."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(13, 6, generator=generator).bfloat16()

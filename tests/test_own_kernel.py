@@ -1,6 +1,7 @@
 """The kernel of a block's own slots, without a GPU: its numbers by the interpreter, and that it compiles for one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_numbers_by_the_interpreter() -> None:
     run_apart("tests/interpreted/own_kernel.py", TRITON_INTERPRET="1")
 
 
-def compiled(monkeypatch, tmp_path, name, dtype, sizes):
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, dtype: str, sizes: dict[str, Any]) -> Any:
     """Return a kernel as it is launched, for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -35,7 +36,7 @@ def compiled(monkeypatch, tmp_path, name, dtype, sizes):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(triton_own, name)
 
-    def kind(name):
+    def kind(name: str) -> str:
         if name in TENSORS:
             return "*fp32" if name in WIDE else f"*{dtype}"
         return "fp32" if name == "scale" else "i32"

@@ -8,7 +8,7 @@ import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.formats.recipe import Objective
-from deepspec.records.batch import collate_rows
+from deepspec.records.batch import Record, collate_rows
 from tests.algorithms.test_packing import EVERY, draft, measured
 from tests.given.drafts.learning import record
 
@@ -16,7 +16,7 @@ EVEN = [row for row in EVERY if not row[1].looks_behind_the_end]
 NOISE = 1e3
 
 
-def rows(last: float):
+def rows(last: float) -> list[list[Record]]:
     """Return samples that end with a supervised token, alone in a row and several in one; its states are a constant."""
     whole = [record("a", 14, range(4, 14)), record("b", 9, range(2, 9)), record("c", 17, [3, 4, 9, 15, 16])]
     whole += [record("d", 6, [5]), record("e", 8, range(8))]

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.checkpoint.draft import choose_vocabulary
 from deepspec.formats.recipe import TRAITS, Objective
-from deepspec.records.batch import collate, collate_rows
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Record, collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.given.drafts.learning import HEADS, REDUCIBLE, VOCAB, four_records, record, seen_by, tiny
 
@@ -40,13 +42,13 @@ EVERY = [
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def hard_rows():
+def hard_rows() -> list[list[Record]]:
     """Return two rows: "e" and "f", "a" and "g" meet with the target's own tokens, so that whatever crosses shows."""
     a, b, c, d = four_records()
     return [[c, record("e", 8, range(8)), record("f", 1, [0])], [a, record("g", 5, range(5)), d, b]]
 
 
-def measured(model, objective, rows):
+def measured(model: BlockDraft | EagleDraft, objective: Objective, rows: list[list[Record]]) -> dict[str, Tensor]:
     """Return what a batch of these rows gives, flat: loss, sums and gradients by name."""
     algorithm, batch = ALGORITHMS[model.config.algorithm], collate_rows([seen_by(model, row) for row in rows])
     part = algorithm.supervise(model.config, objective, batch, [ord(name) for name in batch.sample_ids])
@@ -56,7 +58,7 @@ def measured(model, objective, rows):
     return {"loss": result.loss.detach(), **result.sums, **dict(zip(names, gradients, strict=True))}
 
 
-def draft(algorithm, **recipe):
+def draft(algorithm: str, **recipe: Any) -> BlockDraft | EagleDraft:
     model = tiny(algorithm, **recipe)
     if "draft_vocab_size" in recipe:
         choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
@@ -74,7 +76,7 @@ def test_packed_equals_unpacked(algorithm: str, objective: Objective, recipe: di
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=4), max_size=3))
-def test_packed_equals_unpacked_whatever_the_lengths(drawn) -> None:
+def test_packed_equals_unpacked_whatever_the_lengths(drawn: list[list[tuple[int, int]]]) -> None:
     """Of (length, prompt) pairs; what follows the prompt is supervised."""
     names = iter("abcdefghijkl")
     rows = [[record(next(names), long, range(min(prompt, long), long)) for long, prompt in row] for row in drawn]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.slots import RealBlocks, backbone, previous_tokens, real_blocks
@@ -21,7 +22,7 @@ from tests.given.drafts.learning import four_records, record, tiny
 OBJECTIVE = Objective(num_anchors=5)
 
 
-def by_hand():
+def by_hand() -> RefinerHead:
     """Return a refiner of rank 1 that embeds token t as t, adds to each slot all up to it, and reads 1 and −1."""
     head = RefinerHead((5, 2), rank=1, hidden_size=2, slots=3, mlp_ratio=1)
     with torch.no_grad():
@@ -91,11 +92,11 @@ def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout:
     assert not torch.equal(found[0], found[-1]), "a guess says something else than the last pass"
 
 
-def rows_of(readings):
+def rows_of(readings: int) -> Rows:
     """Return rows of 7 slots against 5 target positions, read several times."""
     generator = torch.Generator().manual_seed(0)
 
-    def made(*shape):
+    def made(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).requires_grad_()
 
     features, weights = made(readings, 7, 3), torch.rand(readings + 1, 7, generator=generator)

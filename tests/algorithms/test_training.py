@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
@@ -13,7 +14,8 @@ from deepspec.algorithms.slots import backbone
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
-from deepspec.records.batch import collate, collate_rows
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Batch, Record, collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.given.drafts.learning import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
 from tests.given.drafts.masks import use_form
@@ -26,11 +28,13 @@ EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dfl
 KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}
 
 
-def _keys(batch):
+def _keys(batch: Batch) -> list[int]:
     return [KEYS[name] for name in batch.sample_ids]
 
 
-def _gradients(model, groups):
+def _gradients(
+    model: BlockDraft | EagleDraft, groups: list[list[Record]]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the summed gradients and metrics of micro-batches, denominators taken over all of them."""
     algorithm = ALGORITHMS[model.config.algorithm]
     batches = [collate(seen_by(model, group)) for group in groups]

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.slots import previous_tokens
+from deepspec.algorithms.slots import BlockSupervision, previous_tokens
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.formats.recipe import Objective
-from deepspec.records.batch import collate
+from deepspec.models.draft import BlockDraft
+from deepspec.records.batch import Batch, collate
 from tests.given.drafts.learning import record, tiny
 
 
@@ -31,7 +32,7 @@ def test_dpace_is_not_differentiated() -> None:
     assert not dpace(cross, torch.ones(1, 2, dtype=torch.bool), 0.5).requires_grad
 
 
-def grids(layout, convention):
+def grids(layout: str, convention: str) -> tuple[BlockDraft, Batch, BlockSupervision]:
     """Return supervision of an anchor at 5 in a sample of 12 tokens, of which 4, 5, 6, 7 and 9 are the target's."""
     model = tiny("dflash", layout=layout, block_size=5)
     batch = collate([record("a", 12, [4, 5, 6, 7, 9])])

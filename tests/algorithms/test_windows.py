@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms.base import mean_pairs
 from deepspec.algorithms.blocks import BlockAlgorithm
@@ -18,7 +19,7 @@ SAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 ENDS = torch.full((1, 6), 6)
 
 
-def rows(mask):
+def rows(mask: Tensor) -> list[str]:
     """Return the one row of a dense mask as text, a line for each query."""
     return ["".join("#" if seen else "." for seen in query) for query in mask[0, 0].tolist()]
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def take(loop: Loop, steps: Iterator[Step], sieve: Sieve, stop: StopSignal) -> N
     loop._timed(loop._fetch)
 
 
-def seconds(turn, clock=time.perf_counter) -> float:
+def seconds(turn: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     begin = clock()
     turn()
     return clock() - begin

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
 from deepspec.chat.template import Sample
@@ -16,13 +17,13 @@ LAYERS, WIDTH = (0, 2), 16
 DEVICE = os.environ.get("DEEPSPEC_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def item_of(number, length):
+def item_of(number: int, length: int) -> Item:
     mask = [place >= length // 2 and place % 5 < 3 for place in range(length)]
     ids = list(range(number, number + length))
     return Item(sample=Sample(sample_id=f"s{number}", input_ids=ids, loss_mask=mask), split="train")
 
 
-def batch_of(*lengths, dtype=torch.float32):
+def batch_of(*lengths: int, dtype: torch.dtype = torch.float32) -> tuple[list[Item], Tensor, Tensor]:
     items = [item_of(number, length) for number, length in enumerate(lengths)]
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(len(items), max(lengths), len(LAYERS) * WIDTH, generator=generator).to(dtype)

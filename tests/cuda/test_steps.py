@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from deepspec.errors import TrainingError
+from deepspec.records.batch import Record
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve
+from deepspec.train.loop import Loop
 from deepspec.train.memory import _taken, fitting_micro_batch
 from tests.cuda.test_device import DEVICE, HEADS, TARGET
 from tests.given.apart import ROOT
@@ -71,7 +73,7 @@ def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm: str) -
     assert torch.linalg.vector_norm(compiled[1] - plain[1]) < 0.05 * torch.linalg.vector_norm(plain[1])
 
 
-def trial(loop, limit):
+def trial(loop: Loop, limit: int) -> tuple[int, list[str]]:
     """Return what fits into so many bytes beyond what is held, and what was said."""
     said = []
     torch.cuda.empty_cache()
@@ -84,7 +86,7 @@ def trial(loop, limit):
         torch.cuda.empty_cache()
 
 
-def reserved(loop, row):
+def reserved(loop: Loop, row: list[Record]) -> int:
     """Return the bytes that the allocator takes of the card for a pass of one row: more than what lies there."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -1,6 +1,6 @@
 """Passes of fixed shapes: what a recorded pass replays gives what growing memories give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -159,7 +159,9 @@ READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__
 class NothingIsAsked(TorchFunctionMode):
     """Refuses to turn tensors into numbers."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         assert getattr(func, "__name__", "") not in READS, func
         return func(*args, **(kwargs or {}))
 
@@ -167,7 +169,9 @@ class NothingIsAsked(TorchFunctionMode):
 class NothingIsMoved(TorchDispatchMode):
     """Refuses to bring numbers to the device, and shapes that depend on values."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         told = str(func)
         waits = (
             "_local_scalar_dense",
@@ -186,7 +190,7 @@ class NothingIsMoved(TorchDispatchMode):
 
 
 @contextmanager
-def nothing_is_read():
+def nothing_is_read() -> Iterator[None]:
     """Refuse what a recorded pass may not do."""
     with NothingIsAsked(), NothingIsMoved():
         yield

@@ -1,7 +1,10 @@
 """The device that stands for a GPU computes as the CPU does, and refuses what a GPU refuses."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.elsewhere.device import DEVICE, Elsewhere, MixedDevicesError, there
 
@@ -27,7 +30,7 @@ def test_it_computes_and_says_where() -> None:
         lambda x: torch.nn.Linear(3, 2)(x),
     ],
 )
-def test_it_refuses_to_mix(mix) -> None:
+def test_it_refuses_to_mix(mix: Callable[[Tensor], object]) -> None:
     with there(), pytest.raises(MixedDevicesError):
         mix(torch.ones(2, 3, device=DEVICE))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -14,19 +15,23 @@ from tests.engines.virtual import now, run_virtually
 DAY = 86400.0
 
 
+Rule = Callable[[int], AskError | None]
+"""Of the number of a question: how it fails, if it does."""
+
+
 class Fake:
     """Fails or answers by a rule; keeps which seeds it was asked for, and when."""
 
     model = "tiny"
 
-    def __init__(self, label, rule=None, seconds=0.0) -> None:
+    def __init__(self, label: str, rule: Rule | None = None, seconds: float = 0.0) -> None:
         self.label = label
         self.rule = rule or (lambda number: None)
         self.seconds = seconds
         self.asked: list[int] = []
         self.times: list[float] = []
 
-    async def ask(self, question):
+    async def ask(self, question: Question) -> Answer:
         number = len(self.asked)
         self.asked.append(question.seed)
         self.times.append(now())
@@ -36,19 +41,19 @@ class Fake:
         return Answer(content="", finish_reason="stop", completion_tokens=1, endpoint=self.label)
 
 
-def question(number):
+def question(number: int) -> Question:
     return Question(messages=[], tools=[], seed=number, thinking=False)
 
 
-async def well(engine) -> None:
+async def well(engine: Fake) -> None:
     """Find nothing wrong."""
 
 
-def busy(number):
+def busy(number: int) -> AskError:
     return AskError("quota", "busy", retry_after=DAY)
 
 
-def broken(number):
+def broken(number: int) -> AskError:
     return AskError("broken", "engine")
 
 

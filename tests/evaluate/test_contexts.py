@@ -1,6 +1,7 @@
 """Questions behind a long context: how prompts are filled, and what the scores tell of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -17,11 +18,11 @@ FRAME = len((INTRO + OUTRO).split()) + 3
 """Words around the material, those of the question among them."""
 
 
-def words(text):
+def words(text: str) -> int:
     return len(text.split())
 
 
-def behind(length, kind="texts", seed=0):
+def behind(length: int, kind: str = "texts", seed: int = 0) -> Any:
     return filled(ASKED, kind, TEXTS, length, words, seed)
 
 

@@ -10,6 +10,7 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModel
 
 from deepspec.errors import CheckpointError, ParityError
@@ -51,7 +52,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> FormSource:
     return read_source(write_draft(tmp_path / "draft", request.param), "ORG/target", write_target(tmp_path / "target"))
 
 
-def written(form, source, folder):
+def written(form: str, source: FormSource, folder: Path) -> tuple[Path, list[str]]:
     """Write a form and return its folder and the notes."""
     folder.mkdir()
     return folder, FORMS[form].write(source, folder)
@@ -61,7 +62,7 @@ ROUNDING = 2e-6
 """What the same weights may differ by: kernels round otherwise where tensors lie otherwise in memory."""
 
 
-def apart(source, config, tensors):
+def apart(source: FormSource, config: dict[str, Any], tensors: dict[str, Tensor]) -> float:
     """Return how far a form that was read back is from its draft."""
     return difference(read_back(source, config, tensors), load(source.draft, source.tensors))
 
@@ -78,7 +79,7 @@ def test_a_form_gives_back_the_draft_or_refuses_it_by_name(
         assert apart(source, *FORMS[form].read(folder)) <= ROUNDING
 
 
-def config_of(form, source, tmp_path):
+def config_of(form: str, source: FormSource, tmp_path: Path) -> Any:
     folder, _ = written(form, source, tmp_path / "form")
     return json.loads((folder / "config.json").read_text())
 
@@ -215,7 +216,7 @@ def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source: FormSourc
 CONFIGS = ["vllm", "sglang", "speculators"]
 
 
-def block_of(told):
+def block_of(told: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a form's config.json that tells of the block."""
     return told.get("transformer_layer_config", told)
 

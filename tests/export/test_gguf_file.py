@@ -43,7 +43,9 @@ def test_tensors_are_those_that_were_written(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_cut_or_changed_file_is_a_named_error_or_still_a_file(whole, tmp_path, data) -> None:
+def test_a_cut_or_changed_file_is_a_named_error_or_still_a_file(
+    whole: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     content = bytearray(whole.read_bytes())
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]

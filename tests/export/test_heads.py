@@ -18,7 +18,7 @@ from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.forms.form import FormSource
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from tests.given.targets import shipped
 
 KINDS = ["qwen3", "qwen3_5"]
@@ -27,7 +27,7 @@ ROUNDING = 2e-6
 LAST = 3
 
 
-def draft_of(target: Path, layers=(LAST,), **recipe):
+def draft_of(target: Path, layers: tuple[int, ...] = (LAST,), **recipe: Any) -> BlockDraft | EagleDraft:
     config = new_draft_config(read_folder(target), DraftRecipe(algorithm="mtp", **recipe), layers, None, Objective())
     model = build_draft(config)
     tensors = load_file(target / shipped.FIRST)
@@ -54,7 +54,7 @@ def tuned(kind: str, tmp_path: Path) -> tuple[FormSource, Path]:
     return read_source(tmp_path / "draft", "ORG/target", target), target
 
 
-def written(form, source, folder):
+def written(form: str, source: FormSource, folder: Path) -> tuple[Path, list[str]]:
     folder.mkdir()
     return folder, FORMS[form].write(source, folder)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -29,7 +30,7 @@ from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
-from deepspec.models.draft import BlockDraft, build_draft
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port
 
@@ -77,7 +78,7 @@ def engine(target: Path, *draft: str) -> Iterator[str]:
         process.wait(30)
 
 
-def _wait(url, process):
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         assert process.poll() is None, "the engine ended"
         try:
@@ -89,7 +90,7 @@ def _wait(url, process):
     pytest.fail("the engine was not ready within a minute")
 
 
-def ask(url):
+def ask(url: str) -> tuple[list[int], dict[str, Any]]:
     """Return the token ids of the greedy answer, and what the engine says of its draft."""
     body = {
         "messages": [{"role": "user", "content": QUESTION}],
@@ -99,21 +100,21 @@ def ask(url):
     return [each["id"] for each in answer["choices"][0]["logprobs"]["content"]], answer["timings"]
 
 
-def tokenized(url):
+def tokenized(url: str) -> list[int]:
     """Return the tokens that the engine reads for the question."""
     body = {"messages": [{"role": "user", "content": QUESTION}]}
     prompt = _post(f"{url}/apply-template", body)["prompt"]
     return _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
 
 
-def _post(url, body):
+def _post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
         return json.load(response)
 
 
 @torch.no_grad()
-def dspark_bigrams(after):
+def dspark_bigrams(after: dict[int, int]) -> BlockDraft:
     """Return a DSpark draft that follows each token of the answer with the token that came last after it."""
     recipe = DraftRecipe(num_layers=1, block_size=SLOTS, markov_rank=RANK, confidence_head=False)
     model = blank(recipe, (1, 14, 26))
@@ -136,14 +137,14 @@ def embedding(target: Path) -> Tensor:
     return torch.from_numpy(gguf.dequantize(found.data, found.tensor_type).copy()).float()
 
 
-def told_apart(embedding, tokens):
+def told_apart(embedding: Tensor, tokens: list[int]) -> Tensor:
     """Return rows `(N, D)` that give 1 on the normed embedding of their own token and 0 on those of the others."""
     normed = torch.nn.functional.rms_norm(embedding[tokens], (embedding.shape[1],), eps=1e-5)
     return torch.linalg.pinv(normed).T
 
 
 @cache
-def saying(embedding, token):
+def saying(embedding: Tensor, token: int) -> Tensor:
     """Return a state `(D,)` at which the head says the token, by far: found once for all drafts of an answer."""
     state = embedding[token] / embedding[token].norm()
     for _ in range(200):
@@ -156,7 +157,7 @@ def saying(embedding, token):
     return state / state.norm()
 
 
-def blank(recipe, layers):
+def blank(recipe: DraftRecipe, layers: tuple[int, ...]) -> BlockDraft | EagleDraft:
     """Return a draft of small random weights, its norms 1."""
     mask = MASK if TRAITS[recipe.algorithm].blocks else None
     model = build_draft(new_draft_config(read(SMOLLM2), recipe, layers, mask, Objective()))
@@ -167,7 +168,7 @@ def blank(recipe, layers):
 
 
 @torch.no_grad()
-def dflash_bigrams(embedding, after):
+def dflash_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     """Return a DFlash draft whose first slot says what follows the anchor; the others know nothing."""
     model = blank(DraftRecipe(algorithm="dflash", num_layers=1, block_size=SLOTS), (1, 14, 26))
     layer, known = model.layers[0], [*after, MASK]
@@ -181,7 +182,7 @@ def dflash_bigrams(embedding, after):
     return model
 
 
-def naming(embedding, tokens):
+def naming(embedding: Tensor, tokens: list[int]) -> Tensor:
     """Return a state `(D,)` at which the head finds these tokens likelier than all others."""
     chosen = torch.zeros(len(embedding), dtype=torch.bool)
     chosen[tokens] = True
@@ -197,7 +198,7 @@ def naming(embedding, tokens):
 
 
 @torch.no_grad()
-def dflash2_bigrams(embedding, after):
+def dflash2_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     """Return a DFlash 2 draft that says what follows each token, slot by slot.
 
     The first slot that proposes reads the anchor, which stands before it, by the dynamic half of a convolution, and an
@@ -244,7 +245,7 @@ def dflash2_bigrams(embedding, after):
 
 
 @torch.no_grad()
-def eagle_bigrams(embedding, after, seen):
+def eagle_bigrams(embedding: Tensor, after: dict[int, int], seen: list[int]) -> EagleDraft:
     """Return an Eagle3 draft that says what follows each token, one after another."""
     recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
     model = blank(recipe, (1, 14, 26))
@@ -265,7 +266,7 @@ def eagle_bigrams(embedding, after, seen):
     return model
 
 
-def accepted_by_hand(ids, after, most=SLOTS):
+def accepted_by_hand(ids: list[int], after: dict[int, int], most: int = SLOTS) -> tuple[int, int]:
     """Return how many drafted tokens are accepted when the answer is `ids`, and how many rounds that takes."""
     place, accepted, rounds = 0, 0, 0
     while place + 1 < len(ids):
@@ -284,7 +285,9 @@ def answer(target: Path) -> tuple[list[int], list[int]]:
         return ids, tokenized(url)
 
 
-def served(target, folder, model, algorithm):
+def served(
+    target: Path, folder: Path, model: BlockDraft | EagleDraft, algorithm: str
+) -> tuple[list[int], dict[str, Any]]:
     """Return the answer, and what the engine tells of a draft that is exported for it."""
     save_draft(model.to(torch.bfloat16), folder / "draft")
     source = read_source(folder / "draft", "t", target)

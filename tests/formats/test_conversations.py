@@ -14,11 +14,11 @@ from deepspec.messages.conversations import parse_conversation, prompt_of, sampl
 from tests.given import wild
 
 
-def user(text):
+def user(text: object) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def assistant(text=""):
+def assistant(text: object = "") -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
@@ -132,7 +132,7 @@ def test_rows_that_cannot_be_used_say_why_and_where(row: dict[str, Any], reason:
 @given(wild.ROWS | wild.ALMOST)
 @example(wild.KNOWN[0])
 @example(wild.KNOWN[4])
-def test_any_row_is_a_conversation_or_a_named_error(row) -> None:
+def test_any_row_is_a_conversation_or_a_named_error(row: object) -> None:
     try:
         conversation = parse_conversation(row)
     except RowError as error:
@@ -152,7 +152,7 @@ def test_any_row_is_a_conversation_or_a_named_error(row) -> None:
     assert sample_id(prompt_of(prompt)) == sample_id(prompt)
 
 
-def nested(depth):
+def nested(depth: int) -> dict[str, Any]:
     value = {"x": 1}
     for _ in range(depth):
         value = {"x": [value]}

@@ -82,7 +82,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _change_config(folder, **changes):
+def _change_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     config.update(changes)
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
@@ -150,7 +150,7 @@ def test_truncated_and_missing_files_are_refused(saved: Path) -> None:
         load_draft(saved)
 
 
-def shard(folder):
+def shard(folder: Path) -> None:
     """Split the weights into two files and their index, as large checkpoints lie on the hub."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()

@@ -19,13 +19,13 @@ from deepspec.lines.lines import is_url, open_file, split_lines
 from deepspec.lines.rows import read_rows
 
 
-def cut(data, places):
+def cut(data: bytes, places: list[int]) -> list[bytes]:
     """Return bytes in chunks that end at the places."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
 
-def plainly(data):
+def plainly(data: bytes) -> list[bytes]:
     """Return the lines by the simplest rule there is."""
     lines = data.split(b"\n")
     return lines if lines[-1] else lines[:-1]
@@ -35,12 +35,12 @@ BYTES = st.binary(max_size=200) | st.lists(st.sampled_from([b"\n", b"\r", b"\0",
 
 
 @given(BYTES, st.lists(st.integers(0, 10_000), max_size=6))
-def test_however_a_file_is_cut_its_lines_are_those_of_a_plain_split(data, places) -> None:
+def test_however_a_file_is_cut_its_lines_are_those_of_a_plain_split(data: bytes, places: list[int]) -> None:
     assert list(split_lines(cut(data, places))) == plainly(data)
 
 
 @given(BYTES, st.lists(st.integers(0, 10_000), max_size=6), st.integers(0, 5))
-def test_of_lines_that_are_too_long_only_the_length_is_left(data, places, longest) -> None:
+def test_of_lines_that_are_too_long_only_the_length_is_left(data: bytes, places: list[int], longest: int) -> None:
     wanted = [line if len(line) <= longest else len(line) for line in plainly(data)]
     assert list(split_lines(cut(data, places), longest)) == wanted
 

@@ -18,7 +18,7 @@ LIST = '[\n {"a": "ä"},\n {"a": 2}\n]\n'
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
 
 
-def refused(path):
+def refused(path: Path) -> str:
     with pytest.raises(SourceError) as found:
         list(read_rows(path))
     assert not isinstance(found.value, RowError), "it is the file's, not a row's"

@@ -3,6 +3,7 @@
 import gzip
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ ROWS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.none() | st.li
 
 @settings(deadline=None, max_examples=30)
 @given(ROWS)
-def test_rows_survive_the_file(tmp_path_factory, rows) -> None:
+def test_rows_survive_the_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     folder = tmp_path_factory.mktemp("rows")
     for name in ("a.jsonl", "a.jsonl.zst"):
         assert write_rows(folder / name, rows) == len(rows)
@@ -28,7 +29,7 @@ def test_rows_survive_the_file(tmp_path_factory, rows) -> None:
 
 
 @given(st.binary())
-def test_any_line_is_an_object_or_a_named_error(line) -> None:
+def test_any_line_is_an_object_or_a_named_error(line: bytes) -> None:
     with suppress(RowError):
         assert isinstance(parse_line(line, "x.jsonl", 7), dict)
 

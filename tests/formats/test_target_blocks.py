@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from deepspec.start.blocks import start_from_target
 from tests.given.drafts.learning import SIZE, TARGETS, tiny
 
 
-def _target(folder, family="qwen3"):
+def _target(folder: Path, family: str = "qwen3") -> Any:
     """Write a tiny target of transformers and return it."""
     torch.manual_seed(0)
     config = {key: value for key, value in TARGETS[family].items() if key != "model_type"}

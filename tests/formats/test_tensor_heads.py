@@ -149,7 +149,9 @@ def opened(path: Path) -> set[str] | None:
 
 @FREE
 @given(data=st.data())
-def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(folder, data) -> None:
+def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(
+    folder: Path, data: st.DataObject
+) -> None:
     """Any bytes changed and the file cut anywhere: never another error, never less than the library reads."""
     path = folder / "changed.safetensors"
     raw = bytearray((folder / "model.safetensors").read_bytes())
@@ -166,7 +168,7 @@ def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(fo
 
 @FREE
 @given(data=st.binary(max_size=200))
-def test_no_bytes_give_anything_but_an_input_error(tmp_path, data) -> None:
+def test_no_bytes_give_anything_but_an_input_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
     for read in (read_file_heads, read_object):

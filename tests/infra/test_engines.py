@@ -36,7 +36,7 @@ def tiny(tmp_path: Path) -> Served:
     return Served(name="tiny", gguf=path, folder=tmp_path)
 
 
-def use(monkeypatch, tmp_path, text: str, start_seconds: float = 20) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, start_seconds: float = 20) -> None:
     """Put an engine named "fake" into the table."""
     script = tmp_path / "server.py"
     script.write_text(text)

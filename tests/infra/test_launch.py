@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -54,7 +54,7 @@ def python(folder: Path, text: str, *arguments: str) -> list[str]:
     return [sys.executable, str(script(folder, "job.py", text)), *arguments]
 
 
-def wait_for(condition, seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -133,13 +133,13 @@ def test_engine_and_run_make_one_checksum_of_a_file() -> None:
 
 
 class Says(BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_GET(self) -> None:
         told = {"/version": {"version": self.server.version}, "/v1/models": self.server.models}.get(self.path)
         self.send_response(404 if told is None else 200)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 

@@ -55,7 +55,7 @@ def in_lines(text: str) -> list[str]:
 
 @given(text=TEXTS)
 @CHECKED
-def test_a_line_is_printed_as_it_was_meant(printed, text) -> None:
+def test_a_line_is_printed_as_it_was_meant(printed: Callable[[], str], text: str) -> None:
     say(text)
     assert printed() == f"{shown(text)}\n"
     complain(text, f" {text}")
@@ -64,7 +64,7 @@ def test_a_line_is_printed_as_it_was_meant(printed, text) -> None:
 
 @given(text=TEXTS)
 @CHECKED
-def test_title_header_and_cell_are_printed_as_they_were_meant(printed, text) -> None:
+def test_title_header_and_cell_are_printed_as_they_were_meant(printed: Callable[[], str], text: str) -> None:
     show_table(text, [{"before": 0.123456, text: Styled(text, "bold"), "after": text}])
     found = printed()
     assert "0.1235" in found
@@ -74,7 +74,7 @@ def test_title_header_and_cell_are_printed_as_they_were_meant(printed, text) -> 
 
 @given(text=TEXTS)
 @CHECKED
-def test_what_a_stage_says_is_printed_as_it_was_meant(printed, text) -> None:
+def test_what_a_stage_says_is_printed_as_it_was_meant(printed: Callable[[], str], text: str) -> None:
     with attached():
         (report,) = reports("train")
         report.log(text)
@@ -87,7 +87,7 @@ def test_what_a_stage_says_is_printed_as_it_was_meant(printed, text) -> None:
 
 @given(text=st.text())
 @example("".join(map(chr, range(256))))
-def test_no_character_that_is_printed_is_unseen(text) -> None:
+def test_no_character_that_is_printed_is_unseen(text: str) -> None:
     hidden = [sign for sign in shown(text) if sign not in "\n\t" and not sign.isprintable() and sign.isascii()]
     assert hidden == []
     assert shown(shown(text)) == shown(text)

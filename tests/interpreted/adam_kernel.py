@@ -22,27 +22,27 @@ SPEC = TrainSpec(learning_rate=0.01, weight_decay=0.1, clip=0.5, betas=(0.8, 0.9
 
 
 @pytest.fixture(autouse=True)
-def _triton(monkeypatch) -> None:
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.optimizers.optimizer.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.optimizers.triton_adam.TILE", 16)
 
 
-def trained(dtype=torch.float32):
+def trained(dtype: torch.dtype = torch.float32) -> tuple[ToyModel, MasterAdamW]:
     model = ToyModel().to(DEVICE)
     return model, MasterAdamW(model, SPEC, dtype, Ranks(DEVICE))
 
 
-def backward(model, scale=1.0):
+def backward(model: ToyModel, scale: float = 1.0) -> None:
     x = torch.linspace(-1, 1, 3 * CAPTURED).view(3, CAPTURED).to(model.first.weight)
     (model(x).float().pow(2).sum() * scale).backward()
 
 
-def parameters_of(model):
+def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_it_is_adamw_with_clipping(passes) -> None:
+def test_it_is_adamw_with_clipping(passes: int) -> None:
     """One pass leaves its gradients where they are; of two the sums lie in the flat buffer."""
     ours, optimizer = trained()
     reference = ToyModel().to(DEVICE).double()

@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 
 def publish(
     store: Store, tmp_path: Path, text: str, inputs: dict[str, ArtifactRef] | None = None, kind: str = "prompts"
-):
+) -> ArtifactRef:
     out = Out(store, kind, "a" * 32, inputs or {}, tmp_path / "scratch")
     out.file("rows.txt").write_text(text)
     return out.publish(First(), 1, {"rows": 1})

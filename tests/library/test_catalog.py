@@ -21,13 +21,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def publish(store, kind, digit, text="x", **inputs: ArtifactRef) -> ArtifactRef:
+def publish(store: Store, kind: str, digit: str, text: str = "x", **inputs: ArtifactRef) -> ArtifactRef:
     out = Out(store, kind, digit * 32, inputs, Path(store.root).parent / "scratch")
     out.file("a.txt").write_text(text)
     return out.publish(Spec(), 1, {})
 
 
-def states(store) -> dict[str, str]:
+def states(store: Store) -> dict[str, str]:
     return {entry.kind: entry.state for entry in catalog(store)}
 
 

@@ -4,6 +4,7 @@ import errno
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_the_folders_are_named_with_the_room_that_is_left(tmp_path: Path) -> Non
         raise NO_ROOM
 
 
-def stage_that(monkeypatch: pytest.MonkeyPatch, write) -> None:
+def stage_that(monkeypatch: pytest.MonkeyPatch, write: Callable[[Out], object]) -> None:
     """Let every stage do this and nothing else."""
     monkeypatch.setattr(Stage, "run", lambda _: lambda spec, inputs, out, placement, report: write(out))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -12,6 +13,7 @@ from deepspec.attention.attention import KeyValue
 from deepspec.attention.rope import RotaryEmbedding, inverse_frequencies
 from deepspec.families import read
 from deepspec.families.rope import rope
+from deepspec.families.shape import BlockShape
 from deepspec.models.block import Block
 
 SIZES = {
@@ -58,7 +60,7 @@ def test_block_equals_the_layer_of_transformers(name: str) -> None:
     torch.testing.assert_close(got[0], wanted[1], atol=1e-4, rtol=1e-4)  # the last one has the final norm on top
 
 
-def _random_model(config):
+def _random_model(config: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     values = {key: value for key, value in config.items() if key != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **values)).eval()
@@ -74,11 +76,11 @@ def _random_model(config):
     return model
 
 
-def _layers(model):
+def _layers(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(("layers.0", "layers.1"))]
 
 
-def _copied(shape, layer, offset):
+def _copied(shape: BlockShape, layer: nn.Module, offset: float) -> Block:
     block = Block(shape)
     weights = {name: weight + offset if weight.dim() == 1 and offset else weight
                for name, weight in layer.state_dict().items()}  # fmt: skip
@@ -86,7 +88,7 @@ def _copied(shape, layer, offset):
     return block
 
 
-def _through(layers, shape, x):
+def _through(layers: list[Block], shape: BlockShape, x: Tensor) -> list[Tensor]:
     positions = torch.arange(x.shape[1]).expand(x.shape[:2])
     rotation = RotaryEmbedding(shape.rope, shape.head_dim)(positions, x.dtype)
     empty = x.new_zeros(len(x), shape.num_kv_heads, 0, shape.head_dim)

@@ -1,24 +1,27 @@
 """Drafts as decoding uses them: piece by piece with a cache, the same numbers as in one pass."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.slots import backbone, previous_tokens
 from deepspec.attention.attention import KeyValue
 from deepspec.formats.recipe import Objective
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
-from deepspec.records.batch import collate
+from deepspec.records.batch import Batch, Record, collate
 from deepspec.start.initial import initialize
 from tests.given.drafts.learning import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def _supervise(model, records):
+def _supervise(model: BlockDraft | EagleDraft, records: list[Record]) -> tuple[Batch, Any]:
     batch = collate(records)
     objective = Objective(num_anchors=5, ttt_length=3)
     algorithm = ALGORITHMS[model.config.algorithm]
@@ -37,7 +40,7 @@ def test_block_by_block_with_a_growing_cache_equals_training_form(target: str) -
             torch.testing.assert_close(got, wanted[row, number], **CLOSE)
 
 
-def _propose(model, batch, row, anchor):
+def _propose(model: BlockDraft, batch: Batch, row: int, anchor: int) -> Tensor:
     """Return the states of one block, its context cached in two pieces."""
     hidden = batch.hidden[row : row + 1, :anchor]
     caches = None
@@ -109,7 +112,7 @@ def test_slot_by_slot_equals_the_whole_block(name: str) -> None:
         torch.testing.assert_close(bias, whole[:, slot])
 
 
-def _filled(head, value=1.0):
+def _filled(head: nn.Module, value: float = 1.0) -> Any:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.fill_(value)

@@ -1,9 +1,13 @@
 """Attention over a range of the context and over own entries, merged, is attention over both."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -56,7 +60,9 @@ def test_steps_that_split_read_and_learn_as_dense_ones(step: int) -> None:
     held_to(*inputs(2, 8, 8 * (step + 1)), steps_mask, (starts, ends, step), inside)
 
 
-def held_to(query, key, value, mask, arguments, real):
+def held_to(
+    query: Tensor, key: Tensor, value: Tensor, mask: Callable[..., Any], arguments: tuple[Any, ...], real: Tensor
+) -> None:
     """Hold outputs and gradients of the split form to those of the dense one, where a query is real."""
     found = []
     for form in ("dense", "split"):
@@ -70,7 +76,7 @@ def held_to(query, key, value, mask, arguments, real):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_tiles_are_those_that_the_dense_mask_gives(data) -> None:
+def test_tiles_are_those_that_the_dense_mask_gives(data: st.DataObject) -> None:
     queries, context = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
     edge = st.integers(0, context)
     pairs = st.lists(st.tuples(edge, edge), min_size=queries, max_size=queries)
@@ -88,11 +94,11 @@ def test_tiles_are_those_that_the_dense_mask_gives(data) -> None:
     assert torch.equal(made.full_kv_num_blocks, wanted.full_kv_num_blocks)
 
 
-def tiles(counts, indices, seen):
+def tiles(counts: Tensor, indices: Tensor, seen: Tensor) -> set[tuple[int, int]]:
     return {(n, int(m)) for n in range(counts.shape[2]) for m in indices[0, 0, n, : int(counts[0, 0, n])]}
 
 
-def whole_tiles(seen):
+def whole_tiles(seen: Tensor) -> set[tuple[int, int]]:
     rows = range(0, seen.shape[0], TILE)
     columns = range(0, seen.shape[1], TILE)
     return {

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepspec.algorithms.chains import entries, supervised_places
+from deepspec.algorithms.chains import ChainSupervision, entries, supervised_places
 from deepspec.algorithms.peagle import PEagle
+from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import ParallelProposer
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
@@ -22,7 +24,7 @@ CASES = golden2.cases(
 )
 
 
-def setting(case):
+def setting(case: Path) -> tuple[PEagle, EagleDraft, Batch, ChainSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     batch, model = theirs.read_documents(case), theirs.read_draft(case)
     objective, drawn = theirs.objective_of(case), golden2.tensors(case, "batch.safetensors")
@@ -34,7 +36,7 @@ def setting(case):
     return PEagle(), model, batch, PEagle().supervise_chains(model.config, objective, batch, chains)
 
 
-def paired(case, batch, supervision):
+def paired(case: Path, batch: Batch, supervision: ChainSupervision) -> tuple[list[int], list[int]]:
     """Return where each of their entries that is no padding lies among theirs, and among ours."""
     drawn, places = golden2.tensors(case, "batch.safetensors"), theirs.shifted_rows(batch)
     ours = {pair: place for place, pair in enumerate(zip(

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.eagle3 import EagleSupervision, steps
 from deepspec.algorithms.mtp import Mtp
 from deepspec.formats.recipe import Objective
 from deepspec.forms import heads
+from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import EagleProposer
-from deepspec.records.batch import Record, collate_rows, supervises
+from deepspec.records.batch import Batch, Record, collate_rows, supervises
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
@@ -24,7 +25,7 @@ from tests.parity.test_training import LOGITS, LOSS
 CASES = golden2.cases("mtp", wanted=("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors"))
 
 
-def read_documents(case):
+def read_documents(case: Path) -> Batch:
     """Return the documents of a case in one row; that their last states are no target's is nothing to the loss."""
     tensors, records = golden2.tensors(case, "batch.safetensors"), []
     for number in range(sum(name.endswith(".input_ids") for name in tensors)):
@@ -36,7 +37,7 @@ def read_documents(case):
     return collate_rows([records])
 
 
-def setting(case):
+def setting(case: Path) -> tuple[Mtp, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
     objective = Objective(convention="speculators", ttt_length=told["num_speculative_steps"], step_decay=told["beta"])

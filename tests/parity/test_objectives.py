@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.losses.chunked import chunked_loss
@@ -18,12 +19,12 @@ EDGE = 1e-5
 CASES = golden2.cases("losses", wanted=("batch.safetensors", "expected.json", "expected.safetensors"))
 
 
-def terms_of(name):
+def terms_of(name: str) -> Terms:
     kind, _, sharpness = name.partition("_eta")
     return Terms(**theirs.TERMS[kind], **{"lk_sharpness": float(sharpness)} if sharpness else {})
 
 
-def rows_of(case, weights=None):
+def rows_of(case: Path, weights: Tensor | None = None) -> tuple[Rows, Head, Tensor]:
     """Return the rows of a case: with an identity for a head, states are logits."""
     batch = golden2.tensors(case, "batch.safetensors")
     count, vocab = batch["logits"].shape
@@ -35,7 +36,7 @@ def rows_of(case, weights=None):
     return rows, Head(weight=torch.eye(vocab)), batch["loss_mask"].bool()
 
 
-def losses_of(case):
+def losses_of(case: Path) -> list[str]:
     """Return the names of the terms that a case tells numbers of."""
     return sorted(name.removeprefix("row.") for name in golden2.tensors(case, "expected.safetensors") if "row." in name)
 
@@ -55,12 +56,12 @@ def test_rows_and_their_gradients(case: Path) -> None:
         torch.testing.assert_close(grad[: len(first)], first, rtol=1e-4, atol=2e-6, msg=name)
 
 
-def _one(rows, row):
+def _one(rows: Rows, row: int) -> Rows:
     return Rows(hidden=rows.hidden[[row]], labels=None, weights=torch.ones(1), target=rows.target[[row]],
                 target_index=torch.tensor([0]))  # fmt: skip
 
 
-def weights_of(case, name, mask, size):
+def weights_of(case: Path, name: str, mask: Tensor, size: int) -> Tensor:
     """Return the weights of the slots that a weighting names."""
     kind, _, rest = name.partition("_")
     if kind == "none":
@@ -108,7 +109,7 @@ def test_compounds_of_terms(case: Path) -> None:
         )
 
 
-def reduced(case, terms, weights):
+def reduced(case: Path, terms: Terms, weights: Tensor) -> tuple[float, float]:
     """Return loss and norm of the gradient by their reduction: Σ m·w·ℓ / (Σ m + ε)."""
     rows, head, mask = rows_of(case, weights)
     masked = Rows(hidden=rows.hidden, labels=None, weights=mask * weights / (mask.sum() + EDGE), target=rows.target,

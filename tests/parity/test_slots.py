@@ -1,19 +1,25 @@
 """Drafts of blocks against golden numbers of speculators: forward, masks, loss, gradients, proposals."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import rows_of
+from deepspec.algorithms.base import Algorithm
+from deepspec.algorithms.blocks import BlockAlgorithm, rows_of
 from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.rows import head_of
 from deepspec.algorithms.selector import selector_loss
-from deepspec.algorithms.slots import RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
+from deepspec.algorithms.slots import BlockSupervision, RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
 from deepspec.algorithms.xpress import guesses
 from deepspec.losses.chunked import chunked_loss
-from deepspec.proposers.propose import BlockProposer, Correction
+from deepspec.models.draft import BlockDraft, Draft
+from deepspec.proposers.propose import BlockProposer, BlockRows, Correction
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import GRADIENT
@@ -24,7 +30,7 @@ FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.sa
 CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)
 
 
-def setting(case):
+def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told, tensors = golden2.expected(case)["call_args"], golden2.tensors(case, "batch.safetensors")
     model, batch = theirs.read_draft(case), theirs.read_batch(case)
@@ -46,7 +52,7 @@ def setting(case):
     return algorithm, model, batch, algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
 
 
-def real_only(supervision, values):
+def real_only(supervision: BlockSupervision, values: Tensor) -> Tensor:
     """Return the golden values of blocks that are no dummies."""
     return values[supervision.keep[0]]
 
@@ -162,7 +168,7 @@ def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
-def check_gradients(case, algorithm, model, batch, supervision):
+def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch, supervision: Any) -> None:
     """Compare the gradient of every parameter by norm and by sum of absolute values, and in full where it is given."""
     told = golden2.expected(case)
     algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
@@ -199,7 +205,9 @@ def test_greedy_proposals(case: Path) -> None:
                 check_scores(model, rows, batch.input_ids[:, anchor], wanted, number)
 
 
-def check_passes(model, rows, current, wanted, number):
+def check_passes(
+    model: BlockDraft, rows: BlockRows, current: Tensor, wanted: Mapping[str, Tensor], number: int
+) -> None:
     """Compare the tokens after each pass over the whole block, which come to those of one slot after another."""
     told, states, before = wanted["proposal.tokens_per_pass"][:, number], rows.states(current), rows.before(current)
     torch.testing.assert_close(states[0], wanted["proposal.hidden"][number], **LOGITS)
@@ -210,7 +218,9 @@ def check_passes(model, rows, current, wanted, number):
         assert torch.equal(done[0, model.config.first_slot + 1 :], tokens[:-1])
 
 
-def check_scores(model, rows, current, wanted, number):
+def check_scores(
+    model: BlockDraft, rows: BlockRows, current: Tensor, wanted: Mapping[str, Tensor], number: int
+) -> None:
     """Compare what the selector says of each slot's candidates along the greedy path."""
     first = model.config.first_slot
     states = rows.states(current)

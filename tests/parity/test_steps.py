@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepspec.algorithms.eagle3 import Eagle3, steps
+from deepspec.algorithms.eagle3 import Eagle3, EagleSupervision, steps
 from deepspec.models.config import EagleNorms
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import EagleDraft, build_draft
 from deepspec.proposers.eagle import EagleProposer
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import GRADIENT
@@ -25,7 +26,7 @@ CASES = golden2.cases(
 )
 
 
-def setting(case):
+def setting(case: Path) -> tuple[Eagle3, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
     batch, model = theirs.read_documents(case), theirs.read_draft(case)

@@ -1,6 +1,7 @@
 """Training against golden numbers: inputs, masks, logits, confidences, loss terms, metrics and gradients."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,6 +133,6 @@ def test_eagle_gradients(case: Path) -> None:
     check_gradients(case, *eagle_setting(case))
 
 
-def metric(told, name):
+def metric(told: dict[str, Any], name: str) -> float:
     entry = told["metrics"][f"train/{name}"]
     return sum(entry["num"]) / sum(entry["den"]) if sum(entry["den"]) else 0.0

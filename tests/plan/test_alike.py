@@ -128,7 +128,9 @@ def all_verdicts(place: Path, chosen: Choices, where: Site) -> set[str]:
     ),
     tracker=st.sampled_from([(), ("tensorboard",), ("tensorbord",)]),
 )
-def test_what_a_run_refuses_a_plan_refuses_and_nothing_else(place, original, changes, fields, tracker) -> None:
+def test_what_a_run_refuses_a_plan_refuses_and_nothing_else(
+    place: Path, original: Path, changes: list[str], fields: list[str], tracker: tuple[str, ...]
+) -> None:
     shutil.rmtree(place / "target")
     shutil.copytree(original, place / "target")
     (place / "benchmarks").mkdir(exist_ok=True)

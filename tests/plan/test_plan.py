@@ -20,6 +20,7 @@ from deepspec.plan.budget import (
     sample_count,
 )
 from deepspec.plan.cost.table import size
+from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import check_sources
 from deepspec.ranges import Range
 from deepspec.specs import TargetId
@@ -28,7 +29,7 @@ from deepspec.target_cache.sizes import Captured, cache_size
 from flows.choices import Choices, named_endpoints
 
 
-def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo"):
+def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo") -> Plan:
     return presets.build_plan([presets.target(target), presets.load("datasets", dataset)], overrides)
 
 

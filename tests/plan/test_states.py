@@ -3,6 +3,7 @@
 import json
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.plan.placed import choices, edit, refused, site
 THERE = (Endpoint(url="http://127.0.0.1:9/v1", model="target"),)
 
 
-def seen(place, *overrides, only=None, **placed) -> str:
+def seen(place: Path, *overrides: str, only: str | None = None, **placed: Any) -> str:
     plan = choices(place, *overrides).plan
     found = {each.name: each for each in outcomes(known(plan, site(place, **placed), only=only))}
     return found["states"].detail

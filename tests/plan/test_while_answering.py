@@ -9,6 +9,7 @@ from deepspec.cache.spec import CacheSpec
 from deepspec.plan import presets
 from deepspec.plan.budget import answering_lines, plan_estimate
 from deepspec.plan.cost.estimate import SPECULATED
+from deepspec.plan.plan import Plan
 from deepspec.plan.resolve import _while_answering
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES, address
@@ -97,7 +98,7 @@ def test_regeneration_starts_an_engine_that_gives_states_and_takes_whole_answers
     assert started["served"].context == 250
 
 
-def big(hardware: str, *overrides: str):
+def big(hardware: str, *overrides: str) -> Plan:
     parts = [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")]
     return presets.build_plan(parts, [f"limits.hardware={hardware}", "train.greedy_samples=0", *overrides])
 

@@ -3,8 +3,10 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from cli.main import app
@@ -12,13 +14,14 @@ from deepspec.errors import BudgetError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
 from deepspec.plan.cost.decoding import ACCEPTED, decoding_hours, pass_seconds
+from deepspec.plan.cost.found import Costs
 from deepspec.plan.cost.table import duration
 from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
 from deepspec.store import Store
 
 
-def estimated(hardware: str, *overrides: str, target: str = "qwen3-4b", dataset: str = "open-perfectblend"):
+def estimated(hardware: str, *overrides: str, target: str = "qwen3-4b", dataset: str = "open-perfectblend") -> Costs:
     parts = [presets.target(target), presets.load("datasets", dataset)]
     return plan_estimate(presets.build_plan(parts, [f"limits.hardware={hardware}", *overrides]))
 
@@ -191,7 +194,7 @@ def test_programs_read_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {"low", "mid", "high"} == set(laptop["hours"]["train"])
 
 
-def limited(tmp_path, monkeypatch, hours: float):
+def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float) -> tuple[Result, dict[str, Any]]:
     """Return what the demo's plan says on two machines, with a limit of hours."""
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
     words = ["plan", "--json", "--hardware", "laptop", "--hardware", "h100", "--set", f"limits.hours={hours}"]
@@ -199,7 +202,7 @@ def limited(tmp_path, monkeypatch, hours: float):
     return result, json.loads(result.stdout)["machines"]
 
 
-def hours_of(machine) -> float:
+def hours_of(machine: dict[str, Any]) -> float:
     return sum(value["mid"] for value in machine["hours"].values())
 
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -28,7 +29,7 @@ GOOD = b'{"prompt": "Which river is the longest of the world?", "source": "atlas
 BENCHMARK = b'{"turns": ["What are the names of the seven seas that sailors spoke of?"]}\n'
 
 
-def prepare(folder, lines, **options):
+def prepare(folder: Path, lines: list[bytes], **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any], Heard]:
     """Run the stage on lines; return the prompts, the counts and what was heard."""
     (folder / "bench").mkdir()
     (folder / "bench" / "seas.jsonl").write_bytes(BENCHMARK)
@@ -44,7 +45,7 @@ def prepare(folder, lines, **options):
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(LINES, max_size=8), st.sampled_from([None, 0.8]))
 @example([json.dumps(row).encode() for row in wild.KNOWN], None)
-def test_no_input_row_ends_prepare(lines, near_duplicates) -> None:
+def test_no_input_row_ends_prepare(lines: list[bytes], near_duplicates: float | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, counts, _ = prepare(Path(folder), [GOOD, *lines], bad_share=1.0, near_duplicates=near_duplicates)
     shown = [line for line in lines if line.removeprefix(b"\xef\xbb\xbf").strip()]
@@ -54,11 +55,11 @@ def test_no_input_row_ends_prepare(lines, near_duplicates) -> None:
     assert sum(row["source"] == "atlas" for row in rows) == 1
 
 
-def bad(count):
+def bad(count: int) -> list[bytes]:
     return [b'{"messages": []}'] * count
 
 
-def good(count):
+def good(count: int) -> list[bytes]:
     return [json.dumps({"prompt": f"{number} is a number; name {number} rivers"}).encode() for number in range(count)]
 
 

@@ -1,5 +1,7 @@
 """Splits and choices follow the sample's id: they survive other rows, other orders and larger limits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,12 +11,12 @@ from deepspec.prepare.spec import PrepareSpec, Source, Splits
 FROZEN = ["train"] * 4 + ["validation"] + ["train"] * 3 + ["calibration", "train"]
 
 
-def spec(*sources, **changes):
+def spec(*sources: Source, **changes: Any) -> PrepareSpec:
     sources = sources or (Source(digest="d", name="a"),)
     return PrepareSpec(sources=sources, **changes)
 
 
-def chosen(count, spec, origins=None):
+def chosen(count: int, spec: PrepareSpec, origins: list[int] | None = None) -> Any:
     ranks = np.array([rank_of(f"id{i}", 0) for i in range(count)], dtype=np.uint64)
     origins = np.zeros(count, dtype=np.uint16) if origins is None else np.array(origins, dtype=np.uint16)
     return choose(ranks, origins, np.zeros(count, dtype=np.bool_), spec)

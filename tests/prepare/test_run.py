@@ -4,6 +4,7 @@ import json
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +23,14 @@ from tests.given.heard import Heard
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch")
 
 
-def prompt(number):
+def prompt(number: int) -> str:
     """Return a prompt of 60 words that shares none with another number's."""
     return " ".join(f"{WORDS[place % 12]}{number}{place}" for place in range(60))
 
 
-def prepare(tmp_path, files, benchmarks=None, **options):
+def prepare(
+    tmp_path: Path, files: dict[str, Any], benchmarks: str | None = None, **options: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Run the stage on files of rows; return the rows, the counts and the dropped.json."""
     (tmp_path / "in").mkdir(exist_ok=True)
     for name, rows in files.items():
@@ -37,7 +40,9 @@ def prepare(tmp_path, files, benchmarks=None, **options):
     return run_spec(tmp_path, spec, resolved.locations)
 
 
-def run_spec(tmp_path, spec, locations):
+def run_spec(
+    tmp_path: Path, spec: PrepareSpec, locations: dict[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")
     counts = run(spec, {}, out, Placement(locations=locations), Heard())
     parts = sorted(out.folder.glob("part-*.jsonl.zst"))

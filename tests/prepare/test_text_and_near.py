@@ -41,7 +41,7 @@ def test_a_text_of_many_runs_has_the_signature_of_all_of_them(monkeypatch: pytes
     assert (signature(" ".join(words)) == whole).all()
 
 
-def _find(tmp_path, texts, ranks, threshold=0.8):
+def _find(tmp_path: Path, texts: list[str], ranks: list[int], threshold: float = 0.8) -> list[int]:
     file = SignatureFile(tmp_path / "s.bin")
     for text in texts:
         file.add(signature(text))
@@ -66,7 +66,7 @@ def test_no_rows_have_no_duplicates(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.text())
-def test_every_text_has_a_signature(text) -> None:
+def test_every_text_has_a_signature(text: str) -> None:
     assert signature(text).shape == (112,)
 
 

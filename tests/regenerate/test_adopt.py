@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tests.given.engines.prompts import Bench, prompt, prompts
 def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Return the answers to prompts from a file of rows."""
 
-    def adopt(rows, given, **spec):
+    def adopt(rows: list[dict[str, Any]], given: list[dict[str, Any] | str], **spec: Any) -> list[dict[str, Any]]:
         path = tmp_path / "given.jsonl"
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in given))
         bench.spec = bench.spec.but(answers=checksum(path), **spec)
@@ -33,7 +33,7 @@ def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return adopt
 
 
-def log(*texts):
+def log(*texts: str) -> dict[str, Any]:
     """A conversation of user and assistant in turn."""
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]}
@@ -164,7 +164,7 @@ LINES = (
 )
 
 
-def conversations(lines):
+def conversations(lines: list[str]) -> Iterator[dict[str, Any]]:
     """Yield what can be read of lines, as prompts."""
     for line in lines:
         try:
@@ -176,7 +176,7 @@ def conversations(lines):
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(LINES, max_size=6))
 @example([json.dumps(row) for row in wild.KNOWN])
-def test_no_input_row_ends_adoption(lines) -> None:
+def test_no_input_row_ends_adoption(lines: list[str]) -> None:
     asked = [prompt("good", "row 1")]
     asked += [{"id": f"{n}", "split": "train", "source": "x", **each} for n, each in enumerate(conversations(lines))]
     with tempfile.TemporaryDirectory() as folder:

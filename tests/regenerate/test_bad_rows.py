@@ -14,7 +14,7 @@ from tests.regenerate.test_parts import answer, failed
 from tests.regenerate.test_preflight import Reader
 
 
-def every(nth, name):
+def every(nth: int, name: str) -> Callable[[int, str], str | None]:
     """Fail every nth row by its number."""
     return lambda number, text: name if int(text.split()[1]) % nth == 0 else None
 
@@ -23,7 +23,7 @@ def every(nth, name):
 def reading(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[TargetReader], Bench]:
     """A bench whose target is here, and counts as the simulated engine does."""
 
-    def use(reader):
+    def use(reader: TargetReader) -> Bench:
         monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: reader))
         return bench
 
@@ -63,7 +63,7 @@ def test_an_answer_that_is_not_there_is_an_error_unless_its_token_ids_are(
     assert (row["status"], row["token_ids"]) == ("success", [[0]])
 
 
-def bench_again(bench):
+def bench_again(bench: Bench) -> Bench:
     """Return a bench with nothing published yet."""
     return type(bench)(bench.folder / "again")
 

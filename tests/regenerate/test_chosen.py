@@ -17,11 +17,11 @@ from tests.given.engines.prompts import Bench, prompt
 SPLITS = ("train", "validation", "test")
 
 
-def rows(count):
+def rows(count: int) -> list[dict[str, Any]]:
     return [{**prompt(f"id-{number}", f"row {number}"), "split": SPLITS[number % 3]} for number in range(count)]
 
 
-def chosen(bench, prompts, held_out):
+def chosen(bench: Bench, prompts: list[dict[str, Any]], held_out: int | None) -> list[str]:
     drop_artifact(bench.store, "prompts", "0" * 32)
     ref = bench.publish(prompts)
     return [row["id"] for row in chosen_prompts(open_artifact(bench.store, ref, bench.folder), held_out)]

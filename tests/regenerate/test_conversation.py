@@ -1,23 +1,24 @@
 """One sample, turn by turn, against answers written by hand."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from deepspec.asking.conversation import is_thinking, regenerate_row, turn_seed
 from deepspec.asking.dialects import OTHER, body
-from deepspec.asking.question import Answer
+from deepspec.asking.question import Answer, Question
 from deepspec.asking.sampling import Sampling
 from tests.given.engines.prompts import prompt
 
 WEATHER = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 
 
-def call(arguments: str, identity: str = "call-1", name: str = "weather"):
+def call(arguments: str, identity: str = "call-1", name: str = "weather") -> dict[str, Any]:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def with_tools():
+def with_tools() -> dict[str, Any]:
     """A conversation in which the assistant calls a tool, gets its result, and answers."""
     return {
         **prompt("t", "Will it rain in Rome?"),
@@ -38,16 +39,16 @@ class Target:
         self.answers = list(answers)
         self.questions = []
 
-    async def __call__(self, question):
+    async def __call__(self, question: Question) -> Answer:
         self.questions.append(question)
         return self.answers[len(self.questions) - 1]
 
 
-def said(content: str, **more) -> Answer:
+def said(content: str, **more: Any) -> Answer:
     return Answer(content=content, finish_reason=more.pop("finish_reason", "stop"), **more)
 
 
-def regenerate(row, *answers, **sampling):
+def regenerate(row: dict[str, Any], *answers: Answer, **sampling: Any) -> tuple[dict[str, Any], list[Question]]:
     target = Target(*answers)
     return asyncio.run(regenerate_row(row, target, Sampling(**sampling))), target.questions
 

@@ -1,7 +1,7 @@
 """Templates that print the clock: an engine on another day answers prompts of the one date of the run."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -13,7 +13,7 @@ from deepspec.asking.sampling import Sampling
 from deepspec.chat.template import ChatTemplate
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.answering import Server, Simulated, serve
 from tests.given.engines.prompts import Bench, prompt, prompts
 from tests.given.targets import tiny
 from tests.regenerate.test_conversation import WEATHER, with_tools
@@ -35,7 +35,7 @@ WITH_TOOLS = VARIABLE.replace("{{ 'Today: '", "{% if tools %}{{ 'Today: '").repl
 def told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return the rows that come of prompts, with a template that the target and the engine share."""
 
-    def regenerate(template, rows, *engines, **sampling):
+    def regenerate(template: str, rows: list[dict[str, Any]], *engines: Server, **sampling: Any) -> list[Any]:
         bench.spec = bench.spec.but(date=DAY, sampling=bench.spec.sampling.but(**sampling))
         reader = TargetReader(tiny.tokenizer(template), "target", DAY)
         monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: reader))
@@ -44,11 +44,11 @@ def told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[An
     return regenerate
 
 
-def engine(template, *, heeds=True, **more):
+def engine(template: str, *, heeds: bool = True, **more: Any) -> Simulated:
     """An engine with the target's template and a clock of its own."""
     chat = ChatTemplate(tiny.tokenizer(template), frozenset(), "engine")
 
-    def render(body):
+    def render(body: Mapping[str, Any]) -> list[int]:
         kwargs = dict(body.get("chat_template_kwargs", {}))
         thinking = kwargs.pop("enable_thinking", False)
         told = {"thinking": thinking, "tools": body.get("tools"), "switches": kwargs if heeds else {}}
@@ -57,7 +57,7 @@ def engine(template, *, heeds=True, **more):
     return Simulated(render=render, **more)
 
 
-def prompts_read(server):
+def prompts_read(server: Server) -> list[str]:
     """Return the texts of the prompts that came as token ids for rows."""
     texts = [tiny.tokenizer().decode(body["prompt"]) for body in server.engine.bodies if "prompt" in body]
     return [text for text in texts if "row " in text]

@@ -2,30 +2,32 @@
 
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
 from deepspec.errors import AnswersError, EngineError
 from deepspec.regenerate import run as stage
-from tests.given.engines.answering import Simulated, serve
+from tests.given.engines.answering import Server, Simulated, serve
 from tests.given.engines.prompts import Bench, prompt, prompts
 
 
-def first(count, name):
+def first(count: int, name: str) -> Callable[[int, str], str | None]:
     """Fail the first `count` row questions."""
     return lambda number, text: name if number < count else None
 
 
-def only(word, name):
+def only(word: str, name: str) -> Callable[[int, str], str | None]:
     """Fail the questions that hold a word."""
     return lambda number, text: name if word in text else None
 
 
-def upper(body):
+def upper(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": body["messages"][-1]["content"].upper()}
 
 
-def statuses(rows):
+def statuses(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {row["id"]: row["status"] for row in rows}
 
 
@@ -122,10 +124,10 @@ def test_errors_that_can_pass_are_published_where_that_is_wanted(bench: Bench, m
     assert artifact.counts["reasons"] == {"Error code: # - out of memory": 1}
 
 
-def once(server, rows, do):
+def once(server: Server, rows: int, do: Callable[[], object]) -> None:
     """Do something as soon as an engine has answered so many rows."""
 
-    def wait():
+    def wait() -> None:
         while server.engine.rows < rows:
             time.sleep(0.005)
         do()

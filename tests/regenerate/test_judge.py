@@ -1,6 +1,7 @@
 """Which answers are none to train on."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,11 @@ from tests.given.engines.prompts import prompt
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
 
-def said(content, finish_reason="stop", **more):
+def said(content: str, finish_reason: str = "stop", **more: Any) -> Answer:
     return Answer(content=content, finish_reason=finish_reason, **more)
 
 
-def asked(tokens):
+def asked(tokens: int | None) -> Question:
     ids = None if tokens is None else [7] * tokens
     return Question(messages=[], tools=[], seed=1, thinking=False, prompt_ids=ids)
 

@@ -20,19 +20,19 @@ MOST_IN_FLIGHT = 60
 """More than the two endpoints ever get at a time here."""
 
 
-def start(bench, urls):
+def start(bench: Bench, urls: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.regenerate.one_run", str(bench.folder), *urls]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def committed(bench, ref: ArtifactRef) -> dict[str, object]:
+def committed(bench: Bench, ref: ArtifactRef) -> dict[str, object]:
     """Return the rows of all committed parts by id."""
     out = bench.out(ref)
     paths = [bench.store.local_path(f"{out.prefix}/{e.key}") for mark in out.parts() for e in mark.files.values()]
     return {row["id"]: row for path in paths for _, row in read_rows(path)}
 
 
-def kill_and_resume(bench, seed: int, kills: int) -> None:
+def kill_and_resume(bench: Bench, seed: int, kills: int) -> None:
     chance = random.Random(seed)
     moments = sorted(chance.sample(range(5, ROWS - 10), kills))
     ref = bench.publish(prompts(ROWS))
@@ -57,7 +57,7 @@ def kill_and_resume(bench, seed: int, kills: int) -> None:
     check_final(bench, ref, before)
 
 
-def check_final(bench, ref, before) -> None:
+def check_final(bench: Bench, ref: ArtifactRef, before: dict[str, object]) -> None:
     out = bench.out(ref)
     manifest = read_manifest(bench.store, out.kind, out.address)
     rows = list(published_rows(open_artifact(bench.store, reference(bench.store, manifest), bench.folder)))

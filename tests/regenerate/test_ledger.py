@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from deepspec.errors import AnswersError, StoreError
 from deepspec.regenerate.ledger import Ledger, lock_folder
 
 
-def row(sample_id: str, text: str = "fine"):
+def row(sample_id: str, text: str = "fine") -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {"id": sample_id, "messages": [message], "status": "success"}
 
@@ -19,7 +20,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "part.jsonl"
 
 
-def write(path, *rows):
+def write(path: Path, *rows: dict[str, Any]) -> None:
     ledger = Ledger(path)
     for each in rows:
         ledger.append(each)

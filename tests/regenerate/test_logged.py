@@ -11,16 +11,16 @@ from deepspec.messages.thinking import MARKERS
 from deepspec.regenerate.logged import read_logged
 
 
-def log(*texts, **more):
+def log(*texts: str, **more: Any) -> dict[str, Any]:
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)], **more}
 
 
-def logged(row):
+def logged(row: dict[str, Any]) -> dict[str, Any]:
     return read_logged(row, parse_conversation(row)).fields
 
 
-def refused(row):
+def refused(row: dict[str, Any]) -> RowError:
     with pytest.raises(RowError) as found:
         logged(row)
     return found.value

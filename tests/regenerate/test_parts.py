@@ -1,5 +1,8 @@
 """The accounts of a part, by hand."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from deepspec.artifacts import open_artifact
@@ -9,7 +12,7 @@ from deepspec.regenerate.row_counts import RowCounts, total_counts
 from tests.given.engines.prompts import Bench, prompts
 
 
-def answer(sample_id, **more):
+def answer(sample_id: str, **more: Any) -> dict[str, Any]:
     return {
         "id": sample_id,
         "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}],
@@ -23,12 +26,12 @@ def answer(sample_id, **more):
     }
 
 
-def failed(sample_id, error, **more):
+def failed(sample_id: str, error: str, **more: Any) -> dict[str, Any]:
     row = {"id": sample_id, "messages": [], "thinking": False, "generated": [], "finish_reasons": []}
     return {**row, "status": "error", "error": error, **more}
 
 
-def counts(*rows, drift=lambda row: ()):
+def counts(*rows: dict[str, Any], drift: Callable[[Any], Any] = lambda row: ()) -> dict[str, Any]:
     tally = RowCounts(drift)
     for row in rows:
         tally.add(row)

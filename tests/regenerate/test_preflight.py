@@ -1,5 +1,8 @@
 """An endpoint that is not what the plan names is found before the first row is asked."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 
 from deepspec.asking.reader import TargetReader
@@ -15,7 +18,7 @@ class Reader(TargetReader):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def prompt_ids(self, messages, **told):
+    def prompt_ids(self, messages: Sequence[Mapping[str, Any]], **told: Any) -> list[int]:
         return list(range(sum(len(message["content"].split()) for message in messages) + 5))
 
 

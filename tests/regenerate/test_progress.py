@@ -1,10 +1,12 @@
 """What people read at the end."""
 
+from typing import Any
+
 from deepspec.regenerate.progress import accounts
 from deepspec.regenerate.row_counts import total_counts
 
 
-def counts(**more):
+def counts(**more: Any) -> dict[str, Any]:
     return {**total_counts([]), **more}
 
 

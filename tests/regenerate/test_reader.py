@@ -1,6 +1,7 @@
 """What the target's tokenizer says about prompts and answers."""
 
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class Words:
         return [word for message in messages for word in [message["role"], *message["content"].split()]]
 
 
-def row(content, tokens, **more):
+def row(content: str, tokens: int, **more: Any) -> dict[str, Any]:
     said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
     return answer("a", messages=said, usage={"prompt_tokens": 2, "completion_tokens": tokens}, **more)
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,7 +28,7 @@ pytestmark = [
 ]
 
 
-def real_prompts():
+def real_prompts() -> list[dict[str, Any]]:
     numbered = read_rows(Path(str(DATA), "prompts", "train_mix.jsonl"))
     return [
         {"id": row["id"], "split": "train", "source": "mix", **parse_conversation(row)}

@@ -13,21 +13,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.asking.dialects import DIALECTS, OTHER
+from deepspec.asking.dialects import DIALECTS, OTHER, Dialect
+from deepspec.asking.question import Answer
 from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.engines.failures import AskError, UnknownFinishError
 from deepspec.engines.wire import LONGEST_PAUSE, decoded, retry_after
 
 
-def response(**message):
+def response(**message: Any) -> dict[str, Any]:
     return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
 
 
-def read(reply, dialect=OTHER):
+def read(reply: object, dialect: Dialect = OTHER) -> Answer:
     return chat_answer(reply, dialect, "here")
 
 
-def call(arguments, **more):
+def call(arguments: object, **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "weather", "arguments": arguments}, **more}
 
 
@@ -224,7 +225,7 @@ PATHS = [
 """Where a reply may hold anything instead of what it should."""
 
 
-def damaged(told, damage):
+def damaged(told: dict[str, Any], damage: list[tuple[Any, Any]]) -> dict[str, Any]:
     """Return a reply in which some places hold something else."""
     count = told["count"]
     message = {name: told[name] for name in ("content", "reasoning", "tool_calls")}
@@ -244,7 +245,9 @@ replies = st.builds(damaged, whole, st.lists(st.tuples(st.sampled_from(PATHS), a
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(reply=replies, dialect=st.sampled_from([OTHER, *DIALECTS.values()]))
 @example(reply=response(content="Hi") | {"usage": {"completion_tokens": 10**400}}, dialect=OTHER)
-def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_error(reply, dialect) -> None:
+def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_error(
+    reply: object, dialect: Dialect
+) -> None:
     for read_as in (chat_answer, text_answer):
         try:
             answer = read_as(reply, dialect, "here")
@@ -267,6 +270,6 @@ def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_
         st.text("0123456789.-+eE:, adfinORWGTMct", max_size=30),
     )
 )
-def test_whatever_an_endpoint_says_of_its_pause_is_seconds_or_nothing(headers) -> None:
+def test_whatever_an_endpoint_says_of_its_pause_is_seconds_or_nothing(headers: dict[str, str]) -> None:
     seconds = retry_after(headers)
     assert seconds is None or 0 <= seconds <= LONGEST_PAUSE

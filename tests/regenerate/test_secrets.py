@@ -15,12 +15,12 @@ KEY = "sk-very-secret-4711"
 WRONG = "sk-wrong-secret-4712"
 
 
-def with_key(bench, url: str, key: str) -> Placement:
+def with_key(bench: Bench, url: str, key: str) -> Placement:
     endpoint = Endpoint(url=url, model="tiny", api_key_env="TINY_KEY", api_key=SecretStr(key))
     return bench.placement().model_copy(update={"endpoints": (endpoint,)})
 
 
-def leaks(bench, *texts: str) -> list[str]:
+def leaks(bench: Bench, *texts: str) -> list[str]:
     """Return the places that hold a key: files, what was reported, and the given texts."""
     files = [path for path in bench.folder.rglob("*") if path.is_file()]
     places = {str(path): path.read_bytes().decode(errors="replace") for path in files}

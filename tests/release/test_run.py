@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.catalog import scores_before, set_ref
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CorruptArtifactError, NotPublishedError
@@ -35,7 +35,7 @@ from tests.given.published.numbers import interval
 from tests.given.published.numbers import scores as published_scores
 
 
-def acceptance(length):
+def acceptance(length: float) -> Acceptance:
     names = Acceptance.model_fields.keys() - {"samples", "rounds", "tokens", "cumulative", "conditional"}
     values = dict.fromkeys(names, interval(length))
     return Acceptance(
@@ -43,12 +43,12 @@ def acceptance(length):
     )
 
 
-def benchmark(**changes):
+def benchmark(**changes: Any) -> BenchmarkScore:
     told = {"questions": 3, "asked_for": 3, "too_long": 0, "stopped": 1, "acceptance": acceptance(1.5), **changes}
     return BenchmarkScore(benchmark="sums", digest="d", temperature=0.0, **told)
 
 
-def scores_of(draft, /, **changes):
+def scores_of(draft: ArtifactRef, /, **changes: Any) -> Scores:
     fields = {
         "algorithm": "dspark", "draft": draft.address, "target": "t", "slots": 7, "overall": {"0.0": acceptance(1.5)},
         "benchmarks": (benchmark(),), "slices": (), "untrained": acceptance(1.0), "calibration": (),
@@ -68,7 +68,7 @@ def calibration() -> CalibrationScore:
     )  # fmt: skip
 
 
-def speed_of(draft, speedup=1.25):
+def speed_of(draft: ArtifactRef, speedup: float = 1.25) -> Speed:
     batch = BatchSpeed(
         batch=1, tokens_per_second=20, plain_tokens_per_second=16, speedup=speedup, spread=1, tokens_per_round=1.5,
         round_seconds=0.1, round_cost=1.2, shares={}, plain_shares={}, prefill_seconds=1,
@@ -79,7 +79,9 @@ def speed_of(draft, speedup=1.25):
     )  # fmt: skip
 
 
-def release(tmp_path, kind="dspark", speedup=1.25, **changes):
+def release(
+    tmp_path: Path, kind: str = "dspark", speedup: float = 1.25, **changes: Any
+) -> tuple[Artifact, dict[str, Any], str]:
     """Publish a release; return it, the counts and the card."""
     exports, _, _ = publish_exports(tmp_path, kind)
     store, scratch = exports.store, tmp_path / "scratch"
@@ -176,7 +178,7 @@ def test_no_sample_checked_is_not_lossless(tmp_path: Path) -> None:
     assert ": lossless" not in card
 
 
-def fitted(kept):
+def fitted(kept: bool) -> tuple[CalibrationScore, ...]:
     change = Interval(value=-0.02, low=-0.03, high=-0.01 if kept else 0.01)
     fit = PositionFit(position=1, temperature=1.5, difference=change, kept=kept)
     return (calibration().model_copy(update={"fits": (fit,), "confidence_temperatures": (1.5,) if kept else ()}),)

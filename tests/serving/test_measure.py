@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def _no_client_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes) -> Iterator[ServedSubject]:
+def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes: Any) -> Iterator[ServedSubject]:
     alone = plain or Fake(drafts=False)
     with serving(fake) as drafting, serving(alone) as without:
         told = {
@@ -43,7 +44,7 @@ def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes)
         yield ServedSubject(**{**told, **changes})
 
 
-def served(fake: Fake, options: ServeOptions = OPTIONS, **changes) -> UnderLoad:
+def served(fake: Fake, options: ServeOptions = OPTIONS, **changes: Any) -> UnderLoad:
     with subject(fake, **changes) as asked:
         return under_load(asked, options, Heard())
 

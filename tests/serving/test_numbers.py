@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from deepspec.serving.warnings import warnings
 from tests.given.published.numbers import interval, level
 
 
-def answer(seconds: float = 1.0, tokens: int = 10, **told) -> ServedAnswer:
+def answer(seconds: float = 1.0, tokens: int = 10, **told: Any) -> ServedAnswer:
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (0.1, seconds), "end": seconds}
     return ServedAnswer(tokens=tokens, text="", **{**moments, **told})
 

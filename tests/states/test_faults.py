@@ -3,7 +3,9 @@
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -280,7 +282,7 @@ def test_a_target_that_does_not_fit_is_read_from_its_files(bench: Bench, monkeyp
     assert any("does not fit into memory" in line for line in bench.heard.lines)
 
 
-def changed(target: Path, change) -> None:
+def changed(target: Path, change: Callable[[Any], object]) -> None:
     model = LlamaForCausalLM.from_pretrained(target)
     with torch.no_grad():
         change(model)

@@ -5,10 +5,12 @@ import asyncio
 import fcntl
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_files_that_another_user_wrote_for_himself(bench: Bench) -> None:
 
 
 @contextmanager
-def as_nobody():
+def as_nobody() -> Iterator[None]:
     os.seteuid(65534)
     try:
         yield
@@ -73,7 +75,7 @@ def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def connector_method(name: str):
+def connector_method(name: str) -> Any:
     """Return a method of the connector, and what it calls, without importing vLLM."""
     tree = ast.parse((CONNECTOR / "deepspec_states.py").read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

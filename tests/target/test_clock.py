@@ -1,6 +1,7 @@
 """A template that prints the clock prints the same date for everybody."""
 
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def chat(template: str) -> ChatTemplate:
     return ChatTemplate(tiny.tokenizer(template), frozenset({tiny.IM_END}), "test")
 
 
-def text(template: str, **told) -> str:
+def text(template: str, **told: Any) -> str:
     return tiny.tokenizer().decode(chat(template).prompt_ids(HELLO, **told))
 
 

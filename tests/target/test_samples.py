@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_background_waits_for_the_end() -> None:
     assert done == [0, 1, 2, 3, 4]
 
 
-def wanted(cut="anywhere", seed=0, max_length=4):
+def wanted(cut: str = "anywhere", seed: int = 0, max_length: int = 4) -> Any:
     return SimpleNamespace(cut=cut, cut_seed=seed, max_length=max_length)
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -182,7 +183,9 @@ MODEL_TYPES = st.sampled_from(["llama", "qwen3", "gemma3_text", "gemma4_text", "
 
 @FREE
 @given(model_type=MODEL_TYPES, changes=st.dictionaries(KEYS, JSON, max_size=3))
-def test_no_config_gives_anything_but_an_input_error(original, model_type, changes) -> None:
+def test_no_config_gives_anything_but_an_input_error(
+    original: Path, model_type: object, changes: dict[str, Any]
+) -> None:
     config = {**json.loads((original / "config.json").read_text()), "model_type": model_type, **changes}
     try:
         shape = read(config)
@@ -194,7 +197,9 @@ def test_no_config_gives_anything_but_an_input_error(original, model_type, chang
 
 @FREE
 @given(value=JSON, name=st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"]))
-def test_no_json_in_a_targets_files_gives_anything_but_an_input_error(folder, original, value, name) -> None:
+def test_no_json_in_a_targets_files_gives_anything_but_an_input_error(
+    folder: Path, original: Path, value: object, name: str
+) -> None:
     shutil.copyfile(original / name, folder / name)
     told = json.loads((folder / name).read_text())
     for text in (json.dumps(value), json.dumps({**told, **(value if isinstance(value, dict) else {"x": value})})):

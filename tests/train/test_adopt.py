@@ -1,13 +1,15 @@
 """A checkpoint that was trained elsewhere becomes a draft like any other, or is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.brought.draft import lines
 from deepspec.checkpoint.ends import ends_apart
 from deepspec.decoding.pair import draft_folder
@@ -23,7 +25,7 @@ def case(tmp_path: Path) -> Given:
     return given(tmp_path)
 
 
-def adopted(case, folder, tmp_path):
+def adopted(case: Given, folder: Path, tmp_path: Path) -> Artifact:
     target = Path(case.placement.locations[case.target.digest])
     ref = adopt(str(folder), target, case.target, case.store, tmp_path / "scratch", Heard())
     draft = open_artifact(case.store, ref, tmp_path / "scratch")
@@ -33,7 +35,7 @@ def adopted(case, folder, tmp_path):
     return draft
 
 
-def in_shards(folder, to):
+def in_shards(folder: Path, to: Path) -> None:
     """Write a checkpoint again with its weights in two files."""
     to.mkdir()
     (to / "config.json").write_text((folder / "config.json").read_text())
@@ -76,7 +78,7 @@ def test_a_checkpoint_that_is_not_sound_is_refused(case: Given, tmp_path: Path, 
         adopted(case, folder, tmp_path)
 
 
-def changed(case, tmp_path, name, change):
+def changed(case: Given, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor]) -> Path:
     """Return the checkpoint with one of its tensors changed."""
     folder = draft_folder(case.draft, tmp_path / "scratch")
     copy = tmp_path / "changed"

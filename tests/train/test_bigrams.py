@@ -8,7 +8,7 @@ import torch
 from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
 from deepspec.models.config import DraftConfig
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
 from deepspec.start.initial import initialize
@@ -40,7 +40,7 @@ def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
     )
 
 
-def draft(markov_head: str = "vanilla", rank: int = D):
+def draft(markov_head: str = "vanilla", rank: int = D) -> BlockDraft:
     shape = BlockShape(
         hidden_size=D, intermediate_size=16, num_heads=2, num_kv_heads=1, head_dim=4, norm_eps=1e-6, rope=Rope(),
         attention_scale=0.5, qk_norm=True,

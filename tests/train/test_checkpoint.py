@@ -9,7 +9,7 @@ from deepspec.steps.checkpoint import Checkpoints, Retention, SavedState, Saves,
 from deepspec.store import Store
 
 
-def state(step):
+def state(step: int) -> SavedState:
     tensors = {"master.w": torch.full((4,), float(step)), "step": torch.tensor(float(step))}
     return SavedState(step=step, tensors=tensors, rows=[{"step": step, "loss": 0.5}], progress={"samples": step * 8})
 
@@ -28,7 +28,7 @@ def place(tmp_path: Path):
     return opened
 
 
-def save(checkpoints, *steps):
+def save(checkpoints: Checkpoints, *steps: int) -> None:
     for step in steps:
         checkpoints.save(state(step))
     checkpoints.close()

@@ -5,16 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.records.stream import Cut, Stream, key_of
+from deepspec.records.stream import Cut, Draw, Stream, key_of
 from tests.given.drafts.toy import ToySamples
 
 
-def all_pieces(stream, cut):
+def all_pieces(stream: Stream, cut: Cut) -> list[list[list[Draw]]]:
     """Return the micro-batches of the first step, of all ranks, longest rows first."""
     return stream._pieces(stream.draws(0), cut)
 
 
-def numbers(stream, step):
+def numbers(stream: Stream, step: int) -> list[int]:
     return [draw.number for draw in stream.draws(step)]
 
 
@@ -46,7 +46,7 @@ def test_the_ranks_share_a_step_without_loss_or_doubling(ranks: int, most: int, 
     assert all(shares)  # a rank with nothing to do would not know what the others sum
 
 
-def lengths(samples, pieces):
+def lengths(samples: ToySamples, pieces: list[list[list[Draw]]]) -> list[list[int | tuple[int, ...]]]:
     """Return the length of every sample; a row of several is a tuple of them."""
     rows = [[tuple(samples.length(draw.number) for draw in row) for row in piece] for piece in pieces]
     return [[row[0] if len(row) == 1 else row for row in piece] for piece in rows]
@@ -98,7 +98,9 @@ def test_packed_rows_are_no_fewer_than_the_ranks() -> None:
     st.integers(1, 4),
     st.integers(1, 8),
 )
-def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(told, ranks, most) -> None:
+def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(
+    told: list[int], ranks: int, most: int
+) -> None:
     samples = ToySamples(len(told))
     samples.length = lambda number: told[number]
     stream = Stream(samples, global_batch=len(told), seed=0)

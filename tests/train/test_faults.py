@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.train.test_loop import SPEC
 
 
 @contextmanager
-def full_disk(room: int = 500):
+def full_disk(room: int = 500) -> Iterator[None]:
     """Let no file of this process grow beyond some bytes: writing fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))

@@ -6,6 +6,7 @@ from torch.nn.functional import cosine_similarity
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.slots import backbone
 from deepspec.formats.recipe import Objective
+from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Record, collate, supervises
 from deepspec.start.fitted import fit_first_block
 from tests.given.drafts.learning import LAYERS, MASK, SIZE, tiny
@@ -14,7 +15,7 @@ from tests.train.test_bigrams import Few
 LENGTH = 60
 
 
-def linear_target(model, places: int):
+def linear_target(model: BlockDraft, places: int) -> list[Record]:
     """Return samples whose last state is a linear map of the context some positions earlier.
 
     As in a trained model, states have a direction in common, and embeddings another.
@@ -39,7 +40,7 @@ def linear_target(model, places: int):
     return records
 
 
-def agreement(model, records, slot: int) -> float:
+def agreement(model: BlockDraft, records: list[Record], slot: int) -> float:
     """Return the mean cosine between a slot's state and the target's."""
     batch = collate(records)
     supervision = ALGORITHMS["dspark"].supervise(model.config, Objective(num_anchors=20), batch, range(len(records)))

@@ -20,7 +20,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launcher(site, name, number, port):
+def launcher(site: Site, name: str, number: int, port: int) -> Launched:
     meeting = [
         "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-id={name}",
         f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", f"--rdzv-conf=is_host={int(number == 0)}",
@@ -28,13 +28,13 @@ def launcher(site, name, number, port):
     return Launched(site, name, SPEC, rest=0.05, meeting=meeting)
 
 
-def wait_for_step(step, *launched):
+def wait_for_step(step: int, *launched: Launched) -> None:
     """Return when the first rank, wherever it is, has said a step."""
     while not any(f"STEP {step}\n" in each.log() for each in launched):
         time.sleep(0.05)
 
 
-def published_by(*launched):
+def published_by(*launched: Launched) -> ArtifactRef:
     """Return what the one of them that had the first rank published."""
     told = [line for each in launched for line in each.log().splitlines() if line.startswith("PUBLISHED ")]
     (line,) = told

@@ -1,8 +1,10 @@
 import json
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from deepspec.errors import CancelledError, StoreError, TrainingError
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
 from deepspec.store import Store
-from deepspec.train.loop import total_steps
+from deepspec.train.loop import Loop, total_steps
 from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec
 from deepspec.train.validation import Validation
@@ -19,17 +21,17 @@ from tests.given.drafts.toy import ToySamples, toy_loop, weights
 SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
 
 
-def trained(spec=SPEC, **options):
+def trained(spec: TrainSpec = SPEC, **options: Any) -> Loop:
     loop = toy_loop(spec, **options)
     loop.run(None)
     return loop
 
 
-def checkpoints(folder):
+def checkpoints(folder: Path) -> Checkpoints:
     return Checkpoints(Store(folder), "run", folder / "saving", Retention(last=2), print)
 
 
-def losses(loop):
+def losses(loop: Loop) -> list[float]:
     return [row["loss"] for row in loop.progress.rows if row["split"] == "train"]
 
 
@@ -124,7 +126,7 @@ def test_a_look_that_a_stop_interrupts_is_taken_again(tmp_path: Path, monkeypatc
     assert loop.progress.rows == whole.progress.rows
 
 
-def best_and_last(folder):
+def best_and_last(folder: Path) -> Saves:
     best = Checkpoints(Store(folder), "best", folder / "saving-best", Retention(last=1), print)
     return Saves(last=checkpoints(folder), best=best)
 
@@ -146,7 +148,7 @@ def test_the_best_weights_are_those_of_the_best_look_that_could_be_saved(
     assert all(torch.equal(value, at[4][name]) for name, value in weights(loop).items())
 
 
-def full():
+def full() -> None:
     raise StoreError("cannot write: no space left on device")
 
 
@@ -231,7 +233,7 @@ def test_the_signal_is_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def poisoned(numbers):
+def poisoned(numbers: Iterable[int]) -> ToySamples:
     """Return samples some of which hold states that are not numbers."""
     samples = ToySamples()
     for number in numbers:

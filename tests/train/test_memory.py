@@ -1,26 +1,33 @@
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepspec.algorithms.anchors import draw_anchors
+from deepspec.algorithms.base import LossResult
 from deepspec.errors import TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Draw
 from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import MicroBatch
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
+from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ready import make_loop
+from deepspec.train.task import Task
 from tests.given.drafts.learning import record
 from tests.given.published.site import SMALL, Site
 
 ALONE = Cut(ranks=1, micro_batch=1)
 
 
-def task_for(site, algorithm="dspark"):
+def task_for(site: Site, algorithm: str = "dspark") -> tuple[Loop, CacheSplit]:
     cache = TargetCache(site.cache, site.placement.scratch)
     shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
     steps = {"ttt_length": 2} if algorithm == "eagle3" else {}
@@ -59,13 +66,13 @@ def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monk
 class OutOf:
     """A task whose passes end for want of memory: of several rows, or until activations are computed again."""
 
-    def __init__(self, task, *, rows=1, kept=True):
+    def __init__(self, task: Task, *, rows: int = 1, kept: bool = True) -> None:
         self._task, self._rows, self._kept = task, rows, kept
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
-    def loss(self, micro, denominators, *, measure):
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, measure: bool) -> LossResult:
         again = isinstance(self._task.model.layers[0].forward, partial)
         if len(micro.batch.starts) > self._rows or not (self._kept or again):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -128,11 +135,11 @@ def test_the_trial_of_packed_rows_takes_the_fullest_row(site: Site, monkeypatch:
     assert max(len(each.input_ids) for row in tried[0] for each in row) == 9  # 8 anchors
 
 
-def bytes_kept(loop, micro):
+def bytes_kept(loop: Loop, micro: MicroBatch) -> int:
     """Go forward and backward; return the bytes of the tensors that were kept in between."""
     kept = {}
 
-    def keep(tensor):
+    def keep(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
         return tensor
 

@@ -13,7 +13,7 @@ from deepspec.train.spec import TrainSpec
 from tests.given.drafts.toy import CAPTURED, ToyModel
 
 
-def backward(model, scale=1.0):
+def backward(model: ToyModel, scale: float = 1.0) -> None:
     x = torch.linspace(-1, 1, 3 * CAPTURED).view(3, CAPTURED).to(model.first.weight.dtype)
     (model(x).float().pow(2).sum() * scale).backward()
 

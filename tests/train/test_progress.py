@@ -1,5 +1,6 @@
 """What a run has seen so far, against the plain definitions, and without reading its rows again."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
@@ -86,7 +87,7 @@ class Counted(list):
 
     passes = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         Counted.passes += 1
         return super().__iter__()
 

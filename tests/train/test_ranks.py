@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ REST = 0.05
 """Seconds between steps, so that a blow lands near the step that it is meant for."""
 
 
-def rows(site, ref):
+def rows(site: Site, ref: ArtifactRef) -> list[dict[str, Any]]:
     lines = open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -40,7 +41,7 @@ def two(site: Site) -> ArtifactRef:
     return Launched(site, "two", SPEC, ranks=2).published()
 
 
-def assert_close(site, one, other):
+def assert_close(site: Site, one: ArtifactRef, other: ArtifactRef) -> None:
     for row, like in zip(rows(site, one), rows(site, other), strict=True):
         assert (row.pop("split"), row["step"]) == (like.pop("split"), like["step"])
         assert row == pytest.approx(like, rel=1e-5), row["step"]
@@ -58,7 +59,7 @@ def test_two_ranks_give_the_losses_of_one_with_muon(site: Site) -> None:
         assert row["loss"] == pytest.approx(like["loss"], rel=1e-3), row["step"]
 
 
-def packing(site):
+def packing(site: Site) -> Site:
     return replace(site, placement=site.placement.model_copy(update={"pack": True}))
 
 
@@ -141,7 +142,7 @@ def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(
     assert "going on after step" in said
 
 
-def run_again(site, name, ranks):
+def run_again(site: Site, name: str, ranks: int) -> tuple[ArtifactRef, str]:
     """Return what the same work publishes at the next attempt, and what it says."""
     if ranks == 1:
         report = Heard()

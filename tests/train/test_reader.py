@@ -1,23 +1,27 @@
 """The reader gives the loop what the stream says, ahead of it and within its bounds."""
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
 
 from deepspec.errors import CorruptArtifactError, DeepSpecError, TrainingError
-from deepspec.records.batch import collate_rows
+from deepspec.records.batch import Record, Tokens, collate_rows
 from deepspec.records.stream import Cut, Stream
-from deepspec.steps.reader import Pace, Reader
-from tests.given.drafts.toy import ToyAlgorithm, ToySamples
+from deepspec.steps.reader import MicroBatch, Pace, Reader
+from tests.given.drafts.toy import ToyAlgorithm, ToySamples, ToySupervision
 
 
-def supervise(tokens, keys):
+def supervise(tokens: Tokens, keys: Sequence[int]) -> ToySupervision:
     return ToyAlgorithm().supervise(None, None, tokens, keys)
 
 
-def reader(samples=None, *, batch=4, micro=2, pack=False, **pace):
+def reader(
+    samples: ToySamples | None = None, *, batch: int = 4, micro: int = 2, pack: bool = False, **pace: int
+) -> Reader:
     samples = samples or ToySamples()
     stream, cut = Stream(samples, batch, 0), Cut(ranks=1, micro_batch=micro, pack=pack)
     return Reader(
@@ -25,13 +29,13 @@ def reader(samples=None, *, batch=4, micro=2, pack=False, **pace):
     )
 
 
-def taken(found, start, end):
+def taken(found: Reader, start: int, end: int) -> list[tuple[int, list[str], list[MicroBatch]]]:
     """Return what the loop sees of some steps."""
     with closing(found.steps(start, end)) as steps:
         return [(step.tokens, step.sample_ids, list(step.micro_batches())) for step in steps]
 
 
-def equal(one, other):
+def equal(one: MicroBatch, other: MicroBatch) -> bool:
     pairs = zip((one.batch, one.supervision), (other.batch, other.supervision), strict=True)
     return all(
         torch.equal(mine, theirs) if isinstance(mine := getattr(a, name), torch.Tensor) else mine == theirs
@@ -68,16 +72,16 @@ def test_a_micro_batch_is_the_records_of_its_rows_and_what_is_supervised_in_them
 class Counting(ToySamples):
     """Samples that count the bytes of states which were read and not taken yet, and who drew them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(12)
         self.read = self.most = 0
         self.lock, self.drawn = threading.Lock(), set()
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> Sequence[int]:
         self.drawn.add(threading.current_thread())
         return super().order(epoch)
 
-    def record(self, number):
+    def record(self, number: int) -> Record:
         with self.lock:
             self.read += self.length(number) * self.state_bytes
             self.most = max(self.most, self.read)
@@ -105,12 +109,12 @@ def test_nothing_is_read_where_no_step_is_asked_for() -> None:
     assert taken(reader(), 4, 4) == []
 
 
-def broken(number, error, name="record"):
+def broken(number: int, error: Exception, name: str = "record") -> ToySamples:
     """Return samples of which one cannot be read."""
     samples = ToySamples()
     real = getattr(samples, name)
 
-    def read(asked):
+    def read(asked: int) -> Any:
         if asked == number:
             raise error
         return real(asked)

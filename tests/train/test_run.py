@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
 from deepspec.records.stream import Draw
@@ -233,7 +233,7 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(
     assert counts["steps"] == 8
 
 
-def _never(*_):
+def _never(*_: object) -> None:
     raise AssertionError("a start was read")
 
 
@@ -292,7 +292,7 @@ def test_the_best_weights_become_the_draft_where_the_spec_says_so(site: Site) ->
     assert site.checksums(ref)["model.safetensors"] != site.checksums(stopped)["model.safetensors"]
 
 
-def _metrics(site, ref):
+def _metrics(site: Site, ref: ArtifactRef) -> list[bytes]:
     return open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
 
 

@@ -18,7 +18,7 @@ def steps_in(events: list[dict[str, Any]]) -> list[str]:
     return sorted(marks, key=marks.__getitem__)
 
 
-def trace_of(site, heard: Heard) -> list[dict[str, Any]]:
+def trace_of(site: Site, heard: Heard) -> list[dict[str, Any]]:
     """Return the events of the trace that a run told of."""
     (line,) = [line for line in heard.lines if line.startswith("--profile: a trace of 3 steps lies at ")]
     path = line.partition(" lies at ")[2].partition(" (open")[0].removeprefix("file://")

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from deepspec.errors import TrainingError
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.proposers.propose import proposer_for
+from deepspec.rounds.decoded import Round
 from deepspec.rounds.measure import estimates, tally
 from deepspec.rounds.walk import visits
+from deepspec.target.load import Target
 from deepspec.target_cache.facts import Sampled
 from tests.given.drafts import pairs
 from tests.given.drafts.held_out import batch_of, decoded, walker
@@ -46,7 +49,7 @@ LONG = ("xpress-shift", "xpress-reduced", "dflash-anchored")
 """Rows of which others have every part."""
 
 
-def rows(*left):
+def rows(*left: str) -> list[Any]:
     """Return the names of all rows, some of them for `make soak`."""
     return [pytest.param(name, marks=pytest.mark.soak) if name in left else name for name in DRAFTS]
 
@@ -55,18 +58,18 @@ VOCAB = 6
 """So few tokens that a random draft often says the right one, several times in a row."""
 
 
-def target_of(**traits):
+def target_of(**traits: Any) -> Target:
     return pairs.target(VOCAB, sharpness=2.0, **traits)
 
 
-def draft_of(target, name):
+def draft_of(target: Target, name: str) -> BlockDraft | EagleDraft:
     draft = pairs.draft(target, **DRAFTS[name])
     if draft.config.reduced_vocabulary:
         draft.keep_target_head(target.head_weight, target.head_bias)
     return draft
 
 
-def begun(rounds):
+def begun(rounds: list[Round]) -> list[int]:
     """Return where the rounds of a decoded sample begin, counted from its first generated token."""
     places, place = [], 0
     for each in rounds:
