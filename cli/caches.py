@@ -32,13 +32,12 @@ def verify(
 ) -> None:
     """Check every sample against its checksum, and a few against the target itself."""
     del debug
-    from deepspec.cache.verify import drop_damaged  # loads torch
-    from deepspec.cache.verify import verify as verified
+    from deepspec.cache.verify import drop_damaged, verify_cache  # loads torch
 
     artifact = opened(cache, root, "target_cache")
     with attached():
         placement = placement_of(artifact, target, needed=recompute > 0)
-        found = verified(artifact, placement, Listeners(terminal("verify")), recompute)
+        found = verify_cache(artifact, placement, Listeners(terminal("verify")), recompute)
     for problem in found.damaged:
         say(problem)
     for sample in found.wrong:

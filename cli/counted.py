@@ -45,14 +45,16 @@ def counted(seen: Known, hardware: str) -> CountedPlan:
     answers = _answers(resolved, seen.store)
     if answers is None:
         return CountedPlan(sizes=sizes, resolved=resolved)
-    from deepspec.cache.measure import measure  # loads torch, and takes seconds: only where there is something to count
+    from deepspec.cache.measure import (
+        measure_answers,
+    )  # loads torch, and takes seconds: only where there is something to count
     from deepspec.target.load import load_target, load_template
 
     small = sizes.parameters <= PILOT_PARAMETERS
     target = load_target(files.folder, plan.cache.dtype) if small else None
     template = load_template(files.folder) if target is None else target.template
     artifact = open_artifact(seen.store, answers, scratch_dir())
-    return CountedPlan(sizes=sizes, resolved=resolved, measured=measure(artifact, template, plan.cache, target))
+    return CountedPlan(sizes=sizes, resolved=resolved, measured=measure_answers(artifact, template, plan.cache, target))
 
 
 def _answers(resolved: Resolved, store: Store) -> ArtifactRef | None:

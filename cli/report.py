@@ -33,9 +33,9 @@ def report(
     del debug
     store, scratch = Store(root or default_root()), scratch_dir()
     if len(names) > 1:
-        from deepspec.overview.drafts import compared, find_drafts  # loads scipy and matplotlib
+        from deepspec.overview.drafts import find_drafts, side_by_side  # loads scipy and matplotlib
 
-        page = compared(find_drafts(store, names, scratch))
+        page = side_by_side(find_drafts(store, names, scratch))
         text, drawn, file = page.html(), page.figures(), "drafts.html"
     else:
         artifact = open_artifact(store, find(store, names[0]), scratch)

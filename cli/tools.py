@@ -31,7 +31,7 @@ def inspect(
     """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
     del debug
     from deepspec.checkpoint.draft import describe  # loads torch
-    from deepspec.checkpoint.ends import ends_apart, told, warning
+    from deepspec.checkpoint.ends import distances_told, ends_apart, warning
     from deepspec.checkpoint.files import checkpoint_folder
 
     folder = checkpoint_folder(checkpoint, weights=target is not None)
@@ -39,7 +39,7 @@ def inspect(
     if target is not None:
         apart = ends_apart(folder, target)
         loud = warning(apart)
-        shown = told(apart) if loud is None else Styled(loud, "bold red")
+        shown = distances_told(apart) if loud is None else Styled(loud, "bold red")
         rows.append({"what": "distance from the target's own (relative)", "value": shown})
     if as_json:
         told_rows = ((row["what"], row["value"]) for row in rows)

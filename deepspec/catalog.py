@@ -147,7 +147,7 @@ def _state(store: Store, manifest: Manifest | None, prefix: str) -> tuple[State,
         return "partial", f"{len(parts)} parts committed{rows}; run again to go on"
     if not is_complete(store, manifest):
         return "incomplete", "files are gone; run again to rebuild"
-    if manifest.kind == "answers" and not accounted(manifest.counts):
+    if manifest.kind == "answers" and not _accounted(manifest.counts):
         return "incomplete", "success + error + skipped is not input; delete it (deepspec gc --artifact) and run again"
     for name, ref in manifest.inputs.items():
         present = read_manifest(store, ref.kind, ref.address)
@@ -156,14 +156,14 @@ def _state(store: Store, manifest: Manifest | None, prefix: str) -> tuple[State,
     return "published", ""
 
 
-def accounted(counts: Mapping[str, Any]) -> bool:
+def _accounted(counts: Mapping[str, Any]) -> bool:
     """Return whether every row of some answers has a status; answers that count no rows have none to miss."""
     return bool(sum(counts.get(status, 0) for status in ROW_STATUSES) == counts.get("input", 0))
 
 
 def _rows(store: Store, marks: list[str]) -> str:
     """Return what became of the rows in the committed parts of some answers."""
-    told = [counts for counts in (read_mark(store, key).counts for key in marks) if accounted(counts)]
+    told = [counts for counts in (read_mark(store, key).counts for key in marks) if _accounted(counts)]
     sums = " + ".join(f"{sum(counts[status] for counts in told)} {status}" for status in ROW_STATUSES)
     wrong = f", {len(marks) - len(told)} parts whose rows do not add up" if len(told) < len(marks) else ""
     return f": {sums} = {sum(counts['input'] for counts in told)} rows{wrong}"

@@ -46,7 +46,7 @@ def find_garbage(store: Store, before: float, *, unreferenced: bool = False) -> 
     for kind, address in addresses(store):
         if (kind, address) not in whole:
             entries = store.entries(f"{kind}/{address}")
-            keys |= _old(dead_keys(store, kind, address), entries, before)
+            keys |= _old(_dead_keys(store, kind, address), entries, before)
     living = {address for pair in addresses(store) if pair not in whole for address in pair[1:]}
     logs = store.entries("logs")
     keys |= _old((key for key in logs if not any(part in living for part in key.split("-"))), logs, before)
@@ -64,7 +64,7 @@ def delete_garbage(store: Store, found: Garbage) -> None:
         store.abort_upload(upload)
 
 
-def dead_keys(store: Store, kind: str, address: str) -> list[str]:
+def _dead_keys(store: Store, kind: str, address: str) -> list[str]:
     """Return the keys of an artifact that serve nobody: neither its manifest nor a part's mark names them.
 
     Kept are also the marks of the parts that the manifest was made from, by which a damaged part is made again alone;

@@ -130,7 +130,7 @@ class Out:
             inputs=self.inputs,
             files=files,
             counts=dict(counts),
-            provenance=provenance(self._started),
+            provenance=_provenance(self._started),
         )
         manifest = self._commit(manifest)
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -201,10 +201,10 @@ def drop_artifact(store: Store, kind: str, address: str) -> int:
     return len(keys)
 
 
-def provenance(started: datetime) -> dict[str, Any]:
+def _provenance(started: datetime) -> dict[str, Any]:
     """Return what made an artifact: code, versions, host and times."""
     return {
-        "git": git_sha(),
+        "git": _git_sha(),
         "packages": {name: found for name in RESULT_PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
         "host": socket.gethostname(),
@@ -216,7 +216,7 @@ def provenance(started: datetime) -> dict[str, Any]:
 
 
 @cache
-def git_sha() -> str | None:
+def _git_sha() -> str | None:
     """Return the commit of the source tree this runs from, read without starting git; None outside a checkout."""
     git = Path(__file__).resolve().parent.parent / ".git"
     with contextlib.suppress(OSError, ValueError):

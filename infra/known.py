@@ -1,6 +1,6 @@
 """What is known of a run on this machine: plan and site, as the checks of `deepspec.plan.checks` look at them."""
 
-from deepspec.benchmark.spec import hardware
+from deepspec.benchmark.spec import hardware_fingerprint
 from deepspec.plan.known import Known
 from deepspec.plan.machine import settled as settled_placement
 from deepspec.plan.plan import Plan
@@ -23,7 +23,7 @@ def hardware_of(site: Site) -> str:
     """Return the fingerprint of what a benchmark's times are measured on: this machine, and what of it is used."""
     device, threads = site.placement.device, site.placement.threads
     looks = device != "cpu" and site.fan_out.runner == "threads"
-    return hardware(device, threads, [card.name for card in devices.machine().cards] if looks else [])
+    return hardware_fingerprint(device, threads, [card.name for card in devices.machine().cards] if looks else [])
 
 
 def known(plan: Plan, site: Site, resolved: Resolved | None = None, only: str | None = None) -> Known:

@@ -69,7 +69,7 @@ class BlockAlgorithm:
         denominator = denominators["weight"] + EPSILON
         hidden_BQD = backbone(model, batch, supervision)
         head = head_of(model, whole=measure)
-        rows, extra = rows_of(model, batch, supervision, hidden_BQD)
+        rows, extra = slot_rows(model, batch, supervision, hidden_BQD)
         placed_R = supervision.slot_weights[extra.slots % model.config.block_size]
         shares_R = _shares(supervision, rows, head, extra, placed_R)
         rows = replace(rows, weights=shares_R * extra.trained / denominator)
@@ -107,7 +107,7 @@ class BlockAlgorithm:
         for anchors, keep in position_groups(begins, most):
             supervision = self.supervise_blocks(model.config, Objective(), batch, anchors, keep)
             hidden_BQD = backbone(model, batch, supervision)
-            rows, extra = rows_of(model, batch, supervision, hidden_BQD)
+            rows, extra = slot_rows(model, batch, supervision, hidden_BQD)
             order, size, length = supervision.order, model.config.block_size, batch.input_ids.shape[1]
             labels_R, begin_R = supervision.labels.flatten()[extra.slots], anchors.flatten()[extra.slots // size]
             slot_R = extra.slots % size - supervision.first_slot
@@ -194,7 +194,7 @@ class Extra:
     """`(R,)` 1 where the label is in it: other rows are not trained on."""
 
 
-def rows_of(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> tuple[Rows, Extra]:
+def slot_rows(model: BlockDraft, batch: Batch, supervision: BlockSupervision, hidden_BQD: Tensor) -> tuple[Rows, Extra]:
     """Return the supervised slots, those of one target position side by side, all of weight 1."""
     order = supervision.order
     hidden_RD = hidden_BQD.flatten(0, 1)[order.rows]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.base import LossResult
-from deepspec.algorithms.blocks import EPSILON, BlockAlgorithm, Extra, dpace_of, of_known, rows_of, sums_of
+from deepspec.algorithms.blocks import EPSILON, BlockAlgorithm, Extra, dpace_of, of_known, slot_rows, sums_of
 from deepspec.algorithms.rows import head_of, ratio, scattered
 from deepspec.algorithms.slots import BlockSupervision, RealBlocks, backbone, real_blocks
 from deepspec.losses.chunked import CHUNK_ROWS, CHUNK_ROWS_ON_CPU, chunked_loss
@@ -45,7 +45,7 @@ class XPress(BlockAlgorithm):
         """Return the loss of all readings, and sums for metrics of the first; arguments as in `Algorithm.loss`."""
         denominator = denominators["weight"] + EPSILON
         hidden_BQD, head = backbone(model, batch, supervision), head_of(model, whole=measure)
-        rows, extra = rows_of(model, batch, supervision, hidden_BQD)
+        rows, extra = slot_rows(model, batch, supervision, hidden_BQD)
         rows = _read(model, rows, real_blocks(model.config, batch, supervision, hidden_BQD), supervision)
         factors_G = rows.hidden.new_tensor(_factors(supervision), dtype=torch.float32)
         shares_GR = _shares(
@@ -84,14 +84,14 @@ def _factors(supervision: BlockSupervision) -> list[float]:
 
 def _read(model: BlockDraft, rows: Rows, blocks: RealBlocks, supervision: BlockSupervision) -> Rows:
     """Return rows with what W multiplies in each reading that has a bias."""
-    refiner = refiner_of(model)
+    refiner = _refiner_of(model)
     seen_MKd = refiner.seen(blocks.hidden)
     given = guesses(model, blocks, _passes(supervision))
     features = [refiner.features(seen_MKd, each).flatten(0, 1)[blocks.within] for each in given]
     return rows if rows.markov is None else replace(rows, markov=torch.stack([rows.markov, *features]))
 
 
-def refiner_of(model: BlockDraft) -> RefinerHead:
+def _refiner_of(model: BlockDraft) -> RefinerHead:
     """Return a draft's refiner.
 
     Raises:
@@ -119,7 +119,7 @@ def guesses(model: BlockDraft, blocks: RealBlocks, passes: int) -> list[Tensor]:
 
 def _guess(model: BlockDraft, hidden_MKD: Tensor, previous_MK: Tensor, passes: int) -> Tensor:
     """Return the same of some blocks, `(passes, M, K)`."""
-    refiner, first = refiner_of(model), model.config.first_slot
+    refiner, first = _refiner_of(model), model.config.first_slot
     asked = slice(first, hidden_MKD.shape[1] - 1)  # what the last slot says comes before no other
     seen_MKd, states_ND = refiner.seen(hidden_MKD), hidden_MKD[:, asked].flatten(0, 1)
     own_NV = states_ND.new_empty(len(states_ND), model.config.draft_vocab_size, dtype=torch.float32)

@@ -62,7 +62,7 @@ class Ranges:
         some, whole = self._tiles()
         partial = some & ~whole
         queries = self.starts.shape[1]
-        first, behind = (pad(each, (0, spare_of(queries))) for each in (self.starts, self.stops))
+        first, behind = (pad(each, (0, _spare_of(queries))) for each in (self.starts, self.stops))
 
         def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             del head
@@ -70,13 +70,13 @@ class Ranges:
 
         return BlockMask.from_kv_blocks(
             *_listed(partial), *_listed(whole), BLOCK_SIZE=TILE, mask_mod=sees,
-            seq_lengths=(first.shape[1], self.context + spare_of(self.context)),
+            seq_lengths=(first.shape[1], self.context + _spare_of(self.context)),
         )  # fmt: skip
 
     def _tiles(self) -> tuple[Tensor, Tensor]:
         """Return which tiles of positions some query of a tile of queries sees, and which every one sees whole."""
         queries = self.starts.shape[1]
-        spare = spare_of(queries)
+        spare = _spare_of(queries)
         empty_BQ = self.starts >= self.stops
         starts, stops, empty = (
             _cut(pad(each, (0, spare), value=value), 1, (-1, TILE))
@@ -156,7 +156,7 @@ def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, Block
     ranges, blocks = seen
     if blocks is None:
         edge = ranges.context
-        return dense(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
+        return dense_attention(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
     return flex(query, in_tiles(key), in_tiles(value), blocks, scale)
 
 
@@ -169,15 +169,15 @@ def in_tiles(tensor: Tensor) -> Tensor:
     size = tensor.shape[2]
     if size % TILE == 0:
         return tensor.narrow(2, 0, size // TILE * TILE)
-    return pad(tensor, (0, 0, 0, spare_of(size)))
+    return pad(tensor, (0, 0, 0, _spare_of(size)))
 
 
-def spare_of(size: int) -> int:
+def _spare_of(size: int) -> int:
     """Return what a size is short of whole tiles."""
     return -(-size // TILE) * TILE - size
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:
     """Return attention with its normaliser in plain arithmetic; a query that sees nothing reads 0.
 
     Args:

@@ -75,8 +75,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, slots: int, causal: bool, scale
     return _by_place(query, key.shape[2]), lse
 
 
-@torch.library.custom_op("deepspec::own_block_backward", mutates_args=())
-def own_block_backward(
+@torch.library.custom_op("deepspec::_own_block_backward", mutates_args=())
+def _own_block_backward(
     grad_read: Tensor, grad_lse: Tensor, query: Tensor, key: Tensor, value: Tensor, lse: Tensor, slots: int,
     causal: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -96,7 +96,7 @@ def own_block_backward(
     return grad_query, grad_key, grad_value
 
 
-@own_block_backward.register_fake
+@_own_block_backward.register_fake
 def _(
     grad_read: Tensor, grad_lse: Tensor, query: Tensor, key: Tensor, value: Tensor, lse: Tensor, slots: int,
     causal: bool, scale: float,
@@ -112,7 +112,7 @@ def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa:
 
 def _trace(ctx, grad_read: Tensor, grad_lse: Tensor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     query, key, value, lse = ctx.saved_tensors
-    grads = own_block_backward(grad_read, grad_lse, query, key, value, lse, ctx.slots, ctx.causal, ctx.scale)
+    grads = _own_block_backward(grad_read, grad_lse, query, key, value, lse, ctx.slots, ctx.causal, ctx.scale)
     return *grads, None, None, None
 
 

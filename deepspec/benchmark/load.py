@@ -76,7 +76,9 @@ def beside(batches: Sequence[BatchSpeed]) -> StepRate:
     return StepRate(tokens=tuple(spent), seconds=tuple(spent.values()))
 
 
-def by_load(rounds: Recorded, target: StepRate, draft: StepRate, loads: Sequence[int], seed: int) -> list[LoadSpeed]:
+def speed_by_load(
+    rounds: Recorded, target: StepRate, draft: StepRate, loads: Sequence[int], seed: int
+) -> list[LoadSpeed]:
     """Return the throughput to expect by number of requests: plain, proposals verified whole, and scheduled.
 
     Args:

@@ -15,7 +15,7 @@ from deepspec import families
 from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import decoded, prompt_ids, questions
 from deepspec.benchmark.figure import speed_by_batch, speedup_by_load
-from deepspec.benchmark.load import beside, by_load, profile, recorded
+from deepspec.benchmark.load import beside, profile, recorded, speed_by_load
 from deepspec.benchmark.served import ask_engine, ask_under_load
 from deepspec.benchmark.spec import BenchmarkSpec
 from deepspec.benchmark.timing import compare_times
@@ -29,7 +29,7 @@ from deepspec.placement import Placement
 from deepspec.publish import Out
 from deepspec.report import Report
 from deepspec.rounds.decoded import Prompt, Settings
-from deepspec.serving.figure import by_load as served_by_load
+from deepspec.serving.figure import by_load
 
 
 def run(
@@ -117,14 +117,14 @@ def _loads(
         told = f"{scores.prefix} holds no round of {pair.slots} proposed tokens at temperature {spec.temperature:g}"
         report.log(f"no speed-up by load is told: {told}")
         return ()
-    return tuple(by_load(rounds, rate, beside(batches), spec.loads, spec.seed))
+    return tuple(speed_by_load(rounds, rate, beside(batches), spec.loads, spec.seed))
 
 
 def _write(speed: Speed, out: Out, report: Report) -> None:
     out.file(SPEED).write_text(speed.model_dump_json(indent=1) + "\n", encoding="utf-8")
     figures = {"speed": speed_by_batch(speed), **({"load": speedup_by_load(speed)} if speed.loads else {})}
     if speed.under_load is not None:
-        figures["served"] = served_by_load(speed.under_load)
+        figures["served"] = by_load(speed.under_load)
     for name, png in figures.items():
         out.file(f"{name}.png").write_bytes(png)
         report.figure(name, png)

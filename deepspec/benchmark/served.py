@@ -6,7 +6,7 @@ from pathlib import Path
 from deepspec import families
 from deepspec.artifacts import Artifact, ArtifactRef
 from deepspec.benchmark.asked import asked_questions, filled, first_turns, prompt_ids
-from deepspec.benchmark.spec import BenchmarkSpec, hardware
+from deepspec.benchmark.spec import BenchmarkSpec, hardware_fingerprint
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
@@ -98,7 +98,7 @@ def subject(
         prompts=_prompts(scores, template, placement, options, shape.max_positions),
         known=_known(scores, placement, template, options.checked),
         known_tokens=scores.manifest.spec["max_new_tokens"],
-        hardware=hardware(threads=placement.threads),
+        hardware=hardware_fingerprint(threads=placement.threads),
     )
 
 

@@ -14,7 +14,7 @@ from deepspec.placement import SPREAD
 from deepspec.specs import Spec, TargetId
 
 
-def hardware(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:
+def hardware_fingerprint(device: str = "cpu", threads: int | None = None, cards: Sequence[str] = ()) -> str:
     """Return a fingerprint of this machine, its engine, and what of both is used: other times mean nothing here.
 
     Args:
@@ -85,7 +85,7 @@ class BenchmarkSpec(BenchmarkOptions):
 
     target: TargetId
     benchmarks: tuple[Benchmark, ...] = Field(min_length=1)
-    hardware: str = Field(default_factory=hardware)
+    hardware: str = Field(default_factory=hardware_fingerprint)
     """Fingerprint of the machine that is measured."""
 
     @property

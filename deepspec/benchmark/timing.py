@@ -38,7 +38,7 @@ class TimedPass:
         return self.seconds / self.passes
 
 
-def timed(decoder: Decoder, prompts: Sequence[Prompt]) -> TimedPass:
+def _timed(decoder: Decoder, prompts: Sequence[Prompt]) -> TimedPass:
     """Decode the prompts once and return where the time went."""
     before, passes = dict(decoder.clock.seconds), decoder.passes
     start = time.perf_counter()
@@ -74,9 +74,9 @@ def compare_times(
     speculative.time_parts()
     plain.time_parts()
     warm = prompts[:batch]
-    timed(speculative, warm)
-    timed(plain, warm)
-    pairs = [(timed(speculative, prompts), timed(plain, prompts)) for _ in range(repeats)]
+    _timed(speculative, warm)
+    _timed(plain, warm)
+    pairs = [(_timed(speculative, prompts), _timed(plain, prompts)) for _ in range(repeats)]
     ratios = [alone.seconds_per_token / drafted.seconds_per_token for drafted, alone in pairs]
     first, first_plain = pairs[0]
     return BatchSpeed(

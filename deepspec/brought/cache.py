@@ -8,7 +8,7 @@ from deepspec.artifacts import Artifact, PartMark
 from deepspec.brought.public_form import FIELD_DTYPES, Looked, PublicCache
 from deepspec.brought.spec import ImportSpec
 from deepspec.errors import CaptureError, SourceError, UnknownNameError
-from deepspec.lines.bad_rows import FROM_ROWS, told
+from deepspec.lines.bad_rows import FROM_ROWS, rows_told
 from deepspec.passes.samples import check_finite
 from deepspec.placement import Placement
 from deepspec.publish import Out
@@ -71,7 +71,7 @@ def run(
     report.log(f"looking at every token and mask of {len(cache):,} samples")
     looked = cache.look(target.vocab_size, spec.min_supervised)
     _check_enough(looked, spec)
-    report.log(told(len(cache), len(looked.kept), looked.dropped, "samples"))
+    report.log(rows_told(len(cache), len(looked.kept), looked.dropped, "samples"))
     facts = _facts(spec, cache, target)
     marks, done = [], 0
     for number, samples in enumerate(_parts(cache, looked.kept, spec.part_bytes)):

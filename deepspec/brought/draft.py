@@ -12,8 +12,7 @@ from deepspec.brought.spec import AdoptSpec
 from deepspec.checkpoint.checks import check_target
 from deepspec.checkpoint.config import read_draft_config, write_draft_config
 from deepspec.checkpoint.draft import CONFIG, load_draft
-from deepspec.checkpoint.ends import ends_apart, read_ends, warning
-from deepspec.checkpoint.ends import told as in_words
+from deepspec.checkpoint.ends import distances_told, ends_apart, read_ends, warning
 from deepspec.checkpoint.files import checkpoint_folder, read_config, read_tensors, weight_files, write_weights
 from deepspec.checkpoint.foreign import is_foreign, public_config, public_tensors
 from deepspec.disk import checksum
@@ -77,7 +76,7 @@ def run(
 
 def lines(counts: Mapping[str, Any]) -> list[str]:
     """Return what a user should be told of an adopted draft."""
-    distance = f"the draft's distance from the target's own (relative): {in_words(counts['apart'])}"
+    distance = f"the draft's distance from the target's own (relative): {distances_told(counts['apart'])}"
     return [distance, *(f"warning: {line}" for line in counts["warnings"])]
 
 

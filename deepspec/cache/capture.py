@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepspec.artifacts import Artifact
 from deepspec.cache.background import Background
-from deepspec.cache.judged import tally
+from deepspec.cache.judged import tally_rows
 from deepspec.cache.leaving import Leaving
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.disk import writing
@@ -181,7 +181,7 @@ class Capture:
         }
 
     def _judge(self, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
-        tally(self._bad, rows, examples)
+        tally_rows(self._bad, rows, examples)
         self._bad.check_so_far()
 
     def _leaving(self) -> Leaving:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from deepspec.chat.clock import DATE
 from deepspec.errors import SourceError
-from deepspec.lines.bad_rows import BadRows, told
+from deepspec.lines.bad_rows import BadRows, rows_told
 
 _DROPPED = "dropped_"
 _STATUS = "status_"
@@ -13,7 +13,7 @@ _TOO_FEW = "too_few_supervised"
 """Of samples, not of rows, and a wish of the spec: a row is not bad for that."""
 
 
-def tally(bad: BadRows, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
+def tally_rows(bad: BadRows, rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
     """Add what was read to the rows counted so far.
 
     Args:
@@ -36,7 +36,7 @@ def line(rows: Mapping[str, int], max_length: int) -> str:
         max_length: tokens of a sample at most.
     """
     dropped = _dropped(rows) + _by_status(rows)
-    parts = [told(rows["rows"], rows["rows_kept"], dropped), f"{rows['samples']:,} samples"]
+    parts = [rows_told(rows["rows"], rows["rows_kept"], dropped), f"{rows['samples']:,} samples"]
     if cut := rows.get("cut_samples", 0):
         parts.append(f"{cut:,} of them cut at {max_length:,} tokens")
     if other := rows.get("other_split", 0):
@@ -54,8 +54,8 @@ def no_sample(rows: Mapping[str, int], examples: Mapping[str, Sequence[str]]) ->
         examples: reason -> rows that cannot be trained on.
     """
     bad = BadRows(share=1, setting="")
-    tally(bad, rows, examples)
-    counted = told(rows.get("rows", 0), 0, _dropped(rows) + _by_status(rows))
+    tally_rows(bad, rows, examples)
+    counted = rows_told(rows.get("rows", 0), 0, _dropped(rows) + _by_status(rows))
     return SourceError("\n".join(filter(None, (f"no sample of the answers can be trained on: {counted}", bad.table()))))
 
 

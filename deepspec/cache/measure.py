@@ -31,7 +31,9 @@ PILOT = 6
 _PILOT_SPREAD = 0.02
 
 
-def measure(answers: Artifact, template: ChatTemplate, options: CacheOptions, target: Target | None) -> AnswerCounts:
+def measure_answers(
+    answers: Artifact, template: ChatTemplate, options: CacheOptions, target: Target | None
+) -> AnswerCounts:
     """Return the counts of a capture over published answers; however many rows are bad, it only counts them.
 
     Args:

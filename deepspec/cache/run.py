@@ -7,7 +7,7 @@ from typing import Any
 from deepspec.artifacts import Artifact, PartMark
 from deepspec.cache.capture import Capture, count_shards
 from deepspec.cache.claims import Claims
-from deepspec.cache.judged import line, no_sample, tally
+from deepspec.cache.judged import line, no_sample, tally_rows
 from deepspec.cache.spec import BAD_SHARE, CacheSpec
 from deepspec.cache.workers import device_of, helpers, work
 from deepspec.errors import CaptureError
@@ -71,7 +71,7 @@ def finish(spec: CacheSpec, inputs: Mapping[str, Artifact], out: Out, report: Re
     rows = Counter[str]()
     for mark in marks:
         rows.update(mark.counts["rows"])
-        tally(bad, mark.counts["rows"], mark.extra["bad_rows"])
+        tally_rows(bad, mark.counts["rows"], mark.extra["bad_rows"])
     report.log(line(rows, spec.max_length))
     bad.check()
     columns = concatenate([mark.extra["columns"] for mark in marks if mark.files])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import CorruptArtifactError, DeepSpecError
-from deepspec.passes.agree import difference, tolerance
+from deepspec.passes.agree import states_difference, tolerance
 from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.report import Report
@@ -36,7 +36,9 @@ class Verification:
         return not (self.damaged or self.wrong)
 
 
-def verify(artifact: Artifact, placement: Placement, report: Report, recompute: int = 4, seed: int = 0) -> Verification:
+def verify_cache(
+    artifact: Artifact, placement: Placement, report: Report, recompute: int = 4, seed: int = 0
+) -> Verification:
     """Return what a check of all samples finds; damage is listed, not raised.
 
     Args:
@@ -91,7 +93,7 @@ def _read_all(stored: TargetCache, found: Verification, report: Report) -> list[
 def _recompute(stored: TargetCache, online: TargetCache, numbers: list[int], found: Verification) -> None:
     for number in numbers:
         record = stored.record(number)
-        off = difference(record, online.record(number), stored.facts)
+        off = states_difference(record, online.record(number), stored.facts)
         found.recomputed[record.sample_id] = off
         if not off <= tolerance(stored.facts):
             found.wrong.append(record.sample_id)

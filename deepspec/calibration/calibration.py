@@ -68,7 +68,7 @@ def calibration(samples: Sequence[Decoded], temperatures: Sequence[float] = ()) 
     rows = []
     for k in range(chances.shape[1]):
         seen = proposed > k
-        rows.append(measure(k + 1, chances[seen, k], (accepted[seen] > k).astype(np.float64)))
+        rows.append(calibration_of(k + 1, chances[seen, k], (accepted[seen] > k).astype(np.float64)))
     return rows
 
 
@@ -79,7 +79,7 @@ def survival(logits: Floats, temperatures: Sequence[float] = ()) -> Floats:
     return np.asarray(np.cumprod(sigmoid(logits / scale), axis=1), dtype=np.float64)
 
 
-def measure(position: int, chance: Floats, happened: Floats) -> Calibration:
+def calibration_of(position: int, chance: Floats, happened: Floats) -> Calibration:
     """Return the calibration of predicted chances `(N,)` against what happened, `(N,)` of 0 and 1."""
     bins = _bins(chance, happened)
     total = max(len(chance), 1)

@@ -87,7 +87,7 @@ def ends_apart(draft: Path, target: Path) -> dict[str, float]:
         }
 
 
-def told(apart: Mapping[str, float]) -> str:
+def distances_told(apart: Mapping[str, float]) -> str:
     """Return distances in words."""
     return ", ".join(f"{name} {distance:.3g}" for name, distance in apart.items()) or "not known"
 
@@ -99,8 +99,8 @@ def warning(apart: Mapping[str, float]) -> str | None:
         return None
     return (
         f"The draft's {' and '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not the target's (relative distance "
-        f"{told(apart)}, a copy has less than {APART:g}): unless the target was fine-tuned, it is a draft of another "
-        "one, or damaged."
+        f"{distances_told(apart)}, a copy has less than {APART:g}): unless the target was fine-tuned, it is a draft of "
+        "another one, or damaged."
     )
 
 

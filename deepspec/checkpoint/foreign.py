@@ -77,7 +77,7 @@ def public_config(config: Config, num_target_layers: int) -> dict[str, Any]:
 def public_tensors(config: Config, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return the tensors of such a draft under DeepSpec's names; what it leaves to the target is missing."""
     if config.get("speculators_model_type") == "mtp":
-        return heads_of_speculators(tensors)
+        return _heads_of_speculators(tensors)
     if "speculators_model_type" in config or not is_foreign(config):
         return dict(tensors)
     named = {name.replace("midlayer.", "layers.0.", 1): tensor for name, tensor in tensors.items()}
@@ -130,7 +130,7 @@ THEIR_PARTS: Mapping[str, str] = {
 OUR_LAYER, THEIR_LAYER = "layers.0.", "mtp_layers.0."
 
 
-def heads_of_speculators(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def _heads_of_speculators(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return MTP heads of speculators under our names; a head of the target's beside them means nothing."""
     ours = {f"{THEIR_LAYER}{theirs}.weight": f"{name}.weight" for name, theirs in THEIR_PARTS.items()}
     return {

@@ -15,7 +15,7 @@ from deepspec.decoding.clock import Stopwatch
 from deepspec.decoding.fitting import USUAL
 from deepspec.decoding.graphs import Recorder
 from deepspec.decoding.recorded import FixedRounds, RecordedWork
-from deepspec.decoding.round import RoundWork, read
+from deepspec.decoding.round import RoundWork, read_told
 from deepspec.decoding.running import Running, RunningSequence
 from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.kv.fixed import span_of
@@ -142,7 +142,7 @@ class Decoder:
                 work.commit()  # started before the host waits for what the round has told
         with self.clock.time("sample"):
             width = work.proposed
-            running.record([read(row, width) for row in work.told.tolist()[:count]], work.own[:count])
+            running.record([read_told(row, width) for row in work.told.tolist()[:count]], work.own[:count])
         if self._fixed is None and any(row.finish_reason is None for row in running.rows):
             with self.clock.time("draft"):
                 work.commit()

@@ -13,7 +13,7 @@ from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.round import RoundWork
 from deepspec.decoding.running import Running
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.kv.fixed import rows_of, span_of
+from deepspec.kv.fixed import rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import ProposerRows
 from deepspec.rounds.decoded import Settings
@@ -92,7 +92,7 @@ class FixedRounds:
         """
         count = len(running.rows)
         longest = max(row.length for row in running.rows)
-        shape = rows_of(count, self._rows), min(span_of(longest + 2 * slots + 1), self._capacity)
+        shape = rows_for(count, self._rows), min(span_of(longest + 2 * slots + 1), self._capacity)
         self._memory.shape(*shape)
         self._draft.shape(*shape)
         self._current[:count] = running.current

@@ -88,7 +88,7 @@ class Told:
     """Logits of all slots; empty where the draft has none."""
 
 
-def read(row: Sequence[float], slots: int) -> Told:
+def read_told(row: Sequence[float], slots: int) -> Told:
     """Return what a row of `RoundWork.told` says of a proposal of some slots."""
     proposed, accepted, own = map(int, row[:3])
     return Told(proposed, tuple(map(int, row[3 : 3 + accepted])), own, tuple(row[3 + slots :]))

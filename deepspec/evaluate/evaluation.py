@@ -247,7 +247,7 @@ class Evaluation:
         )
 
     def _write(self, scores: Scores) -> None:
-        plots = figures(scores)
+        plots = _figures(scores)
         report = reports.title(scores), reports.warnings(scores), reports.sections(scores, plots)
         self._out.file(SCORES).write_text(scores.model_dump_json(indent=1) + "\n", encoding="utf-8")
         self._out.file("report.md").write_text(text := markdown(*report), encoding="utf-8")
@@ -263,7 +263,7 @@ class Evaluation:
             self._report.figure(name, png)
 
 
-def figures(scores: Scores) -> dict[str, bytes]:
+def _figures(scores: Scores) -> dict[str, bytes]:
     """Return the plots of an evaluation, name -> PNG."""
     curves = {f"temperature {temperature}": found for temperature, found in scores.overall.items()}
     if scores.untrained is not None:

@@ -86,7 +86,7 @@ def calibration_score(
         fits=tuple(_position_fit(each) for each in fits),
         before=tuple(_position(each) for each in before),
         after=tuple(_position(each) for each in calibration(samples, temperatures)),
-        thresholds=tuple(at_threshold(samples, temperatures, each) for each in THRESHOLDS),
+        thresholds=tuple(_at_threshold(samples, temperatures, each) for each in THRESHOLDS),
     )
 
 
@@ -99,7 +99,7 @@ def _position_fit(found: Fit) -> PositionFit:
     )
 
 
-def at_threshold(samples: Sequence[Decoded], temperatures: Sequence[float], threshold: float) -> ThresholdScore:
+def _at_threshold(samples: Sequence[Decoded], temperatures: Sequence[float], threshold: float) -> ThresholdScore:
     """Return what recorded rounds would have given, had their proposals been cut at a threshold."""
     logits, proposed, accepted = traces(samples)
     trusted = (survival(logits, temperatures) >= threshold).cumprod(axis=1).sum(axis=1)

@@ -49,7 +49,7 @@ def shards(
         confident: whether the draft tells confidences.
         fits: whether the target has room for a question; where a few are chosen, only such are.
     """
-    asked = {each.name: questions(spec, each, placement) for each in spec.benchmarks}
+    asked = {each.name: _questions(spec, each, placement) for each in spec.benchmarks}
     found = [
         Shard(role="benchmark", name=name, temperature=temperature, questions=tuple(rows[start : start + size]))
         for temperature in spec.temperatures
@@ -65,7 +65,7 @@ def shards(
         rows = spread(asked, spec.context_samples)
         found.append(replace(_extra("context", spec.temperatures[0], rows), name=str(length), context=length))
     if spec.calibration_samples and confident:
-        rows = calibration_questions(draft, placement.scratch, spec.calibration_samples, fits)
+        rows = _calibration_questions(draft, placement.scratch, spec.calibration_samples, fits)
         found += [_extra("calibration", temperature, rows) for temperature in spec.temperatures if rows]
     return found
 
@@ -91,7 +91,7 @@ def alike(shards: Sequence[Shard], most: int) -> list[list[int]]:
     return found
 
 
-def questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) -> list[BenchmarkQuestion]:
+def _questions(spec: EvaluateSpec, benchmark: Benchmark, placement: Placement) -> list[BenchmarkQuestion]:
     """Return the questions of a benchmark that the spec asks.
 
     Raises:
@@ -116,7 +116,7 @@ def spread(
     return list(islice(filter(wanted, in_turn), count))
 
 
-def calibration_questions(
+def _calibration_questions(
     draft: Artifact, scratch: Path, count: int, wanted: Callable[[BenchmarkQuestion], bool] = lambda _: True
 ) -> list[BenchmarkQuestion]:
     """Return wanted prompts of the calibration split that the draft descends from; none where those are gone."""

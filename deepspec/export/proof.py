@@ -40,10 +40,10 @@ def read_back(source: FormSource, config: Mapping[str, Any], tensors: Mapping[st
     told = read_draft_config({**known, **config})
     _check_config(told, source.draft)
     borrowed = {name: source.tensors[name] for name in ("embed_tokens.weight", "lm_head.weight")}
-    return load(told, {**borrowed, **tensors})
+    return draft_with(told, {**borrowed, **tensors})
 
 
-def difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) -> float:
+def output_difference(form: BlockDraft | EagleDraft, draft: BlockDraft | EagleDraft) -> float:
     """Return the largest absolute difference between the outputs of a form that was read back and of the draft.
 
     Raises:
@@ -108,7 +108,7 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-def load(config: DraftConfig, tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
+def draft_with(config: DraftConfig, tensors: Mapping[str, Tensor]) -> BlockDraft | EagleDraft:
     """Return a draft with these weights, in fp32 and eval mode.
 
     Raises:

@@ -14,7 +14,7 @@ from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
 from deepspec.disk import checksum
 from deepspec.export.parity_gate import Gate
-from deepspec.export.proof import difference, load, read_back
+from deepspec.export.proof import draft_with, output_difference, read_back
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import INDEX, Compared, ExportedForm, ExportIndex, read_index, write_form
 from deepspec.formats.recipe import method_of
@@ -54,7 +54,7 @@ def run(
     draft = inputs["draft"]
     target = placement.locations.get(TargetId.model_validate(draft.counts["target"]).digest)
     source = read_source(draft_folder(draft, out.scratch), spec.target, None if target is None else Path(target))
-    model = load(source.draft, source.tensors).to(placement.draft_device)
+    model = draft_with(source.draft, source.tensors).to(placement.draft_device)
     gate = None
     if spec.gate and target is not None:
         gate = Gate(draft, model, Path(target), placement.scratch)
@@ -136,7 +136,7 @@ class Writing:
         folder.mkdir(parents=True)
         notes = form.write(self.source, folder)
         again = read_back(self.source, *form.read(folder)).to(self.model.fc.weight.device)
-        worst = difference(again, self.model)
+        worst = output_difference(again, self.model)
         if self.gate is not None:
             self.gate.check(name, again)
         files = {path.name: self._keep(path, f"{name}__{path.name}") for path in sorted(folder.iterdir())}

@@ -43,7 +43,7 @@ def head_style(model_type: str) -> str:
     return STYLES[model_type]
 
 
-def head_block(text_config: Mapping[str, Any]) -> BlockShape:
+def _head_block(text_config: Mapping[str, Any]) -> BlockShape:
     """Return the decoder block of the heads that a target of this text config ships; errors as in `head_style`."""
     model_type = str(text_config.get("model_type"))
     style = head_style(model_type)
@@ -52,7 +52,7 @@ def head_block(text_config: Mapping[str, Any]) -> BlockShape:
 
 def with_heads(target: TargetShape) -> TargetShape:
     """Return what a draft must know of a target, with the block of its heads; errors as in `head_style`."""
-    return replace(target, block=head_block(target.text_config))
+    return replace(target, block=_head_block(target.text_config))
 
 
 def check_names(names: Collection[str], target: str) -> None:

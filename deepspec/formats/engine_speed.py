@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from deepspec.formats.numbers import Frozen, Interval, told
+from deepspec.formats.numbers import Frozen, Interval, with_interval
 
 
 class EngineSpeed(Frozen):
     """What an engine that served target and draft told, against what decoding here made of the same prompts."""
 
-    engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
+    engine: Annotated[str, AfterValidator(lambda with_interval: engine_name(with_interval))]
     samples: int
     tokens_per_round: Interval
     """The engine's."""
@@ -34,14 +34,16 @@ class EngineSpeed(Frozen):
         """Return what to say where the engine does not accept what we do; else nothing."""
         if self.agrees:
             return ""
-        parts = [] if self.difference is None else [f"prompt by prompt a difference of {told(self.difference)}"]
+        parts = (
+            [] if self.difference is None else [f"prompt by prompt a difference of {with_interval(self.difference)}"]
+        )
         if self.otherwise is not None:
-            share = f"{told(self.otherwise)} of the rounds are others"
+            share = f"{with_interval(self.otherwise)} of the rounds are others"
             parts.append(f"where it gives the very answers, of {self.same_answers} prompts, {share}, at least")
         paired = f" ({'; '.join(parts)})" if parts else ""
         return (
-            f"{self.engine} makes {told(self.tokens_per_round)} tokens per round of prompts on which "
-            f"{told(self.ours)} were measured here{paired}: what it serves is not what was evaluated."
+            f"{self.engine} makes {with_interval(self.tokens_per_round)} tokens per round of prompts on which "
+            f"{with_interval(self.ours)} were measured here{paired}: what it serves is not what was evaluated."
         )
 
     @property
@@ -55,13 +57,13 @@ class EngineSpeed(Frozen):
         return {
             "engine": self.engine,
             "samples": self.samples,
-            "tokens per round": told(self.tokens_per_round),
-            "here": told(self.ours),
-            **({} if self.difference is None else {"difference": told(self.difference)}),
+            "tokens per round": with_interval(self.tokens_per_round),
+            "here": with_interval(self.ours),
+            **({} if self.difference is None else {"difference": with_interval(self.difference)}),
             **(
                 {}
                 if self.otherwise is None
-                else {"other rounds": f"{told(self.otherwise)}, {self.same_answers} answers"}
+                else {"other rounds": f"{with_interval(self.otherwise)}, {self.same_answers} answers"}
             ),
             "accepted of drafted": f"{self.accept_rate:.1%}",
             "tokens/s": f"{self.tokens_per_second:.1f}",

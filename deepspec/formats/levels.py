@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from deepspec.formats.numbers import Frozen, Interval, told
+from deepspec.formats.numbers import Frozen, Interval, with_interval
 
 _MS = 1000
 
@@ -74,14 +74,14 @@ class Level(Frozen):
             "load": f"{self.load:g} at once" if closed else f"{self.load:g} per second",
             **({"context": self.context} if self.context else {}),
             **{f"tokens/s {name}": _speed(side) for name, side in sides},
-            "speed-up": "n/a" if self.speedup is None else told(self.speedup, 2),
+            "speed-up": "n/a" if self.speedup is None else with_interval(self.speedup, 2),
             **{f"first token, ms, {name}": side.first_token.row() if side else "n/a" for name, side in sides},
             **{f"between tokens, ms, {name}": side.between_tokens.row() if side else "n/a" for name, side in sides},
-            "tokens per round": "n/a" if self.accepted is None else told(self.accepted.tokens_per_round, 2),
+            "tokens per round": "n/a" if self.accepted is None else with_interval(self.accepted.tokens_per_round, 2),
             "by position": " ".join(f"{each:.2f}" for each in self.accepted.by_position) if self.accepted else "",
             "notes": "; ".join(self.notes),
         }
 
 
 def _speed(side: Side | None) -> str:
-    return "n/a" if side is None else told(side.tokens_per_second, 1)
+    return "n/a" if side is None else with_interval(side.tokens_per_second, 1)

@@ -30,7 +30,7 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def told(found: Interval, digits: int = 3) -> str:
+def with_interval(found: Interval, digits: int = 3) -> str:
     """Return a number with its interval where there is one."""
     if found.value is None:
         return "n/a"

@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from deepspec.formats.engine_speed import EngineSpeed, engine_name
 from deepspec.formats.levels import Level
-from deepspec.formats.numbers import Frozen, Interval, overlap, told
+from deepspec.formats.numbers import Frozen, Interval, overlap, with_interval
 from deepspec.formats.serve_options import ServeOptions
 
 
@@ -72,8 +72,10 @@ class UnderLoad(Frozen):
     """An engine with and without the draft, at several loads."""
 
     version: Literal[1] = 1
-    engine: Annotated[str, AfterValidator(lambda told: engine_name(told))]
-    plain_engine: Annotated[str | None, AfterValidator(lambda told: told and engine_name(told))]
+    engine: Annotated[str, AfterValidator(lambda with_interval: engine_name(with_interval))]
+    plain_engine: Annotated[
+        str | None, AfterValidator(lambda with_interval: with_interval and engine_name(with_interval))
+    ]
     """None: no engine served the target alone."""
     hardware: str
     """Of the machine that asked; engines elsewhere are named by what they tell."""
@@ -136,8 +138,8 @@ class UnderLoad(Frozen):
                 "requests at once": each.load,
                 "n_max": each.max_tokens,
                 "p_min": f"{each.least:g}",
-                "tokens/s": told(each.tokens_per_second, 1),
-                "tokens per round": "n/a" if each.tokens_per_round is None else told(each.tokens_per_round, 2),
+                "tokens/s": with_interval(each.tokens_per_second, 1),
+                "tokens per round": "n/a" if each.tokens_per_round is None else with_interval(each.tokens_per_round, 2),
             }
             for each in self.tried
         ]
@@ -148,8 +150,8 @@ class UnderLoad(Frozen):
             {
                 "requests at once": f"{each.load:g}",
                 **({"context": each.context} if each.context else {}),
-                "tokens/s before": told(each.before, 1),
-                "now": told(each.now, 1),
+                "tokens/s before": with_interval(each.before, 1),
+                "now": with_interval(each.now, 1),
                 "verdict": each.verdict,
             }
             for each in self.changes

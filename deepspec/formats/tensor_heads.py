@@ -108,7 +108,7 @@ def read_file_heads(path: Path, wrong: type[InputError] = TargetError) -> dict[s
             first = file.read(len(POINTER))
             length = int.from_bytes(first[:_LENGTH], "little")
             if first == POINTER:
-                raise wrong(pointer_told(path))
+                raise wrong(_pointer_told(path))
             if size < _LENGTH or length > min(size - _LENGTH, _LONGEST_HEADER):
                 raise wrong(f"{path} is no safetensors file, or cut off: it has {size:,} bytes; fetch it again")
             file.seek(_LENGTH)
@@ -154,7 +154,7 @@ def check_pointer(path: Path, wrong: type[InputError] = TargetError) -> None:
     except OSError as error:
         raise wrong(_unread(path, error)) from error
     if first == POINTER:
-        raise wrong(pointer_told(path))
+        raise wrong(_pointer_told(path))
 
 
 def is_file(path: Path) -> bool:
@@ -165,7 +165,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def pointer_told(path: Path) -> str:
+def _pointer_told(path: Path) -> str:
     """Return what to say of a file that is a git-lfs pointer."""
     return f"{path} is a git-lfs pointer, not the file itself; run in its folder: git lfs pull"
 
@@ -177,7 +177,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _parsed(data: bytes, path: Path, wrong: type[InputError]) -> dict[str, Any]:
     if data.startswith(POINTER):
-        raise wrong(pointer_told(path))
+        raise wrong(_pointer_told(path))
     try:
         value = json.loads(data.decode())
         json.dumps(value, ensure_ascii=False).encode()  # names with half of a character cannot be hashed or shown

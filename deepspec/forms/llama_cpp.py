@@ -98,7 +98,7 @@ def _refuse(source: FormSource) -> str | None:
         return heads.not_shipped(draft)
     if unread := biased(draft) or refuse_rope(draft.block.rope) or turns_whole_heads(draft):
         return unread
-    if target_gguf(source.target_folder) is None:
+    if _target_gguf(source.target_folder) is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
     if TRAITS[draft.algorithm].blocks:
         if not_refined(draft) or not_by_slot(draft):
@@ -122,14 +122,14 @@ def _refuse(source: FormSource) -> str | None:
     )
 
 
-def target_gguf(folder: Path | None) -> Path | None:
+def _target_gguf(folder: Path | None) -> Path | None:
     """Return the target's GGUF file, where its folder holds exactly one."""
     found = [] if folder is None else sorted(folder.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
 
 
 def _write(source: FormSource, folder: Path) -> list[str]:
-    target = target_gguf(source.target_folder)
+    target = _target_gguf(source.target_folder)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
     eagle, kind = not TRAITS[source.draft.algorithm].blocks, method_of(source.draft.algorithm, source.draft.layout)

@@ -52,7 +52,7 @@ def _refuse(source: FormSource) -> str | None:
 
 def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
-        return zlab.encode(source)
+        return zlab.encode_filled(source)
     if not TRAITS[source.draft.algorithm].blocks:
         return _encode_eagle(source)
     config, tensors, notes = with_zero_markov(source)

@@ -53,7 +53,7 @@ def _refuse(source: FormSource) -> str | None:
 
 def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
-        return zlab.encode(source)
+        return zlab.encode_filled(source)
     if TRAITS[source.draft.algorithm].blocks:
         config, tensors, notes = with_zero_markov(source)
         return zlab.both_ways(with_rope(config, source.draft), source.draft), tensors, notes

@@ -60,7 +60,7 @@ def refuse(draft: DraftConfig) -> str | None:
     return not_style(draft, "qwen3")
 
 
-def encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
+def encode_filled(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     """Return config, tensors and notes of a draft whose blocks are filled in."""
     draft = source.draft
     own = {key: source.config[key] for key in _OWN}

@@ -27,7 +27,7 @@ def span_of(positions: int) -> int:
     return -(-positions // step) * step
 
 
-def rows_of(rows: int, most: int) -> int:
+def rows_for(rows: int, most: int) -> int:
     """Return how many rows a pass has for some that are decoded: a power of two, and no more than there are."""
     return min(1 << (rows - 1).bit_length(), most)
 

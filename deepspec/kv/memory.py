@@ -122,6 +122,6 @@ class OwnMemory:
             self.rows[row] = given
 
 
-def padded(states: Tensor, length: int) -> Tensor:
+def padded_states(states: Tensor, length: int) -> Tensor:
     """Return states `(B, T, …)` with zeros on the right, up to a length."""
     return torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))

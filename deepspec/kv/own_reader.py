@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepspec.kv.memory import MemoryRow, OwnMemory, ReadingWay, StatesRead, padded
+from deepspec.kv.memory import MemoryRow, OwnMemory, ReadingWay, StatesRead, padded_states
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
 
@@ -39,7 +39,7 @@ class OwnReader:
         longest = max(len(prompt) for prompt in prompts)
         found = [self._row(torch.tensor([list(prompt)]), row) for prompt, row in zip(prompts, memory.rows, strict=True)]
         memory.advance(torch.tensor([len(prompt) for prompt in prompts]))
-        states, last = zip(*([padded(each, longest) for each in pair] for pair in found), strict=True)
+        states, last = zip(*([padded_states(each, longest) for each in pair] for pair in found), strict=True)
         return torch.cat(states), torch.cat(last)
 
     def behind(self, tokens: Tensor, memory: OwnMemory) -> StatesRead:

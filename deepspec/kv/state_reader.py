@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepspec.errors import TargetError
-from deepspec.kv.memory import ReadingWay, StatesRead, padded
+from deepspec.kv.memory import ReadingWay, StatesRead, padded_states
 from deepspec.kv.own_reader import PASTS
 from deepspec.kv.own_states import OwnStates, own_memory
 from deepspec.kv.states import StateCache, States
@@ -68,7 +68,10 @@ class StatesReader:
             states, last = self._pass(memory.tokens, memory, 0, self._layers)
             memory.advance(length)
             for place, row in enumerate(rows):
-                found[row] = padded(states[place : place + 1], longest), padded(last[place : place + 1], longest)
+                found[row] = (
+                    padded_states(states[place : place + 1], longest),
+                    padded_states(last[place : place + 1], longest),
+                )
         read = [each for each in found if each is not None]
         return torch.cat([states for states, _ in read]), torch.cat([last for _, last in read])
 

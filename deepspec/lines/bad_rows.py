@@ -62,12 +62,12 @@ def one_row(reason: str, path: Path | str | None = None, line: int | None = None
     except TemplateError as error:  # before OSError: a template that is not found is both
         raise RowError(reason, _named(_told(error), sample), path, line) from error
     except BaseException as error:
-        if not is_a_rows(error):
+        if not _is_a_rows(error):
             raise
         raise RowError(reason, _named(_told(error), sample), path, line) from error
 
 
-def is_a_rows(error: BaseException) -> bool:
+def _is_a_rows(error: BaseException) -> bool:
     """Return whether an unforeseen error, met while one row was worked on, can only be that row's."""
     if type(error).__name__ == _PANIC:
         return True
@@ -148,7 +148,7 @@ class BadRows:
         )
 
 
-def told(read: int, kept: int, dropped: Mapping[str, int], unit: str = "rows") -> str:
+def rows_told(read: int, kept: int, dropped: Mapping[str, int], unit: str = "rows") -> str:
     """Return what became of the rows of a stage in one line: read, kept, and dropped by reason.
 
     Args:

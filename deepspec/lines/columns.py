@@ -32,10 +32,10 @@ def batch_rows(batch: pa.RecordBatch, path: str | Path, before: int, bad_row: Ba
     def read(start: int, stop: int) -> list[dict[str, Any]]:
         return _rows(batch.slice(start - before, stop - start))
 
-    yield from rows_of(read, (before, before + batch.num_rows), path, bad_row)
+    yield from rows_in(read, (before, before + batch.num_rows), path, bad_row)
 
 
-def rows_of(
+def rows_in(
     read: Callable[[int, int], list[dict[str, Any]]], span: Span, path: str | Path, bad_row: BadRow
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows with their 1-based numbers, read together, or one by one where that fails.

@@ -31,13 +31,13 @@ DEEPEST = 100
 _PARQUET_BATCH = 256
 
 
-def stop(error: RowError) -> None:
+def _stop(error: RowError) -> None:
     """Raise the error: what `read_rows` does about a bad row unless told otherwise."""
     raise error
 
 
 def read_rows(
-    path: str | Path, bad_row: Callable[[RowError], None] = stop, longest: int | None = None
+    path: str | Path, bad_row: Callable[[RowError], None] = _stop, longest: int | None = None
 ) -> Iterator[tuple[int, Row]]:
     """Yield each row with its 1-based line (or parquet row) number; blank lines are passed over.
 

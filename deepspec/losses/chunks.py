@@ -144,7 +144,7 @@ class Chunks:
                 scaled_MV = torch.mul(target_MV, target.share[:, None], out=self.scaled[: len(target_MV)])
                 torch.sum(torch.minimum(scaled_MV, logits_MV, out=scaled_MV), -1, out=acceptance)
             if target.log is not None:
-                divergences.measure(logits_MV, target_MV, target.log, soft, self.measured[MEASURED:, span])
+                divergences.measure_rows(logits_MV, target_MV, target.log, soft, self.measured[MEASURED:, span])
             torch.sub(logits_MV, target_MV, out=target_MV)
             torch.linalg.vector_norm(target_MV, 1, dim=-1, out=distance)
             if target.share is None:

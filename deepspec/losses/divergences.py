@@ -31,7 +31,7 @@ def ratio(logits_MV: Tensor, log_p_MV: Tensor, normalizer_M: Tensor) -> Tensor:
     return log_p_MV.nan_to_num_(nan=0.0, posinf=_MOST, neginf=-_MOST)
 
 
-def measure(q_MV: Tensor, p_MV: Tensor, ratio_MV: Tensor, soft_M: Tensor, out_4M: Tensor) -> None:
+def measure_rows(q_MV: Tensor, p_MV: Tensor, ratio_MV: Tensor, soft_M: Tensor, out_4M: Tensor) -> None:
     """Fill in `MEASURED`.
 
     Args:

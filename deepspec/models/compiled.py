@@ -35,7 +35,7 @@ def compile_draft(model: BlockDraft | EagleDraft) -> None:
     given = model.context_keys_values
     model.context_keys_values = _in_training(context_keys_values, model, given)  # type: ignore[method-assign]
     for block in model.blocks():
-        function = block_of_slots if type(block) is Block else type(block).forward
+        function = _block_of_slots if type(block) is Block else type(block).forward
         block.forward = _in_training(function, block, block.forward, first=0)  # type: ignore[method-assign]
 
 
@@ -51,7 +51,7 @@ def context_keys_values(model: BlockDraft, context_BTD: Tensor, positions_BT: Te
     return [KeyValue(in_tiles(each.key), in_tiles(each.value)) for each in found]
 
 
-def block_of_slots(block: Block, x_BQD: Tensor, rotation: Rotation, context: Context, mask: Mask) -> Tensor:
+def _block_of_slots(block: Block, x_BQD: Tensor, rotation: Rotation, context: Context, mask: Mask) -> Tensor:
     """Return what a block's `forward` does, by one product for queries, keys and values."""
     attention, normed = block.self_attn, block.input_layernorm(x_BQD)
     raw, *projected = _projected(normed, [attention.q_proj, *attention.into_context()])

@@ -86,7 +86,7 @@ def _draft_of(artifact: Artifact, name: str) -> ArtifactRef:
     return artifact.manifest.inputs["draft"]
 
 
-def compared(found: Sequence[Found]) -> Page:
+def side_by_side(found: Sequence[Found]) -> Page:
     """Return several drafts on one page."""
     missing = [each.name for each in found if each.scores is None]
     return Page(

@@ -56,8 +56,8 @@ def page_of(artifact: Artifact) -> Page:
         sections=[
             Section(texts=[f"{artifact.prefix}: {held(artifact.manifest)}."]),
             *shown(artifact),
-            Section(title="Counts", rows=rows_of(counts)),
-            Section(title="Settings", rows=rows_of(artifact.manifest.spec)),
+            Section(title="Counts", rows=named_values(counts)),
+            Section(title="Settings", rows=named_values(artifact.manifest.spec)),
             Section(title="Made from", rows=_origin(artifact)),
         ],
     )
@@ -75,12 +75,12 @@ def pictures(artifact: Artifact) -> dict[str, bytes]:
     return {name.removesuffix(".png"): artifact.read_bytes(name) for name in names}
 
 
-def rows_of(told: Mapping[str, Any], prefix: str = "") -> list[dict[str, str]]:
+def named_values(told: Mapping[str, Any], prefix: str = "") -> list[dict[str, str]]:
     """Return nested values as rows of name and value, `train.steps` say; those that are empty say nothing."""
     rows: list[dict[str, str]] = []
     for name, value in told.items():
         if isinstance(value, Mapping):
-            rows += rows_of(value, f"{prefix}{name}.")
+            rows += named_values(value, f"{prefix}{name}.")
         elif value not in (None, "", [], ()):
             rows.append({"name": f"{prefix}{name}", "value": _told(value)})
     return rows

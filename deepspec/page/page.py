@@ -31,7 +31,7 @@ class Section:
     @property
     def columns(self) -> list[str]:
         """Return the columns of the table: those of all rows."""
-        return columns_of(self.rows)
+        return _columns_of(self.rows)
 
 
 def html(title: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:
@@ -48,18 +48,18 @@ def markdown(title: str, warnings: Sequence[str], sections: Sequence[Section], *
     for section in sections:
         parts += [f"## {plain(section.title)}"] if section.title else []
         parts += [*map(paragraph, section.texts), *([table(section.rows)] if section.rows else [])]
-        parts += [picture(*each) for each in section.figures.items()] if pictures else []
+        parts += [_picture(*each) for each in section.figures.items()] if pictures else []
     return "\n\n".join(parts) + "\n"
 
 
-def picture(name: str, png: bytes) -> str:
+def _picture(name: str, png: bytes) -> str:
     """Return a picture as markdown that carries it."""
     return f"![{plain(name)}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def table(rows: TableRows) -> str:
     """Return rows as a markdown table; columns are those of all rows."""
-    columns = columns_of(rows)
+    columns = _columns_of(rows)
     cells = ([plain(str(row.get(name, ""))) for name in columns] for row in rows)
     lines = [[plain(str(name)) for name in columns], ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
@@ -87,6 +87,6 @@ def code(text: str) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def columns_of(rows: TableRows) -> list[str]:
+def _columns_of(rows: TableRows) -> list[str]:
     """Return the keys of all rows, in the order in which they come."""
     return list(dict.fromkeys(name for row in rows for name in row))

@@ -18,19 +18,19 @@ SCHEDULER = (
 TIMES = "Times are p50 / p95 / p99, in milliseconds, from the moment at which a request was to be sent."
 
 
-def told(speed: Speed) -> Mapping[str, str] | None:
+def card_entries(speed: Speed) -> Mapping[str, str] | None:
     """Return what the card says, by place in its template; None where nothing was measured."""
     found = speed.under_load
     if found is None:
         return None
     return {
-        "text": f"{measured(found)} {found.break_even_text()} {TIMES}",
+        "text": f"{_measured(found)} {found.break_even_text()} {TIMES}",
         "levels": table(found.rows()),
         "proposals": table(found.proposal_rows()),
         "proposed": _proposed(found),
         "tried": table(found.tried_rows()),
         "changes": table(found.change_rows()),
-        "scheduler": scheduler_text(speed),
+        "scheduler": _scheduler_text(speed),
     }
 
 
@@ -49,7 +49,7 @@ def sections(speed: Speed, figures: Mapping[str, bytes]) -> list[Section]:
     found = speed.under_load
     if found is None:
         return []
-    texts = [measured(found), found.break_even_text(), TIMES]
+    texts = [_measured(found), found.break_even_text(), TIMES]
     parts = [Section(title="Served under load", texts=texts, rows=found.rows(), figures=figures)]
     if found.check is not None:
         text = "Prompts that were decoded here, asked one after another before the loads."
@@ -60,19 +60,19 @@ def sections(speed: Speed, figures: Mapping[str, bytes]) -> list[Section]:
         parts.append(Section(title="Other settings of the engine", rows=found.tried_rows()))
     if found.changes:
         parts.append(Section(title="Under load, against the release before", rows=found.change_rows()))
-    if text := scheduler_text(speed):
+    if text := _scheduler_text(speed):
         parts[0] = Section(title=parts[0].title, texts=[*texts, text], rows=parts[0].rows, figures=figures)
     return parts
 
 
-def measured(found: UnderLoad) -> str:
+def _measured(found: UnderLoad) -> str:
     """Return how it was measured, in a sentence or two."""
     where = f"on {found.hardware}" if found.started else f"asked from {found.hardware}"
     alone = "" if found.plain_engine is None else f", and without the draft ({found.plain_engine})"
     return f"{found.engine}, {where}{alone}. {_asked(found.options)}"
 
 
-def scheduler_text(speed: Speed) -> str:
+def _scheduler_text(speed: Speed) -> str:
     """Return what is lost without the prefix scheduler; empty where no rounds were replayed."""
     lost = [
         f"{1 - each.fixed_tokens_per_second / each.scheduled_tokens_per_second:.0%} at {each.requests}"

@@ -39,7 +39,7 @@ def tolerance(facts: CacheFacts) -> float:
     return ROUNDING[facts.codec].norm + (0.0 if facts.engine is None else ENGINE)
 
 
-def difference(stored: Record, computed: Record, facts: CacheFacts) -> float:
+def states_difference(stored: Record, computed: Record, facts: CacheFacts) -> float:
     """Return the largest relative error over the captured layers and the last hidden state.
 
     Where the last token is a label only, it is left out, and that its own states are zeros is held.

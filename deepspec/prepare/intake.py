@@ -18,7 +18,7 @@ from deepspec.messages.conversations import parse_conversation, prompt_of, sampl
 from deepspec.prepare.choose import KEPT, rank_of
 from deepspec.prepare.contamination import BenchmarkPrompts, read_prompts
 from deepspec.prepare.near import SignatureFile, Signatures, near_duplicates, signature
-from deepspec.prepare.sources import location, source_rows
+from deepspec.prepare.sources import location, rows_from
 from deepspec.prepare.spec import PrepareSpec, Source
 from deepspec.prepare.text import Hashes
 from deepspec.report import Report
@@ -114,7 +114,7 @@ class Intake:
             if len(shown) < EXAMPLES:
                 shown.append(f"{source.name}:{error.line}: {str(error).removeprefix(f'{error.path}:{error.line}: ')}")
 
-        for number, row in source_rows(where, bad_row):
+        for number, row in rows_from(where, bad_row):
             try:
                 with one_row("unreadable", where, number, _own_id(row)):
                     found = self._read_row(row, source)

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import SourceError
-from deepspec.lines.bad_rows import told
+from deepspec.lines.bad_rows import rows_told
 from deepspec.lines.rows import Row, RowWriter, read_rows
 from deepspec.placement import Placement
 from deepspec.prepare.choose import KEPT, Reasons, choose, split_of
@@ -38,7 +38,7 @@ def run(
     dropped = intake.bad.dropped + intake.dropped + Counter(str(reason) for reason in reasons if reason != KEPT)
     read = intake.bad.read
     if not (reasons == KEPT).any():
-        raise SourceError(f"no row is left: {told(read, 0, dropped)}\n{intake.bad.table()}".rstrip())
+        raise SourceError(f"no row is left: {rows_told(read, 0, dropped)}\n{intake.bad.table()}".rstrip())
     splits = _write(spec, intake, reasons, out, report)
     counts = {
         "read": read,
@@ -74,7 +74,7 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[Iterator[Row]]:
 
 
 def _tell(counts: Mapping[str, Any], spec: PrepareSpec, report: Report) -> None:
-    report.log(told(counts["read"], counts["kept"], counts["dropped"]))
+    report.log(rows_told(counts["read"], counts["kept"], counts["dropped"]))
     rows = [{"what": "read", "rows": counts["read"]}]
     rows += [{"what": f"dropped: {reason}", "rows": number} for reason, number in counts["dropped"].items()]
     rows += [{"what": f"kept: {split}", "rows": number} for split, number in counts["splits"].items()]

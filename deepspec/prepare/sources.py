@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 import datasets
 
 from deepspec.errors import RowError, SourceError
-from deepspec.lines.columns import rows_of, without_nulls
+from deepspec.lines.columns import rows_in, without_nulls
 from deepspec.lines.lines import LONGEST_LINE
 from deepspec.lines.rows import Row, read_rows
 from deepspec.prepare.resolve import HUB
@@ -15,7 +15,7 @@ from deepspec.prepare.resolve import HUB
 _BATCH = 256
 
 
-def source_rows(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
+def rows_from(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tuple[int, Row]]:
     """Yield each row of a source with its 1-based number.
 
     Args:
@@ -48,7 +48,7 @@ def _hub_rows(where: str, bad_row: Callable[[RowError], None]) -> Iterator[tuple
         return [without_nulls(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
     for start in range(0, len(data), _BATCH):
-        yield from rows_of(read, (start, min(start + _BATCH, len(data))), identity, bad_row)
+        yield from rows_in(read, (start, min(start + _BATCH, len(data))), identity, bad_row)
 
 
 def _loaded(identity: str, told: Mapping[str, str]) -> Any:

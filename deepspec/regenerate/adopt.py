@@ -15,7 +15,7 @@ from deepspec.asking.conversation import answer_row, without_answer
 from deepspec.chat.clock import DATE
 from deepspec.disk import checksum
 from deepspec.errors import RowError, SourceError
-from deepspec.lines.bad_rows import BadRows, one_row, told
+from deepspec.lines.bad_rows import BadRows, one_row, rows_told
 from deepspec.lines.lines import LONGEST_LINE
 from deepspec.lines.rows import Row, dump_row, read_rows
 from deepspec.messages.conversations import AnswerRow, Conversation, Message, PromptRow, parse_conversation
@@ -117,7 +117,7 @@ class _Reading:
     def _tell(self, report: Report) -> None:
         dropped = self._rows.dropped + self._answers.dropped + self._skipped
         kept = self._rows.read - dropped.total()
-        account = told(self._rows.read, kept, dropped, "rows of answers")
+        account = rows_told(self._rows.read, kept, dropped, "rows of answers")
         if not kept:
             table = "\n".join(counts.table() for counts in (self._rows, self._answers) if counts.dropped)
             raise SourceError(f"no answer can be adopted: {account}\n{table}".rstrip(), self._path)

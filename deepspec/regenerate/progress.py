@@ -52,7 +52,7 @@ class Progress:
 
     def table(self) -> None:
         """Show each endpoint's health and share."""
-        self._report.table(TABLE, [endpoint_row(lane) for lane in self._dispatcher.lanes])
+        self._report.table(TABLE, [_endpoint_row(lane) for lane in self._dispatcher.lanes])
 
     def _tell_changes(self) -> bool:
         """Say which endpoints went down, came back or ask to be left alone; return whether any changed."""
@@ -81,7 +81,7 @@ class Progress:
         return f"{rows:.1f} rows/s, {tokens:.0f} tokens/s{left}, {up} of {len(self._dispatcher.lanes)} endpoints up"
 
 
-def endpoint_row(lane: Lane[Engine]) -> dict[str, Any]:
+def _endpoint_row(lane: Lane[Engine]) -> dict[str, Any]:
     """Return what to show of one endpoint."""
     return {
         "endpoint": lane.engine.label,

@@ -37,7 +37,7 @@ def push(release: Artifact, destination: str, scratch: Path, *, private: bool = 
         raise SpecError(f"{release.prefix} is of kind {release.manifest.kind}; wanted a release, see: deepspec status")
     with full_disk_named(scratch):
         if not destination.startswith(HUB):
-            return copy(release, Store(destination), scratch)
+            return _copy_release(release, Store(destination), scratch)
         folder = scratch / "pushed" / release.manifest.address
         shutil.rmtree(folder, ignore_errors=True)
         lay_out(release, folder)
@@ -56,7 +56,7 @@ def lay_out(release: Artifact, folder: Path) -> None:
             write_form(release, name, folder if name == ROOT_FORM else folder / name)
 
 
-def copy(release: Artifact, store: Store, scratch: Path) -> str:
+def _copy_release(release: Artifact, store: Store, scratch: Path) -> str:
     """Copy a release into another store, with the scores and the draft that its re-evaluation reads.
 
     Returns:

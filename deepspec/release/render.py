@@ -38,7 +38,7 @@ def render(spec: ReleaseSpec, found: Released) -> str:
         speed=speed,
         speeds=table(speed.rows()),
         served=table([speed.served.row()]) if speed.served is not None else "",
-        load=under_load.told(speed),
+        load=under_load.card_entries(speed),
         drawn=found.figures,
         forms=_forms(spec, found),
         refused={name: form.refused for name, form in found.index.forms.items() if form.refused is not None},

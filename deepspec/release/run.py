@@ -59,7 +59,7 @@ def run(
         trained=inputs["draft"].counts,
         lineage=lineage(inputs["scores"].store, (each.ref for each in inputs.values())),
         figures=_figures(inputs),
-        differences=compared(spec, inputs["scores"], placement.scratch),
+        differences=against_before(spec, inputs["scores"], placement.scratch),
     )
     text = render(spec, found)
     _copy_files(inputs, out)
@@ -88,7 +88,7 @@ def shown_in(text: str) -> list[str]:
     return re.findall(r"^!\[[^]]*\]\(([\w.]+)\)$", text, re.MULTILINE)
 
 
-def compared(spec: ReleaseSpec, scores: Artifact, scratch: Path) -> list[Difference]:
+def against_before(spec: ReleaseSpec, scores: Artifact, scratch: Path) -> list[Difference]:
     """Return the scores against those of the release before; nothing where there is none.
 
     Raises:

@@ -81,7 +81,7 @@ async def _check(
                 plains = await in_turn(alone, asked, max_tokens)
     if not sum(each.drafted for each in answers):
         raise EngineError(f"engine {drafting.url} drafted nothing; start it with the draft, or check that it loaded it")
-    found = compared(client.name, answers, plains, asked)
+    found = against_ours(client.name, answers, plains, asked)
     if found is None:
         raise EngineError("the engine's answers are too short to measure; raise the number of tokens")
     return found
@@ -105,7 +105,7 @@ async def in_turn(client: ServingClient, asked: Sequence[DecodedPrompt], max_tok
     return answers
 
 
-def compared(
+def against_ours(
     name: str, answers: Sequence[ServedAnswer], plains: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]
 ) -> EngineSpeed | None:
     """Return what an engine accepts against what we do; None where it took no round, or nothing was drafted.
@@ -119,7 +119,7 @@ def compared(
     theirs, drafted = tokens_per_round(answers), sum(each.drafted for each in answers)
     if theirs is None or not drafted:
         return None
-    ours, more = decoded_here(asked), difference(answers, asked)
+    ours, more = _decoded_here(asked), _difference(answers, asked)
     count, otherwise = same_answers(answers, asked)
     return EngineSpeed(
         engine=name,
@@ -136,7 +136,7 @@ def compared(
     )
 
 
-def difference(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> Interval:
+def _difference(answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt]) -> Interval:
     """Return how many more tokens a round makes in an engine than here, on the same prompts, resampled together.
 
     It is far narrower than the difference of two intervals: prompts differ more than engines do.
@@ -193,14 +193,14 @@ def _apart(found: Interval, ours: Interval) -> bool:
     return found.high < -ROUNDING * ours.value or found.low > ROUNDING * ours.value
 
 
-def decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
+def _decoded_here(asked: Sequence[DecodedPrompt]) -> Interval:
     """Return the tokens that a round made when the prompts were decoded here."""
     decoded = [each.decoded for each in asked if each.decoded.rounds]
     slots = max(each.proposed for sample in decoded for each in sample.rounds)
     return interval(estimates(tally(decoded, slots))["tokens_per_round"])
 
 
-async def check_target(client: ServingClient, shape: ServedShape) -> None:
+async def check_served_target(client: ServingClient, shape: ServedShape) -> None:
     """Return where an engine serves a model of the name that it is asked for, and of the target's width.
 
     Raises:

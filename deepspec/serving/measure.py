@@ -16,7 +16,7 @@ from deepspec.formats.served import BreakEven, Tried, UnderLoad
 from deepspec.placement import Endpoint
 from deepspec.report import Report
 from deepspec.rounds.measure import Floats
-from deepspec.serving.check import DecodedPrompt, ServedShape, check_answers, check_target, compared, in_turn
+from deepspec.serving.check import DecodedPrompt, ServedShape, against_ours, check_answers, check_served_target, in_turn
 from deepspec.serving.client import Request, ServedAnswer, ServingClient
 from deepspec.serving.levels import EnginePatience, Load, MeasuredLoad, arrivals, is_back, measured
 from deepspec.serving.numbers import break_even, of_draws, speedups
@@ -109,7 +109,7 @@ class _Run:
             alone = None if subject.plain is None else await stack.enter_async_context(ServingClient(subject.plain))
             for each in (client, alone):
                 if each is not None:
-                    await check_target(each, subject.target)
+                    await check_served_target(each, subject.target)
             check = await self._check(client, alone)
             levels = await self._levels(client, alone)
         found = UnderLoad(
@@ -133,7 +133,7 @@ class _Run:
         self._report.log(f"{len(known)} prompts that were decoded here are asked first, one after another")
         answers = await self._answers(client)
         plains = [] if alone is None else await self._answers(alone)
-        return compared(client.name, answers, plains, known)
+        return against_ours(client.name, answers, plains, known)
 
     async def _answers(self, client: ServingClient) -> list[ServedAnswer]:
         """Return the answers to prompts that were decoded here, once it is known that the target gave them."""

@@ -3,7 +3,7 @@
 from itertools import groupby
 
 from deepspec.formats.levels import Level, Side
-from deepspec.formats.numbers import Interval, told
+from deepspec.formats.numbers import Interval, with_interval
 from deepspec.formats.served import UnderLoad
 
 
@@ -49,9 +49,10 @@ def _of_acceptance(found: UnderLoad) -> list[str]:
     if not fallen:
         return []
     lightest, worst = min(fallen, key=lambda each: _rounds(each[1]).value or 0.0)
+    least, most = (with_interval(_rounds(each)) for each in (worst, lightest))
     return [
-        f"What {found.engine} accepts falls with its load: {told(_rounds(worst))} tokens per round at {_named(worst)}, "
-        f"{told(_rounds(lightest))} at {_named(lightest)}. Greedy rounds over the same prompts do not hang on it: "
+        f"What {found.engine} accepts falls with its load: {least} tokens per round at {_named(worst)}, "
+        f"{most} at {_named(lightest)}. Greedy rounds over the same prompts do not hang on it: "
         "the engine is to blame. Serve fewer at once, or another version of it."
     ]
 

@@ -21,7 +21,7 @@ def learn_vocabulary(model: BlockDraft | EagleDraft, samples: Samples, most: int
     """
     if not model.config.reduced_vocabulary:
         return None
-    counts = count_tokens(samples, most, model.config.vocab_size)
+    counts = _count_tokens(samples, most, model.config.vocab_size)
     coverage = choose_vocabulary(model, counts)
     return (
         f"the draft knows {model.config.draft_vocab_size} of {model.config.vocab_size} tokens: {coverage:.2%} of the "
@@ -29,7 +29,7 @@ def learn_vocabulary(model: BlockDraft | EagleDraft, samples: Samples, most: int
     )
 
 
-def count_tokens(samples: Samples, most: int, vocab_size: int) -> Tensor:
+def _count_tokens(samples: Samples, most: int, vocab_size: int) -> Tensor:
     """Return how often the target generated each token in some samples, `(vocab,)` int64."""
     counts = torch.zeros(vocab_size, dtype=torch.int64)
     for number in list(samples.order(0))[:most]:

@@ -50,7 +50,7 @@ async def written(path: Path, label: str) -> None:
         raise _absent(path, label)
 
 
-def read(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
+def read_states(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
     """Return the states of one request, `(T, layers and the last, D)`, checked but for being finite.
 
     Args:
@@ -103,7 +103,7 @@ def check_told(path: Path, ids: Sequence[int], wanted: Wanted, label: str) -> No
         _check(shape, dtype, file.get_tensor("token_ids"), ids, wanted, label)
 
 
-def checksum(states: Tensor, tokens: Tensor) -> str:
+def states_checksum(states: Tensor, tokens: Tensor) -> str:
     """Return the CRC-32 of the states' bytes, then of the token ids'."""
     found = zlib.crc32(_bytes(states))
     return str(zlib.crc32(_bytes(tokens), found))
@@ -144,7 +144,7 @@ def _told_rightly(file: Any, where: str, wanted: Wanted, label: str) -> tuple[Te
     told = file.metadata() or {}
     wanted.check(told, label)
     states, tokens = file.get_tensor("hidden_states"), file.get_tensor("token_ids")
-    if checksum(states, tokens) != told.get("crc32"):
+    if states_checksum(states, tokens) != told.get("crc32"):
         raise AskError(f"{label}: {where} does not match its own checksum", "engine")
     return states, tokens
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from deepspec.states.file import check_told, delete, read, written
+from deepspec.states.file import check_told, delete, read_states, written
 from deepspec.states.stored import StatesInStore
 from deepspec.states.wanted import RESTART, Wanted
 
@@ -58,7 +58,7 @@ class FolderPlace:
 
     def states(self, ids: Sequence[int], wanted: Wanted, label: str) -> Tensor:
         """Return the states."""
-        return read(self.path, ids, wanted, label)
+        return read_states(self.path, ids, wanted, label)
 
     def check(self, ids: Sequence[int], wanted: Wanted, label: str) -> int:
         """Return the bytes of the file, which has to be of these tokens."""

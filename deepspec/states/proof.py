@@ -79,7 +79,7 @@ class Proof:
         own = dict(zip(beside, hidden[0].cpu().chunk(len(beside), dim=1), strict=True))
         for place, layer in enumerate(layers):
             self._near(given, place, layer, own)
-        apart = distance(self.end.last(given.states[:, -1]), last[0].cpu())
+        apart = _distance(self.end.last(given.states[:, -1]), last[0].cpu())
         self._check(apart, given.label, "the last state, normed,")
 
     def of_decoding(self, answered: SampleStates, read: Tensor) -> None:
@@ -94,7 +94,7 @@ class Proof:
         """
         names = [*(f"layer {layer}" for layer in self.wanted.layers), "the state before the norm"]
         for place, name in enumerate(names):
-            apart, most = distance(answered.states[:, place], read[:, place]), MEAN[self.wanted.dtype]
+            apart, most = _distance(answered.states[:, place], read[:, place]), MEAN[self.wanted.dtype]
             if not apart <= most:
                 raise EngineError(
                     f"engine {answered.label}: {name}, as it makes it while it answers, is off by {apart:.2g} from "
@@ -144,7 +144,7 @@ class Proof:
         return set(range(-1, self.wanted.num_layers - 1))
 
     def _near(self, given: SampleStates, place: int, layer: int, own: Mapping[int, Tensor]) -> None:
-        near = {other: distance(given.states[:, place], own[other]) for other in own if abs(other - layer) <= 1}
+        near = {other: _distance(given.states[:, place], own[other]) for other in own if abs(other - layer) <= 1}
         nearest = min(near, key=lambda other: near[other])
         if nearest != layer and near[nearest] < near[layer]:
             raise EngineError(
@@ -163,7 +163,7 @@ class Proof:
             )
 
 
-def distance(one: Tensor, other: Tensor) -> float:
+def _distance(one: Tensor, other: Tensor) -> float:
     """Return the mean over positions of the relative distance, `(T, D)` both."""
     first, second = one.float(), other.float()
     return float(((first - second).norm(dim=-1) / second.norm(dim=-1).clamp_min(1e-12)).mean())

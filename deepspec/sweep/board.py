@@ -201,7 +201,7 @@ def student(values: Sequence[float]) -> Mean:
     return Mean(value=value, low=value - half, high=value + half)
 
 
-def alike(entrants: Sequence[Entrant]) -> list[Entrant]:
+def _alike(entrants: Sequence[Entrant]) -> list[Entrant]:
     """Return rows as they can be held against each other: where not all of them were timed, as if none was."""
     timed = [each for each in entrants if each.cost is not None]
     if len(timed) in (0, len(entrants)):
@@ -209,9 +209,9 @@ def alike(entrants: Sequence[Entrant]) -> list[Entrant]:
     return [each.model_copy(update={"cost": None}) for each in entrants]
 
 
-def difference(one: Entrant, other: Entrant) -> Mean | None:
+def seed_difference(one: Entrant, other: Entrant) -> Mean | None:
     """Return how much more one is worth than another, seed by seed; None where they share none."""
-    one, other = alike((one, other))
+    one, other = _alike((one, other))
     ours, theirs = one.scores, other.scores
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
@@ -221,7 +221,7 @@ def difference(one: Entrant, other: Entrant) -> Mean | None:
 
 def best_of(entrants: Sequence[Entrant]) -> Entrant:
     """Return the one that is worth most, of equals the first."""
-    judged = alike(entrants)
+    judged = _alike(entrants)
     best = max(range(len(judged)), key=lambda place: fmean(judged[place].scores.values()))
     return entrants[best]
 
@@ -235,7 +235,7 @@ def beaten(entrants: Sequence[Entrant]) -> set[str]:
     Args:
         entrants: those that are still trained; seeds that one of them lacks are not looked at.
     """
-    entrants = alike(entrants)
+    entrants = _alike(entrants)
     if len(entrants) < 2:
         return set()
     seeds = sorted(set.intersection(*(set(each.scores) for each in entrants)))
@@ -260,7 +260,7 @@ def standings(entrants: Sequence[Entrant], first: str, left: Set[str] = frozense
     """
     if not entrants:
         return ()
-    judged = alike(entrants)
+    judged = _alike(entrants)
     best, held = best_of(judged), next((each for each in judged if each.name == first), None)
     costs = {each.name: each.cost for each in entrants}
     ordered = sorted(judged, key=lambda each: -fmean(each.scores.values()))
@@ -283,8 +283,8 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | N
         round_cost=None if cost is None else cost.value,
         round_cost_spread=None if cost is None else cost.spread,
         speedup=None if cost is None else student(list(timed.scores.values())).widened(timed.doubt),
-        against_first=None if first is None or one is first else difference(one, first),
-        against_best=None if one is best else difference(one, best),
+        against_first=None if first is None or one is first else seed_difference(one, first),
+        against_best=None if one is best else seed_difference(one, best),
         verdict=_verdict(one, best),
         drafts=tuple(each.draft for each in one.trials),
     )
@@ -293,7 +293,7 @@ def _standing(one: Entrant, first: Entrant | None, best: Entrant, cost: Cost | N
 def _verdict(one: Entrant, best: Entrant) -> RowVerdict:
     if one is best:
         return "best"
-    found = difference(one, best)
+    found = seed_difference(one, best)
     if found is None or found.high is None:
         return "more seeds are needed"
     return "behind" if found.high < 0 else "not apart from the best"

@@ -54,7 +54,7 @@ def read_model(model: Any) -> Reading:
     """
     shape = read(model.config.to_dict())
     if shape.general:
-        return find(model, shape)
+        return _find(model, shape)
     decoder = model.get_decoder()
     return Reading(
         decoder=decoder,
@@ -66,14 +66,14 @@ def read_model(model: Any) -> Reading:
 
 
 @torch.no_grad()
-def find(model: Any, shape: TargetShape) -> Reading:
+def _find(model: Any, shape: TargetShape) -> Reading:
     """Return the general reading of a model.
 
     Raises:
         TargetError: it has no head or embedding, or its blocks cannot be told.
     """
     told = f"target of model_type {shape.top_model_type!r}"
-    embedding, head = ends(model, told)
+    embedding, head = _ends(model, told)
     watched = _watch(model, head)
     _check_causal(model, watched, told)
     blocks = watched.blocks(told)
@@ -83,14 +83,14 @@ def find(model: Any, shape: TargetShape) -> Reading:
     logits, multiplied = watched.logits, watched.gave[head]
     if shape.logit_softcap is not None:
         logits = shape.logit_softcap * torch.atanh((logits.double() / shape.logit_softcap).clamp(-1 + 1e-12, 1 - 1e-12))
-    before, after = ratio(watched.given[head], last), ratio(logits, multiplied)
+    before, after = _ratio(watched.given[head], last), _ratio(logits, multiplied)
     if before is None or after is None:
         raise TargetError(
             f"{told}: its logits are no multiple of its head's product with its last state; not supported"
         )
     if bias_of(head) is not None and abs(after - 1.0) > _SNAP:
         raise TargetError(f"{told}: its logits are {after:g} times what its head with a bias gives; not supported")
-    scale = ratio(fed, embedding.weight[watched.ids])
+    scale = _ratio(fed, embedding.weight[watched.ids])
     factors = _named(model.config.get_text_config().to_dict(), size)
     return Reading(
         decoder=decoder,
@@ -110,7 +110,7 @@ def _check_causal(model: Any, watched: "_Watched", told: str) -> None:
         raise TargetError(f"{told}: a position sees what stands to its right, as in an encoder; wanted a decoder")
 
 
-def ends(model: Any, told: str) -> tuple[Any, Any]:
+def _ends(model: Any, told: str) -> tuple[Any, Any]:
     """Return embedding and head of a model.
 
     Raises:
@@ -133,7 +133,7 @@ def bias_of(head: Any) -> Tensor | None:
     return bias if bias is not None and (bias.is_meta or bool((bias != 0).any())) else None
 
 
-def ratio(one: Tensor, other: Tensor) -> float | None:
+def _ratio(one: Tensor, other: Tensor) -> float | None:
     """Return the factor between two tensors; None where one is no multiple of the other."""
     if one.shape != other.shape:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from deepspec.artifacts import Artifact
 from deepspec.errors import ParityError, SourceError
-from deepspec.passes.agree import difference, tolerance
+from deepspec.passes.agree import states_difference, tolerance
 from deepspec.passes.live import open_cache
 from deepspec.placement import Placement
 from deepspec.report import Report
@@ -63,7 +63,7 @@ def check_states(artifact: Artifact, stored: TargetCache, numbers: Sequence[int]
     worst = 0.0
     for number in numbers:
         kept = stored.record(number)
-        off = difference(kept, online.record(number), facts)
+        off = states_difference(kept, online.record(number), facts)
         if not off <= tolerance(facts):
             raise ParityError(
                 f"{artifact.prefix}: the stored states of sample {kept.sample_id} differ from the target's own by "

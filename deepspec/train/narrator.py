@@ -43,14 +43,14 @@ class Narrator:
             self._tell(row)
         if now - self._told >= PROGRESS_SECONDS or loop.finished:
             self._told = now
-            self._report.progress(loop.progress.step, loop.total, "steps", note(loop))
+            self._report.progress(loop.progress.step, loop.total, "steps", _note(loop))
         if now - self._drawn >= FIGURE_SECONDS:
             self._drawn = now
             self.draw(loop)
 
     def _tell(self, row: Mapping[str, Any]) -> None:
         if row["split"] == "validation":
-            self._report.log(f"step {row['step']}, held out: {told(row)}")
+            self._report.log(f"step {row['step']}, held out: {look_told(row)}")
             if row["step"] == 0 and LENGTH not in row and "known_greedy" in row:
                 self._report.log(UNWALKED)
         if "skipped" in row:
@@ -65,7 +65,7 @@ class Narrator:
         looks = loop.progress.looks()
         if loop.validation is None or not looks:
             return
-        self._report.table(LOOKS, [row_of(look) for look in looks])
+        self._report.table(LOOKS, [_row_of(look) for look in looks])
         whole, count = loop.validation.seconds, loop.validation.looks
         if count:
             step = loop.meter.training / loop.meter.steps if loop.meter.steps else None
@@ -80,7 +80,7 @@ class Narrator:
         return png
 
 
-def note(loop: Loop) -> str:
+def _note(loop: Loop) -> str:
     """Return loss, held-out accepted length, throughput, data wait and memory in one line."""
     loss, looks = loop.progress.last_loss(), loop.progress.looks()
     parts = [] if loss is None else [f"loss {loss:.3f}"]
@@ -96,7 +96,7 @@ def _shown(look: Mapping[str, Any]) -> str:
     return f"accepted length {look[LENGTH]:.3f}" if LENGTH in look else f"τ {look['tau']:.3f}"
 
 
-def told(look: Mapping[str, Any]) -> str:
+def look_told(look: Mapping[str, Any]) -> str:
     """Return accepted lengths and loss of a look in one line."""
     names = {"_greedy": "greedily", "_sampled": "as the answers were sampled"}
     parts = [
@@ -114,7 +114,7 @@ def _over(look: Mapping[str, Any], suffix: str) -> str:
     return "" if known == 1 else f" over {known:.0%} of the answers' tokens"
 
 
-def row_of(look: Mapping[str, Any]) -> dict[str, Any]:
+def _row_of(look: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the table of looks."""
     return {
         "step": look["step"],

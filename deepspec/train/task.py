@@ -71,13 +71,13 @@ class Task:
     def moved(self, micro_batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         """Yield micro-batches on the task's device, in its dtype: on a card, each crosses while one is computed."""
         if self.device.type == "cuda":
-            yield from crossing(micro_batches, self.device, self.dtype)
+            yield from _crossing(micro_batches, self.device, self.dtype)
             return
         for micro in micro_batches:
             yield micro.to(self.device, self.dtype)
 
 
-def crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
+def _crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
     """Yield micro-batches on a card; the next one crosses the bus on a stream of its own meanwhile."""
     bus = torch.cuda.Stream(device)
     work = torch.cuda.current_stream(device)

@@ -54,10 +54,10 @@ class Trackers:
             for row in rows:
                 values = {f"{row['split']}/{name}": v for name, v in row.items() if name not in ("split", "step")}
                 tracker.log(values, step=row["step"])
-            tracker.log(pace(loop), step=loop.progress.step)
+            tracker.log(_pace(loop), step=loop.progress.step)
 
 
-def pace(loop: Loop) -> dict[str, float]:
+def _pace(loop: Loop) -> dict[str, float]:
     """Return throughput, data wait, memory and, where it is known, the share of the device's peak."""
     found = {
         "pace/tokens_per_second": loop.meter.tokens_per_second,

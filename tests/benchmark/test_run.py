@@ -8,9 +8,9 @@ import pytest
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.benchmark import asked
-from deepspec.benchmark.load import beside, by_load, recorded
+from deepspec.benchmark.load import beside, recorded, speed_by_load
 from deepspec.benchmark.run import run
-from deepspec.benchmark.spec import BenchmarkSpec, hardware
+from deepspec.benchmark.spec import BenchmarkSpec, hardware_fingerprint
 from deepspec.decoding.schedule import StepRate
 from deepspec.errors import SpecError
 from deepspec.evaluate.run import run as evaluate
@@ -135,7 +135,7 @@ def test_the_throughput_under_load_counts_the_time_of_drafting() -> None:
     rounds = recorded([sample], 1, ())
     assert rounds is not None
     free = StepRate(tokens=(1, 1000), seconds=(1.0, 1.0))
-    (found,) = by_load(rounds, free, beside([timed(1, 2.0, 0.5), timed(8, 2.0, 0.5)]), [4], seed=0)
+    (found,) = speed_by_load(rounds, free, beside([timed(1, 2.0, 0.5), timed(8, 2.0, 0.5)]), [4], seed=0)
     assert found.plain_tokens_per_second == pytest.approx(4)
     assert found.fixed_tokens_per_second == pytest.approx(4 * 2 / 2)
     assert found.speedups == pytest.approx((1.0, 1.0))
@@ -157,13 +157,15 @@ def test_survival_follows_the_fitted_temperatures_and_without_confidence_what_is
 
 def test_times_of_a_cpu_are_no_times_of_a_card_nor_of_other_threads() -> None:
     cards = ["NVIDIA H100", "NVIDIA L40S"]
-    here = hardware()
-    assert hardware("cpu", None, cards) == here, "what was measured before devices were told stays where it is"
-    assert hardware("cpu", 4) == f"{here}, 4 threads"
-    assert hardware("cuda", None, cards) == f"{here}, cuda: NVIDIA H100"
-    assert hardware("cuda:1", 1, cards) == f"{here}, 1 thread, cuda:1: NVIDIA L40S"
-    assert hardware("spread", None, cards) == f"{here}, spread: NVIDIA H100 + NVIDIA L40S"
-    assert hardware("cuda") == f"{here}, cuda: a card that was not looked at"
+    here = hardware_fingerprint()
+    assert hardware_fingerprint("cpu", None, cards) == here, (
+        "what was measured before devices were told stays where it is"
+    )
+    assert hardware_fingerprint("cpu", 4) == f"{here}, 4 threads"
+    assert hardware_fingerprint("cuda", None, cards) == f"{here}, cuda: NVIDIA H100"
+    assert hardware_fingerprint("cuda:1", 1, cards) == f"{here}, 1 thread, cuda:1: NVIDIA L40S"
+    assert hardware_fingerprint("spread", None, cards) == f"{here}, spread: NVIDIA H100 + NVIDIA L40S"
+    assert hardware_fingerprint("cuda") == f"{here}, cuda: a card that was not looked at"
 
 
 def test_the_fingerprint_moves_the_address(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.cache import run as stage
-from deepspec.cache.measure import measure
+from deepspec.cache.measure import measure_answers
 from deepspec.cache.spec import CacheOptions
 from deepspec.chat.template import ChatTemplate
 from deepspec.errors import BadRowsError, SourceError, StoreError
@@ -206,12 +206,12 @@ def test_nothing_to_train_on_is_told_with_reasons_and_ids(fussy: Path, store: St
     with pytest.raises(SourceError, match=wanted):
         run(spec_for(fussy), fussy, answers, store, tmp_path)
     with pytest.raises(SourceError, match=wanted):
-        measure(answers, load_template(fussy), CacheOptions(), None)
+        measure_answers(answers, load_template(fussy), CacheOptions(), None)
 
 
 def test_a_plan_counts_bad_rows_and_goes_on(fussy: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [mixed(20)])
-    told = measure(answers, load_template(fussy), CacheOptions(layers=(1,)), load_target(fussy))
+    told = measure_answers(answers, load_template(fussy), CacheOptions(layers=(1,)), load_target(fussy))
     assert (told.rows, told.samples) == (30, 20)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from deepspec.artifacts import open_artifact
 from deepspec.cache import measure as measuring
-from deepspec.cache.measure import measure
+from deepspec.cache.measure import measure_answers
 from deepspec.cache.spec import CacheOptions
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
@@ -28,7 +28,7 @@ def test_a_plan_with_answers_is_within_two_percent_of_what_is_written(
 ) -> None:
     options = {"codec": codec, "layers": (-1, 1, 3), "max_length": 200, "part_bytes": 200_000}
     answers = publish_answers(store, tmp_path, MANY)
-    told = measure(answers, load_template(target), CacheOptions(**options), load_target(target))  # type: ignore[arg-type]
+    told = measure_answers(answers, load_template(target), CacheOptions(**options), load_target(target))  # type: ignore[arg-type]
     ref = build(spec_for(target, **options), target, answers, store, tmp_path)
     artifact = open_artifact(store, ref, tmp_path)
     counts = artifact.counts
@@ -51,10 +51,10 @@ def test_many_answers_are_sampled_and_told_with_an_interval(
     target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = publish_answers(store, tmp_path, [rows(50, seed=seed) for seed in range(8)])
-    whole = measure(answers, load_template(target), CacheOptions(), None)
+    whole = measure_answers(answers, load_template(target), CacheOptions(), None)
     monkeypatch.setattr(measuring, "FILES", 4)
     monkeypatch.setattr(measuring, "ROWS", 100)
-    sampled = measure(answers, load_template(target), CacheOptions(), None)
+    sampled = measure_answers(answers, load_template(target), CacheOptions(), None)
     assert (whole.rows, whole.samples, sampled.rows, sampled.samples) == (400, 400, 100, 400)
     assert sampled.tokens.low < whole.tokens.mid < sampled.tokens.high
     assert sampled.tokens.high - sampled.tokens.low < 0.2 * sampled.tokens.mid

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deepspec.artifacts import Artifact, open_artifact
-from deepspec.cache.verify import verify
+from deepspec.cache.verify import verify_cache
 from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.totals import statistics
@@ -21,7 +21,7 @@ def published(target: Path, store: Store, scratch: Path, **options: Any) -> Arti
 
 @pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8", "none"])
 def test_a_sound_cache_is_sound(target: Path, store: Store, tmp_path: Path, codec: str) -> None:
-    found = verify(published(target, store, tmp_path, codec=codec), placement_for(target, tmp_path), Heard())
+    found = verify_cache(published(target, store, tmp_path, codec=codec), placement_for(target, tmp_path), Heard())
     assert found.sound
     assert found.samples == 10
     assert len(found.recomputed) == (0 if codec == "none" else 4)
@@ -35,7 +35,7 @@ def test_damage_is_listed_by_part_and_sample(target: Path, store: Store, tmp_pat
     data = bytearray(path.read_bytes())
     data[row["offset"]] ^= 1
     path.write_bytes(data)
-    found = verify(artifact, placement_for(target, tmp_path), Heard(), recompute=0)
+    found = verify_cache(artifact, placement_for(target, tmp_path), Heard(), recompute=0)
     assert not found.sound
     (line,) = found.damaged
     assert name in line
@@ -46,7 +46,7 @@ def test_states_that_the_target_does_not_compute_are_wrong(target: Path, store: 
     """A cache whose bytes are intact and whose layers were mixed up when it was written."""
     artifact = published(target, store, tmp_path, layers=(-1, 1, 3))
     artifact.manifest.counts["layers"] = [0, 1, 3]
-    found = verify(artifact, placement_for(target, tmp_path), Heard(), recompute=3)
+    found = verify_cache(artifact, placement_for(target, tmp_path), Heard(), recompute=3)
     assert found.damaged == []
     assert len(found.wrong) == 3
 

@@ -15,7 +15,7 @@ from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.kv.fixed import FixedCache, rows_of, span_of
+from deepspec.kv.fixed import FixedCache, rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
@@ -89,7 +89,7 @@ def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.Mon
 
 def test_a_pass_looks_at_few_positions_more_than_it_needs() -> None:
     assert [span_of(n) for n in (1, 128, 129, 512, 513, 1025, 5000)] == [128, 128, 256, 512, 640, 1280, 5120]
-    assert [rows_of(n, 12) for n in (1, 2, 3, 5, 9, 12)] == [1, 2, 4, 8, 12, 12]
+    assert [rows_for(n, 12) for n in (1, 2, 3, 5, 9, 12)] == [1, 2, 4, 8, 12, 12]
 
 
 def test_rows_that_are_not_decoded_never_grow() -> None:

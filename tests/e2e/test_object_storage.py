@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepspec.artifacts import open_artifact
-from deepspec.cache.verify import verify
+from deepspec.cache.verify import verify_cache
 from deepspec.catalog import find
 from deepspec.placement import Placement
 from deepspec.store import Store
@@ -51,7 +51,7 @@ def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp
     print(f"{len(marked)} parts in the cache, {len(files & kept)} of them from before the kill")
 
     artifact = open_artifact(s3, find(s3, f"target_cache/{cache.address}"), tmp_path)
-    found = verify(artifact, Placement(scratch=tmp_path), Heard(), recompute=0)
+    found = verify_cache(artifact, Placement(scratch=tmp_path), Heard(), recompute=0)
     assert (found.sound, found.samples) == (True, cache.counts["samples"])
 
     shutil.rmtree(data / "scratch" / "fetched", ignore_errors=True)

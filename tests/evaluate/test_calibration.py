@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepspec.calibration.calibration import auroc, calibration, measure
+from deepspec.calibration.calibration import auroc, calibration, calibration_of
 from deepspec.calibration.fitting import best_temperature, fit_temperatures, used
 from deepspec.rounds.decoded import Decoded, Round
 from deepspec.rounds.measure import resampled
@@ -30,7 +30,7 @@ def told(count: int, scale: tuple[float, ...], seed: int) -> tuple[np.ndarray, n
 
 
 def test_errors_of_four_predictions() -> None:
-    found = measure(1, np.array([0.11, 0.14, 0.81, 0.84]), np.array([0.0, 1.0, 1.0, 1.0]))
+    found = calibration_of(1, np.array([0.11, 0.14, 0.81, 0.84]), np.array([0.0, 1.0, 1.0, 1.0]))
     assert found.ece == pytest.approx((2 * abs(0.125 - 0.5) + 2 * abs(0.825 - 1)) / 4)
     assert found.brier == pytest.approx((0.11**2 + 0.86**2 + 0.19**2 + 0.16**2) / 4)
     assert found.auroc == pytest.approx(1.0)

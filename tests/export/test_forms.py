@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from deepspec.errors import CheckpointError, ParityError
 from deepspec.export import proof
-from deepspec.export.proof import difference, load, outputs, read_back
+from deepspec.export.proof import draft_with, output_difference, outputs, read_back
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
 from deepspec.models.config import EagleNorms
@@ -64,7 +64,7 @@ ROUNDING = 2e-6
 
 def apart(source: FormSource, config: dict[str, Any], tensors: dict[str, Tensor]) -> float:
     """Return how far a form that was read back is from its draft."""
-    return difference(read_back(source, config, tensors), load(source.draft, source.tensors))
+    return output_difference(read_back(source, config, tensors), draft_with(source.draft, source.tensors))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -303,10 +303,10 @@ def test_a_wrong_rope_in_gguf_is_caught(
 def test_a_rope_that_differs_far_away_only_is_caught_by_what_the_draft_says(source: FormSource) -> None:
     """Nothing is known here of how the form tells its rope: the pairs that yarn stretches turn a little each step."""
     rope = source.draft.block.rope
-    draft = load(source.draft, source.tensors)
+    draft = draft_with(source.draft, source.tensors)
     other = replace(source.draft, block=replace(source.draft.block, rope=replace(rope, factor=rope.factor * 1.0001)))
     with pytest.raises(ParityError, match=r"between positions 7919 apart: is its rope the draft's\?"):
-        difference(load(other, source.tensors), draft)
+        output_difference(draft_with(other, source.tensors), draft)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_transformers_loads_the_hugging_face_form(
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, _ = written("huggingface", source, tmp_path / "form")
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    wanted = outputs(load(source.draft, source.tensors))
+    wanted = outputs(draft_with(source.draft, source.tensors))
     torch.testing.assert_close(outputs(model)["logits"], wanted["logits"])
 
 

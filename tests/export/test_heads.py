@@ -12,7 +12,7 @@ from deepspec.checkpoint.draft import adopt_target, load_draft, save_draft
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import CheckpointError, SpecError, TargetError
-from deepspec.export.proof import difference, load, read_back
+from deepspec.export.proof import draft_with, output_difference, read_back
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
@@ -70,7 +70,7 @@ def test_heads_start_as_the_target_ships_them_and_are_read_again(kind: str, tmp_
     again = load_draft(tmp_path / "draft")
     assert again.config.block == model.config.block
     assert (again.config.block.gated_attention, again.config.target_layer_ids) == (kind == "qwen3_5", (LAST,))
-    assert difference(again, model.eval()) <= ROUNDING
+    assert output_difference(again, model.eval()) <= ROUNDING
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
@@ -86,7 +86,7 @@ def test_nothing_of_the_target_changes_but_the_heads(tuned: tuple[FormSource, Pa
     assert (folder / "config.json").read_bytes() == (target / "config.json").read_bytes()
     assert notes[0].startswith(f"lay {shipped.SECOND} over a copy of the target's folder")
     again = read_back(source, *FORMS[form].read(folder))
-    assert difference(again, load(source.draft, source.tensors)) <= ROUNDING
+    assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
 
 
 @pytest.mark.parametrize("form", ["deepspec", "huggingface", "speculators"])
@@ -94,7 +94,7 @@ def test_other_forms_give_the_heads_back(tuned: tuple[FormSource, Path], form: s
     source, _ = tuned
     folder, _ = written(form, source, tmp_path / "form")
     again = read_back(source, *FORMS[form].read(folder))
-    assert difference(again, load(source.draft, source.tensors)) <= ROUNDING
+    assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
 
 
 def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(

@@ -9,7 +9,7 @@ from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError, UnknownNameError
 from deepspec.export.parity_gate import Gate
-from deepspec.export.proof import load
+from deepspec.export.proof import draft_with
 from deepspec.export.run import read_source, run
 from deepspec.export.spec import ExportSpec
 from deepspec.formats.exports import read_index, write_form
@@ -46,9 +46,9 @@ def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path: Path) -> None:
     case = given(tmp_path)
     source = read_source(draft_folder(case.draft, tmp_path / "scratch"), "t", None)
     folder = Path(case.placement.locations[case.target.digest])
-    gate = Gate(case.draft, load(source.draft, source.tensors), folder, tmp_path / "scratch")
+    gate = Gate(case.draft, draft_with(source.draft, source.tensors), folder, tmp_path / "scratch")
     other = {**source.tensors, "fc.weight": source.tensors["fc.weight"].roll(1, 0)}
-    gate.check("other", load(source.draft, other))
+    gate.check("other", draft_with(source.draft, other))
     assert not gate.comparisons[-1].passed
     assert gate.comparisons[-1].position is not None
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from deepspec.export.proof import load
+from deepspec.export.proof import draft_with
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
 from deepspec.parity.forms import training_form
@@ -62,7 +62,7 @@ def test_the_forward_pass_of_speculators_gives_our_logits(
     torch.manual_seed(5)
     ids = torch.randint(47, (LENGTH,))
     hidden = torch.randn(LENGTH, source.draft.num_captured * source.draft.block.hidden_size)
-    wanted, anchors = training_form(load(source.draft, source.tensors), ids, hidden)
+    wanted, anchors = training_form(draft_with(source.draft, source.tensors), ids, hidden)
     torch.testing.assert_close(theirs(model, ids, hidden, anchors, monkeypatch), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ import torch
 from jinja2 import TemplateError, TemplateNotFound
 
 from deepspec.errors import BadRowsError, CancelledError, RowError, SourceError, StoreError, TargetError
-from deepspec.lines.bad_rows import BadRows, one_row, told
+from deepspec.lines.bad_rows import BadRows, one_row, rows_told
 
 
 class PanicException(BaseException):
@@ -86,7 +86,7 @@ def test_the_first_rows_end_a_stage_only_where_chance_does_not_explain_them() ->
 
 
 def test_rows_are_told_in_one_line() -> None:
-    assert told(10, 7, {"duplicate": 2, "not_text": 1, "limit": 0}) == (
+    assert rows_told(10, 7, {"duplicate": 2, "not_text": 1, "limit": 0}) == (
         "10 rows read, 7 kept, dropped: 2 duplicate, 1 not_text"
     )
-    assert told(3, 3, {}) == "3 rows read, 3 kept"
+    assert rows_told(3, 3, {}) == "3 rows read, 3 kept"

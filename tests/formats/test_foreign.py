@@ -14,7 +14,7 @@ from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import load_draft
 from deepspec.checkpoint.foreign import is_foreign, public_config
 from deepspec.errors import InputError
-from deepspec.export.proof import load, outputs
+from deepspec.export.proof import draft_with, outputs
 from deepspec.export.run import FORMS, read_source
 from deepspec.specs import TargetId
 from deepspec.store import Store
@@ -63,7 +63,7 @@ def brought(folder: Path, source: Any, tmp_path: Path) -> Any:
 
 
 def same(found: Any, source: Any) -> None:
-    wanted = outputs(load(source.draft, source.tensors))
+    wanted = outputs(draft_with(source.draft, source.tensors))
     for name, tensor in outputs(found).items():
         torch.testing.assert_close(tensor, wanted[name], atol=ROUNDING, rtol=1e-5)
 

@@ -126,10 +126,12 @@ def test_engine_and_run_make_one_digest_of_a_model(target: Path, tmp_path: Path)
 def test_engine_and_run_make_one_checksum_of_a_file() -> None:
     import torch
 
-    from deepspec.states.file import checksum
+    from deepspec.states.file import states_checksum
 
     tensors = {"hidden_states": torch.randn(3, 2, 4).bfloat16(), "token_ids": torch.tensor([1, 2, 3])}
-    assert str(connector_function("checksum")(tensors)) == checksum(tensors["hidden_states"], tensors["token_ids"])
+    assert str(connector_function("checksum")(tensors)) == states_checksum(
+        tensors["hidden_states"], tensors["token_ids"]
+    )
 
 
 class Says(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from deepspec.algorithms.masks import Blocks, blocks_mask, steps_mask
 from deepspec.attention.attention import KeyValue, attend
-from deepspec.attention.split import TILE, Ranges, dense, merged
+from deepspec.attention.split import TILE, Ranges, dense_attention, merged
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 
@@ -34,7 +34,7 @@ def test_dense_attention_is_that_of_torch_and_reads_nothing_where_nothing_is_see
     query, key, value = inputs(2, 5, 7)
     seen = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(1)) < 0.6
     seen[0, 0, 3] = False
-    read, lse = dense(query, key, value, seen, 0.3)
+    read, lse = dense_attention(query, key, value, seen, 0.3)
     wanted = scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(read, wanted)
     assert lse[0, :, 3].eq(-torch.inf).all()

@@ -12,8 +12,8 @@ from cli.main import app
 from deepspec.artifacts import Artifact, open_artifact, reference
 from deepspec.catalog import catalog
 from deepspec.errors import SpecError
-from deepspec.overview.drafts import compared, find_drafts
-from deepspec.overview.page import html_of, page_of, pictures, rows_of
+from deepspec.overview.drafts import find_drafts, side_by_side
+from deepspec.overview.page import html_of, named_values, page_of, pictures
 from deepspec.overview.story import story
 from deepspec.stages import STAGES
 from deepspec.store import Store
@@ -73,7 +73,7 @@ def test_the_page_of_a_draft_says_of_what_it_was_made_and_how(made: dict[str, Ar
 
 def test_nested_values_are_rows_and_empty_ones_none() -> None:
     told = {"a": {"b": 1200, "c": None, "d": {}}, "e": [1, 2], "f": 0.123456, "g": True, "h": ""}
-    assert rows_of(told) == [
+    assert named_values(told) == [
         {"name": "a.b", "value": "1,200"},
         {"name": "e", "value": "1, 2"},
         {"name": "f", "value": "0.1235"},
@@ -87,7 +87,7 @@ def test_drafts_stand_side_by_side_with_what_was_measured_of_them(made: dict[str
     found = find_drafts(draft.store, [draft.prefix, release.prefix], folder / "scratch")
     assert [each.draft.ref for each in found] == [draft.ref, draft.ref]
     assert {each.scores.ref for each in found if each.scores} == {made["scores"].ref}
-    page = compared(found)
+    page = side_by_side(found)
     text = page.markdown()
     assert "| +0.000 | +0.000 to +0.000 | no difference seen |" in text
     assert text.count("1.556") >= 2

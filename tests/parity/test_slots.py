@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.base import Algorithm
-from deepspec.algorithms.blocks import BlockAlgorithm, rows_of
+from deepspec.algorithms.blocks import BlockAlgorithm, slot_rows
 from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.rows import head_of
 from deepspec.algorithms.selector import selector_loss
@@ -151,7 +151,7 @@ def test_loss_and_metrics(case: Path) -> None:
 def test_candidates_and_what_the_selector_makes_of_them(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
-    rows, extra = rows_of(model, batch, supervision, backbone(model, batch, supervision))
+    rows, extra = slot_rows(model, batch, supervision, backbone(model, batch, supervision))
     _, measured = chunked_loss(
         rows, head_of(model, whole=False), supervision.terms, candidates=model.config.selector_top_k
     )

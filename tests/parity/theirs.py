@@ -11,7 +11,7 @@ from torch import Tensor
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
 from deepspec.checkpoint.foreign import public_config, public_tensors
-from deepspec.export.proof import load
+from deepspec.export.proof import draft_with
 from deepspec.formats.recipe import Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch, Record, collate_rows, supervises
@@ -33,7 +33,7 @@ def read_draft(case: Path) -> BlockDraft | EagleDraft:
     verifier = golden2.tensors(case, "verifier.safetensors")
     config, tensors = read_draft_config(public_config(theirs, LAYERS)), public_tensors(theirs, tensors)
     borrowed = {name: verifier[name] for name in ("embed_tokens.weight", "lm_head.weight") if name not in tensors}
-    return load(config, {**borrowed, **tensors}).train()
+    return draft_with(config, {**borrowed, **tensors}).train()
 
 
 def read_batch(case: Path) -> Batch:

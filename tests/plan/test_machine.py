@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deepspec.benchmark.spec import hardware
+from deepspec.benchmark.spec import hardware_fingerprint
 from deepspec.errors import ChildError, SpecError
 from deepspec.placement import Placement
 from deepspec.plan.machine import Card, Machine, check_device, settled
@@ -146,4 +146,4 @@ def test_times_are_kept_by_the_cards_that_they_were_measured_on(
 ) -> None:
     monkeypatch.setattr(devices, "machine", machine if device != "cpu" else lambda: pytest.fail("looked for cards"))
     site = choose_site(device=device, threads=2).model_copy(update={"fan_out": FanOut(runner=runner)})
-    assert hardware_of(site) == hardware() + told
+    assert hardware_of(site) == hardware_fingerprint() + told

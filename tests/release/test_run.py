@@ -27,7 +27,7 @@ from deepspec.formats.scores import (
 from deepspec.formats.speed import BatchSpeed, Speed
 from deepspec.placement import Placement
 from deepspec.publish import Out
-from deepspec.release.run import compared, run
+from deepspec.release.run import against_before, run
 from deepspec.release.spec import ReleaseSpec
 from tests.given.heard import Heard
 from tests.given.published.exports import publish_exports
@@ -206,11 +206,11 @@ def test_the_release_before_is_compared_question_by_question(tmp_path: Path) -> 
     before = published_scores(tmp_path, "a", {"sums/0": 1, "sums/1": 3})
     now = published_scores(tmp_path, "b", {"sums/0": 2, "sums/1": 4, "new/0": 0})
     spec = ReleaseSpec(target="ORG/target", previous="a" * 32)
-    found = {each.benchmark: each for each in compared(spec, now, tmp_path)}
+    found = {each.benchmark: each for each in against_before(spec, now, tmp_path)}
     assert (found["all"].first, found["all"].second, found["all"].verdict) == (3.0, 4.0, "better")
-    assert compared(spec.but(previous=None), now, tmp_path) == []
+    assert against_before(spec.but(previous=None), now, tmp_path) == []
     with pytest.raises(NotPublishedError, match="scores of the release before, scores/zzz, are gone"):
-        compared(spec.but(previous="zzz"), now, tmp_path)
+        against_before(spec.but(previous="zzz"), now, tmp_path)
     assert before.store.root == now.store.root
 
 

@@ -12,10 +12,10 @@ from deepspec.rounds.decoded import Decoded, Round
 from deepspec.serving.check import (
     DecodedPrompt,
     ServedShape,
+    against_ours,
     check_answers,
     check_engine,
-    check_target,
-    compared,
+    check_served_target,
     in_turn,
     same_answers,
 )
@@ -56,7 +56,7 @@ def test_prompts_are_compared_one_by_one() -> None:
     asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens
     moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=9, drafted=20, accepted=accepted, **moments) for accepted in (6, 0) * 6]  # 2 and 8
-    found = compared("engine", answers, [], asked)
+    found = against_ours("engine", answers, [], asked)
     assert found is not None
     assert overlap(found.tokens_per_round, found.ours)
     assert found.difference is not None
@@ -65,7 +65,7 @@ def test_prompts_are_compared_one_by_one() -> None:
     assert found.difference.high < 0
     assert not found.agrees
     assert "(prompt by prompt a difference of -0.178 [" in found.warning
-    alike = compared("engine", [replace(each, accepted=7 * (each.accepted > 0)) for each in answers], [], asked)
+    alike = against_ours("engine", [replace(each, accepted=7 * (each.accepted > 0)) for each in answers], [], asked)
     assert alike is not None
     assert (alike.agrees, alike.difference) == (True, Interval(value=0, low=0, high=0))
 
@@ -108,7 +108,7 @@ def test_a_draft_that_cannot_decide_takes_another_round_now_and_then() -> None:
     """One round more in 40 answers of 4: two thirds of a percent."""
     moments = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
-    found = compared("engine", answers, [], [known(str(n), 1, text="a") for n in range(40)])
+    found = against_ours("engine", answers, [], [known(str(n), 1, text="a") for n in range(40)])
     assert found is not None
     assert found.otherwise is not None
     assert found.otherwise.value == pytest.approx(1 / 161)
@@ -141,7 +141,7 @@ def test_an_engine_that_stops_in_the_middle_of_an_answer_is_named() -> None:
 def test_another_model_and_another_width_are_refused() -> None:
     async def check(endpoint: Endpoint) -> None:
         async with ServingClient(endpoint) as client:
-            await check_target(client, ServedShape(name="tiny", hidden_size=8))
+            await check_served_target(client, ServedShape(name="tiny", hidden_size=8))
 
     with serving(Fake()) as endpoint:
         asyncio.run(check(endpoint))

@@ -18,7 +18,7 @@ from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import EngineError
 from deepspec.messages.conversations import published_rows
-from deepspec.passes.agree import difference
+from deepspec.passes.agree import states_difference
 from deepspec.placement import Endpoint, Placement
 from deepspec.prepare.demo import BENCHMARKS
 from deepspec.publish import Out
@@ -109,7 +109,7 @@ def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on
     here = out.publish(own, 1, run(own, {"answers": answers}, out, place, heard))
     given, computed = opened(ref, store, tmp_path), opened(here, store, tmp_path)
     assert len(given) == len(computed) == 13
-    apart = [difference(given.record(n), computed.record(n), computed.facts) for n in range(13)]
+    apart = [states_difference(given.record(n), computed.record(n), computed.facts) for n in range(13)]
     print(dtype, "worst", max(apart), "mean", sum(apart) / len(apart))
     assert all(torch.equal(given.record(n).input_ids, computed.record(n).input_ids) for n in range(13))
     assert max(apart) < WORST[dtype]
@@ -146,7 +146,7 @@ def test_vllm_gives_greedy_answers_and_their_states_in_one_pass(
     assert f"states of {len(ASKED)} samples came with the answers, 0 were asked for" in line.heard.lines
     ends = {reason for row in published_rows(answers) for reason in row["finish_reasons"]}
     for other, name in ((read, "read by the engine"), (here, "transformers")):
-        found = [difference(came.record(n), other.record(n), came.facts) for n in range(len(ASKED))]
+        found = [states_difference(came.record(n), other.record(n), came.facts) for n in range(len(ASKED))]
         print(dtype, sorted(ends), name, "worst", max(found), "mean", sum(found) / len(found))
         assert all(torch.equal(came.record(n).input_ids, other.record(n).input_ids) for n in range(len(ASKED)))
         assert max(found) < WORST[dtype]

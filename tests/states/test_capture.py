@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepspec.artifacts import open_artifact
-from deepspec.cache.verify import verify
+from deepspec.cache.verify import verify_cache
 from deepspec.errors import SpecError
 from deepspec.passes.live import open_cache
 from deepspec.states.staging import sweep
@@ -52,7 +52,7 @@ def test_several_engines_share_the_samples_and_one_that_dies_costs_nothing(bench
 def test_a_cache_of_an_engine_is_verified_within_its_tolerance_and_not_rolled(bench: Bench) -> None:
     artifact = open_artifact(bench.store, bench.capture(), bench.folder)
     place = placement_for(bench.target, bench.folder)
-    assert verify(artifact, place, bench.heard).sound
+    assert verify_cache(artifact, place, bench.heard).sound
     assert len(open_cache(artifact, place, "online")) == 19
     with pytest.raises(SpecError, match=r"promises the very bytes"):
         open_cache(artifact, place, "rolling")

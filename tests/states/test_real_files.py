@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from deepspec.gathering.asked import proof_of
-from deepspec.states.file import delete, read, written
+from deepspec.states.file import delete, read_states, written
 from deepspec.target.load import load_target
 from infra.engines.states import CONNECTOR
 from tests.given.engines.bench import Bench
@@ -35,7 +35,7 @@ def test_files_that_another_user_wrote_for_himself(bench: Bench) -> None:
         engine._write_file(path, [1, 2], torch.zeros(2, 4, 32), 1)
         path.chmod(0o600)
         engine.folder.chmod(0o755)
-        for use in (lambda: read(path, [1, 2], wanted, "it"), lambda: delete(path, "it")):
+        for use in (lambda: read_states(path, [1, 2], wanted, "it"), lambda: delete(path, "it")):
             with (
                 as_nobody(),
                 pytest.raises(EngineError, match=r"may not read and delete; run both as one user or group"),

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from deepspec.artifacts import ArtifactRef, open_artifact, read_manifest
-from deepspec.cache.verify import verify
+from deepspec.cache.verify import verify_cache
 from deepspec.errors import EngineError, SpecError
 from deepspec.gathering.kept_answers import FOLDER
 from deepspec.messages.conversations import published_rows
-from deepspec.passes.agree import difference
+from deepspec.passes.agree import states_difference
 from deepspec.passes.live import open_cache
 from deepspec.target_cache.cache import TargetCache
 from tests.given.engines.bench import Bench
@@ -132,14 +132,14 @@ def test_supervised_are_the_ids_that_the_engine_gave_behind_the_ids_that_it_read
 
 def test_verification_and_the_gate_know_that_a_last_token_is_a_label(passed: Passed) -> None:
     artifact = open_artifact(passed.one.store, passed.ref, passed.one.scratch)
-    found = verify(artifact, passed.one.placement(), passed.one.heard)
+    found = verify_cache(artifact, passed.one.placement(), passed.one.heard)
     assert found.sound
     assert len(found.recomputed) == 4
     record, online = passed.opened(passed.ref).record(0), open_cache(artifact, passed.one.placement(), "online")
     facts, own = passed.opened(passed.ref).facts, online.record(0)
-    assert difference(record, own, facts) < 0.02
-    assert difference(own, own, facts) == float("inf")  # states where none can be
-    assert difference(record, own, passed.whole.facts) > 0.05  # where it should be no label
+    assert states_difference(record, own, facts) < 0.02
+    assert states_difference(own, own, facts) == float("inf")  # states where none can be
+    assert states_difference(record, own, passed.whole.facts) > 0.05  # where it should be no label
 
 
 def test_the_manifest_says_that_states_came_with_answers(passed: Passed) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspec.sweep.board import Entrant, Mean, Trial, beaten, best_of, difference, standings, student, trial_of
+from deepspec.sweep.board import Entrant, Mean, Trial, beaten, best_of, seed_difference, standings, student, trial_of
 from tests.given.published.numbers import entrant
 
 
@@ -27,20 +27,20 @@ def test_rows_that_differ_by_as_much_from_every_seed_are_apart_however_much_seed
     lengths: Any, more: Any
 ) -> None:
     one, other = entrant("one", *[each + more + 0.01 for each in lengths]), entrant("other", *lengths)
-    found = difference(one, other)
+    found = seed_difference(one, other)
     assert found is not None
     assert found.low == pytest.approx(more + 0.01)
     assert beaten([other, one]) == {"other"}
 
 
 def test_differences_are_taken_on_the_seeds_that_both_have() -> None:
-    found = difference(entrant("one", 1.5, 1.7, 9.0), entrant("other", 1.4, 1.5))
+    found = seed_difference(entrant("one", 1.5, 1.7, 9.0), entrant("other", 1.4, 1.5))
     assert found is not None
     assert found.value == pytest.approx(0.15)  # 0.1 and 0.2
     late = entrant("late", 1.0).model_copy(
         update={"trials": (entrant("late", 1.0).trials[0].model_copy(update={"seed": 7}),)}
     )
-    assert difference(late, entrant("other", 1.4)) is None
+    assert seed_difference(late, entrant("other", 1.4)) is None
 
 
 def test_one_seed_beats_nobody_and_nobody_beats_itself() -> None:
@@ -80,7 +80,7 @@ def test_a_speed_up_is_not_held_against_an_accepted_length() -> None:
     assert best_of([untimed, timed]) is timed
     assert beaten([untimed, timed]) == {"untimed"}
     for one, other, apart in ((timed, untimed, 0.4), (untimed, timed, -0.4)):
-        found = difference(one, other)
+        found = seed_difference(one, other)
         assert found is not None
         assert (found.value, found.low, found.high) == pytest.approx((apart, apart, apart))
     best, last = standings([untimed, timed], "untimed")

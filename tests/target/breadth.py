@@ -15,7 +15,7 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
 from deepspec.errors import TargetError
-from deepspec.export.proof import difference, read_back
+from deepspec.export.proof import output_difference, read_back
 from deepspec.export.run import FORMS
 from deepspec.families import read_folder
 from deepspec.formats.recipe import DraftRecipe, Objective
@@ -184,4 +184,4 @@ def held(draft: BlockDraft | EagleDraft, folder: Path) -> tuple[str, ...]:
 def _again(source: FormSource, name: str, draft: BlockDraft | EagleDraft) -> bool:
     with tempfile.TemporaryDirectory() as work:
         FORMS[name].write(source, Path(work))
-        return difference(read_back(source, *FORMS[name].read(Path(work))), draft) < 1e-4
+        return output_difference(read_back(source, *FORMS[name].read(Path(work))), draft) < 1e-4

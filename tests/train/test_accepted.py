@@ -24,7 +24,7 @@ from deepspec.store import Store
 from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AcceptedLength, AnswersKnown
 from deepspec.train.loop import Loop
-from deepspec.train.narrator import UNWALKED, told
+from deepspec.train.narrator import UNWALKED, look_told
 from deepspec.train.run import run
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, add
@@ -296,10 +296,10 @@ def test_nothing_to_watch_is_refused_where_something_goes_by_it() -> None:
 
 def test_a_look_is_told_in_one_line() -> None:
     look = {"loss": 1.25, "accepted_length_greedy": 2.5, "accepted_length_greedy_low": 2.25}
-    assert told({**look, "accepted_length_greedy_high": 2.75}) == (
+    assert look_told({**look, "accepted_length_greedy_high": 2.75}) == (
         "accepted length 2.500 (2.250 to 2.750) greedily; loss 1.2500"
     )
-    assert told({**look, "accepted_length_greedy_high": 2.75, "known_greedy": 0.4}) == (
+    assert look_told({**look, "accepted_length_greedy_high": 2.75, "known_greedy": 0.4}) == (
         "accepted length 2.500 (2.250 to 2.750) greedily over 40% of the answers' tokens; loss 1.2500"
     )
-    assert told({"loss": 1.25}) == "loss 1.2500"
+    assert look_told({"loss": 1.25}) == "loss 1.2500"

@@ -25,12 +25,12 @@ def context(known: Known) -> Seen:
     if known.target is None:
         return LATER
     positions = known.target.shape.max_positions
-    full = {stage: _full(known, stage, positions) for stage in ("evaluate", "benchmark") if room(known, stage) < 1}
+    full = {stage: _full(known, stage, positions) for stage in ("evaluate", "benchmark") if _room(known, stage) < 1}
     for stage, message in full.items():
         if known.makes(stage):
             raise SpecError(message)
     _check_served(known, positions)
-    most = room(known, "evaluate")
+    most = _room(known, "evaluate")
     far = [
         f"evaluate.contexts {each}: the target has room for prompts of {most} tokens; its questions are not asked"
         for each in known.plan.evaluate.contexts
@@ -54,11 +54,11 @@ def benchmarks(known: Known) -> Seen:
             raise SourceError(f"benchmark {each.name} holds no question", Path(place))
         counts.append(f"{each.name} {len(questions)}")
         if known.makes("evaluate") and known.target is not None and known.chat is not None:
-            told += _too_long(each, questions, known.chat, room(known, "evaluate"), options.thinking)
+            told += _too_long(each, questions, known.chat, _room(known, "evaluate"), options.thinking)
     return Seen(", ".join(counts), tuple(told))
 
 
-def room(known: Known, stage: str) -> int:
+def _room(known: Known, stage: str) -> int:
     """Return the most tokens of a prompt, beside an answer of `evaluate` or `benchmark` and a last proposal."""
     positions = 0 if known.target is None else known.target.shape.max_positions
     return positions - _answer(known, stage) - _slots(known, stage) - 1

@@ -29,7 +29,7 @@ DRAWS = 600
 SEED = 20
 
 
-def arithmetic(pick: random.Random) -> tuple[str, str]:
+def _arithmetic(pick: random.Random) -> tuple[str, str]:
     """Return a word problem of one or two steps."""
     name, thing = pick.choice(w.NAMES), pick.choice(w.THINGS)
     a, b, c = pick.randint(12, 60), pick.randint(2, 11), pick.randint(2, 9)
@@ -37,20 +37,20 @@ def arithmetic(pick: random.Random) -> tuple[str, str]:
     return text, text
 
 
-def code(pick: random.Random) -> tuple[str, str]:
+def _code(pick: random.Random) -> tuple[str, str]:
     """Return a request for one short Python function."""
     name, task = pick.choice(w.FUNCTIONS)
     return name, pick.choice(w.CODE_REQUESTS).format(name=name, task=task)
 
 
-def chat(pick: random.Random) -> tuple[str, str]:
+def _chat(pick: random.Random) -> tuple[str, str]:
     """Return a question that one could ask anybody."""
     frame, fillers = pick.choice(w.QUESTIONS)
     topic = pick.choice(fillers)
     return topic, frame.format(topic)
 
 
-def lists(pick: random.Random) -> tuple[str, str]:
+def _lists(pick: random.Random) -> tuple[str, str]:
     """Return a request for a list, a sequence or a table."""
     request, group = pick.choice(w.LIST_REQUESTS), pick.choice(w.GROUPS)
     start, count, number = pick.randint(1, 40), pick.randint(4, 10), pick.randint(2, 25)
@@ -58,22 +58,22 @@ def lists(pick: random.Random) -> tuple[str, str]:
     return group if "{group}" in request else text, text
 
 
-def rewriting(pick: random.Random) -> tuple[str, str]:
+def _rewriting(pick: random.Random) -> tuple[str, str]:
     """Return a sentence or two to be changed in one named way."""
     sentence = pick.choice(w.SENTENCES).format(name=pick.choice(w.NAMES), place=pick.choice(w.PLACES))
     return sentence, pick.choice(w.CHANGES).format(sentence=sentence, second=pick.choice(w.FOLLOW_UPS))
 
 
 KINDS: Mapping[str, DemoRequest] = {
-    "arithmetic": arithmetic,
-    "code": code,
-    "chat": chat,
-    "lists": lists,
-    "rewriting": rewriting,
+    "arithmetic": _arithmetic,
+    "code": _code,
+    "chat": _chat,
+    "lists": _lists,
+    "rewriting": _rewriting,
 }
 
 
-def prompts(kind: str) -> tuple[list[str], list[str]]:
+def _prompts(kind: str) -> tuple[list[str], list[str]]:
     """Return the training and the held-out prompts of one kind, no prompt twice."""
     pick = random.Random(f"{SEED}:{kind}")
     drawn = dict.fromkeys(KINDS[kind](pick) for _ in range(DRAWS))
@@ -84,7 +84,7 @@ def prompts(kind: str) -> tuple[list[str], list[str]]:
 
 def write(training: Path = PROMPTS, benchmarks: Path = BENCHMARKS) -> None:
     """Write the training file and the folder of held-out files."""
-    drawn = {kind: prompts(kind) for kind in KINDS}
+    drawn = {kind: _prompts(kind) for kind in KINDS}
     rows = [{"prompt": text, "source": kind} for kind, (texts, _) in drawn.items() for text in texts]
     random.Random(SEED).shuffle(rows)
     write_rows(training, rows)

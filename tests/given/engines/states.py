@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from deepspec.placement import Endpoint
 from deepspec.states.digest import digest_of
-from deepspec.states.file import checksum
+from deepspec.states.file import states_checksum
 from deepspec.states.wanted import FORMAT, VERSION
 from deepspec.target.load import Target, load_target
 from tests.given.targets.tiny import IM_END
@@ -252,7 +252,7 @@ class Served:
             "quantization": "",
             "layer_ids": ",".join(map(str, self.layer_ids)),
             "model": digest_of(self.target),
-            "crc32": checksum(states, tokens),
+            "crc32": states_checksum(states, tokens),
             **self.told,
             **(self.told_later[1] if self.told_later and number > self.told_later[0] else {}),
         }
