@@ -1,5 +1,7 @@
 """How tests are shared out: a file stays with one worker, so that what it builds is built once."""
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
@@ -20,7 +22,7 @@ class ByFile(LoadFileScheduling):
         return WHOLE[0] if nodeid.startswith(WHOLE) else super()._split_scope(nodeid)
 
 
-def pytest_xdist_make_scheduler(config, log):
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 

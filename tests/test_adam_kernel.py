@@ -1,5 +1,7 @@
 """The kernel that steps weights, without a GPU: its numbers by Triton's interpreter, and that it compiles for one."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.given.apart import run_apart
@@ -11,12 +13,12 @@ POINTERS = {"master": "*fp32", "exp_avg": "*fp32", "exp_avg_sq": "*fp32", "gradi
             "numbers": "*fp32"}  # fmt: skip
 
 
-def test_numbers_by_the_interpreter():
+def test_numbers_by_the_interpreter() -> None:
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
     run_apart("tests/interpreted/adam_kernel.py", TRITON_INTERPRET="1")
 
 
-def test_it_compiles_for_a_gpu_and_moves_16_bytes_at_a_time(monkeypatch, tmp_path):
+def test_it_compiles_for_a_gpu_and_moves_16_bytes_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

@@ -101,7 +101,7 @@ def has_field(model: Any, names: list[str]) -> bool:
     return True
 
 
-def test_commands_that_are_advised_exist():
+def test_commands_that_are_advised_exist() -> None:
     known = commands()
     wrong, seen = [], set()
     for where, text in LITERALS:
@@ -118,7 +118,7 @@ def test_commands_that_are_advised_exist():
     assert "deepspec cache" in seen  # the strings are read at all
 
 
-def test_options_that_are_advised_exist():
+def test_options_that_are_advised_exist() -> None:
     known = set().union(*map(options, commands().values()))
     found = [(where, option) for where, text in LITERALS if " " in text for option in OPTION.findall(text)]
     assert [f"{where}: {option}" for where, option in found if option not in known | OTHERS] == []
@@ -126,7 +126,7 @@ def test_options_that_are_advised_exist():
     assert not OTHERS & known
 
 
-def test_fields_that_are_advised_exist():
+def test_fields_that_are_advised_exist() -> None:
     found = [(where, name) for where, text in LITERALS for name in (*FIELD.findall(text), *SETTING.findall(text))]
     wrong = [(where, name) for where, name in found if not has_field(Plan, name.split(".")) and name not in NO_FIELD]
     assert wrong == []
@@ -134,7 +134,7 @@ def test_fields_that_are_advised_exist():
     assert "train.mask_token_id" in {name for _, name in found}
 
 
-def test_what_does_not_exist_is_found():
+def test_what_does_not_exist_is_found() -> None:
     assert list(strings(ast.parse('f"see {a} deepspec verify, {f(\'--nope x\')}"'))) == [
         (1, "see … deepspec verify, …"), (1, "--nope x"),
     ]  # fmt: skip

@@ -87,20 +87,20 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_layers_point_one_way(path):
+def test_layers_point_one_way(path: Path) -> None:
     layer = name_of(path).split("/")[0]
     forbidden = set(LAYERS[: LAYERS.index(layer)])
     assert not forbidden & {name.split(".")[0] for name in imports(path)}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith("deepspec/")], ids=name_of)
-def test_the_library_knows_nothing_of_prefect_or_the_environment(path):
+def test_the_library_knows_nothing_of_prefect_or_the_environment(path: Path) -> None:
     assert "prefect" not in {name.split(".")[0] for name in imports(path)}
     assert not facts(path).attributes & {"environ", "getenv"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith("deepspec/")], ids=name_of)
-def test_a_stage_room_never_imports_another(path):
+def test_a_stage_room_never_imports_another(path: Path) -> None:
     name = name_of(path)
     if any(name.startswith(table) for table in TABLES):
         return
@@ -112,19 +112,19 @@ def test_a_stage_room_never_imports_another(path):
 @pytest.mark.parametrize(
     "path", [path for path in MODULES if name_of(path).startswith("deepspec/models/")], ids=name_of
 )
-def test_models_never_name_a_family(path):
+def test_models_never_name_a_family(path: Path) -> None:
     assert not facts(path).texts & {"llama", "qwen3_moe", "gemma3", "gemma4", "gpt_oss"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_pickle_is_ever_read(path):
+def test_no_pickle_is_ever_read(path: Path) -> None:
     assert "pickle" not in {name.split(".")[0] for name in imports(path)}
     assert "torch.load(" not in path.read_text()
     assert not facts(path).trusts
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_the_terminal_prints(path):
+def test_only_the_terminal_prints(path: Path) -> None:
     """What is printed elsewhere would be read as markup, or would not be shown as it was meant."""
     if name_of(path) == "infra/terminal.py":
         return
@@ -141,12 +141,12 @@ def twice(types: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
     return {name: modules for name, modules in homes.items() if len(modules) > 1}
 
 
-def test_a_name_of_a_type_means_one_thing():
+def test_a_name_of_a_type_means_one_thing() -> None:
     """Whoever searches for a class finds it, and nothing else of its name."""
     assert twice({name_of(path): facts(path).types for path in MODULES}) == {}
 
 
-def test_a_name_that_is_given_twice_is_found():
+def test_a_name_that_is_given_twice_is_found() -> None:
     first, second = (ROOT / "deepspec" / name for name in ("first.py", "second.py"))
     trees = {
         first: "class Step: ...\nclass Row: ...",
@@ -157,12 +157,12 @@ def test_a_name_that_is_given_twice_is_found():
     assert twice(found) == {"Step": ["deepspec/first.py", "deepspec/second.py"]}
 
 
-def test_flows_and_specs_do_not_load_torch():
+def test_flows_and_specs_do_not_load_torch() -> None:
     code = "import sys, cli.main, flows.draft, deepspec.stages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_checks_do_not_load_torch(tmp_path):
+def test_checks_do_not_load_torch(tmp_path: Path) -> None:
     """They look in a process of their own: this one has torch, to make the target."""
     write_target(tmp_path)
     look = (

@@ -13,7 +13,7 @@ TEST = f"import subprocess, sys\n\ndef test_busy():\n    subprocess.run([sys.exe
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_file_is_charged_with_the_processes_that_it_starts(tmp_path: Path, workers: str):
+def test_a_file_is_charged_with_the_processes_that_it_starts(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_dear.py").write_text(TEST)
     (tmp_path / "test_cheap.py").write_text("def test_nothing():\n    pass\n")
     words = ["-p", "tests.costs", "-n", workers, "-p", "no:cacheprovider", str(tmp_path)]

@@ -1,6 +1,8 @@
 """The kernel of the loss without a GPU: its numbers by Triton's interpreter, that it compiles and waits for nothing."""
 
 import ast
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +20,12 @@ HOPPER = 90
 
 
 @pytest.mark.parametrize("which", ["not soak", pytest.param("soak", marks=pytest.mark.soak)])
-def test_numbers_by_the_interpreter(which):
+def test_numbers_by_the_interpreter(which: str) -> None:
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
     run_apart("tests/interpreted/loss_kernel.py", which, TRITON_INTERPRET="1")
 
 
-def compiled(kernel, constants, **types):
+def compiled(kernel: Any, constants: dict[str, Any], **types: str) -> dict[str, Any]:
     """Return PTX and kernel of a launch as `chunks.py` makes it, for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -55,7 +57,9 @@ NUMBERS = dict.fromkeys(("first_row", "first_position", "num_rows", "vocab"), "i
         ("labels of the target", {"LABELLED": False, "SLOPED": False}, "*bf16"),
     ],
 )
-def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(algorithm, flags, gradient, monkeypatch, tmp_path):
+def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(
+    algorithm: str, flags: dict[str, bool], gradient: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from deepspec.losses.triton_loss import TILE, measure_rows
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -72,7 +76,7 @@ def test_it_compiles_for_a_gpu_and_reads_four_logits_at_a_time(algorithm, flags,
     assert ("st.global.v4" in made["ptx"]) == (off | flags)["GRADIENT"]
 
 
-def test_the_targets_normalizer_compiles_for_a_gpu(monkeypatch, tmp_path):
+def test_the_targets_normalizer_compiles_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from deepspec.losses.triton_loss import TILE, normalize_target
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -99,7 +103,9 @@ class Launch:
 
 @pytest.mark.parametrize("recipe", [{}, {"draft_vocab_size": 20}, {"target": "gemma4"}], ids=str)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkeypatch):
+def test_a_training_step_reads_nothing_from_the_device(
+    algorithm: str, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the `meta` device there is nothing to read: bool(), item(), nonzero and tolist() of its tensors are errors."""
     if "draft_vocab_size" in recipe and algorithm not in REDUCIBLE:
         pytest.skip(f"{algorithm} knows whole vocabularies only")
@@ -120,12 +126,12 @@ def test_a_training_step_reads_nothing_from_the_device(algorithm, recipe, monkey
     assert (Launch.count > launched + 4) == (algorithm not in IN_TORCH)
 
 
-def test_cuda_takes_the_kernel_and_a_cpu_does_not():
+def test_cuda_takes_the_kernel_and_a_cpu_does_not() -> None:
     assert kernel_of(torch.device("cuda", 1)) == "triton"
     assert kernel_of(torch.device("cpu")) == "torch"
 
 
-def test_the_library_does_without_triton():
+def test_the_library_does_without_triton() -> None:
     """Its own modules import it, and nothing imports these until a GPU asks: torch for CPUs comes without."""
     for path in sorted((ROOT / "deepspec").rglob("*.py")):
         if not path.name.startswith("triton_"):

@@ -3,9 +3,11 @@
 import itertools
 import math
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +22,7 @@ from tests.given.losses import ALL, TERMS, draw_rows, leaves, plain
 MEASURED = [each.name for each in fields(RowLosses)][:9]
 
 
-def test_numbers_by_hand():
+def test_numbers_by_hand() -> None:
     """q = (½, ½), p = (0.9, 0.1), label 0: CE = ln 2, ‖q − p‖₁ = 0.8, Σ min = 0.6."""
     rows = Rows(
         hidden=torch.zeros(1, 1, requires_grad=True),
@@ -38,7 +40,7 @@ def test_numbers_by_hand():
 
 
 @pytest.mark.parametrize(("name", "softcap", "markov"), list(itertools.product(TERMS, [None, 2.5], [True, False])))
-def test_chunks_equal_the_plain_formula_and_its_gradient(name, softcap, markov):
+def test_chunks_equal_the_plain_formula_and_its_gradient(name: str, softcap: float | None, markov: bool) -> None:
     rows, weight = draw_rows(dtype=torch.float32, markov=markov)
     head = Head(weight=weight, softcap=softcap)
     wanted, wanted_rows = plain(rows, head, TERMS[name])
@@ -56,7 +58,7 @@ def test_chunks_equal_the_plain_formula_and_its_gradient(name, softcap, markov):
 
 
 @pytest.mark.parametrize(("softcap", "reduced"), list(itertools.product([None, 2.5], [True, False])))
-def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softcap, reduced):
+def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softcap: float | None, reduced: bool) -> None:
     rows, weight = draw_rows(vocab=13)
     bias, known = (
         torch.linspace(-2, 2, 13, dtype=torch.float64),
@@ -84,7 +86,7 @@ def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softca
         torch.testing.assert_close(got, value)
 
 
-def test_a_bias_of_the_head_by_hand():
+def test_a_bias_of_the_head_by_hand() -> None:
     """Of states of 0 the bias says all: q = p = softmax(b) = (0.9, 0.1), label 1, CE = ln 10."""
     rows = Rows(
         hidden=torch.zeros(1, 1, requires_grad=True),
@@ -99,7 +101,7 @@ def test_a_bias_of_the_head_by_hand():
     torch.testing.assert_close(measured.acceptance, torch.ones(1))
 
 
-def test_divergences_by_hand():
+def test_divergences_by_hand() -> None:
     """q = (½, ½), p = (0.9, 0.1): a = 0.6, KL(p‖q) = 0.9·ln 1.8 + 0.1·ln 0.2, KL(q‖p) = ½·ln(1/1.8) + ½·ln 5.
 
     m = (0.7, 0.3), of which p and q are ½·(0.9·ln(9/7) + 0.1·ln ⅓ + ½·ln(5/7) + ½·ln(5/3)) away. λ = e^(−3·0.6).
@@ -119,7 +121,7 @@ def test_divergences_by_hand():
         assert loss.item() == pytest.approx(value, rel=1e-5), name
 
 
-def test_acceptance_below_the_least_moves_nothing():
+def test_acceptance_below_the_least_moves_nothing() -> None:
     rows = Rows(hidden=torch.tensor([[-40.0]], requires_grad=True), labels=torch.tensor([0]), weights=torch.ones(1),
                 target=torch.tensor([[40.0]]), target_index=torch.tensor([0]))  # fmt: skip
     loss, _ = chunked_loss(rows, Head(weight=torch.tensor([[1.0], [0.0]])), Terms(log_acceptance=1.0))
@@ -128,7 +130,7 @@ def test_acceptance_below_the_least_moves_nothing():
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_without_labels_the_targets_most_likely_token_is_the_label(whole):
+def test_without_labels_the_targets_most_likely_token_is_the_label(whole: bool) -> None:
     rows, weight = draw_rows()
     best = (rows.target @ weight.T).argmax(-1)[rows.target_index]
     head = Head(weight=weight, whole=Whole(weight=weight, known=torch.arange(len(weight))) if whole else None)
@@ -138,7 +140,7 @@ def test_without_labels_the_targets_most_likely_token_is_the_label(whole):
     assert torch.equal(measured.labels, best)
 
 
-def test_candidates_are_the_most_likely_tokens_the_best_first():
+def test_candidates_are_the_most_likely_tokens_the_best_first() -> None:
     rows, weight = draw_rows()
     _, measured = chunked_loss(rows, Head(weight=weight), ALL, candidates=3, chunk_rows=4)
     logits = (rows.hidden @ weight.T + rows.markov @ rows.markov_weight.T).detach()
@@ -147,7 +149,7 @@ def test_candidates_are_the_most_likely_tokens_the_best_first():
 
 
 @pytest.mark.parametrize("name", [name for name, terms in TERMS.items() if not terms.lk_hybrid])
-def test_gradients_are_exact(name):
+def test_gradients_are_exact(name: str) -> None:
     rows, weight = draw_rows(num_rows=5, vocab=7)
     head = Head(weight=weight, softcap=2.0)
 
@@ -159,7 +161,7 @@ def test_gradients_are_exact(name):
     assert gradcheck(loss, leaves(rows), eps=1e-7, atol=1e-5)
 
 
-def test_target_is_left_out_where_nothing_needs_it():
+def test_target_is_left_out_where_nothing_needs_it() -> None:
     rows, weight = draw_rows()
     head = Head(weight=weight)
     loss, measured = chunked_loss(rows, head, TERMS["dflash"], measure=False)
@@ -167,7 +169,7 @@ def test_target_is_left_out_where_nothing_needs_it():
     assert measured.acceptance.count_nonzero() == 0
 
 
-def test_no_gradients_are_made_without_autograd():
+def test_no_gradients_are_made_without_autograd() -> None:
     rows, weight = draw_rows()
     with torch.no_grad():
         loss, _ = chunked_loss(rows, Head(weight=weight), ALL)
@@ -175,7 +177,7 @@ def test_no_gradients_are_made_without_autograd():
     torch.testing.assert_close(loss, chunked_loss(rows, Head(weight=weight), ALL)[0].detach())
 
 
-def test_a_look_multiplies_for_no_gradient(monkeypatch):
+def test_a_look_multiplies_for_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a look at held-out samples only logits are wanted: those of the draft, and those of the target."""
     rows, weight = draw_rows()
     called = []
@@ -193,7 +195,7 @@ def test_a_look_multiplies_for_no_gradient(monkeypatch):
         assert torch.equal(getattr(told, name), getattr(wanted, name))
 
 
-def reduced(target, draft, known):
+def reduced(target: list[float], draft: list[float], known: list[int]) -> tuple[RowLosses, RowLosses]:
     """Return what is measured of one row by a head that knows some of the target's tokens, with and without the rest.
 
     Args:
@@ -215,7 +217,7 @@ def reduced(target, draft, known):
     return [chunked_loss(rows, head, TERMS["dspark"]) for head in heads]
 
 
-def test_acceptance_of_a_reduced_vocabulary_is_held_against_all_that_the_target_says():
+def test_acceptance_of_a_reduced_vocabulary_is_held_against_all_that_the_target_says() -> None:
     """p = (½, ¼, ¼), known are the first and the last: p becomes (⅔, ⅓) there, q = (0.6, 0.4).
 
     The target keeps min(½, 0.6) + min(¼, 0.4) = ¾ of what is drafted, not 0.6 + ⅓; the loss is that of (⅔, ⅓) in both.
@@ -229,7 +231,7 @@ def test_acceptance_of_a_reduced_vocabulary_is_held_against_all_that_the_target_
     assert found.correct == upper.correct == 1
 
 
-def test_a_token_that_the_draft_does_not_know_is_never_the_right_guess():
+def test_a_token_that_the_draft_does_not_know_is_never_the_right_guess() -> None:
     """The target says the second token, which the draft does not know: the best of the others is no match."""
     (_, found), (_, upper) = reduced([0.3, 0.6, 0.1], [0.7, 0.3], [0, 2])
     assert (found.correct, upper.correct) == (0, 1)
@@ -237,7 +239,9 @@ def test_a_token_that_the_draft_does_not_know_is_never_the_right_guess():
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_a_whole_head_in_pieces_equals_the_plain_formula(softcap, monkeypatch):
+def test_a_whole_head_in_pieces_equals_the_plain_formula(
+    softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(whole_head, "ROWS", 2)
     rows, weight = draw_rows(vocab=13)
     known = torch.tensor([0, 1, 4, 5, 6, 9, 12])
@@ -256,7 +260,7 @@ def test_a_whole_head_in_pieces_equals_the_plain_formula(softcap, monkeypatch):
     torch.testing.assert_close(found.correct, (known[q.argmax(-1)] == every.argmax(-1)).double())
 
 
-def test_bf16_stays_close_to_fp32():
+def test_bf16_stays_close_to_fp32() -> None:
     rows, weight = draw_rows(dtype=torch.bfloat16)
     wide = Rows(**{name: _wide(getattr(rows, name)) for name in Rows.__slots__})
     wanted, _ = chunked_loss(wide, Head(weight=weight.float()), ALL)
@@ -269,14 +273,14 @@ def test_bf16_stays_close_to_fp32():
         torch.testing.assert_close(ours.float(), exact, rtol=3e-2, atol=3e-2)
 
 
-def _wide(tensor):
+def _wide(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.detach().float().requires_grad_(tensor.requires_grad)
 
 
 @pytest.mark.parametrize("tiled", [True, False])
-def test_products_of_narrow_weights_agree_either_way(tiled, monkeypatch):
+def test_products_of_narrow_weights_agree_either_way(tiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: not tiled)
     monkeypatch.setattr("deepspec.models.products.TILE_ROWS", 5)
     check_product(TiledProduct if tiled else MatrixProduct, rtol=2e-2)
@@ -297,12 +301,12 @@ class _OnCuda(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def test_products_of_narrow_weights_on_cuda_are_not_rounded():
+def test_products_of_narrow_weights_on_cuda_are_not_rounded() -> None:
     with _OnCuda():
         check_product(WideProduct, rtol=1e-5)
 
 
-def check_product(kind, rtol):
+def check_product(kind: Any, rtol: float) -> None:
     """Compare the four products of a narrow matrix with those of fp32."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(13, 6, generator=generator).bfloat16()

@@ -1,5 +1,8 @@
 """The kernel of a block's own slots, without a GPU: its numbers by the interpreter, and that it compiles for one."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,12 +21,12 @@ SIZES = {"CAUSAL": False, "HEADS": 4, "SLOTS": 7, "SIZE": 128, "ROWS": 32, "COLU
 """Of Qwen3-4B's drafts."""
 
 
-def test_numbers_by_the_interpreter():
+def test_numbers_by_the_interpreter() -> None:
     """In a process of its own: Triton decides when a kernel is decorated whether it is interpreted."""
     run_apart("tests/interpreted/own_kernel.py", TRITON_INTERPRET="1")
 
 
-def compiled(monkeypatch, tmp_path, name, dtype, sizes):
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, dtype: str, sizes: dict[str, Any]) -> Any:
     """Return a kernel as it is launched, for a GPU that need not be there."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -33,7 +36,7 @@ def compiled(monkeypatch, tmp_path, name, dtype, sizes):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(triton_own, name)
 
-    def kind(name):
+    def kind(name: str) -> str:
         if name in TENSORS:
             return "*fp32" if name in WIDE else f"*{dtype}"
         return "fp32" if name == "scale" else "i32"
@@ -46,7 +49,9 @@ def compiled(monkeypatch, tmp_path, name, dtype, sizes):
 
 @pytest.mark.parametrize("name", ["read_block", "trace_block"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_it_compiles_for_a_gpu_without_spilling(monkeypatch, tmp_path, name, dtype):
+def test_it_compiles_for_a_gpu_without_spilling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, dtype: str
+) -> None:
     code = compiled(monkeypatch, tmp_path, name, dtype, SIZES).asm["ptx"]
     assert "mma.sync" in code or "wgmma" in code or dtype == "fp32"
     assert "ld.global.v4.b32" in code
@@ -54,7 +59,9 @@ def test_it_compiles_for_a_gpu_without_spilling(monkeypatch, tmp_path, name, dty
 
 
 @pytest.mark.parametrize(("heads", "slots", "size"), [(4, 7, 128), (1, 16, 256), (1, 8, 512), (8, 8, 64), (5, 7, 65)])
-def test_what_it_is_asked_for_fits_into_the_shared_memory_of_any_card(monkeypatch, tmp_path, heads, slots, size):
+def test_what_it_is_asked_for_fits_into_the_shared_memory_of_any_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, heads: int, slots: int, size: int
+) -> None:
     from deepspec.attention import triton_own
     from deepspec.attention.split import MOST_BYTES, _is_small
 

@@ -56,7 +56,7 @@ def record(target: Target, layers: tuple[int, ...]) -> Record:
 
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("name", DRAFTS)
-def test_forms_that_agree_pass(name: str, sliding: bool):
+def test_forms_that_agree_pass(name: str, sliding: bool) -> None:
     target = pairs.target(sliding=sliding)
     draft = pairs.draft(target, **DRAFTS[name])
     found = check_parity(
@@ -72,14 +72,14 @@ def test_forms_that_agree_pass(name: str, sliding: bool):
     assert found.passed, found.rows()
 
 
-def test_layers_shifted_by_one_fail():
+def test_layers_shifted_by_one_fail() -> None:
     target = pairs.target()
     draft = pairs.draft(target, "dflash")
     found = check_parity(target, draft, TEXT, cached=cached(target, (0, 2), draft.config.target_layer_ids))
     assert [(each.name, each.position) for each in found.comparisons if not each.passed] == [("cached states", 0)]
 
 
-def test_a_window_that_is_off_by_one_fails():
+def test_a_window_that_is_off_by_one_fails() -> None:
     target = pairs.target()
     draft = pairs.draft(target, "dspark", markov_rank=4, window=9, window_layers=frozenset({0}))
     other = build_draft(replace(draft.config, window=8))
@@ -88,7 +88,7 @@ def test_a_window_that_is_off_by_one_fails():
     assert [each.name for each in found.comparisons if not each.passed] == ["exported form other"]
 
 
-def test_a_rope_that_is_off_by_a_little_fails():
+def test_a_rope_that_is_off_by_a_little_fails() -> None:
     target = pairs.target()
     draft = pairs.draft(target, "dspark", markov_rank=4)
     rope = replace(draft.config.block.rope, theta=9000.0)
@@ -98,7 +98,7 @@ def test_a_rope_that_is_off_by_a_little_fails():
     assert [each.name for each in found.comparisons if not each.passed] == ["exported form other"]
 
 
-def test_states_cached_from_the_wrong_place_are_located():
+def test_states_cached_from_the_wrong_place_are_located() -> None:
     target = pairs.target()
     draft = pairs.draft(target, "dflash")
     right = cached(target, draft.config.target_layer_ids)

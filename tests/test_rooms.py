@@ -95,16 +95,16 @@ def circle(graph: Mapping[str, set[str]]) -> list[str]:
     return next(filter(None, (look(start, []) for start in sorted(graph))), [])
 
 
-def test_a_circle_is_found():
+def test_a_circle_is_found() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-def test_no_room_is_in_a_circle():
+def test_no_room_is_in_a_circle() -> None:
     assert circle(arrows()) == []
 
 
-def test_no_import_hides_in_a_function_but_those_that_are_listed():
+def test_no_import_hides_in_a_function_but_those_that_are_listed() -> None:
     hidden = {path.relative_to(ROOT).as_posix() for path in MODULES.values() if any(imported(path, late=True))}
     assert hidden == set().union(*LATE.values())
 
@@ -116,7 +116,7 @@ def table() -> Mapping[str, set[str]]:
     return {name: set(re.findall(r"[a-z_]+(?:/[a-z_]+)?", known.replace("—", ""))) for name, known in rows}
 
 
-def test_the_page_on_architecture_has_every_room_and_every_arrow():
+def test_the_page_on_architecture_has_every_room_and_every_arrow() -> None:
     written = table()
     found = {name: known for name, known in arrows().items() if name.startswith("deepspec/")}
     within = {
@@ -133,14 +133,14 @@ EVERYWHERE = {
 """Modules that any room may use; the page names them once."""
 
 
-def test_a_room_that_lists_its_files_lists_files_that_are_there():
+def test_a_room_that_lists_its_files_lists_files_that_are_there() -> None:
     for name, path in MODULES.items():
         if path.name == "__init__.py" and (told := ast.get_docstring(ast.parse(path.read_text()))):
             for file in re.findall(r"\b([a-z_]+\.py)\b", told):
                 assert (path.parent / file).is_file(), f"{name} names {file}"
 
 
-def test_no_room_has_more_files_than_one_keeps_in_mind():
+def test_no_room_has_more_files_than_one_keeps_in_mind() -> None:
     counts = defaultdict(int)
     for path in MODULES.values():
         counts[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
@@ -166,7 +166,7 @@ def borrowed(path: Path, tests: Path = TESTS) -> set[str]:
     return found
 
 
-def test_a_room_of_tests_borrows_from_no_other():
+def test_a_room_of_tests_borrows_from_no_other() -> None:
     """What two rooms need is given to both: it lies in tests/given, which knows no room."""
     assert {path.name: found for path in TESTS.rglob("*.py") if (found := borrowed(path))} == {}
 
@@ -174,7 +174,7 @@ def test_a_room_of_tests_borrows_from_no_other():
 @pytest.mark.parametrize(
     "line", ["from tests.cache.made import rows", "import tests.cache.made", "from tests import test_rooms"]
 )
-def test_what_is_borrowed_is_found(tmp_path, line):
+def test_what_is_borrowed_is_found(tmp_path: Path, line: str) -> None:
     for name in ("cache", "given", "train"):
         (tmp_path / name).mkdir()
     borrower, lender = tmp_path / "train" / "test_it.py", tmp_path / "given" / "it.py"

@@ -60,7 +60,7 @@ def own_block(
     places = key.shape[2]
     read = _by_place(query, places)
     lse = query.new_empty(query.shape[0], query.shape[1], places, dtype=torch.float32)
-    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+    with torch.cuda.device_of(query):  # Triton launches on the current one
         read_block[(places // slots, key.shape[1], len(key))](
             query, key, value, read, lse, *_strides(query, key, value, read), *lse.stride()[:2], scale,
             CAUSAL=causal, **_sizes(query, key, slots), **OPTIONS,
@@ -87,7 +87,7 @@ def _own_block_backward(
     grad_query, grad_key, grad_value = _by_place(query, query.shape[2]), _by_place(key, places), _by_place(key, places)
     if spare:
         grad_query[:, :, places:].zero_()
-    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(query):
         trace_block[(places // slots, key.shape[1], len(key))](
             query, key, value, lse, grad_read, grad_lse, grad_query, grad_key, grad_value,
             *_strides(query, key, value, grad_read, grad_query, grad_key, grad_value), *lse.stride()[:2], scale,

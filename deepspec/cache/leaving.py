@@ -61,7 +61,7 @@ class Leaving:
         if hidden.device.type != "cuda":
             rows = zip(batch, hidden, last, strict=True)
             return [self._pool.submit(self.encoded, item, states, final) for item, states, final in rows]
-        side = self._side = self._side or torch.cuda.Stream(hidden.device)  # type: ignore[no-untyped-call]
+        side = self._side = self._side or torch.cuda.Stream(hidden.device)
         side.wait_stream(torch.cuda.current_stream(hidden.device))
         with torch.cuda.stream(side):
             left = [_sent_all(self._left(*row)) for row in zip(batch, hidden, last, strict=True)]

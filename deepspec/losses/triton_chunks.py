@@ -19,7 +19,7 @@ class TritonChunks(Chunks):
 
     def run(self, *, with_gradients: bool) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         """Return loss, measurements, and the gradients of hidden, markov and W2."""
-        with torch.cuda.device_of(self.logits):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+        with torch.cuda.device_of(self.logits):  # Triton launches on the current one
             return super().run(with_gradients=with_gradients)
 
     def _make_buffers(self) -> None:

@@ -40,7 +40,7 @@ class Gradients:
         self._missing = set(self._names)
         """Which had no gradient since the last step: their part of the buffer holds what was there before it."""
         for name, parameter in parameters.items():
-            parameter.register_post_accumulate_grad_hook(partial(self._collect, name))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(partial(self._collect, name))
         if not keeps:
             self._buffer()
 

@@ -109,7 +109,7 @@ class Matrices:
             weight = muon.param_groups[0]["params"][0]
             still = ~weight.grad.any() if skip is None else ~weight.grad.any() | (skip > 0)
             muon.param_groups[0]["lr"] = learning_rate
-            muon.step()  # type: ignore[no-untyped-call]
+            muon.step()
             for each, old in zip(own, before, strict=True):  # without a gradient it stays as it is
                 torch.where(still, old, each, out=each)
         self.refresh()

@@ -36,7 +36,7 @@ def step_stretches(
     clip, moves, count = (each.double() for each in told)
     first, second = spec.betas
     numbers = torch.stack([moves, clip, rate / (1 - first**count), (1 - second**count).rsqrt()]).float()
-    with torch.cuda.device_of(numbers):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+    with torch.cuda.device_of(numbers):  # Triton launches on the current one
         for each in stretches:
             size = each.master.numel()
             given, narrow = each.gradient is not None, each.working is not None

@@ -196,7 +196,7 @@ class Loop:
             if stop.asked:
                 break
             result = task.loss(micro, denominators, measure=measure)
-            result.loss.backward()  # type: ignore[no-untyped-call]
+            result.loss.backward()
             add(totals, {"loss": result.loss, **result.sums})
             held |= result.held
         if self.ranks.any(stop.asked):

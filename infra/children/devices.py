@@ -70,7 +70,7 @@ def _look() -> Machine:
     build: Any = torch.version
     failure, cards = "", []
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         for number in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(number)
             cards.append(Card(name=str(found.name), memory=int(found.total_memory)))

@@ -17,7 +17,7 @@ PEAGLE = ALGORITHMS["peagle"]
 HALF = Objective(depth_ratio=0.5, depth_ratio_min=0.2)
 
 
-def test_a_share_of_chains_that_falls_with_their_depth_is_drawn():
+def test_a_share_of_chains_that_falls_with_their_depth_is_drawn() -> None:
     """Ten supervised entries: ⌊9·0.5⌋ chains reach depth 1, ⌊8·0.25⌋ depth 2, ⌊7·0.2⌋ depth 3."""
     batch = collate([record("a", 14, range(4, 14))])
     for key in range(5):
@@ -25,7 +25,7 @@ def test_a_share_of_chains_that_falls_with_their_depth_is_drawn():
         assert [int((lengths >= depth).sum()) for depth in (1, 2, 3, 4)] == [4, 2, 1, 0]
 
 
-def test_a_chain_ends_where_the_answer_does_and_begins_where_a_round_can():
+def test_a_chain_ends_where_the_answer_does_and_begins_where_a_round_can() -> None:
     """Of tokens 4 … 8 each can be predicted: positions 2 … 6; all chains are kept, up to three mask tokens long."""
     batch, every = collate([record("a", 12, range(4, 9))]), Objective(depth_ratio=1.0)
     config = tiny("peagle").config
@@ -39,7 +39,7 @@ def test_a_chain_ends_where_the_answer_does_and_begins_where_a_round_can():
     assert int((few >= 1).sum()) == 1  # ⌊(2 − 1)·1⌋
 
 
-def test_chains_do_not_depend_on_what_lies_in_the_row():
+def test_chains_do_not_depend_on_what_lies_in_the_row() -> None:
     a, b, c, _ = four_records()
     config = tiny("peagle").config
     packed = draw_chains(config, HALF, collate_rows([[b, a], [c]]), [12, 11, 13])
@@ -48,7 +48,7 @@ def test_chains_do_not_depend_on_what_lies_in_the_row():
     assert packed[1, :17].tolist() == alone[2]
 
 
-def test_what_an_entry_sees():
+def test_what_an_entry_sees() -> None:
     """A sample of three tokens; two mask tokens behind position 0, one behind position 1, and one that pads."""
     starts, ends = torch.tensor([[0, 0, 0, 0]]), torch.tensor([[3, 3, 3, 0]])
     mask = chains_mask(starts, ends, torch.tensor([[0, 0, 1, 0]]), torch.tensor([[0, 0, 2, 3]]))
@@ -64,7 +64,7 @@ def test_what_an_entry_sees():
     ]
 
 
-def test_an_entry_depends_on_the_context_through_its_anchor_alone():
+def test_an_entry_depends_on_the_context_through_its_anchor_alone() -> None:
     model, batch = tiny("peagle"), collate([record("a", 9, range(9))])
     first, lengths = torch.zeros_like(batch.loss_mask), torch.zeros_like(batch.input_ids)
     lengths[0, 3] = 3
@@ -77,7 +77,7 @@ def test_an_entry_depends_on_the_context_through_its_anchor_alone():
     assert states.grad[0].abs().sum(-1).gt(0).tolist() == [True] * 4 + [False] * 5
 
 
-def test_the_accepted_length_is_the_sum_of_the_chances_of_every_depth():
+def test_the_accepted_length_is_the_sum_of_the_chances_of_every_depth() -> None:
     """Draft and target know nothing: every token is kept, at each of the four depths."""
     model = tiny("peagle")
     model.lm_head.weight.data.zero_()
@@ -90,7 +90,7 @@ def test_the_accepted_length_is_the_sum_of_the_chances_of_every_depth():
     assert result.sums["supervised"].tolist() == [18, 8, 4, 3]  # ⌊17·0.5⌋, ⌊16·0.25⌋, ⌊15·0.2⌋
 
 
-def test_work_counts_positions_and_mask_tokens():
+def test_work_counts_positions_and_mask_tokens() -> None:
     """Three positions that see 1, 2 and 3; two mask tokens behind position 0, which see 2 and 3."""
     batch = collate([record("a", 3, range(3))])
     first, lengths = torch.tensor([[True, False, False]]), torch.tensor([[2, 0, 0]])
@@ -98,7 +98,7 @@ def test_work_counts_positions_and_mask_tokens():
     assert work == PassWork(context=3, slots=5, pairs=6 + 5, rows=1, targets=1)
 
 
-def test_a_trained_embedding_is_the_drafts_own():
+def test_a_trained_embedding_is_the_drafts_own() -> None:
     model = tiny("peagle", train_embedding=True)
     shared = torch.randn(VOCAB, SIZE)
     adopt_target(model, shared, shared)

@@ -57,7 +57,7 @@ def largest(algorithm: AlgorithmName, length: int, **traits: Any) -> int:
 
 
 @pytest.mark.parametrize("name", DRAFTS)
-def test_a_block_draft_holds_no_pair_of_positions(name):
+def test_a_block_draft_holds_no_pair_of_positions(name: str) -> None:
     algorithm: Any = name.split("-")[0]
     short, long = (largest(algorithm, length, **DRAFTS[name]) for length in (SHORT, LONG))
     slots = ANCHORS * 4
@@ -66,6 +66,6 @@ def test_a_block_draft_holds_no_pair_of_positions(name):
     assert long < LONG**2 / 16
 
 
-def test_the_measure_sees_a_square_where_there_is_one():
+def test_the_measure_sees_a_square_where_there_is_one() -> None:
     """On a CPU Eagle3's mask is one: of every position by every position."""
     assert largest("eagle3", SHORT) >= SHORT**2

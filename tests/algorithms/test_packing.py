@@ -1,17 +1,20 @@
 """Several samples in one row give what each gives in a row of its own: losses, metrics, gradients, 1e-5."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.checkpoint.draft import choose_vocabulary
 from deepspec.formats.recipe import TRAITS, Objective
-from deepspec.records.batch import collate, collate_rows
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Record, collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.given.drafts.learning import HEADS, REDUCIBLE, VOCAB, four_records, record, seen_by, tiny
 
@@ -39,13 +42,13 @@ EVERY = [
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def hard_rows():
+def hard_rows() -> list[list[Record]]:
     """Return two rows: "e" and "f", "a" and "g" meet with the target's own tokens, so that whatever crosses shows."""
     a, b, c, d = four_records()
     return [[c, record("e", 8, range(8)), record("f", 1, [0])], [a, record("g", 5, range(5)), d, b]]
 
 
-def measured(model, objective, rows):
+def measured(model: BlockDraft | EagleDraft, objective: Objective, rows: list[list[Record]]) -> dict[str, Tensor]:
     """Return what a batch of these rows gives, flat: loss, sums and gradients by name."""
     algorithm, batch = ALGORITHMS[model.config.algorithm], collate_rows([seen_by(model, row) for row in rows])
     part = algorithm.supervise(model.config, objective, batch, [ord(name) for name in batch.sample_ids])
@@ -55,7 +58,7 @@ def measured(model, objective, rows):
     return {"loss": result.loss.detach(), **result.sums, **dict(zip(names, gradients, strict=True))}
 
 
-def draft(algorithm, **recipe):
+def draft(algorithm: str, **recipe: Any) -> BlockDraft | EagleDraft:
     model = tiny(algorithm, **recipe)
     if "draft_vocab_size" in recipe:
         choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
@@ -63,7 +66,7 @@ def draft(algorithm, **recipe):
 
 
 @pytest.mark.parametrize(("algorithm", "objective", "recipe"), EVERY)
-def test_packed_equals_unpacked(algorithm, objective, recipe):
+def test_packed_equals_unpacked(algorithm: str, objective: Objective, recipe: dict[str, Any]) -> None:
     model, rows = draft(algorithm, **recipe), hard_rows()
     packed = measured(model, objective, rows)
     torch.testing.assert_close(packed, measured(model, objective, [[one] for row in rows for one in row]), **CLOSE)
@@ -73,7 +76,7 @@ def test_packed_equals_unpacked(algorithm, objective, recipe):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=4), max_size=3))
-def test_packed_equals_unpacked_whatever_the_lengths(drawn):
+def test_packed_equals_unpacked_whatever_the_lengths(drawn: list[list[tuple[int, int]]]) -> None:
     """Of (length, prompt) pairs; what follows the prompt is supervised."""
     names = iter("abcdefghijkl")
     rows = [[record(next(names), long, range(min(prompt, long), long)) for long, prompt in row] for row in drawn]
@@ -85,7 +88,7 @@ def test_packed_equals_unpacked_whatever_the_lengths(drawn):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_no_sample_learns_from_another_in_its_row(algorithm):
+def test_no_sample_learns_from_another_in_its_row(algorithm: str) -> None:
     """Where one sample alone is supervised, no other's states have a gradient."""
     model = tiny(algorithm)
     batch = collate_rows([seen_by(model, row) for row in hard_rows()])
@@ -103,7 +106,7 @@ def test_no_sample_learns_from_another_in_its_row(algorithm):
         assert states.grad[within].any() == (end - start > 1)
 
 
-def test_anchors_do_not_depend_on_what_lies_in_the_row():
+def test_anchors_do_not_depend_on_what_lies_in_the_row() -> None:
     a, b, c, _ = four_records()
     packed, keep = draw_anchors(collate_rows([[b, a], [c]]), 3, [12, 11, 13])
     alone = [draw_anchors(collate([one]), 3, [key])[0][0] for one, key in ((b, 12), (a, 11), (c, 13))]

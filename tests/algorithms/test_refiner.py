@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.slots import RealBlocks, backbone, previous_tokens, real_blocks
@@ -21,7 +22,7 @@ from tests.given.drafts.learning import four_records, record, tiny
 OBJECTIVE = Objective(num_anchors=5)
 
 
-def by_hand():
+def by_hand() -> RefinerHead:
     """Return a refiner of rank 1 that embeds token t as t, adds to each slot all up to it, and reads 1 and −1."""
     head = RefinerHead((5, 2), rank=1, hidden_size=2, slots=3, mlp_ratio=1)
     with torch.no_grad():
@@ -35,7 +36,7 @@ def by_hand():
     return head
 
 
-def test_a_refiner_reads_the_token_before_a_slot_the_mean_of_states_and_no_slot_behind():
+def test_a_refiner_reads_the_token_before_a_slot_the_mean_of_states_and_no_slot_behind() -> None:
     """States with a mean of 2: a = 2 + (3, 1, 4) = 5, 3, 6; with those through each, 5 + 5, 3 + 8, 6 + 14."""
     head, states = by_hand(), torch.tensor([[[1.0, 9.0], [2.0, 9.0], [3.0, 9.0]]])
     seen, tokens = head.seen(states), torch.tensor([[3, 1, 4]])
@@ -47,7 +48,7 @@ def test_a_refiner_reads_the_token_before_a_slot_the_mean_of_states_and_no_slot_
     assert [head.last(entered[:, : slot + 1]).item() for slot in range(3)] == [10.0, 11.0, 20.0]
 
 
-def test_the_mlp_gates_what_was_mixed():
+def test_the_mlp_gates_what_was_mixed() -> None:
     """silu(b)·b for b = 10, with weights of 1: 10 + 10·10·σ(10)."""
     head = by_hand()
     with torch.no_grad():
@@ -58,7 +59,7 @@ def test_the_mlp_gates_what_was_mixed():
 
 
 @pytest.mark.parametrize("layout", ["fill_in", "shift"])
-def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_in(layout):
+def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_in(layout: str) -> None:
     """Samples of 4 and 9 tokens in a row: anchors at the first one's third token, at the second's first and second."""
     model, batch = tiny("xpress", layout=layout), collate_rows([[record("a", 4, range(4)), record("b", 9, range(9))]])
     anchors, keep = torch.tensor([[2, 4, 5]]), torch.tensor([[True] * 3])
@@ -72,7 +73,7 @@ def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_i
 
 
 @pytest.mark.parametrize(("layout", "biased"), [("fill_in", False), ("shift", False), ("shift", True)])
-def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout, biased):
+def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout: str, biased: bool) -> None:
     torch.manual_seed(0)
     model = tiny("xpress", layout=layout).eval()
     model.lm_head.bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, len(model.lm_head.weight))) if biased else None
@@ -91,11 +92,11 @@ def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout,
     assert not torch.equal(found[0], found[-1]), "a guess says something else than the last pass"
 
 
-def rows_of(readings):
+def rows_of(readings: int) -> Rows:
     """Return rows of 7 slots against 5 target positions, read several times."""
     generator = torch.Generator().manual_seed(0)
 
-    def made(*shape):
+    def made(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).requires_grad_()
 
     features, weights = made(readings, 7, 3), torch.rand(readings + 1, 7, generator=generator)
@@ -112,7 +113,7 @@ def rows_of(readings):
     Terms(cross_entropy=0.5, reverse_kl=1.0, lk_hybrid=0.5, soft_cross_entropy=0.2),
 ], ids=["both", "hard", "divergent"])  # fmt: skip
 @pytest.mark.parametrize("known", [True, False])
-def test_readings_are_as_many_passes_over_the_same_rows(terms, known):
+def test_readings_are_as_many_passes_over_the_same_rows(terms: Terms, known: bool) -> None:
     rows, head, whole = rows_of(2)
     head = head if known else replace(head, whole=whole)
     leaves = (rows.hidden, rows.markov, rows.markov_weight)
@@ -136,7 +137,7 @@ def test_readings_are_as_many_passes_over_the_same_rows(terms, known):
         torch.testing.assert_close(chunked_loss(rows, head, terms)[0], wanted)
 
 
-def test_the_loss_is_the_sum_of_its_parts_times_their_factors():
+def test_the_loss_is_the_sum_of_its_parts_times_their_factors() -> None:
     model, batch = tiny("xpress"), collate(four_records())
     algorithm, losses = ALGORITHMS["xpress"], {}
     for name, changes in {
@@ -152,7 +153,7 @@ def test_the_loss_is_the_sum_of_its_parts_times_their_factors():
     assert told["tau"] == pytest.approx(bare["tau"], rel=1e-5)
 
 
-def test_nothing_is_differentiated_through_a_guess():
+def test_nothing_is_differentiated_through_a_guess() -> None:
     model, batch = tiny("xpress"), collate(four_records())
     part = ALGORITHMS["xpress"].supervise(model.config, OBJECTIVE, batch, range(4))
     blocks = real_blocks(model.config, batch, part, backbone(model, batch, part))

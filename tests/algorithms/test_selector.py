@@ -11,7 +11,7 @@ from tests.given.drafts.learning import SIZE, VOCAB, tiny
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("biased", [True, False])
-def test_logits_of_candidates_are_those_of_the_whole_head(softcap, biased):
+def test_logits_of_candidates_are_those_of_the_whole_head(softcap: float | None, biased: bool) -> None:
     torch.manual_seed(0)
     model = tiny("dflash2")
     model.config = replace(model.config, logit_softcap=softcap)

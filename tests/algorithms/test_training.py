@@ -1,7 +1,10 @@
 """What the algorithms supervise, and that splitting a batch changes nothing."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
@@ -11,7 +14,8 @@ from deepspec.algorithms.slots import backbone
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary
 from deepspec.errors import TrainingError
 from deepspec.formats.recipe import Objective
-from deepspec.records.batch import collate, collate_rows
+from deepspec.models.draft import BlockDraft, EagleDraft
+from deepspec.records.batch import Batch, Record, collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.given.drafts.learning import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
 from tests.given.drafts.masks import use_form
@@ -24,11 +28,13 @@ EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dfl
 KEYS = {"a": 11, "b": 12, "c": 13, "d": 14}
 
 
-def _keys(batch):
+def _keys(batch: Batch) -> list[int]:
     return [KEYS[name] for name in batch.sample_ids]
 
 
-def _gradients(model, groups):
+def _gradients(
+    model: BlockDraft | EagleDraft, groups: list[list[Record]]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the summed gradients and metrics of micro-batches, denominators taken over all of them."""
     algorithm = ALGORITHMS[model.config.algorithm]
     batches = [collate(seen_by(model, group)) for group in groups]
@@ -42,7 +48,7 @@ def _gradients(model, groups):
 
 
 @pytest.mark.parametrize(("algorithm", "heads"), EVERY)
-def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm, heads):
+def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm: str, heads: dict[str, Any]) -> None:
     model = tiny(algorithm, **heads)
     a, b, c, d = four_records()
     wanted_loss, wanted, metrics = _gradients(model, [[a, b, c, d]])
@@ -54,7 +60,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm, heads):
             torch.testing.assert_close(got, grad, atol=1e-6, rtol=1e-4)
 
 
-def test_anchors_depend_on_the_key_and_the_sample_alone():
+def test_anchors_depend_on_the_key_and_the_sample_alone() -> None:
     a, b, c, _ = four_records()
     alone, _ = draw_anchors(collate([b]), 3, [12])
     among, _ = draw_anchors(collate([a, b, c]), 3, [11, 12, 13])
@@ -63,13 +69,13 @@ def test_anchors_depend_on_the_key_and_the_sample_alone():
     assert len(others) > 1
 
 
-def test_blocks_are_no_more_than_the_fullest_sample_needs():
+def test_blocks_are_no_more_than_the_fullest_sample_needs() -> None:
     anchors, keep = draw_anchors(collate([record("b", 9, range(2, 7))]), 512, [1])
     assert anchors.tolist() == [[2, 3, 4, 5]]
     assert keep.all()
 
 
-def test_supervised_slots_are_a_prefix_of_the_block():
+def test_supervised_slots_are_a_prefix_of_the_block() -> None:
     """Anchor 3 predicts 4, 5, 6, 7; 6 is not the target's, so slots 2 and 3 are not supervised."""
     model = tiny()
     batch = collate([record("a", 9, [3, 4, 5, 7])])
@@ -80,7 +86,7 @@ def test_supervised_slots_are_a_prefix_of_the_block():
     assert supervision.denominators["weight"].item() == pytest.approx(1 + 2.718281828**-0.5)
 
 
-def test_eagle_supervises_by_the_predicted_token():
+def test_eagle_supervises_by_the_predicted_token() -> None:
     """Tokens 3 and 4 are the target's: step s supervises positions 1 − s and 2 − s."""
     model, batch = tiny("eagle3"), collate([record("a", 8, [3, 4])])
     supervision = ALGORITHMS["eagle3"].supervise(model.config, OBJECTIVE, batch, [0])
@@ -89,7 +95,7 @@ def test_eagle_supervises_by_the_predicted_token():
     assert supervision.denominators["steps"].tolist() == [2, 2, 1]
 
 
-def test_eagle_supervises_as_the_public_checkpoints_on_demand():
+def test_eagle_supervises_as_the_public_checkpoints_on_demand() -> None:
     """By the feature's token, without the sample's last, divided by all positions."""
     model, batch = tiny("eagle3"), collate([record("a", 8, [3, 4, 7])])
     objective = OBJECTIVE.but(mask_alignment="deepspec")
@@ -99,7 +105,7 @@ def test_eagle_supervises_as_the_public_checkpoints_on_demand():
     assert supervision.denominators["steps"].tolist() == [8, 8, 8]
 
 
-def test_sample_that_contains_the_mask_token_is_refused():
+def test_sample_that_contains_the_mask_token_is_refused() -> None:
     sample = record("a", 9, range(2, 7))
     sample.input_ids[1] = MASK
     with pytest.raises(TrainingError, match="contains the mask token 39"):
@@ -107,7 +113,7 @@ def test_sample_that_contains_the_mask_token_is_refused():
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_batch_without_anything_supervised_costs_nothing(algorithm):
+def test_batch_without_anything_supervised_costs_nothing(algorithm: str) -> None:
     model = tiny(algorithm)
     batch = collate(seen_by(model, [record("a", 9, [])]))
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
@@ -119,7 +125,7 @@ def test_batch_without_anything_supervised_costs_nothing(algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
-def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm):
+def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm: str) -> None:
     """A draft that knows nothing against a target that knows nothing: both uniform, so each token is kept."""
     model = tiny(algorithm)
     model.lm_head.weight.data.zero_()
@@ -132,7 +138,7 @@ def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm):
     assert ALGORITHMS[algorithm].metrics(result.sums)["tau"] == pytest.approx(4.0)  # 3 slots or steps, and the bonus
 
 
-def test_dflash_leaves_acceptance_out_on_demand():
+def test_dflash_leaves_acceptance_out_on_demand() -> None:
     model, batch = tiny("dflash"), collate(four_records())
     supervision = ALGORITHMS["dflash"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
     full = ALGORITHMS["dflash"].loss(model, batch, supervision, supervision.denominators)
@@ -144,7 +150,9 @@ def test_dflash_leaves_acceptance_out_on_demand():
 
 @pytest.mark.parametrize("form", ["split", "flex"])
 @pytest.mark.parametrize("row", [1, 2])
-def test_every_form_of_attention_gives_the_numbers_of_sdpa(monkeypatch, row, form):
+def test_every_form_of_attention_gives_the_numbers_of_sdpa(
+    monkeypatch: pytest.MonkeyPatch, row: int, form: str
+) -> None:
     records = four_records()
     model, batch = tiny().eval(), collate_rows([records[start : start + row] for start in range(0, 4, row)])
     supervision = ALGORITHMS["dspark"].supervise(model.config, OBJECTIVE, batch, _keys(batch))
@@ -162,7 +170,9 @@ def test_every_form_of_attention_gives_the_numbers_of_sdpa(monkeypatch, row, for
 
 @pytest.mark.parametrize(("algorithm", "heads"), EVERY)
 @pytest.mark.parametrize("row", [1, 2])
-def test_split_attention_gives_the_gradients_of_sdpa(monkeypatch, row, algorithm, heads):
+def test_split_attention_gives_the_gradients_of_sdpa(
+    monkeypatch: pytest.MonkeyPatch, row: int, algorithm: str, heads: dict[str, Any]
+) -> None:
     model = tiny(algorithm, **heads)
     records = seen_by(model, four_records())
     batch = collate_rows([records[start : start + row] for start in range(0, 4, row)])
@@ -177,7 +187,7 @@ def test_split_attention_gives_the_gradients_of_sdpa(monkeypatch, row, algorithm
 
 
 @pytest.mark.parametrize("algorithm", REDUCIBLE)
-def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm):
+def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm: str) -> None:
     model = tiny(algorithm, draft_vocab_size=8)
     counts = torch.zeros(VOCAB)
     batch = collate([record("a", 14, range(4, 14))])
@@ -200,7 +210,7 @@ def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm):
     assert ALGORITHMS[algorithm].metrics(result.sums)["tau"] > 1
 
 
-def test_a_reduced_vocabulary_numbers_labels_as_its_head_does():
+def test_a_reduced_vocabulary_numbers_labels_as_its_head_does() -> None:
     model, batch = tiny("dflash", draft_vocab_size=8), collate([record("a", 14, range(4, 14))])
     choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
     assert model.known_ids().tolist() == list(range(4, VOCAB, 5))
@@ -214,7 +224,7 @@ def test_a_reduced_vocabulary_numbers_labels_as_its_head_does():
     torch.testing.assert_close(result.loss, (cross_BNK * weights).sum() / (weights.sum() + 1e-6))
 
 
-def test_rows_of_one_target_lie_side_by_side():
+def test_rows_of_one_target_lie_side_by_side() -> None:
     supervised = torch.tensor([[True, False, True], [True, True, False]])
     order = order_by_target(supervised, torch.tensor([[4, 0, 2], [4, 4, 4]]))
     assert order.rows.tolist() == [2, 0, 3, 4]

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms.base import mean_pairs
 from deepspec.algorithms.blocks import BlockAlgorithm
@@ -18,37 +19,37 @@ SAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 ENDS = torch.full((1, 6), 6)
 
 
-def rows(mask):
+def rows(mask: Tensor) -> list[str]:
     """Return the one row of a dense mask as text, a line for each query."""
     return ["".join("#" if seen else "." for seen in query) for query in mask[0, 0].tolist()]
 
 
-def test_a_slot_sees_its_window_and_the_whole_of_its_block():
+def test_a_slot_sees_its_window_and_the_whole_of_its_block() -> None:
     """An anchor at place 4 of a context of 6; slots at 4, 5, 6, with windows of 3: through places 2, 3, 4."""
     blocks = Blocks(torch.tensor([[0]]), torch.tensor([[4]]), torch.tensor([[True]]), 3)
     assert rows(blocks_mask(blocks, 6, window=3)) == ["..##..###", "...#..###", "......###"]
     assert rows(blocks_mask(blocks, 6)) == ["####..###"] * 3
 
 
-def test_a_window_does_not_reach_into_the_sample_before():
+def test_a_window_does_not_reach_into_the_sample_before() -> None:
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[4]]), torch.tensor([[True]]), 2)
     assert rows(blocks_mask(blocks, 6, window=4)) == ["...#..##"] * 2
 
 
-def test_a_step_sees_its_window_counted_from_where_it_stands():
+def test_a_step_sees_its_window_counted_from_where_it_stands() -> None:
     """At step 1 the query of position i stands at i + 1: of a window of 3 it takes one place itself."""
     assert rows(steps_mask(SAMPLE, ENDS, 0, window=3))[3:] == [".###..", "..###.", "...###"]
     assert rows(steps_mask(SAMPLE, ENDS, 1, window=3))[3:5] == ["..##.....#..", "...##.....#."]
 
 
-def test_a_mask_token_sees_its_window_counted_from_where_it_stands():
+def test_a_mask_token_sees_its_window_counted_from_where_it_stands() -> None:
     """Two mask tokens behind position 3, at 4 and 5."""
     chain = chains_mask(SAMPLE, ENDS, torch.tensor([[3, 3]]), torch.tensor([[0, 0]]), window=3)
     assert rows(chain)[5:] == ["...###..", "..##..#.", "...#..##"]
 
 
 @pytest.mark.parametrize("form", ["split"])
-def test_split_windows_read_and_learn_as_dense_ones(form):
+def test_split_windows_read_and_learn_as_dense_ones(form: str) -> None:
     generator = torch.Generator().manual_seed(0)
     blocks = Blocks(torch.tensor([[0, 0, 5]]), torch.tensor([[2, 9, 11]]), torch.tensor([[True] * 3]), 3)
     kinds = {
@@ -68,20 +69,20 @@ def test_split_windows_read_and_learn_as_dense_ones(form):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_only_some_layers_with_a_window_have_masks_of_two_kinds():
+def test_only_some_layers_with_a_window_have_masks_of_two_kinds() -> None:
     two = masks_of((None, 4, None), lambda window: torch.tensor(window or 0))
     assert isinstance(two, LayerMasks)
     assert [int(mask_of(two, window)) for window in (None, 4)] == [0, 4]
     assert int(masks_of((4, 4), lambda window: torch.tensor(window or 0))) == 4
 
 
-def test_pairs_are_a_mean_over_layers():
+def test_pairs_are_a_mean_over_layers() -> None:
     """Queries at places 1, 2, 5 and 9: in full 17, through a window of 4: 1 + 2 + 4 + 4 = 11."""
     seen = torch.tensor([1, 2, 5, 9])
     assert [mean_pairs(seen, windows) for windows in ((None,), (4,), (None, 4))] == [17, 11, 14]
 
 
-def test_a_blocks_own_entries_count_as_pairs_that_no_window_hides():
+def test_a_blocks_own_entries_count_as_pairs_that_no_window_hides() -> None:
     config = pairs.draft(pairs.target(), "dflash").config
     ids, mask = torch.arange(2, 32), torch.ones(30, dtype=torch.bool)
     batch = collate(

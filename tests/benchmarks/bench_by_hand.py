@@ -8,6 +8,7 @@ parts is held against diskcache where that is installed.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def least(work: Callable[[], object], times: int = TIMES) -> float:
     return min(once() for _ in range(times))
 
 
-def test_a_part_of_a_cache_is_read_in_place(tmp_path):
+def test_a_part_of_a_cache_is_read_in_place(tmp_path: Path) -> None:
     diskcache = pytest.importorskip("diskcache")
     data = np.random.default_rng(0).integers(0, 255, PART, dtype=np.uint8)
     source = tmp_path / "source"
@@ -72,7 +73,7 @@ def test_a_part_of_a_cache_is_read_in_place(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ROPES)
-def test_frequencies_are_those_of_transformers(kind):
+def test_frequencies_are_those_of_transformers(kind: str) -> None:
     config = LlamaConfig(hidden_size=512, num_attention_heads=4, rope_parameters={"rope_theta": 5e5, **ROPES[kind]})
     read = rope(config.to_dict())
     ours, (theirs, factor) = inverse_frequencies(read, 128), ROPE_INIT_FUNCTIONS[kind](config, None)
@@ -87,7 +88,7 @@ def test_frequencies_are_those_of_transformers(kind):
 
 
 @torch.inference_mode()
-def test_packed_weights_are_read_once_for_the_rows_of_a_round():
+def test_packed_weights_are_read_once_for_the_rows_of_a_round() -> None:
     torch.set_num_threads(1)
     layers = [nn.Linear(576, 1536, bias=False) for _ in range(24)]  # 85 MB: more than the caches hold
     plain, published = nn.Sequential(*layers), [public.to_mkldnn(nn.Sequential(layer))[0] for layer in layers]

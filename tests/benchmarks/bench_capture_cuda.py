@@ -151,7 +151,7 @@ def passes() -> Passes:
 
 
 @torch.no_grad()
-def test_capture_against_the_forward_pass_alone(passes: Passes, tmp_path: Path):
+def test_capture_against_the_forward_pass_alone(passes: Passes, tmp_path: Path) -> None:
     folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else tmp_path
     spec = CacheSpec.model_fields
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

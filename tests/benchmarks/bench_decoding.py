@@ -87,7 +87,7 @@ def measured(pair: Pair, batch: int) -> BatchSpeed:
     return compare_times(*both, prompts(pair, max(2, batch)), batch, PAIRS)
 
 
-def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tmp_path: Path):
+def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tmp_path: Path) -> None:
     folder = random_draft(target, tmp_path / "draft", num_layers=2, markov_rank=128)
     loaded = load_pair(target, folder, dtype="float32", device="cpu")
     alone, eight = measured(loaded, 1), measured(loaded, 8)
@@ -107,7 +107,7 @@ def test_a_round_costs_at_most_two_plain_steps_and_a_batch_pays(target: Path, tm
 
 
 @pytest.mark.skipif("DEEPSPEC_DRAFT" not in os.environ, reason="DEEPSPEC_DRAFT names no trained draft")
-def test_a_trained_draft_pays_at_batch_1(target: Path):
+def test_a_trained_draft_pays_at_batch_1(target: Path) -> None:
     """As many tokens are proposed as pay best on this machine: each costs draft and target a row more."""
     folder, best = Path(os.environ["DEEPSPEC_DRAFT"]), 0.0
     most = load_config(folder).block_size

@@ -31,7 +31,9 @@ GOAL = 2.0
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
 @pytest.mark.parametrize("sampled", [Sampled(temperature=0.0), Sampled(temperature=0.7, top_p=0.8, top_k=20)], ids=str)
-def test_a_look_costs_a_few_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, sampled: Sampled):
+def test_a_look_costs_a_few_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, sampled: Sampled
+) -> None:
     monkeypatch.setattr(tiny, "HIDDEN", WIDTH)
     torch.set_num_threads(1)
     site = make_site(tmp_path)

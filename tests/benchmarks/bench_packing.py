@@ -112,7 +112,7 @@ def wasted(pieces: list[MicroBatch]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
 @pytest.mark.parametrize("global_batch", STEPS)
-def test_packed_steps_against_unpacked_ones(algorithm, global_batch):
+def test_packed_steps_against_unpacked_ones(algorithm: str, global_batch: int) -> None:
     torch.set_num_threads(1)
     task, samples = task_for(algorithm, global_batch), Chats(STEPS[global_batch] * global_batch)
     stream = Stream(samples, global_batch, seed=0)

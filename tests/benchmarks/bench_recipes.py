@@ -52,7 +52,7 @@ Curve = list[tuple[float, float]]
 """Seconds of training, and the held-out accepted length then."""
 
 
-def test_three_algorithms_three_seeds(tmp_path: Path):
+def test_three_algorithms_three_seeds(tmp_path: Path) -> None:
     found = {name: [curve(tmp_path, name, seed) for seed in SEEDS] for name in ALGORITHMS}
     for name, curves in found.items():
         tell(f"{name} accepted length", [each[-1][1] for each in curves])

@@ -81,7 +81,7 @@ def timed(bench: Bench) -> Timed:
     return bench.heard
 
 
-def test_four_uneven_endpoints_are_saturated(tmp_path):
+def test_four_uneven_endpoints_are_saturated(tmp_path: Path) -> None:
     rows = 6000
     bench = Bench(tmp_path)
     bench.spec = bench.spec.but(rows_per_part=1000)
@@ -115,7 +115,7 @@ async def round_robin(urls: list[str], rows: int) -> float:
     return rows / seconds
 
 
-def test_one_core_drives_400_requests_a_second(tmp_path):
+def test_one_core_drives_400_requests_a_second(tmp_path: Path) -> None:
     rows = 8000
     bench = Bench(tmp_path)
     bench.spec = bench.spec.but(rows_per_part=2000)
@@ -131,7 +131,7 @@ def test_one_core_drives_400_requests_a_second(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [10_000, 100_000])
-def test_memory_does_not_grow_with_the_rows(tmp_path, rows):
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, rows: int) -> None:
     """Peak memory of a process that regenerates so many rows of 2 kB."""
     with engines((64, 64), 0.0) as urls:
         code = f"import tests.benchmarks.bench_regenerate as b; b.regenerate_here({str(tmp_path)!r}, {rows}, {urls!r})"

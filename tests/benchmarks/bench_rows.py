@@ -5,6 +5,7 @@ python -m pytest -m bench tests/benchmarks/bench_rows.py -s
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,20 +16,20 @@ pytestmark = pytest.mark.bench
 ROWS = 200_000
 
 
-def seconds(path):
+def seconds(path: Path) -> tuple[int, float]:
     start = time.process_time()
     count = sum(1 for _ in read_rows(path))
     return count, time.process_time() - start
 
 
-def test_long_lines(tmp_path):
+def test_long_lines(tmp_path: Path) -> None:
     for megabytes in (9, 18, 36, 100):
         text = "river stone " * (megabytes * 1_000_000 // 12)
         (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": text}) + "\n")
         print(f"\none line of {megabytes} MB: {seconds(tmp_path / 'long.jsonl')[1]:.2f} s", end="")
 
 
-def test_ordinary_rows(tmp_path):
+def test_ordinary_rows(tmp_path: Path) -> None:
     with (tmp_path / "many.jsonl").open("w") as file:
         for number in range(ROWS):
             message = {"role": "user", "content": (f"question {number} " * 70)[:900]}

@@ -73,7 +73,7 @@ def engine() -> Iterator[Endpoint]:
         child.wait()
 
 
-def test_a_piece_costs_the_client_little():
+def test_a_piece_costs_the_client_little() -> None:
     async def spent(endpoint: Endpoint) -> float:
         async with ServingClient(endpoint) as client:
             requests = [Request(prompt=[1, 2], max_tokens=PIECES)] * ANSWERS

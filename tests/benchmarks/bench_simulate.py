@@ -208,7 +208,7 @@ def as_read(in_order: Sequence[int], scenario: Scenario) -> list[int]:
 
 @pytest.mark.bench
 @pytest.mark.timeout(1800)
-def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(tmp_path / "site")
     site.train()
     told = Scenario.model_validate(site.rates())

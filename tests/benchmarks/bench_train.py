@@ -10,7 +10,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -50,7 +50,7 @@ WIDTH = 128
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site with a target wider than the one of the tests."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny, "HIDDEN", WIDTH)
@@ -87,13 +87,13 @@ def take(loop: Loop, steps: Iterator[Step], sieve: Sieve, stop: StopSignal) -> N
     loop._timed(loop._fetch)
 
 
-def seconds(turn, clock=time.perf_counter) -> float:
+def seconds(turn: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     begin = clock()
     turn()
     return clock() - begin
 
 
-def test_a_step_costs_what_its_parts_cost(site):
+def test_a_step_costs_what_its_parts_cost(site: Site) -> None:
     """In processor time of the loop's thread, which other load on the machine does not stretch."""
     loop, source = loop_for(site), loop_for(site)
     bare = Bare(loop)
@@ -115,7 +115,7 @@ def test_a_step_costs_what_its_parts_cost(site):
     assert waited < 0.05
 
 
-def test_records_from_s3_are_there_when_they_are_wanted(site, s3: Store, tmp_path: Path):  # noqa: F811 - the fixture
+def test_records_from_s3_are_there_when_they_are_wanted(site: Site, s3: Store, tmp_path: Path) -> None:  # noqa: F811 - the fixture
     """The cache lies on an S3 server on loopback, and nothing of it here when the loop begins."""
     prefix = site.cache.prefix
     for key in site.store.list(prefix):
@@ -132,7 +132,7 @@ def test_records_from_s3_are_there_when_they_are_wanted(site, s3: Store, tmp_pat
     assert loop.data_wait_share < 0.10
 
 
-def test_saving_holds_training_up_for_less_than_a_step(site, tmp_path: Path):
+def test_saving_holds_training_up_for_less_than_a_step(site: Site, tmp_path: Path) -> None:
     loop = loop_for(site)
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=2), print)
     stalls, steps_taken = [], []
@@ -147,7 +147,7 @@ def test_saving_holds_training_up_for_less_than_a_step(site, tmp_path: Path):
     assert stall < step
 
 
-def test_two_ranks_are_faster_than_one(site):
+def test_two_ranks_are_faster_than_one(site: Site) -> None:
     load = os.getloadavg()[0]
     spec = SPEC.but(steps=60)
     rates = []

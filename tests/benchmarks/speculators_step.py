@@ -5,6 +5,7 @@ anchors, blocks of 7. P-EAGLE trains its token embedding there; here it is froze
 """
 
 import warnings
+from typing import Any
 
 import torch
 from speculators.config import SpeculatorsConfig, VerifierConfig
@@ -19,7 +20,7 @@ LAYERS = [2, 8, 14, 20, 27]
 BLOCKS = {"dflash2": 5, "xpress": 5, "peagle": 4, "mtp": 1}
 
 
-def layer_config(layers):
+def layer_config(layers: int) -> Any:
     """Return the config of the draft's blocks."""
     config = Qwen3Config(
         vocab_size=VOCAB, hidden_size=SIZE, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
@@ -30,7 +31,7 @@ def layer_config(layers):
     return config
 
 
-def draft_of(algorithm):
+def draft_of(algorithm: str) -> tuple[Any, dict[str, Any]]:
     """Return a draft, and what a step of it is called with."""
     count = STEPS if algorithm == "mtp" else SLOTS
     told = SpeculatorsConfig(
@@ -69,7 +70,7 @@ def draft_of(algorithm):
     return MTPDraftModel(MTPSpeculatorConfig(**common)), {"step_weights": [each / sum(weights) for each in weights]}
 
 
-def worker(library, algorithm, dtype, steps, threads):
+def worker(library: str, algorithm: str, dtype: str, steps: int, threads: int) -> None:
     """Train for so many steps; `peer_worker.py` looks at each."""
     del library
     torch.set_num_threads(threads)

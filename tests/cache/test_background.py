@@ -32,21 +32,21 @@ def give_up(done: list[str]) -> None:
         raise BrokenError
 
 
-def test_nothing_runs_after_a_call_that_failed():
+def test_nothing_runs_after_a_call_that_failed() -> None:
     done: list[str] = []
     with pytest.raises(BrokenError):
         run_all(lambda: done.append("encode"), broken, lambda: done.append("commit"))
     assert done == ["encode"]
 
 
-def test_nothing_runs_once_the_caller_failed():
+def test_nothing_runs_once_the_caller_failed() -> None:
     done: list[str] = []
     with pytest.raises(BrokenError):
         give_up(done)
     assert done == []
 
 
-def test_all_runs_in_order_where_nothing_fails():
+def test_all_runs_in_order_where_nothing_fails() -> None:
     done: list[int] = []
     with Background(depth=2) as work:
         for number in range(20):

@@ -95,7 +95,7 @@ def run(spec: Any, target: Path, answers: Artifact, store: Store, scratch: Path)
 
 def test_every_bad_row_is_counted_by_its_reason_and_the_good_ones_are_captured(
     fussy: Path, store: Store, tmp_path: Path
-):
+) -> None:
     answers = publish_answers(store, tmp_path, [mixed(20), rows(5, seed=1)])
     counts, lines = run(spec_for(fussy, bad_share=0.5), fussy, answers, store, tmp_path)
     assert {key: n for key, n in counts["rows"].items() if key.startswith("dropped_")} == {
@@ -107,7 +107,7 @@ def test_every_bad_row_is_counted_by_its_reason_and_the_good_ones_are_captured(
     assert line.endswith("; 25 samples")
 
 
-def test_the_line_tells_statuses_splits_cuts_and_dates(target: Path, store: Store, tmp_path: Path):
+def test_the_line_tells_statuses_splits_cuts_and_dates(target: Path, store: Store, tmp_path: Path) -> None:
     some = [
         answered("kept", "hi", "hello there"),
         answered("short", "hi", ""),
@@ -124,7 +124,7 @@ def test_the_line_tells_statuses_splits_cuts_and_dates(target: Path, store: Stor
     assert any("without the date that the template reads, rendered with 2026-01-01: 3" in line for line in lines)
 
 
-def test_too_many_bad_rows_end_the_stage_with_reasons_and_ids(fussy: Path, store: Store, tmp_path: Path):
+def test_too_many_bad_rows_end_the_stage_with_reasons_and_ids(fussy: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [mixed(20)])
     with pytest.raises(BadRowsError) as caught:
         run(spec_for(fussy), fussy, answers, store, tmp_path)
@@ -135,7 +135,9 @@ def test_too_many_bad_rows_end_the_stage_with_reasons_and_ids(fussy: Path, store
     assert all(f"sample b{n}" in message for n in range(1, 11))
 
 
-def test_a_larger_share_goes_on_with_the_same_address_and_what_was_committed(fussy: Path, store: Store, tmp_path: Path):
+def test_a_larger_share_goes_on_with_the_same_address_and_what_was_committed(
+    fussy: Path, store: Store, tmp_path: Path
+) -> None:
     answers = publish_answers(store, tmp_path, [rows(30), mixed(2)])
     with pytest.raises(BadRowsError):
         run(spec_for(fussy), fussy, answers, store, tmp_path)
@@ -147,7 +149,7 @@ def test_a_larger_share_goes_on_with_the_same_address_and_what_was_committed(fus
     assert kept < {entry.key for entry in open_artifact(store, ref, tmp_path).manifest.files.values()}
 
 
-def test_the_end_judges_what_all_workers_read(fussy: Path, store: Store, tmp_path: Path):
+def test_the_end_judges_what_all_workers_read(fussy: Path, store: Store, tmp_path: Path) -> None:
     """No shard of ten rows is judged alone; thirty rows together are."""
     bad = list(BAD.values())
     answers = publish_answers(store, tmp_path, [[*rows(9, seed=n), bad[n]] for n in range(3)])
@@ -159,7 +161,7 @@ def test_the_end_judges_what_all_workers_read(fussy: Path, store: Store, tmp_pat
         stage.finish(spec, inputs, out_for(store, tmp_path, answers), Heard())
 
 
-def test_a_worker_that_goes_on_counts_what_was_read_before(fussy: Path, store: Store, tmp_path: Path):
+def test_a_worker_that_goes_on_counts_what_was_read_before(fussy: Path, store: Store, tmp_path: Path) -> None:
     """The second shard alone has a bad row in twenty; with the first there is one in sixty."""
     answers = publish_answers(store, tmp_path, [rows(40), [*rows(18, seed=1), BAD["malformed"], BAD["filtered"]]])
     inputs, placement = {"answers": answers}, placement_for(fussy, tmp_path)
@@ -169,7 +171,7 @@ def test_a_worker_that_goes_on_counts_what_was_read_before(fussy: Path, store: S
     assert counts["samples"] == 58
 
 
-def test_a_stage_that_goes_on_drops_the_same_rows(fussy: Path, store: Store, tmp_path: Path):
+def test_a_stage_that_goes_on_drops_the_same_rows(fussy: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [mixed(20)])
     spec = spec_for(fussy, bad_share=0.5, part_bytes=60_000)
     whole = build(spec, fussy, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
@@ -186,7 +188,7 @@ def test_a_stage_that_goes_on_drops_the_same_rows(fussy: Path, store: Store, tmp
 @pytest.mark.parametrize("error", [StoreError("gone"), MemoryError(), KeyboardInterrupt(), OSError("disk")])
 def test_what_is_no_rows_fault_ends_the_stage(
     target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-):
+) -> None:
     def failing(self: ChatTemplate, row: dict[str, Any]) -> None:
         raise error
 
@@ -196,7 +198,7 @@ def test_what_is_no_rows_fault_ends_the_stage(
         run(spec_for(target), target, answers, store, tmp_path)
 
 
-def test_nothing_to_train_on_is_told_with_reasons_and_ids(fussy: Path, store: Store, tmp_path: Path):
+def test_nothing_to_train_on_is_told_with_reasons_and_ids(fussy: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [[with_system(f"s{n}") for n in range(6)]])
     wanted = (
         r"can be trained on: 6 rows read, 0 kept, dropped: 6 template_refuses\n +6  template_refuses .*sample s0.*s1"
@@ -207,13 +209,13 @@ def test_nothing_to_train_on_is_told_with_reasons_and_ids(fussy: Path, store: St
         measure_answers(answers, load_template(fussy), CacheOptions(), None)
 
 
-def test_a_plan_counts_bad_rows_and_goes_on(fussy: Path, store: Store, tmp_path: Path):
+def test_a_plan_counts_bad_rows_and_goes_on(fussy: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [mixed(20)])
     told = measure_answers(answers, load_template(fussy), CacheOptions(layers=(1,)), load_target(fussy))
     assert (told.rows, told.samples) == (30, 20)
 
 
-def test_a_template_without_weights_knows_the_embedding_too(fussy: Path, tmp_path: Path, store: Store):
+def test_a_template_without_weights_knows_the_embedding_too(fussy: Path, tmp_path: Path, store: Store) -> None:
     answers = publish_answers(store, tmp_path, [mixed(1)])
     path = answers.path("part-00000.jsonl.zst")
     counts = [
@@ -270,7 +272,7 @@ def reader(fussy: Path) -> ChatTemplate:
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.lists(odd_rows() | st.dictionaries(st.text(max_size=3), JSON, max_size=3), min_size=1, max_size=8))
-def test_no_answers_row_ends_the_cache_stage(reader: ChatTemplate, tmp_path: Path, odd: list[Any]):
+def test_no_answers_row_ends_the_cache_stage(reader: ChatTemplate, tmp_path: Path, odd: list[Any]) -> None:
     good = rows(3)
     mixture = [row for pair in zip(odd, [*good, *[None] * len(odd)], strict=False) for row in pair if row is not None]
     mixture += [row for row in good if row not in mixture]
@@ -288,7 +290,7 @@ def test_no_answers_row_ends_the_cache_stage(reader: ChatTemplate, tmp_path: Pat
 @given(odd=st.lists(odd_rows(), min_size=3, max_size=12))
 def test_whatever_the_rows_hold_the_good_ones_are_in_the_cache(
     fussy: Path, tmp_path_factory: pytest.TempPathFactory, odd: list[Any]
-):
+) -> None:
     scratch = tmp_path_factory.mktemp("run")
     store = Store(scratch / "root")
     odd = [row for row in odd if "\\ud" not in json.dumps(row) and "NaN" not in json.dumps(row)]

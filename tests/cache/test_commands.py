@@ -25,7 +25,7 @@ def call(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_only_what_is_damaged_is_made_again(target: Path, store: Store, tmp_path: Path):
+def test_only_what_is_damaged_is_made_again(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(12), rows(12, seed=1)])
     spec = spec_for(target, part_bytes=60_000)
     ref = build(spec, target, answers, store, tmp_path)
@@ -50,7 +50,7 @@ def test_only_what_is_damaged_is_made_again(target: Path, store: Store, tmp_path
     assert again.content == ref.content
 
 
-def test_stat_shows_what_each_rule_saved(target: Path, store: Store, tmp_path: Path):
+def test_stat_shows_what_each_rule_saved(target: Path, store: Store, tmp_path: Path) -> None:
     build(spec_for(target), target, publish_answers(store, tmp_path, [rows(10)]), store, tmp_path)
     code, told = call("stat", "target_cache/c", "--root", store.root)
     assert code == 0
@@ -59,7 +59,7 @@ def test_stat_shows_what_each_rule_saved(target: Path, store: Store, tmp_path: P
     }
 
 
-def test_an_import_is_published_and_the_same_the_second_time(target: Path, store: Store, tmp_path: Path):
+def test_an_import_is_published_and_the_same_the_second_time(target: Path, store: Store, tmp_path: Path) -> None:
     (tmp_path / "public").mkdir()
     folder = write(tmp_path / "public", width=32)
     words = ("import", str(folder), "--target", str(target), "--codec", "bf16", "--root", store.root)

@@ -18,7 +18,7 @@ from tests.given.published.caches import build, opened, out_for, publish_answers
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 6))])
 def test_a_store_that_fails_now_and_then_changes_no_byte(
     target: Path, store: Store, s3: Store, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-):
+) -> None:
     import s3fs
 
     spec = spec_for(target, part_bytes=60_000)
@@ -55,7 +55,7 @@ except StoreError as error:
 """
 
 
-def test_a_full_disk_is_a_named_error_and_nothing_is_published(target: Path, store: Store, tmp_path: Path):
+def test_a_full_disk_is_a_named_error_and_nothing_is_published(target: Path, store: Store, tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here: a small disk cannot be mounted")
     answers = publish_answers(store, tmp_path, [rows(12)])
@@ -70,7 +70,7 @@ def test_a_full_disk_is_a_named_error_and_nothing_is_published(target: Path, sto
     assert not store.exists("target_cache/c/manifest.json")
 
 
-def test_a_part_mark_that_names_another_folder_is_refused(target: Path, store: Store, tmp_path: Path):
+def test_a_part_mark_that_names_another_folder_is_refused(target: Path, store: Store, tmp_path: Path) -> None:
     spec = spec_for(target)
     answers = publish_answers(store, tmp_path, [rows(6)])
     build(spec, target, answers, store, tmp_path)

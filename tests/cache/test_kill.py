@@ -38,16 +38,16 @@ def check(target: Path, tmp_path: Path, kills: int, seed: int, store: Store | No
     assert manifest.content == whole.content
 
 
-def test_killed_twice(target: Path, tmp_path: Path):
+def test_killed_twice(target: Path, tmp_path: Path) -> None:
     check(target, tmp_path, kills=2, seed=0)
 
 
 @pytest.mark.soak
-def test_killed_on_object_storage(target: Path, tmp_path: Path, s3: Store):
+def test_killed_on_object_storage(target: Path, tmp_path: Path, s3: Store) -> None:
     check(target, tmp_path, kills=3, seed=9, store=s3)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_twenty_times(target: Path, tmp_path: Path, seed: int):
+def test_killed_twenty_times(target: Path, tmp_path: Path, seed: int) -> None:
     check(target, tmp_path, kills=4, seed=seed + 1)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
 from deepspec.chat.template import Sample
@@ -16,13 +17,13 @@ LAYERS, WIDTH = (0, 2), 16
 DEVICE = os.environ.get("DEEPSPEC_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def item_of(number, length):
+def item_of(number: int, length: int) -> Item:
     mask = [place >= length // 2 and place % 5 < 3 for place in range(length)]
     ids = list(range(number, number + length))
     return Item(sample=Sample(sample_id=f"s{number}", input_ids=ids, loss_mask=mask), split="train")
 
 
-def batch_of(*lengths, dtype=torch.float32):
+def batch_of(*lengths: int, dtype: torch.dtype = torch.float32) -> tuple[list[Item], Tensor, Tensor]:
     items = [item_of(number, length) for number, length in enumerate(lengths)]
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(len(items), max(lengths), len(LAYERS) * WIDTH, generator=generator).to(dtype)
@@ -31,7 +32,7 @@ def batch_of(*lengths, dtype=torch.float32):
 
 @pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_leaves_is_what_a_record_encodes_to(codec, dtype):
+def test_what_leaves_is_what_a_record_encodes_to(codec: str, dtype: torch.dtype) -> None:
     items, hidden, last = batch_of(9, 7, 4, dtype=dtype)
     with Leaving(codec, LAYERS, torch.device(DEVICE)) as leaving:
         found = [each.result() for each in leaving.take(items, hidden.to(DEVICE), last.to(DEVICE))]
@@ -43,7 +44,7 @@ def test_what_leaves_is_what_a_record_encodes_to(codec, dtype):
         assert len(record.last_hidden) == len(supervising(item)) == item.last_rows
 
 
-def test_planes_by_torch_are_those_by_numpy():
+def test_planes_by_torch_are_those_by_numpy() -> None:
     """As a card makes them: the same bits in another way."""
     values = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     for by_numpy, by_torch in zip(CODECS["bf16-zstd"].planes([values]), split_by_torch(values), strict=True):
@@ -51,7 +52,7 @@ def test_planes_by_torch_are_those_by_numpy():
 
 
 @pytest.mark.parametrize(("place", "told"), [("hidden", "layer 2"), ("last", "layer last")])
-def test_a_state_that_is_not_finite_is_told_with_its_sample_and_layer(place, told):
+def test_a_state_that_is_not_finite_is_told_with_its_sample_and_layer(place: str, told: str) -> None:
     items, hidden, last = batch_of(9, 7)
     (hidden if place == "hidden" else last)[1, supervising(items[1])[0], -1] = float("inf")
     with Leaving("bf16", LAYERS, torch.device(DEVICE)) as leaving:
@@ -61,7 +62,7 @@ def test_a_state_that_is_not_finite_is_told_with_its_sample_and_layer(place, tol
             bad.result()
 
 
-def test_what_waits_is_bounded_by_bytes():
+def test_what_waits_is_bounded_by_bytes() -> None:
     with Leaving("bf16", LAYERS, torch.device("cuda")) as leaving:  # of a card only the pool is asked here
         assert leaving.depth(1) == max(LEAST_WAITING, 2 * leaving.encoders)
         assert leaving.depth(BYTES_WAITING) == LEAST_WAITING

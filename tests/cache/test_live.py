@@ -33,13 +33,13 @@ def records(artifact: Artifact, target: Path, scratch: Path, source: StatesSourc
     return list(cache.stream(cache.order("train", seed=3, epoch=1, window=2)))
 
 
-def test_tokens_only_takes_next_to_nothing(caches: dict[str, Artifact]):
+def test_tokens_only_takes_next_to_nothing(caches: dict[str, Artifact]) -> None:
     assert caches["none"].counts["stored_bytes"] < caches["bf16"].counts["stored_bytes"] / 5
     told = {"samples", "tokens", "supervised", "splits", "layers", "raw_bytes"}
     assert {key: caches["none"].counts[key] for key in told} == {key: caches["bf16"].counts[key] for key in told}
 
 
-def test_rolling_gives_the_very_bytes_of_a_cache(caches: dict[str, Artifact], target: Path, tmp_path: Path):
+def test_rolling_gives_the_very_bytes_of_a_cache(caches: dict[str, Artifact], target: Path, tmp_path: Path) -> None:
     stored = records(caches["bf16"], target, tmp_path, "cache")
     rolling = records(caches["none"], target, tmp_path, "rolling")
     assert [record.sample_id for record in rolling] == [record.sample_id for record in stored]
@@ -48,7 +48,7 @@ def test_rolling_gives_the_very_bytes_of_a_cache(caches: dict[str, Artifact], ta
         assert torch.equal(one.last_hidden, other.last_hidden)
 
 
-def test_rolling_keeps_its_bound(caches: dict[str, Artifact], target: Path, tmp_path: Path):
+def test_rolling_keeps_its_bound(caches: dict[str, Artifact], target: Path, tmp_path: Path) -> None:
     limit = 150_000
     cache = open_cache(caches["none"], placement_for(target, tmp_path, parts_limit=limit), "rolling")
     largest = 0
@@ -57,7 +57,7 @@ def test_rolling_keeps_its_bound(caches: dict[str, Artifact], target: Path, tmp_
     assert 0 < largest <= limit
 
 
-def test_online_agrees_to_rounding(caches: dict[str, Artifact], target: Path, tmp_path: Path):
+def test_online_agrees_to_rounding(caches: dict[str, Artifact], target: Path, tmp_path: Path) -> None:
     stored = records(caches["bf16"], target, tmp_path, "cache")
     online = records(caches["none"], target, tmp_path, "online")
     for one, other in zip(online, stored, strict=True):
@@ -67,12 +67,12 @@ def test_online_agrees_to_rounding(caches: dict[str, Artifact], target: Path, tm
         torch.testing.assert_close(one.last_hidden, other.last_hidden, rtol=0.01, atol=1e-3)
 
 
-def test_tokens_only_needs_a_source(caches: dict[str, Artifact], target: Path, tmp_path: Path):
+def test_tokens_only_needs_a_source(caches: dict[str, Artifact], target: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds tokens only; set train"):
         open_cache(caches["none"], placement_for(target, tmp_path))
 
 
-def test_another_target_is_refused(caches: dict[str, Artifact], target: Path, tmp_path: Path):
+def test_another_target_is_refused(caches: dict[str, Artifact], target: Path, tmp_path: Path) -> None:
     placement = placement_for(target, tmp_path)
     (digest,) = placement.locations
     other = placement.model_copy(update={"locations": {digest: str(write_target(tmp_path / "other", seed=1))}})

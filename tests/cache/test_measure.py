@@ -25,7 +25,7 @@ MANY = [
 @pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8", "none"])
 def test_a_plan_with_answers_is_within_two_percent_of_what_is_written(
     target: Path, store: Store, tmp_path: Path, codec: str
-):
+) -> None:
     options = {"codec": codec, "layers": (-1, 1, 3), "max_length": 200, "part_bytes": 200_000}
     answers = publish_answers(store, tmp_path, MANY)
     told = measure_answers(answers, load_template(target), CacheOptions(**options), load_target(target))  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def test_a_plan_with_answers_is_within_two_percent_of_what_is_written(
 
 def test_many_answers_are_sampled_and_told_with_an_interval(
     target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     answers = publish_answers(store, tmp_path, [rows(50, seed=seed) for seed in range(8)])
     whole = measure_answers(answers, load_template(target), CacheOptions(), None)
     monkeypatch.setattr(measuring, "FILES", 4)
@@ -60,5 +60,5 @@ def test_many_answers_are_sampled_and_told_with_an_interval(
     assert sampled.tokens.high - sampled.tokens.low < 0.2 * sampled.tokens.mid
 
 
-def test_the_plan_knows_the_header_of_a_part():
+def test_the_plan_knows_the_header_of_a_part() -> None:
     assert cache_bytes.HEADER == HEADER

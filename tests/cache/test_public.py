@@ -41,7 +41,7 @@ def write(folder: Path, attended: str = "010101", width: int = 2, **changes: Any
     return folder
 
 
-def test_one_sample_can_be_read_off(tmp_path: Path):
+def test_one_sample_can_be_read_off(tmp_path: Path) -> None:
     (record,) = PublicCache(write(tmp_path))
     assert record.sample_id == "5"
     assert record.input_ids.tolist() == [7, 8, 9]
@@ -50,14 +50,14 @@ def test_one_sample_can_be_read_off(tmp_path: Path):
     assert record.last_hidden.tolist() == [[0.5, 0.25]] * 3
 
 
-def test_padding_at_the_end_is_dropped(tmp_path: Path):
+def test_padding_at_the_end_is_dropped(tmp_path: Path) -> None:
     (record,) = PublicCache(write(tmp_path, attended="010100"))
     assert record.input_ids.tolist() == [7, 8]
     assert record.hidden.shape == (2, 4)
     assert torch.equal(record.loss_mask, torch.tensor([False, True]))
 
 
-def test_an_attention_mask_with_holes_is_refused(tmp_path: Path):
+def test_an_attention_mask_with_holes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"samples\.idx: sample 5 .*: its attention mask has holes"):
         list(PublicCache(write(tmp_path, attended="010001")))
 
@@ -88,14 +88,14 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("case", MANIFESTS)
-def test_a_manifest_that_cannot_be_is_refused_by_file_and_field(tmp_path: Path, case: str):
+def test_a_manifest_that_cannot_be_is_refused_by_file_and_field(tmp_path: Path, case: str) -> None:
     changes, message = MANIFESTS[case]
     with pytest.raises(SourceError, match=message):
         PublicCache(write(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("key", [key for key in MANIFEST if key != "version"])
-def test_a_field_that_is_missing_is_named(tmp_path: Path, key: str):
+def test_a_field_that_is_missing_is_named(tmp_path: Path, key: str) -> None:
     told = json.loads((write(tmp_path) / "manifest.json").read_text())
     del told[key]
     (tmp_path / "manifest.json").write_text(json.dumps(told))
@@ -114,21 +114,21 @@ ROWS = {
 
 
 @pytest.mark.parametrize("case", ROWS)
-def test_a_row_that_cannot_be_is_refused_by_sample(tmp_path: Path, case: str):
+def test_a_row_that_cannot_be_is_refused_by_sample(tmp_path: Path, case: str) -> None:
     changes, message = ROWS[case]
     (write(tmp_path) / "samples.idx").write_bytes(index(*changes))
     with pytest.raises(SourceError, match=rf"samples\.idx: sample 5 \(row 0, shard \d\): {message}"):
         PublicCache(tmp_path)
 
 
-def test_an_id_that_comes_twice_is_refused(tmp_path: Path):
+def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, num_samples=2) / "samples.idx").write_bytes(index() * 2)
     with pytest.raises(SourceError, match=r"row 1, shard 0\): has an id that an earlier one has"):
         PublicCache(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "samples.idx", "shard-00000.bin"])
-def test_files_that_are_gone_or_empty_are_named(tmp_path: Path, name: str):
+def test_files_that_are_gone_or_empty_are_named(tmp_path: Path, name: str) -> None:
     (write(tmp_path) / name).write_bytes(b"")
     with pytest.raises(SourceError, match=name.replace(".", r"\.")):
         PublicCache(tmp_path)
@@ -147,7 +147,7 @@ TOKENS = {
 
 
 @pytest.mark.parametrize("case", TOKENS)
-def test_tokens_and_masks_that_cannot_be_are_refused_by_sample(tmp_path: Path, case: str):
+def test_tokens_and_masks_that_cannot_be_are_refused_by_sample(tmp_path: Path, case: str) -> None:
     place, value, message = TOKENS[case]
     shard = write(tmp_path) / "shard-00000.bin"
     data = bytearray(shard.read_bytes())
@@ -157,7 +157,7 @@ def test_tokens_and_masks_that_cannot_be_are_refused_by_sample(tmp_path: Path, c
         PublicCache(tmp_path).look(264, 2)
 
 
-def test_states_of_another_target_are_refused(tmp_path: Path):
+def test_states_of_another_target_are_refused(tmp_path: Path) -> None:
     cache = PublicCache(write(tmp_path))
     cache.check_target(5, 2, "t")
     with pytest.raises(TargetError, match="holds states of size 2, target t has 64"):
@@ -193,7 +193,7 @@ def published(store: Store) -> list[str]:
     return [key for key in store.list("target_cache") if key.endswith("/manifest.json")]
 
 
-def test_samples_that_supervise_too_little_are_left_out_and_counted(target: Path, tmp_path: Path):
+def test_samples_that_supervise_too_little_are_left_out_and_counted(target: Path, tmp_path: Path) -> None:
     folder = several(tmp_path / "public", ["000101", "000000", "000001"] + ["000101"] * 37)
     store, heard = imported(folder, target, tmp_path)
     (key,) = published(store)
@@ -210,7 +210,7 @@ def test_samples_that_supervise_too_little_are_left_out_and_counted(target: Path
 ])  # fmt: skip
 def test_a_cache_that_supervises_too_little_is_refused_before_anything_is_written(
     target: Path, tmp_path: Path, masks: list[str], message: str
-):
+) -> None:
     folder = several(tmp_path / "public", masks)
     with pytest.raises(SourceError, match=message):
         imported(folder, target, tmp_path)
@@ -230,7 +230,7 @@ def refused(folder: Path) -> str:
     return ""
 
 
-def test_states_that_are_not_finite_are_refused_by_sample(target: Path, tmp_path: Path):
+def test_states_that_are_not_finite_are_refused_by_sample(target: Path, tmp_path: Path) -> None:
     folder = several(tmp_path / "public", ["000101"] * 2)
     shard = folder / "shard-00000.bin"
     data = bytearray(shard.read_bytes())
@@ -251,7 +251,7 @@ JSON = st.recursive(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(key=st.sampled_from(sorted(MANIFEST)), value=JSON, whole=st.booleans())
-def test_no_manifest_gives_anything_but_a_source_error(tmp_path: Path, key: str, value: Any, whole: bool):
+def test_no_manifest_gives_anything_but_a_source_error(tmp_path: Path, key: str, value: Any, whole: bool) -> None:
     write(tmp_path, **{key: value})
     if whole:
         (tmp_path / "manifest.json").write_text(json.dumps(value))
@@ -261,7 +261,7 @@ def test_no_manifest_gives_anything_but_a_source_error(tmp_path: Path, key: str,
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_no_bytes_give_anything_but_a_source_error(tmp_path: Path, data: st.DataObject):
+def test_no_bytes_give_anything_but_a_source_error(tmp_path: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["manifest.json", "samples.idx", "shard-00000.bin"]))
     path = write(tmp_path) / name
     raw = bytearray(path.read_bytes())

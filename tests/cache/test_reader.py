@@ -46,7 +46,7 @@ def same(one: Any, other: Any) -> bool:
 # --- tokens alone
 
 
-def test_tokens_are_those_of_the_record_and_no_state_is_read(target, store, tmp_path):
+def test_tokens_are_those_of_the_record_and_no_state_is_read(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path / "s")
     cache = opened(ref, store, tmp_path / "s")
     wanted = {number: cache.record(number) for number in range(len(cache))}
@@ -64,7 +64,7 @@ def test_tokens_are_those_of_the_record_and_no_state_is_read(target, store, tmp_
 # --- order
 
 
-def test_order_is_a_permutation_that_another_epoch_or_seed_changes():
+def test_order_is_a_permutation_that_another_epoch_or_seed_changes() -> None:
     samples, parts = np.arange(1000), np.repeat(np.arange(20), 50)
     orders = [epoch_order(samples, parts, seed=s, epoch=e, window=4).tolist() for s, e in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(order) == list(range(1000)) for order in orders)
@@ -72,14 +72,14 @@ def test_order_is_a_permutation_that_another_epoch_or_seed_changes():
     assert orders[0] == epoch_order(samples, parts, seed=0, epoch=0, window=4).tolist()
 
 
-def test_order_is_frozen():
+def test_order_is_frozen() -> None:
     """Runs that were interrupted depend on it: it may not change with a library."""
     found = epoch_order(np.arange(8), np.repeat(np.arange(4), 2), seed=1, epoch=2, window=2)
     assert found.tolist() == [6, 2, 7, 3, 4, 0, 1, 5]
 
 
 @pytest.mark.parametrize("window", [1, 3])
-def test_no_more_parts_than_the_window_are_open_at_once(window: int):
+def test_no_more_parts_than_the_window_are_open_at_once(window: int) -> None:
     parts = np.repeat(np.arange(10), 30)
     order = epoch_order(np.arange(300), parts, seed=3, epoch=0, window=window)
     for start in range(0, 300, 30 * window):
@@ -87,7 +87,7 @@ def test_no_more_parts_than_the_window_are_open_at_once(window: int):
     assert np.abs(np.diff(order[: 30 * window])).max() > 1  # shuffled within
 
 
-def test_splits_share_no_sample(target: Path, store: Store, tmp_path: Path):
+def test_splits_share_no_sample(target: Path, store: Store, tmp_path: Path) -> None:
     cache = opened(made(target, store, tmp_path), store, tmp_path)
     train, held_out = set(cache.numbers("train")), set(cache.numbers("validation"))
     assert train | held_out == set(range(len(cache)))
@@ -95,7 +95,7 @@ def test_splits_share_no_sample(target: Path, store: Store, tmp_path: Path):
     assert len(cache.numbers("test")) == 0
 
 
-def test_a_stream_goes_on_from_any_sample(target: Path, store: Store, tmp_path: Path):
+def test_a_stream_goes_on_from_any_sample(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     order = opened(ref, store, tmp_path).order("train", seed=1, epoch=2, window=2)
     whole = [record.sample_id for record in opened(ref, store, tmp_path).stream(order)]
@@ -103,7 +103,7 @@ def test_a_stream_goes_on_from_any_sample(target: Path, store: Store, tmp_path: 
     assert whole[7:] == rest
 
 
-def test_torchs_loader_reads_it_from_any_place_in_its_order(target: Path, store: Store, tmp_path: Path):
+def test_torchs_loader_reads_it_from_any_place_in_its_order(target: Path, store: Store, tmp_path: Path) -> None:
     cache = opened(made(target, store, tmp_path), store, tmp_path)
     order = cache.order("train", seed=1, epoch=2, window=2)
     loader = DataLoader(cache, batch_size=3, sampler=order[7:], collate_fn=collate)
@@ -114,7 +114,7 @@ def test_torchs_loader_reads_it_from_any_place_in_its_order(target: Path, store:
     assert torch.equal(batches[0].last_hidden, wanted.last_hidden)
 
 
-def test_raw_states_are_views_of_the_mapped_file(target: Path, store: Store, tmp_path: Path):
+def test_raw_states_are_views_of_the_mapped_file(target: Path, store: Store, tmp_path: Path) -> None:
     cache = opened(made(target, store, tmp_path, codec="bf16"), store, tmp_path)
     first, again = cache.record(0), cache.record(0)
     assert first.hidden.data_ptr() == again.hidden.data_ptr()
@@ -123,7 +123,7 @@ def test_raw_states_are_views_of_the_mapped_file(target: Path, store: Store, tmp
 # --- damage
 
 
-def test_a_flipped_byte_names_part_and_sample(target: Path, store: Store, tmp_path: Path):
+def test_a_flipped_byte_names_part_and_sample(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     row = opened(ref, store, tmp_path).index.row(5)
     name = opened(ref, store, tmp_path).index.part_of(5)
@@ -135,7 +135,7 @@ def test_a_flipped_byte_names_part_and_sample(target: Path, store: Store, tmp_pa
 
 
 @pytest.mark.parametrize("field", ["_ids_at", "_masks_at"])
-def test_a_flipped_token_or_mask_is_found(target: Path, store: Store, tmp_path: Path, field: str):
+def test_a_flipped_token_or_mask_is_found(target: Path, store: Store, tmp_path: Path, field: str) -> None:
     ref = made(target, store, tmp_path)
     cache = opened(ref, store, tmp_path)
     name = cache.index.part_of(0)
@@ -144,7 +144,7 @@ def test_a_flipped_token_or_mask_is_found(target: Path, store: Store, tmp_path: 
         opened(ref, store, tmp_path).record(0)
 
 
-def test_a_quarantined_sample_is_listed_and_supervises_nothing(target: Path, store: Store, tmp_path: Path):
+def test_a_quarantined_sample_is_listed_and_supervises_nothing(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     index = opened(ref, store, tmp_path).index
     flip(payload(store, ref, index.part_of(3)), index.row(3)["offset"])
@@ -159,7 +159,7 @@ def test_a_quarantined_sample_is_listed_and_supervises_nothing(target: Path, sto
     assert "does not match its checksum" in cache.quarantined[index.sample_id(3)]
 
 
-def test_a_truncated_part_is_refused(target: Path, store: Store, tmp_path: Path):
+def test_a_truncated_part_is_refused(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     path = payload(store, ref, opened(ref, store, tmp_path).index.part_of(0))
     path.write_bytes(path.read_bytes()[:-1])
@@ -167,14 +167,14 @@ def test_a_truncated_part_is_refused(target: Path, store: Store, tmp_path: Path)
         opened(ref, store, tmp_path).record(0)
 
 
-def test_a_deleted_part_is_named(target: Path, store: Store, tmp_path: Path):
+def test_a_deleted_part_is_named(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     payload(store, ref, opened(ref, store, tmp_path).index.part_of(0)).unlink()
     with pytest.raises(CorruptArtifactError, match=r"safetensors is gone; .*cache verify --repair"):
         opened(ref, store, tmp_path).record(0)
 
 
-def test_a_flipped_byte_in_the_index_is_found(target: Path, store: Store, tmp_path: Path):
+def test_a_flipped_byte_in_the_index_is_found(target: Path, store: Store, tmp_path: Path) -> None:
     ref = made(target, store, tmp_path)
     flip(payload(store, ref, INDEX), 100)
     with pytest.raises(CorruptArtifactError, match="has checksum"):
@@ -184,7 +184,7 @@ def test_a_flipped_byte_in_the_index_is_found(target: Path, store: Store, tmp_pa
 # --- object storage
 
 
-def test_a_cache_on_s3_has_the_same_content_and_records(target: Path, store: Store, s3: Store, tmp_path: Path):
+def test_a_cache_on_s3_has_the_same_content_and_records(target: Path, store: Store, s3: Store, tmp_path: Path) -> None:
     local, remote = made(target, store, tmp_path / "l"), made(target, s3, tmp_path / "r")
     assert local.content == remote.content
     here, there = opened(local, store, tmp_path / "l"), opened(remote, s3, tmp_path / "r")
@@ -192,7 +192,7 @@ def test_a_cache_on_s3_has_the_same_content_and_records(target: Path, store: Sto
     assert all(same(one, here.record(n)) for n, one in zip(order, there.stream(order), strict=True))
 
 
-def test_the_folder_of_fetched_parts_keeps_its_limit(target: Path, s3: Store, tmp_path: Path):
+def test_the_folder_of_fetched_parts_keeps_its_limit(target: Path, s3: Store, tmp_path: Path) -> None:
     ref = made(target, s3, tmp_path)
     sizes = [e.size for n, e in open_artifact(s3, ref, tmp_path).manifest.files.items() if n != INDEX]
     limit = max(sizes) * 2
@@ -205,7 +205,7 @@ def test_the_folder_of_fetched_parts_keeps_its_limit(target: Path, s3: Store, tm
         assert held(folder) <= limit
 
 
-def test_two_readers_share_a_folder_and_its_limit(target: Path, s3: Store, tmp_path: Path):
+def test_two_readers_share_a_folder_and_its_limit(target: Path, s3: Store, tmp_path: Path) -> None:
     """Two instances lock each other out as two processes do: the locks belong to open files."""
     ref = made(target, s3, tmp_path)
     limit = 2 * max(e.size for n, e in open_artifact(s3, ref, tmp_path).manifest.files.items() if n != INDEX)
@@ -226,19 +226,19 @@ def test_two_readers_share_a_folder_and_its_limit(target: Path, s3: Store, tmp_p
     assert found[1] == found[2]
 
 
-def test_a_claim_whose_process_died_holds_nothing_up(tmp_path: Path):
+def test_a_claim_whose_process_died_holds_nothing_up(tmp_path: Path) -> None:
     (tmp_path / "part.coming").write_text("900")
     BoundedFolder(tmp_path, 1000).file("part", 500, lambda path: path.write_bytes(bytes(500)))  # type: ignore[arg-type, func-returns-value]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "part"]
 
 
-def test_a_limit_below_one_part_is_an_error(target: Path, s3: Store, tmp_path: Path):
+def test_a_limit_below_one_part_is_an_error(target: Path, s3: Store, tmp_path: Path) -> None:
     ref = made(target, s3, tmp_path)
     with pytest.raises(BudgetError, match=r"does not fit .* limited to 1000; raise it"):
         opened(ref, s3, tmp_path / "reader", limit=1000).record(0)
 
 
-def test_a_part_gone_from_s3_is_an_error(target: Path, s3: Store, tmp_path: Path):
+def test_a_part_gone_from_s3_is_an_error(target: Path, s3: Store, tmp_path: Path) -> None:
     ref = made(target, s3, tmp_path)
     cache = TargetCache(open_artifact(s3, ref, tmp_path), tmp_path / "reader")
     entry = open_artifact(s3, ref, tmp_path).manifest.files[cache.index.part_of(0)]

@@ -1,6 +1,7 @@
 """Capture end to end on a tiny target."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from tests.given.targets.tiny import END_OF_TEXT, IM_END, answered, write_target
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.0), ("bf16-zstd", 0.0), ("fp8", 0.07)])
 def test_every_record_is_what_the_target_computes(
     target: Path, store: Store, tmp_path: Path, codec: str, tolerance: float
-):
+) -> None:
     answers = publish_answers(store, tmp_path, [rows(10), rows(9, seed=1)])
     cache = opened(build(spec_for(target, codec=codec), target, answers, store, tmp_path), store, tmp_path)
     model = load_target(target)
@@ -47,7 +48,7 @@ def test_every_record_is_what_the_target_computes(
         torch.testing.assert_close(record.last_hidden, last[near], rtol=tolerance + 0.01, atol=tolerance + 1e-3)
 
 
-def test_manifest_tells_training_all_it_needs(target: Path, store: Store, tmp_path: Path):
+def test_manifest_tells_training_all_it_needs(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(10)])
     spec = spec_for(target)
     ref = build(spec, target, answers, store, tmp_path)
@@ -63,7 +64,7 @@ def test_manifest_tells_training_all_it_needs(target: Path, store: Store, tmp_pa
 
 def test_manifest_tells_how_answers_were_sampled_and_end_and_a_file_of_which_kind_the_held_out_are(
     target: Path, store: Store, tmp_path: Path
-):
+) -> None:
     some = [{**row, "source": f"kind {number % 2}"} for number, row in enumerate(rows(10))]
     sampling = Sampling(temperature=0.7, top_p=0.8, top_k=20)
     spec = RegenerateSpec(target=spec_for(target).target, sampling=sampling)
@@ -76,7 +77,9 @@ def test_manifest_tells_how_answers_were_sampled_and_end_and_a_file_of_which_kin
 
 
 @pytest.mark.parametrize("changes", [{"answers": "xxh3:0"}, {"sampling": Sampling(presence_penalty=1.5)}])
-def test_of_answers_that_were_brought_or_penalised_no_distribution_is_told(target: Path, changes):
+def test_of_answers_that_were_brought_or_penalised_no_distribution_is_told(
+    target: Path, changes: dict[str, Any]
+) -> None:
     spec = RegenerateSpec(target=spec_for(target).target, **changes)
     assert sampled_as(spec.model_dump(mode="json")) is None
     assert sampled_as({}) is None
@@ -84,7 +87,7 @@ def test_of_answers_that_were_brought_or_penalised_no_distribution_is_told(targe
 
 def test_parts_of_an_earlier_release_that_tell_no_end_tokens_fit_beside_others(
     target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     answers = publish_answers(store, tmp_path, [rows(4), rows(4, seed=1)])
     spec, real = spec_for(target), Capture.facts.func
     out, place = out_for(store, tmp_path, answers), placement_for(target, tmp_path)
@@ -98,7 +101,7 @@ def test_parts_of_an_earlier_release_that_tell_no_end_tokens_fit_beside_others(
     assert stage.finish(spec, **told, report=Heard())["stop_ids"] == [IM_END, END_OF_TEXT]
 
 
-def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path):
+def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path) -> None:
     some = [
         answered("kept", "hi", "hello there"),
         answered("short", "hi", ""),
@@ -125,7 +128,7 @@ def test_every_row_is_accounted_for(target: Path, store: Store, tmp_path: Path):
     }
 
 
-def test_nothing_is_stored_after_the_last_supervised_token(target: Path, store: Store, tmp_path: Path):
+def test_nothing_is_stored_after_the_last_supervised_token(target: Path, store: Store, tmp_path: Path) -> None:
     row = answered("a", "hi", "yes", "and", "x" * 300)
     answers = publish_answers(store, tmp_path, [[row]])
     cache = opened(build(spec_for(target, max_length=35), target, answers, store, tmp_path), store, tmp_path)
@@ -134,7 +137,7 @@ def test_nothing_is_stored_after_the_last_supervised_token(target: Path, store: 
     assert record.loss_mask[-1]
 
 
-def test_a_long_conversation_may_be_cut_anywhere(target: Path, store: Store, tmp_path: Path):
+def test_a_long_conversation_may_be_cut_anywhere(target: Path, store: Store, tmp_path: Path) -> None:
     said = "".join(f"{n:03d}" for n in range(60))
     answers = publish_answers(store, tmp_path, [[answered(str(n), "hi", said) for n in range(8)]])
     other = Store(tmp_path / "other")
@@ -151,7 +154,7 @@ def test_a_long_conversation_may_be_cut_anywhere(target: Path, store: Store, tmp
     assert len(starts) > 2
 
 
-def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path: Path):
+def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(20)])
     spec = spec_for(target, part_bytes=60_000)
     whole = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
@@ -167,7 +170,7 @@ def test_a_stopped_run_goes_on_where_it_was(target: Path, store: Store, tmp_path
     assert resumed.content == whole.content
 
 
-def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Store, tmp_path: Path):
+def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(6), rows(7, seed=1), rows(5, seed=2)])
     spec = spec_for(target)
     whole = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "undisturbed")
@@ -179,7 +182,7 @@ def test_shards_may_be_captured_in_any_order_by_anyone(target: Path, store: Stor
     assert out.publish(spec, 1, stage.finish(spec, inputs, out, Heard())).content == whole.content
 
 
-def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: Store, tmp_path: Path):
+def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(20)])
     index = opened(build(spec_for(target, part_bytes=60_000), target, answers, store, tmp_path), store, tmp_path).index
     parts: dict[int, list[tuple[int, str]]] = {}
@@ -192,7 +195,7 @@ def test_parts_follow_the_answers_and_a_part_its_lengths(target: Path, store: St
     assert all(part == sorted(part) for part in parts.values())
 
 
-def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path):
+def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(6), rows(7, seed=1)])
     inputs, placement = {"answers": answers}, placement_for(target, tmp_path)
     spec, out = spec_for(target), out_for(store, tmp_path, answers)
@@ -201,7 +204,9 @@ def test_an_unfinished_shard_is_named(target: Path, store: Store, tmp_path: Path
         stage.finish(spec, inputs, out, Heard())
 
 
-def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nan_stops_with_sample_and_layer(
+    target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = publish_answers(store, tmp_path, [rows(6)])
     captured = load_target(target).__class__.capture
 
@@ -217,7 +222,7 @@ def test_nan_stops_with_sample_and_layer(target: Path, store: Store, tmp_path: P
     assert out.parts() == []
 
 
-def test_a_target_that_changed_since_the_plan_is_refused(store: Store, target: Path, tmp_path: Path):
+def test_a_target_that_changed_since_the_plan_is_refused(store: Store, target: Path, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [rows(3)])
     spec = spec_for(target)
     other = write_target(tmp_path / "other", seed=1)
@@ -226,13 +231,13 @@ def test_a_target_that_changed_since_the_plan_is_refused(store: Store, target: P
         stage.run(spec, {"answers": answers}, out_for(store, tmp_path, answers), placement, Heard())
 
 
-def test_answers_without_a_usable_row_are_an_error(target: Path, store: Store, tmp_path: Path):
+def test_answers_without_a_usable_row_are_an_error(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [[answered("a", "hi", "", status="error")]])
     with pytest.raises(SourceError, match=r"no sample of the answers can be trained on: .*status_error"):
         build(spec_for(target), target, answers, store, tmp_path)
 
 
-def test_savings_are_reported_step_by_step(target: Path, store: Store, tmp_path: Path):
+def test_savings_are_reported_step_by_step(target: Path, store: Store, tmp_path: Path) -> None:
     answers = publish_answers(store, tmp_path, [[answered("a", "12345678", "abcd")]])
     report = Heard()
     out = out_for(store, tmp_path, answers)

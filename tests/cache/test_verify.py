@@ -20,14 +20,14 @@ def published(target: Path, store: Store, scratch: Path, **options: Any) -> Arti
 
 
 @pytest.mark.parametrize("codec", ["bf16", "bf16-zstd", "fp8", "none"])
-def test_a_sound_cache_is_sound(target: Path, store: Store, tmp_path: Path, codec: str):
+def test_a_sound_cache_is_sound(target: Path, store: Store, tmp_path: Path, codec: str) -> None:
     found = verify_cache(published(target, store, tmp_path, codec=codec), placement_for(target, tmp_path), Heard())
     assert found.sound
     assert found.samples == 10
     assert len(found.recomputed) == (0 if codec == "none" else 4)
 
 
-def test_damage_is_listed_by_part_and_sample(target: Path, store: Store, tmp_path: Path):
+def test_damage_is_listed_by_part_and_sample(target: Path, store: Store, tmp_path: Path) -> None:
     artifact = published(target, store, tmp_path)
     cache = TargetCache(artifact, tmp_path)
     name, row = cache.index.part_of(2), cache.index.row(2)
@@ -42,7 +42,7 @@ def test_damage_is_listed_by_part_and_sample(target: Path, store: Store, tmp_pat
     assert row["sample_id"] in line
 
 
-def test_states_that_the_target_does_not_compute_are_wrong(target: Path, store: Store, tmp_path: Path):
+def test_states_that_the_target_does_not_compute_are_wrong(target: Path, store: Store, tmp_path: Path) -> None:
     """A cache whose bytes are intact and whose layers were mixed up when it was written."""
     artifact = published(target, store, tmp_path, layers=(-1, 1, 3))
     artifact.manifest.counts["layers"] = [0, 1, 3]
@@ -51,7 +51,7 @@ def test_states_that_the_target_does_not_compute_are_wrong(target: Path, store: 
     assert len(found.wrong) == 3
 
 
-def test_statistics_are_a_table(target: Path, store: Store, tmp_path: Path):
+def test_statistics_are_a_table(target: Path, store: Store, tmp_path: Path) -> None:
     artifact = published(target, store, tmp_path)
     table = statistics(artifact, TargetCache(artifact, tmp_path).index.lengths.tolist())
     assert {tuple(row) for row in table} == {("what", "value")}

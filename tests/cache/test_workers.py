@@ -43,7 +43,7 @@ def dead_process() -> int:
     return child.pid
 
 
-def test_one_worker_at_a_time_has_a_shard(store: Store, answers: Artifact, tmp_path: Path):
+def test_one_worker_at_a_time_has_a_shard(store: Store, answers: Artifact, tmp_path: Path) -> None:
     out = out_for(store, tmp_path, answers)
     claims = Claims(out)
     assert claims.take(0)
@@ -55,13 +55,13 @@ def test_one_worker_at_a_time_has_a_shard(store: Store, answers: Artifact, tmp_p
     assert not claims.take(0)
 
 
-def test_a_claim_of_a_dead_process_is_void(store: Store, answers: Artifact, tmp_path: Path):
+def test_a_claim_of_a_dead_process_is_void(store: Store, answers: Artifact, tmp_path: Path) -> None:
     out = out_for(store, tmp_path, answers)
     claim(out, 0, pid=dead_process())
     assert Claims(out).take(0)
 
 
-def test_a_claim_of_an_earlier_attempt_of_this_process_is_void(store: Store, answers: Artifact, tmp_path: Path):
+def test_a_claim_of_an_earlier_attempt_of_this_process_is_void(store: Store, answers: Artifact, tmp_path: Path) -> None:
     out = out_for(store, tmp_path, answers)
     claim(out, 0, pid=os.getpid())
     assert Claims(out).take(0)
@@ -70,19 +70,19 @@ def test_a_claim_of_an_earlier_attempt_of_this_process_is_void(store: Store, ans
 @pytest.mark.parametrize(("age", "taken"), [(0.0, False), (EXPIRY + 1, True)])
 def test_a_claim_on_another_host_lives_while_it_shows_life(
     store: Store, answers: Artifact, tmp_path: Path, age: float, taken: bool
-):
+) -> None:
     out = out_for(store, tmp_path, answers)
     claim(out, 0, host="elsewhere", time=time.time() - age)
     assert Claims(out).take(0) is taken
 
 
-def test_a_torn_claim_is_void(store: Store, answers: Artifact, tmp_path: Path):
+def test_a_torn_claim_is_void(store: Store, answers: Artifact, tmp_path: Path) -> None:
     out = out_for(store, tmp_path, answers)
     store.write_bytes(f"{out.prefix}/claims/{out.scratch.name}/shard-00000.json", b'{"attempt": ')
     assert Claims(out).take(0)
 
 
-def test_two_processes_write_what_one_writes(target: Path, store: Store, answers: Artifact, tmp_path: Path):
+def test_two_processes_write_what_one_writes(target: Path, store: Store, answers: Artifact, tmp_path: Path) -> None:
     spec = spec_for(target)
     alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
     out = out_for(store, tmp_path, answers)
@@ -92,7 +92,7 @@ def test_two_processes_write_what_one_writes(target: Path, store: Store, answers
 
 def test_a_helper_that_dies_is_told_and_its_shards_are_taken(
     target: Path, store: Store, answers: Artifact, tmp_path: Path
-):
+) -> None:
     spec, report = spec_for(target), Heard()
     alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
     out, placement = out_for(store, tmp_path, answers), placement_for(target, tmp_path, processes=2)
@@ -110,7 +110,7 @@ def test_a_helper_that_dies_is_told_and_its_shards_are_taken(
     assert out.publish(spec, 1, counts).content == alone.content
 
 
-def test_helpers_end_with_a_run_that_fails(target: Path, store: Store, answers: Artifact, tmp_path: Path):
+def test_helpers_end_with_a_run_that_fails(target: Path, store: Store, answers: Artifact, tmp_path: Path) -> None:
     report = Heard()
 
     class StopError(Exception):
@@ -132,7 +132,7 @@ def test_helpers_end_with_a_run_that_fails(target: Path, store: Store, answers: 
 
 def test_two_writers_at_the_same_time_publish_one_artifact(
     target: Path, store: Store, answers: Artifact, tmp_path: Path
-):
+) -> None:
     spec = spec_for(target)
     alone = build(spec, target, answers, Store(tmp_path / "alone"), tmp_path / "alone")
     contents: list[str] = []

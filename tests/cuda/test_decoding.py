@@ -1,6 +1,7 @@
 """Replayed passes on a card: eager tokens, one read a round; what cannot be recorded is done as ever."""
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def full_fp32():
+def full_fp32() -> Iterator[None]:
     """Tokens are the same only where sums are not rounded to TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -50,7 +51,7 @@ PROMPTS = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(p
 @pytest.mark.parametrize("family", TARGETS)
 @pytest.mark.parametrize("name", ["plain", *DRAFTS])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3}])
-def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, settings: dict[str, object]):
+def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, settings: dict[str, object]) -> None:
     target = on_a_card(family)
     proposer = proposer_of(target, name)
     eager = {e.sample_id: e for e in decoder_of(target, proposer, "growing", 3, **settings).decode(PROMPTS)}
@@ -64,7 +65,7 @@ def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, s
 
 @pytest.mark.parametrize("name", ["plain", "dspark", "eagle3"])
 @torch.inference_mode()
-def test_a_round_reads_once_from_the_card(name: str):
+def test_a_round_reads_once_from_the_card(name: str) -> None:
     target = on_a_card("llama")
     decoder = decoder_of(target, proposer_of(target, name), None, 2, max_new_tokens=60, stop=False)
     running = decoder._begin(PROMPTS[:2], 70, 2)
@@ -81,7 +82,7 @@ def test_a_round_reads_once_from_the_card(name: str):
 
 
 @pytest.mark.parametrize("name", ["plain", "dspark", "eagle3"])
-def test_a_target_that_lies_half_on_a_card_gives_the_tokens_of_one_that_lies_there(name: str):
+def test_a_target_that_lies_half_on_a_card_gives_the_tokens_of_one_that_lies_there(name: str) -> None:
     target, said = on_a_card("llama"), list[str]()
     proposer = proposer_of(target, name)
     wanted = {each.sample_id: each.tokens for each in decoder_of(target, proposer, "growing", 3).decode(PROMPTS)}
@@ -91,7 +92,7 @@ def test_a_target_that_lies_half_on_a_card_gives_the_tokens_of_one_that_lies_the
     assert said == ["decoding starts every kernel by itself: the target lies on several devices"]
 
 
-def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once():
+def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once() -> None:
     said: list[str] = []
     recorder, value = Recorder(True, said.append), torch.zeros(1, device="cuda")
 

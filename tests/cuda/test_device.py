@@ -5,7 +5,10 @@ GPU is.
 """
 
 import os
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def full_fp32():
+def full_fp32() -> Iterator[None]:
     """Golden numbers are of fp32 without TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -41,12 +44,12 @@ def full_fp32():
 
 
 @pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory):
+def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What every stage makes on the CPU, of the same target."""
     return told(run_chain(tmp_path_factory.mktemp("cpu"), "cpu", target=TARGET))
 
 
-def test_the_whole_chain_gives_what_it_gives_on_a_cpu(tmp_path, on_cpu):
+def test_the_whole_chain_gives_what_it_gives_on_a_cpu(tmp_path: Path, on_cpu: dict[str, Any]) -> None:
     """Capture, trial, fit, training, gate, export, parity, evaluation and benchmark, on a target with heads of 16."""
     artifacts = run_chain(tmp_path, DEVICE, target=TARGET)
     found = told(artifacts)
@@ -65,7 +68,7 @@ def test_the_whole_chain_gives_what_it_gives_on_a_cpu(tmp_path, on_cpu):
         *(pytest.param(eagle_setting, *case.values, marks=case.marks, id=f"eagle3-{case.id}") for case in EAGLE_CASES),
     ],
 )
-def test_losses_and_gradients_are_the_golden_ones(setting, case):
+def test_losses_and_gradients_are_the_golden_ones(setting: Callable[..., Any], case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     expected = golden.expected(case)
     model, batch, supervision = model.to(DEVICE), on_device(batch, DEVICE), on_device(supervision, DEVICE)

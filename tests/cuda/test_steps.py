@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from deepspec.errors import TrainingError
+from deepspec.records.batch import Record
 from deepspec.steps.stop import StopSignal
 from deepspec.steps.unread import Sieve
+from deepspec.train.loop import Loop
 from deepspec.train.memory import _taken, fitting_micro_batch
 from tests.cuda.test_device import DEVICE, HEADS, TARGET
 from tests.given.apart import ROOT
@@ -44,7 +47,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.enviro
 @pytest.mark.parametrize(
     ("algorithm", "compiled"), [("dspark", False), ("dflash", False), ("eagle3", False), ("dspark", True)]
 )
-def test_a_step_waits_for_nothing(algorithm, compiled):
+def test_a_step_waits_for_nothing(algorithm: str, compiled: bool) -> None:
     loop = loop_of(algorithm, SHAPE, compiled=compiled)
     steps, sieve = reader_of(loop, 2).steps(0, MANY), Sieve(1, 0, loop.task.device)
     with StopSignal() as stop:
@@ -62,7 +65,7 @@ def test_a_step_waits_for_nothing(algorithm, compiled):
 
 @on_a_card
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash2", "eagle3"])
-def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm):
+def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm: str) -> None:
     """In bf16, of 150 tokens and 112 slots: neither is a whole tile."""
     shape = Shape(SMALL, SMALL_LAYERS, length=150, anchors=16)
     plain, compiled = (gradients_of(algorithm, shape, compiled=compiled) for compiled in (False, True))
@@ -70,7 +73,7 @@ def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm):
     assert torch.linalg.vector_norm(compiled[1] - plain[1]) < 0.05 * torch.linalg.vector_norm(plain[1])
 
 
-def trial(loop, limit):
+def trial(loop: Loop, limit: int) -> tuple[int, list[str]]:
     """Return what fits into so many bytes beyond what is held, and what was said."""
     said = []
     torch.cuda.empty_cache()
@@ -83,7 +86,7 @@ def trial(loop, limit):
         torch.cuda.empty_cache()
 
 
-def reserved(loop, row):
+def reserved(loop: Loop, row: list[Record]) -> int:
     """Return the bytes that the allocator takes of the card for a pass of one row: more than what lies there."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -93,7 +96,7 @@ def reserved(loop, row):
 
 
 @on_a_card
-def test_the_trial_survives_memory_that_runs_out():
+def test_the_trial_survives_memory_that_runs_out() -> None:
     loop = loop_of("dspark", LONG, compiled=False)
     loop.task = replace(loop.task, spec=loop.task.spec.but(global_batch=2))
     row = [loop.reader.samples.record(0)]
@@ -107,7 +110,7 @@ def test_the_trial_survives_memory_that_runs_out():
     assert trial(loop, 3 * two)[0] == 2  # nothing is held that the trials before could not have
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_path):
+def test_a_run_that_was_killed_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()

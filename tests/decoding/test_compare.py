@@ -11,7 +11,7 @@ from deepspec.formats.scores import Difference, LosslessCheck
 from tests.given.published.numbers import scores
 
 
-def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path):
+def test_shared_questions_are_compared_pair_by_pair(tmp_path: Path) -> None:
     first = scores(tmp_path, "a", {"sums/0": 0, "sums/1": 3, "talk/0": 2, "only/0": 4})
     second = scores(tmp_path, "b", {"sums/0": 1, "sums/1": 4, "talk/0": 2})
     found = {each.benchmark: each for each in compare_drafts(first, second)}
@@ -47,17 +47,19 @@ def between(benchmark: str, low: float, high: float, temperature: float = 0.0) -
         ([], ()),
     ],
 )
-def test_a_draft_is_worse_where_the_interval_of_all_is_below_zero(found: list[Difference], worse: tuple[str, ...]):
+def test_a_draft_is_worse_where_the_interval_of_all_is_below_zero(
+    found: list[Difference], worse: tuple[str, ...]
+) -> None:
     assert regressions(found, None, None) == worse
 
 
-def test_losing_losslessness_is_worse():
+def test_losing_losslessness_is_worse() -> None:
     good = LosslessCheck(samples=2, equal=1, ties=1, divergences=())
     bad = LosslessCheck(samples=2, equal=1, ties=0, divergences=())
     assert regressions([], good, bad) == ("decoding at temperature 0 is no longer lossless",)
     assert regressions([], bad, bad) == regressions([], good, good) == regressions([], good, None) == ()
 
 
-def test_nothing_in_common_is_an_error(tmp_path: Path):
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="share no question"):
         compare_drafts(scores(tmp_path, "a", {"sums/0": 1}), scores(tmp_path, "b", {"talk/0": 1}))

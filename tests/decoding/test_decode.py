@@ -37,7 +37,7 @@ def generated(sliding: bool, count: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("sliding", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 7])
-def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: int):
+def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: int) -> None:
     target, prompts = pairs.target(sliding=sliding), pairs.prompts(7)
     wanted = generated(sliding, 7)
     plain = decode(target, NoProposer(), prompts, batch)
@@ -50,14 +50,14 @@ def test_greedy_output_is_what_the_target_generates_alone(sliding: bool, batch: 
 
 @pytest.mark.parametrize("name", DRAFTS)
 @pytest.mark.parametrize("sliding", [False, True])
-def test_every_algorithm_is_lossless_at_temperature_0(name: str, sliding: bool):
+def test_every_algorithm_is_lossless_at_temperature_0(name: str, sliding: bool) -> None:
     target, prompts = pairs.target(sliding=sliding), pairs.prompts(5)
     proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     decoded = decode(target, proposer, prompts)
     assert [decoded[str(row)].tokens for row in range(5)] == generated(sliding, 5)
 
 
-def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_read():
+def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_read() -> None:
     """Of the same prompts one at a time, and together, where it comes into the place of one that has ended."""
     target = pairs.target(6, sharpness=2.0)
     prompts = [[number % 6, number // 6, 3] for number in range(24)]
@@ -69,7 +69,7 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
         assert all(len(each.tokens) == 1 and not each.rounds for each in ended)
 
 
-def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
+def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """And once for the prompt: what a round accepted is read together with the mask tokens behind it."""
     target = pairs.target()
     draft, widths = pairs.draft(target, **DRAFTS["peagle"]), []
@@ -81,7 +81,7 @@ def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int):
+def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_among_more(slots: int) -> None:
     draft, found = pairs.draft(pairs.target(), **DRAFTS["peagle"]), []
     context, tokens = torch.randn(2, 5, 2 * 32), torch.randint(2, 48, (2, 6))
     for count in (slots, draft.config.drafts):
@@ -96,7 +96,7 @@ def test_a_parallel_draft_proposes_the_first_of_its_tokens_alone_as_it_does_amon
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
+def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int) -> None:
     target = pairs.target()
     draft = pairs.draft(target, **DRAFTS["dflash2 shifted"])
     context, tokens = torch.randn(2, 5, 2 * 32), torch.zeros(2, 6, dtype=torch.int64)
@@ -110,7 +110,7 @@ def test_a_convolved_draft_proposes_fewer_tokens_than_it_could(slots: int):
 
 
 @pytest.mark.parametrize("name", ["dspark", "dflash2", "eagle3", "peagle", "mtp"])
-def test_a_sample_does_not_depend_on_its_batch(name: str):
+def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     target, prompts = pairs.target(), pairs.prompts(6)
     proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     alone = decode(target, proposer, prompts, 1, temperature=1.0)

@@ -83,16 +83,16 @@ def target() -> Target:
 
 
 @pytest.mark.parametrize("name", DRAFTS)
-def test_output_is_distributed_as_the_targets(target: Target, name: str):
+def test_output_is_distributed_as_the_targets(target: Target, name: str) -> None:
     assert p_value(counted(target, **DRAFTS[name]), exact(target)) > WRONG
 
 
-def test_a_confidence_cut_changes_nothing(target: Target):
+def test_a_confidence_cut_changes_nothing(target: Target) -> None:
     traits = {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True, "confidence_with_markov": True}
     assert p_value(counted(target, threshold=0.3, **traits), exact(target)) > WRONG
 
 
-def test_the_test_sees_a_residual_that_is_forgotten(target: Target, monkeypatch: pytest.MonkeyPatch):
+def test_the_test_sees_a_residual_that_is_forgotten(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(proposal: sampling.Proposal, chances: torch.Tensor, accepted: torch.Tensor) -> torch.Tensor:
         return chances[torch.arange(len(accepted)), accepted]
 

@@ -1,6 +1,6 @@
 """Passes of fixed shapes: what a recorded pass replays gives what growing memories give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +48,7 @@ def decode(
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
+def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str) -> None:
     """Rows end at different times, give their places to others, and at last leave some empty."""
     target, prompts = TARGETS[family](), pairs.prompts(7)
     draft = None if name == "plain" else pairs.draft(target, **DRAFTS[name])
@@ -63,7 +63,7 @@ def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str):
 
 @pytest.mark.parametrize("name", ["dspark", "dflash2", "xpress", "eagle3"])
 @pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
-def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]):
+def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]) -> None:
     target, prompts = pairs.target(), pairs.prompts(5)
     proposer = proposer_for(pairs.draft(target, **DRAFTS[name]), stop_ids=target.stop_ids)
     growing = decode(target, proposer, "growing", 5, prompts, temperature=1.0, **cut)
@@ -71,7 +71,7 @@ def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, 
     assert {key: row.tokens for key, row in fixed.items()} == {key: row.tokens for key, row in growing.items()}
 
 
-def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.MonkeyPatch):
+def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     target, made = pairs.target(), []
     proposer = proposer_for(pairs.draft(target, "dspark"), stop_ids=frozenset())
     rows = TargetRows(target, proposer.layers)
@@ -87,12 +87,12 @@ def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.Mon
     assert made == [(2, 128), (2, 256)]
 
 
-def test_a_pass_looks_at_few_positions_more_than_it_needs():
+def test_a_pass_looks_at_few_positions_more_than_it_needs() -> None:
     assert [span_of(n) for n in (1, 128, 129, 512, 513, 1025, 5000)] == [128, 128, 256, 512, 640, 1280, 5120]
     assert [rows_for(n, 12) for n in (1, 2, 3, 5, 9, 12)] == [1, 2, 4, 8, 12, 12]
 
 
-def test_rows_that_are_not_decoded_never_grow():
+def test_rows_that_are_not_decoded_never_grow() -> None:
     cache = FixedCache(4, 8, CPU)
     cache.adopt(ragged())
     cache.shape(4, 8)
@@ -104,7 +104,7 @@ def test_rows_that_are_not_decoded_never_grow():
     assert cache.open(1, ahead=2).tolist() == [[5], [6], [2], [2]]
 
 
-def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part():
+def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part() -> None:
     cache, fresh = FixedCache(3, 8, CPU), RowCache(1, 4, CPU)
     cache.adopt(ragged())
     fresh.open(2)
@@ -123,7 +123,7 @@ def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part():
     assert cache.lengths.tolist() == [2, 0]
 
 
-def test_as_many_rows_are_decoded_together_as_memory_holds():
+def test_as_many_rows_are_decoded_together_as_memory_holds() -> None:
     assert [rows_within(1000, row) for row in (2000, 1000, 400, 300, 1)] == [1, 1, 2, 2, 64]
     target = pairs.target()
     proposer = proposer_for(pairs.draft(target, "dspark"))
@@ -136,7 +136,7 @@ def test_as_many_rows_are_decoded_together_as_memory_holds():
     assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
 
 
-def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch: pytest.MonkeyPatch):
+def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the 75 bytes that are free on one card 60 in 100 may be taken: four rows of 10 bytes."""
     free = {torch.device("cuda", 0): 1000, torch.device("cuda", 1): 75, torch.device("cpu"): 1}
     monkeypatch.setattr(fitting, "_free", free.get)
@@ -145,7 +145,7 @@ def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch:
     assert fitting.fitting_rows(target, NoProposer(), 1) == 4
 
 
-def test_work_is_done_each_time_where_nothing_records():
+def test_work_is_done_each_time_where_nothing_records() -> None:
     done: list[int] = []
     work = Replayed(lambda: done.append(1), Recorder(False, done.append))
     for _ in range(3):
@@ -159,7 +159,9 @@ READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__
 class NothingIsAsked(TorchFunctionMode):
     """Refuses to turn tensors into numbers."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         assert getattr(func, "__name__", "") not in READS, func
         return func(*args, **(kwargs or {}))
 
@@ -167,7 +169,9 @@ class NothingIsAsked(TorchFunctionMode):
 class NothingIsMoved(TorchDispatchMode):
     """Refuses to bring numbers to the device, and shapes that depend on values."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         told = str(func)
         waits = (
             "_local_scalar_dense",
@@ -186,7 +190,7 @@ class NothingIsMoved(TorchDispatchMode):
 
 
 @contextmanager
-def nothing_is_read():
+def nothing_is_read() -> Iterator[None]:
     """Refuse what a recorded pass may not do."""
     with NothingIsAsked(), NothingIsMoved():
         yield
@@ -205,7 +209,7 @@ def nothing_is_read():
     ],
 )
 @torch.inference_mode()
-def test_what_a_recorded_pass_may_not_do_is_seen_on_a_cpu(reads: Callable[[torch.Tensor], object]):
+def test_what_a_recorded_pass_may_not_do_is_seen_on_a_cpu(reads: Callable[[torch.Tensor], object]) -> None:
     with pytest.raises(AssertionError), nothing_is_read():
         reads(torch.ones(3))
 
@@ -214,7 +218,7 @@ def test_what_a_recorded_pass_may_not_do_is_seen_on_a_cpu(reads: Callable[[torch
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3, **TEMPERED}])
 def test_a_pass_that_can_be_recorded_reads_nothing(
     family: str, name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     passes: list[int] = []
 
     def strict(self: Replayed) -> None:

@@ -18,7 +18,7 @@ PROJECTIONS = 5 * 3
 
 @pytest.mark.parametrize("family", TARGETS)
 @torch.inference_mode()
-def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str):
+def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str) -> None:
     decoder = TARGETS[family]().decoder
     for name, weight in decoder.named_parameters():
         if "norm" in name:
@@ -39,7 +39,7 @@ def test_a_targets_states_are_its_own_and_nothing_stays_changed(family: str):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_projections_are_joined_without_a_second_copy(bias: bool):
+def test_projections_are_joined_without_a_second_copy(bias: bool) -> None:
     block = nn.ModuleDict(
         {"q_proj": nn.Linear(8, 12, bias), "k_proj": nn.Linear(8, 4, bias), "v_proj": nn.Linear(8, 4, bias)}
     )
@@ -54,13 +54,13 @@ def test_projections_are_joined_without_a_second_copy(bias: bool):
     torch.testing.assert_close([layer(x) for layer in layers], wanted)
 
 
-def test_layers_that_differ_are_not_joined():
+def test_layers_that_differ_are_not_joined() -> None:
     assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Linear(8, 4, bias=False)}))
     assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Identity()}))
     assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4)}))
 
 
-def test_a_norm_that_computes_something_else_keeps_its_own():
+def test_a_norm_that_computes_something_else_keeps_its_own() -> None:
     class HalfRMSNorm(nn.Module):
         def __init__(self):
             super().__init__()
@@ -73,7 +73,7 @@ def test_a_norm_that_computes_something_else_keeps_its_own():
 
 
 @pytest.mark.parametrize("queries", [1, 3])
-def test_heads_of_a_group_are_queries_of_one_head(queries: int):
+def test_heads_of_a_group_are_queries_of_one_head(queries: int) -> None:
     query, key, value = torch.randn(2, 6, queries, 8), torch.randn(2, 2, 10, 8), torch.randn(2, 2, 10, 8)
     mask = torch.rand(2, 1, queries, 10) > 0.3
     mask[..., 0] = True

@@ -44,11 +44,11 @@ def target(model_type: str) -> Target:
 
 
 @pytest.mark.parametrize("model_type", KINDS)
-def test_a_target_is_read_in_the_fastest_way_that_is_right(model_type: str):
+def test_a_target_is_read_in_the_fastest_way_that_is_right(model_type: str) -> None:
     assert TargetRows(target(model_type), ()).way == KINDS[model_type]
 
 
-def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pytest.MonkeyPatch):
+def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(*_: object) -> bool:
         raise AssertionError("it was tried")
 
@@ -63,7 +63,7 @@ def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pyte
         *(("mamba", way) for way in ("steps", "tokens", "whole")),
     ],
 )
-def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: str):
+def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: str) -> None:
     model = target(model_type)
     ids, wrong = probe_ids(model.model)[0], probe_ids(model.model)[0].flip(0)
     reader = StatesReader(model, (0,), way) if way in STATES else OwnReader(model, (0,), way)
@@ -80,7 +80,7 @@ def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: s
     torch.testing.assert_close(last, torch.stack([whole_last[0, 6:8], whole_last[0, 5:7]]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_reading_that_was_never_kept_is_taken_back():
+def test_a_reading_that_was_never_kept_is_taken_back() -> None:
     model = target("qwen3_next")
     ids = probe_ids(model.model)
     reader = OwnReader(model, (), "chunks")
@@ -92,7 +92,7 @@ def test_a_reading_that_was_never_kept_is_taken_back():
 
 
 @pytest.mark.parametrize(("model_type", "batch"), [("qwen3_next", 1), *((name, 3) for name in KINDS)])
-def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int):
+def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int) -> None:
     """Rows accept 0 to 4 tokens a round, end at different times, and give their places to others."""
     model = target(model_type)
     prompts = [[size, *range(size, 2 * size)] for size in (4, 17, 9, 12)]

@@ -47,7 +47,7 @@ def memory(*rows: float) -> SimpleNamespace:
     )
 
 
-def test_a_memory_is_its_tensors_by_row_and_the_rest_stays():
+def test_a_memory_is_its_tensors_by_row_and_the_rest_stays() -> None:
     """Two streams, two taps of a filter and two counters are none of two rows."""
     past = memory(1, 2)
     own = OwnStates({2: past, 3: memory(1, 2, 3)})
@@ -80,7 +80,7 @@ def test_a_memory_is_its_tensors_by_row_and_the_rest_stays():
     ],
     ids=["rows times heads", "both axes", "another axis grows too", "another axis", "more tensors"],
 )
-def test_a_memory_whose_rows_cannot_be_told_is_refused_by_name(few: list[Shape], many: list[Shape], told: str):
+def test_a_memory_whose_rows_cannot_be_told_is_refused_by_name(few: list[Shape], many: list[Shape], told: str) -> None:
     with pytest.raises(TargetError, match=told):
         OwnStates({2: [torch.zeros(shape) for shape in few], 3: [torch.zeros(shape) for shape in many]})
 
@@ -100,7 +100,7 @@ def with_taps(real: Callable[..., Any], axis: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_tensor_of_two_is_not_taken_for_two_rows(monkeypatch: pytest.MonkeyPatch, axis: int):
+def test_a_tensor_of_two_is_not_taken_for_two_rows(monkeypatch: pytest.MonkeyPatch, axis: int) -> None:
     """If it were, the trial would fail, and one row be read after the other."""
     for module in (own_states, state_reader):
         monkeypatch.setattr(module, "observe", with_taps(module.observe, axis))
@@ -114,7 +114,7 @@ def test_a_tensor_of_two_is_not_taken_for_two_rows(monkeypatch: pytest.MonkeyPat
     }
 
 
-def test_a_memory_whose_rows_cannot_be_told_is_read_a_row_at_a_time(monkeypatch: pytest.MonkeyPatch):
+def test_a_memory_whose_rows_cannot_be_told_is_read_a_row_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: object) -> OwnStates:
         raise TargetError("no axis is the rows")
 
@@ -122,7 +122,7 @@ def test_a_memory_whose_rows_cannot_be_told_is_read_a_row_at_a_time(monkeypatch:
     assert TargetRows(target_of("rwkv"), ()).way == "chunks"
 
 
-def test_what_a_model_wants_for_its_memory_is_found_by_asking_it():
+def test_what_a_model_wants_for_its_memory_is_found_by_asking_it() -> None:
     own, kind = own_memory(target_of("rwkv"), "state")
     assert own is not None
     assert (own.alone, kind) == (True, StateCache)
@@ -139,7 +139,9 @@ def test_what_a_model_wants_for_its_memory_is_found_by_asking_it():
 @pytest.mark.parametrize("model_type", ["rwkv", "xlstm", "minimax"])
 @pytest.mark.parametrize("drafted", [False, True])
 @pytest.mark.parametrize("batch", [5, 2])
-def test_ragged_rows_together_give_what_the_model_generates_for_each(model_type: str, drafted: bool, batch: int):
+def test_ragged_rows_together_give_what_the_model_generates_for_each(
+    model_type: str, drafted: bool, batch: int
+) -> None:
     """Rows end at different times, at a token of another's answer; of two, their places go to the next prompts."""
     target, prompts = (
         target_of(model_type),

@@ -10,7 +10,7 @@ from tests.given.drafts.held_out import decoded
 
 
 @pytest.mark.parametrize("algorithm", ["eagle3", "peagle"])
-def test_rounds_are_those_of_a_prompt_that_is_read_at_once(algorithm, monkeypatch):
+def test_rounds_are_those_of_a_prompt_that_is_read_at_once(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of 2 to 23 tokens in one batch: of pieces of 5, short ones end in the first, others in the last."""
     target, prompts = pairs.target(6, sharpness=2.0), pairs.prompts(8, 6)
     proposer = proposer_for(pairs.draft(target, algorithm), stop_ids=target.stop_ids)
@@ -20,7 +20,7 @@ def test_rounds_are_those_of_a_prompt_that_is_read_at_once(algorithm, monkeypatc
     assert max(one.accepted for each in whole for one in each.rounds) > 0
 
 
-def test_no_piece_holds_more_than_its_positions_by_those_before(monkeypatch):
+def test_no_piece_holds_more_than_its_positions_by_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eagle, "PIECE", 5)
     target = pairs.target()
     draft = pairs.draft(target, "eagle3")

@@ -21,14 +21,14 @@ def ragged() -> RowCache:
     return cache
 
 
-def test_new_entries_go_behind_each_rows_own_length():
+def test_new_entries_go_behind_each_rows_own_length() -> None:
     cache = ragged()
     assert cache.open(2).tolist() == [[1, 2], [3, 4]]
     keys, _ = cache.update(states([7, 8], [9, 10]), states([7, 8], [9, 10]), 0)
     assert keys[:, 0, :, 0].tolist() == [[1, 7, 8, 0, 0], [4, 5, 6, 9, 10]]
 
 
-def test_a_position_sees_itself_and_what_is_before_it():
+def test_a_position_sees_itself_and_what_is_before_it() -> None:
     cache = ragged()
     cache.open(2)
     seen = cache.causal_mask()[:, 0].int().tolist()
@@ -37,7 +37,7 @@ def test_a_position_sees_itself_and_what_is_before_it():
     assert windowed == [[[1, 1, 0, 0, 0], [0, 1, 1, 0, 0]], [[0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]]
 
 
-def test_a_block_sees_its_row_and_all_of_itself():
+def test_a_block_sees_its_row_and_all_of_itself() -> None:
     cache = ragged()
     cache.open(2)
     mask = cache.block_mask()
@@ -45,7 +45,7 @@ def test_a_block_sees_its_row_and_all_of_itself():
     assert mask[:, 0].int().tolist() == [[[1, 1, 1, 0, 0]] * 2, [[1, 1, 1, 1, 1]] * 2]
 
 
-def test_rows_are_kept_and_replaced():
+def test_rows_are_kept_and_replaced() -> None:
     cache, fresh = ragged(), RowCache(1, 4, CPU)
     fresh.open(2)
     fresh.update(states([20, 21]), states([20, 21]), 0)

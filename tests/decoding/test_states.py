@@ -56,7 +56,7 @@ def after(summing: Summing, counts: list[int]) -> StateCache:
     return cache
 
 
-def test_rows_that_kept_as_many_read_them_again_in_one_pass():
+def test_rows_that_kept_as_many_read_them_again_in_one_pass() -> None:
     summing = Summing()
     cache = after(summing, [1, 2, 1, 3])
     assert summing.read == [[[1], [1]], [[1, 2]]]
@@ -64,19 +64,19 @@ def test_rows_that_kept_as_many_read_them_again_in_one_pass():
     assert summing.sums(cache) == [11, 43, 61, 46]
 
 
-def test_where_all_is_kept_or_nothing_nothing_is_read_again():
+def test_where_all_is_kept_or_nothing_nothing_is_read_again() -> None:
     summing = Summing()
     assert summing.sums(after(summing, [3, 0, 3, 0])) == [16, 40, 66, 40]
     assert summing.read == []
 
 
-def test_a_model_that_reads_one_token_a_pass_has_the_states_behind_each():
+def test_a_model_that_reads_one_token_a_pass_has_the_states_behind_each() -> None:
     summing = Summing(width=1)
     assert summing.sums(after(summing, [1, 2, 0, 3])) == [11, 43, 60, 46]
     assert summing.read == []
 
 
-def test_a_reading_that_was_never_kept_leaves_nothing():
+def test_a_reading_that_was_never_kept_leaves_nothing() -> None:
     summing = Summing()
     cache = after(summing, [3, 3, 3, 3])
     cache.begin(torch.tensor([[100]] * 4))
@@ -85,7 +85,7 @@ def test_a_reading_that_was_never_kept_leaves_nothing():
     assert cache.lengths.tolist() == [4, 5, 5, 4]
 
 
-def test_rows_go_and_come_with_their_states():
+def test_rows_go_and_come_with_their_states() -> None:
     summing = Summing()
     cache, fresh = after(summing, [1, 2, 1, 3]), summing.cache([[7, 7]])
     cache.replace([2], fresh)
@@ -95,7 +95,7 @@ def test_rows_go_and_come_with_their_states():
     assert summing.sums(cache) == [14, 11]
 
 
-def test_a_model_may_write_into_a_state_that_it_was_given():
+def test_a_model_may_write_into_a_state_that_it_was_given() -> None:
     """Kernels for one token do; what was before stays as it was."""
     summing = Summing()
     cache = after(summing, [3, 3, 3, 3])
@@ -106,7 +106,7 @@ def test_a_model_may_write_into_a_state_that_it_was_given():
     assert summing.sums(cache) == [16, 46, 66, 46]
 
 
-def test_a_convolution_is_given_its_last_inputs_and_zeros_before_the_first():
+def test_a_convolution_is_given_its_last_inputs_and_zeros_before_the_first() -> None:
     cache = StateCache(1, 8, CPU, Summing())
     cache.begin(torch.tensor([[1, 2]]))
     assert cache.get_conv_state(0) is None

@@ -68,7 +68,9 @@ def check(done: subprocess.CompletedProcess[str], message: str, root: Path) -> N
 
 
 @pytest.mark.parametrize("case", BEFORE_ANYTHING)
-def test_what_can_be_seen_before_anything_starts(tmp_path, case, monkeypatch, capsys):
+def test_what_can_be_seen_before_anything_starts(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options, message = BEFORE_ANYTHING[case]
     root = ["--root", str(tmp_path / "store")] if "--root" not in options else []
     monkeypatch.setattr(sys, "argv", ["deepspec", "run", *root, *options])
@@ -78,7 +80,9 @@ def test_what_can_be_seen_before_anything_starts(tmp_path, case, monkeypatch, ca
     check(subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err), message, tmp_path / "store")
 
 
-def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+def test_a_data_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "file" / "data"))
     monkeypatch.setattr(sys, "argv", ["deepspec", "run", "--root", str(tmp_path / "store")])
@@ -90,7 +94,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("case", IN_PREPARE)
-def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path, api, data, case):
+def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path: Path, api: str, data: Path, case: str) -> None:
     content, options, message = IN_PREPARE[case]
     (tmp_path / "rows.jsonl").write_text(content)
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api, extra=("--benchmarks-dir", "demo"))
@@ -98,7 +102,9 @@ def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path, api, data
     check(done, message, tmp_path / "store")
 
 
-def test_an_engine_that_is_not_there_is_named(undisturbed, api, data, tmp_path):
+def test_an_engine_that_is_not_there_is_named(
+    undisturbed: tuple[Deepspec, str], api: str, data: Path, tmp_path: Path
+) -> None:
     shutil.copytree(undisturbed[0].root / "prompts", tmp_path / "store" / "prompts")
     url = f"http://127.0.0.1:{free_port()}/v1"
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api)
@@ -109,7 +115,9 @@ def test_an_engine_that_is_not_there_is_named(undisturbed, api, data, tmp_path):
     assert not list((tmp_path / "store").glob("answers/*/manifest.json"))
 
 
-def test_a_target_without_a_chat_template_says_what_to_do(api, data, tmp_path, undisturbed):
+def test_a_target_without_a_chat_template_says_what_to_do(
+    api: str, data: Path, tmp_path: Path, undisturbed: tuple[Deepspec, str]
+) -> None:
     folder = tmp_path / "plain"
     source = next(path for path in (data / "models").iterdir() if path.is_dir())
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.gguf", "chat_template.jinja", "*.log"))

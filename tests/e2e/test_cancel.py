@@ -60,7 +60,7 @@ def state_of(client: SyncPrefectClient, run: FlowRun) -> StateType | None:
     return client.read_flow_run(run.id).state_type
 
 
-def test_what_a_run_started_and_is_not_over_is_cancelled(client: SyncPrefectClient, deployment: str):
+def test_what_a_run_started_and_is_not_over_is_cancelled(client: SyncPrefectClient, deployment: str) -> None:
     above = client.create_flow_run(parent, state=Running())
     waiting, working, done = (started(client, above.id, deployment) for _ in range(3))
     within = started(client, above.id, None)
@@ -79,7 +79,7 @@ def test_what_a_run_started_and_is_not_over_is_cancelled(client: SyncPrefectClie
 
 def test_shards_end_where_their_run_is_stopped(
     client: SyncPrefectClient, deployment: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Two of three shards are started, the third waits for a thread; nobody works on them; then Ctrl-C."""
 
     def below() -> list[FlowRun]:
@@ -105,7 +105,7 @@ def test_shards_end_where_their_run_is_stopped(
     assert {run.name for run in below()} <= {f"cache-greedy-{shard}" for shard in range(3)}
 
 
-def test_every_flow_that_shares_out_shards_ends_them_when_it_is_cancelled_or_crashes():
+def test_every_flow_that_shares_out_shards_ends_them_when_it_is_cancelled_or_crashes() -> None:
     for each in (build_draft, try_draft, reevaluate, sweep, STAGE_FLOWS["cache"], STAGE_FLOWS["evaluate"]):
         assert each.on_cancellation_hooks == each.on_crashed_hooks == [cancel_with_parent]
     sharded = {name for name, stage in STAGES.items() if stage.sharded}

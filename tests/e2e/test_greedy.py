@@ -23,7 +23,9 @@ def made(deepspec: Deepspec, kind: str) -> list[Manifest]:
     return [entry.manifest for entry in catalog(deepspec.store) if entry.kind == kind and entry.manifest]
 
 
-def test_stage_by_stage_greedy_answers_come_along_and_training_walks_over_them(api: str, data: Path, tmp_path: Path):
+def test_stage_by_stage_greedy_answers_come_along_and_training_walks_over_them(
+    api: str, data: Path, tmp_path: Path
+) -> None:
     extra = tuple(word for each in SAMPLED for word in ("--set", each))
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api, extra=extra)
     for stage in ("prepare", "regenerate", "cache", "train"):

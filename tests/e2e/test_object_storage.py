@@ -29,7 +29,7 @@ def copy_of(store: Store, folder: Path, *kinds: str) -> Store:
 
 
 @pytest.mark.soak
-def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp_path: Path):  # noqa: F811
+def test_killed_while_capturing_and_resumed(api: str, data: Path, s3: Store, tmp_path: Path) -> None:  # noqa: F811
     deepspec = Deepspec(data=data, root=s3.root, api=api, extra=FEW)
     with deepspec.start("run") as process:
         try:

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -32,13 +34,13 @@ PREFECT = [sys.executable, "-m", "prefect"]
 
 
 @pytest.fixture(scope="module")
-def operated(api, tmp_path_factory):
+def operated(api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operate(api, tmp_path_factory.mktemp("operated")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def built(operated):
+def built(operated: Operated) -> dict[str, Any]:
     """The whole pipeline, started as a person would start it."""
     parameters = json.dumps(operated.parameters())
     command = [*PREFECT, "deployment", "run", "build-draft/local", "--params", parameters, "--watch"]
@@ -48,7 +50,7 @@ def built(operated):
     return run
 
 
-def test_everything_is_deployed_and_cron_runs_are_scheduled(operated):
+def test_everything_is_deployed_and_cron_runs_are_scheduled(operated: Operated) -> None:
     deployed = {f"{found['entrypoint']}": found for found in query(operated.api, "deployments", {})}
     assert {f"flows.stages.{stage}" for stage in STAGES} < set(deployed)
     assert deployed["flows.draft.build_draft"]["enforce_parameter_schema"]
@@ -59,7 +61,7 @@ def test_everything_is_deployed_and_cron_runs_are_scheduled(operated):
     assert {run["state_type"] for run in runs} == {"SCHEDULED"}
 
 
-def test_a_misspelt_parameter_is_refused_by_the_server(operated):
+def test_a_misspelt_parameter_is_refused_by_the_server(operated: Operated) -> None:
     parameters = '{"choices": {"targt": "x"}, "site": {}}'
     command = [*PREFECT, "deployment", "run", "build-draft/local", "--params", parameters]
     done = subprocess.run(command, env=environment(operated.api), capture_output=True, text=True, check=False)
@@ -67,7 +69,7 @@ def test_a_misspelt_parameter_is_refused_by_the_server(operated):
     assert "targt" in done.stdout + done.stderr
 
 
-def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
+def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated: Operated, built: dict[str, Any]) -> None:
     store = Store(default_root())
     assert store.root.startswith("s3://")
     assert {key.split("/")[0] for key in manifests()} == {stage.kind for stage in STAGES.values()}
@@ -85,7 +87,7 @@ def test_a_run_publishes_to_s3_and_can_be_found_and_read(operated, built):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (apt-get install chromium)")
-def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
+def test_the_run_page_shows_its_artifacts(operated: Operated, built: dict[str, Any], tmp_path: Path) -> None:
     picture = ROOT / "runs" / "run-page.png"
     picture.parent.mkdir(exist_ok=True)
     page = f"{operated.api.removesuffix('/api')}/v2/runs/flow-run/{built['id']}?tab=Artifacts"
@@ -100,7 +102,9 @@ def test_the_run_page_shows_its_artifacts(operated, built, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
-def test_a_cancelled_training_leaves_no_process_and_goes_on_at_its_checkpoint_when_retried(operated: Operated, built):
+def test_a_cancelled_training_leaves_no_process_and_goes_on_at_its_checkpoint_when_retried(
+    operated: Operated, built: dict[str, Any]
+) -> None:
     run = start_training(operated, seed=1)
     assert operated.cancel(run) < 20
     operated.set_state(run, type="SCHEDULED", name="AwaitingRetry")
@@ -109,7 +113,9 @@ def test_a_cancelled_training_leaves_no_process_and_goes_on_at_its_checkpoint_wh
 
 
 @pytest.mark.soak
-def test_a_training_that_is_killed_and_loses_its_worker_goes_on_by_itself(operated: Operated, built):
+def test_a_training_that_is_killed_and_loses_its_worker_goes_on_by_itself(
+    operated: Operated, built: dict[str, Any]
+) -> None:
     """Kill -9 of the engine, then of the worker; the automation notices each."""
     run = start_training(operated, seed=2)
     for engine in operated.processes(run, "prefect"):
@@ -126,7 +132,9 @@ def test_a_training_that_is_killed_and_loses_its_worker_goes_on_by_itself(operat
 
 
 @pytest.mark.soak
-def test_two_runs_at_once_make_a_deleted_artifact_again_once_and_leave_the_rest(operated: Operated, built):
+def test_two_runs_at_once_make_a_deleted_artifact_again_once_and_leave_the_rest(
+    operated: Operated, built: dict[str, Any]
+) -> None:
     """They take turns by the limit: one trains, the other finds the draft."""
     before = manifests()
     (draft,) = [key for key in before if key.startswith("draft/")]
@@ -142,7 +150,9 @@ def test_two_runs_at_once_make_a_deleted_artifact_again_once_and_leave_the_rest(
     assert len({found["flow_run_id"] for found in trained} & set(runs)) == 1
 
 
-def test_a_reevaluation_that_finds_a_draft_worse_starts_the_alert_flow(operated: Operated, built):
+def test_a_reevaluation_that_finds_a_draft_worse_starts_the_alert_flow(
+    operated: Operated, built: dict[str, Any]
+) -> None:
     store, scratch = Store(default_root()), operated.data / "scratch"
     (key,) = [key for key in manifests() if key.startswith("scores/")]
     publish_better(store, find(store, key.removesuffix("/manifest.json")), "d" * 32, scratch)
@@ -154,7 +164,9 @@ def test_a_reevaluation_that_finds_a_draft_worse_starts_the_alert_flow(operated:
 
 
 @pytest.mark.soak
-def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeypatch):
+def test_two_hundred_shard_tasks_do_not_lock_the_database(
+    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[int] = []
     log = Path(os.environ["PREFECT_HOME"], "server.log")
     before = log.stat().st_size
@@ -174,7 +186,7 @@ def test_two_hundred_shard_tasks_do_not_lock_the_database(api, tmp_path, monkeyp
     assert b"database is locked" not in log.read_bytes()[before:]
 
 
-def test_a_table_that_comes_again_takes_the_place_of_the_one_before(api):
+def test_a_table_that_comes_again_takes_the_place_of_the_one_before(api: str) -> None:
     @flow(name="two-tables")
     def tell() -> None:
         report = PrefectReport("regenerate")
@@ -188,7 +200,7 @@ def test_a_table_that_comes_again_takes_the_place_of_the_one_before(api):
 
 
 @pytest.mark.soak
-def test_setting_up_again_doubles_nothing(operated):
+def test_setting_up_again_doubles_nothing(operated: Operated) -> None:
     before = [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")]
     set_up(operated.api, "local")
     assert [len(query(operated.api, what, {})) for what in ("automations", "deployments", "block_documents")] == before

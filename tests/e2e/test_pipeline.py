@@ -45,7 +45,7 @@ def copied(deepspec: Deepspec, folder: Path, *kinds: str) -> Deepspec:
     return replace(deepspec, root=folder / "store")
 
 
-def test_a_run_publishes_every_stage(undisturbed):
+def test_a_run_publishes_every_stage(undisturbed: tuple[Deepspec, str]) -> None:
     deepspec, printed = undisturbed
     for stage in STAGES.values():
         assert deepspec.manifest(stage.kind).files
@@ -59,14 +59,14 @@ def test_a_run_publishes_every_stage(undisturbed):
     assert none_left(deepspec) == []
 
 
-def test_the_server_shows_tasks_and_artifacts(undisturbed, api):
+def test_the_server_shows_tasks_and_artifacts(undisturbed: tuple[Deepspec, str], api: str) -> None:
     tasks = query(api, "task_runs", {"limit": 200})
     assert set(STAGES) <= {str(task["name"]) for task in tasks if task["state_name"] == "Completed"}
     artifacts = query(api, "artifacts", {"limit": 200})
     assert {"progress", "table", "image", "markdown"} <= {str(artifact["type"]) for artifact in artifacts}
 
 
-def test_typed_again_every_stage_is_cached(undisturbed, api):
+def test_typed_again_every_stage_is_cached(undisturbed: tuple[Deepspec, str], api: str) -> None:
     deepspec, _ = undisturbed
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
     done = deepspec.run("run")
@@ -75,7 +75,9 @@ def test_typed_again_every_stage_is_cached(undisturbed, api):
     assert {str(task["name"]) for task in new if task["state_name"] == "Cached"} == set(STAGES)
 
 
-def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(undisturbed, tmp_path):
+def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(
+    undisturbed: tuple[Deepspec, str], tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers", "target_cache", "draft")
     asked = deepspec.manifest("draft").address
     done = deepspec.run("sweep", "--row", "short: train.steps=2", "--seeds", "1", "--json")
@@ -89,7 +91,9 @@ def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(undistu
     assert all(each["accepted_length"]["value"] >= 1 for each in board["standings"])
 
 
-def test_a_deleted_draft_is_made_again_and_nothing_else_though_the_run_is_killed_meanwhile(undisturbed, api, tmp_path):
+def test_a_deleted_draft_is_made_again_and_nothing_else_though_the_run_is_killed_meanwhile(
+    undisturbed: tuple[Deepspec, str], api: str, tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
     shutil.rmtree(deepspec.root / "draft")
     process = deepspec.start("run")
@@ -121,7 +125,9 @@ def with_another_answer(deepspec: Deepspec, source: Deepspec, scratch: Path) -> 
 
 
 @pytest.mark.soak
-def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(undisturbed, tmp_path):
+def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(
+    undisturbed: tuple[Deepspec, str], tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "target_cache", "draft")
     old = {kind: deepspec.manifest(kind) for kind in ("target_cache", "draft")}
     answers = with_another_answer(deepspec, undisturbed[0], tmp_path / "scratch")
@@ -136,7 +142,9 @@ def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(undisturb
 
 
 @pytest.mark.soak
-def test_killed_while_regenerating_every_committed_answer_survives(undisturbed, tmp_path):
+def test_killed_while_regenerating_every_committed_answer_survives(
+    undisturbed: tuple[Deepspec, str], tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     process = deepspec.start("regenerate")
     marks = deepspec.root / "answers"
@@ -156,7 +164,9 @@ def test_killed_while_regenerating_every_committed_answer_survives(undisturbed, 
 
 
 @pytest.mark.soak
-def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(undisturbed, tmp_path):
+def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(
+    undisturbed: tuple[Deepspec, str], tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers")
     process = deepspec.start("cache")
     kill_when(process, lambda: any((deepspec.root / "target_cache").glob("*/parts/*/*.json")))
@@ -179,7 +189,9 @@ def leaks(texts: Iterable[str], folders: Iterable[Path]) -> list[str]:
     return found + [str(path) for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_a_key_is_used_and_leaves_no_trace_in_store_scratch_logs_or_server(undisturbed, api, tmp_path):
+def test_a_key_is_used_and_leaves_no_trace_in_store_scratch_logs_or_server(
+    undisturbed: tuple[Deepspec, str], api: str, tmp_path: Path
+) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     given = {**deepspec.environment(), "GIVEN": KEY}
     subprocess.run([sys.executable, "-c", SAVE], env=given, check=True, capture_output=True)

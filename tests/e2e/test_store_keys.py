@@ -35,7 +35,7 @@ def save(api: str, values: Mapping[str, str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", ["local", "kubernetes"])
-def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment: str):
+def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment: str) -> None:
     values = {variable: f"value of {block}" for variable, block in BLOCKS.items()}
     save(api, values)
     place = replace(ENVIRONMENTS[environment], pool=f"keys-{environment}")
@@ -51,7 +51,7 @@ def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment:
 
 
 @pytest.mark.slow
-def test_a_pool_that_is_made_again_keeps_what_people_changed_and_gets_what_it_lacks(api: str):
+def test_a_pool_that_is_made_again_keeps_what_people_changed_and_gets_what_it_lacks(api: str) -> None:
     save(api, dict.fromkeys(BLOCKS, "value"))
     place = replace(ENVIRONMENTS["kubernetes"], pool="keys-changed")
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
@@ -72,7 +72,7 @@ def test_a_pool_that_is_made_again_keeps_what_people_changed_and_gets_what_it_la
 
 
 @pytest.mark.soak
-def test_a_worker_without_keys_runs_on_a_store_that_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_without_keys_runs_on_a_store_that_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_inputs(tmp_path)
     monkeypatch.delenv("PREFECT_HOME", raising=False)
     for name, folder in {

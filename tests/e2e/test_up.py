@@ -21,7 +21,9 @@ AUTH = "ops:4711"
 ALERT = '{"draft": "deepspec.draft.abc", "evidence": {"regressions": ["gsm8k: 1.31, was 1.38"]}}'
 
 
-def test_a_server_for_others_needs_a_password(monkeypatch, capsys, tmp_path):
+def test_a_server_for_others_needs_a_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "data"))
@@ -34,7 +36,7 @@ def test_a_server_for_others_needs_a_password(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_server_with_a_password_has_a_worker_that_comes_back_and_ends_with_down(tmp_path: Path):
+def test_a_server_with_a_password_has_a_worker_that_comes_back_and_ends_with_down(tmp_path: Path) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     gone = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING")

@@ -1,12 +1,15 @@
 """The device that stands for a GPU computes as the CPU does, and refuses what a GPU refuses."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.elsewhere.device import DEVICE, Elsewhere, MixedDevicesError, there
 
 
-def test_it_computes_and_says_where():
+def test_it_computes_and_says_where() -> None:
     with there():
         x = torch.arange(6.0, device=DEVICE).view(2, 3)
         product = x @ torch.ones(2, 3).to(DEVICE).T
@@ -27,12 +30,12 @@ def test_it_computes_and_says_where():
         lambda x: torch.nn.Linear(3, 2)(x),
     ],
 )
-def test_it_refuses_to_mix(mix):
+def test_it_refuses_to_mix(mix: Callable[[Tensor], object]) -> None:
     with there(), pytest.raises(MixedDevicesError):
         mix(torch.ones(2, 3, device=DEVICE))
 
 
-def test_numbers_go_with_either_and_reading_is_counted():
+def test_numbers_go_with_either_and_reading_is_counted() -> None:
     with there() as seen:
         x = torch.ones(2, device=DEVICE) * torch.tensor(2.0)
         x[0] = 5

@@ -56,7 +56,7 @@ PAIRS = [(name, sliding, float((number + sliding) % 2)) for number, name in enum
 
 
 @pytest.mark.parametrize(("name", "sliding", "temperature"), PAIRS)
-def test_decoding_gives_the_same_tokens_elsewhere(name, sliding, temperature):
+def test_decoding_gives_the_same_tokens_elsewhere(name: str, sliding: int, temperature: float) -> None:
     target = pairs.target(sliding=bool(sliding))
     draft = pairs.draft(target, **DRAFTS[name])
     here = decoded(Pair(target=target, draft=draft, slots=3), temperature)
@@ -69,7 +69,7 @@ def test_decoding_gives_the_same_tokens_elsewhere(name, sliding, temperature):
     ("name", "sliding", "temperature"),
     [("dspark", False, 0.0), ("dspark", True, 1.0), ("eagle3", True, 0.0), ("eagle3", False, 1.0)],
 )
-def test_a_spread_target_decodes_what_it_does_on_one_device(name, sliding, temperature):
+def test_a_spread_target_decodes_what_it_does_on_one_device(name: str, sliding: bool, temperature: float) -> None:
     """Without windows the head lies with the last block; with windows it is the embedding, and lies with the first."""
     target = pairs.target(sliding=sliding)
     draft = pairs.draft(target, **DRAFTS[name])
@@ -94,7 +94,7 @@ def rows_of(target: Target, oracle: pairs.Oracle | None = None) -> tuple[str, li
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "falcon_h1", "bloom", "xlstm"])
-def test_a_spread_target_of_any_memory_is_read_in_the_same_way(model_type):
+def test_a_spread_target_of_any_memory_is_read_in_the_same_way(model_type: str) -> None:
     """Keys and values; states beside them; what the model itself keeps, a row at a time; states of its own form."""
     model = zoo.build(model_type).requires_grad_(False)
     target = Target(folder=Path("tiny"), model=model, tokenizer=None, stop_ids=frozenset())
@@ -106,7 +106,7 @@ def test_a_spread_target_of_any_memory_is_read_in_the_same_way(model_type):
         assert rows_of(target, pairs.Oracle(answers)) == here
 
 
-def test_a_spread_target_starts_every_kernel_by_itself_and_that_is_said_once():
+def test_a_spread_target_starts_every_kernel_by_itself_and_that_is_said_once() -> None:
     target, said = pairs.target(), list[str]()
     with there():
         pair = Pair(target=spread(target, DEVICE), draft=pairs.draft(pairs.target(), **DRAFTS["dspark"]), slots=3)
@@ -119,7 +119,7 @@ def test_a_spread_target_starts_every_kernel_by_itself_and_that_is_said_once():
 
 
 @pytest.mark.parametrize("name", DRAFTS)
-def test_all_forms_are_held_together_elsewhere(name):
+def test_all_forms_are_held_together_elsewhere(name: str) -> None:
     target = pairs.target()
     draft = pairs.draft(target, **DRAFTS[name])
     with there():
@@ -134,7 +134,7 @@ def made(case: Given, kind: str) -> Out:
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
-def test_forms_are_exported_and_pass_the_gate_elsewhere(tmp_path, algorithm):
+def test_forms_are_exported_and_pass_the_gate_elsewhere(tmp_path: Path, algorithm: str) -> None:
     case = given(tmp_path, algorithm=algorithm)
     out = made(case, "exports")
     with there():
@@ -147,7 +147,9 @@ def test_forms_are_exported_and_pass_the_gate_elsewhere(tmp_path, algorithm):
 @pytest.mark.parametrize(
     ("algorithm", "device"), [("dspark", str(DEVICE)), ("eagle3", str(DEVICE)), ("eagle3", "spread")]
 )
-def test_an_evaluation_scores_the_same_elsewhere(tmp_path, monkeypatch, algorithm, device):
+def test_an_evaluation_scores_the_same_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, device: str
+) -> None:
     case = given(tmp_path, algorithm=algorithm)
     spec = EvaluateSpec(
         target=case.target, benchmarks=case.benchmarks, max_new_tokens=8, dtype="float32", calibration_samples=0,

@@ -21,26 +21,26 @@ def serve(limit: Concurrency, slots: int, seconds: float, until: float, start: f
     return answered
 
 
-def test_the_limit_grows_to_what_the_engine_can_use_and_not_far_beyond():
+def test_the_limit_grows_to_what_the_engine_can_use_and_not_far_beyond() -> None:
     limit = Concurrency(0.0)
     serve(limit, slots=64, seconds=0.5, until=60.0)
     assert 64 <= limit.limit <= 64 * 2 * 1.1
     assert serve(limit, slots=64, seconds=0.5, until=90.0, start=60.0) >= 0.95 * 64 / 0.5 * 30
 
 
-def test_an_engine_with_one_slot_keeps_a_small_queue():
+def test_an_engine_with_one_slot_keeps_a_small_queue() -> None:
     limit = Concurrency(0.0)
     serve(limit, slots=1, seconds=0.1, until=60.0)
     assert limit.limit <= START * 2
 
 
-def test_a_limit_that_is_far_too_high_comes_down():
+def test_a_limit_that_is_far_too_high_comes_down() -> None:
     limit = Concurrency(0.0, start=512)
     serve(limit, slots=16, seconds=0.1, until=3000.0)
     assert 16 <= limit.limit <= 128
 
 
-def test_a_refusal_halves_the_limit_once_for_all_requests_under_way():
+def test_a_refusal_halves_the_limit_once_for_all_requests_under_way() -> None:
     limit = Concurrency(0.0, start=32)
     limit.overloaded(now=10.0, asked=9.0)
     limit.overloaded(now=10.1, asked=9.5)  # was under way when the first was refused
@@ -49,13 +49,13 @@ def test_a_refusal_halves_the_limit_once_for_all_requests_under_way():
     assert limit.limit == 8
 
 
-def test_the_limit_never_falls_below_one():
+def test_the_limit_never_falls_below_one() -> None:
     limit = Concurrency(0.0, start=1)
     limit.overloaded(now=1.0, asked=0.5)
     assert limit.limit == 1
 
 
-def test_after_a_refusal_it_waits_before_it_grows():
+def test_after_a_refusal_it_waits_before_it_grows() -> None:
     limit = Concurrency(0.0, start=8)
     limit.overloaded(now=0.0, asked=-1.0)
     answers = 0
@@ -65,14 +65,14 @@ def test_after_a_refusal_it_waits_before_it_grows():
     assert answers == HOLD_WINDOWS * (4 + WINDOW_ANSWERS)  # four settle it, sixteen are measured
 
 
-def test_an_endpoint_that_was_not_full_keeps_its_limit():
+def test_an_endpoint_that_was_not_full_keeps_its_limit() -> None:
     limit = Concurrency(0.0)
     for number in range(100):
         limit.answered(number / 10, number / 10, 10, full=False)
     assert limit.limit == START
 
 
-def test_an_endpoint_that_came_back_begins_with_one_request():
+def test_an_endpoint_that_came_back_begins_with_one_request() -> None:
     limit = Concurrency(0.0, start=64)
     limit.restart(5.0)
     assert limit.limit == 1

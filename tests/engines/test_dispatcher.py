@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -14,19 +15,23 @@ from tests.engines.virtual import now, run_virtually
 DAY = 86400.0
 
 
+Rule = Callable[[int], AskError | None]
+"""Of the number of a question: how it fails, if it does."""
+
+
 class Fake:
     """Fails or answers by a rule; keeps which seeds it was asked for, and when."""
 
     model = "tiny"
 
-    def __init__(self, label, rule=None, seconds=0.0) -> None:
+    def __init__(self, label: str, rule: Rule | None = None, seconds: float = 0.0) -> None:
         self.label = label
         self.rule = rule or (lambda number: None)
         self.seconds = seconds
         self.asked: list[int] = []
         self.times: list[float] = []
 
-    async def ask(self, question):
+    async def ask(self, question: Question) -> Answer:
         number = len(self.asked)
         self.asked.append(question.seed)
         self.times.append(now())
@@ -36,19 +41,19 @@ class Fake:
         return Answer(content="", finish_reason="stop", completion_tokens=1, endpoint=self.label)
 
 
-def question(number):
+def question(number: int) -> Question:
     return Question(messages=[], tools=[], seed=number, thinking=False)
 
 
-async def well(engine) -> None:
+async def well(engine: Fake) -> None:
     """Find nothing wrong."""
 
 
-def busy(number):
+def busy(number: int) -> AskError:
     return AskError("quota", "busy", retry_after=DAY)
 
 
-def broken(number):
+def broken(number: int) -> AskError:
     return AskError("broken", "engine")
 
 
@@ -87,13 +92,13 @@ def watched(seconds, *engines, check=well, count=1):
     return run(body, *engines, check=check)[1]
 
 
-def test_questions_go_where_the_load_is_least():
+def test_questions_go_where_the_load_is_least() -> None:
     one, other = Fake("one", seconds=0.05), Fake("other", seconds=0.05)
     ask(8, one, other)
     assert (len(one.asked), len(other.asked)) == (4, 4)
 
 
-def test_a_failed_question_is_asked_of_another_endpoint_next():
+def test_a_failed_question_is_asked_of_another_endpoint_next() -> None:
     def fails_first(number):
         return AskError("broken", "engine") if number < FAILURES_TO_TRIP - 1 else None
 
@@ -105,27 +110,27 @@ def test_a_failed_question_is_asked_of_another_endpoint_next():
 
 
 @pytest.mark.parametrize("seconds", [0.3, 3600.0, DAY])
-def test_a_pause_that_an_endpoint_asks_for_is_kept_however_long(seconds):
+def test_a_pause_that_an_endpoint_asks_for_is_kept_however_long(seconds: float) -> None:
     refuses = Fake("only", lambda number: AskError("busy", "busy", retry_after=seconds) if number == 0 else None)
     ask(1, refuses)
     assert seconds <= refuses.times[1] - refuses.times[0] < seconds + 1
 
 
-def test_a_question_that_cannot_be_answered_is_asked_once():
+def test_a_question_that_cannot_be_answered_is_asked_once() -> None:
     refuses = Fake("one", lambda number: AskError("too long", "row"))
     with pytest.raises(AskError, match="too long"):
         ask(1, refuses, Fake("other", lambda number: AskError("too long", "row")))
     assert len(refuses.asked) == 1
 
 
-def test_a_question_that_keeps_failing_is_given_up_after_so_many_attempts():
+def test_a_question_that_keeps_failing_is_given_up_after_so_many_attempts() -> None:
     sick = Fake("sick", broken)
     with pytest.raises(AskError, match="broken"):
         ask(1, sick)
     assert len(sick.asked) == ATTEMPTS
 
 
-def test_a_tripped_endpoint_is_asked_again_only_after_the_check():
+def test_a_tripped_endpoint_is_asked_again_only_after_the_check() -> None:
     checks = []
 
     async def finds_it_well_the_third_time(engine):
@@ -143,13 +148,13 @@ def test_a_tripped_endpoint_is_asked_again_only_after_the_check():
     assert dispatcher.lanes[0].state == "up"
 
 
-def test_a_fault_that_no_probe_sees_counts_as_nothing_under_way():
+def test_a_fault_that_no_probe_sees_counts_as_nothing_under_way() -> None:
     """Each probe finds the endpoint well, each question fails at once: nearly all of the time is idle."""
     idle, _, _ = watched(600, Fake("sick", broken), count=400)
     assert idle > 590
 
 
-def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting():
+def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting() -> None:
     """Ten poison prompts come first, an endpoint that answers each of the others at once: no matter of minutes."""
 
     class Picky(Fake):
@@ -168,7 +173,7 @@ def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting(
     assert seconds < 120
 
 
-def test_one_real_answer_sets_the_idle_time_back():
+def test_one_real_answer_sets_the_idle_time_back() -> None:
     """One answer in ten minutes, and probes between that find nothing wrong."""
     longest = 0.0
 
@@ -191,25 +196,25 @@ def test_one_real_answer_sets_the_idle_time_back():
     assert 500 < longest < 700  # it is looked at between questions only
 
 
-def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle():
+def test_an_endpoint_that_works_for_hours_on_one_question_is_not_idle() -> None:
     idle, paused, (done,) = watched(4 * 3600, Fake("slow", seconds=5 * 3600))
     assert (idle, paused, done) == (0.0, 0.0, False)
 
 
-def test_a_question_that_waits_for_its_next_attempt_is_not_under_way(monkeypatch):
+def test_a_question_that_waits_for_its_next_attempt_is_not_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.engines.dispatcher.FIRST_WAIT", 1000.0)
     monkeypatch.setattr("deepspec.engines.dispatcher.LONGEST_WAIT", 1000.0)
     idle, _, _ = watched(600, Fake("sick", lambda number: AskError("broken", "engine") if number == 0 else None))
     assert idle == 600
 
 
-def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time():
+def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time() -> None:
     """As when all rows are answered and a slow store takes its time."""
     idle, _, _ = watched(3600, Fake("well"), count=0)
     assert idle == 0
 
 
-def test_while_all_endpoints_are_paused_no_attempt_is_used_up():
+def test_while_all_endpoints_are_paused_no_attempt_is_used_up() -> None:
     """Refused for ten days, the checks too, and far more often than a question may fail."""
 
     def quota(number):
@@ -225,7 +230,7 @@ def test_while_all_endpoints_are_paused_no_attempt_is_used_up():
     assert one.times[-1] >= 10 * DAY
 
 
-def test_a_question_that_is_refused_while_others_are_answered_is_given_up():
+def test_a_question_that_is_refused_while_others_are_answered_is_given_up() -> None:
     """As one that is larger than the service's quota of a minute allows at all."""
 
     class Picky(Fake):
@@ -246,24 +251,24 @@ def test_a_question_that_is_refused_while_others_are_answered_is_given_up():
     assert others is None
 
 
-def test_a_question_that_is_refused_though_every_check_passes_is_given_up():
+def test_a_question_that_is_refused_though_every_check_passes_is_given_up() -> None:
     """The last row of a run, larger than the quota: nothing else is answered any more, but the endpoint is well."""
     picky = Fake("picky", lambda number: AskError("too large", "busy"))
     with pytest.raises(AskError, match="too large"):
         ask(1, picky)
 
 
-def test_endpoints_that_are_all_paused_tell_when_the_first_may_be_asked():
+def test_endpoints_that_are_all_paused_tell_when_the_first_may_be_asked() -> None:
     _, paused, _ = watched(1, Fake("one", busy), Fake("other", lambda n: AskError("busy", "busy", retry_after=7200.0)))
     assert paused == pytest.approx(7199, abs=1)
 
 
-def test_an_endpoint_that_still_works_is_waited_for_though_the_others_are_paused():
+def test_an_endpoint_that_still_works_is_waited_for_though_the_others_are_paused() -> None:
     _, paused, _ = watched(1, Fake("one", busy), Fake("other", seconds=60), count=8)
     assert paused == 0
 
 
-def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause():
+def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause() -> None:
     probed = []
 
     async def check(engine):
@@ -277,7 +282,7 @@ def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause():
     assert DAY <= probed[0] < DAY + 2 * FIRST_PROBE
 
 
-def test_a_check_that_is_refused_for_a_time_is_made_again_after_it():
+def test_a_check_that_is_refused_for_a_time_is_made_again_after_it() -> None:
     checks = []
 
     async def check(engine):

@@ -8,7 +8,7 @@ from deepspec.engines.patience import PATIENCE_SECONDS, Patience, longest_wait, 
 from deepspec.placement import Endpoint
 
 
-def test_only_time_without_work_is_summed_up():
+def test_only_time_without_work_is_summed_up() -> None:
     patience = Patience()
     patience.look(10.0, idle=True)
     patience.look(70.0, idle=False)  # a minute of nothing, then an hour of work
@@ -18,7 +18,7 @@ def test_only_time_without_work_is_summed_up():
     assert patience.spent(3700.0) == 60 + 30
 
 
-def test_an_answer_sets_it_back():
+def test_an_answer_sets_it_back() -> None:
     patience = Patience()
     patience.look(0.0, idle=True)
     patience.look(500.0, idle=False)
@@ -31,11 +31,11 @@ def test_an_answer_sets_it_back():
     ("seconds", "told"),
     [(60, "23:11"), (49 * 60 + 59, "23:59"), (50 * 60, "2026-11-27 00:00"), (31 * 86400, "2026-12-27 23:10")],
 )
-def test_a_time_of_another_day_is_told_with_its_date(seconds, told):
+def test_a_time_of_another_day_is_told_with_its_date(seconds: int, told: str) -> None:
     assert until(seconds, datetime(2026, 11, 26, 23, 10)) == told
 
 
-def test_a_run_waits_as_long_as_it_is_told_and_for_its_own_engines_in_any_case():
+def test_a_run_waits_as_long_as_it_is_told_and_for_its_own_engines_in_any_case() -> None:
     given = Endpoint(url="http://a/v1", model="m")
     own = given.model_copy(update={"start_seconds": 1800.0})
     assert longest_wait([given]) == PATIENCE_SECONDS

@@ -42,7 +42,7 @@ def spec(case: Given) -> EvaluateSpec:
     )
 
 
-def test_a_release_is_evaluated_again_as_it_was(case: Given, spec: EvaluateSpec):
+def test_a_release_is_evaluated_again_as_it_was(case: Given, spec: EvaluateSpec) -> None:
     evaluate(case, spec, "b")
     inputs = {"draft": case.draft.ref, "scores": scores_ref(case, "b")}
     release = Out(case.store, "release", "r" * 32, inputs, case.placement.scratch)
@@ -55,14 +55,14 @@ def test_a_release_is_evaluated_again_as_it_was(case: Given, spec: EvaluateSpec)
     assert again.identity() != evaluated_again(case.store, released, today, NOW.replace(day=30))[0].identity()
 
 
-def test_what_is_no_release_is_refused(case: Given):
+def test_what_is_no_release_is_refused(case: Given) -> None:
     with pytest.raises(SpecError, match="is of kind draft; wanted a release or scores"):
         evaluated_again(case.store, case.draft.ref, case.target, NOW)
     with pytest.raises(NotPublishedError, match="are not published"):
         evaluated_again(case.store, case.draft.ref.model_copy(update={"kind": "scores"}), case.target, NOW)
 
 
-def test_the_same_again_is_no_worse_and_less_than_the_baseline_is(case: Given, spec: EvaluateSpec):
+def test_the_same_again_is_no_worse_and_less_than_the_baseline_is(case: Given, spec: EvaluateSpec) -> None:
     evaluate(case, spec, "b")
     out, heard = evaluate(case, spec.but(baseline="b" * 32, as_of="now"), "c")
     comparison = read_scores(out.file(SCORES)).comparison
@@ -80,6 +80,6 @@ def test_the_same_again_is_no_worse_and_less_than_the_baseline_is(case: Given, s
     assert heard.tables["comparison"][0]["benchmark"] == "all"
 
 
-def test_a_baseline_that_is_gone_is_named(case: Given, spec: EvaluateSpec):
+def test_a_baseline_that_is_gone_is_named(case: Given, spec: EvaluateSpec) -> None:
     with pytest.raises(NotPublishedError, match=r"the baseline .*scores/zzz.* is gone"):
         evaluate(case, spec.but(baseline="zzz"), "f")

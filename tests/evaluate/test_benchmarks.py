@@ -24,7 +24,7 @@ def folder(path: Path, rows: int = 20) -> Path:
     return path
 
 
-def test_the_table_has_the_published_sizes():
+def test_the_table_has_the_published_sizes() -> None:
     assert {name: each.size for name, each in HUB_BENCHMARKS.items()} == {
         "gsm8k": 500,
         "math500": 500,
@@ -38,7 +38,7 @@ def test_the_table_has_the_published_sizes():
     }
 
 
-def test_hub_rows_are_worded_as_the_given_files_are():
+def test_hub_rows_are_worded_as_the_given_files_are() -> None:
     maths = HUB_BENCHMARKS["gsm8k"].turns({"question": "1+1?"})
     assert maths == ["1+1?\nPlease reason step by step, and put your final answer within \\boxed{}."]
     (code,) = HUB_BENCHMARKS["humaneval"].turns({"prompt": "def f():\n"})
@@ -109,7 +109,7 @@ def mirror(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_each_of_the_nine_is_read_by_its_columns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_each_of_the_nine_is_read_by_its_columns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SCHEMAS.keys() == HUB_BENCHMARKS.keys()
     mirror(tmp_path, name)
     monkeypatch.chdir(tmp_path)  # a folder of the dataset's name serves instead of the hub
@@ -120,7 +120,7 @@ def test_each_of_the_nine_is_read_by_its_columns(name: str, tmp_path: Path, monk
     assert (question.question_id, question.turns) == (f"{name}/0", WORDED[name])
 
 
-def test_a_repository_of_other_columns_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_repository_of_other_columns_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCHEMAS, "aime25", ("data/train-00000-of-00001.parquet", [{"question": "y?"}]))
     mirror(tmp_path, "aime25")
     monkeypatch.chdir(tmp_path)
@@ -129,7 +129,7 @@ def test_a_repository_of_other_columns_is_named(tmp_path: Path, monkeypatch: pyt
         read_questions(Benchmark(name="aime25", digest="hf:MathArena/aime_2025@0123"), "", None, seed=0)
 
 
-def test_a_seeded_choice_is_stable_and_grows(tmp_path: Path):
+def test_a_seeded_choice_is_stable_and_grows(tmp_path: Path) -> None:
     found = find_benchmarks(folder(tmp_path))
     (benchmark,) = found.benchmarks
     place = found.locations[benchmark.digest]
@@ -141,7 +141,7 @@ def test_a_seeded_choice_is_stable_and_grows(tmp_path: Path):
     assert len(read_questions(benchmark, place, 500, seed=1)) == len(read_questions(benchmark, place, None, 1)) == 20
 
 
-def test_a_file_that_changed_is_refused(tmp_path: Path):
+def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
     found = find_benchmarks(folder(tmp_path))
     (benchmark,) = found.benchmarks
     folder(tmp_path, rows=21)
@@ -150,14 +150,14 @@ def test_a_file_that_changed_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("turns", ["[]", '[""]', "[1]", '"a"', "null", '["\\ud800"]'])
-def test_rows_without_turns_are_named(tmp_path: Path, turns: str):
+def test_rows_without_turns_are_named(tmp_path: Path, turns: str) -> None:
     (tmp_path / "own.jsonl").write_text(f'{{"turns": ["a"]}}\n{{"turns": {turns}}}\n')
     found = find_benchmarks(tmp_path)
     with pytest.raises(SourceError, match=r"own\.jsonl:2: wanted"):
         read_questions(found.benchmarks[0], found.locations[found.benchmarks[0].digest], None, 0)
 
 
-def test_unknown_names_and_empty_folders_are_refused(tmp_path: Path):
+def test_unknown_names_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no benchmark in this folder"):
         find_benchmarks(tmp_path)
     with pytest.raises(UnknownNameError, match="unknown benchmark 'other'; known: own"):
@@ -165,7 +165,7 @@ def test_unknown_names_and_empty_folders_are_refused(tmp_path: Path):
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="DEEPSPEC_DATA names no folder with benchmarks")
-def test_the_given_files_are_read_whole():
+def test_the_given_files_are_read_whole() -> None:
     found = find_benchmarks(DATA)
     sizes = {each.name: len(read_questions(each, found.locations[each.digest], None, 0)) for each in found.benchmarks}
     assert sizes == {"gsm8k": 600, "math500": 250, "humaneval": 164, "mbpp": 128, "mt-bench": 80}

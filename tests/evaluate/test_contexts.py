@@ -1,6 +1,7 @@
 """Questions behind a long context: how prompts are filled, and what the scores tell of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -17,15 +18,15 @@ FRAME = len((INTRO + OUTRO).split()) + 3
 """Words around the material, those of the question among them."""
 
 
-def words(text):
+def words(text: str) -> int:
     return len(text.split())
 
 
-def behind(length, kind="texts", seed=0):
+def behind(length: int, kind: str = "texts", seed: int = 0) -> Any:
     return filled(ASKED, kind, TEXTS, length, words, seed)
 
 
-def test_a_prompt_is_filled_with_whole_lines_up_to_its_length():
+def test_a_prompt_is_filled_with_whole_lines_up_to_its_length() -> None:
     """Records have three words each: of 20 words beside the frame, six records take 18."""
     found = behind(FRAME + 20, "records")
     assert words(found.turns[0]) == FRAME + 18
@@ -35,28 +36,28 @@ def test_a_prompt_is_filled_with_whole_lines_up_to_its_length():
     assert found.question_id == f"context-{FRAME + 20}/records/sums/0"
 
 
-def test_notes_are_the_other_questions_and_never_the_one_that_is_asked():
+def test_notes_are_the_other_questions_and_never_the_one_that_is_asked() -> None:
     """A round of both takes 4 + 2 words with their numbers."""
     lines = behind(FRAME + 12).turns[0].removeprefix(INTRO).removesuffix(OUTRO + "what is it?").split("\n")
     assert sorted(line.split(". ")[1] for line in lines) == ["four", "four", "one two three", "one two three"]
     assert [line.split(". ")[0] for line in lines] == ["1", "2", "3", "4"]
 
 
-def test_material_is_a_function_of_seed_question_and_length():
+def test_material_is_a_function_of_seed_question_and_length() -> None:
     assert behind(200, "records") == behind(200, "records")
     assert behind(200, "records") != behind(200, "records", seed=1)
 
 
-def test_a_question_that_is_longer_by_itself_stays_as_it_is():
+def test_a_question_that_is_longer_by_itself_stays_as_it_is() -> None:
     assert behind(4).turns == ASKED.turns[:1]
 
 
-def test_kinds_take_turns_within_each_benchmark():
+def test_kinds_take_turns_within_each_benchmark() -> None:
     """Of two benchmarks: first questions texts and records, second ones the other way round."""
     assert [kind_of(place, 2) for place in range(4)] == ["texts", "records", "records", "texts"]
 
 
-def test_lengths_are_scored_with_intervals_and_those_without_room_are_counted(tmp_path: Path):
+def test_lengths_are_scored_with_intervals_and_those_without_room_are_counted(tmp_path: Path) -> None:
     scores, counts, heard, out = evaluate(
         given(tmp_path, algorithm="dflash"), contexts=(128, 200, 5000), context_samples=3, temperatures=(0.0,)
     )
@@ -76,13 +77,13 @@ def test_lengths_are_scored_with_intervals_and_those_without_room_are_counted(tm
     assert "a context of 5000 tokens" in page
 
 
-def test_scores_say_nothing_of_contexts_where_none_is_asked(tmp_path: Path):
+def test_scores_say_nothing_of_contexts_where_none_is_asked(tmp_path: Path) -> None:
     _, counts, _, out = evaluate(given(tmp_path, algorithm="dflash"), temperatures=(0.0,))
     assert "accepted_length_by_context" not in counts
     assert "contexts" not in out.file("scores.json").read_text()
 
 
 @pytest.mark.parametrize("contexts", [(200, 100), (100, 100), (0,)])
-def test_lengths_out_of_order_are_refused(contexts):
+def test_lengths_out_of_order_are_refused(contexts: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match=r"ascending order|greater than 0"):
         EvaluateOptions(contexts=contexts)

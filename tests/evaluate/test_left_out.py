@@ -35,7 +35,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Given:
     return given(tmp_path_factory.mktemp("long"), QUESTIONS)
 
 
-def test_what_is_left_out_is_told_wherever_the_scores_are(case: Given):
+def test_what_is_left_out_is_told_wherever_the_scores_are(case: Given) -> None:
     scores, counts, heard, out = evaluate(case)
     told = [
         "sums: 1 of 3 turns were not asked, their prompts are longer than the 495 tokens that the target has room for "
@@ -55,7 +55,7 @@ def test_what_is_left_out_is_told_wherever_the_scores_are(case: Given):
     assert told[0] in out.file("report.md").read_text()
 
 
-def test_it_is_told_before_anything_is_decoded(case: Given):
+def test_it_is_told_before_anything_is_decoded(case: Given) -> None:
     *_, heard, _ = evaluate(case)
     assert heard.lines[:2] == [
         f"benchmark {name}: 1 of 3 questions will be left out, their prompts are longer than the 495 tokens that the "
@@ -64,7 +64,7 @@ def test_it_is_told_before_anything_is_decoded(case: Given):
     ]
 
 
-def test_checks_take_questions_that_were_decoded(case: Given):
+def test_checks_take_questions_that_were_decoded(case: Given) -> None:
     """The first question of each benchmark has no room: two others are checked, none is spared."""
     scores, counts, *_ = evaluate(case)
     assert scores.lossless is not None
@@ -75,14 +75,16 @@ def test_checks_take_questions_that_were_decoded(case: Given):
     assert (warm.lossless.samples, warm.untrained.samples) == (2, 2)
 
 
-def test_nothing_is_left_out_where_all_fits(tmp_path: Path):
+def test_nothing_is_left_out_where_all_fits(tmp_path: Path) -> None:
     scores, counts, heard, _ = evaluate(given(tmp_path, {"sums": [["2+2?"], FITS]}))
     assert left_out(scores) == counts["left_out"] == reports.warnings(scores) == []
     assert "turns left out" not in acceptance_rows(scores)[0]
     assert not [line for line in heard.lines if "left out" in line]
 
 
-def test_a_benchmark_of_which_nothing_can_be_asked_ends_the_stage_before_it_begins(tmp_path: Path, monkeypatch):
+def test_a_benchmark_of_which_nothing_can_be_asked_ends_the_stage_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = given(tmp_path, {"sums": [["2+2?"]], "books": [LONGER, LONGEST]})
     monkeypatch.setattr("deepspec.evaluate.evaluation.load_pair", lambda *_, **__: pytest.fail("loaded the target"))
     wanted = (
@@ -98,12 +100,12 @@ def test_a_benchmark_of_which_nothing_can_be_asked_ends_the_stage_before_it_begi
         stage.shards(spec, {"draft": case.draft}, out, case.placement, Heard())
 
 
-def test_an_answer_that_leaves_no_prompt_any_room_is_refused(case: Given):
+def test_an_answer_that_leaves_no_prompt_any_room_is_refused(case: Given) -> None:
     with pytest.raises(SpecError, match=r"the target reads 512 tokens, 600 of them .*: no prompt has room; lower"):
         evaluate(case, "e" * 32, max_new_tokens=600)
 
 
-def test_a_shard_of_which_nothing_was_decoded_does_not_spoil_the_rest(case: Given):
+def test_a_shard_of_which_nothing_was_decoded_does_not_spoil_the_rest(case: Given) -> None:
     *_, out = evaluate(case, "f" * 32, shard_questions=1)
     ref = out.publish(EvaluateSpec(target=case.target, benchmarks=case.benchmarks), 3, {})
     scores = open_artifact(case.store, ref, case.placement.scratch)
@@ -111,7 +113,7 @@ def test_a_shard_of_which_nothing_was_decoded_does_not_spoil_the_rest(case: Give
     assert compare_drafts(scores, scores)[0].samples == 5
 
 
-def test_a_trace_file_without_a_row_is_read_as_none(tmp_path: Path, case: Given):
+def test_a_trace_file_without_a_row_is_read_as_none(tmp_path: Path, case: Given) -> None:
     out = Out(case.store, "scores", "9" * 32, {}, tmp_path)
     write_rows(out.file("traces-00000.jsonl.zst"), [])
     out.file("traces-00001.jsonl.zst").write_bytes(zstandard.compress(b'{"role": "benchmark"}\n'))
@@ -119,13 +121,13 @@ def test_a_trace_file_without_a_row_is_read_as_none(tmp_path: Path, case: Given)
     assert list(trace_rows(open_artifact(case.store, ref, tmp_path))) == [{"role": "benchmark"}]
 
 
-def test_answers_of_one_token_are_counted(case: Given):
+def test_answers_of_one_token_are_counted(case: Given) -> None:
     scores, counts, *_ = evaluate(case, "8" * 32, max_new_tokens=1, temperatures=(0.0,))
     assert [each.acceptance for each in scores.benchmarks] == [None, None]
     assert counts["left_out"][0] == "sums: 3 of 3 turns were answered with one token, which no round makes"
 
 
-def test_a_check_of_no_sample_is_no_check():
+def test_a_check_of_no_sample_is_no_check() -> None:
     empty = LosslessCheck(samples=0, equal=0, ties=0, divergences=())
     good = LosslessCheck(samples=2, equal=2, ties=0, divergences=())
     bad = LosslessCheck(samples=2, equal=1, ties=0, divergences=())
@@ -134,7 +136,7 @@ def test_a_check_of_no_sample_is_no_check():
     assert regressions([], empty, bad) == regressions([], good, empty) == ()
 
 
-def test_scores_of_version_1_are_read(case: Given, tmp_path: Path):
+def test_scores_of_version_1_are_read(case: Given, tmp_path: Path) -> None:
     """As they were written before: no sample checked, and nothing told of turns and room."""
     scores, *_ = evaluate(case)
     told = json.loads(scores.model_dump_json())

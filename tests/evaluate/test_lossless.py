@@ -40,12 +40,12 @@ def ranked(target: Target, own: Decoded) -> list[int]:
         return target.model(read).logits[0, -1].argsort(descending=True).tolist()
 
 
-def test_the_targets_own_tokens_are_equal(target: Target, own: Decoded):
+def test_the_targets_own_tokens_are_equal(target: Target, own: Decoded) -> None:
     found = check_lossless(target, [(PROMPT, own)])
     assert (found.samples, found.equal, found.passed) == (1, 1, True)
 
 
-def test_another_token_is_not_lossless_and_its_place_is_told(target: Target, own: Decoded):
+def test_another_token_is_not_lossless_and_its_place_is_told(target: Target, own: Decoded) -> None:
     best, second = ranked(target, own)[:2]
     assert best == own.tokens[PLACE]
     found = check_lossless(target, [(PROMPT, instead(own, second)), (PROMPT, own)])
@@ -54,7 +54,7 @@ def test_another_token_is_not_lossless_and_its_place_is_told(target: Target, own
     assert divergence.margin > divergence.rounding >= 0
 
 
-def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(tmp_path: Path, own: Decoded):
+def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(tmp_path: Path, own: Decoded) -> None:
     """Two tokens of which the target has one embedding are equally likely everywhere."""
     target = load_target(write_target(tmp_path))
     best, second, third = ranked(target, own)[:3]
@@ -74,21 +74,21 @@ def test_a_token_that_ties_with_the_best_is_counted_and_a_third_is_not(tmp_path:
     ("moved", "tie"),
     [(0.3, True), (0.2, False)],  # two logits of half precision, 0.25 apart
 )
-def test_what_half_precision_moves_is_a_tie(moved: float, tie: bool):
+def test_what_half_precision_moves_is_a_tie(moved: float, tie: bool) -> None:
     near = torch.zeros(VOCAB)
     near[[4, 9]] = torch.tensor([32.5, 32.25])
     margin, rounding, found = lossless.rounded(near, near + moved, [4, 9])
     assert (margin, rounding, found) == (0.25, pytest.approx(moved, abs=1e-5), tie)
 
 
-def test_a_sample_that_goes_on_where_the_target_stops_is_not_lossless(target: Target, own: Decoded):
+def test_a_sample_that_goes_on_where_the_target_stops_is_not_lossless(target: Target, own: Decoded) -> None:
     assert own.tokens[PLACE - 1] not in own.tokens[: PLACE - 1]
     stops = replace(target, stop_ids=frozenset({own.tokens[PLACE - 1]}))
     (divergence,) = check_lossless(stops, [(PROMPT, own)]).divergences
     assert (divergence.position, divergence.margin, divergence.tie) == (PLACE, 0.0, False)
 
 
-def test_one_pass_and_a_step_give_the_same_logits(target: Target, own: Decoded):
+def test_one_pass_and_a_step_give_the_same_logits(target: Target, own: Decoded) -> None:
     whole, stepped = lossless._logits(target, [*PROMPT, *own.tokens])
     assert whole.shape == (VOCAB,)
     torch.testing.assert_close(whole, stepped, atol=1e-4, rtol=0)

@@ -34,7 +34,7 @@ def evaluate(case: Given, address: str = "b" * 32, **options: Any) -> tuple[Scor
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
-def test_every_turn_is_scored_and_greedy_output_is_the_targets_own(algorithm: str, tmp_path: Path):
+def test_every_turn_is_scored_and_greedy_output_is_the_targets_own(algorithm: str, tmp_path: Path) -> None:
     scores, counts, heard, out = evaluate(given(tmp_path, algorithm=algorithm))
     assert scores.lossless is not None
     assert (scores.lossless.samples, scores.lossless.equal) == (2, 2)
@@ -52,7 +52,7 @@ def test_every_turn_is_scored_and_greedy_output_is_the_targets_own(algorithm: st
     assert heard.steps[-1][0] == heard.steps[-1][1]
 
 
-def test_a_second_attempt_decodes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_attempt_decodes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = given(tmp_path)
     first, *_ = evaluate(case)
     monkeypatch.setattr("deepspec.evaluate.evaluation.ask", lambda *_, **__: pytest.fail("decoded again"))
@@ -60,14 +60,16 @@ def test_a_second_attempt_decodes_nothing_again(tmp_path: Path, monkeypatch: pyt
     assert second == first
 
 
-def test_scores_do_not_depend_on_the_batch(tmp_path: Path):
+def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     case = given(tmp_path)
     together, *_ = evaluate(case)
     alone = Given(case.store, case.draft, case.target, case.benchmarks, case.placement.model_copy(update={"batch": 1}))
     assert evaluate(alone, "c" * 32)[0] == together
 
 
-def test_small_benchmarks_are_decoded_as_one_and_scored_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_small_benchmarks_are_decoded_as_one_and_scored_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case, asked = given(tmp_path), list[int]()
 
     def counting(questions: list[Any], *given: Any, **more: Any) -> Any:
@@ -88,7 +90,7 @@ def shard(role: str, temperature: float, count: int) -> Shard:
     return Shard(role=role, name=role, temperature=temperature, questions=(question,) * count)
 
 
-def test_only_what_is_decoded_alike_is_decoded_as_one_and_no_more_than_a_shard_of_it():
+def test_only_what_is_decoded_alike_is_decoded_as_one_and_no_more_than_a_shard_of_it() -> None:
     """A killed run loses what was not committed: no more questions than one shard has."""
     few = [shard("benchmark", 0.0, count) for count in (3, 3, 2, 1)]
     assert alike([*few, shard("benchmark", 1.0, 1), shard("untrained", 1.0, 1)], 8) == [[0, 1, 2], [3], [4], [5]]
@@ -96,7 +98,7 @@ def test_only_what_is_decoded_alike_is_decoded_as_one_and_no_more_than_a_shard_o
     assert alike([], 8) == []
 
 
-def test_missing_places_are_told(tmp_path: Path):
+def test_missing_places_are_told(tmp_path: Path) -> None:
     case = given(tmp_path)
     digest = case.target.digest
     nowhere = Placement(scratch=case.placement.scratch)
@@ -111,6 +113,8 @@ def test_missing_places_are_told(tmp_path: Path):
 @pytest.mark.parametrize(
     ("temperatures", "wrong"), [((), "at least 1 item"), ((0.0, 1.0, 0.0), "twice"), ((-0.5,), "greater than or equal")]
 )
-def test_temperatures_that_would_count_nothing_or_double_are_refused(temperatures: tuple[float, ...], wrong: str):
+def test_temperatures_that_would_count_nothing_or_double_are_refused(
+    temperatures: tuple[float, ...], wrong: str
+) -> None:
     with pytest.raises(ValueError, match=wrong):
         EvaluateOptions(temperatures=temperatures)

@@ -4,17 +4,20 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModel
 
 from deepspec.errors import CheckpointError, ParityError
 from deepspec.export import proof
 from deepspec.export.proof import draft_with, output_difference, outputs, read_back
 from deepspec.export.run import FORMS, read_source
+from deepspec.forms.form import FormSource
 from deepspec.models.config import EagleNorms
 from tests.given.drafts.written import KINDS, write_draft, write_target
 
@@ -44,12 +47,12 @@ WRITTEN = {
 
 
 @pytest.fixture
-def source(request, tmp_path):
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> FormSource:
     """Return a draft of the kind that a test asks for, with its target."""
     return read_source(write_draft(tmp_path / "draft", request.param), "ORG/target", write_target(tmp_path / "target"))
 
 
-def written(form, source, folder):
+def written(form: str, source: FormSource, folder: Path) -> tuple[Path, list[str]]:
     """Write a form and return its folder and the notes."""
     folder.mkdir()
     return folder, FORMS[form].write(source, folder)
@@ -59,14 +62,16 @@ ROUNDING = 2e-6
 """What the same weights may differ by: kernels round otherwise where tensors lie otherwise in memory."""
 
 
-def apart(source, config, tensors):
+def apart(source: FormSource, config: dict[str, Any], tensors: dict[str, Tensor]) -> float:
     """Return how far a form that was read back is from its draft."""
     return output_difference(read_back(source, config, tensors), draft_with(source.draft, source.tensors))
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("source", "kind"), [(kind, kind) for kind in KINDS], indirect=["source"])
-def test_a_form_gives_back_the_draft_or_refuses_it_by_name(source, kind, form, tmp_path):
+def test_a_form_gives_back_the_draft_or_refuses_it_by_name(
+    source: FormSource, kind: str, form: str, tmp_path: Path
+) -> None:
     reason = FORMS[form].refuse(source)
     assert (reason is None) == (kind in WRITTEN[form]), reason
     if reason is None:
@@ -74,13 +79,15 @@ def test_a_form_gives_back_the_draft_or_refuses_it_by_name(source, kind, form, t
         assert apart(source, *FORMS[form].read(folder)) <= ROUNDING
 
 
-def config_of(form, source, tmp_path):
+def config_of(form: str, source: FormSource, tmp_path: Path) -> Any:
     folder, _ = written(form, source, tmp_path / "form")
     return json.loads((folder / "config.json").read_text())
 
 
 @pytest.mark.parametrize("source", ["eagle3"], indirect=True)
-def test_vllm_eagle3_counts_layers_from_the_embedding_and_says_where_the_norm_is(source, tmp_path):
+def test_vllm_eagle3_counts_layers_from_the_embedding_and_says_where_the_norm_is(
+    source: FormSource, tmp_path: Path
+) -> None:
     config = config_of("vllm", source, tmp_path)
     assert config["architectures"] == ["Eagle3Qwen3ForCausalLM"]
     assert config["eagle_aux_hidden_state_layer_ids"] == [0, 2, 4, 6]  # ours: -1, 1, 3, 5
@@ -90,7 +97,7 @@ def test_vllm_eagle3_counts_layers_from_the_embedding_and_says_where_the_norm_is
 
 
 @pytest.mark.parametrize("source", ["dflash"], indirect=True)
-def test_dflash_is_served_as_dspark_with_a_markov_head_of_zeros(source, tmp_path):
+def test_dflash_is_served_as_dspark_with_a_markov_head_of_zeros(source: FormSource, tmp_path: Path) -> None:
     folder, notes = written("vllm", source, tmp_path / "form")
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     assert config["architectures"] == ["Qwen3DSparkModel"]
@@ -102,7 +109,7 @@ def test_dflash_is_served_as_dspark_with_a_markov_head_of_zeros(source, tmp_path
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
 @pytest.mark.parametrize("source", ["dflash2"], indirect=True)
-def test_dflash2_is_written_as_its_authors_have_it(source, form, tmp_path):
+def test_dflash2_is_written_as_its_authors_have_it(source: FormSource, form: str, tmp_path: Path) -> None:
     folder, _ = written(form, source, tmp_path / "form")
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     assert config["architectures"] == ["DFlash2DraftModel"]
@@ -116,7 +123,9 @@ def test_dflash2_is_written_as_its_authors_have_it(source, form, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["xpress"], indirect=True)
-def test_xpress_is_written_as_its_authors_have_it_with_as_many_passes_as_drafts(source, tmp_path):
+def test_xpress_is_written_as_its_authors_have_it_with_as_many_passes_as_drafts(
+    source: FormSource, tmp_path: Path
+) -> None:
     folder, notes = written("vllm", source, tmp_path / "form")
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     assert config["architectures"] == ["Qwen3XPressModel"]
@@ -138,7 +147,9 @@ def test_xpress_is_written_as_its_authors_have_it_with_as_many_passes_as_drafts(
 
 
 @pytest.mark.parametrize("source", ["eagle31_llama"], indirect=True)
-def test_the_norms_of_eagle31_are_written_out_and_the_flag_that_vllm_takes_for_true(source, tmp_path):
+def test_the_norms_of_eagle31_are_written_out_and_the_flag_that_vllm_takes_for_true(
+    source: FormSource, tmp_path: Path
+) -> None:
     config = config_of("vllm", source, tmp_path)
     told = {key: config[key] for key in ("fc_norm", "norm_output", "norm_before_residual")}
     assert told == {"fc_norm": True, "norm_output": True, "norm_before_residual": False}
@@ -147,7 +158,7 @@ def test_the_norms_of_eagle31_are_written_out_and_the_flag_that_vllm_takes_for_t
 
 
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)
-def test_speculators_nests_the_block_and_samples_from_the_anchor(source, tmp_path):
+def test_speculators_nests_the_block_and_samples_from_the_anchor(source: FormSource, tmp_path: Path) -> None:
     folder, notes = written("speculators", source, tmp_path / "form")
     config = json.loads((folder / "config.json").read_text())
     assert config["aux_hidden_state_layer_ids"] == [0, 2, 4, 6]
@@ -163,7 +174,7 @@ def test_speculators_nests_the_block_and_samples_from_the_anchor(source, tmp_pat
 
 
 @pytest.mark.parametrize("source", ["peagle"], indirect=True)
-def test_p_eagle_is_vllms_eagle3_with_a_mask_token_and_no_other_engines(source, tmp_path):
+def test_p_eagle_is_vllms_eagle3_with_a_mask_token_and_no_other_engines(source: FormSource, tmp_path: Path) -> None:
     config, notes = config_of("vllm", source, tmp_path), FORMS["vllm"].write(source, tmp_path / "form")
     assert config["architectures"] == ["Eagle3Qwen3ForCausalLM"]
     assert (config["pard_token"], config["num_hidden_layers"]) == (47, 2)
@@ -177,7 +188,7 @@ def test_p_eagle_is_vllms_eagle3_with_a_mask_token_and_no_other_engines(source, 
 
 
 @pytest.mark.parametrize("source", ["peagle"], indirect=True)
-def test_p_eagle_in_the_form_of_speculators_has_its_keys(source, tmp_path):
+def test_p_eagle_in_the_form_of_speculators_has_its_keys(source: FormSource, tmp_path: Path) -> None:
     config = config_of("speculators", source, tmp_path)
     assert config["speculators_model_type"] == "peagle"
     assert config["architectures"] == ["PEagleDraftModel"]
@@ -187,7 +198,7 @@ def test_p_eagle_in_the_form_of_speculators_has_its_keys(source, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["eagle3_llama"], indirect=True)
-def test_sglang_eagle3_has_its_own_names_and_whole_vocabulary_maps(source, tmp_path):
+def test_sglang_eagle3_has_its_own_names_and_whole_vocabulary_maps(source: FormSource, tmp_path: Path) -> None:
     folder, _ = written("sglang", source, tmp_path / "form")
     tensors = load_file(folder / "model.safetensors")
     assert "midlayer.self_attn.q_proj.weight" in tensors
@@ -197,7 +208,7 @@ def test_sglang_eagle3_has_its_own_names_and_whole_vocabulary_maps(source, tmp_p
 
 
 @pytest.mark.parametrize("source", ["dspark_blind"], indirect=True)
-def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source, tmp_path):
+def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source: FormSource, tmp_path: Path) -> None:
     _, notes = written("llama.cpp", source, tmp_path / "form")
     assert "without the confidence head" in notes[0]
 
@@ -205,14 +216,14 @@ def test_llama_cpp_leaves_out_a_confidence_head_it_cannot_feed(source, tmp_path)
 CONFIGS = ["vllm", "sglang", "speculators"]
 
 
-def block_of(told):
+def block_of(told: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a form's config.json that tells of the block."""
     return told.get("transformer_layer_config", told)
 
 
 @pytest.mark.parametrize("form", CONFIGS)
 @pytest.mark.parametrize("source", ["dspark_yarn", "dspark_llama3"], indirect=True)
-def test_old_and_new_readers_of_a_form_see_one_rope(source, form, tmp_path):
+def test_old_and_new_readers_of_a_form_see_one_rope(source: FormSource, form: str, tmp_path: Path) -> None:
     told = block_of(config_of(form, source, tmp_path))
     new, old = told["rope_parameters"], {"rope_theta": told["rope_theta"], **told["rope_scaling"]}
     assert new == old
@@ -221,7 +232,7 @@ def test_old_and_new_readers_of_a_form_see_one_rope(source, form, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
-def test_the_factor_of_a_yarn_is_told_as_engines_count_it(source, tmp_path):
+def test_the_factor_of_a_yarn_is_told_as_engines_count_it(source: FormSource, tmp_path: Path) -> None:
     """They multiply 0.1·ln 4 + 1 = 1.1386 by what is told."""
     told = config_of("vllm", source, tmp_path)["rope_scaling"]
     assert told["attention_factor"] == 1.5
@@ -229,7 +240,7 @@ def test_the_factor_of_a_yarn_is_told_as_engines_count_it(source, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["eagle3_dynamic", "dflash2_dynamic"], indirect=True)
-def test_a_dynamic_rope_is_told_as_the_plain_one_that_the_draft_has(source, tmp_path):
+def test_a_dynamic_rope_is_told_as_the_plain_one_that_the_draft_has(source: FormSource, tmp_path: Path) -> None:
     """Readers differ in what a dynamic rope is below the positions of its config; of a plain one they do not."""
     told = config_of("vllm", source, tmp_path)
     assert told["rope_parameters"] == {"rope_type": "default", "rope_theta": 20000.0}
@@ -257,7 +268,7 @@ WRONG_ROPES = {
 @pytest.mark.parametrize("wrong", WRONG_ROPES)
 @pytest.mark.parametrize("form", CONFIGS)
 @pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
-def test_a_wrong_rope_in_a_form_is_caught(source, form, wrong, tmp_path):
+def test_a_wrong_rope_in_a_form_is_caught(source: FormSource, form: str, wrong: str, tmp_path: Path) -> None:
     folder, _ = written(form, source, tmp_path / "form")
     told = json.loads((folder / "config.json").read_text())
     spoiled = {**block_of(told), **WRONG_ROPES[wrong](block_of(told))}
@@ -272,7 +283,9 @@ def test_a_wrong_rope_in_a_form_is_caught(source, form, wrong, tmp_path):
 
 @pytest.mark.parametrize("key", ["type", "factor", "original_context_length", "attn_factor", "yarn_beta_fast"])
 @pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
-def test_a_wrong_rope_in_gguf_is_caught(source, key, tmp_path, monkeypatch):
+def test_a_wrong_rope_in_gguf_is_caught(
+    source: FormSource, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add = gguf.GGUFWriter.add_key_value
 
     def other(writer, name, value, *rest, **named):
@@ -287,7 +300,7 @@ def test_a_wrong_rope_in_gguf_is_caught(source, key, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["dspark_yarn"], indirect=True)
-def test_a_rope_that_differs_far_away_only_is_caught_by_what_the_draft_says(source):
+def test_a_rope_that_differs_far_away_only_is_caught_by_what_the_draft_says(source: FormSource) -> None:
     """Nothing is known here of how the form tells its rope: the pairs that yarn stretches turn a little each step."""
     rope = source.draft.block.rope
     draft = draft_with(source.draft, source.tensors)
@@ -301,14 +314,14 @@ def test_a_rope_that_differs_far_away_only_is_caught_by_what_the_draft_says(sour
     [("dspark_llama3", "rope of kind llama3; it has default, linear, yarn")],
     indirect=["source"],
 )
-def test_llama_cpp_names_the_rope_that_it_has_not(source, reason):
+def test_llama_cpp_names_the_rope_that_it_has_not(source: FormSource, reason: str) -> None:
     assert FORMS["llama.cpp"].refuse(source) == reason
     rope = replace(source.draft.block.rope, kind="yarn", truncate=False)
     other = replace(source, draft=replace(source.draft, block=replace(source.draft.block, rope=rope)))
     assert FORMS["llama.cpp"].refuse(other) == "rope of kind yarn whose ramp does not begin and end at whole sizes"
 
 
-def test_a_rope_that_turns_a_part_of_each_head_is_refused_where_all_of_it_is_turned(tmp_path):
+def test_a_rope_that_turns_a_part_of_each_head_is_refused_where_all_of_it_is_turned(tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", write_target(tmp_path / "target"))
     rope = replace(source.draft.block.rope, rotary_share=0.5)
     other = replace(source, draft=replace(source.draft, block=replace(source.draft.block, rope=rope)))
@@ -318,7 +331,7 @@ def test_a_rope_that_turns_a_part_of_each_head_is_refused_where_all_of_it_is_tur
 
 @pytest.mark.parametrize("form", ["vllm", "llama.cpp", "speculators"])
 @pytest.mark.parametrize("source", ["dspark_near"], indirect=True)
-def test_a_window_is_of_the_layers_that_have_it_in_every_form(source, form, tmp_path):
+def test_a_window_is_of_the_layers_that_have_it_in_every_form(source: FormSource, form: str, tmp_path: Path) -> None:
     folder, _ = written(form, source, tmp_path / "form")
     found = read_back(source, *FORMS[form].read(folder)).config
     assert (found.window, found.windows) == (64, (None, 64))
@@ -334,7 +347,7 @@ def test_a_window_is_of_the_layers_that_have_it_in_every_form(source, form, tmp_
     ],
     indirect=["source"],
 )
-def test_a_form_that_has_no_windows_says_so(source, form, reason):
+def test_a_form_that_has_no_windows_says_so(source: FormSource, form: str, reason: str) -> None:
     assert FORMS[form].refuse(source) == reason
 
 
@@ -342,7 +355,9 @@ def test_a_form_that_has_no_windows_says_so(source, form, reason):
 @pytest.mark.parametrize(
     "spoil", [{"is_causal": None}, {"layer_types": ["full_attention"] * 2}, {"sliding_window": 32}]
 )
-def test_a_window_that_its_reader_would_take_otherwise_fails_the_proof(source, spoil, tmp_path):
+def test_a_window_that_its_reader_would_take_otherwise_fails_the_proof(
+    source: FormSource, spoil: dict[str, Any], tmp_path: Path
+) -> None:
     folder, _ = written("vllm", source, tmp_path / "form")
     told = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**told, **spoil}))
@@ -350,7 +365,7 @@ def test_a_window_that_its_reader_would_take_otherwise_fails_the_proof(source, s
         read_back(source, *FORMS["vllm"].read(folder))
 
 
-def test_bf16_weights_stay_bf16_in_gguf(tmp_path):
+def test_bf16_weights_stay_bf16_in_gguf(tmp_path: Path) -> None:
     folder = write_draft(tmp_path / "draft", "dspark", torch.bfloat16)
     source = read_source(folder, "t", write_target(tmp_path / "target"))
     form, _ = written("llama.cpp", source, tmp_path / "form")
@@ -359,13 +374,15 @@ def test_bf16_weights_stay_bf16_in_gguf(tmp_path):
     torch.testing.assert_close(tensors["fc.weight"], source.tensors["fc.weight"], rtol=0, atol=0)
 
 
-def test_llama_cpp_needs_the_gguf_of_the_target(tmp_path):
+def test_llama_cpp_needs_the_gguf_of_the_target(tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", None)
     assert "without a GGUF file" in FORMS["llama.cpp"].refuse(source)
 
 
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)
-def test_transformers_loads_the_hugging_face_form(source, tmp_path, monkeypatch):
+def test_transformers_loads_the_hugging_face_form(
+    source: FormSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, _ = written("huggingface", source, tmp_path / "form")
@@ -376,7 +393,7 @@ def test_transformers_loads_the_hugging_face_form(source, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)
 @pytest.mark.parametrize("name", ["fc.weight", "markov_head.markov_w2.weight", "confidence_head.proj.bias"])
-def test_a_changed_tensor_fails_the_proof(source, name, tmp_path):
+def test_a_changed_tensor_fails_the_proof(source: FormSource, name: str, tmp_path: Path) -> None:
     folder, _ = written("vllm", source, tmp_path / "form")
     tensors = load_file(folder / "model.safetensors")
     tensors[name] += 0.01
@@ -389,7 +406,7 @@ def test_a_changed_tensor_fails_the_proof(source, name, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"), [("target_layer_ids", [0, 2, 4, 6]), ("mask_token_id", 46), ("block_size", 6)]
 )
-def test_a_changed_config_fails_the_proof(source, key, value, tmp_path):
+def test_a_changed_config_fails_the_proof(source: FormSource, key: str, value: object, tmp_path: Path) -> None:
     folder, _ = written("deepspec", source, tmp_path / "form")
     config, tensors = FORMS["deepspec"].read(folder)
     with pytest.raises(ParityError, match=f"says {key}"):
@@ -397,7 +414,7 @@ def test_a_changed_config_fails_the_proof(source, key, value, tmp_path):
 
 
 @pytest.mark.skipif("DEEPSPEC_GOLDEN" not in os.environ, reason="set DEEPSPEC_GOLDEN to a folder of golden numbers")
-def test_golden_drafts_survive_every_form_that_expresses_them(tmp_path):
+def test_golden_drafts_survive_every_form_that_expresses_them(tmp_path: Path) -> None:
     cases = sorted(Path(os.environ["DEEPSPEC_GOLDEN"]).glob("train/*/draft"))
     assert cases
     for case in cases:
@@ -409,7 +426,7 @@ def test_golden_drafts_survive_every_form_that_expresses_them(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["first", "ids", "second"])
-def test_an_output_that_is_no_number_fails_the_proof_whatever_the_others_are(broken):
+def test_an_output_that_is_no_number_fails_the_proof_whatever_the_others_are(broken: str) -> None:
     """In whatever order outputs are looked at: the largest of 0 and NaN may be either."""
     whole = {name: torch.zeros(2) for name in ("first", "ids", "second")}
     with pytest.raises(ParityError, match=f"differs from the draft by nan in {broken}"):

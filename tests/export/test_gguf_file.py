@@ -1,5 +1,7 @@
 """GGUF files are read whole or refused."""
 
+from pathlib import Path
+
 import gguf
 import pytest
 import torch
@@ -12,11 +14,11 @@ from tests.given.drafts.written import write_target
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_target(tmp_path_factory.mktemp("target")) / "target.gguf"
 
 
-def test_fields_are_those_that_the_library_reads(whole):
+def test_fields_are_those_that_the_library_reads(whole: Path) -> None:
     found, wanted = read_gguf(whole, tensors=True), gguf.GGUFReader(whole)
     names = {name for name in wanted.fields if not name.startswith("GGUF.")}
     assert {name: field.value for name, field in found.fields.items()} == {
@@ -25,7 +27,7 @@ def test_fields_are_those_that_the_library_reads(whole):
     assert found.tensors == {}
 
 
-def test_tensors_are_those_that_were_written(tmp_path):
+def test_tensors_are_those_that_were_written(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", arch="x")
     matrix, ids = torch.randn(3, 5), torch.arange(7)
     writer.add_tensor("m", matrix.numpy())
@@ -41,7 +43,9 @@ def test_tensors_are_those_that_were_written(tmp_path):
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_cut_or_changed_file_is_a_named_error_or_still_a_file(whole, tmp_path, data):
+def test_a_cut_or_changed_file_is_a_named_error_or_still_a_file(
+    whole: Path, tmp_path: Path, data: st.DataObject
+) -> None:
     content = bytearray(whole.read_bytes())
     if data.draw(st.booleans()):
         content = content[: data.draw(st.integers(0, len(content) - 1))]

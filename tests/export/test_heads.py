@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from deepspec.export.run import FORMS, read_source
 from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import DraftRecipe, Objective
-from deepspec.models.draft import build_draft
+from deepspec.forms.form import FormSource
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from tests.given.targets import shipped
 
 KINDS = ["qwen3", "qwen3_5"]
@@ -25,7 +27,7 @@ ROUNDING = 2e-6
 LAST = 3
 
 
-def draft_of(target: Path, layers=(LAST,), **recipe):
+def draft_of(target: Path, layers: tuple[int, ...] = (LAST,), **recipe: Any) -> BlockDraft | EagleDraft:
     config = new_draft_config(read_folder(target), DraftRecipe(algorithm="mtp", **recipe), layers, None, Objective())
     model = build_draft(config)
     tensors = load_file(target / shipped.FIRST)
@@ -35,13 +37,13 @@ def draft_of(target: Path, layers=(LAST,), **recipe):
 
 
 @pytest.fixture(params=KINDS)
-def kind(request):
+def kind(request: pytest.FixtureRequest) -> str:
     """Return a kind of target."""
     return request.param
 
 
 @pytest.fixture
-def tuned(kind, tmp_path):
+def tuned(kind: str, tmp_path: Path) -> tuple[FormSource, Path]:
     """Return heads that were moved, their target, and they as what is exported."""
     target = shipped.write_target(tmp_path / "target", kind, torch.bfloat16)
     model = draft_of(target)
@@ -52,12 +54,12 @@ def tuned(kind, tmp_path):
     return read_source(tmp_path / "draft", "ORG/target", target), target
 
 
-def written(form, source, folder):
+def written(form: str, source: FormSource, folder: Path) -> tuple[Path, list[str]]:
     folder.mkdir()
     return folder, FORMS[form].write(source, folder)
 
 
-def test_heads_start_as_the_target_ships_them_and_are_read_again(kind, tmp_path):
+def test_heads_start_as_the_target_ships_them_and_are_read_again(kind: str, tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", kind)
     model = draft_of(target)
     own = dict(model.trainable())
@@ -72,7 +74,7 @@ def test_heads_start_as_the_target_ships_them_and_are_read_again(kind, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
-def test_nothing_of_the_target_changes_but_the_heads(tuned, form, tmp_path):
+def test_nothing_of_the_target_changes_but_the_heads(tuned: tuple[FormSource, Path], form: str, tmp_path: Path) -> None:
     source, target = tuned
     folder, notes = written(form, source, tmp_path / "form")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", shipped.SECOND]
@@ -88,14 +90,16 @@ def test_nothing_of_the_target_changes_but_the_heads(tuned, form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["deepspec", "huggingface", "speculators"])
-def test_other_forms_give_the_heads_back(tuned, form, tmp_path):
+def test_other_forms_give_the_heads_back(tuned: tuple[FormSource, Path], form: str, tmp_path: Path) -> None:
     source, _ = tuned
     folder, _ = written(form, source, tmp_path / "form")
     again = read_back(source, *FORMS[form].read(folder))
     assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
 
 
-def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(tuned, tmp_path):
+def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(
+    tuned: tuple[FormSource, Path], tmp_path: Path
+) -> None:
     folder, _ = written("speculators", tuned[0], tmp_path / "form")
     config, tensors = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     assert (config["speculators_model_type"], config["num_nextn_predict_layers"]) == ("mtp", 1)
@@ -104,7 +108,7 @@ def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(tuned, tmp
     assert len(tensors) == len(shipped.heads("qwen3"))
 
 
-def test_what_cannot_hold_heads_says_so(tuned, tmp_path):
+def test_what_cannot_hold_heads_says_so(tuned: tuple[FormSource, Path], tmp_path: Path) -> None:
     source, _ = tuned
     assert FORMS["llama.cpp"].refuse(source).startswith("mtp heads, which go back into the target's own files")
     away = read_source(tmp_path / "draft", "ORG/target", None)
@@ -112,14 +116,14 @@ def test_what_cannot_hold_heads_says_so(tuned, tmp_path):
     assert FORMS["deepspec"].refuse(away) is None
 
 
-def test_heads_are_not_rounded_in_silence(kind, tmp_path):
+def test_heads_are_not_rounded_in_silence(kind: str, tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", kind, torch.bfloat16)
     save_draft(draft_of(target).float(), tmp_path / "draft")
     refused = FORMS["vllm"].refuse(read_source(tmp_path / "draft", "ORG/target", target))
     assert refused == "heads in fp32, of which the target's files keep BF16; train.precision=bf16 does"
 
 
-def test_heads_of_another_target_are_not_written_into_this_one(tuned, tmp_path):
+def test_heads_of_another_target_are_not_written_into_this_one(tuned: tuple[FormSource, Path], tmp_path: Path) -> None:
     source, target = tuned
     for name in (shipped.FIRST, shipped.SECOND):
         tensors = {key: value for key, value in load_file(target / name).items() if not key.startswith("mtp.fc")}
@@ -143,12 +147,12 @@ def test_heads_of_another_target_are_not_written_into_this_one(tuned, tmp_path):
         (["mtp.layers.0.mlp.experts.gate_up_proj"], "ships heads with experts"),
     ],
 )
-def test_a_target_whose_heads_are_not_read_is_named(names, told):
+def test_a_target_whose_heads_are_not_read_is_named(names: list[str], told: str) -> None:
     with pytest.raises(TargetError, match=told):
         check_names(names, "some/target")
 
 
-def test_heads_that_are_not_those_of_the_config_are_named(tmp_path):
+def test_heads_that_are_not_those_of_the_config_are_named(tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", "qwen3")
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
@@ -166,7 +170,9 @@ def test_heads_that_are_not_those_of_the_config_are_named(tmp_path):
         ((LAST,), {"norms": "eagle3.1"}, "an mtp draft has none of these"),
     ],
 )
-def test_what_heads_have_not_is_refused(layers, recipe, told, tmp_path):
+def test_what_heads_have_not_is_refused(
+    layers: tuple[int, ...], recipe: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     target = shipped.write_target(tmp_path / "target", "qwen3")
     with pytest.raises((SpecError, CheckpointError), match=told):
         draft_of(target, layers, **recipe)

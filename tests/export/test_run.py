@@ -19,7 +19,7 @@ from tests.given.published.evaluated import given
 from tests.given.published.exports import publish_exports
 
 
-def test_every_form_is_written_or_refused_and_counted(tmp_path):
+def test_every_form_is_written_or_refused_and_counted(tmp_path: Path) -> None:
     exports, counts, report = publish_exports(tmp_path, "dspark_rnn")
     assert counts["forms"] == ["deepspec", "sglang", "huggingface", "speculators"]
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
@@ -29,7 +29,7 @@ def test_every_form_is_written_or_refused_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
-def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_path, algorithm):
+def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_path: Path, algorithm: str) -> None:
     case = given(tmp_path, algorithm=algorithm)
     out = Out(case.store, "exports", "e" * 32, {"draft": case.draft.ref}, tmp_path / "scratch")
     report = Heard()
@@ -42,7 +42,7 @@ def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_
     assert counts["parity"] is True, report.tables["parity"]
 
 
-def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path):
+def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path: Path) -> None:
     case = given(tmp_path)
     source = read_source(draft_folder(case.draft, tmp_path / "scratch"), "t", None)
     folder = Path(case.placement.locations[case.target.digest])
@@ -53,7 +53,7 @@ def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path):
     assert gate.comparisons[-1].position is not None
 
 
-def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path):
+def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path: Path) -> None:
     exports, counts, _ = publish_exports(tmp_path, "dspark")
     assert counts["refused"] == {}
     index = read_index(exports).forms
@@ -65,7 +65,7 @@ def test_forms_are_laid_out_as_folders_and_shared_files_lie_there_once(tmp_path)
     write_form(exports, "vllm", tmp_path / "out" / "vllm")  # laid out again over what is there
 
 
-def test_who_edits_a_folder_that_was_laid_out_leaves_the_store_as_it_is(tmp_path):
+def test_who_edits_a_folder_that_was_laid_out_leaves_the_store_as_it_is(tmp_path: Path) -> None:
     exports, _, _ = publish_exports(tmp_path, "dspark", forms=("deepspec", "vllm"))
     before = {name: exports.path(name).read_bytes() for name in exports.names()}
     for path in write_form(exports, "vllm", tmp_path / "out"):
@@ -74,7 +74,7 @@ def test_who_edits_a_folder_that_was_laid_out_leaves_the_store_as_it_is(tmp_path
     assert {name: exports.path(name).read_bytes() for name in exports.names()} == before
 
 
-def test_a_refused_or_unknown_form_cannot_be_laid_out(tmp_path):
+def test_a_refused_or_unknown_form_cannot_be_laid_out(tmp_path: Path) -> None:
     exports, _, _ = publish_exports(tmp_path, "dspark_gated", forms=("deepspec", "vllm"))
     with pytest.raises(SpecError, match="not exported for vllm: a gated Markov head"):
         write_form(exports, "vllm", tmp_path / "out")
@@ -82,6 +82,6 @@ def test_a_refused_or_unknown_form_cannot_be_laid_out(tmp_path):
         write_form(exports, "sglang", tmp_path / "out")
 
 
-def test_the_same_draft_gives_the_same_bytes(tmp_path):
+def test_the_same_draft_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (publish_exports(tmp_path / name, "dspark")[0] for name in ("a", "b"))
     assert first.manifest.content == second.manifest.content

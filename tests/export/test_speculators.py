@@ -5,10 +5,12 @@ It wants other versions than ours: `make soak` gives it an environment of its ow
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from deepspec.export.proof import draft_with
@@ -40,7 +42,7 @@ def exported(kind: str, folder: Path) -> FormSource:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PARALLEL])
-def test_speculators_loads_every_tensor(kind, tmp_path):
+def test_speculators_loads_every_tensor(kind: str, tmp_path: Path) -> None:
     source = exported(kind, tmp_path)
     model = speculators.SpeculatorModel.from_pretrained(str(tmp_path / "form"))
     found = model.state_dict()
@@ -52,7 +54,9 @@ def test_speculators_loads_every_tensor(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_forward_pass_of_speculators_gives_our_logits(kind, tmp_path, monkeypatch):
+def test_the_forward_pass_of_speculators_gives_our_logits(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = exported(kind, tmp_path)
     model = speculators.SpeculatorModel.from_pretrained(str(tmp_path / "form")).eval()
     torch.manual_seed(5)
@@ -62,11 +66,11 @@ def test_the_forward_pass_of_speculators_gives_our_logits(kind, tmp_path, monkey
     torch.testing.assert_close(theirs(model, ids, hidden, anchors, monkeypatch), wanted, rtol=1e-4, atol=1e-4)
 
 
-def theirs(model, ids, hidden, anchors, monkeypatch):
+def theirs(model: Any, ids: Tensor, hidden: Tensor, anchors: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Return the logits `(N, K, V)` behind anchors that the library's forward pass hands to its loss."""
     seen: list[torch.Tensor] = []
 
-    def remember(logits, *_, **__):
+    def remember(logits: Tensor, *_: object, **__: object) -> tuple[Tensor, dict[str, Tensor]]:
         seen.append(logits[0])
         return torch.zeros(()), {}
 

@@ -14,7 +14,7 @@ PACKAGES = ("speculators==0.9.0", "hs-connectors==0.9.0", "loguru==0.7.3")
 """What it needs besides what lies in our environment."""
 
 
-def test_speculators_loads_our_form_in_an_environment_of_its_own(tmp_path: Path):
+def test_speculators_loads_our_form_in_an_environment_of_its_own(tmp_path: Path) -> None:
     venv.create(tmp_path / "own", with_pip=True)
     python = tmp_path / "own" / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

@@ -38,7 +38,7 @@ def without(store: Path, *kinds: str) -> None:
             mark.parent.rename(store.parent / f"{kind}-{mark.parent.name}")
 
 
-def test_an_empty_store_is_begun(tmp_path):
+def test_an_empty_store_is_begun(tmp_path: Path) -> None:
     told = said(DEEPSPEC_ROOT=str(tmp_path / "none"))
     assert "nothing is made here yet" in told
     assert "\n    deepspec run\n" in told
@@ -57,21 +57,21 @@ def test_an_empty_store_is_begun(tmp_path):
         (("release", "speed", "scores", "exports", "draft", "target_cache"), "are not cached", "deepspec cache"),
     ],
 )
-def test_the_next_stage_is_named(store: Path, gone: tuple[str, ...], how: str, command: str):
+def test_the_next_stage_is_named(store: Path, gone: tuple[str, ...], how: str, command: str) -> None:
     without(store, *gone)
     told = said()
     assert how in told
     assert f"\n    {command}\n" in told
 
 
-def test_what_is_half_made_comes_first(store: Path):
+def test_what_is_half_made_comes_first(store: Path) -> None:
     next((store / "scores").glob("*/manifest.json")).unlink()
     told = said()
     assert "scores/193502a020ff is partial: " in told
     assert "\n    deepspec evaluate\n" in told
 
 
-def test_greedy_answers_beside_those_of_a_run_ask_for_nothing(store: Path):
+def test_greedy_answers_beside_those_of_a_run_ask_for_nothing(store: Path) -> None:
     """Nor does their cache: both are newer than what the draft was trained on."""
     entries = catalog(Store(store))
     made = {each: next(entry for entry in entries if entry.kind == each) for each in ("answers", "target_cache")}
@@ -85,7 +85,7 @@ def test_greedy_answers_beside_those_of_a_run_ask_for_nothing(store: Path):
     assert "is released" in next_step([*entries, *newer])[0]
 
 
-def test_an_artifact_made_anew_asks_for_what_follows(store: Path):
+def test_an_artifact_made_anew_asks_for_what_follows(store: Path) -> None:
     """The release stands, but was made from an earlier draft."""
     entries = catalog(Store(store))
     (draft,) = (entry for entry in entries if entry.kind == "draft")
@@ -98,7 +98,7 @@ def test_an_artifact_made_anew_asks_for_what_follows(store: Path):
     )
 
 
-def test_the_version_is_that_of_the_package():
+def test_the_version_is_that_of_the_package() -> None:
     assert said("--version") == f"deepspec {version('deepspec')}\n"
 
 
@@ -106,12 +106,12 @@ def test_the_version_is_that_of_the_package():
     ("typed", "position", "wanted"),
     [("deepspec st", 1, ["status"]), ("deepspec plan --target qwen3-1", 3, ["qwen3-14b"])],
 )
-def test_a_shell_completes_commands_and_presets(typed: str, position: int, wanted: list[str]):
+def test_a_shell_completes_commands_and_presets(typed: str, position: int, wanted: list[str]) -> None:
     told = said(_DEEPSPEC_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(position))
     assert told.split() == wanted
 
 
-def test_programs_read_what_a_store_holds(store: Path):
+def test_programs_read_what_a_store_holds(store: Path) -> None:
     found = json.loads(said("status", "--json"))
     assert found["store"] == str(store)
     assert {each["kind"]: each["state"] for each in found["artifacts"]} == dict.fromkeys(
@@ -121,27 +121,27 @@ def test_programs_read_what_a_store_holds(store: Path):
     assert (draft["counts"]["steps"], draft["bytes"] > 0, draft["finished"][:10]) == (3, True, "2026-11-26")
 
 
-def test_programs_read_a_comparison(store: Path):
+def test_programs_read_a_comparison(store: Path) -> None:
     found = json.loads(said("compare", "193502a020ff", "193502a020ff", "--json"))["differences"]
     assert {each["benchmark"] for each in found} >= {"all"}
     assert all(each["first"] == each["second"] for each in found)
     assert {each["verdict"] for each in found} == {"no difference seen"}
 
 
-def test_programs_read_a_checkpoint(store: Path):
+def test_programs_read_a_checkpoint(store: Path) -> None:
     (weights,) = (store / "draft").glob("*/*/model.safetensors")
     found = json.loads(said("inspect", str(weights.parent), "--json"))
     assert found["weights"].startswith("model.safetensors")
 
 
-def test_every_kind_has_words(store: Path):
+def test_every_kind_has_words(store: Path) -> None:
     told = {entry.kind: held(entry.manifest) for entry in catalog(Store(store)) if entry.manifest}
     assert told["prompts"] == "60 of 60 rows kept; 53 in train; 3 in test; 2 in calibration; 2 in validation"
     assert told["answers"] == "60 of 60 prompts answered"
     assert len(told) == 8
 
 
-def test_a_build_that_is_not_known_is_not_named():
+def test_a_build_that_is_not_known_is_not_named() -> None:
     assert engine_name("llama.cpp b0-unknown") == "llama.cpp"
     assert engine_name("llama.cpp b6123-abc") == "llama.cpp b6123-abc"
     told = {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -152,7 +152,7 @@ def test_a_build_that_is_not_known_is_not_named():
     assert speed.row()["engine"] == "llama.cpp"
 
 
-def test_one_warning_is_told_of_as_one(store: Path):
+def test_one_warning_is_told_of_as_one(store: Path) -> None:
     (release,) = (entry.manifest for entry in catalog(Store(store)) if entry.kind == "release")
     told = {
         count: held(release.model_copy(update={"counts": {**release.counts, "warnings": ["slow"] * count}}))

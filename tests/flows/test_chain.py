@@ -25,7 +25,7 @@ from tests.given.published.evaluated import given
 from tests.given.targets.tiny import write_target
 
 
-def test_a_named_cache_is_trained_on_and_nothing_before_it_is_made(tmp_path: Path):
+def test_a_named_cache_is_trained_on_and_nothing_before_it_is_made(tmp_path: Path) -> None:
     store, target = Store(tmp_path / "store"), write_target(tmp_path / "target")
     ref = build(spec_for(target), target, publish_answers(store, tmp_path, [rows(4)]), store, tmp_path)
     site = Site(root=store.root)
@@ -58,7 +58,7 @@ def publish(store: Store, scratch: Path, name: str, given: dict[str, ArtifactRef
 
 
 @pytest.mark.parametrize("held_out", [3, 0])
-def test_training_reads_greedy_answers_where_a_prompt_is_held_out(tmp_path: Path, held_out: int):
+def test_training_reads_greedy_answers_where_a_prompt_is_held_out(tmp_path: Path, held_out: int) -> None:
     """Of few prompts a share may be none: then nothing is asked greedily, and nothing waits for it."""
     store = Store(tmp_path / "store")
     chain = Chain(SPECS, Site(root=store.root, placement=Placement(scratch=tmp_path / "scratch")))
@@ -79,7 +79,7 @@ def test_training_reads_greedy_answers_where_a_prompt_is_held_out(tmp_path: Path
     assert set(read_manifest(store, "draft", draft.address).inputs) == set(wanted)
 
 
-def test_what_a_run_makes_is_made_of_what_comes_before_it():
+def test_what_a_run_makes_is_made_of_what_comes_before_it() -> None:
     """Each stage makes one thing of its own name; inputs are of the kinds that the stage reads."""
     kinds = {name: stage_named(product.stage).kind for name, product in PRODUCTS.items()}
     assert [name for name in PRODUCTS if name not in GREEDY] == list(STAGES)
@@ -90,14 +90,14 @@ def test_what_a_run_makes_is_made_of_what_comes_before_it():
         assert all(kinds[made] == each for each, made in product.inputs.items() if each in stage.inputs)
 
 
-def test_a_named_draft_is_measured_and_nothing_is_trained(tmp_path: Path):
+def test_a_named_draft_is_measured_and_nothing_is_trained(tmp_path: Path) -> None:
     draft = given(tmp_path).draft
     chain = Chain({}, Site(root=draft.store.root), {"cache": None, "train": "draft/a"})
     assert chain.draft() == chain.published("train") == draft.ref
     assert chain.steps == []
 
 
-def test_what_a_child_and_its_own_child_computed_is_counted():
+def test_what_a_child_and_its_own_child_computed_is_counted() -> None:
     """Each computes until its own clock of the processor says a tenth of a second."""
     computes = "import time\nwhile time.process_time() < 0.1: pass"
     before = processor_seconds()

@@ -1,6 +1,9 @@
 """What the options about engines, keys and errors become: a placement and engines to start."""
 
+from typing import Any
+
 import pytest
+from prefect import Flow
 
 from deepspec.errors import SpecError, UnknownNameError
 from deepspec.plan import presets
@@ -12,7 +15,7 @@ from infra.engines.managed import ManagedEngines
 URLS = ["http://127.0.0.1:8000/v1", "https://engine.example/v1"]
 
 
-def test_endpoints_share_a_model_and_the_name_of_a_key():
+def test_endpoints_share_a_model_and_the_name_of_a_key() -> None:
     placement = choose_site(None, named_endpoints(URLS, "tiny", key_env="TINY_KEY"), keep_errors=True).placement
     assert [(one.url, one.model, one.key_variable) for one in placement.endpoints] == [
         (url, "tiny", "TINY_KEY") for url in URLS
@@ -20,7 +23,7 @@ def test_endpoints_share_a_model_and_the_name_of_a_key():
     assert placement.keep_errors
 
 
-def test_a_key_in_a_secret_block_reaches_the_child_under_a_name_of_its_own():
+def test_a_key_in_a_secret_block_reaches_the_child_under_a_name_of_its_own() -> None:
     (endpoint,) = named_endpoints(URLS[:1], "tiny", key_block="our-engines")
     assert endpoint.key_variable == "DEEPSPEC_KEY_OUR_ENGINES"
 
@@ -34,14 +37,14 @@ def test_a_key_in_a_secret_block_reaches_the_child_under_a_name_of_its_own():
         ({"urls": URLS, "model": "m", "key_env": "A", "key_block": "b"}, "has two names"),
     ],
 )
-def test_what_makes_no_sense_is_said_without_the_values(told, message):
+def test_what_makes_no_sense_is_said_without_the_values(told: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         named_endpoints(**told)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_engines_are_started_where_none_are_named():
+def test_engines_are_started_where_none_are_named() -> None:
     engines = managed_engines("vllm", gpus=["0,1", "2,3"], arguments="--dtype bfloat16")
     assert engines == ManagedEngines(kind="vllm", gpus=("0,1", "2,3"), arguments="--dtype bfloat16")
     assert choose_site(engines=engines).engines == engines
@@ -53,7 +56,9 @@ def test_engines_are_started_where_none_are_named():
 
 
 @pytest.mark.parametrize("flow", [build_draft, *STAGE_FLOWS.values()], ids=lambda flow: flow.name)
-def test_the_plan_that_a_command_checked_is_the_one_that_its_flow_runs(flow, monkeypatch):
+def test_the_plan_that_a_command_checked_is_the_one_that_its_flow_runs(
+    flow: Flow[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prefect validates what a flow is given, and hands on the same choices: they have their plan."""
     made, build = [], presets.build_plan
     monkeypatch.setattr(presets, "build_plan", lambda *told: made.append(told) or build(*told))
@@ -65,7 +70,7 @@ def test_the_plan_that_a_command_checked_is_the_one_that_its_flow_runs(flow, mon
     assert len(made) == 1
 
 
-def test_a_plan_stays_with_its_choices_and_is_no_part_of_them():
+def test_a_plan_stays_with_its_choices_and_is_no_part_of_them() -> None:
     """Others have another, equal ones are equal, and a deployment is sent what was said alone."""
     choices, same = Choices(overrides=("train.steps=7",)), Choices(overrides=("train.steps=7",))
     sent = choices.model_dump_json()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.forms import gather, published_forms
+from deepspec.artifacts import Artifact
 from deepspec.checkpoint.draft import describe, load_draft, save_draft
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError, SpecError
@@ -14,18 +15,18 @@ from deepspec.export.run import run as export
 from deepspec.export.spec import ExportSpec
 from deepspec.publish import Out
 from tests.given.heard import Heard
-from tests.given.published.site import SMALL, make_site
+from tests.given.published.site import SMALL, Site, make_site
 
 TEXT = "A text that is longer than two blocks of three tokens."
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return make_site(tmp_path_factory.mktemp("forms"))
 
 
 @pytest.fixture(scope="module")
-def draft(site):
+def draft(site: Site) -> Artifact:
     """Return a published draft with two exported forms."""
     draft = site.open(site.train(SMALL.but(steps=1), "draft")[0])
     spec = ExportSpec(forms=["deepspec", "vllm"])
@@ -34,7 +35,7 @@ def draft(site):
     return draft
 
 
-def test_all_forms_that_are_published_are_compared(site, draft):
+def test_all_forms_that_are_published_are_compared(site: Site, draft: Artifact) -> None:
     forms = published_forms(draft, site.placement, site.root / "target")
     found = forms.check(None)
     names = ["cached states", "cached last states", "stepwise states", "decoding form"]
@@ -45,7 +46,9 @@ def test_all_forms_that_are_published_are_compared(site, draft):
     assert [each.name for each in shifted.check(None).comparisons if not each.passed] == ["cached states"]
 
 
-def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(site, draft, tmp_path):
+def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(
+    site: Site, draft: Artifact, tmp_path: Path
+) -> None:
     folder = draft_folder(draft, site.placement.scratch)
     found = gather(str(folder), site.root / "target", None).check(TEXT)
     assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
@@ -61,7 +64,9 @@ def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(site, draft
         gather(str(tmp_path), Path(site.root / "target"), None).check(TEXT)
 
 
-def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(site, draft, tmp_path):
+def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(
+    site: Site, draft: Artifact, tmp_path: Path
+) -> None:
     """Its library does not say how many layers the target has: with the target, all is told."""
     source = read_source(draft_folder(draft, site.placement.scratch), "ORG/target", None)
     FORMS["speculators"].write(source, tmp_path)
@@ -76,6 +81,6 @@ def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(site, d
     assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
 
 
-def test_a_name_that_is_no_folder_is_said_to_be_none():
+def test_a_name_that_is_no_folder_is_said_to_be_none() -> None:
     with pytest.raises(CheckpointError, match=r"/no/such: no such folder; give a folder, or a hub id"):
         gather("/no/such", None, None)

@@ -182,12 +182,12 @@ def _left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_left")
 @pytest.mark.parametrize("name", SCREENS)
-def test_a_screen_is_as_recorded(name: str):
+def test_a_screen_is_as_recorded(name: str) -> None:
     assert screen(*SCREENS[name]) == (RECORDS / f"{name}.txt").read_text()
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_nothing_is_cut_and_no_table_is_wider_than_the_screen(name: str):
+def test_nothing_is_cut_and_no_table_is_wider_than_the_screen(name: str) -> None:
     text = (RECORDS / f"{name}.txt").read_text()
     columns, _ = SCREENS[name]
     assert "…" not in text.replace("…/store", "")

@@ -16,7 +16,7 @@ def gc(store: Store, *words: str) -> str:
     return " ".join(result.output.split())  # lines end where the terminal does
 
 
-def test_garbage_is_shown_first_and_deleted_when_asked(tmp_path: Path):
+def test_garbage_is_shown_first_and_deleted_when_asked(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     kept, lost = (publish_answers(store, tmp_path, [rows(2)], digit * 32) for digit in "ab")
     set_ref(store, "baseline", kept.ref)

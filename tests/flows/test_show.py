@@ -34,7 +34,7 @@ def shown(folder: Path, **scores: Any) -> dict[str, str]:
     return {row["what"]: row["value"] for row in headline(store, SimpleNamespace(steps=steps))}
 
 
-def test_what_is_left_out_of_the_scores_is_told_beside_them(tmp_path: Path):
+def test_what_is_left_out_of_the_scores_is_told_beside_them(tmp_path: Path) -> None:
     assert "left out of the scores" not in shown(tmp_path / "all")
     told = shown(tmp_path / "some", left_out=["sums: 1 of 3 turns were not asked"])
     assert told["left out of the scores"] == "sums: 1 of 3 turns were not asked"
@@ -49,12 +49,14 @@ def test_what_is_left_out_of_the_scores_is_told_beside_them(tmp_path: Path):
         (True, 0, "not checked"),  # as scores of an earlier version say it
     ],
 )
-def test_lossless_is_what_was_checked(tmp_path: Path, lossless: bool | None, samples: int, wanted: str):
+def test_lossless_is_what_was_checked(tmp_path: Path, lossless: bool | None, samples: int, wanted: str) -> None:
     told = shown(tmp_path, lossless=lossless, lossless_samples=samples)
     assert told["lossless at temperature 0"] == wanted
 
 
-def test_a_run_begins_with_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_run_begins_with_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On a machine like the one that the laptop's rates are of; not where a draft is given, nor for another device."""
     monkeypatch.setattr(show, "probe", lambda: REFERENCE)
     site = choose_site()

@@ -1,5 +1,7 @@
 """What a sweep's rows are, and what it refuses before anything is trained."""
 
+from pathlib import Path
+
 import pytest
 
 from cli.sweep import sweep as command
@@ -9,7 +11,7 @@ from flows.choices import Choices, choose_site
 from flows.sweep import _changed, _check, _shape
 
 
-def test_a_row_changes_what_all_share_and_nothing_else():
+def test_a_row_changes_what_all_share_and_nothing_else() -> None:
     shared = Choices(overrides=("train.steps=9",))
     rows = (
         Variant(name="asked"),
@@ -22,12 +24,12 @@ def test_a_row_changes_what_all_share_and_nothing_else():
 
 
 @pytest.mark.parametrize("names", [[], ["one"], ["one", "one"], ["one", "two", "one"]])
-def test_a_sweep_takes_two_rows_with_names_of_their_own(names):
+def test_a_sweep_takes_two_rows_with_names_of_their_own(names: list[str]) -> None:
     with pytest.raises(SpecError, match=f"{len(names)} variants; wanted two or more, each with a name of its own"):
         _changed(Choices(), tuple(Variant(name=name) for name in names))
 
 
-def test_rows_whose_rounds_take_as_long_have_one_shape():
+def test_rows_whose_rounds_take_as_long_have_one_shape() -> None:
     def shape(*changes: str, **told: str) -> str:
         return _shape(Choices.model_validate({**told, "overrides": changes}).plan)
 
@@ -45,14 +47,14 @@ def test_rows_whose_rounds_take_as_long_have_one_shape():
         (("prepare.splits.validation=0",), "goes by the accepted length over held-out answers"),
     ],
 )
-def test_a_sweep_without_anything_to_judge_by_is_refused(tmp_path, changes, told):
+def test_a_sweep_without_anything_to_judge_by_is_refused(tmp_path: Path, changes: tuple[str], told: str) -> None:
     plan, site = Choices(overrides=changes).plan, choose_site(str(tmp_path))
     with pytest.raises(SpecError, match=told):
         _check(plan, site, "walked")
     _check(plan, site, "decoded")
 
 
-def test_a_sweep_of_one_row_says_how_to_give_others(tmp_path):
+def test_a_sweep_of_one_row_says_how_to_give_others(tmp_path: Path) -> None:
     told = {"seeds": 3, "equal": "steps", "by": "walked", "timed": False, "all_seeds": False}
     with pytest.raises(SpecError, match="a sweep of one row; give others with --row"):
         command(Choices(), choose_site(str(tmp_path)), row=None, as_json=False, **told)

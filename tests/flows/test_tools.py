@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from infra import terminal
-from tests.given.published.evaluated import given
+from tests.given.published.evaluated import Given, given
 
 
 @pytest.fixture
-def case(tmp_path, monkeypatch):
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(terminal._out, "width", 300)
     return given(tmp_path)
@@ -24,7 +24,7 @@ def inspected(folder: Path, *words: str) -> str:
     return result.output
 
 
-def test_a_draft_is_held_against_its_target_where_one_is_given(case):
+def test_a_draft_is_held_against_its_target_where_one_is_given(case: Given) -> None:
     folder = case.draft.path("model.safetensors").parent
     target = case.placement.locations[case.target.digest]
     assert "distance" not in inspected(folder)
@@ -34,7 +34,7 @@ def test_a_draft_is_held_against_its_target_where_one_is_given(case):
     assert "The draft's head is not the target's" in inspected(folder, "--target", target)
 
 
-def test_a_pointer_is_named(case):
+def test_a_pointer_is_named(case: Given) -> None:
     folder = case.draft.path("model.safetensors").parent
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "NOT usable" in inspected(folder)

@@ -23,7 +23,7 @@ class PanicException(BaseException):
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_error_of_one_row_is_counted_as_its_own(error):
+def test_an_error_of_one_row_is_counted_as_its_own(error: BaseException) -> None:
     with pytest.raises(RowError) as found, one_row("template_refuses", "a.jsonl", 7, sample="s1"):
         raise error
     assert found.value.reason == "template_refuses"
@@ -39,19 +39,19 @@ def test_an_error_of_one_row_is_counted_as_its_own(error):
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_error_that_is_no_rows_passes_through(error):
+def test_an_error_that_is_no_rows_passes_through(error: BaseException) -> None:
     with pytest.raises(type(error)) as found, one_row("template_refuses", "a.jsonl", 7):
         raise error
     assert found.value is error
 
 
-def test_a_row_error_keeps_its_reason_and_learns_where_it_was():
+def test_a_row_error_keeps_its_reason_and_learns_where_it_was() -> None:
     with pytest.raises(RowError, match=r"^a\.jsonl:7: sample s1: no text") as found, one_row("x", "a.jsonl", 7, "s1"):
         raise RowError("not_text", "no text")
     assert found.value.reason == "not_text"
 
 
-def test_of_few_rows_none_is_judged():
+def test_of_few_rows_none_is_judged() -> None:
     rows = BadRows(0.05, "prepare.bad_share")
     rows.add(19)
     for _ in range(19):
@@ -59,7 +59,7 @@ def test_of_few_rows_none_is_judged():
     rows.check()
 
 
-def test_one_in_twenty_is_allowed_and_two_are_not():
+def test_one_in_twenty_is_allowed_and_two_are_not() -> None:
     rows = BadRows(0.05, "prepare.bad_share")
     rows.add(20)
     rows.drop(RowError("not_json", "a.jsonl:3: torn"))
@@ -74,7 +74,7 @@ def test_one_in_twenty_is_allowed_and_two_are_not():
     assert "--set prepare.bad_share=" in message
 
 
-def test_the_first_rows_end_a_stage_only_where_chance_does_not_explain_them():
+def test_the_first_rows_end_a_stage_only_where_chance_does_not_explain_them() -> None:
     rows = BadRows(0.05, "prepare.bad_share")
     rows.add(20)  # 1 is allowed, and 3 deviations of sqrt(20 * 0.05 * 0.95) = 0.975 more: 3.92
     for _ in range(3):
@@ -85,7 +85,7 @@ def test_the_first_rows_end_a_stage_only_where_chance_does_not_explain_them():
         rows.check_so_far()
 
 
-def test_rows_are_told_in_one_line():
+def test_rows_are_told_in_one_line() -> None:
     assert rows_told(10, 7, {"duplicate": 2, "not_text": 1, "limit": 0}) == (
         "10 rows read, 7 kept, dropped: 2 duplicate, 1 not_text"
     )

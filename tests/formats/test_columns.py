@@ -1,6 +1,8 @@
 """Rows of parquet files are the JSON objects that they were, and a value that cannot be read costs its row."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +12,11 @@ from deepspec.errors import RowError, SourceError
 from deepspec.lines.rows import read_rows
 
 
-def write(path, columns):
+def write(path: Path, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def test_a_value_that_python_cannot_hold_costs_its_row_only(tmp_path):
+def test_a_value_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> None:
     texts = pa.array(["a", "b", "c"]).cast(pa.binary()).to_pylist()
     texts[1] = b"\xff"
     broken = pa.array(texts, pa.binary()).view(pa.string())
@@ -26,7 +28,7 @@ def test_a_value_that_python_cannot_hold_costs_its_row_only(tmp_path):
     assert "UnicodeDecodeError" in str(seen[0])
 
 
-def test_columns_of_json_text_are_decoded(tmp_path):
+def test_columns_of_json_text_are_decoded(tmp_path: Path) -> None:
     """`datasets` writes columns of mixed types so: read as text, every content would stand in quotes."""
     contents = ["a", [{"type": "text", "text": "b", "more": None}], None]
     message = pa.StructArray.from_arrays(
@@ -42,7 +44,7 @@ def test_columns_of_json_text_are_decoded(tmp_path):
     ]
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"prompt": ["river stone"] * 5000})
     data = bytearray((tmp_path / "a.parquet").read_bytes())
     data[10:30] = bytes(20)

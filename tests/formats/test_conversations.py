@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -13,11 +14,11 @@ from deepspec.messages.conversations import parse_conversation, prompt_of, sampl
 from tests.given import wild
 
 
-def user(text):
+def user(text: object) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def assistant(text=""):
+def assistant(text: object = "") -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
@@ -36,11 +37,11 @@ def assistant(text=""):
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, [user("a"), assistant()]),
     ],
 )
-def test_known_shapes_become_one(row, messages):
+def test_known_shapes_become_one(row: dict[str, Any], messages: list[dict[str, str]]) -> None:
     assert parse_conversation(row)["messages"] == messages
 
 
-def test_tool_calls_stay_and_the_answer_to_their_result_is_a_slot():
+def test_tool_calls_stay_and_the_answer_to_their_result_is_a_slot() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     row = {
         "messages": [
@@ -58,14 +59,14 @@ def test_tool_calls_stay_and_the_answer_to_their_result_is_a_slot():
     assert prompt_of(conversation) == conversation
 
 
-def test_prompts_of_different_answers_are_one():
+def test_prompts_of_different_answers_are_one() -> None:
     asked, answered = {"prompt": "a"}, {"messages": [user("a"), {**assistant("b"), "reasoning_content": "c"}]}
     prompt = prompt_of(parse_conversation(answered))
     assert prompt == parse_conversation(asked)
     assert user_texts(prompt) == ["a"]
 
 
-def test_sharegpt_function_calls_are_tool_calls():
+def test_sharegpt_function_calls_are_tool_calls() -> None:
     row = {
         "conversations": [
             {"from": "human", "value": "1+1?"},
@@ -121,7 +122,7 @@ def test_sharegpt_function_calls_are_tool_calls():
         ({"messages": [{"role": "[/INST]", "content": "a"}]}, "wrong_roles"),
     ],
 )
-def test_rows_that_cannot_be_used_say_why_and_where(row, reason):
+def test_rows_that_cannot_be_used_say_why_and_where(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(RowError, match=r"^mine\.jsonl:3: ") as caught:
         parse_conversation(row, "mine.jsonl", 3)
     assert caught.value.reason == reason
@@ -131,7 +132,7 @@ def test_rows_that_cannot_be_used_say_why_and_where(row, reason):
 @given(wild.ROWS | wild.ALMOST)
 @example(wild.KNOWN[0])
 @example(wild.KNOWN[4])
-def test_any_row_is_a_conversation_or_a_named_error(row):
+def test_any_row_is_a_conversation_or_a_named_error(row: object) -> None:
     try:
         conversation = parse_conversation(row)
     except RowError as error:
@@ -151,7 +152,7 @@ def test_any_row_is_a_conversation_or_a_named_error(row):
     assert sample_id(prompt_of(prompt)) == sample_id(prompt)
 
 
-def nested(depth):
+def nested(depth: int) -> dict[str, Any]:
     value = {"x": 1}
     for _ in range(depth):
         value = {"x": [value]}
@@ -159,7 +160,7 @@ def nested(depth):
 
 
 @pytest.mark.parametrize("depth", [60, 400, 5000])
-def test_tools_that_nest_too_deep_are_refused(depth):
+def test_tools_that_nest_too_deep_are_refused(depth: int) -> None:
     with pytest.raises(RowError) as found:
         parse_conversation({"prompt": "a", "tools": [nested(depth)]})
     assert found.value.reason == "bad_tools"
@@ -169,7 +170,7 @@ def test_tools_that_nest_too_deep_are_refused(depth):
     assert parse_conversation({"prompt": "a", "tools": [nested(40)]})["tools"] == [nested(40)]
 
 
-def test_a_message_of_an_error_is_short_however_long_the_row():
+def test_a_message_of_an_error_is_short_however_long_the_row() -> None:
     for row in ({"messages": [{"role": "x" * 100_000, "content": "a"}]}, {"k" * 100_000: 1}):
         with pytest.raises(RowError) as found:
             parse_conversation(row)
@@ -178,7 +179,7 @@ def test_a_message_of_an_error_is_short_however_long_the_row():
 
 @pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios", "image_url", "image_path"])
 @pytest.mark.parametrize("value", ["a.png", ["a.png"], {"bytes": "x"}, [{"path": "a.png"}], True])
-def test_a_row_or_message_that_brings_what_is_no_text_is_refused(key, value):
+def test_a_row_or_message_that_brings_what_is_no_text_is_refused(key: str, value: object) -> None:
     rows = [{"prompt": "a", key: value}, {"messages": [{**user("a"), key: value}]}]
     rows.append({"conversations": [{"from": "human", "value": "a", key: value}]})
     rows.append({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", key: value}]}]})
@@ -189,7 +190,7 @@ def test_a_row_or_message_that_brings_what_is_no_text_is_refused(key, value):
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, [None], {"bytes": None, "path": None}, float("nan"), False])
-def test_an_empty_column_for_images_is_none(value):
+def test_an_empty_column_for_images_is_none(value: object) -> None:
     assert parse_conversation({"prompt": "a", "image": value, "videos": value}) == parse_conversation({"prompt": "a"})
 
 
@@ -202,13 +203,13 @@ def test_an_empty_column_for_images_is_none(value):
         {"type": ["text"], "text": "a"}, {"type": "text"}, {"type": "text", "text": 3}, "a", 3, None,
     ],
 )  # fmt: skip
-def test_a_part_that_is_no_text_is_refused(part):
+def test_a_part_that_is_no_text_is_refused(part: object) -> None:
     with pytest.raises(RowError) as found:
         parse_conversation({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]})
     assert found.value.reason == "not_text"
 
 
-def test_parts_of_text_are_joined():
+def test_parts_of_text_are_joined() -> None:
     parts = [{"text": "a"}, {"type": "text", "text": "b"}, {"type": "input_text", "text": "c"}]
     row = {"messages": [{"role": "user", "content": [*parts, {"type": "output_text", "text": "d", "image": None}]}]}
     assert user_texts(parse_conversation(row)) == ["abcd"]
@@ -223,7 +224,7 @@ def test_parts_of_text_are_joined():
         "<image_soft_token>a", "a <|AUDIO|>", "<img>\na", "<Image 1>\na",
     ],
 )  # fmt: skip
-def test_a_placeholder_in_its_place_is_no_text(text):
+def test_a_placeholder_in_its_place_is_no_text(text: str) -> None:
     with pytest.raises(RowError, match="in the place of what is no text"):
         parse_conversation({"prompt": text})
 
@@ -236,12 +237,12 @@ def test_a_placeholder_in_its_place_is_no_text(text):
         "a\n<div>\nb", "<|im_start|>", "the image", "<audio-player>\na",
     ],
 )  # fmt: skip
-def test_text_that_speaks_of_a_tag_is_text(text):
+def test_text_that_speaks_of_a_tag_is_text(text: str) -> None:
     assert placeholder(text) == ""
     assert user_texts(parse_conversation({"prompt": text})) == [text]
 
 
-def test_a_system_message_without_content_is_none():
+def test_a_system_message_without_content_is_none() -> None:
     plain = parse_conversation({"prompt": "a"})
     for content in (None, []):
         assert parse_conversation({"messages": [{"role": "system", "content": content}, user("a")]}) == plain
@@ -251,14 +252,14 @@ def test_a_system_message_without_content_is_none():
         assert parse_conversation({"system": "", "conversations": turns}) == plain
 
 
-def test_an_explicit_empty_system_message_stays():
+def test_an_explicit_empty_system_message_stays() -> None:
     """Engines render it, in the place of the template's default system prompt."""
     empty = {"role": "system", "content": ""}
     assert parse_conversation({"messages": [empty, user("a")]})["messages"] == [empty, user("a"), assistant()]
 
 
 @pytest.mark.parametrize("said", [{"weight": 0}, {"weight": 0.0}, {"weight": False}, {"train": False}, {"loss": False}])
-def test_an_assistant_turn_of_weight_zero_is_told_and_leaves_the_prompt_as_it_was(said):
+def test_an_assistant_turn_of_weight_zero_is_told_and_leaves_the_prompt_as_it_was(said: dict[str, Any]) -> None:
     row = {"messages": [user("a"), {**assistant("b"), **said}, user("c"), {**assistant("d"), "weight": 1}]}
     conversation = parse_conversation(row)
     assert [message.get("weight") for message in conversation["messages"]] == [None, 0, None, None]
@@ -267,11 +268,11 @@ def test_an_assistant_turn_of_weight_zero_is_told_and_leaves_the_prompt_as_it_wa
 
 
 @pytest.mark.parametrize("said", [{"weight": 1}, {"weight": 1.0}, {"weight": None}, {"train": True}, {"loss": 0.0}, {}])
-def test_any_other_turn_is_as_it_was(said):
+def test_any_other_turn_is_as_it_was(said: dict[str, Any]) -> None:
     assert parse_conversation({"messages": [user("a"), {**assistant("b"), **said}]})["messages"][1] == assistant("b")
 
 
-def test_what_a_log_tells_of_a_call_does_not_change_the_prompt():
+def test_what_a_log_tells_of_a_call_does_not_change_the_prompt() -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": {}}]}
     result, told = {"role": "tool", "content": "2"}, {"weight": 0, "finish_reason": "tool_calls"}
     plain, logged = ({"messages": [user("a"), one, result]} for one in (call, call | told))
@@ -279,29 +280,29 @@ def test_what_a_log_tells_of_a_call_does_not_change_the_prompt():
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_is_known_by_its_names(key):
+def test_reasoning_is_known_by_its_names(key: str) -> None:
     row = {"messages": [user("a"), {**assistant("b"), key: "hm"}]}
     assert parse_conversation(row)["messages"][1] == {**assistant("b"), "reasoning_content": "hm"}
     row = {"messages": [{**user("a"), key: True}, {**assistant("b"), key: {"x": 1}}]}
     assert parse_conversation(row)["messages"][1] == assistant("b")
 
 
-def test_the_shape_is_the_first_key_that_holds_something():
+def test_the_shape_is_the_first_key_that_holds_something() -> None:
     row = {"messages": None, "conversations": [{"from": "human", "value": "a"}], "prompt": "b"}
     assert user_texts(parse_conversation(row)) == ["a"]
 
 
-def test_the_sample_id_is_frozen():
+def test_the_sample_id_is_frozen() -> None:
     """Published answers are keyed by it: another hash would orphan them all."""
     assert sample_id({"messages": [user("a"), assistant()]}) == "5c1aee59f7d801f9505421dd5a7a2358"
 
 
-def test_the_sample_id_sees_content_and_not_the_shape_it_came_in():
+def test_the_sample_id_sees_content_and_not_the_shape_it_came_in() -> None:
     first = parse_conversation({"prompt": "a", "id": 1, "source": "x"})
     second = parse_conversation({"conversations": [{"from": "human", "value": "a"}]})
     assert sample_id(first) == sample_id(second) != sample_id(parse_conversation({"prompt": "b"}))
 
 
-def test_reading_conversations_needs_no_torch():
+def test_reading_conversations_needs_no_torch() -> None:
     code = "import sys, deepspec.messages.conversations; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +45,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_draft_written_is_read_again(shape, tmp_path):
+def test_draft_written_is_read_again(shape: dict[str, Any], tmp_path: Path) -> None:
     model = tiny(**shape)
     if model.config.reduced_vocabulary:
         choose_vocabulary(model, torch.arange(float(VOCAB)))
@@ -65,7 +67,7 @@ GOLDEN = golden.cases("train", "draft/config.json") + golden.cases("eval", "draf
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_public_draft_survives_without_loss(case, tmp_path):
+def test_public_draft_survives_without_loss(case: Path, tmp_path: Path) -> None:
     config = json.loads((case / "draft/config.json").read_text())
     save_draft(load_draft(case / "draft", getattr(torch, config["dtype"])), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == config
@@ -75,12 +77,12 @@ def test_public_draft_survives_without_loss(case, tmp_path):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path: Path) -> Path:
     save_draft(tiny(), tmp_path)
     return tmp_path
 
 
-def _change_config(folder, **changes):
+def _change_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     config.update(changes)
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
@@ -116,18 +118,18 @@ BAD_CONFIGS = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_CONFIGS)
-def test_bad_config_is_refused(saved, changes, message):
+def test_bad_config_is_refused(saved: Path, changes: dict[str, Any], message: str) -> None:
     _change_config(saved, **changes)
     with pytest.raises(CheckpointError, match=message):
         load_draft(saved)
 
 
-def test_minus_one_is_the_embedding(saved):
+def test_minus_one_is_the_embedding(saved: Path) -> None:
     _change_config(saved, target_layer_ids=[-1, 3])
     assert load_config(saved).target_layer_ids == (-1, 3)
 
 
-def test_weights_that_are_not_finite_are_refused(saved):
+def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
     tensors = load_file(saved / "model.safetensors")
     tensors["fc.weight"][0, 0] = float("nan")
     save_file(tensors, saved / "model.safetensors")
@@ -135,7 +137,7 @@ def test_weights_that_are_not_finite_are_refused(saved):
         load_draft(saved)
 
 
-def test_truncated_and_missing_files_are_refused(saved):
+def test_truncated_and_missing_files_are_refused(saved: Path) -> None:
     weights = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError, match=r"is cut off: .* bytes of tensors, its header says"):
@@ -148,7 +150,7 @@ def test_truncated_and_missing_files_are_refused(saved):
         load_draft(saved)
 
 
-def shard(folder):
+def shard(folder: Path) -> None:
     """Split the weights into two files and their index, as large checkpoints lie on the hub."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -159,7 +161,7 @@ def shard(folder):
     return tensors
 
 
-def test_weights_in_shards_are_read(saved):
+def test_weights_in_shards_are_read(saved: Path) -> None:
     tensors = shard(saved)
     loaded = load_draft(saved).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
@@ -171,7 +173,9 @@ def test_weights_in_shards_are_read(saved):
         load_draft(saved)
 
 
-def test_hub_id_is_found_in_the_local_cache(saved, tmp_path_factory, monkeypatch):
+def test_hub_id_is_found_in_the_local_cache(
+    saved: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -186,7 +190,7 @@ def test_hub_id_is_found_in_the_local_cache(saved, tmp_path_factory, monkeypatch
             checkpoint_folder(name)
 
 
-def test_description_tells_whether_the_weights_are_all_there(saved):
+def test_description_tells_whether_the_weights_are_all_there(saved: Path) -> None:
     rows = {row["what"]: row["value"] for row in describe(saved)}
     assert rows["weights"] == "model.safetensors: all there"
     assert rows["Markov head"] == "vanilla, rank 4"
@@ -197,7 +201,7 @@ def test_description_tells_whether_the_weights_are_all_there(saved):
     assert "not here" in {row["what"]: row["value"] for row in describe(saved)}["weights"]
 
 
-def test_vocabulary_maps_that_disagree_are_refused(tmp_path):
+def test_vocabulary_maps_that_disagree_are_refused(tmp_path: Path) -> None:
     model = tiny("eagle3", draft_vocab_size=8)
     choose_vocabulary(model, torch.arange(float(VOCAB)))
     model.t2d[0] = True
@@ -206,7 +210,7 @@ def test_vocabulary_maps_that_disagree_are_refused(tmp_path):
         load_draft(tmp_path)
 
 
-def test_draft_of_another_target_is_refused(saved):
+def test_draft_of_another_target_is_refused(saved: Path) -> None:
     config = load_config(saved)
     check_target(config, read(TARGETS["qwen3"]))
     with pytest.raises(CheckpointError, match="vocab_size 40, the target's is 41"):
@@ -223,7 +227,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_mask_token_that_text_contains_is_refused(mask):
+def test_mask_token_that_text_contains_is_refused(mask: int) -> None:
     config = replace(tiny().config, vocab_size=264, mask_token_id=mask)
     if not MASKS[mask]:
         check_mask_token(config, tokenizer())
@@ -232,12 +236,12 @@ def test_mask_token_that_text_contains_is_refused(mask):
         check_mask_token(config, tokenizer())
 
 
-def test_embedding_of_another_size_is_refused():
+def test_embedding_of_another_size_is_refused() -> None:
     with pytest.raises(CheckpointError, match="the target's LM head is"):
         adopt_target(tiny(), torch.zeros(VOCAB, SIZE), torch.zeros(VOCAB, SIZE + 1))
 
 
-def test_a_bias_of_the_head_is_the_targets_and_is_written_with_it(tmp_path):
+def test_a_bias_of_the_head_is_the_targets_and_is_written_with_it(tmp_path: Path) -> None:
     plain = tiny(draft_vocab_size=8)
     assert "head_bias" not in write_draft_config(plain.config)
     model = build_draft(replace(plain.config, head_bias=True))
@@ -257,18 +261,18 @@ def test_a_bias_of_the_head_is_the_targets_and_is_written_with_it(tmp_path):
     assert torch.equal(again.lm_head.bias, model.lm_head.bias)
 
 
-def test_recipe_that_contradicts_itself_is_refused():
+def test_recipe_that_contradicts_itself_is_refused() -> None:
     recipe = DraftRecipe(algorithm="eagle3", num_layers=2)
     with pytest.raises(SpecError, match="an eagle3 draft has one"):
         new_draft_config(read(TARGETS["qwen3"]), recipe, LAYERS, MASK, Objective())
 
 
-def test_shape_that_no_draft_has_is_refused():
+def test_shape_that_no_draft_has_is_refused() -> None:
     with pytest.raises(SpecError, match="no draft has the shape of a gemma3 block; use shape: qwen3"):
         tiny(target="gemma3", shape="target")
 
 
-def test_foreign_checkpoint_is_described(tmp_path):
+def test_foreign_checkpoint_is_described(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TARGETS["llama"]))
     rows = {row["what"]: row["value"] for row in describe(tmp_path)}
     assert rows["model_type"] == "llama"
@@ -301,7 +305,7 @@ def test_foreign_checkpoint_is_described(tmp_path):
         ({"algorithm": "dflash", "markov_head": "gated"}, {}, "markov_head gated: a dflash draft has none"),
     ],
 )
-def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
+def test_what_an_algorithm_has_not_is_refused(recipe: dict[str, Any], objective: dict[str, Any], message: str) -> None:
     def asked():
         options.check_objective(recipe["algorithm"], Objective(**objective))
         new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
@@ -310,7 +314,7 @@ def test_what_an_algorithm_has_not_is_refused(recipe, objective, message):
         asked()
 
 
-def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it():
+def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it() -> None:
     every_draft = {
         "algorithm",
         "num_layers",
@@ -338,12 +342,12 @@ def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it():
         ({"target": "gemma4", "shape": "target"}, "a gemma4 block has norms behind its sublayers"),
     ],
 )
-def test_a_dflash2_that_cannot_be_is_refused(recipe, message):
+def test_a_dflash2_that_cannot_be_is_refused(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         tiny("dflash2", **recipe)
 
 
-def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path):
+def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path: Path) -> None:
     model = tiny("dspark", num_layers=3, window=64, window_layers=(0, 2))
     save_draft(model, tmp_path)
     told = json.loads((tmp_path / "config.json").read_text())
@@ -354,7 +358,7 @@ def test_a_window_is_written_as_the_type_of_its_layers_and_read_again(tmp_path):
     assert rows["window"] == "64, layers [0, 2]"
 
 
-def test_drafts_of_other_parts_are_no_beginning_of_each_other():
+def test_drafts_of_other_parts_are_no_beginning_of_each_other() -> None:
     """Their weights have other shapes; a refiner mixes the slots of a block, so theirs hang on that, too."""
     old = tiny("xpress").config
     assert apart(old, replace(old, xpress_rank=5, block_size=3)) == [
@@ -366,7 +370,7 @@ def test_drafts_of_other_parts_are_no_beginning_of_each_other():
 
 
 @pytest.mark.parametrize("form", ["anchor", "causal"])
-def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form, tmp_path):
+def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form: str, tmp_path: Path) -> None:
     model = tiny("xpress", window=64, window_layers=(1,))
     config = replace(model.config, window=3, window_form=form)
     again = read_draft_config(write_draft_config(config))
@@ -379,7 +383,7 @@ def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form, 
         read_draft_config({**write_draft_config(config), "window_form": "near"})
 
 
-def test_a_draft_without_a_window_says_nothing_new(tmp_path):
+def test_a_draft_without_a_window_says_nothing_new(tmp_path: Path) -> None:
     """A target's own window, of layers that the draft has not, is no window of the draft."""
     config = {**write_draft_config(tiny("dspark").config), "sliding_window": 16}
     assert read_draft_config(config).windows == (None,) * config["num_hidden_layers"]
@@ -392,11 +396,11 @@ def test_a_draft_without_a_window_says_nothing_new(tmp_path):
         ({"window": 64, "window_layers": (1, 5)}, r"window_layers \[5\]: the draft has 5 layers, from 0 to 4"),
     ],
 )
-def test_a_window_that_cannot_be_is_refused(recipe, message):
+def test_a_window_that_cannot_be_is_refused(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
 
 
-def test_layers_of_a_window_without_a_size_are_refused():
+def test_layers_of_a_window_without_a_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"window_layers \[1\] have no size; set window"):
         DraftRecipe(window_layers=(1,))

@@ -16,12 +16,12 @@ from deepspec.messages.finish import KEYS, finish_of, told_in
         ("abort", None), ("", None), (None, None), (3, None), (["stop"], None),
     ],
 )  # fmt: skip
-def test_a_name_is_known(name, finish):
+def test_a_name_is_known(name: object, finish: str | None) -> None:
     assert finish_of(name) == finish
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_log_tells_it_under_any_of_its_names(key):
+def test_a_log_tells_it_under_any_of_its_names(key: str) -> None:
     assert told_in({key: "stop"}) == "stop"
     assert told_in({key: ["stop", None]}) == ["stop", None]
     assert told_in({key: {"type": "length", "length": 8}}) == "length"

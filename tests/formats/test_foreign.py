@@ -72,7 +72,9 @@ def same(found: Any, source: Any) -> None:
     ("left", "causal", "form"),
     [({}, False, "slot"), ({"window_form"}, False, "anchor"), ({"window_form"}, True, "causal")],
 )
-def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(left, causal, form, tmp_path):
+def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(
+    left: dict[str, Any] | set[str], causal: bool, form: str, tmp_path: Path
+) -> None:
     source = read_source(write_draft(tmp_path / "draft", "xpress_reduced"), "ORG/target", None)
     (tmp_path / "form").mkdir()
     FORMS["speculators"].write(source, tmp_path / "form")
@@ -84,7 +86,7 @@ def test_a_window_of_speculators_is_that_librarys_unless_told_otherwise(left, ca
 
 
 @pytest.mark.parametrize("kind", BROUGHT)
-def test_a_draft_of_speculators_is_brought_as_it_is(kind, tmp_path):
+def test_a_draft_of_speculators_is_brought_as_it_is(kind: str, tmp_path: Path) -> None:
     assert kind in KINDS
     source = read_source(write_draft(tmp_path / "draft", kind), "ORG/target", None)
     (tmp_path / "form").mkdir()
@@ -118,7 +120,7 @@ def specforge(source: Any, folder: Path, **changes: Any) -> Path:
         ("eagle31_llama", {"fc_norm": True}),
     ],
 )  # fmt: skip
-def test_a_draft_of_specforge_is_brought_as_it_is(kind, told, tmp_path):
+def test_a_draft_of_specforge_is_brought_as_it_is(kind: str, told: dict[str, bool], tmp_path: Path) -> None:
     """Its `norm_output` is the norm before the head, which every draft has: not the norm of what a step hands on."""
     source = read_source(write_draft(tmp_path / "draft", kind), "ORG/target", None)
     if told.get("fc_norm"):
@@ -133,7 +135,7 @@ def test_a_draft_of_specforge_is_brought_as_it_is(kind, told, tmp_path):
     same(found, source)
 
 
-def test_specforge_captures_three_layers_where_nothing_is_said(tmp_path):
+def test_specforge_captures_three_layers_where_nothing_is_said(tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "eagle3_llama"), "ORG/target", None)
     config = json.loads((specforge(source, tmp_path / "form", eagle_config=None) / "config.json").read_text())
     assert public_config(config, 36)["target_layer_ids"] == [1, 17, 32]
@@ -151,7 +153,7 @@ def test_specforge_captures_three_layers_where_nothing_is_said(tmp_path):
         ({"attention_bias": True}, "attention_bias: True"),
     ],
 )
-def test_a_variant_of_specforge_is_refused_by_its_key(changes, told, tmp_path):
+def test_a_variant_of_specforge_is_refused_by_its_key(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "eagle3_llama"), "ORG/target", None)
     config = json.loads((specforge(source, tmp_path / "form", **changes) / "config.json").read_text())
     with pytest.raises(InputError, match=told):
@@ -171,7 +173,7 @@ def test_a_variant_of_specforge_is_refused_by_its_key(changes, told, tmp_path):
         ({"layer": {"model_type": "gemma3_text"}}, "unknown model_type of transformer_layer_config 'gemma3_text'"),
     ],
 )
-def test_a_variant_of_speculators_is_refused_by_its_key(changes, told, tmp_path):
+def test_a_variant_of_speculators_is_refused_by_its_key(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "eagle31"), "ORG/target", None)
     (tmp_path / "form").mkdir()
     FORMS["speculators"].write(source, tmp_path / "form")
@@ -182,7 +184,7 @@ def test_a_variant_of_speculators_is_refused_by_its_key(changes, told, tmp_path)
         read_draft_config(public_config({**config, **changes}, LAYERS))
 
 
-def test_our_own_form_is_left_as_it_is(tmp_path):
+def test_our_own_form_is_left_as_it_is(tmp_path: Path) -> None:
     config = json.loads((write_draft(tmp_path / "draft", "eagle3") / "config.json").read_text())
     assert not is_foreign(config)
     assert public_config(config, LAYERS) == config

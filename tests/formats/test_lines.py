@@ -3,7 +3,10 @@
 import gzip
 import random
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -16,13 +19,13 @@ from deepspec.lines.lines import is_url, open_file, split_lines
 from deepspec.lines.rows import read_rows
 
 
-def cut(data, places):
+def cut(data: bytes, places: list[int]) -> list[bytes]:
     """Return bytes in chunks that end at the places."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
 
-def plainly(data):
+def plainly(data: bytes) -> list[bytes]:
     """Return the lines by the simplest rule there is."""
     lines = data.split(b"\n")
     return lines if lines[-1] else lines[:-1]
@@ -32,17 +35,17 @@ BYTES = st.binary(max_size=200) | st.lists(st.sampled_from([b"\n", b"\r", b"\0",
 
 
 @given(BYTES, st.lists(st.integers(0, 10_000), max_size=6))
-def test_however_a_file_is_cut_its_lines_are_those_of_a_plain_split(data, places):
+def test_however_a_file_is_cut_its_lines_are_those_of_a_plain_split(data: bytes, places: list[int]) -> None:
     assert list(split_lines(cut(data, places))) == plainly(data)
 
 
 @given(BYTES, st.lists(st.integers(0, 10_000), max_size=6), st.integers(0, 5))
-def test_of_lines_that_are_too_long_only_the_length_is_left(data, places, longest):
+def test_of_lines_that_are_too_long_only_the_length_is_left(data: bytes, places: list[int], longest: int) -> None:
     wanted = [line if len(line) <= longest else len(line) for line in plainly(data)]
     assert list(split_lines(cut(data, places), longest)) == wanted
 
 
-def test_a_line_that_is_too_long_costs_one_row_and_says_the_limit(tmp_path):
+def test_a_line_that_is_too_long_costs_one_row_and_says_the_limit(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a":1}\n{"a":"' + b"x" * 60 + b'"}\n{"a":2}\n')
     seen: list[RowError] = []
     assert list(read_rows(tmp_path / "a.jsonl", seen.append, 40)) == [(1, {"a": 1}), (3, {"a": 2})]
@@ -51,7 +54,7 @@ def test_a_line_that_is_too_long_costs_one_row_and_says_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
-def test_a_line_that_is_too_long_is_never_held(tmp_path, name):
+def test_a_line_that_is_too_long_is_never_held(tmp_path: Path, name: str) -> None:
     """96 MB without an end of line, of which 1 MB may be held."""
     data = b'{"a":"' + b"river stone " * 8_000_000 + b'"}\n{"a":2}\n'
     pack = {"a.jsonl.gz": gzip.compress, "a.jsonl.zst": zstandard.compress}.get(name, bytes)
@@ -66,7 +69,7 @@ def test_a_line_that_is_too_long_is_never_held(tmp_path, name):
     assert peak < 40 << 20
 
 
-def test_bytes_are_handled_once_however_long_the_line():
+def test_bytes_are_handled_once_however_long_the_line() -> None:
     """Joining what came before with each chunk would handle 32 chunks of a line 16 times on average."""
 
     class Chunk(bytes):
@@ -81,7 +84,7 @@ def test_bytes_are_handled_once_however_long_the_line():
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
-def test_compressed_files_are_decompressed_in_small_steps(tmp_path, pack):
+def test_compressed_files_are_decompressed_in_small_steps(tmp_path: Path, pack: Callable[..., Any]) -> None:
     """100 MB that were compressed a thousandfold, of zstd ten thousandfold, are never there together."""
     path = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl.zst")
     path.write_bytes(pack((b'{"a":"' + b"x" * 10_000 + b'"}\n') * 10_000))
@@ -93,7 +96,7 @@ def test_compressed_files_are_decompressed_in_small_steps(tmp_path, pack):
     assert peak < 40 << 20
 
 
-def test_frames_that_end_within_a_step_are_all_read(tmp_path):
+def test_frames_that_end_within_a_step_are_all_read(tmp_path: Path) -> None:
     rows = [f'{{"a":{random.Random(number).random()}}}\n'.encode() for number in range(500)]
     for name, pack in (("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress)):
         (tmp_path / name).write_bytes(b"".join(map(pack, rows)))
@@ -101,7 +104,7 @@ def test_frames_that_end_within_a_step_are_all_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a::b.jsonl", "100%.jsonl", "[x].jsonl", "a?limit=1.jsonl", "übung & $HOME #2.jsonl"])
-def test_a_local_name_is_taken_as_it_is(tmp_path, monkeypatch, name):
+def test_a_local_name_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(b'{"a":1}\n')
     assert list(read_rows(name)) == list(read_rows(tmp_path / name)) == [(1, {"a": 1})]
@@ -115,11 +118,11 @@ def test_a_local_name_is_taken_as_it_is(tmp_path, monkeypatch, name):
         ("/data/s3://a.jsonl", False), ("s3:/bucket/a.jsonl", False), ("a b://c.jsonl", False), ("a.jsonl", False),
     ],
 )  # fmt: skip
-def test_a_url_begins_with_its_scheme(name, url):
+def test_a_url_begins_with_its_scheme(name: str, url: bool) -> None:
     assert is_url(name) is url
 
 
-def test_what_cannot_be_opened_is_named(tmp_path):
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file; check the path"):
         open_file(tmp_path / "a.jsonl")
     with pytest.raises(SourceError, match="cannot be opened"):

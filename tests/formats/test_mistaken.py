@@ -4,6 +4,7 @@ import gzip
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -17,7 +18,7 @@ LIST = '[\n {"a": "ä"},\n {"a": 2}\n]\n'
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
 
 
-def refused(path):
+def refused(path: Path) -> str:
     with pytest.raises(SourceError) as found:
         list(read_rows(path))
     assert not isinstance(found.value, RowError), "it is the file's, not a row's"
@@ -43,7 +44,7 @@ MENDED = {
 
 @pytest.mark.parametrize("data", MENDED.values(), ids=list(MENDED))
 @pytest.mark.parametrize("name", ["my rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst"])
-def test_the_advice_mends_the_file(tmp_path, name, data):
+def test_the_advice_mends_the_file(tmp_path: Path, name: str, data: bytes) -> None:
     pack = {"my rows.jsonl": bytes, "rows.jsonl.gz": gzip.compress, "rows.jsonl.zst": zstandard.compress}[name]
     (tmp_path / name).write_bytes(pack(data))
     command = refused(tmp_path / name).partition("mend it with: ")[2]
@@ -57,7 +58,7 @@ def test_the_advice_mends_the_file(tmp_path, name, data):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
-def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(POINTER)
     assert "git-lfs pointer, not the file itself; run git lfs pull" in refused(tmp_path / name)
 
@@ -74,7 +75,7 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
         ("a.parquet", b"\n<html>", "a web page, not a file of rows"),
     ],
 )
-def test_bytes_that_are_not_what_the_name_says_are_named(tmp_path, name, data, message):
+def test_bytes_that_are_not_what_the_name_says_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
     assert message in refused(tmp_path / name)
 
@@ -86,26 +87,26 @@ def test_bytes_that_are_not_what_the_name_says_are_named(tmp_path, name, data, m
         b"<b>bold</b>", b"a\rb", b'{"b": 1}\r{"b": 2}', b"\xff", b"}", b"version 1", b"BZ", b"null",
     ],
 )  # fmt: skip
-def test_a_file_whose_first_line_is_bad_loses_that_line_only(tmp_path, first):
+def test_a_file_whose_first_line_is_bad_loses_that_line_only(tmp_path: Path, first: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(first + b'\n{"a": 1}\n{"a": 2}\n')
     seen: list[RowError] = []
     assert [row for _, row in read_rows(tmp_path / "a.jsonl", seen.append)] == [{"a": 1}, {"a": 2}]
     assert [(error.line, error.reason) for error in seen] == [(1, "not_json")]
 
 
-def test_rows_that_end_in_cr_within_another_file_are_explained(tmp_path):
+def test_rows_that_end_in_cr_within_another_file_are_explained(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": 2}\r{"a": 3}\n')
     with pytest.raises(RowError, match=r"a\.jsonl:2: not JSON: Extra data.*its lines end in .r alone"):
         list(read_rows(tmp_path / "a.jsonl"))
 
 
-def test_a_tail_of_nul_bytes_is_one_bad_row_and_explained(tmp_path):
+def test_a_tail_of_nul_bytes_is_one_bad_row_and_explained(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n' + b"\0" * 5000)
     seen: list[RowError] = []
     assert [row for _, row in read_rows(tmp_path / "a.jsonl", seen.append)] == [{"a": 1}]
     assert "it holds NUL bytes: cut off while it was written" in str(seen[0])
 
 
-def test_marks_of_joined_files_are_passed_over(tmp_path):
+def test_marks_of_joined_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\xef\xbb\xbf{"a": 2}\n\xef\xbb\xbf\n')
     assert [row for _, row in read_rows(tmp_path / "a.jsonl")] == [{"a": 1}, {"a": 2}]

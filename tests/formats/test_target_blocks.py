@@ -1,6 +1,8 @@
 """A draft that starts from its target's last blocks."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from deepspec.start.blocks import start_from_target
 from tests.given.drafts.learning import SIZE, TARGETS, tiny
 
 
-def _target(folder, family="qwen3"):
+def _target(folder: Path, family: str = "qwen3") -> Any:
     """Write a tiny target of transformers and return it."""
     torch.manual_seed(0)
     config = {key: value for key, value in TARGETS[family].items() if key != "model_type"}
@@ -22,7 +24,7 @@ def _target(folder, family="qwen3"):
     return model
 
 
-def test_blocks_are_the_targets_last_ones(tmp_path):
+def test_blocks_are_the_targets_last_ones(tmp_path: Path) -> None:
     target, draft = _target(tmp_path), tiny()
     assert start_from_target(draft, tmp_path)
     for ours, theirs in zip(draft.layers, target.model.layers[-2:], strict=True):
@@ -39,7 +41,7 @@ def test_blocks_are_the_targets_last_ones(tmp_path):
     torch.testing.assert_close(ours, theirs if isinstance(theirs, torch.Tensor) else theirs[0], atol=1e-5, rtol=1e-4)
 
 
-def test_the_context_starts_as_the_deepest_captured_layer(tmp_path):
+def test_the_context_starts_as_the_deepest_captured_layer(tmp_path: Path) -> None:
     _target(tmp_path)
     draft = tiny()
     before = draft.fc.weight.clone()
@@ -48,7 +50,7 @@ def test_the_context_starts_as_the_deepest_captured_layer(tmp_path):
     torch.testing.assert_close(draft.fc.weight[:, :SIZE], 0.1 * before[:, :SIZE])
 
 
-def test_norms_that_the_target_lacks_are_as_large_as_its_weights_make_queries(tmp_path):
+def test_norms_that_the_target_lacks_are_as_large_as_its_weights_make_queries(tmp_path: Path) -> None:
     target, draft = _target(tmp_path, "llama"), tiny(target="llama")
     assert start_from_target(draft, tmp_path)
     attention = target.model.layers[-1].self_attn
@@ -57,7 +59,7 @@ def test_norms_that_the_target_lacks_are_as_large_as_its_weights_make_queries(tm
     torch.testing.assert_close(draft.layers[-1].self_attn.k_norm.weight, found, atol=0.0, rtol=0.1)
 
 
-def test_eagle_reads_its_state_as_the_target_reads_its_input(tmp_path):
+def test_eagle_reads_its_state_as_the_target_reads_its_input(tmp_path: Path) -> None:
     target, draft = _target(tmp_path), tiny("eagle3")
     assert start_from_target(draft, tmp_path)
     block, last = draft.layers[0], target.model.layers[-1]
@@ -67,7 +69,7 @@ def test_eagle_reads_its_state_as_the_target_reads_its_input(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gemma4"])
-def test_target_of_another_form_changes_nothing(family, tmp_path):
+def test_target_of_another_form_changes_nothing(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TARGETS[family]))
     draft = tiny(target=family)
     before = {name: tensor.clone() for name, tensor in draft.state_dict().items()}

@@ -42,7 +42,7 @@ def header(told: Any, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def test_names_dtypes_and_shapes_are_told(folder):
+def test_names_dtypes_and_shapes_are_told(folder: Path) -> None:
     wanted = {"a": ("F32", (2, 3), 6), "b": ("BF16", (2,), 2), "c": ("I8", (8,), 8)}
     found = read_heads(folder)
     assert {name: (head.dtype, head.shape, head.values) for name, head in found.items()} == wanted
@@ -50,7 +50,7 @@ def test_names_dtypes_and_shapes_are_told(folder):
 
 
 @pytest.mark.parametrize("wrong", [TargetError, CheckpointError])
-def test_a_git_lfs_pointer_is_named_with_what_to_do(folder, wrong):
+def test_a_git_lfs_pointer_is_named_with_what_to_do(folder: Path, wrong: type[InputError]) -> None:
     text = POINTER + b"v1\noid sha256:" + b"4" * 64 + b"\nsize 7777777\n"
     for name in ("model.safetensors", "config.json"):
         (folder / name).write_bytes(text)
@@ -60,7 +60,7 @@ def test_a_git_lfs_pointer_is_named_with_what_to_do(folder, wrong):
         read_object(folder / "config.json", wrong)
 
 
-def test_every_missing_shard_is_named(folder):
+def test_every_missing_shard_is_named(folder: Path) -> None:
     in_shards(folder, "1.safetensors", "2.safetensors", "3.safetensors")
     (folder / "1.safetensors").unlink()
     told = r"names 3 files, of which 1\.safetensors is not there; fetch it again"
@@ -74,7 +74,7 @@ def test_every_missing_shard_is_named(folder):
         read_heads(folder)
 
 
-def test_a_shard_without_a_tensor_that_the_index_names_is_refused(folder):
+def test_a_shard_without_a_tensor_that_the_index_names_is_refused(folder: Path) -> None:
     in_shards(folder, "1.safetensors", "1.safetensors", "3.safetensors")
     save_file({"b": torch.zeros(1)}, folder / "1.safetensors")
     with pytest.raises(TargetError, match=r"1\.safetensors lacks a, which model\.safetensors\.index\.json says"):
@@ -84,14 +84,14 @@ def test_a_shard_without_a_tensor_that_the_index_names_is_refused(folder):
 @pytest.mark.parametrize(
     "told", [{}, [], 3, {"weight_map": {}}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../x"}}]
 )
-def test_an_index_that_makes_no_sense_is_refused(folder, told):
+def test_an_index_that_makes_no_sense_is_refused(folder: Path, told: object) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(told))
     with pytest.raises(TargetError, match=r"index\.json"):
         read_heads(folder)
 
 
-def test_a_folder_without_weights_is_told_so(tmp_path):
+def test_a_folder_without_weights_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"neither model\.safetensors nor model\.safetensors\.index\.json"):
         read_heads(tmp_path)
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "nowhere")
@@ -116,19 +116,19 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_a_file_that_cannot_be_is_refused(tmp_path, case):
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, case: str) -> None:
     data, message = HEADERS[case]
     (tmp_path / "model.safetensors").write_bytes(data)
     with pytest.raises(TargetError, match=message):
         read_heads(tmp_path)
 
 
-def test_a_dtype_that_is_newer_than_we_is_read(tmp_path):
+def test_a_dtype_that_is_newer_than_we_is_read(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(header({"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 3]}}, b"123"))
     assert read_file_heads(tmp_path / "x") == {"a": TensorHead(dtype="F99", shape=(2,))}
 
 
-def test_a_file_of_a_hundred_gigabytes_is_read_by_its_header(tmp_path):
+def test_a_file_of_a_hundred_gigabytes_is_read_by_its_header(tmp_path: Path) -> None:
     """It is sparse: who read more than the header would be at it for minutes."""
     size = 100_000_000_000
     path = tmp_path / "model.safetensors"
@@ -149,7 +149,9 @@ def opened(path: Path) -> set[str] | None:
 
 @FREE
 @given(data=st.data())
-def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(folder, data):
+def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(
+    folder: Path, data: st.DataObject
+) -> None:
     """Any bytes changed and the file cut anywhere: never another error, never less than the library reads."""
     path = folder / "changed.safetensors"
     raw = bytearray((folder / "model.safetensors").read_bytes())
@@ -166,7 +168,7 @@ def test_what_the_format_allows_is_read_and_what_is_damaged_is_an_input_error(fo
 
 @FREE
 @given(data=st.binary(max_size=200))
-def test_no_bytes_give_anything_but_an_input_error(tmp_path, data):
+def test_no_bytes_give_anything_but_an_input_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
     for read in (read_file_heads, read_object):

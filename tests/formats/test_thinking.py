@@ -9,7 +9,7 @@ from deepspec.messages.thinking import MARKERS, holds_reasoning
 
 
 @pytest.mark.parametrize(("opening", "closing"), MARKERS)
-def test_a_block_of_every_kind_is_seen_whole_cut_off_and_without_its_opening_mark(opening, closing):
+def test_a_block_of_every_kind_is_seen_whole_cut_off_and_without_its_opening_mark(opening: str, closing: str) -> None:
     assert holds_reasoning(f"{opening}\nTwo and two.\n{closing}\n\nFour.")
     assert holds_reasoning(f"\n {opening}\nTwo and")
     assert holds_reasoning(f"Two and two.\n{closing}\n\nFour.")
@@ -27,10 +27,10 @@ def test_a_block_of_every_kind_is_seen_whole_cut_off_and_without_its_opening_mar
         "a < think > b",
     ],
 )
-def test_an_answer_that_speaks_of_thinking_is_none(text):
+def test_an_answer_that_speaks_of_thinking_is_none(text: str) -> None:
     assert not holds_reasoning(text)
 
 
-def test_the_table_is_read_without_torch():
+def test_the_table_is_read_without_torch() -> None:
     code = "import sys, deepspec.messages.thinking; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

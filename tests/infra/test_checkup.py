@@ -34,18 +34,18 @@ def placed(**more: object) -> Placement:
     return Placement(scratch=Path("scratch"), **more)
 
 
-def test_a_slow_disk_is_told_with_what_helps(tmp_path):
+def test_a_slow_disk_is_told_with_what_helps(tmp_path: Path) -> None:
     assert machine.judged_disk(tmp_path, 390e6, 1370e6).told == ()
     (line,) = machine.judged_disk(tmp_path, 40e6, 1370e6).told
     assert "DEEPSPEC_DATA_DIR" in line
 
 
-def test_a_disk_is_measured_and_left_as_it_was(tmp_path):
+def test_a_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     assert "MB/s" in machine.disk(tmp_path).detail
     assert list(tmp_path.iterdir()) == []
 
 
-def test_small_shared_memory_matters_to_cards_and_to_several_ranks():
+def test_small_shared_memory_matters_to_cards_and_to_several_ranks() -> None:
     assert machine.judged_shared_memory(GIB // 16, placed()).told == ()
     assert machine.judged_shared_memory(16 * GIB, placed(device="cuda", processes=8)).told == ()
     (line,) = machine.judged_shared_memory(GIB // 16, placed(device="cuda")).told
@@ -53,7 +53,7 @@ def test_small_shared_memory_matters_to_cards_and_to_several_ranks():
     assert machine.judged_shared_memory(GIB // 16, placed(processes=2)).told == (line,)
 
 
-def test_few_open_files_are_told_with_the_command_that_this_user_may_give():
+def test_few_open_files_are_told_with_the_command_that_this_user_may_give() -> None:
     assert machine.judged_open_files(65536, 65536).told == ()
     assert (
         machine.judged_open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY).detail == "no limit, at most no limit"
@@ -62,13 +62,13 @@ def test_few_open_files_are_told_with_the_command_that_this_user_may_give():
     assert "limits.conf" in machine.judged_open_files(1024, 1024).told[0]
 
 
-def test_clocks_that_are_apart_are_told():
+def test_clocks_that_are_apart_are_told() -> None:
     assert clock_told(-59.0) == ()
     (line,) = clock_told(-3600.0)
     assert "3,600 s apart" in line
 
 
-def test_every_operation_is_tried_and_nothing_is_left(tmp_path):
+def test_every_operation_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     assert "write, read, list, write once" in operations(store).detail
     assert store.list("") == []
@@ -81,12 +81,12 @@ class Refusing(Store):
         raise StoreError("AccessDenied")
 
 
-def test_what_is_refused_is_named_with_what_it_needs(tmp_path):
+def test_what_is_refused_is_named_with_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"refuses to list \(needs s3:ListBucket\): AccessDenied$"):
         operations(Refusing(tmp_path))
 
 
-def test_the_policy_that_is_shipped_allows_what_is_tried():
+def test_the_policy_that_is_shipped_allows_what_is_tried() -> None:
     told = json.loads((INFRA / "s3" / "policy.json").read_text())
     allowed = {action for row in told["Statement"] if row["Effect"] == "Allow" for action in row["Action"]}
     needed = {name for row in OPERATIONS.values() for name in row.permission.split(", ")}
@@ -132,7 +132,7 @@ def guarded_s3(allowed: list[str]) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.soak
-def test_a_server_that_asks_for_permissions_refuses_by_name(monkeypatch):
+def test_a_server_that_asks_for_permissions_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("s3fs")
     with guarded_s3(["s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:AbortMultipartUpload"]) as variables:
         for name, value in variables.items():
@@ -151,7 +151,9 @@ def program(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_an_engine_in_python_tells_by_its_sources_what_it_serves(tmp_path, monkeypatch):
+def test_an_engine_in_python_tells_by_its_sources_what_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packages = tmp_path / "lib" / "python3.11" / "site-packages"
     (packages / "vllm" / "config").mkdir(parents=True)
     (packages / "vllm" / "config" / "speculative.py").write_text('Methods = Literal["eagle3", "dflash"]')
@@ -166,7 +168,7 @@ def test_an_engine_in_python_tells_by_its_sources_what_it_serves(tmp_path, monke
     assert "it does not serve xpress" in serves("vllm", DraftRecipe(algorithm="xpress")).told[0]
 
 
-def test_llama_server_tells_by_its_options_what_it_serves(tmp_path, monkeypatch):
+def test_llama_server_tells_by_its_options_what_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "llama-server", "echo 'version: 7000 (abc)'; echo '--spec-type none,draft-eagle3,draft-dspark'")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
     assert serves("llama.cpp", DraftRecipe(algorithm="dspark")) == ("llama.cpp 7000 serves dspark", ())
@@ -188,7 +190,9 @@ class Engine(BaseHTTPRequestHandler):
         pass
 
 
-def test_doctor_tells_the_version_of_an_endpoint(tmp_path, monkeypatch, capsys):
+def test_doctor_tells_the_version_of_an_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
     server = HTTPServer(("127.0.0.1", 0), Engine)
     threading.Thread(target=server.serve_forever, daemon=True).start()

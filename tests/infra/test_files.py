@@ -49,11 +49,11 @@ def filled(value: Any, variables: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifests_are_valid_kubernetes(path):
+def test_manifests_are_valid_kubernetes(path: Path) -> None:
     checked(tool("kubernetes-validate"), "--strict", "--quiet", str(path))
 
 
-def test_the_job_template_makes_a_valid_job(tmp_path):
+def test_the_job_template_makes_a_valid_job(tmp_path: Path) -> None:
     linter = tool("kubernetes-validate")
     template = yaml.safe_load((KUBERNETES / "base-job-template.yaml").read_text())
     defaults = {name: told.get("default") for name, told in template["variables"]["properties"].items()}
@@ -65,7 +65,7 @@ def test_the_job_template_makes_a_valid_job(tmp_path):
     checked(linter, "--strict", "--quiet", str(tmp_path / "job.yaml"))
 
 
-def test_the_worker_may_start_jobs_and_nothing_more():
+def test_the_worker_may_start_jobs_and_nothing_more() -> None:
     roles = [role for role in yaml.safe_load_all((KUBERNETES / "worker.yaml").read_text()) if role["kind"] == "Role"]
     rules = [rule for role in roles for rule in role["rules"]]
     assert not [rule for rule in rules if "*" in str(rule) or "secrets" in rule["resources"]]
@@ -75,18 +75,18 @@ def test_the_worker_may_start_jobs_and_nothing_more():
     assert written == {"jobs"}
 
 
-def test_the_dockerfile_has_no_findings():
+def test_the_dockerfile_has_no_findings() -> None:
     checked(tool("hadolint"), str(HOME / "infra" / "Dockerfile"))
 
 
-def test_the_image_installs_what_the_lock_pins():
+def test_the_image_installs_what_the_lock_pins() -> None:
     """After a change of requirements.lock: make lock."""
     pins = {pin.partition(";")[0].replace(".", "-") for pin in (HOME / "requirements.lock").read_text().split()}
     hashed = (HOME / "requirements.hashed.lock").read_text()
     assert {line.split(" ")[0].replace(".", "-") for line in hashed.splitlines() if "==" in line} == pins
 
 
-def test_the_image_copies_what_is_there_and_installs_the_torch_of_the_lock():
+def test_the_image_copies_what_is_there_and_installs_the_torch_of_the_lock() -> None:
     ignored = set((HOME / ".dockerignore").read_text().split())
     steps = (HOME / "infra" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     copied = [step.split()[1] for step in steps if step.startswith("COPY ") and "--from" not in step]
@@ -98,16 +98,16 @@ def test_the_image_copies_what_is_there_and_installs_the_torch_of_the_lock():
     assert python.startswith("python:3.11")
 
 
-def test_the_compose_file_is_valid():
+def test_the_compose_file_is_valid() -> None:
     checked(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(HOME / "infra" / "compose.yaml"))
 
 
-def test_only_loopback_is_published():
+def test_only_loopback_is_published() -> None:
     services = yaml.safe_load((HOME / "infra" / "compose.yaml").read_text())["services"]
     assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
 
 
-def test_runs_may_touch_the_store_and_no_other_key():
+def test_runs_may_touch_the_store_and_no_other_key() -> None:
     policy = json.loads((HOME / "infra" / "s3" / "policy.json").read_text())
     allowed = [statement for statement in policy["Statement"] if statement["Effect"] == "Allow"]
     assert not [action for statement in allowed for action in statement["Action"] if "*" in action]
@@ -117,12 +117,12 @@ def test_runs_may_touch_the_store_and_no_other_key():
     }
 
 
-def test_the_slurm_script_is_shell():
+def test_the_slurm_script_is_shell() -> None:
     checked("bash", "-n", str(HOME / "infra" / "slurm" / "worker.sbatch"))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_every_environment_deploys_flows_that_exist_to_its_pool(name):
+def test_every_environment_deploys_flows_that_exist_to_its_pool(name: str) -> None:
     place = ENVIRONMENTS[name]
     deployed = yaml.safe_load((DEPLOYMENTS / place.file).read_text())["deployments"]
     assert {found["work_pool"]["name"] for found in deployed} == {place.pool}
@@ -132,7 +132,7 @@ def test_every_environment_deploys_flows_that_exist_to_its_pool(name):
     assert {"flows.alert.alert", "flows.recover.recover"} <= {found["entrypoint"] for found in deployed}
 
 
-def test_several_machines_are_told_by_kubernetes_or_slurm(monkeypatch):
+def test_several_machines_are_told_by_kubernetes_or_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DEEPSPEC_NODES", "JOB_COMPLETION_INDEX", "SLURM_NODEID"):
         monkeypatch.delenv(name, raising=False)
     assert (nodes().count, nodes().number) == (1, 0)

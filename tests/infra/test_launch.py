@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -53,7 +54,7 @@ def python(folder: Path, text: str, *arguments: str) -> list[str]:
     return [sys.executable, str(script(folder, "job.py", text)), *arguments]
 
 
-def wait_for(condition, seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -75,7 +76,7 @@ def pids(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """A parent that runs, under the guard, a job with one polite and one stubborn child in sessions of their own."""
     job = python(tmp_path, TREE, str(tmp_path))
     parent = subprocess.Popen(
@@ -92,7 +93,7 @@ def tree(tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_passes_the_output_on_line_by_line_and_keeps_it_in_the_log(tmp_path):
+def test_passes_the_output_on_line_by_line_and_keeps_it_in_the_log(tmp_path: Path) -> None:
     lines: list[str] = []
     log = tmp_path / "deep" / "job.log"
     run_guarded([sys.executable, "-c", "print('one'); print('two \\u00e9')"], log_path=log, on_line=lines.append)
@@ -100,14 +101,14 @@ def test_passes_the_output_on_line_by_line_and_keeps_it_in_the_log(tmp_path):
     assert log.read_text() == "one\ntwo é\n"
 
 
-def test_runs_with_the_given_variables(tmp_path):
+def test_runs_with_the_given_variables(tmp_path: Path) -> None:
     lines: list[str] = []
     command = [sys.executable, "-c", "import os; print(os.environ['COLOUR'])"]
     run_guarded(command, log_path=tmp_path / "log", env={"COLOUR": "blue"}, on_line=lines.append)
     assert lines == ["blue"]
 
 
-def test_a_command_that_has_to_stop_has_its_grace_period_and_the_reason_is_raised(tmp_path):
+def test_a_command_that_has_to_stop_has_its_grace_period_and_the_reason_is_raised(tmp_path: Path) -> None:
     saves = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
     reason = KeyError("too expensive")
     lines: list[str] = []
@@ -121,33 +122,33 @@ def test_a_command_that_has_to_stop_has_its_grace_period_and_the_reason_is_raise
     assert lines == ["up", "saved"]
 
 
-def test_an_exit_code_is_passed_on_with_the_last_lines(tmp_path):
+def test_an_exit_code_is_passed_on_with_the_last_lines(tmp_path: Path) -> None:
     with pytest.raises(ChildError, match="exit code 7") as caught:
         run_guarded([sys.executable, "-c", "print('out of memory'); exit(7)"], log_path=tmp_path / "log")
     assert caught.value.exit_code == 7
     assert caught.value.last_lines == "out of memory"
 
 
-def test_a_signal_is_passed_on_as_128_and_its_number(tmp_path):
+def test_a_signal_is_passed_on_as_128_and_its_number(tmp_path: Path) -> None:
     with pytest.raises(ChildError) as caught:
         run_guarded([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], log_path=tmp_path / "log")
     assert caught.value.exit_code == 137
 
 
-def test_a_command_that_does_not_exist_is_a_child_error(tmp_path):
+def test_a_command_that_does_not_exist_is_a_child_error(tmp_path: Path) -> None:
     with pytest.raises(ChildError, match="no-such-program") as caught:
         run_guarded(["no-such-program"], log_path=tmp_path / "log")
     assert caught.value.exit_code == 127
 
 
-def test_processes_left_behind_by_a_job_that_ended_are_ended(tmp_path):
+def test_processes_left_behind_by_a_job_that_ended_are_ended(tmp_path: Path) -> None:
     leave = "import subprocess; print(subprocess.Popen(['sleep', '300'], start_new_session=True).pid)"
     lines: list[str] = []
     run_guarded([sys.executable, "-c", leave], log_path=tmp_path / "log", on_line=lines.append)
     assert not alive(int(lines[0]))
 
 
-def test_an_error_while_reading_ends_the_job(tmp_path):
+def test_an_error_while_reading_ends_the_job(tmp_path: Path) -> None:
     def refuse(line: str) -> None:
         raise KeyError(line)
 
@@ -157,7 +158,7 @@ def test_an_error_while_reading_ends_the_job(tmp_path):
     assert not any(map(alive, noted))
 
 
-def test_a_parent_that_does_not_read_does_not_block_the_end(tmp_path):
+def test_a_parent_that_does_not_read_does_not_block_the_end(tmp_path: Path) -> None:
     flood = "import time\nwhile True: print('x' * 1000)"
 
     def stop(line: str) -> None:
@@ -171,20 +172,24 @@ def test_a_parent_that_does_not_read_does_not_block_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_survives_a_parent_that_gets(tree, number):
+def test_no_process_survives_a_parent_that_gets(
+    tree: tuple[subprocess.Popen[bytes], list[int]], number: signal.Signals
+) -> None:
     parent, found = tree
     parent.send_signal(number)
     wait_for(lambda: not any(map(alive, found)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_no_process_survives_when_the_process_group_gets(tree, number):
+def test_no_process_survives_when_the_process_group_gets(
+    tree: tuple[subprocess.Popen[bytes], list[int]], number: signal.Signals
+) -> None:
     parent, found = tree
     os.killpg(parent.pid, number)  # Ctrl-C of a terminal, TERM of an orchestrator
     wait_for(lambda: not any(map(alive, found)))
 
 
-def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed(tmp_path):
+def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed(tmp_path: Path) -> None:
     save = """
     import pathlib, signal, sys, time
     def stop(*_):
@@ -206,7 +211,7 @@ def test_a_job_has_the_grace_period_to_save_its_work_after_the_parent_was_killed
     wait_for(lambda: "saving 1999" in (tmp_path / "job.log").read_text())  # the guard may still be writing
 
 
-def test_events_are_not_among_the_last_lines_of_a_job_that_failed(tmp_path):
+def test_events_are_not_among_the_last_lines_of_a_job_that_failed(tmp_path: Path) -> None:
     speak = "from infra.children.child import emit; print('out of memory'); emit(event='log', message='hello'); exit(7)"
     heard: list[str] = []
     with pytest.raises(ChildError) as caught:
@@ -215,7 +220,7 @@ def test_events_are_not_among_the_last_lines_of_a_job_that_failed(tmp_path):
     assert [line for line in heard if line.startswith(EVENT)] == [f'{EVENT}{{"event": "log", "message": "hello"}}']
 
 
-def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path):
+def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path: Path) -> None:
     """More than a pipe holds: telling must not fail, nor wait, though nobody listens."""
     tell = """
     import pathlib, signal, sys, time
@@ -240,13 +245,13 @@ def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path):
     wait_for((tmp_path / "saved").exists)
 
 
-def test_a_full_disk_under_the_log_ends_no_job():
+def test_a_full_disk_under_the_log_ends_no_job() -> None:
     heard: list[str] = []
     run_guarded([sys.executable, "-c", "print('one'); print('two')"], log_path=Path("/dev/full"), on_line=heard.append)
     assert heard == ["one", "two"]
 
 
-def test_an_event_waits_for_no_line_to_end(tmp_path):
+def test_an_event_waits_for_no_line_to_end(tmp_path: Path) -> None:
     """A progress bar that never ends its line does not hold events back, and is not torn apart otherwise."""
     speak = (
         "import sys; from infra.children.child import emit; "
@@ -257,7 +262,7 @@ def test_an_event_waits_for_no_line_to_end(tmp_path):
     assert sorted(heard) == [f'{EVENT}{{"event": "log", "message": "a"}}', "10 %"]
 
 
-def test_a_long_lived_child_ends_with_its_block(tmp_path):
+def test_a_long_lived_child_ends_with_its_block(tmp_path: Path) -> None:
     with start_guarded(python(tmp_path, TREE, str(tmp_path)), log_path=tmp_path / "log", grace_seconds=0.5) as child:
         found = pids(tmp_path)
         child.check()
@@ -265,7 +270,7 @@ def test_a_long_lived_child_ends_with_its_block(tmp_path):
     assert not any(map(alive, found))
 
 
-def test_a_long_lived_child_that_ended_says_why(tmp_path):
+def test_a_long_lived_child_that_ended_says_why(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('x' * 1_000_000); print('no such model'); exit(3)"]
     with start_guarded(command, log_path=tmp_path / "log") as child:
         with pytest.raises(ChildError, match="no such model") as caught:
@@ -275,14 +280,14 @@ def test_a_long_lived_child_that_ended_says_why(tmp_path):
         assert len(str(caught.value)) < 20_000
 
 
-def test_a_job_does_not_outlive_a_guard_that_was_killed(tree):
+def test_a_job_does_not_outlive_a_guard_that_was_killed(tree: tuple[subprocess.Popen[bytes], list[int]]) -> None:
     parent, (job, *_) = tree
     guard = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()
     os.kill(int(guard), signal.SIGKILL)
     wait_for(lambda: not alive(job))
 
 
-def test_a_job_that_closes_its_output_costs_no_processor_time(tmp_path):
+def test_a_job_that_closes_its_output_costs_no_processor_time(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import os, time; os.close(1); os.close(2); time.sleep(300)"]
     with start_guarded(command, log_path=tmp_path / "log", grace_seconds=1):
         guard = int(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1])
@@ -290,7 +295,7 @@ def test_a_job_that_closes_its_output_costs_no_processor_time(tmp_path):
         assert sum(psutil.Process(guard).cpu_times()[:2]) < 0.3
 
 
-def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period(tmp_path):
+def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period(tmp_path: Path) -> None:
     """It begins to save when the grace period of 0.2 s is over."""
     save = """
     import pathlib, signal, sys, time
@@ -326,7 +331,7 @@ def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period
         ("", None),
     ],
 )
-def test_what_a_job_says_of_saving_is_read_or_passed_over(lines, seconds):
+def test_what_a_job_says_of_saving_is_read_or_passed_over(lines: str, seconds: float | None) -> None:
     assert saving_seconds(lines) == seconds
 
 
@@ -338,7 +343,7 @@ ctypes.CDLL(None).pthread_exit(None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_process_whose_first_thread_has_ended_is_alive():
+def test_a_process_whose_first_thread_has_ended_is_alive() -> None:
     """An engine looks like that while it ends: who does not wait for it loses what it took of the processor."""
     with subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS]) as child:
         stat, end = Path(f"/proc/{child.pid}/stat"), time.monotonic() + 60

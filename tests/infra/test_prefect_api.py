@@ -36,7 +36,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_a_killed_command(tmp_path: Path):
+def test_nothing_is_left_of_a_killed_command(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     env |= {"DEEPSPEC_DATA_DIR": str(tmp_path), "PREFECT_HOME": str(tmp_path)}
     command = subprocess.Popen([sys.executable, "-c", COMMAND], env=env, stdout=subprocess.PIPE, text=True)
@@ -63,13 +63,13 @@ def listening() -> Iterator[str]:
         server.server_close()
 
 
-def test_a_configured_server_is_used():
+def test_a_configured_server_is_used() -> None:
     said: list[str] = []
     with listening() as url, temporary_settings({PREFECT_API_URL: url}), prefect_api(said.append):
         assert said == []
 
 
-def test_a_configured_server_that_is_gone_is_one_line():
+def test_a_configured_server_that_is_gone_is_one_line() -> None:
     with listening() as url:
         pass
     with (
@@ -80,7 +80,7 @@ def test_a_configured_server_that_is_gone_is_one_line():
         pass
 
 
-def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both would make the tables of one new database; once a server is healthy, the next may start."""
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
 
@@ -106,7 +106,7 @@ def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: p
         assert is_free()
 
 
-def test_what_needs_no_server_is_done_while_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_needs_no_server_is_done_while_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path))
     seen: list[str] = []
 

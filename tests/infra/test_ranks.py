@@ -34,7 +34,7 @@ def rank_pid(number: int, job: Path) -> int | None:
     return None
 
 
-def test_the_error_is_that_of_the_rank_that_failed(site: Site, tmp_path):  # noqa: F811
+def test_the_error_is_that_of_the_rank_that_failed(site: Site, tmp_path: Path) -> None:  # noqa: F811
     placement = site.placement.model_copy(update={"processes": 2, "threads": 1})
     job = Job(
         stage="train",
@@ -85,17 +85,21 @@ def failure(code: int, timestamp: int) -> ProcessFailure:
         ({0: (1, 7), 1: (1, 7)}, 0),
     ],
 )
-def test_the_rank_that_is_named_is_the_one_that_the_others_waited_for(codes, first):
+def test_the_rank_that_is_named_is_the_one_that_the_others_waited_for(
+    codes: dict[int, tuple[int, int]], first: int
+) -> None:
     assert first_failure({rank: failure(*told) for rank, told in codes.items()})[0] == first
 
 
-def test_how_a_rank_ended_is_told_in_one_line():
+def test_how_a_rank_ended_is_told_in_one_line() -> None:
     host = socket.gethostname()
     assert ended(3, 8, 1) == f"rank 3 of 8 on {host} ended with exit code 1; the others were ended with it"
     assert ended(3, 8, -11) == f"rank 3 of 8 on {host} was killed by SIGSEGV; the others were ended with it"
 
 
-def test_the_launcher_gives_ranks_that_were_asked_to_stop_no_deadline_of_its_own(tmp_path, monkeypatch):
+def test_the_launcher_gives_ranks_that_were_asked_to_stop_no_deadline_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configs = []
 
     def launch(config, _entrypoint):

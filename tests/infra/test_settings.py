@@ -8,7 +8,7 @@ from flows.choices import choose_site
 from infra.settings import patience, staging_limit
 
 
-def test_limits_and_waits_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch):
+def test_limits_and_waits_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (staging_limit(), patience()) == (STAGING_LIMIT, None)
     monkeypatch.setenv("DEEPSPEC_STAGING_GB", "0.5")
     monkeypatch.setenv("DEEPSPEC_PATIENCE_SECONDS", "1800")
@@ -17,7 +17,7 @@ def test_limits_and_waits_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("told", ["much", "0", "-1", "nan", "inf", ""])
-def test_what_is_no_number_above_zero_is_one_line(monkeypatch: pytest.MonkeyPatch, told: str):
+def test_what_is_no_number_above_zero_is_one_line(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
     monkeypatch.setenv("DEEPSPEC_PATIENCE_SECONDS", told)
     monkeypatch.setenv("DEEPSPEC_STAGING_GB", told)
     with pytest.raises(SpecError, match=rf"DEEPSPEC_PATIENCE_SECONDS is '{told}'; wanted a number of seconds above 0"):

@@ -12,7 +12,7 @@ from tests.given.published.caches import build, placement_for, publish_answers, 
 from tests.given.targets.tiny import write_target
 
 
-def test_a_stage_finds_the_shards_that_others_made(tmp_path: Path):
+def test_a_stage_finds_the_shards_that_others_made(tmp_path: Path) -> None:
     target = write_target(tmp_path / "target")
     store, scratch, spec = Store(tmp_path / "store"), tmp_path / "scratch", spec_for(target)
     answers = publish_answers(store, scratch, [rows(6), rows(7, seed=1)])

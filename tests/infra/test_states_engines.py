@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def worded(words: list[str]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def test_an_engine_counts_layers_from_the_embedding_and_gives_the_last_before_its_norm(target: Path, tmp_path: Path):
+def test_an_engine_counts_layers_from_the_embedding_and_gives_the_last_before_its_norm(
+    target: Path, tmp_path: Path
+) -> None:
     words = worded(server(target, tmp_path, layers=(-1, 1, 3)).words())
     speculative, transfer = json.loads(words["--speculative-config"]), json.loads(words["--kv-transfer-config"])
     assert speculative["method"] == "extract_hidden_states"
@@ -43,22 +46,22 @@ def test_an_engine_counts_layers_from_the_embedding_and_gives_the_last_before_it
     assert words["--dtype"] == "float32"  # what the checkpoint is, and vLLM would make bfloat16 of it
 
 
-def test_precision_and_quantisation_are_said_as_they_are_set(target: Path, tmp_path: Path):
+def test_precision_and_quantisation_are_said_as_they_are_set(target: Path, tmp_path: Path) -> None:
     words = worded(server(target, tmp_path, dtype="bfloat16", engine_quantization="fp8").words())
     assert (words["--dtype"], words["--quantization"]) == ("bfloat16", "fp8")
 
 
-def test_layers_that_the_target_has_not_are_refused(target: Path, tmp_path: Path):
+def test_layers_that_the_target_has_not_are_refused(target: Path, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"cannot capture layers \[9\]"):
         server(target, tmp_path, layers=(9,)).words()
 
 
-def test_an_engine_is_not_asked_for_more_positions_than_the_target_has(target: Path, tmp_path: Path):
+def test_an_engine_is_not_asked_for_more_positions_than_the_target_has(target: Path, tmp_path: Path) -> None:
     assert server(target, tmp_path, max_length=100).context == 101
     assert server(target, tmp_path).context == 512
 
 
-def test_a_run_starts_vllm_with_the_same_words(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_starts_vllm_with_the_same_words(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.engines.managed.program", lambda kind, name: f"/bin/{name}")
     wanted = server(target, tmp_path)
     engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), wanted)
@@ -69,12 +72,12 @@ def test_a_run_starts_vllm_with_the_same_words(target: Path, tmp_path: Path, mon
     assert managed(ManagedEngines(), wanted)[0].kind == "vllm"
 
 
-def test_engines_of_another_kind_are_refused(target: Path, tmp_path: Path):
+def test_engines_of_another_kind_are_refused(target: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cache\.states=vllm and --engine sglang; give --engine vllm"):
         managed(ManagedEngines(kind="sglang"), server(target, tmp_path))
 
 
-def test_engine_args_prints_one_line_that_a_shell_reads(target: Path, tmp_path: Path):
+def test_engine_args_prints_one_line_that_a_shell_reads(target: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
         app, ["engine-args", "--target", str(target), "--staging", str(tmp_path), "--port", "8123"]
     )
@@ -86,7 +89,7 @@ def test_engine_args_prints_one_line_that_a_shell_reads(target: Path, tmp_path: 
     assert str(tmp_path) in words[-1]
 
 
-def test_the_connector_is_alone_on_the_path_and_imports_nothing_of_ours():
+def test_the_connector_is_alone_on_the_path_and_imports_nothing_of_ours() -> None:
     assert {path.name for path in CONNECTOR.iterdir()} - {"__pycache__"} == {"__init__.py", "deepspec_states.py"}
     tree = ast.parse((CONNECTOR / "deepspec_states.py").read_text())
     found = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -114,13 +117,13 @@ def _names(node: ast.stmt) -> set[str]:
     return set()
 
 
-def test_engine_and_run_make_one_digest_of_a_model(target: Path, tmp_path: Path):
+def test_engine_and_run_make_one_digest_of_a_model(target: Path, tmp_path: Path) -> None:
     assert connector_function("digest_of")(target) == digest_of(target)
     other = write_target(tmp_path / "other", seed=1)
     assert digest_of(other) != digest_of(target)
 
 
-def test_engine_and_run_make_one_checksum_of_a_file():
+def test_engine_and_run_make_one_checksum_of_a_file() -> None:
     import torch
 
     from deepspec.states.file import states_checksum
@@ -132,18 +135,18 @@ def test_engine_and_run_make_one_checksum_of_a_file():
 
 
 class Says(BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_GET(self) -> None:
         told = {"/version": {"version": self.server.version}, "/v1/models": self.server.models}.get(self.path)
         self.send_response(404 if told is None else 200)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def endpoint():
+def endpoint() -> Iterator[Callable[..., str]]:
     servers = []
 
     def serve(version: str, models: object = None) -> str:
@@ -159,14 +162,14 @@ def endpoint():
         http.server_close()
 
 
-def test_endpoints_say_their_version_and_of_several_make_no_cache(endpoint):
+def test_endpoints_say_their_version_and_of_several_make_no_cache(endpoint: Callable[..., str]) -> None:
     one, same, other = endpoint("0.32.0"), endpoint("0.32.0"), endpoint("0.33.0")
     assert engine_version([one, same]) == "0.32.0"
     with pytest.raises(EngineError, match=r"several versions .*0\.32\.0.*0\.33\.0"):
         engine_version([one, other])
 
 
-def test_a_server_of_sglang_is_refused_with_the_reason(endpoint):
+def test_a_server_of_sglang_is_refused_with_the_reason(endpoint: Callable[..., str]) -> None:
     url = endpoint("0.5.23", {"data": [{"id": "target", "owned_by": "sglang"}]})
     with pytest.raises(
         EngineError, match=r"is an SGLang server, and states of SGLang .*without the last layer"
@@ -177,7 +180,9 @@ def test_a_server_of_sglang_is_refused_with_the_reason(endpoint):
         assert engine_version([endpoint("0.32.0", models)]) == "0.32.0"
 
 
-def test_a_refusal_of_sglang_is_no_fault_of_its_answer(endpoint, monkeypatch):
+def test_a_refusal_of_sglang_is_no_fault_of_its_answer(
+    endpoint: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever kind of error it is: what is suppressed is what the server says, not what is made of it."""
 
     class RefusedError(EngineError, ValueError):
@@ -188,12 +193,14 @@ def test_a_refusal_of_sglang_is_no_fault_of_its_answer(endpoint, monkeypatch):
         engine_version([endpoint("0.5.23", {"data": [{"id": "target", "owned_by": "sglang"}]})])
 
 
-def test_an_endpoint_that_says_no_version_is_one_line():
+def test_an_endpoint_that_says_no_version_is_one_line() -> None:
     with pytest.raises(EngineError, match=r"does not say which version .*; start it, or set cache\.engine_version"):
         engine_version(["http://127.0.0.1:9/v1"])
 
 
-def test_without_endpoints_the_interpreter_of_the_installed_vllm_is_asked(tmp_path: Path, monkeypatch):
+def test_without_endpoints_the_interpreter_of_the_installed_vllm_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text("#!/bin/sh\necho INFO starting\necho 0.31.1\n")
     interpreter.chmod(0o755)

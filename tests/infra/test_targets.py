@@ -17,7 +17,7 @@ def told(source: TargetSource, models: Path, monkeypatch: pytest.MonkeyPatch) ->
     return said, made
 
 
-def test_a_gguf_file_is_converted_and_said_to_be(tmp_path, monkeypatch):
+def test_a_gguf_file_is_converted_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tiny.gguf"
     file.touch()
     assert told(TargetSource(model=str(file)), tmp_path / "models", monkeypatch) == (
@@ -26,6 +26,6 @@ def test_a_gguf_file_is_converted_and_said_to_be(tmp_path, monkeypatch):
     )
 
 
-def test_one_from_the_hub_and_a_folder_are_left_to_the_run(tmp_path, monkeypatch):
+def test_one_from_the_hub_and_a_folder_are_left_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in ("org/model", str(tmp_path)):
         assert told(TargetSource(model=model), tmp_path / "models", monkeypatch) == ([], [])

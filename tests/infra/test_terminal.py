@@ -24,7 +24,7 @@ CHECKED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_
 
 
 @pytest.fixture(params=[False, True], ids=["file", "screen"])
-def printed(request, monkeypatch) -> Iterator[Callable[[], str]]:
+def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     """Give what was printed since it was last asked for, on a wide screen or into a file."""
     out = io.StringIO()
     for name in ("_out", "_errors"):
@@ -55,7 +55,7 @@ def in_lines(text: str) -> list[str]:
 
 @given(text=TEXTS)
 @CHECKED
-def test_a_line_is_printed_as_it_was_meant(printed, text):
+def test_a_line_is_printed_as_it_was_meant(printed: Callable[[], str], text: str) -> None:
     say(text)
     assert printed() == f"{shown(text)}\n"
     complain(text, f" {text}")
@@ -64,7 +64,7 @@ def test_a_line_is_printed_as_it_was_meant(printed, text):
 
 @given(text=TEXTS)
 @CHECKED
-def test_title_header_and_cell_are_printed_as_they_were_meant(printed, text):
+def test_title_header_and_cell_are_printed_as_they_were_meant(printed: Callable[[], str], text: str) -> None:
     show_table(text, [{"before": 0.123456, text: Styled(text, "bold"), "after": text}])
     found = printed()
     assert "0.1235" in found
@@ -74,7 +74,7 @@ def test_title_header_and_cell_are_printed_as_they_were_meant(printed, text):
 
 @given(text=TEXTS)
 @CHECKED
-def test_what_a_stage_says_is_printed_as_it_was_meant(printed, text):
+def test_what_a_stage_says_is_printed_as_it_was_meant(printed: Callable[[], str], text: str) -> None:
     with attached():
         (report,) = reports("train")
         report.log(text)
@@ -87,34 +87,34 @@ def test_what_a_stage_says_is_printed_as_it_was_meant(printed, text):
 
 @given(text=st.text())
 @example("".join(map(chr, range(256))))
-def test_no_character_that_is_printed_is_unseen(text):
+def test_no_character_that_is_printed_is_unseen(text: str) -> None:
     hidden = [sign for sign in shown(text) if sign not in "\n\t" and not sign.isprintable() and sign.isascii()]
     assert hidden == []
     assert shown(shown(text)) == shown(text)
     shown(text).encode()
 
 
-def test_plain_text_is_left_as_it_is():
+def test_plain_text_is_left_as_it_is() -> None:
     for text in ("deepspec[s3]", "Ünï côdé ↑ 漢字", "👩‍👩‍👧", "a\tb\nc", "[bold]"):
         assert shown(text) == text
     assert shown("\x1b[31m\r\u202e\ud800") == r"\x1b[31m\r\u202e\ud800"
 
 
-def test_styles_are_said_beside_the_text(monkeypatch):
+def test_styles_are_said_beside_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(terminal, "_out", Console(file=out, force_terminal=True, color_system="standard"))
     say(Styled("worse:", "bold red"), " [bold]x")
     assert out.getvalue() == "\x1b[1;31mworse:\x1b[0m [bold]x\n"
 
 
-def test_a_table_has_the_columns_of_all_its_rows(printed):
+def test_a_table_has_the_columns_of_all_its_rows(printed: Callable[[], str]) -> None:
     show_table("leaderboard", [{"variant": "one"}, {"variant": "two", "round cost": 1.1}])
     found = printed()
     assert "round cost" in found
     assert "1.1" in found
 
 
-def test_bars_without_rows_show_only_columns(printed):
+def test_bars_without_rows_show_only_columns(printed: Callable[[], str]) -> None:
     show_table("runs", [], ("run", "state"))
     assert "run" in printed()
     with bars():
@@ -122,7 +122,9 @@ def test_bars_without_rows_show_only_columns(printed):
 
 
 @pytest.mark.parametrize("text", ["[/x]", "[bold]x", ":smile:"])
-def test_an_error_of_the_tree_is_printed_whole(monkeypatch, capsys, text):
+def test_an_error_of_the_tree_is_printed_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     monkeypatch.setattr("sys.argv", ["deepspec", "plan", "--dataset", text])
     with pytest.raises(SystemExit):
         cli.main()
@@ -130,7 +132,9 @@ def test_an_error_of_the_tree_is_printed_whole(monkeypatch, capsys, text):
 
 
 @pytest.mark.parametrize("text", ["[/x]", "[bold]x", ":smile:"])
-def test_a_usage_error_is_printed_whole(monkeypatch, capsys, text):
+def test_a_usage_error_is_printed_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     monkeypatch.setattr("sys.argv", ["deepspec", "plan", f"--x{text}"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

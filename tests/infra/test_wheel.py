@@ -116,14 +116,14 @@ def shipped(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in found if path.suffix != ".pyc"}
 
 
-def test_the_wheel_holds_every_file_of_the_packages(source, wheel):
+def test_the_wheel_holds_every_file_of_the_packages(source: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     assert shipped(source) - held == set()
     assert not {name for name in held if name.startswith(("tests", "docs"))}
 
 
-def test_the_source_distribution_builds_the_image_and_the_same_wheel(source, wheel, tmp_path):
+def test_the_source_distribution_builds_the_image_and_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(build(source, "sdist", tmp_path)) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert shipped(source) - held == set()
@@ -132,7 +132,7 @@ def test_the_source_distribution_builds_the_image_and_the_same_wheel(source, whe
     assert {"pyproject.toml", "Makefile", "README.md", "LICENSE", "requirements.lock", "docs/architecture.md"} <= held
 
 
-def test_away_from_a_checkout_everything_is_found(beside, tmp_path):
+def test_away_from_a_checkout_everything_is_found(beside: Path, tmp_path: Path) -> None:
     strangers(tmp_path)
     run = commands(beside, tmp_path)
     assert "h100x2" in run("plan", "--target", "smollm2-135m", "--size", "laptop", "--hardware", "h100x2").stdout
@@ -170,13 +170,13 @@ def whole_life(run: Run, folder: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_from_an_empty_folder_it_lives_a_whole_life(beside, tmp_path):
+def test_from_an_empty_folder_it_lives_a_whole_life(beside: Path, tmp_path: Path) -> None:
     whole_life(commands(beside, tmp_path), tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(2700)
-def test_a_clean_environment_with_the_pins_lives_a_whole_life(wheel, tmp_path):
+def test_a_clean_environment_with_the_pins_lives_a_whole_life(wheel: Path, tmp_path: Path) -> None:
     """Installs everything anew: a package that the checkout's environment happens to have is missed here."""
     venv, folder = tmp_path / "venv", tmp_path / "empty"
     folder.mkdir()

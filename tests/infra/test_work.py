@@ -47,7 +47,7 @@ def prompts(tmp_path: Path, *lines: str) -> tuple[PrepareSpec, Site]:
     return PrepareSpec(sources=found.sources), site_of(tmp_path, dict(found.locations))
 
 
-def test_a_stage_is_made_once_and_then_found(tmp_path):
+def test_a_stage_is_made_once_and_then_found(tmp_path: Path) -> None:
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     heard = Heard()
     ref = run_stage(site.work(STAGES["prepare"], spec, {}, heard), site)
@@ -63,7 +63,9 @@ def test_a_stage_is_made_once_and_then_found(tmp_path):
         ("other", f"another run of this store, on {socket.gethostname()},"),
     ],
 )
-def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(tmp_path, monkeypatch, scratch, who):
+def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: str, who: str
+) -> None:
     """Of one data folder, or of two, as two machines have, with one store."""
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     waiting, jobs = Event(), []
@@ -98,7 +100,7 @@ def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(tmp_pat
     assert not any("claims" in key for key in Store(site.root).list("prompts"))
 
 
-def test_runs_that_divide_a_cache_by_its_shards_do_not_wait_for_each_other(tmp_path):
+def test_runs_that_divide_a_cache_by_its_shards_do_not_wait_for_each_other(tmp_path: Path) -> None:
     site = site_of(tmp_path, {})
     other = site.model_copy(update={"placement": Placement(scratch=tmp_path / "other")})
     spec = CacheSpec(target=TargetId(config="c", weights="w", tokenizer="t", template="p"))
@@ -108,7 +110,9 @@ def test_runs_that_divide_a_cache_by_its_shards_do_not_wait_for_each_other(tmp_p
         pass
 
 
-def test_machines_that_train_together_do_not_wait_for_each_other(tmp_path, monkeypatch):
+def test_machines_that_train_together_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     monkeypatch.setenv("DEEPSPEC_NODES", "2")
     monkeypatch.setenv("DEEPSPEC_FIRST_NODE", "127.0.0.1:29500")
@@ -117,7 +121,7 @@ def test_machines_that_train_together_do_not_wait_for_each_other(tmp_path, monke
         pass
 
 
-def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp_path):
+def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp_path: Path) -> None:
     spec, site = prompts(tmp_path, "not json")
     heard = Heard()
     with pytest.raises(SourceError):
@@ -127,7 +131,9 @@ def test_what_a_child_printed_is_kept_in_the_store_and_the_report_says_where(tmp
     assert log.rpartition("/")[0] in str(heard.texts)
 
 
-def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, monkeypatch):
+def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Store, path: Path, key: str) -> None:
         raise StoreError(f"cannot write {key}: No space left on device")
 
@@ -140,7 +146,7 @@ def test_a_store_that_cannot_take_the_log_hides_no_error_of_the_job(tmp_path, mo
     assert str(site.placement.scratch / "jobs") in heard.texts["log"]
 
 
-def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
+def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path: Path) -> None:
     spec, site = prompts(tmp_path, json.dumps({"prompt": "What is two plus two?"}))
     late = site.model_copy(update={"caps": caps_of(Limits(hours=1), spent=timedelta(hours=1))})
     with pytest.raises(BudgetError, match=r"limits\.hours .*goes on from there"):
@@ -149,14 +155,14 @@ def test_a_run_that_has_used_up_its_time_stops_before_a_stage_starts(tmp_path):
     assert run_stage(early.work(STAGES["prepare"], spec, {}, Heard()), early).kind == "prompts"
 
 
-def test_money_pays_for_hours_of_the_machine():
+def test_money_pays_for_hours_of_the_machine() -> None:
     """Eight H100 at 2.50 USD are 20 USD an hour: 10 USD pay for half an hour."""
     until = caps_of(Limits(money=10, hardware="h100x8"), spent=timedelta(0)).until
     assert until is not None
     assert until - datetime.now(UTC) == pytest.approx(timedelta(minutes=30), abs=timedelta(seconds=5))
 
 
-def test_what_a_run_holds_in_the_store_is_capped(tmp_path):
+def test_what_a_run_holds_in_the_store_is_capped(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_bytes("draft/one/a", b"x" * 1001)
     caps = caps_of(Limits(disk_gb=1e-6), spent=timedelta(0))
@@ -165,7 +171,7 @@ def test_what_a_run_holds_in_the_store_is_capped(tmp_path):
         caps.at("draft/one").check(store)
 
 
-def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
+def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path: Path) -> None:
     spec, site = prompts(tmp_path, "not json")
     spec = spec.but(bad_rows="stop")
     with pytest.raises(SourceError, match=r"rows\.jsonl:1: "):
@@ -173,7 +179,7 @@ def test_the_childs_error_is_raised_with_its_class_and_message(tmp_path):
     assert not [key for key in Store(site.root).list("prompts") if key.endswith("manifest.json")]
 
 
-def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path, monkeypatch):
+def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, site = prompts(tmp_path, json.dumps({"prompt": "Hello there, how are you?"}))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildError, match="exit code 1"):
@@ -184,7 +190,7 @@ def test_a_child_that_dies_without_a_word_is_a_child_error(tmp_path, monkeypatch
     ("engines", "started"),
     [(ManagedEngines(kind="vllm", gpus=("0", "1")), "vllm"), (ManagedEngines(), "xllamacpp")],
 )
-def test_our_own_engines_are_those_that_the_site_names(tmp_path, engines, started):
+def test_our_own_engines_are_those_that_the_site_names(tmp_path: Path, engines: ManagedEngines, started: str) -> None:
     """The target is there as neither file nor folder, so the engine that would be started says so."""
     target = TargetId(config="c", weights="w", tokenizer="t", template="p")
     site = site_of(tmp_path, {}).model_copy(update={"engines": engines})
@@ -193,7 +199,9 @@ def test_our_own_engines_are_those_that_the_site_names(tmp_path, engines, starte
         run_stage(site.work(STAGES["regenerate"], RegenerateSpec(target=target), {"prompts": prompts}, Heard()), site)
 
 
-def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(tmp_path, monkeypatch):
+def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = {}
     monkeypatch.setattr(
         work, "run_guarded", lambda command, **more: told.update(more, job=Path(command[-1]).read_text())
@@ -209,7 +217,7 @@ def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(tmp_path, m
     assert asked.api_key.get_secret_value() == "sk-4711"
 
 
-def test_lines_that_are_no_events_are_only_log():
+def test_lines_that_are_no_events_are_only_log() -> None:
     events = Events(Heard())
     events.line('{"event": "result"}')
     events.line(f'{EVENT}{{"event": "error", "type": "EngineError", "message": "gone"}}')
@@ -218,7 +226,7 @@ def test_lines_that_are_no_events_are_only_log():
     assert str(events.error) == "gone"
 
 
-def test_how_long_it_has_to_save_is_told():
+def test_how_long_it_has_to_save_is_told() -> None:
     """20 s, as everything has, and what it asks for."""
     heard = Heard()
     Events(heard).line(f'{EVENT}{{"event": "saving", "seconds": 210.0}}')
@@ -242,7 +250,7 @@ def test_how_long_it_has_to_save_is_told():
         "a line of somebody else's" + 300 * "!",
     ],
 )
-def test_what_looks_like_an_event_and_is_none_is_a_line_of_the_log(told: str):
+def test_what_looks_like_an_event_and_is_none_is_a_line_of_the_log(told: str) -> None:
     heard = Heard()
     events = Events(heard)
     events.line(f"{EVENT}{told}")
@@ -250,7 +258,7 @@ def test_what_looks_like_an_event_and_is_none_is_a_line_of_the_log(told: str):
     assert (events.ref, events.error, events.shards) == (None, None, None)
 
 
-def test_a_rank_that_was_asked_to_stop_does_not_hide_the_error_of_the_one_that_failed():
+def test_a_rank_that_was_asked_to_stop_does_not_hide_the_error_of_the_one_that_failed() -> None:
     def told(*names: str) -> str:
         events = Events(Heard())
         for name in names:
@@ -280,7 +288,7 @@ noise.wait()
 """
 
 
-def test_what_others_print_tears_no_event(tmp_path):
+def test_what_others_print_tears_no_event(tmp_path: Path) -> None:
     """Another process writes to the same stdout without ever ending a line, and two threads speak at once."""
     heard = Heard()
     command = [sys.executable, "-c", NOISY]
@@ -293,7 +301,7 @@ def test_what_others_print_tears_no_event(tmp_path):
     assert all(line.startswith(b'{"event"') for line in log.split(EVENT.encode())[1:])
 
 
-def test_events_go_to_stdout_where_no_guard_offers_a_pipe(tmp_path):
+def test_events_go_to_stdout_where_no_guard_offers_a_pipe(tmp_path: Path) -> None:
     speak = "from infra.children.child import emit; emit(event='log', message='hello')"
     env = {**os.environ, "DEEPSPEC_EVENTS": str(tmp_path / "gone")}
     for environment in ({**os.environ}, env, {**env, "DEEPSPEC_EVENTS": str(tmp_path / "file")}):
@@ -307,7 +315,7 @@ def test_events_go_to_stdout_where_no_guard_offers_a_pipe(tmp_path):
     assert (tmp_path / "file").read_text() == "no pipe"
 
 
-def test_listeners_pass_everything_on():
+def test_listeners_pass_everything_on() -> None:
     one, other = Heard(), Heard()
     both = Listeners([one, other])
     both.log("line")

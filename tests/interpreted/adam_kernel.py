@@ -22,27 +22,27 @@ SPEC = TrainSpec(learning_rate=0.01, weight_decay=0.1, clip=0.5, betas=(0.8, 0.9
 
 
 @pytest.fixture(autouse=True)
-def _triton(monkeypatch):
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.optimizers.optimizer.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.optimizers.triton_adam.TILE", 16)
 
 
-def trained(dtype=torch.float32):
+def trained(dtype: torch.dtype = torch.float32) -> tuple[ToyModel, MasterAdamW]:
     model = ToyModel().to(DEVICE)
     return model, MasterAdamW(model, SPEC, dtype, Ranks(DEVICE))
 
 
-def backward(model, scale=1.0):
+def backward(model: ToyModel, scale: float = 1.0) -> None:
     x = torch.linspace(-1, 1, 3 * CAPTURED).view(3, CAPTURED).to(model.first.weight)
     (model(x).float().pow(2).sum() * scale).backward()
 
 
-def parameters_of(model):
+def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_it_is_adamw_with_clipping(passes):
+def test_it_is_adamw_with_clipping(passes: int) -> None:
     """One pass leaves its gradients where they are; of two the sums lie in the flat buffer."""
     ours, optimizer = trained()
     reference = ToyModel().to(DEVICE).double()
@@ -62,7 +62,7 @@ def test_it_is_adamw_with_clipping(passes):
         torch.testing.assert_close(mine.data.double(), theirs.data, rtol=2e-6, atol=1e-7)
 
 
-def test_one_pass_needs_no_buffer_of_sums_and_two_do():
+def test_one_pass_needs_no_buffer_of_sums_and_two_do() -> None:
     model, optimizer = trained(torch.bfloat16)
     assert optimizer.unmade_bytes == (4 + 2) * optimizer.size
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_one_pass_needs_no_buffer_of_sums_and_two_do():
     assert optimizer.unmade_bytes == 0
 
 
-def test_weights_of_a_narrow_model_are_the_rounded_masters():
+def test_weights_of_a_narrow_model_are_the_rounded_masters() -> None:
     model, optimizer = trained(torch.bfloat16)
     before = optimizer.master.clone()
     for _ in range(4):
@@ -88,7 +88,7 @@ def test_weights_of_a_narrow_model_are_the_rounded_masters():
         assert torch.equal(narrow, optimizer.master.to(torch.bfloat16))
 
 
-def test_a_step_that_is_skipped_moves_nothing_not_even_the_count():
+def test_a_step_that_is_skipped_moves_nothing_not_even_the_count() -> None:
     model, optimizer = trained(torch.bfloat16)
     backward(model)
     optimizer.step(0.01, optimizer.sum_gradients(), torch.zeros((), device=DEVICE))
@@ -103,7 +103,7 @@ def test_a_step_that_is_skipped_moves_nothing_not_even_the_count():
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-def test_a_parameter_without_a_gradient_goes_on_with_its_momentum():
+def test_a_parameter_without_a_gradient_goes_on_with_its_momentum() -> None:
     model, optimizer = trained()
     reference = ToyModel().to(DEVICE)
     twin = torch.optim.AdamW(parameters_of(reference), lr=0.01, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-8)
@@ -123,7 +123,7 @@ def test_a_parameter_without_a_gradient_goes_on_with_its_momentum():
         torch.testing.assert_close(mine.data, theirs.data, rtol=1e-5, atol=1e-7)
 
 
-def test_a_saved_state_goes_on_to_the_bit():
+def test_a_saved_state_goes_on_to_the_bit() -> None:
     dtype = torch.float32 if INTERPRETED else torch.bfloat16
     (model, optimizer), (other, resumed) = trained(dtype), trained(dtype)
     for _ in range(3):

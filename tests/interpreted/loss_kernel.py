@@ -8,15 +8,19 @@ The interpreter computes in fp32 as the compiled kernel does, but in numpy, and 
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from deepspec.losses.chunked import chunked_loss
-from deepspec.losses.rows import Head, Rows
+from deepspec.losses.rows import Head, RowLosses, Rows
 from deepspec.losses.terms import Terms
 from deepspec.losses.triton_chunks import TritonChunks
 from deepspec.records.batch import on_device
@@ -33,13 +37,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy tells
 
 
 @pytest.fixture(autouse=True)
-def _triton(monkeypatch):
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.losses.chunked.kernel_of", lambda device: "triton")
     monkeypatch.setattr("deepspec.models.products._cpu_multiplies_bf16", lambda: False)  # fp32 sums, as on CUDA
     tiles_of(monkeypatch, TILE)
 
 
-def tiles_of(monkeypatch, tokens):
+def tiles_of(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     monkeypatch.setattr("deepspec.losses.triton_chunks.TILE", tokens)
 
 
@@ -55,7 +59,7 @@ class Case:
     softcap: float | None = None
     terms: Terms = ALL
 
-    def measured(self, *, dtype=torch.float32, most=100):
+    def measured(self, *, dtype: torch.dtype = torch.float32, most: int = 100) -> tuple[Tensor, ...]:
         """Return what the kernel measures, `(5 or 9, N)`, and its gradients of logits and, if there is one, bias."""
         (num_rows, vocab), like = self.draft.shape, {"dtype": dtype, "device": DEVICE}
         biased = self.bias is not None
@@ -74,7 +78,7 @@ class Case:
             outer[span], inner[span] = found, chunks._uncap(found)
         return chunks.measured.cpu(), inner, *[outer] * biased
 
-    def exact(self):
+    def exact(self) -> tuple[Tensor, ...]:
         """Return the same in float64, by autograd."""
         raw = self.draft.double().requires_grad_()
         bias = (torch.zeros_like(raw) if self.bias is None else self.bias.double()).detach().requires_grad_()
@@ -88,14 +92,14 @@ class Case:
         inner, outer = torch.autograd.grad(loss, (raw, bias))
         return measured.detach(), inner, *[outer] * (self.bias is not None)
 
-    def _capped(self, logits):
+    def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class _Given(TritonChunks):
     """Chunks whose logits are a case's, not made by products."""
 
-    def _take_products(self, span, positions):
+    def _take_products(self, span: slice, positions: slice) -> None:
         size, case = span.stop - span.start, self.case
         self.logits[:size] = case.draft[span]
         self.target[: positions.stop - positions.start] = case.target[positions]
@@ -105,7 +109,7 @@ class _Given(TritonChunks):
             self.logits[:size] += case.bias[span].to(DEVICE)
 
 
-def drawn(num_rows, vocab, *, seed=0, scale=3.0, **changes):
+def drawn(num_rows: int, vocab: int, *, seed: int = 0, scale: float = 3.0, **changes: Any) -> Case:
     """Return a case of normal logits; about half of the rows share a position with the row before."""
     generator = torch.Generator().manual_seed(seed)
     index = (torch.rand(num_rows, generator=generator) < 0.5).long()
@@ -120,12 +124,12 @@ def drawn(num_rows, vocab, *, seed=0, scale=3.0, **changes):
     return replace(case, **changes)
 
 
-def off(found, wanted):
+def off(found: Tensor, wanted: Tensor) -> float:
     """Return ‖found − wanted‖ / ‖wanted‖; a norm below 0.01 counts as 0.01: rounding is left."""
     return float((found.double() - wanted).norm() / wanted.norm().clamp(min=0.01))
 
 
-def errors(case, dtype=torch.float32, most=100):
+def errors(case: Case, dtype: torch.dtype = torch.float32, most: int = 100) -> tuple[float, ...]:
     """Return the largest relative error of a measurement, and the errors of the gradients."""
     (measured, *grads), (exact, *exact_grads) = case.measured(dtype=dtype, most=most), case.exact()
     torch.testing.assert_close(measured.double(), exact, rtol=LOSS, atol=2e-6)
@@ -133,26 +137,26 @@ def errors(case, dtype=torch.float32, most=100):
     return float(apart.max()), *(off(grad, wanted) for grad, wanted in zip(grads, exact_grads, strict=True))
 
 
-def tell(name, dtype, found, gradients):
+def tell(name: str, dtype: torch.dtype, found: str, gradients: Sequence[float]) -> None:
     """Print a row of the table of errors."""
     print(f"\n{name:28} {dtype!s:15} {found}, gradients {' '.join(f'{error:.1e}' for error in gradients)}")
 
 
-def one_hot(case):
+def one_hot(case: Case) -> Case:
     """Return the case with a target that is certain: one logit, the others so low that their probability is 0."""
     certain = torch.full_like(case.target, -1e30)
     certain[torch.arange(len(certain)), case.labels[: len(certain)]] = 5.0
     return replace(case, target=certain)
 
 
-def tied(case):
+def tied(case: Case) -> Case:
     """Return the case with equal largest logits in every row of both."""
     draft, target = case.draft.clone(), case.target.clone()
     draft[:, [1, -1]], target[:, [1, -2]] = 9.0, 9.0
     return replace(case, draft=draft, target=target)
 
 
-def masked(case, low):
+def masked(case: Case, low: float) -> Case:
     """Return the case with a third of the draft's and of the target's logits at a very low value, labels aside."""
     generator = torch.Generator().manual_seed(1)
     draft_low = torch.rand(case.draft.shape, generator=generator) < 0.3
@@ -192,13 +196,13 @@ CASES = {
     ("name", "dtype"),
     [*itertools.product(CASES, [torch.float32]), *itertools.product(["softcap and Markov bias"], [torch.bfloat16])],
 )
-def test_a_row_is_measured_and_its_gradient_taken_as_in_float64(name, dtype):
+def test_a_row_is_measured_and_its_gradient_taken_as_in_float64(name: str, dtype: torch.dtype) -> None:
     measured, *gradients = errors(CASES[name], dtype, most=2)
     tell(name, dtype, f"measured {measured:.1e}", gradients)
     assert max(gradients) <= GRADIENT[dtype]
 
 
-def test_a_vocabulary_of_262144(monkeypatch):
+def test_a_vocabulary_of_262144(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles_of(monkeypatch, 4096)
     measured, *gradients = errors(drawn(2, 262_144), most=1)
     tell("V = 262,144", torch.float32, f"measured {measured:.1e}", gradients)
@@ -210,7 +214,9 @@ def test_a_vocabulary_of_262144(monkeypatch):
     st.integers(1, 4), st.integers(1, 70), st.sampled_from([16, 32, 64]), st.integers(1, 5),
     st.sampled_from(sorted(TERMS)), st.sampled_from([None, 2.0]), st.booleans(), st.integers(0, 99),
 )  # fmt: skip
-def test_whatever_the_shapes(num_rows, vocab, tile, most, terms, softcap, biased, seed):
+def test_whatever_the_shapes(
+    num_rows: int, vocab: int, tile: int, most: int, terms: str, softcap: float | None, biased: bool, seed: int
+) -> None:
     bias = torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(seed)) if biased else None
     case = drawn(num_rows, vocab, seed=seed, terms=TERMS[terms], softcap=softcap, bias=bias)
     with pytest.MonkeyPatch.context() as patch:
@@ -218,7 +224,7 @@ def test_whatever_the_shapes(num_rows, vocab, tile, most, terms, softcap, biased
         assert max(errors(case, most=most)[1:]) <= GRADIENT[torch.float32]
 
 
-def test_a_draft_that_says_what_the_target_says_is_left_alone():
+def test_a_draft_that_says_what_the_target_says_is_left_alone() -> None:
     """q = p to the bit: nothing is accepted less, and total variation pulls nowhere."""
     case = drawn(3, 100, terms=Terms(total_variation=1.0, soft_cross_entropy=1.0))
     (_, distance, _, acceptance, correct), inner = replace(case, draft=case.target[case.index]).measured()
@@ -228,7 +234,7 @@ def test_a_draft_that_says_what_the_target_says_is_left_alone():
     assert correct.all()
 
 
-def test_a_target_that_is_not_a_number_is_seen():
+def test_a_target_that_is_not_a_number_is_seen() -> None:
     case = drawn(2, 40, terms=Terms(soft_cross_entropy=1.0))
     case.target[0, 3] = float("nan")
     measured, inner = case.measured()
@@ -242,7 +248,9 @@ def test_a_target_that_is_not_a_number_is_seen():
                                     ("eagle3", 2.5, False)],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", GRADIENT, ids=str)
-def test_loss_and_gradients_of_states_and_weights(name, softcap, markov, dtype):
+def test_loss_and_gradients_of_states_and_weights(
+    name: str, softcap: float | None, markov: bool, dtype: torch.dtype
+) -> None:
     """From the same rounded inputs: what differs is the arithmetic between them and the result."""
     rows, weight = draw_rows(num_rows=6, dtype=dtype, markov=markov, vocab=40)
     wide = Rows(**{field: _double(getattr(rows, field)) for field in Rows.__slots__})
@@ -259,20 +267,20 @@ def test_loss_and_gradients_of_states_and_weights(name, softcap, markov, dtype):
         torch.testing.assert_close(got.cpu().double(), value.detach(), rtol=1e-5, atol=1e-6)
 
 
-def loss_of(rows, head, terms, **options):
+def loss_of(rows: Rows, head: Head, terms: Terms, **options: Any) -> tuple[Tensor, RowLosses]:
     """Return the loss and what is measured of rows in host memory, computed on the device; gradients find back."""
     moved = replace(on_device(rows, DEVICE), on_host=rows.target_index.numpy())
     loss, measured = chunked_loss(moved, on_device(head, DEVICE), terms, **options)
     return loss.cpu(), measured
 
 
-def _double(tensor):
+def _double(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
 
-def test_a_reduced_vocabulary_is_a_head_of_fewer_rows():
+def test_a_reduced_vocabulary_is_a_head_of_fewer_rows() -> None:
     """The head's rows are chosen before: target and draft are distributions over the same tokens."""
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, vocab=40)
     kept = torch.arange(0, 40, 3)
@@ -282,7 +290,7 @@ def test_a_reduced_vocabulary_is_a_head_of_fewer_rows():
 
 
 @pytest.mark.parametrize("softcap", [None, 2.5])
-def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap):
+def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap: float | None) -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, vocab=40)
     head = Head(weight=weight, bias=torch.linspace(-2, 2, 40), softcap=softcap)
     wanted, exact = plain(rows, head, ALL)
@@ -293,7 +301,7 @@ def test_a_bias_of_the_head_is_there_before_the_kernel_reads(softcap):
         torch.testing.assert_close(got, value, rtol=1e-4, atol=1e-6)
 
 
-def test_without_a_target_only_cross_entropy_is_measured():
+def test_without_a_target_only_cross_entropy_is_measured() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32)
     loss, measured = loss_of(rows, Head(weight=weight), TERMS["dflash"], measure=False, chunk_rows=4)
     wanted, exact = plain(rows, Head(weight=weight), TERMS["dflash"])
@@ -304,7 +312,7 @@ def test_without_a_target_only_cross_entropy_is_measured():
         torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-7)
 
 
-def test_without_labels_the_targets_most_likely_token_is_the_label():
+def test_without_labels_the_targets_most_likely_token_is_the_label() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32, markov=False)
     best = (rows.target @ weight.T).argmax(-1)[rows.target_index]
     loss, measured = loss_of(replace(rows, labels=None), Head(weight=weight), ALL, chunk_rows=4, candidates=3)
@@ -315,7 +323,7 @@ def test_without_labels_the_targets_most_likely_token_is_the_label():
     assert torch.equal(measured.candidates.cpu(), logits.argsort(-1, descending=True)[:, :3])
 
 
-def test_without_autograd_no_gradient_is_written():
+def test_without_autograd_no_gradient_is_written() -> None:
     rows, weight = draw_rows(num_rows=6, dtype=torch.float32)
     with torch.no_grad():
         loss, _ = loss_of(rows, Head(weight=weight), ALL)
@@ -325,21 +333,21 @@ def test_without_autograd_no_gradient_is_written():
 class _Seen:
     """An algorithm that keeps what its loss was."""
 
-    def __init__(self, algorithm):
+    def __init__(self, algorithm: Any) -> None:
         self.algorithm = algorithm
 
-    def loss(self, *arguments):
+    def loss(self, *arguments: Any) -> Any:
         self.result = self.algorithm.loss(*arguments)
         return self.result
 
 
-def plainest(cases):
+def plainest(cases: list[Any]) -> list[Any]:
     """Return the cases, all but the one of fewest parameters for `make soak`: to interpret one takes seconds."""
     least, *others = sorted(cases, key=lambda case: (size_of(case.values[0]), case.id))
     return [least, *(pytest.param(*case.values, id=case.id, marks=[*case.marks, pytest.mark.soak]) for case in others)]
 
 
-def size_of(case):
+def size_of(case: Path | None) -> int:
     return 0 if case is None else (case / "draft" / "model.safetensors").stat().st_size
 
 
@@ -348,13 +356,13 @@ ON_HOST = pytest.mark.skipif(DEVICE == "cuda", reason="golden cases lie in host 
 
 @ON_HOST
 @pytest.mark.parametrize("case", plainest(parity.BLOCK_CASES))
-def test_golden_blocks(case, monkeypatch):
+def test_golden_blocks(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_golden(case, monkeypatch, *parity.block_setting(case))
 
 
 @ON_HOST
 @pytest.mark.parametrize("case", plainest(parity.EAGLE_CASES))
-def test_golden_steps(case, monkeypatch):
+def test_golden_steps(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_golden(case, monkeypatch, *parity.eagle_setting(case))
 
 

@@ -5,10 +5,13 @@ python -m pytest tests/interpreted/own_kernel.py     # compiled, where there is 
 """
 
 import os
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.attention import triton_own
 from deepspec.attention.split import _own_block, _own_block_on_card
@@ -26,12 +29,14 @@ SHAPES = [
 ]
 
 
-def drawn(shape, dtype, *, spare=0):
+def drawn(
+    shape: dict[str, int], dtype: torch.dtype, *, spare: int = 0
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return queries (some of them no slots), keys, values and the gradients that come in, as projections lie."""
     generator = torch.Generator().manual_seed(0)
     places = shape["blocks"] * shape["slots"]
 
-    def draw(heads, count):
+    def draw(heads: int, count: int) -> Tensor:
         values = torch.randn(shape["batch"], count, heads, shape["size"], generator=generator)
         return values.to(DEVICE, dtype).transpose(1, 2)
 
@@ -44,7 +49,9 @@ def drawn(shape, dtype, *, spare=0):
     return (query, key, value), (draw(shape["heads"], places), lse)
 
 
-def found(call, inputs, gradients, mask, scale):
+def found(
+    call: Callable[..., Any], inputs: Sequence[Tensor], gradients: Sequence[Tensor], mask: object, scale: float
+) -> list[Tensor]:
     """Return what was read, the normalisers, and the gradients of the inputs."""
     inputs = [each.detach().clone().requires_grad_() for each in inputs]
     read, lse = call(*inputs, mask, scale)
@@ -55,7 +62,9 @@ def found(call, inputs, gradients, mask, scale):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtype, causal):
+def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(
+    shape: dict[str, int], dtype: torch.dtype, causal: bool
+) -> None:
     assert triton_own.own_block is not None
     mask, scale = SimpleNamespace(slots=shape["slots"], causal=causal), 0.3
     inputs, gradients = drawn(shape, dtype)
@@ -67,7 +76,7 @@ def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(shape, dtyp
         assert error < CLOSE[dtype]
 
 
-def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient():
+def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient() -> None:
     shape = SHAPES[0].values[0]
     mask, places = SimpleNamespace(slots=shape["slots"], causal=False), shape["blocks"] * shape["slots"]
     inputs, gradients = drawn(shape, torch.float32, spare=5)
@@ -79,7 +88,7 @@ def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient():
         assert torch.equal(mine, theirs)
 
 
-def test_compiled_code_takes_it_as_it_is():
+def test_compiled_code_takes_it_as_it_is() -> None:
     shape = SHAPES[0].values[0]
     mask = SimpleNamespace(slots=shape["slots"], causal=False)
     inputs, gradients = drawn(shape, torch.float32)
@@ -93,7 +102,7 @@ def test_compiled_code_takes_it_as_it_is():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_operator_keeps_what_operators_promise(dtype):
+def test_the_operator_keeps_what_operators_promise(dtype: torch.dtype) -> None:
     (query, key, value), _ = drawn(SHAPES[0].values[0], dtype)
     arguments = [each.requires_grad_() for each in (query, key, value)]
     torch.library.opcheck(torch.ops.deepspec.own_block.default, (*arguments, 7, False, 0.3))

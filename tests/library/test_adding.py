@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,7 @@ def named(what: str) -> str:
 
 
 @pytest.mark.parametrize(("what", "files"), [("An algorithm", ALGORITHM), ("A stage", STAGE)])
-def test_the_page_names_each_file(what, files):
+def test_the_page_names_each_file(what: str, files: dict[str, Any]) -> None:
     paragraph = named(what).replace("deepspec/NAME/", "deepspec/toy/")
     for name in files:
         folder = f"`{Path(name).parent}/`"  # a file of its own in a room
@@ -116,7 +117,7 @@ def test_the_page_names_each_file(what, files):
         assert table in paragraph or folder in paragraph or name.endswith("toy/__init__.py"), name
 
 
-def test_a_toy_algorithm_and_a_toy_stage_run_from_prompts_to_release(tmp_path):
+def test_a_toy_algorithm_and_a_toy_stage_run_from_prompts_to_release(tmp_path: Path) -> None:
     tree, folder = tmp_path / "tree", tmp_path / "run"
     shutil.copytree(ROOT / "deepspec", tree / "deepspec", ignore=shutil.ignore_patterns("__pycache__"))
     folder.mkdir()

@@ -41,13 +41,13 @@ def store(tmp_path: Path) -> Store:
 
 def publish(
     store: Store, tmp_path: Path, text: str, inputs: dict[str, ArtifactRef] | None = None, kind: str = "prompts"
-):
+) -> ArtifactRef:
     out = Out(store, kind, "a" * 32, inputs or {}, tmp_path / "scratch")
     out.file("rows.txt").write_text(text)
     return out.publish(First(), 1, {"rows": 1})
 
 
-def test_an_address_is_a_golden_number():
+def test_an_address_is_a_golden_number() -> None:
     told = b'{"inputs":{"target_cache":"c0"},"kind":"draft","spec":{"steps":7},"version":1}'
     expected = hashlib.sha256(told).hexdigest()[:32]
     assert (
@@ -55,27 +55,27 @@ def test_an_address_is_a_golden_number():
     )
 
 
-def test_adding_a_field_with_its_old_behaviour_moves_no_address():
+def test_adding_a_field_with_its_old_behaviour_moves_no_address() -> None:
     assert address_of("draft", 1, First(steps=7), {}) == address_of("draft", 1, Later(steps=7), {})
 
 
-def test_a_changed_default_is_another_address_and_the_old_value_the_old_one():
+def test_a_changed_default_is_another_address_and_the_old_value_the_old_one() -> None:
     assert address_of("draft", 1, Changed(), {}) != address_of("draft", 1, First(), {})
     assert address_of("draft", 1, Changed(steps=5), {}) == address_of("draft", 1, First(), {})
 
 
 @pytest.mark.parametrize("other", [First(steps=6), Nested(inner=First(steps=6))])
-def test_a_changed_field_is_another_address(other):
+def test_a_changed_field_is_another_address(other: Spec) -> None:
     assert address_of("draft", 1, other, {}) != address_of("draft", 1, type(other)(), {})
 
 
-def test_version_kind_and_inputs_enter_the_address():
+def test_version_kind_and_inputs_enter_the_address() -> None:
     given = {"answers": "x"}
     told = [("draft", 1, given), ("draft", 2, given), ("cache", 1, given), ("draft", 1, {"answers": "y"})]
     assert len({address_of(kind, version, First(), inputs) for kind, version, inputs in told}) == 4
 
 
-def test_content_is_a_hash_of_names_and_checksums_only():
+def test_content_is_a_hash_of_names_and_checksums_only() -> None:
     one = {
         "b": FileEntry(key="attempt-1/b", size=1, checksum="xxh3:1"),
         "a": FileEntry(key="k/a", size=2, checksum="xxh3:2"),
@@ -85,7 +85,7 @@ def test_content_is_a_hash_of_names_and_checksums_only():
     assert content_of(one) != content_of({"a": one["a"]})
 
 
-def test_what_is_published_is_read_back(store, tmp_path):
+def test_what_is_published_is_read_back(store: Store, tmp_path: Path) -> None:
     ref = publish(store, tmp_path, "hello")
     artifact = open_artifact(store, ref, tmp_path / "scratch")
     assert artifact.read_bytes("rows.txt") == b"hello"
@@ -94,14 +94,14 @@ def test_what_is_published_is_read_back(store, tmp_path):
     assert is_fresh(store, ref.kind, ref.address, {})
 
 
-def test_an_artifact_without_its_mark_does_not_exist(store, tmp_path):
+def test_an_artifact_without_its_mark_does_not_exist(store: Store, tmp_path: Path) -> None:
     ref = publish(store, tmp_path, "hello")
     store.delete(f"{ref.prefix}/{MANIFEST}")
     with pytest.raises(NotPublishedError, match="not published; run the stage"):
         open_artifact(store, ref, tmp_path)
 
 
-def test_a_lost_file_makes_it_not_fresh_and_the_next_attempt_replaces_the_mark(store, tmp_path):
+def test_a_lost_file_makes_it_not_fresh_and_the_next_attempt_replaces_the_mark(store: Store, tmp_path: Path) -> None:
     ref = publish(store, tmp_path, "hello")
     entry = read_manifest(store, ref.kind, ref.address).files["rows.txt"]
     store.delete(f"{ref.prefix}/{entry.key}")
@@ -111,7 +111,7 @@ def test_a_lost_file_makes_it_not_fresh_and_the_next_attempt_replaces_the_mark(s
     assert again.content == ref.content
 
 
-def test_a_consumer_of_another_content_is_stale(store, tmp_path):
+def test_a_consumer_of_another_content_is_stale(store: Store, tmp_path: Path) -> None:
     old = publish(store, tmp_path, "sampled once")
     consumer = publish(store, tmp_path, "made from it", {"prompts": old}, kind="answers")
     drop_artifact(store, old.kind, old.address)
@@ -122,7 +122,7 @@ def test_a_consumer_of_another_content_is_stale(store, tmp_path):
     assert is_fresh(store, rebuilt.kind, rebuilt.address, {"prompts": new})
 
 
-def test_a_flipped_byte_is_named(store, tmp_path):
+def test_a_flipped_byte_is_named(store: Store, tmp_path: Path) -> None:
     ref = publish(store, tmp_path, "hello")
     path = open_artifact(store, ref, tmp_path).path("rows.txt")
     path.write_text("hellO")
@@ -131,7 +131,7 @@ def test_a_flipped_byte_is_named(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\\b"])
-def test_a_manifest_cannot_name_files_outside_its_folder(store, tmp_path, name):
+def test_a_manifest_cannot_name_files_outside_its_folder(store: Store, tmp_path: Path, name: str) -> None:
     ref = publish(store, tmp_path, "hello")
     manifest = read_manifest(store, ref.kind, ref.address)
     files = {name: manifest.files["rows.txt"]}
@@ -141,7 +141,7 @@ def test_a_manifest_cannot_name_files_outside_its_folder(store, tmp_path, name):
         read_manifest(store, ref.kind, ref.address)
 
 
-def test_every_flipped_bit_of_a_manifest_is_found(store, tmp_path):
+def test_every_flipped_bit_of_a_manifest_is_found(store: Store, tmp_path: Path) -> None:
     ref = publish(store, tmp_path, "hello")
     key = f"{ref.prefix}/{MANIFEST}"
     whole = store.read_bytes(key)
@@ -153,7 +153,7 @@ def test_every_flipped_bit_of_a_manifest_is_found(store, tmp_path):
     assert read_manifest(store, ref.kind, ref.address).content == ref.content
 
 
-def test_a_committed_part_survives_the_attempt_and_the_first_commit_wins(store, tmp_path):
+def test_a_committed_part_survives_the_attempt_and_the_first_commit_wins(store: Store, tmp_path: Path) -> None:
     first = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
     (tmp_path / "one").write_text("one")
     mark = first.commit_part(0, 0, {"shard-00000-part-00000.txt": tmp_path / "one"}, {"rows": 1})
@@ -165,7 +165,7 @@ def test_a_committed_part_survives_the_attempt_and_the_first_commit_wins(store, 
     assert open_artifact(store, ref, tmp_path).read_bytes("shard-00000-part-00000.txt") == b"one"
 
 
-def test_a_part_whose_data_is_lost_is_made_again(store, tmp_path):
+def test_a_part_whose_data_is_lost_is_made_again(store: Store, tmp_path: Path) -> None:
     out = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
     (tmp_path / "one").write_text("one")
     mark = out.commit_part(0, 0, {"p.txt": tmp_path / "one"}, {})
@@ -175,7 +175,7 @@ def test_a_part_whose_data_is_lost_is_made_again(store, tmp_path):
     assert again.parts() == []
 
 
-def test_scratch_is_found_again_by_the_next_attempt_and_gone_after_publishing(store, tmp_path):
+def test_scratch_is_found_again_by_the_next_attempt_and_gone_after_publishing(store: Store, tmp_path: Path) -> None:
     first = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
     (first.scratch / "ledger.jsonl").write_text("row\n")
     second = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
@@ -186,7 +186,7 @@ def test_scratch_is_found_again_by_the_next_attempt_and_gone_after_publishing(st
     assert not second.scratch.exists()
 
 
-def test_exactly_one_of_many_racing_creates_wins(store):
+def test_exactly_one_of_many_racing_creates_wins(store: Store) -> None:
     wins: list[bool] = []
     threads = [
         threading.Thread(target=lambda i=i: wins.append(store.create("race/mark.json", b"%d" % i))) for i in range(16)
@@ -198,18 +198,18 @@ def test_exactly_one_of_many_racing_creates_wins(store):
     assert wins.count(True) == 1
 
 
-def test_keys_cannot_leave_the_root(store):
+def test_keys_cannot_leave_the_root(store: Store) -> None:
     with pytest.raises(StoreError, match="leaves the root"):
         store.write_bytes("../x", b"")
 
 
-def test_a_root_that_cannot_be_written_is_named(tmp_path):
+def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write .*file/store.*check that the root"):
         Store(tmp_path / "file" / "store").check_writable()
 
 
-def test_placement_never_dumps_a_key():
+def test_placement_never_dumps_a_key() -> None:
     placement = Placement.model_validate(
         {
             "endpoints": [

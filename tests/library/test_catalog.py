@@ -21,17 +21,17 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def publish(store, kind, digit, text="x", **inputs: ArtifactRef) -> ArtifactRef:
+def publish(store: Store, kind: str, digit: str, text: str = "x", **inputs: ArtifactRef) -> ArtifactRef:
     out = Out(store, kind, digit * 32, inputs, Path(store.root).parent / "scratch")
     out.file("a.txt").write_text(text)
     return out.publish(Spec(), 1, {})
 
 
-def states(store) -> dict[str, str]:
+def states(store: Store) -> dict[str, str]:
     return {entry.kind: entry.state for entry in catalog(store)}
 
 
-def test_published_partial_stale_and_incomplete(store, tmp_path):
+def test_published_partial_stale_and_incomplete(store: Store, tmp_path: Path) -> None:
     prompts = publish(store, "prompts", "a")
     answers = publish(store, "answers", "b", prompts=prompts)
     publish(store, "target_cache", "c", answers=answers)
@@ -48,7 +48,7 @@ def test_published_partial_stale_and_incomplete(store, tmp_path):
     assert states(store)["target_cache"] == "incomplete"
 
 
-def test_the_rows_of_answers_are_accounted_for(store, tmp_path):
+def test_the_rows_of_answers_are_accounted_for(store: Store, tmp_path: Path) -> None:
     out = Out(store, "answers", "e" * 32, {}, tmp_path)
     for part, (success, error, skipped) in enumerate([(8, 1, 1), (9, 1, 0), (7, 1, 1)]):
         (tmp_path / "p").write_text(f"part {part}")
@@ -62,7 +62,7 @@ def test_the_rows_of_answers_are_accounted_for(store, tmp_path):
     assert (entry.state, entry.note[:38]) == ("incomplete", "success + error + skipped is not input")
 
 
-def test_baseline_moves_what_it_was_to_previous(store):
+def test_baseline_moves_what_it_was_to_previous(store: Store) -> None:
     one, two = publish(store, "release", "1"), publish(store, "release", "2")
     set_ref(store, "baseline", one)
     set_ref(store, "baseline", two)
@@ -71,14 +71,14 @@ def test_baseline_moves_what_it_was_to_previous(store):
     assert set(refs(store)) == {"baseline", "previous"}
 
 
-def test_unknown_refs_and_bad_names_are_named(store):
+def test_unknown_refs_and_bad_names_are_named(store: Store) -> None:
     with pytest.raises(NotPublishedError, match=r"nothing published in .* is called 'x'"):
         find(store, "x")
     with pytest.raises(SpecError, match="no name for a ref"):
         set_ref(store, "../x", publish(store, "draft", "1"))
 
 
-def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store):
+def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store: Store) -> None:
     ref = publish(store, "draft", "1")
     other = publish(store, "scores", "1")
     set_ref(store, "mine", ref)
@@ -90,7 +90,7 @@ def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store):
         find(store, "draft/2")
 
 
-def test_lineage_is_everything_that_it_was_made_from(store):
+def test_lineage_is_everything_that_it_was_made_from(store: Store) -> None:
     prompts = publish(store, "prompts", "a")
     answers = publish(store, "answers", "b", prompts=prompts)
     publish(store, "answers", "c", prompts=prompts)
@@ -100,7 +100,7 @@ def test_lineage_is_everything_that_it_was_made_from(store):
 TARGET = TargetId(config="c", weights="w", tokenizer="t", template="t")
 
 
-def test_the_bytes_that_a_run_finds_in_the_store_are_counted_also_of_parts(store, tmp_path):
+def test_the_bytes_that_a_run_finds_in_the_store_are_counted_also_of_parts(store: Store, tmp_path: Path) -> None:
     specs = {
         "prepare": PrepareSpec(sources=(Source(name="a", digest="b"),)),
         "regenerate": RegenerateSpec(target=TARGET),

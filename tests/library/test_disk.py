@@ -4,6 +4,7 @@ import errno
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ ADVICE = r"free some space there; what is published or committed stays, and the 
     ("error", "full"),
     [(NO_ROOM, True), (FROM_SAFETENSORS, True), (PermissionError(errno.EACCES, "Permission denied"), False)],
 )
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, error: Exception, full: bool):
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, error: Exception, full: bool) -> None:
     wanted = rf"cannot write .*weights: .*(No space|Permission).*; {ADVICE}"
     with pytest.raises(StoreError, match=wanted) as caught, writing(tmp_path / "weights"):
         raise error
@@ -35,7 +36,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, error: Exception
     assert isinstance(caught.value, FullDiskError) is full
 
 
-def test_a_full_disk_is_told_from_other_errors():
+def test_a_full_disk_is_told_from_other_errors() -> None:
     assert is_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
     assert is_full(SafetensorError("I/O error: Disk quota exceeded (os error 122)"))
     assert not is_full(OSError(errno.EIO, "Input/output error"))
@@ -45,7 +46,7 @@ def test_a_full_disk_is_told_from_other_errors():
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_the_folders_are_named_with_the_room_that_is_left(tmp_path: Path):
+def test_the_folders_are_named_with_the_room_that_is_left(tmp_path: Path) -> None:
     with (
         pytest.raises(StoreError, match=rf"cannot write to {tmp_path} \([\d,.]+ MB free\), {tmp_path}/not/yet \("),
         full_disk_named(tmp_path, tmp_path / "not" / "yet", tmp_path),
@@ -53,7 +54,7 @@ def test_the_folders_are_named_with_the_room_that_is_left(tmp_path: Path):
         raise NO_ROOM
 
 
-def stage_that(monkeypatch: pytest.MonkeyPatch, write) -> None:
+def stage_that(monkeypatch: pytest.MonkeyPatch, write: Callable[[Out], object]) -> None:
     """Let every stage do this and nothing else."""
     monkeypatch.setattr(Stage, "run", lambda _: lambda spec, inputs, out, placement, report: write(out))
 
@@ -66,7 +67,9 @@ def run(tmp_path: Path) -> Store:
     return store
 
 
-def test_an_attempt_that_meets_a_full_disk_gives_back_its_files_but_not_its_parts(tmp_path: Path, monkeypatch):
+def test_an_attempt_that_meets_a_full_disk_gives_back_its_files_but_not_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write(out: Out) -> None:
         part = out.scratch / "part"
         part.write_text("committed")
@@ -82,7 +85,9 @@ def test_an_attempt_that_meets_a_full_disk_gives_back_its_files_but_not_its_part
     assert "half" not in files
 
 
-def test_another_error_is_passed_on_as_it_is_and_its_files_stay(tmp_path: Path, monkeypatch):
+def test_another_error_is_passed_on_as_it_is_and_its_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write(out: Out) -> None:
         out.file("half").write_text("x")
         raise IsADirectoryError("something else")
@@ -93,7 +98,7 @@ def test_another_error_is_passed_on_as_it_is_and_its_files_stay(tmp_path: Path, 
     assert [path.name for path in (tmp_path / "store").rglob("half")] == ["half"]
 
 
-def test_a_write_that_fails_leaves_nothing_beside_its_place(tmp_path: Path, monkeypatch):
+def test_a_write_that_fails_leaves_nothing_beside_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")
 
     def half(path: Path, data: bytes) -> None:
@@ -125,7 +130,7 @@ for write in (lambda: save_draft(tiny(), small), lambda: write_tensors({"a": tor
 """
 
 
-def test_a_draft_that_finds_no_room_is_a_named_error(tmp_path: Path):
+def test_a_draft_that_finds_no_room_is_a_named_error(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here: a small disk cannot be mounted")
     script = 'mount -t tmpfs -o size=16k tmpfs "$0" && exec "$@"'

@@ -35,7 +35,7 @@ def publish(store: Store, kind: str, digit: str, spec: Spec | None = None, **inp
     return out.publish(spec or Spec(), 1, {})
 
 
-def test_only_what_no_mark_names_is_dead(store: Store, tmp_path: Path):
+def test_only_what_no_mark_names_is_dead(store: Store, tmp_path: Path) -> None:
     ref = publish(store, "draft", "1")
     killed = Out(store, "draft", "1" * 32, {}, tmp_path / "scratch")
     killed.file("half").write_text("half")
@@ -62,7 +62,7 @@ def test_only_what_no_mark_names_is_dead(store: Store, tmp_path: Path):
     assert Out(store, "draft", "1" * 32, {}, tmp_path / "again").part(0, 0) is not None
 
 
-def test_what_is_young_is_kept(store: Store, tmp_path: Path):
+def test_what_is_young_is_kept(store: Store, tmp_path: Path) -> None:
     killed = Out(store, "draft", "1" * 32, {}, tmp_path / "scratch")
     for name, age in (("old", 7200), ("young", 60)):
         path = killed.file(name)
@@ -72,7 +72,7 @@ def test_what_is_young_is_kept(store: Store, tmp_path: Path):
     assert list(found.keys) == [f"draft/{'1' * 32}/{killed.attempt}/old"]
 
 
-def test_a_named_ref_keeps_all_that_it_was_made_from(store: Store):
+def test_a_named_ref_keeps_all_that_it_was_made_from(store: Store) -> None:
     prompts = publish(store, "prompts", "a")
     first = publish(store, "draft", "b", prompts=prompts)
     second = publish(store, "draft", "c", Continued(continue_from=first.address), prompts=prompts)
@@ -85,7 +85,7 @@ def test_a_named_ref_keeps_all_that_it_was_made_from(store: Store):
     assert store.exists(f"{first.prefix}/manifest.json")
 
 
-def test_without_a_ref_nothing_is_unreferenced(store: Store):
+def test_without_a_ref_nothing_is_unreferenced(store: Store) -> None:
     publish(store, "prompts", "a")
     with pytest.raises(SpecError, match="no named refs, so no artifact is referenced and all would go"):
         find_garbage(store, LATER, unreferenced=True)

@@ -46,7 +46,7 @@ def known(folder: Path) -> Known:
     )  # fmt: skip
 
 
-def test_heads_are_tuned_from_answers_to_a_release(tmp_path):
+def test_heads_are_tuned_from_answers_to_a_release(tmp_path: Path) -> None:
     made = chain.run_chain(tmp_path, target=partial(shipped.write_target, kind="qwen3_5"), parts=parts)
     facts = CacheFacts.model_validate(made["cache"].counts)
     assert facts.layers == (LAST,)
@@ -71,7 +71,7 @@ def readable(made: dict[str, Any]) -> list[str]:
     return [name for name in made["release"].names() if name.endswith(".md")]
 
 
-def test_a_plan_counts_the_one_layer_that_heads_read(tmp_path):
+def test_a_plan_counts_the_one_layer_that_heads_read(tmp_path: Path) -> None:
     chain.write_inputs(tmp_path)
     target = read_target(shipped.write_target(tmp_path / "shipped"))
     plan = build_plan([parts(tmp_path)])
@@ -79,7 +79,7 @@ def test_a_plan_counts_the_one_layer_that_heads_read(tmp_path):
     assert (captured.layers, captured.hidden) == (1, 32)
 
 
-def test_a_target_without_heads_is_named_before_anything_is_spent(tmp_path):
+def test_a_target_without_heads_is_named_before_anything_is_spent(tmp_path: Path) -> None:
     chain.write_inputs(tmp_path)
     found = {each.name: each for each in outcomes(known(tmp_path))}
     assert found["layers"].state == "ok"
@@ -88,7 +88,7 @@ def test_a_target_without_heads_is_named_before_anything_is_spent(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
-def test_a_target_with_heads_passes_the_checks(kind, tmp_path):
+def test_a_target_with_heads_passes_the_checks(kind: str, tmp_path: Path) -> None:
     chain.write_inputs(tmp_path)
     (tmp_path / "target").rename(tmp_path / "other")
     target = shipped.write_target(tmp_path / "target", kind)

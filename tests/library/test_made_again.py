@@ -17,7 +17,7 @@ def states(store: Store) -> dict[str, str]:
     return {entry.kind: entry.state for entry in catalog(store)}
 
 
-def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(tmp_path: Path):
+def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(tmp_path: Path) -> None:
     target, store, scratch = write_target(tmp_path / "target"), Store(tmp_path / "store"), tmp_path / "scratch"
     placement = placement_for(target, scratch, micro_batch=2)
 

@@ -42,7 +42,7 @@ def inline(text: str) -> list[str]:
 
 
 @given(text=TEXTS)
-def test_a_paragraph_is_one_paragraph_of_that_text(text):
+def test_a_paragraph_is_one_paragraph_of_that_text(text: str) -> None:
     kinds = {token.type for token in tokens(paragraph(text))}
     assert kinds <= {"paragraph_open", "inline", "paragraph_close"}
     assert inline(paragraph(text)) == ([words(text)] if words(text) else [])
@@ -50,7 +50,7 @@ def test_a_paragraph_is_one_paragraph_of_that_text(text):
 
 @given(title=TEXTS, cell=TEXTS, head=TEXTS)
 @example(title="x", cell="a | b", head="c | d")
-def test_a_table_has_the_cells_that_it_was_given(title, cell, head):
+def test_a_table_has_the_cells_that_it_was_given(title: str, cell: str, head: str) -> None:
     rows = [{"first": cell, f"x{head}": "y"}, {"first": "z", f"x{head}": 1}]
     document = markdown(f"t {title}", [f"w {cell}"], [Section(title=f"s {head}", texts=[cell], rows=rows)])
     cells = [token.type for token in tokens(document) if token.type in ("th_open", "td_open")]
@@ -60,7 +60,7 @@ def test_a_table_has_the_cells_that_it_was_given(title, cell, head):
 
 
 @given(text=TEXTS.filter(lambda text: bool(words(text))))
-def test_code_shows_the_text_as_it_is(text):
+def test_code_shows_the_text_as_it_is(text: str) -> None:
     (block,) = [token for token in tokens(f"see {code(text)} there") if token.type == "inline"]
     kinds = [child.type for child in block.children or ()]
     assert kinds == ["text", "code_inline", "text"]
@@ -75,10 +75,10 @@ class Shown(HTMLParser):
         self.tags: list[str] = []
         self.text: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.text.append(data)
 
 
@@ -91,7 +91,7 @@ def shown(text: str) -> Shown:
 
 
 @given(text=TEXTS)
-def test_a_page_shows_every_text_and_has_no_tag_of_it(text):
+def test_a_page_shows_every_text_and_has_no_tag_of_it(text: str) -> None:
     if text in ("", "a"):
         return
     assert shown(text).tags == shown("plain").tags
@@ -100,12 +100,12 @@ def test_a_page_shows_every_text_and_has_no_tag_of_it(text):
 
 
 @pytest.mark.parametrize("text", HARD)
-def test_cells_in_the_ui_of_prefect_are_escaped_and_numbers_are_left(text):
+def test_cells_in_the_ui_of_prefect_are_escaped_and_numbers_are_left(text: str) -> None:
     (row,) = as_shown([{"text": text, "number": 1.5, "nothing": None}])
     assert row == {"text": plain(text), "number": 1.5, "nothing": None}
 
 
-def test_readable_text_stays_readable():
+def test_readable_text_stays_readable() -> None:
     for text in (
         "tau_deepspec",
         "95 % interval",

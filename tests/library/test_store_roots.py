@@ -23,7 +23,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("root", WRONG)
-def test_a_root_that_begins_like_a_url_is_refused_by_name(root, tmp_path, monkeypatch):
+def test_a_root_that_begins_like_a_url_is_refused_by_name(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     if WRONG[root] is None:  # one letter is no scheme
         assert Store(root).local
@@ -35,17 +37,17 @@ def test_a_root_that_begins_like_a_url_is_refused_by_name(root, tmp_path, monkey
 
 
 @pytest.mark.parametrize("root", ["./s3:/bucket/x", "a/b:c", "/tmp/a:b", "~/x:y", "data store", "100% [x]"])
-def test_a_folder_may_be_called_anything(root):
+def test_a_folder_may_be_called_anything(root: str) -> None:
     assert Store(root).local
     assert Store(Path(root).absolute()).local
 
 
-def test_a_bucket_is_a_bucket():
+def test_a_bucket_is_a_bucket() -> None:
     assert (Store("s3://bucket/prefix/").root, Store("s3://bucket").local) == ("s3://bucket/prefix", False)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"not json", b'{"kind": 3}', b"\xff"])
-def test_a_damaged_ref_is_named(tmp_path, data):
+def test_a_damaged_ref_is_named(tmp_path: Path, data: bytes) -> None:
     store = Store(tmp_path)
     store.write_bytes("refs/baseline.json", data)
     with pytest.raises(
@@ -54,7 +56,7 @@ def test_a_damaged_ref_is_named(tmp_path, data):
         refs(store)
 
 
-def test_object_storage_that_cannot_be_read_says_what_it_needs(monkeypatch, tmp_path):
+def test_object_storage_that_cannot_be_read_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -62,7 +62,7 @@ def store(endpoint: str, request: pytest.FixtureRequest) -> Store:
     return Store(f"s3://deepspec/{request.node.name}")
 
 
-def test_a_bucket_that_is_not_there_is_refused_for_good(store, tmp_path):
+def test_a_bucket_that_is_not_there_is_refused_for_good(store: Store, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"file")
     with pytest.raises(
         RefusedError, match=r"cannot write s3://none/x/a: .*; there is no bucket none: make it, or"
@@ -72,7 +72,9 @@ def test_a_bucket_that_is_not_there_is_refused_for_good(store, tmp_path):
     assert Store("s3://none/x").list("") == []
 
 
-def test_keys_that_the_server_does_not_know_are_refused_for_good(store, endpoint, monkeypatch):
+def test_keys_that_the_server_does_not_know_are_refused_for_good(
+    store: Store, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server asks for permissions from its next request on, as AWS' own does."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
     asked = httpx.post(f"{endpoint}/moto-api/reset-auth", content=b"0").json()
@@ -97,7 +99,9 @@ def test_keys_that_the_server_does_not_know_are_refused_for_good(store, endpoint
         ("InternalError", None),
     ],
 )
-def test_what_a_server_refuses_for_good_is_told_from_what_may_pass(store, code, told, monkeypatch):
+def test_what_a_server_refuses_for_good_is_told_from_what_may_pass(
+    store: Store, code: str, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the error that s3fs makes of the server's."""
     from botocore.exceptions import ClientError
     from s3fs.errors import translate_boto_error
@@ -112,7 +116,7 @@ def test_what_a_server_refuses_for_good_is_told_from_what_may_pass(store, code, 
     assert raised.value.retryable == (told is None)
 
 
-def test_bytes_ranges_sizes_and_lists(store, tmp_path):
+def test_bytes_ranges_sizes_and_lists(store: Store, tmp_path: Path) -> None:
     store.write_bytes("a/b.bin", b"0123456789")
     (tmp_path / "f").write_bytes(b"file")
     store.put_file(tmp_path / "f", "a/c/d.bin")
@@ -128,7 +132,7 @@ def test_bytes_ranges_sizes_and_lists(store, tmp_path):
         store.read_bytes("a/b.bin")
 
 
-def test_one_of_racing_marks_wins(store):
+def test_one_of_racing_marks_wins(store: Store) -> None:
     wins: list[bool] = []
     threads = [threading.Thread(target=lambda i=i: wins.append(store.create("mark", b"%d" % i))) for i in range(8)]
     for thread in threads:
@@ -138,7 +142,7 @@ def test_one_of_racing_marks_wins(store):
     assert wins.count(True) == 1
 
 
-def test_an_artifact_with_parts_is_published_found_and_read(store, tmp_path):
+def test_an_artifact_with_parts_is_published_found_and_read(store: Store, tmp_path: Path) -> None:
     out = Out(store, "answers", "a" * 32, {}, tmp_path / "scratch")
     (tmp_path / "p").write_text("part")
     out.commit_part(0, 0, {"shard-00000-part-00000.txt": tmp_path / "p"}, {})
@@ -154,7 +158,7 @@ def test_an_artifact_with_parts_is_published_found_and_read(store, tmp_path):
     assert not is_fresh(store, "answers", "a" * 32, {})
 
 
-def test_a_fetched_copy_that_was_damaged_is_fetched_again(store, tmp_path):
+def test_a_fetched_copy_that_was_damaged_is_fetched_again(store: Store, tmp_path: Path) -> None:
     out = Out(store, "answers", "b" * 32, {}, tmp_path / "scratch")
     out.file("rows.txt").write_text("hello")
     ref = out.publish(Spec(), 1, {})
@@ -164,7 +168,7 @@ def test_a_fetched_copy_that_was_damaged_is_fetched_again(store, tmp_path):
         assert open_artifact(store, ref, tmp_path / "here").read_bytes("rows.txt") == b"hello"
 
 
-def test_unfinished_uploads_are_found_by_age_and_given_up(store):
+def test_unfinished_uploads_are_found_by_age_and_given_up(store: Store) -> None:
     client, prefix = boto3.client("s3"), store.root.split("/", 3)[3]
     for key in (f"{prefix}/draft/big", "elsewhere/big"):
         client.create_multipart_upload(Bucket="deepspec", Key=key)
@@ -176,7 +180,9 @@ def test_unfinished_uploads_are_found_by_age_and_given_up(store):
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-def test_an_upload_that_ended_unheard_is_an_upload(store, tmp_path, monkeypatch, arrived):
+def test_an_upload_that_ended_unheard_is_an_upload(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool
+) -> None:
     (tmp_path / "f").write_bytes(b"file")
     put = store._kept.client.put_file
 
@@ -194,6 +200,6 @@ def test_an_upload_that_ended_unheard_is_an_upload(store, tmp_path, monkeypatch,
             store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
 
 
-def test_doctor_tries_every_operation_and_leaves_nothing(store):
+def test_doctor_tries_every_operation_and_leaves_nothing(store: Store) -> None:
     assert operations(store).told == ()
     assert (store.list(""), store.unfinished_uploads()) == ([], ())

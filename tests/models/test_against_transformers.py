@@ -1,9 +1,11 @@
 """Our one block against the decoder layers of transformers: same weights, same numbers."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -11,6 +13,7 @@ from deepspec.attention.attention import KeyValue
 from deepspec.attention.rope import RotaryEmbedding, inverse_frequencies
 from deepspec.families import read
 from deepspec.families.rope import rope
+from deepspec.families.shape import BlockShape
 from deepspec.models.block import Block
 
 SIZES = {
@@ -44,7 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_block_equals_the_layer_of_transformers(name):
+def test_block_equals_the_layer_of_transformers(name: str) -> None:
     config = {**SIZES, "model_type": name, **CASES[name]}
     shape, model = read(config), _random_model(config)
     layers = [_copied(shape.block, layer, offset=1.0 if shape.family == "gemma3" else 0.0) for layer in _layers(model)]
@@ -57,7 +60,7 @@ def test_block_equals_the_layer_of_transformers(name):
     torch.testing.assert_close(got[0], wanted[1], atol=1e-4, rtol=1e-4)  # the last one has the final norm on top
 
 
-def _random_model(config):
+def _random_model(config: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     values = {key: value for key, value in config.items() if key != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **values)).eval()
@@ -73,11 +76,11 @@ def _random_model(config):
     return model
 
 
-def _layers(model):
+def _layers(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(("layers.0", "layers.1"))]
 
 
-def _copied(shape, layer, offset):
+def _copied(shape: BlockShape, layer: nn.Module, offset: float) -> Block:
     block = Block(shape)
     weights = {name: weight + offset if weight.dim() == 1 and offset else weight
                for name, weight in layer.state_dict().items()}  # fmt: skip
@@ -85,7 +88,7 @@ def _copied(shape, layer, offset):
     return block
 
 
-def _through(layers, shape, x):
+def _through(layers: list[Block], shape: BlockShape, x: Tensor) -> list[Tensor]:
     positions = torch.arange(x.shape[1]).expand(x.shape[:2])
     rotation = RotaryEmbedding(shape.rope, shape.head_dim)(positions, x.dtype)
     empty = x.new_zeros(len(x), shape.num_kv_heads, 0, shape.head_dim)
@@ -111,7 +114,7 @@ ROPES = [
 
 
 @pytest.mark.parametrize("values", ROPES, ids=lambda values: values["rope_type"])
-def test_frequencies_equal_those_of_transformers(values):
+def test_frequencies_equal_those_of_transformers(values: dict[str, Any]) -> None:
     values = {**values, "rope_theta": 10000.0}
     config = AutoConfig.for_model("llama", head_dim=32, max_position_embeddings=512, rope_parameters=values)
     wanted, factor = ROPE_INIT_FUNCTIONS[values["rope_type"]](config, None)
@@ -120,7 +123,7 @@ def test_frequencies_equal_those_of_transformers(values):
     assert ours.attention_factor == pytest.approx(factor)
 
 
-def test_cast_model_keeps_its_angles_in_fp32():
+def test_cast_model_keeps_its_angles_in_fp32() -> None:
     rope_shape = SimpleNamespace(theta=10000.0, kind="default", rotary_share=1.0, attention_factor=1.0)
     rotary = RotaryEmbedding(rope_shape, 16).to(torch.bfloat16)
     cos, _ = rotary(torch.tensor([[4001]]), torch.float32)

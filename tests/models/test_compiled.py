@@ -16,7 +16,7 @@ from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
 
 
 @pytest.mark.parametrize("family", TARGETS)
-def test_one_product_gives_every_layers_keys_and_values_and_their_gradients(family):
+def test_one_product_gives_every_layers_keys_and_values_and_their_gradients(family: str) -> None:
     model = pairs.draft(TARGETS[family](), **DRAFTS["dspark"]).double()
     assert isinstance(model, BlockDraft)
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +41,9 @@ def test_one_product_gives_every_layers_keys_and_values_and_their_gradients(fami
     ("backend", "length"),
     [("eager", 150), *(pytest.param("aot_eager", each, marks=pytest.mark.soak) for each in (128, 150))],
 )
-def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(monkeypatch, algorithm, backend, length):
+def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, backend: str, length: int
+) -> None:
     """By the code that a card compiles, masks in ranges; what Triton makes of it is no matter here."""
     monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
     monkeypatch.setattr("deepspec.algorithms.eagle3.form_for", lambda device: "split")
@@ -53,7 +55,7 @@ def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(monkeypatch, algo
     torch.testing.assert_close(compiled[1], plain[1], rtol=1e-3, atol=1e-5 * float(plain[1].abs().max()))
 
 
-def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch):
+def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
     made = []
 
@@ -68,7 +70,9 @@ def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(("algorithm", "length"), [("dspark", 128), ("eagle3", 150)])
-def test_compiled_code_knows_that_attention_is_over_whole_tiles(monkeypatch, algorithm, length):
+def test_compiled_code_knows_that_attention_is_over_whole_tiles(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, length: int
+) -> None:
     """Else the kernel asks in each tile whether it is within them: its backward pass took two thirds longer."""
     for room in ("slots", "eagle3"):
         monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda device: "flex")

@@ -12,7 +12,7 @@ from deepspec.start.initial import initialize
 from tests.given.drafts.learning import TARGETS, tiny
 
 
-def test_a_convolution_by_hand():
+def test_a_convolution_by_hand() -> None:
     """Two channels, one of each group; two taps, three slots; the projection adds x's own two channels to tap 1."""
     convolution = SlotConvolution(size=2, taps=2, group=1, slots=3)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def test_a_convolution_by_hand():
     assert out[0].tolist() == wanted
 
 
-def test_channels_of_a_group_share_what_is_dynamic_and_blocks_do_not_meet():
+def test_channels_of_a_group_share_what_is_dynamic_and_blocks_do_not_meet() -> None:
     convolution = SlotConvolution(size=4, taps=2, group=2, slots=2)
     with torch.no_grad():
         convolution.kernel_projection.weight.fill_(1.0)
@@ -36,7 +36,7 @@ def test_channels_of_a_group_share_what_is_dynamic_and_blocks_do_not_meet():
     assert convolution(x, kernels, 1)[0, :, 0].tolist() == [4.0, 8.0, 4.0, 8.0]  # each block's first slot reads itself
 
 
-def test_fewer_slots_than_a_block_are_one_block():
+def test_fewer_slots_than_a_block_are_one_block() -> None:
     convolution = SlotConvolution(size=2, taps=3, group=1, slots=5)
     torch.nn.init.normal_(convolution.base_kernel)
     x = torch.randn(2, 5, 2)
@@ -44,7 +44,7 @@ def test_fewer_slots_than_a_block_are_one_block():
     torch.testing.assert_close(convolution(x[:, :2], convolution.kernels(x[:, :2]), 0), whole[:, :2])
 
 
-def test_a_fresh_convolved_block_is_one_without():
+def test_a_fresh_convolved_block_is_one_without() -> None:
     draft = tiny("dflash2")
     initialize(draft, seed=3)
     plain = Block(read(TARGETS["qwen3"]).block)
@@ -56,7 +56,7 @@ def test_a_fresh_convolved_block_is_one_without():
     torch.testing.assert_close(convolved(x, rotation, none, None), plain(x, rotation, none, None))
 
 
-def test_a_selector_by_hand():
+def test_a_selector_by_hand() -> None:
     """Rank 2, h = (1, 2), H the identity: P[u] = (3, 4) makes (3, 8), of which S = (1, 1) and (0, 2) make 11 and 16."""
     selector = CandidateSelector(vocab_size=3, rank=2, hidden_size=2)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_selector_by_hand():
     assert found.tolist() == [[11.0, 16.0]]
 
 
-def test_a_fresh_selector_leaves_the_drafts_own_order():
+def test_a_fresh_selector_leaves_the_drafts_own_order() -> None:
     draft = tiny("dflash2")
     initialize(draft, seed=3)
     found = draft.candidate_selector(torch.randn(4, 16), torch.arange(4), torch.arange(20).view(4, 5))

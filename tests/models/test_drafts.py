@@ -1,24 +1,27 @@
 """Drafts as decoding uses them: piece by piece with a cache, the same numbers as in one pass."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.slots import backbone, previous_tokens
 from deepspec.attention.attention import KeyValue
 from deepspec.formats.recipe import Objective
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHead
-from deepspec.records.batch import collate
+from deepspec.records.batch import Batch, Record, collate
 from deepspec.start.initial import initialize
 from tests.given.drafts.learning import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def _supervise(model, records):
+def _supervise(model: BlockDraft | EagleDraft, records: list[Record]) -> tuple[Batch, Any]:
     batch = collate(records)
     objective = Objective(num_anchors=5, ttt_length=3)
     algorithm = ALGORITHMS[model.config.algorithm]
@@ -26,7 +29,7 @@ def _supervise(model, records):
 
 
 @pytest.mark.parametrize("target", ["qwen3", "gemma4", "gemma3"])
-def test_block_by_block_with_a_growing_cache_equals_training_form(target):
+def test_block_by_block_with_a_growing_cache_equals_training_form(target: str) -> None:
     model = tiny(target=target).eval()
     batch, supervision = _supervise(model, four_records())
     with torch.no_grad():
@@ -37,7 +40,7 @@ def test_block_by_block_with_a_growing_cache_equals_training_form(target):
             torch.testing.assert_close(got, wanted[row, number], **CLOSE)
 
 
-def _propose(model, batch, row, anchor):
+def _propose(model: BlockDraft, batch: Batch, row: int, anchor: int) -> Tensor:
     """Return the states of one block, its context cached in two pieces."""
     hidden = batch.hidden[row : row + 1, :anchor]
     caches = None
@@ -49,7 +52,7 @@ def _propose(model, batch, row, anchor):
     return model(ids, anchor + torch.arange(4)[None], caches, None)[0]
 
 
-def test_ragged_rows_decode_together():
+def test_ragged_rows_decode_together() -> None:
     """Two rows with contexts of different length, padded on the right, hidden by the mask: each as if alone."""
     model = tiny().eval()
     batch = collate(four_records()[:2])
@@ -66,7 +69,7 @@ def test_ragged_rows_decode_together():
             torch.testing.assert_close(got[row], _propose(model, batch, row, anchor), **CLOSE)
 
 
-def test_eagle_step_by_step_with_a_cache_equals_training_form():
+def test_eagle_step_by_step_with_a_cache_equals_training_form() -> None:
     model = tiny("eagle3").eval()
     batch = collate([record("a", 12, range(3, 12))])
     with torch.no_grad():
@@ -85,14 +88,14 @@ def test_eagle_step_by_step_with_a_cache_equals_training_form():
                 torch.testing.assert_close(state[0, 0], wanted[step, start], **CLOSE)
 
 
-def test_cache_is_cut_back():
+def test_cache_is_cut_back() -> None:
     cache = KeyValue(torch.arange(6.0).view(1, 1, 3, 2), torch.arange(6.0).view(1, 1, 3, 2))
     assert len(cache.append(cache)) == 6
     assert torch.equal(cache.append(cache).cut(3).key, cache.key)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_slot_by_slot_equals_the_whole_block(name):
+def test_slot_by_slot_equals_the_whole_block(name: str) -> None:
     model = tiny(**HEADS[name])
     batch, supervision = _supervise(model, four_records())
     hidden = torch.randn(len(supervision.keep), 4, SIZE)
@@ -109,14 +112,14 @@ def test_slot_by_slot_equals_the_whole_block(name):
         torch.testing.assert_close(bias, whole[:, slot])
 
 
-def _filled(head, value=1.0):
+def _filled(head: nn.Module, value: float = 1.0) -> Any:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.fill_(value)
     return head
 
 
-def test_markov_biases_by_hand():
+def test_markov_biases_by_hand() -> None:
     """Rank 1, hidden 1, every weight 1, every bias of a projection 1, W1[x] = 1, h = 2."""
     token, hidden = torch.tensor([0]), torch.tensor([[2.0]])
     bias, _ = _filled(MarkovHead(1, 1, 1)).step(token, hidden, torch.zeros(1, 1))
@@ -130,7 +133,7 @@ def test_markov_biases_by_hand():
     assert state.item() == pytest.approx((1 - keep) * math.tanh(4), rel=1e-5)
 
 
-def test_fresh_draft_starts_with_logits_of_deviation_one_and_no_markov_bias():
+def test_fresh_draft_starts_with_logits_of_deviation_one_and_no_markov_bias() -> None:
     model = tiny()
     model.lm_head.weight.data *= 30
     initialize(model, seed=0)
@@ -144,14 +147,14 @@ def test_fresh_draft_starts_with_logits_of_deviation_one_and_no_markov_bias():
     assert not torch.equal(first, model.fc.weight)
 
 
-def test_embedding_is_scaled_and_logits_are_capped():
+def test_embedding_is_scaled_and_logits_are_capped() -> None:
     model = tiny(target="gemma4")
     torch.testing.assert_close(model.embed(torch.tensor([1])), model.embed_tokens.weight[1:2] * 4)  # √16
     assert model.head(1000 * torch.ones(1, SIZE)).abs().max() <= 8
     assert model.config.vocab_size == VOCAB
 
 
-def test_target_parts_stay_frozen():
+def test_target_parts_stay_frozen() -> None:
     names = {name for name, _ in tiny().trainable()}
     assert "embed_tokens.weight" not in names
     assert "lm_head.weight" not in names

@@ -19,7 +19,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, **_: object) -> tuple[T
     return query * 2, Beside(query.sum(-1))
 
 
-def test_a_shape_beyond_those_that_are_compiled_is_an_error_and_never_dense(monkeypatch):
+def test_a_shape_beyond_those_that_are_compiled_is_an_error_and_never_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every length is a kind of its own here; torch's own answer to the ninth is to go on uncompiled."""
     monkeypatch.setattr(flex, "COMPILATIONS", 8)
     flex._compiled.cache_clear()
@@ -38,7 +38,7 @@ def test_a_shape_beyond_those_that_are_compiled_is_an_error_and_never_dense(monk
     torch._dynamo.reset()
 
 
-def test_heads_that_the_kernel_does_not_take_are_refused_by_their_size():
+def test_heads_that_the_kernel_does_not_take_are_refused_by_their_size() -> None:
     flex.check_heads(16)
     with pytest.raises(TrainingError, match=r"heads of 8, .* takes none below 16: train it with --device cpu"):
         flex.check_heads(8)

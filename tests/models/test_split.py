@@ -1,9 +1,13 @@
 """Attention over a range of the context and over own entries, merged, is attention over both."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -20,13 +24,13 @@ def inputs(rows: int, queries: int, keys: int, seed: int = 0) -> tuple[torch.Ten
     return tuple(torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
 
 
-def test_two_halves_merge_to_the_whole_by_hand():
+def test_two_halves_merge_to_the_whole_by_hand() -> None:
     one, two = torch.tensor([[[[2.0]]]]), torch.tensor([[[[6.0]]]])
     normalisers = torch.log(torch.tensor([[[3.0]]])), torch.log(torch.tensor([[[1.0]]]))
     assert merged([(one, normalisers[0]), (two, normalisers[1])]).item() == pytest.approx((3 * 2 + 1 * 6) / 4)
 
 
-def test_dense_attention_is_that_of_torch_and_reads_nothing_where_nothing_is_seen():
+def test_dense_attention_is_that_of_torch_and_reads_nothing_where_nothing_is_seen() -> None:
     query, key, value = inputs(2, 5, 7)
     seen = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(1)) < 0.6
     seen[0, 0, 3] = False
@@ -38,7 +42,7 @@ def test_dense_attention_is_that_of_torch_and_reads_nothing_where_nothing_is_see
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_blocks_that_split_read_and_learn_as_dense_ones(seed):
+def test_blocks_that_split_read_and_learn_as_dense_ones(seed: int) -> None:
     """Two rows, one of them with two samples; an anchor at its sample's first token; dummy blocks."""
     starts = torch.tensor([[0, 0, 0, 0], [0, 5, 5, 0]])
     anchors = torch.tensor([[0, 2, 9, 11], [3, 5, 8, 0]])
@@ -49,14 +53,16 @@ def test_blocks_that_split_read_and_learn_as_dense_ones(seed):
 
 
 @pytest.mark.parametrize("step", [0, 1, 4])
-def test_steps_that_split_read_and_learn_as_dense_ones(step):
+def test_steps_that_split_read_and_learn_as_dense_ones(step: int) -> None:
     starts = torch.tensor([[0] * 8, [0] * 3 + [3] * 5])
     ends = torch.tensor([[8] * 8, [3] * 3 + [8] * 5])
     inside = torch.arange(8) < ends - step
     held_to(*inputs(2, 8, 8 * (step + 1)), steps_mask, (starts, ends, step), inside)
 
 
-def held_to(query, key, value, mask, arguments, real):
+def held_to(
+    query: Tensor, key: Tensor, value: Tensor, mask: Callable[..., Any], arguments: tuple[Any, ...], real: Tensor
+) -> None:
     """Hold outputs and gradients of the split form to those of the dense one, where a query is real."""
     found = []
     for form in ("dense", "split"):
@@ -70,7 +76,7 @@ def held_to(query, key, value, mask, arguments, real):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_tiles_are_those_that_the_dense_mask_gives(data):
+def test_tiles_are_those_that_the_dense_mask_gives(data: st.DataObject) -> None:
     queries, context = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
     edge = st.integers(0, context)
     pairs = st.lists(st.tuples(edge, edge), min_size=queries, max_size=queries)
@@ -88,11 +94,11 @@ def test_tiles_are_those_that_the_dense_mask_gives(data):
     assert torch.equal(made.full_kv_num_blocks, wanted.full_kv_num_blocks)
 
 
-def tiles(counts, indices, seen):
+def tiles(counts: Tensor, indices: Tensor, seen: Tensor) -> set[tuple[int, int]]:
     return {(n, int(m)) for n in range(counts.shape[2]) for m in indices[0, 0, n, : int(counts[0, 0, n])]}
 
 
-def whole_tiles(seen):
+def whole_tiles(seen: Tensor) -> set[tuple[int, int]]:
     rows = range(0, seen.shape[0], TILE)
     columns = range(0, seen.shape[1], TILE)
     return {

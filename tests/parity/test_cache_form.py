@@ -33,7 +33,7 @@ def folders() -> list[object]:
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_public_records_hold_what_they_were_made_from(folder: Path):
+def test_public_records_hold_what_they_were_made_from(folder: Path) -> None:
     source = load_file(folder / "source.safetensors")
     cache = PublicCache(folder / "cache_dir")
     assert len(cache) == json.loads((folder / "expected.json").read_text())["num_samples"]
@@ -46,7 +46,7 @@ def test_public_records_hold_what_they_were_made_from(folder: Path):
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_collated_batches_agree(folder: Path):
+def test_collated_batches_agree(folder: Path) -> None:
     expected = load_file(folder / "collated_0_3.safetensors")
     cache = PublicCache(folder / "cache_dir")
     batch = collate([cache.record(0), cache.record(3)])
@@ -59,7 +59,7 @@ def test_collated_batches_agree(folder: Path):
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Path):
+def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Path) -> None:
     manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
     place = golden_target(manifest["target_model_name_or_path"])
     public, store = PublicCache(folder / "cache_dir"), Store(tmp_path / "root")
@@ -76,7 +76,7 @@ def test_import_keeps_every_state_that_training_reads(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_public_states_are_what_we_capture(folder: Path):
+def test_public_states_are_what_we_capture(folder: Path) -> None:
     """The same layers, concatenated in the same order, the last one after the final norm; theirs ran in bf16."""
     manifest = json.loads((folder / "cache_dir" / "manifest.json").read_text())
     target = load_target(golden_target(manifest["target_model_name_or_path"]), "bfloat16")

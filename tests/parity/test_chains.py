@@ -3,12 +3,16 @@
 Their rows are shifted: row i of a document is our position i. Their drawn entries are replayed.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from deepspec.algorithms.chains import entries, supervised_places
+from deepspec.algorithms.chains import ChainSupervision, entries, supervised_places
 from deepspec.algorithms.peagle import PEagle
+from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import ParallelProposer
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
@@ -20,7 +24,7 @@ CASES = golden2.cases(
 )
 
 
-def setting(case):
+def setting(case: Path) -> tuple[PEagle, EagleDraft, Batch, ChainSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     batch, model = theirs.read_documents(case), theirs.read_draft(case)
     objective, drawn = theirs.objective_of(case), golden2.tensors(case, "batch.safetensors")
@@ -32,7 +36,7 @@ def setting(case):
     return PEagle(), model, batch, PEagle().supervise_chains(model.config, objective, batch, chains)
 
 
-def paired(case, batch, supervision):
+def paired(case: Path, batch: Batch, supervision: ChainSupervision) -> tuple[list[int], list[int]]:
     """Return where each of their entries that is no padding lies among theirs, and among ours."""
     drawn, places = golden2.tensors(case, "batch.safetensors"), theirs.shifted_rows(batch)
     ours = {pair: place for place, pair in enumerate(zip(
@@ -44,14 +48,14 @@ def paired(case, batch, supervision):
 
 
 @pytest.fixture(params=["dense", "split", "flex"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_every_entry(case):
+def test_every_entry(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     real, ours = paired(case, batch, supervision)
@@ -64,14 +68,14 @@ def test_every_entry(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def with_gradients(request, monkeypatch):
+def with_gradients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same; uncompiled, flex_attention has no backward pass on a CPU."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("with_gradients")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_all_depths(case):
+def test_loss_of_all_depths(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told, metrics = golden2.expected(case), golden2.expected(case)["metrics"]
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -83,12 +87,12 @@ def test_loss_of_all_depths(case):
 
 @pytest.mark.usefixtures("with_gradients")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch = theirs.read_draft(case).eval(), theirs.read_documents(case)
     wanted, starts = golden2.tensors(case, "expected.safetensors"), [start for _, start, _ in batch.spans()]
     proposer = ParallelProposer(model)

@@ -77,7 +77,7 @@ def name(value: object) -> str | None:
 @pytest.mark.parametrize(
     ("run", "batch"), [*((run, 8) for run in RUNS), *((run, 1) for run in FIRST.values())], ids=name
 )
-def test_rounds_are_those_of_the_public_evaluator(run: Path, batch: int):
+def test_rounds_are_those_of_the_public_evaluator(run: Path, batch: int) -> None:
     for ours, theirs in zip(decoded(run, batch), read(run)["samples"], strict=True):
         assert [*theirs["prompt_ids"], *ours.tokens][: len(theirs["output_ids"])] == theirs["output_ids"]
         assert [each.proposed for each in ours.rounds] == theirs["proposal_lengths"]
@@ -90,7 +90,7 @@ def test_rounds_are_those_of_the_public_evaluator(run: Path, batch: int):
 
 
 @pytest.mark.parametrize("run", RUNS, ids=name)
-def test_metrics_counted_their_way_are_theirs(run: Path):
+def test_metrics_counted_their_way_are_theirs(run: Path) -> None:
     expected = read(run)
     summary, row = expected["metric_summary"], expected["metrics_row"]
     slots = len(summary["proposals_at_pos"])
@@ -142,7 +142,7 @@ JUDGED = sorted(run for run in (root() or Path()).glob("eval/*/*.json") if "conf
 
 
 @pytest.mark.parametrize("run", JUDGED, ids=name)
-def test_calibration_of_the_same_confidences_is_theirs(run: Path):
+def test_calibration_of_the_same_confidences_is_theirs(run: Path) -> None:
     """ECE and AUROC jump where a confidence crosses the edge of a bin, so both sides judge what the run wrote down.
 
     The public AUROC ranks in a thousand bins, ours exactly. Held against it is ours of the same bins: where
@@ -167,7 +167,7 @@ def test_calibration_of_the_same_confidences_is_theirs(run: Path):
 
 
 @pytest.mark.parametrize("run", [run for run in RUNS if "confidence_row" in read(run)], ids=name)
-def test_what_does_not_jump_is_theirs_of_our_own_confidences_too(run: Path):
+def test_what_does_not_jump_is_theirs_of_our_own_confidences_too(run: Path) -> None:
     ours = {each.position - 1: each for each in calibration(decoded(run, 8)) if each.count}
     for golden in read(run)["confidence_row"]["per_position"]:
         mine = ours[golden["position"]]
@@ -177,6 +177,6 @@ def test_what_does_not_jump_is_theirs_of_our_own_confidences_too(run: Path):
 
 
 @pytest.mark.parametrize("run", [run for run in RUNS if "target_greedy_ids" in read(run)["samples"][0]], ids=name)
-def test_greedy_output_is_the_targets_own(run: Path):
+def test_greedy_output_is_the_targets_own(run: Path) -> None:
     for ours, theirs in zip(decoded(run, 8), read(run)["samples"], strict=True):
         assert [*theirs["prompt_ids"], *ours.tokens][: len(theirs["output_ids"])] == theirs["target_greedy_ids"]

@@ -14,11 +14,11 @@ def unread() -> list[object]:
 
 
 @pytest.mark.parametrize("kind", unread())
-def test_every_kind_of_case_is_read(kind):
+def test_every_kind_of_case_is_read(kind: str) -> None:
     if kind in golden2.WAITING:
         pytest.skip(f"cases of {kind} are not read: {golden2.WAITING[kind]}")
     assert kind in golden2.KINDS, f"no test reads cases of {kind}; write one, and name it in tests/given/golden2.py"
 
 
-def test_nothing_waits_that_is_read():
+def test_nothing_waits_that_is_read() -> None:
     assert not set(golden2.KINDS) & set(golden2.WAITING)

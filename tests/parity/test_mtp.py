@@ -4,16 +4,18 @@ Their rows are ours: nothing is shifted. They train a step without the entries o
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.eagle3 import EagleSupervision, steps
 from deepspec.algorithms.mtp import Mtp
 from deepspec.formats.recipe import Objective
 from deepspec.forms import heads
+from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import EagleProposer
-from deepspec.records.batch import Record, collate_rows, supervises
+from deepspec.records.batch import Batch, Record, collate_rows, supervises
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
@@ -23,7 +25,7 @@ from tests.parity.test_training import LOGITS, LOSS
 CASES = golden2.cases("mtp", wanted=("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors"))
 
 
-def read_documents(case):
+def read_documents(case: Path) -> Batch:
     """Return the documents of a case in one row; that their last states are no target's is nothing to the loss."""
     tensors, records = golden2.tensors(case, "batch.safetensors"), []
     for number in range(sum(name.endswith(".input_ids") for name in tensors)):
@@ -35,7 +37,7 @@ def read_documents(case):
     return collate_rows([records])
 
 
-def setting(case):
+def setting(case: Path) -> tuple[Mtp, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
     objective = Objective(convention="speculators", ttt_length=told["num_speculative_steps"], step_decay=told["beta"])
@@ -44,7 +46,7 @@ def setting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits_of_every_step(case):
+def test_states_and_logits_of_every_step(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -58,14 +60,14 @@ def test_states_and_logits_of_every_step(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_every_step(case):
+def test_loss_of_every_step(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     assert supervision.step_weights.tolist() == pytest.approx(told["call_args"]["step_weights"])
@@ -78,7 +80,7 @@ def test_loss_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
 
     class Named:
@@ -99,7 +101,7 @@ def test_gradients(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
         theirs.read_draft(case).eval(),
         read_documents(case),
@@ -118,7 +120,7 @@ def test_greedy_proposals(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_by_default_a_step_sees_the_steps_before_it_as_decoding_does(case):
+def test_by_default_a_step_sees_the_steps_before_it_as_decoding_does(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     with torch.no_grad():
         theirs_, ours = (steps(model, batch, supervision.supervised.shape[1], alone=alone) for alone in (True, False))

@@ -1,8 +1,11 @@
 """Muon against golden numbers of speculators: which parameters it takes, every step of weights and momentum."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepspec.optimizers.muon import MasterMuon
 from deepspec.steps.ranks import Ranks
@@ -14,7 +17,7 @@ CLOSE = {"momentum": 1e-6, "adamw": 1e-6, "muon": 2e-3}
 """Largest absolute difference; bf16 products of other kernels may round otherwise."""
 
 
-def model_of(batch):
+def model_of(batch: Mapping[str, Tensor]) -> nn.Module:
     """Return a module whose parameters have the names and values of a case."""
     model = nn.Module()
     for name, value in batch.items():
@@ -30,7 +33,7 @@ def model_of(batch):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_step(case):
+def test_every_step(case: Path) -> None:
     told, batch = golden2.expected(case), golden2.tensors(case, "batch.safetensors")
     wanted, config = golden2.tensors(case, "expected.safetensors"), golden2.expected(case)["config"]
     model = model_of(batch)

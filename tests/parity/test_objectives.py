@@ -1,9 +1,11 @@
 """Terms of the loss against golden numbers of speculators: rows, gradients, weights of slots, reductions."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.losses.chunked import chunked_loss
@@ -17,12 +19,12 @@ EDGE = 1e-5
 CASES = golden2.cases("losses", wanted=("batch.safetensors", "expected.json", "expected.safetensors"))
 
 
-def terms_of(name):
+def terms_of(name: str) -> Terms:
     kind, _, sharpness = name.partition("_eta")
     return Terms(**theirs.TERMS[kind], **{"lk_sharpness": float(sharpness)} if sharpness else {})
 
 
-def rows_of(case, weights=None):
+def rows_of(case: Path, weights: Tensor | None = None) -> tuple[Rows, Head, Tensor]:
     """Return the rows of a case: with an identity for a head, states are logits."""
     batch = golden2.tensors(case, "batch.safetensors")
     count, vocab = batch["logits"].shape
@@ -34,13 +36,13 @@ def rows_of(case, weights=None):
     return rows, Head(weight=torch.eye(vocab)), batch["loss_mask"].bool()
 
 
-def losses_of(case):
+def losses_of(case: Path) -> list[str]:
     """Return the names of the terms that a case tells numbers of."""
     return sorted(name.removeprefix("row.") for name in golden2.tensors(case, "expected.safetensors") if "row." in name)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_rows_and_their_gradients(case):
+def test_rows_and_their_gradients(case: Path) -> None:
     wanted = golden2.tensors(case, "expected.safetensors")
     assert losses_of(case)
     for name in losses_of(case):
@@ -54,12 +56,12 @@ def test_rows_and_their_gradients(case):
         torch.testing.assert_close(grad[: len(first)], first, rtol=1e-4, atol=2e-6, msg=name)
 
 
-def _one(rows, row):
+def _one(rows: Rows, row: int) -> Rows:
     return Rows(hidden=rows.hidden[[row]], labels=None, weights=torch.ones(1), target=rows.target[[row]],
                 target_index=torch.tensor([0]))  # fmt: skip
 
 
-def weights_of(case, name, mask, size):
+def weights_of(case: Path, name: str, mask: Tensor, size: int) -> Tensor:
     """Return the weights of the slots that a weighting names."""
     kind, _, rest = name.partition("_")
     if kind == "none":
@@ -75,7 +77,7 @@ def weights_of(case, name, mask, size):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_reductions_by_every_weighting(case):
+def test_reductions_by_every_weighting(case: Path) -> None:
     told, wanted = golden2.expected(case), golden2.tensors(case, "expected.safetensors")
     _, _, mask = rows_of(case)
     assert told["totals"]
@@ -90,7 +92,7 @@ def test_reductions_by_every_weighting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_compounds_of_terms(case):
+def test_compounds_of_terms(case: Path) -> None:
     told = golden2.expected(case)
     for key in (key for key in told if key.startswith("compound_")):
         parts = [part for part in key.removeprefix("compound_").split("_") if part[-1].isdigit()]
@@ -107,7 +109,7 @@ def test_compounds_of_terms(case):
         )
 
 
-def reduced(case, terms, weights):
+def reduced(case: Path, terms: Terms, weights: Tensor) -> tuple[float, float]:
     """Return loss and norm of the gradient by their reduction: Σ m·w·ℓ / (Σ m + ε)."""
     rows, head, mask = rows_of(case, weights)
     masked = Rows(hidden=rows.hidden, labels=None, weights=mask * weights / (mask.sum() + EDGE), target=rows.target,

@@ -7,7 +7,7 @@ from deepspec.algorithms.anchors import candidates, choose_anchors
 from tests.given import golden
 
 
-def test_anchors_replay():
+def test_anchors_replay() -> None:
     draws = golden.expected(golden.path("misc"))["anchor_sampler"]
     assert draws
     for draw in draws:
@@ -21,7 +21,7 @@ def test_anchors_replay():
 
 
 @pytest.mark.parametrize("num_anchors", [1, 3])
-def test_lowest_scores_win_and_positions_ascend(num_anchors):
+def test_lowest_scores_win_and_positions_ascend(num_anchors: int) -> None:
     wanted = torch.tensor([[True, True, False, True]])
     anchors, keep = choose_anchors(wanted, torch.tensor([[0.5, 0.1, 0.0, 0.2]]), num_anchors)
     assert anchors.tolist() == [[1], [0, 1, 3]][num_anchors // 2 : num_anchors // 2 + 1]

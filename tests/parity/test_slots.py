@@ -1,17 +1,25 @@
 """Drafts of blocks against golden numbers of speculators: forward, masks, loss, gradients, proposals."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.blocks import slot_rows
+from deepspec.algorithms.base import Algorithm
+from deepspec.algorithms.blocks import BlockAlgorithm, slot_rows
 from deepspec.algorithms.masks import Blocks, blocks_mask
 from deepspec.algorithms.rows import head_of
 from deepspec.algorithms.selector import selector_loss
-from deepspec.algorithms.slots import RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
+from deepspec.algorithms.slots import BlockSupervision, RealBlocks, backbone, block_inputs, previous_tokens, real_blocks
 from deepspec.algorithms.xpress import guesses
 from deepspec.losses.chunked import chunked_loss
-from deepspec.proposers.propose import BlockProposer, Correction
+from deepspec.models.draft import BlockDraft, Draft
+from deepspec.proposers.propose import BlockProposer, BlockRows, Correction
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import GRADIENT
@@ -22,7 +30,7 @@ FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.sa
 CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)
 
 
-def setting(case):
+def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told, tensors = golden2.expected(case)["call_args"], golden2.tensors(case, "batch.safetensors")
     model, batch = theirs.read_draft(case), theirs.read_batch(case)
@@ -44,13 +52,13 @@ def setting(case):
     return algorithm, model, batch, algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
 
 
-def real_only(supervision, values):
+def real_only(supervision: BlockSupervision, values: Tensor) -> Tensor:
     """Return the golden values of blocks that are no dummies."""
     return values[supervision.keep[0]]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_masks_and_what_is_supervised(case):
+def test_masks_and_what_is_supervised(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised[0], wanted["aligned_loss_mask"].bool())
@@ -68,7 +76,7 @@ def test_masks_and_what_is_supervised(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits(case):
+def test_states_and_logits(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -94,7 +102,7 @@ def test_states_and_logits(case):
 
 
 @pytest.mark.parametrize("case", golden2.cases("xpress", wanted=FILES))
-def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case):
+def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = real_only(supervision, golden2.tensors(case, "expected.safetensors")["round_argmax"].transpose(0, 1))
     states = backbone(model, batch, supervision)
@@ -105,14 +113,14 @@ def test_what_a_refiner_says_in_each_pass_over_its_own_guesses(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_metrics(case):
+def test_loss_and_metrics(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -140,7 +148,7 @@ def test_loss_and_metrics(case):
 
 
 @pytest.mark.parametrize("case", golden2.cases("dflash2", wanted=FILES))
-def test_candidates_and_what_the_selector_makes_of_them(case):
+def test_candidates_and_what_the_selector_makes_of_them(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     rows, extra = slot_rows(model, batch, supervision, backbone(model, batch, supervision))
@@ -156,11 +164,11 @@ def test_candidates_and_what_the_selector_makes_of_them(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
-def check_gradients(case, algorithm, model, batch, supervision):
+def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch, supervision: Any) -> None:
     """Compare the gradient of every parameter by norm and by sum of absolute values, and in full where it is given."""
     told = golden2.expected(case)
     algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
@@ -176,7 +184,7 @@ def check_gradients(case, algorithm, model, batch, supervision):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch = theirs.read_draft(case).eval(), theirs.read_batch(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -197,7 +205,9 @@ def test_greedy_proposals(case):
                 check_scores(model, rows, batch.input_ids[:, anchor], wanted, number)
 
 
-def check_passes(model, rows, current, wanted, number):
+def check_passes(
+    model: BlockDraft, rows: BlockRows, current: Tensor, wanted: Mapping[str, Tensor], number: int
+) -> None:
     """Compare the tokens after each pass over the whole block, which come to those of one slot after another."""
     told, states, before = wanted["proposal.tokens_per_pass"][:, number], rows.states(current), rows.before(current)
     torch.testing.assert_close(states[0], wanted["proposal.hidden"][number], **LOGITS)
@@ -208,7 +218,9 @@ def check_passes(model, rows, current, wanted, number):
         assert torch.equal(done[0, model.config.first_slot + 1 :], tokens[:-1])
 
 
-def check_scores(model, rows, current, wanted, number):
+def check_scores(
+    model: BlockDraft, rows: BlockRows, current: Tensor, wanted: Mapping[str, Tensor], number: int
+) -> None:
     """Compare what the selector says of each slot's candidates along the greedy path."""
     first = model.config.first_slot
     states = rows.states(current)

@@ -4,14 +4,16 @@ Their rows are shifted: row i of a document is our position i. Targets of the la
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from deepspec.algorithms.eagle3 import Eagle3, steps
+from deepspec.algorithms.eagle3 import Eagle3, EagleSupervision, steps
 from deepspec.models.config import EagleNorms
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import EagleDraft, build_draft
 from deepspec.proposers.eagle import EagleProposer
+from deepspec.records.batch import Batch
 from tests.given import golden2
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import GRADIENT
@@ -24,7 +26,7 @@ CASES = golden2.cases(
 )
 
 
-def setting(case):
+def setting(case: Path) -> tuple[Eagle3, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
     batch, model = theirs.read_documents(case), theirs.read_draft(case)
@@ -33,7 +35,7 @@ def setting(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_states_and_logits_of_every_step(case):
+def test_states_and_logits_of_every_step(case: Path) -> None:
     _, model, batch, supervision = setting(case)
     wanted, rows = golden2.tensors(case, "expected.safetensors"), theirs.shifted_rows(batch)
     count = len(rows)
@@ -50,14 +52,14 @@ def test_states_and_logits_of_every_step(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_loss_of_every_step(case):
+def test_loss_of_every_step(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
     told = golden2.expected(case)
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -71,12 +73,12 @@ def test_loss_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", CASES)
-def test_gradients(case):
+def test_gradients(case: Path) -> None:
     check_gradients(case, *setting(case))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_combination_of_norms(case):
+def test_every_combination_of_norms(case: Path) -> None:
     told, wanted = golden2.expected(case), golden2.tensors(case, "expected.safetensors")
     algorithm, model, batch, supervision = setting(case)
     added = {
@@ -95,7 +97,7 @@ def test_every_combination_of_norms(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_greedy_proposals(case):
+def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
         theirs.read_draft(case).eval(),
         theirs.read_documents(case),

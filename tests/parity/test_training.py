@@ -1,5 +1,8 @@
 """Training against golden numbers: inputs, masks, logits, confidences, loss terms, metrics and gradients."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ LOSS = 1e-5
 
 
 @pytest.mark.parametrize("case", BLOCK_CASES)
-def test_block_inputs_labels_and_masks(case):
+def test_block_inputs_labels_and_masks(case: Path) -> None:
     _, model, batch, supervision = block_setting(case)
     wanted = golden.tensors(case, "expected.safetensors")
     ids, positions = block_inputs(model.config, batch, supervision)
@@ -32,7 +35,7 @@ def test_block_inputs_labels_and_masks(case):
 
 
 @pytest.mark.parametrize("case", BLOCK_CASES)
-def test_block_states_logits_and_confidences(case):
+def test_block_states_logits_and_confidences(case: Path) -> None:
     _, model, batch, supervision = block_setting(case)
     wanted = golden.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -56,14 +59,14 @@ def test_block_states_logits_and_confidences(case):
 
 
 @pytest.fixture(params=["dense", "split"])
-def form(request, monkeypatch):
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks as a CPU likes them, and as a GPU does."""
     use_form(monkeypatch, request.param)
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", BLOCK_CASES)
-def test_block_loss_terms_and_metrics(case):
+def test_block_loss_terms_and_metrics(case: Path) -> None:
     algorithm, model, batch, supervision = block_setting(case)
     told = golden.expected(case)
     result = algorithm.loss(model, batch, supervision, supervision.denominators)
@@ -80,7 +83,7 @@ def test_block_loss_terms_and_metrics(case):
 
 
 @pytest.mark.parametrize("case", EAGLE_CASES)
-def test_eagle_masks(case):
+def test_eagle_masks(case: Path) -> None:
     _, _, batch, supervision = eagle_setting(case)
     wanted = golden.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised.float(), wanted["position_mask"])
@@ -92,7 +95,7 @@ def test_eagle_masks(case):
 
 
 @pytest.mark.parametrize("case", EAGLE_CASES)
-def test_eagle_states_and_logits_of_every_step(case):
+def test_eagle_states_and_logits_of_every_step(case: Path) -> None:
     _, model, batch, supervision = eagle_setting(case)
     wanted = golden.tensors(case, "expected.safetensors")
     with torch.no_grad():
@@ -103,7 +106,7 @@ def test_eagle_states_and_logits_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", EAGLE_CASES)
-def test_eagle_loss_and_metrics_of_every_step(case):
+def test_eagle_loss_and_metrics_of_every_step(case: Path) -> None:
     algorithm, model, batch, supervision = eagle_setting(case)
     told = golden.expected(case)
     assert supervision.denominators["steps"].tolist() == told["normalizers"]
@@ -120,16 +123,16 @@ def test_eagle_loss_and_metrics_of_every_step(case):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", BLOCK_CASES)
-def test_block_gradients(case):
+def test_block_gradients(case: Path) -> None:
     check_gradients(case, *block_setting(case))
 
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", EAGLE_CASES)
-def test_eagle_gradients(case):
+def test_eagle_gradients(case: Path) -> None:
     check_gradients(case, *eagle_setting(case))
 
 
-def metric(told, name):
+def metric(told: dict[str, Any], name: str) -> float:
     entry = told["metrics"][f"train/{name}"]
     return sum(entry["num"]) / sum(entry["den"]) if sum(entry["den"]) else 0.0

@@ -7,28 +7,32 @@ product does not: under torch 2.13 the cosine after a warm-up starts above the p
 
 import math
 import struct
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
+from deepspec.models.draft import BlockDraft
 from deepspec.optimizers.schedule import learning_rate
-from deepspec.records.batch import Record, collate, supervises
+from deepspec.records.batch import Batch, Record, collate, supervises
 from tests.given import golden
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
-def read_sample(folder, told, index):
+def read_sample(folder: Path, told: dict[str, int], index: int) -> Record:
     """Return a sample of the public cache form as a record."""
     row = struct.unpack_from("<QIIQQQQQ", (folder / "samples.idx").read_bytes(), index * 56)
     _, shard, length, ids_at, _, mask_at, hidden_at, last_at = row
     data = bytearray((folder / f"shard-{shard:05d}.bin").read_bytes())
     size, captured = told["hidden_size"], told["captured"]
 
-    def values(dtype, offset, count):
+    def values(dtype: torch.dtype, offset: int, count: int) -> Tensor:
         return torch.frombuffer(data, dtype=dtype, offset=offset, count=count).clone()
 
     loss_mask = values(torch.uint8, mask_at, length).bool()
@@ -42,7 +46,7 @@ def read_sample(folder, told, index):
 
 
 @pytest.mark.parametrize("folder", golden.cases(".", "draft_init/config.json", "anchors.safetensors"))
-def test_every_step_of_training(folder):
+def test_every_step_of_training(folder: Path) -> None:
     told, drawn = golden.expected(folder), golden.tensors(folder, "anchors.safetensors")
     model = load_draft(folder / "draft_init").train()
     sizes = {"hidden_size": model.config.block.hidden_size, "captured": model.config.num_captured}
@@ -67,7 +71,7 @@ def test_every_step_of_training(folder):
         assert apart <= 1e-2 * moved, name  # where a gradient is near 0, AdamW makes a step of its rounding
 
 
-def rate_of(step, told, *, overshoot):
+def rate_of(step: int, told: dict[str, Any], *, overshoot: bool) -> float:
     """Return the product's learning rate; with `overshoot`, scaled after the warm-up as torch 2.13 does."""
     total, warmup = told["total_steps"], int(told["warmup_ratio"] * told["total_steps"])
     rate = learning_rate(step, total, told["lr"], told["warmup_ratio"])
@@ -75,7 +79,7 @@ def rate_of(step, told, *, overshoot):
     return rate * 2 / (1 + math.cos(math.pi / (total - warmup))) if scaled else rate
 
 
-def loss_of(model, told, batch, anchors, keep):
+def loss_of(model: BlockDraft, told: dict[str, Any], batch: Batch, anchors: Tensor, keep: Tensor) -> Tensor:
     loss = told["loss_args"]
     objective = Objective(
         cross_entropy=loss["ce_loss_alpha"],
@@ -88,7 +92,13 @@ def loss_of(model, told, batch, anchors, keep):
     return algorithm.loss(model, batch, supervision, supervision.denominators).loss
 
 
-def update(model, masters, optimizer, learning_rate, largest):
+def update(
+    model: BlockDraft,
+    masters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    largest: float,
+) -> float:
     """Clip, step in fp32, and give the draft the masters' values."""
     norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in model.trainable()], largest).item()
     for group in optimizer.param_groups:

@@ -1,15 +1,19 @@
 """Drafts and batches of speculators' golden numbers, as ours."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import CONFIG, WEIGHTS
 from deepspec.checkpoint.foreign import public_config, public_tensors
 from deepspec.export.proof import draft_with
 from deepspec.formats.recipe import Objective
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch, Record, collate_rows, supervises
 from tests.given import golden2
 
@@ -23,7 +27,7 @@ TERMS = {
 """Their names of terms, as ours: their total variation is half of ‖q − p‖₁."""
 
 
-def read_draft(case):
+def read_draft(case: Path) -> BlockDraft | EagleDraft:
     """Return the draft of a case, read by the rules of the form of speculators; the target gives what it leaves out."""
     theirs, tensors = json.loads((case / "draft" / CONFIG).read_text()), load_file(case / "draft" / WEIGHTS)
     verifier = golden2.tensors(case, "verifier.safetensors")
@@ -32,7 +36,7 @@ def read_draft(case):
     return draft_with(config, {**borrowed, **tensors}).train()
 
 
-def read_batch(case):
+def read_batch(case: Path) -> Batch:
     """Return the packed row of a case; last states after the target's final norm."""
     tensors = golden2.tensors(case, "batch.safetensors")
     documents = tensors["document_ids"][0]
@@ -48,7 +52,7 @@ def read_batch(case):
     )  # fmt: skip
 
 
-def read_documents(case):
+def read_documents(case: Path) -> Batch:
     """Return the whole documents of a case whose packed row is shifted, in one row of ours, and where each begins."""
     tensors = golden2.tensors(case, "batch.safetensors")
     count = len({name.split(".")[0] for name in tensors if name.startswith("doc") and "." in name})
@@ -63,19 +67,19 @@ def read_documents(case):
     return collate_rows([records])
 
 
-def shifted_rows(batch):
+def shifted_rows(batch: Batch) -> Tensor:
     """Return the positions of ours that a shifted packed row holds, in its order: all but each document's last."""
     return torch.cat([torch.arange(start, end - 1) for _, start, end in batch.spans()])
 
 
-def normed(case, last_hidden):
+def normed(case: Path, last_hidden: Tensor) -> Tensor:
     """Return last states after the target's final norm, as our caches hold them."""
     weight = golden2.tensors(case, "verifier.safetensors")["norm.weight"]
     eps = json.loads((case / "draft" / "config.json").read_text())["transformer_layer_config"]["rms_norm_eps"]
     return torch.nn.functional.rms_norm(last_hidden, weight.shape, weight, eps)
 
 
-def objective_of(case, **more):
+def objective_of(case: Path, **more: Any) -> Objective:
     """Return the objective that a case's call tells."""
     told = golden2.expected(case)["call_args"]
     named = json.loads(told["loss_fn"]) if told["loss_fn"].startswith("{") else {told["loss_fn"]: 1.0}

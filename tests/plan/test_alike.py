@@ -128,7 +128,9 @@ def all_verdicts(place: Path, chosen: Choices, where: Site) -> set[str]:
     ),
     tracker=st.sampled_from([(), ("tensorboard",), ("tensorbord",)]),
 )
-def test_what_a_run_refuses_a_plan_refuses_and_nothing_else(place, original, changes, fields, tracker):
+def test_what_a_run_refuses_a_plan_refuses_and_nothing_else(
+    place: Path, original: Path, changes: list[str], fields: list[str], tracker: tuple[str, ...]
+) -> None:
     shutil.rmtree(place / "target")
     shutil.copytree(original, place / "target")
     (place / "benchmarks").mkdir(exist_ok=True)
@@ -158,7 +160,9 @@ def verdict_of_change(change: Change, place: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_each_harm_is_one_line_for_plan_and_run_and_a_row_for_doctor(place, name, capsys):
+def test_each_harm_is_one_line_for_plan_and_run_and_a_row_for_doctor(
+    place: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     HARMFUL[name](place)
     (found,) = all_verdicts(place, choices(place), site(place))
     assert found != "passes"
@@ -168,7 +172,7 @@ def test_each_harm_is_one_line_for_plan_and_run_and_a_row_for_doctor(place, name
     assert "failed" in capsys.readouterr().out
 
 
-def test_begun_knows_the_device_first(place, monkeypatch):
+def test_begun_knows_the_device_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--device cuda: torch sees no card here"):
         begun(choices(place).plan, site(place, device="cuda"))
     run = begun(choices(place).plan, site(place, device="auto"))

@@ -115,7 +115,9 @@ OVERRIDES = st.fixed_dictionaries({}, optional={**NUMBERS, "cache.layers": LAYER
 @example(overrides={"benchmark.slots": 8}, algorithm="eagle3", more=4)
 @example(overrides={"evaluate.max_new_tokens": 484}, algorithm="dspark", more=0)  # 7 + 1 more, and a prompt of 20
 @example(overrides={"evaluate.max_new_tokens": 485}, algorithm="dspark", more=0)
-def test_what_the_stages_refuse_the_plan_refuses_and_nothing_else(variants, overrides, algorithm, more):
+def test_what_the_stages_refuse_the_plan_refuses_and_nothing_else(
+    variants: dict[int, Path], overrides: dict[str, Any], algorithm: str, more: int
+) -> None:
     """`more` tokens of the tokenizer beside its 260; the embedding has 264 rows."""
     told = {"train.draft.num_layers": 1, **overrides}
     words = tuple(f"{name}={value}" for name, value in told.items())
@@ -154,7 +156,9 @@ SAME: dict[str, Any] = {"num_layers": 1, "markov_rank": 4}
 @CHECKED
 @given(first=RECIPES, change=RECIPES)
 @example(first={}, change={"block_size": 4})
-def test_drafts_of_one_shape_for_a_plan_are_those_that_take_each_others_state(original, first, change):
+def test_drafts_of_one_shape_for_a_plan_are_those_that_take_each_others_state(
+    original: Path, first: dict[str, Any], change: dict[str, Any]
+) -> None:
     target, recipes = read_folder(original), ({**SAME, **first}, {**SAME, **first, **change})
     old, new = (new_draft_config(target, DraftRecipe(**each), (1, 2), 260, Objective()) for each in recipes)
     states = [
@@ -173,7 +177,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("case", ENDS)
-def test_the_tokens_that_end_an_answer_are_those_of_the_loaded_target(place, case):
+def test_the_tokens_that_end_an_answer_are_those_of_the_loaded_target(place: Path, case: str) -> None:
     told, config = ENDS[case]
     folder = place / "target"
     edit(folder / "config.json", **config)

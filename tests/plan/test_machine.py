@@ -1,6 +1,8 @@
 """Devices are looked at before anything is asked: typos, cards that are not there, builds that cannot use them."""
 
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,19 +26,19 @@ def machine(cards: int = 2, **changes: object) -> Machine:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:12", "auto", "spread"])
-def test_devices_that_there_may_be(device):
+def test_devices_that_there_may_be(device: str) -> None:
     assert choose_site(device=device).placement.device == device
 
 
 @pytest.mark.parametrize(
     "device", ["gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda0", "mps", "", "cpu:0", "cuda:0 "]
 )
-def test_a_mistyped_device_is_one_line(device):
+def test_a_mistyped_device_is_one_line(device: str) -> None:
     with pytest.raises(SpecError, match=r"^device: unknown device .*; known: cpu, cuda, cuda:N, auto, spread$"):
         choose_site(device=device)
 
 
-def test_what_is_there_is_told():
+def test_what_is_there_is_told() -> None:
     told = "NVIDIA H100 (85 GB), NVIDIA H100 (85 GB); driver 570.86; torch 2.13.0+cu128"
     for device in ("cuda", "cuda:1", "spread"):
         assert check_device(Placement(device=device), machine()) == told
@@ -49,7 +51,7 @@ def test_what_is_there_is_told():
     ({"device": "cuda:1", "processes": 2}, "--device cuda:1 is for one process and --processes is 2"),
     ({"device": "spread", "processes": 2}, "--device spread is for one process"),
 ])  # fmt: skip
-def test_more_than_there_is_is_refused(placed, message):
+def test_more_than_there_is_is_refused(placed: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_device(Placement(**placed), machine())
 
@@ -71,7 +73,7 @@ NONE = {
 
 
 @pytest.mark.parametrize("case", NONE)
-def test_why_there_is_no_card_is_told(case):
+def test_why_there_is_no_card_is_told(case: str) -> None:
     found, message = NONE[case]
     with pytest.raises(SpecError, match=f"--device cuda: torch sees no card here: .*{message}"):
         check_device(Placement(device="cuda"), found)
@@ -80,13 +82,13 @@ def test_why_there_is_no_card_is_told(case):
     assert told.startswith("--device auto is cpu: ")
 
 
-def test_auto_is_cuda_where_there_is_a_card():
+def test_auto_is_cuda_where_there_is_a_card() -> None:
     placement, told = settled(Placement(device="auto", threads=2), machine(1))
     assert (placement.device, placement.threads) == ("cuda", 2)
     assert told == "--device auto is cuda: NVIDIA H100 (85 GB); driver 570.86; torch 2.13.0+cu128"
 
 
-def test_only_auto_is_looked_up_and_only_where_stages_run(monkeypatch):
+def test_only_auto_is_looked_up_and_only_where_stages_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "machine", lambda: machine(1))
     site = Site(placement=Placement(device="auto"))
     assert settled_site(site)[0].placement.device == "cuda"
@@ -97,12 +99,12 @@ def test_only_auto_is_looked_up_and_only_where_stages_run(monkeypatch):
     assert settled_site(named) == (named, "")
 
 
-def test_a_draft_is_never_spread():
+def test_a_draft_is_never_spread() -> None:
     devices_of = {device: Placement(device=device).draft_device for device in ("cpu", "cuda", "cuda:1", "spread")}
     assert devices_of == {"cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "spread": "cuda"}
 
 
-def test_the_child_says_what_torch_finds_and_is_asked_once(monkeypatch):
+def test_the_child_says_what_torch_finds_and_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     devices.machine.cache_clear()
     found = devices.machine()
     monkeypatch.setattr(subprocess, "run", lambda *words, **told: pytest.fail("asked again"))
@@ -110,7 +112,7 @@ def test_the_child_says_what_torch_finds_and_is_asked_once(monkeypatch):
     assert found.torch.startswith("2.")
 
 
-def test_a_child_that_cannot_load_torch_is_named(monkeypatch):
+def test_a_child_that_cannot_load_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     devices.machine.cache_clear()
     done = subprocess.CompletedProcess([], 1, "", "ImportError: libcudart.so.12: cannot open shared object file")
     monkeypatch.setattr(subprocess, "run", lambda *words, **told: done)
@@ -121,7 +123,7 @@ def test_a_child_that_cannot_load_torch_is_named(monkeypatch):
     devices.machine.cache_clear()
 
 
-def test_the_drivers_version_is_read_where_the_kernel_tells_it(tmp_path, monkeypatch):
+def test_the_drivers_version_is_read_where_the_kernel_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", tmp_path / "version")
     monkeypatch.setattr(devices, "_asked_driver", lambda: "asked")
     assert devices.driver_version() == "asked"
@@ -139,7 +141,9 @@ def test_the_drivers_version_is_read_where_the_kernel_tells_it(tmp_path, monkeyp
         ("cpu", "threads", ", 2 threads"),
     ],
 )
-def test_times_are_kept_by_the_cards_that_they_were_measured_on(device, runner, told, monkeypatch):
+def test_times_are_kept_by_the_cards_that_they_were_measured_on(
+    device: str, runner: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(devices, "machine", machine if device != "cpu" else lambda: pytest.fail("looked for cards"))
     site = choose_site(device=device, threads=2).model_copy(update={"fan_out": FanOut(runner=runner)})
     assert hardware_of(site) == hardware_fingerprint() + told

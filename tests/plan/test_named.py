@@ -33,13 +33,13 @@ def published(place: Path) -> tuple[Path, Store, str]:
     return place, store, ref.prefix
 
 
-def test_a_cache_of_this_target_is_taken(published):
+def test_a_cache_of_this_target_is_taken(published: tuple[Path, Store, str]) -> None:
     place, _, name = published
     run = begun(choices(place, f"dataset.cache={name}").plan, site(place))
     assert run.told == ()
 
 
-def test_a_cache_that_does_not_fit_is_refused(published):
+def test_a_cache_that_does_not_fit_is_refused(published: tuple[Path, Store, str]) -> None:
     place, store, name = published
     manifest = read_manifest(store, *name.split("/"))
     assert manifest is not None
@@ -73,7 +73,7 @@ def test_a_cache_that_does_not_fit_is_refused(published):
     assert "is not complete: files of it are gone" in refused(place, f"dataset.cache={name}")
 
 
-def test_a_cache_of_the_targets_copy_is_taken(published):
+def test_a_cache_of_the_targets_copy_is_taken(published: tuple[Path, Store, str]) -> None:
     place, _, name = published
     shutil.move(place / "target", place / "elsewhere")
     begun(choices(place, f"dataset.cache={name}", target=str(place / "elsewhere")).plan, site(place))
@@ -90,7 +90,7 @@ def drafted(place: Path) -> Path:
 DRAFT = "a" * 32
 
 
-def test_a_published_draft_of_this_shape_is_taken(drafted):
+def test_a_published_draft_of_this_shape_is_taken(drafted: Path) -> None:
     told(drafted, "draft=draft/aaaa", "cache.layers=[99]")  # nothing is captured
     message = refused(drafted, "draft=draft/aaaa", "evaluate.slots=9")
     assert "evaluate.slots is 9: the draft proposes 4 tokens at a time" in message
@@ -100,7 +100,7 @@ def test_a_published_draft_of_this_shape_is_taken(drafted):
     )
 
 
-def test_a_checkpoint_in_a_folder_is_held_against_the_target(drafted):
+def test_a_checkpoint_in_a_folder_is_held_against_the_target(drafted: Path) -> None:
     (folder,) = (drafted / "store" / "draft" / DRAFT).glob("attempt*")
     told(drafted, draft=str(folder))
     (folder / "model.safetensors").write_bytes(POINTER + b"v1\n")
@@ -140,7 +140,7 @@ EARLIER: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", EARLIER)
 @pytest.mark.parametrize("setting", ["continue_from", "warm_start"])
-def test_an_earlier_draft_is_held_against_the_new_one(place, setting, case):
+def test_an_earlier_draft_is_held_against_the_new_one(place: Path, setting: str, case: str) -> None:
     traits, message = EARLIER[case]
     published_draft(place, "b", **traits)
     option = f"train.{setting}=b"
@@ -150,7 +150,7 @@ def test_an_earlier_draft_is_held_against_the_new_one(place, setting, case):
         told(place, option)
 
 
-def test_an_earlier_draft_needs_what_is_taken_of_it(place):
+def test_an_earlier_draft_needs_what_is_taken_of_it(place: Path) -> None:
     published_draft(place, "b", adopted=True)
     told(place, "train.warm_start=b")
     message = refused(place, "train.continue_from=b")
@@ -159,14 +159,14 @@ def test_an_earlier_draft_needs_what_is_taken_of_it(place):
         assert "is not published; wanted the whole address" in refused(place, f"train.{setting}=c")
 
 
-def test_an_earlier_draft_that_saw_another_part_of_the_context_is_told(place):
+def test_an_earlier_draft_that_saw_another_part_of_the_context_is_told(place: Path) -> None:
     published_draft(place, "b", window=64)
     (line,) = [line for line in told(place, "train.warm_start=b") if "context" in line]
     assert "layers of draft b saw 64 positions of the context, those of this run see all of it" in line
     assert not any("of the context" in line for line in told(place, "train.warm_start=b", "train.draft.window=64"))
 
 
-def test_a_baseline_without_scores_is_refused(place):
+def test_a_baseline_without_scores_is_refused(place: Path) -> None:
     store = Store(place / "store")
     scores = Out(store, "scores", "s1", {}, place)
     scores.file("x").write_bytes(b"x")

@@ -1,5 +1,7 @@
 """What Muon takes of a step is told before a run: from shapes, and checked by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from deepspec.optimizers.orthogonal import orthogonal_flops
@@ -21,12 +23,12 @@ CAPTURED = Captured(
 WORK = Workload(captured=CAPTURED, passes=1, draft_layers=1, anchors=5, block=4, questions=0, question_tokens=1)
 
 
-def test_a_matrix_is_orthogonalised_in_five_steps_of_three_products():
+def test_a_matrix_is_orthogonalised_in_five_steps_of_three_products() -> None:
     """Of 8 × 16: X Xᵀ 2·8·8·16, its square 2·8³, times X 2·8·8·16, in all 5120; five times that."""
     assert orthogonal_flops(8, 16) == orthogonal_flops(16, 8) == 5 * (2048 + 1024 + 2048)
 
 
-def test_the_share_of_muon_is_that_of_all_matrices_of_the_draft():
+def test_the_share_of_muon_is_that_of_all_matrices_of_the_draft() -> None:
     """Queries and output 8 × 8, keys and values 4 × 8, three of 16 × 8, and 8 × 16 that fuses two layers."""
     assert sorted(draft_matrices(SIZES, WORK)) == [(4, 8)] * 2 + [(8, 8)] * 2 + [(8, 16), *[(16, 8)] * 3]
     square, narrow, wide = 5 * (4 * 8 * 8 * 8 + 2 * 8**3), 5 * (4 * 4 * 4 * 8 + 2 * 4**3), 5 * 5120
@@ -40,7 +42,7 @@ def test_the_share_of_muon_is_that_of_all_matrices_of_the_draft():
 
 
 @pytest.mark.parametrize(("batch", "warned"), [(1, True), (100_000, False)])
-def test_a_plan_warns_of_muon_once_where_a_step_is_small(place, batch, warned):
+def test_a_plan_warns_of_muon_once_where_a_step_is_small(place: Path, batch: int, warned: bool) -> None:
     overrides = ("train.optimizer=muon", f"train.global_batch={batch}")
     lines = [line for line in told(place, *overrides) if "muon" in line]
     assert len(lines) == warned
@@ -51,5 +53,5 @@ def test_a_plan_warns_of_muon_once_where_a_step_is_small(place, batch, warned):
     assert row.detail.startswith("muon, ")
 
 
-def test_a_plan_says_nothing_of_adamw(place):
+def test_a_plan_says_nothing_of_adamw(place: Path) -> None:
     assert not [line for line in told(place) if "muon" in line or "adamw" in line]

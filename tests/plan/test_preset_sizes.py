@@ -108,12 +108,12 @@ def plain(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_a_preset_has_the_sizes_of_its_type(name: str):
+def test_a_preset_has_the_sizes_of_its_type(name: str) -> None:
     assert plain(presets.target(name)["target"]["sizes"]) == told(CONFIG_MAPPING[DEFAULTS[name]]())
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_a_model_of_a_presets_sizes_has_its_weights(name: str):
+def test_a_model_of_a_presets_sizes_has_its_weights(name: str) -> None:
     sizes = presets.target(name)["target"]["sizes"]
     model_type, more = MORE[name]
     config = CONFIG_MAPPING[model_type](
@@ -130,19 +130,21 @@ def test_a_model_of_a_presets_sizes_has_its_weights(name: str):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_preset_has_as_many_weights_as_its_card_says(name: str):
+def test_a_preset_has_as_many_weights_as_its_card_says(name: str) -> None:
     billions = presets.target(name)["target"]["sizes"]["parameters"] / 1e9
     assert float(f"{billions:.3g}") == PUBLISHED[name]
 
 
-def test_a_preset_of_experts_has_the_weights_that_work_on_a_token():
+def test_a_preset_of_experts_has_the_weights_that_work_on_a_token() -> None:
     found = {name: presets.target(name)["target"]["sizes"] for name in presets.names("targets")}
     billions = {name: sizes["working"] / 1e9 for name, sizes in found.items() if "working" in sizes}
     assert billions == {name: pytest.approx(told, rel=0.3) for name, told in WORKING.items()}
 
 
 @pytest.mark.parametrize(("name", "layers", "experts"), [("gpt-oss-20b", 24, 32), ("gpt-oss-120b", 36, 128)])
-def test_experts_of_gpt_oss_take_four_bits_and_a_scale_of_eight_for_32_of_them(name: str, layers: int, experts: int):
+def test_experts_of_gpt_oss_take_four_bits_and_a_scale_of_eight_for_32_of_them(
+    name: str, layers: int, experts: int
+) -> None:
     """All else is in bf16. Two matrices of 2880 × 2880 up and one down: 13.76 GB and 65.2 GB, as their files have."""
     sizes = Sizes.model_validate(presets.target(name)["target"]["sizes"])
     quantised = layers * experts * 3 * 2880 * 2880
@@ -152,13 +154,13 @@ def test_experts_of_gpt_oss_take_four_bits_and_a_scale_of_eight_for_32_of_them(n
 
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-r1"])
-def test_of_deepseek_all_but_embedding_and_head_takes_eight_bits(name: str):
+def test_of_deepseek_all_but_embedding_and_head_takes_eight_bits(name: str) -> None:
     sizes = Sizes.model_validate(presets.target(name)["target"]["sizes"])
     ends = 2 * 129_280 * 7168
     assert sizes.bits == round((8 * (sizes.parameters - ends) + 16 * ends) / sizes.parameters, 2)
 
 
-def test_of_packed_weights_each_is_counted(tmp_path: Path):
+def test_of_packed_weights_each_is_counted(tmp_path: Path) -> None:
     """Of 4 bits eight lie in an int32: 16 numbers are 128 weights. An embedding of 10 × 8 and 16 scales are plain:
     64 + 160 + 32 bytes together."""
     heads = {
@@ -175,7 +177,7 @@ def test_of_packed_weights_each_is_counted(tmp_path: Path):
     assert (sizes.parameters, sizes.weights_bytes) == (224, pytest.approx(256))
 
 
-def test_of_experts_that_are_packed_as_many_work(tmp_path: Path):
+def test_of_experts_that_are_packed_as_many_work(tmp_path: Path) -> None:
     """One of two experts, of 128 weights each, and 80 of the embedding."""
     heads = {f"model.layers.0.mlp.experts.{n}.up_proj.qweight": TensorHead(dtype="I32", shape=(1, 16)) for n in (0, 1)}
     heads["model.embed_tokens.weight"] = TensorHead(dtype="BF16", shape=(10, 8))
@@ -184,7 +186,7 @@ def test_of_experts_that_are_packed_as_many_work(tmp_path: Path):
     assert (sum(weights.values()), working(config, heads, weights)) == (336, 208)
 
 
-def test_every_preset_is_a_name_that_a_folder_can_have():
+def test_every_preset_is_a_name_that_a_folder_can_have() -> None:
     for name in presets.names("targets"):
         assert presets.target(name)["target"]["name"] == name
         assert name == name.lower()
@@ -192,7 +194,7 @@ def test_every_preset_is_a_name_that_a_folder_can_have():
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "granitemoe"])
-def test_of_a_mixture_on_disk_as_many_weights_work_as_of_a_preset(model_type: str, tmp_path: Path):
+def test_of_a_mixture_on_disk_as_many_weights_work_as_of_a_preset(model_type: str, tmp_path: Path) -> None:
     """Experts lie in the files one by one, or all laid upon each other, under names with and without the word."""
     model = zoo.build(model_type)
     model.save_pretrained(tmp_path)
@@ -201,7 +203,7 @@ def test_of_a_mixture_on_disk_as_many_weights_work_as_of_a_preset(model_type: st
     assert sizes.parameters - sizes.working == wanted["parameters"] - wanted["working"] > 0
 
 
-def test_of_a_mixture_whose_config_nests_its_experts_the_chosen_ones_work(tmp_path: Path):
+def test_of_a_mixture_whose_config_nests_its_experts_the_chosen_ones_work(tmp_path: Path) -> None:
     """DBRX: 2 of 4 experts of 3 matrices of 96 × 64 in each of 4 layers."""
     zoo.build("dbrx").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -210,5 +212,5 @@ def test_of_a_mixture_whose_config_nests_its_experts_the_chosen_ones_work(tmp_pa
     assert sizes.working == sizes.parameters - 4 * 2 * 3 * 96 * 64
 
 
-def test_all_weights_of_a_dense_target_work(tmp_path: Path):
+def test_all_weights_of_a_dense_target_work(tmp_path: Path) -> None:
     assert sizes_of(read_target(write_target(tmp_path))).working is None

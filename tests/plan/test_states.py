@@ -2,6 +2,8 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,20 +26,20 @@ from tests.plan.placed import choices, edit, refused, site
 THERE = (Endpoint(url="http://127.0.0.1:9/v1", model="target"),)
 
 
-def seen(place, *overrides, only=None, **placed) -> str:
+def seen(place: Path, *overrides: str, only: str | None = None, **placed: Any) -> str:
     plan = choices(place, *overrides).plan
     found = {each.name: each for each in outcomes(known(plan, site(place, **placed), only=only))}
     return found["states"].detail
 
 
-def test_transformers_computes_states_unless_an_engine_is_named(place):
+def test_transformers_computes_states_unless_an_engine_is_named(place: Path) -> None:
     assert "states" in CHECKS
     assert seen(place) == "transformers, in this process"
     assert seen(place, "cache.states=vllm") == "vllm: an engine that the run starts"
     assert seen(place, "cache.states=vllm", endpoints=THERE) == "vllm: 1 endpoints"
 
 
-def test_min_p_is_not_asked_of_an_engine_that_ignores_it(place):
+def test_min_p_is_not_asked_of_an_engine_that_ignores_it(place: Path) -> None:
     told = ("cache.states=vllm", "regenerate.sampling.min_p=0.1")
     assert "ignores min_p; make the answers first" in seen(place, *told, endpoints=THERE)
     assert seen(place, *told) == "vllm: an engine that the run starts"  # regeneration starts one of its own
@@ -47,7 +49,7 @@ def test_min_p_is_not_asked_of_an_engine_that_ignores_it(place):
 LIVE = ("train.source=engine", "cache.codec=none")
 
 
-def test_training_on_states_as_they_are_made_needs_engines_that_run(place):
+def test_training_on_states_as_they_are_made_needs_engines_that_run(place: Path) -> None:
     assert seen(place, *LIVE, endpoints=THERE) == "vllm, while the draft is trained: 1 endpoints"
     assert seen(place, *LIVE, only="cache") == "engines, while the draft is trained"
     assert "they run beside training, on cards or machines of their own" in seen(place, *LIVE)
@@ -69,11 +71,11 @@ def test_training_on_states_as_they_are_made_needs_engines_that_run(place):
     (("cache.states=sglang",), "states of SGLang are not taken: its stock form sends them as JSON numbers"),
     (("cache.states=sglang", "cache.while_answering=true"), "without the last layer; set cache.states=vllm"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(place, overrides, message):
+def test_what_cannot_be_is_refused(place: Path, overrides: tuple[str, ...], message: str) -> None:
     assert message in refused(place, *overrides)
 
 
-def test_an_engine_and_its_version_and_quantisation_are_part_of_a_cache_and_old_addresses_stay():
+def test_an_engine_and_its_version_and_quantisation_are_part_of_a_cache_and_old_addresses_stay() -> None:
     plain = CacheSpec(target=TARGET)
     engine = plain.but(states="vllm", engine_version="0.32.0")
     several = [
@@ -88,7 +90,7 @@ def test_an_engine_and_its_version_and_quantisation_are_part_of_a_cache_and_old_
     assert (plain.engine_tokens, engine.engine_tokens) == (0, CacheOptions().max_length)
 
 
-def test_an_engine_is_part_of_a_draft_that_is_trained_on_its_states_and_what_is_kept_is_not():
+def test_an_engine_is_part_of_a_draft_that_is_trained_on_its_states_and_what_is_kept_is_not() -> None:
     plain = TrainSpec()
     engine = plain.but(source="engine", engine_version="0.32.0")
     several = [plain, engine, engine.but(engine_version="0.33.0"), engine.but(engine_quantization="fp8")]
@@ -100,7 +102,7 @@ def test_an_engine_is_part_of_a_draft_that_is_trained_on_its_states_and_what_is_
     assert address(STAGES["train"], kept, {"target_cache": "c"}) == addresses[1]
 
 
-def test_training_is_told_the_version_of_the_engines_that_it_asks(place, monkeypatch):
+def test_training_is_told_the_version_of_the_engines_that_it_asks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
     plan = choices(place, *LIVE).plan
     asked = versioned(plan, site(place, endpoints=THERE))
@@ -111,7 +113,7 @@ def test_training_is_told_the_version_of_the_engines_that_it_asks(place, monkeyp
     assert versioned(told, site(place, endpoints=THERE)).train.engine_version == "0.31.0"
 
 
-def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place, monkeypatch):
+def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.resolve.engine_version", lambda urls: f"0.32.0 of {urls}")
     plan = choices(place, "cache.states=vllm").plan
     assert versioned(plan, site(place)).cache.engine_version == "0.32.0 of []"
@@ -123,7 +125,7 @@ def test_a_run_asks_which_version_it_is_unless_the_plan_says_it(place, monkeypat
     assert versioned(plain, site(place)) is plain
 
 
-def test_a_stage_that_is_not_told_the_version_is_one_line(place):
+def test_a_stage_that_is_not_told_the_version_is_one_line(place: Path) -> None:
     with pytest.raises(EngineError, match=r"set cache\.engine_version"):
         versioned(choices(place, "cache.states=vllm").plan, site(place, endpoints=THERE))
 
@@ -131,25 +133,29 @@ def test_a_stage_that_is_not_told_the_version_is_one_line(place):
 @pytest.mark.parametrize(
     ("told", "wanted"), [("bfloat16", "bfloat16"), ("torch.float16", "float16"), (None, "float32")]
 )
-def test_the_precision_of_a_checkpoint_is_what_its_config_says_or_its_embedding(place, told, wanted):
+def test_the_precision_of_a_checkpoint_is_what_its_config_says_or_its_embedding(
+    place: Path, told: str | None, wanted: str
+) -> None:
     config = json.loads((place / "target" / "config.json").read_text())
     edit(place / "target" / "config.json", **dict.fromkeys({"dtype", "torch_dtype"} & config.keys(), told))
     assert checkpoint_dtype(place / "target") == wanted
 
 
-def test_a_precision_that_states_are_not_captured_in_is_refused(place):
+def test_a_precision_that_states_are_not_captured_in_is_refused(place: Path) -> None:
     edit(place / "target" / "config.json", dtype="float8_e4m3fn")
     with pytest.raises(TargetError, match=r"its precision is float8_e4m3fn; set cache\.dtype"):
         checkpoint_dtype(place / "target")
 
 
-def test_doctor_asks_the_engine_of_states_for_its_version(place, monkeypatch):
+def test_doctor_asks_the_engine_of_states_for_its_version(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.doctor.engine_version", lambda urls: "0.32.0")
     plan = choices(place, "cache.states=vllm").plan
     assert _states_engine(plan, site(place)).startswith("vllm 0.32.0; whether it gives what is wanted is proven")
 
 
-def test_a_stage_starts_vllm_for_states_and_the_folder_that_it_writes_to_is_gone_after(place, monkeypatch):
+def test_a_stage_starts_vllm_for_states_and_the_folder_that_it_writes_to_is_gone_after(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = {}
 
     @contextmanager

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -28,7 +29,7 @@ GOOD = b'{"prompt": "Which river is the longest of the world?", "source": "atlas
 BENCHMARK = b'{"turns": ["What are the names of the seven seas that sailors spoke of?"]}\n'
 
 
-def prepare(folder, lines, **options):
+def prepare(folder: Path, lines: list[bytes], **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any], Heard]:
     """Run the stage on lines; return the prompts, the counts and what was heard."""
     (folder / "bench").mkdir()
     (folder / "bench" / "seas.jsonl").write_bytes(BENCHMARK)
@@ -44,7 +45,7 @@ def prepare(folder, lines, **options):
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(LINES, max_size=8), st.sampled_from([None, 0.8]))
 @example([json.dumps(row).encode() for row in wild.KNOWN], None)
-def test_no_input_row_ends_prepare(lines, near_duplicates):
+def test_no_input_row_ends_prepare(lines: list[bytes], near_duplicates: float | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, counts, _ = prepare(Path(folder), [GOOD, *lines], bad_share=1.0, near_duplicates=near_duplicates)
     shown = [line for line in lines if line.removeprefix(b"\xef\xbb\xbf").strip()]
@@ -54,15 +55,15 @@ def test_no_input_row_ends_prepare(lines, near_duplicates):
     assert sum(row["source"] == "atlas" for row in rows) == 1
 
 
-def bad(count):
+def bad(count: int) -> list[bytes]:
     return [b'{"messages": []}'] * count
 
 
-def good(count):
+def good(count: int) -> list[bytes]:
     return [json.dumps({"prompt": f"{number} is a number; name {number} rivers"}).encode() for number in range(count)]
 
 
-def test_the_share_of_bad_rows_is_judged_whatever_their_order(tmp_path):
+def test_the_share_of_bad_rows_is_judged_whatever_their_order(tmp_path: Path) -> None:
     for number, lines in enumerate(([*bad(2), *good(38)], [*good(38), *bad(2)])):
         (tmp_path / f"kept-{number}").mkdir()
         _, counts, _ = prepare(tmp_path / f"kept-{number}", lines, near_duplicates=None)
@@ -73,20 +74,20 @@ def test_the_share_of_bad_rows_is_judged_whatever_their_order(tmp_path):
             prepare(tmp_path / f"ended-{number}", lines, near_duplicates=None)
 
 
-def test_duplicates_and_benchmark_prompts_are_no_bad_rows(tmp_path):
+def test_duplicates_and_benchmark_prompts_are_no_bad_rows(tmp_path: Path) -> None:
     sea = b'{"prompt": "What are the names of the seven seas that sailors spoke of?"}'
     _, counts, heard = prepare(tmp_path, [GOOD] * 20 + [sea] * 20 + bad(2))
     assert counts["dropped"] == {"benchmark": 1, "duplicate": 38, "empty_conversation": 2}
     assert heard.lines[0] == "42 rows read, 1 kept, dropped: 38 duplicate, 2 empty_conversation, 1 benchmark"
 
 
-def test_a_bad_row_is_shown_by_its_line_and_its_own_id(tmp_path):
+def test_a_bad_row_is_shown_by_its_line_and_its_own_id(tmp_path: Path) -> None:
     lines = [*good(30), b'{"id": "chat-7", "messages": []}', *bad(40)]
     with pytest.raises(BadRowsError, match=r"rows\.jsonl:31: sample chat-7: the conversation holds no message"):
         prepare(tmp_path, lines)
 
 
-def test_a_line_just_within_the_limit_goes_all_the_way(tmp_path, monkeypatch):
+def test_a_line_just_within_the_limit_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt that it becomes is longer than the line, and is read again."""
     line = b'{"prompt": "' + b"river stone " * 30 + b'"}'
     monkeypatch.setattr("deepspec.prepare.sources.LONGEST_LINE", len(line))

@@ -1,6 +1,7 @@
 """What users name becomes digests of content; where it lies is kept apart."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from deepspec.prepare.resolve import find_sources
 ROW = b'{"prompt":"a"}\n'
 
 
-def test_a_file_is_its_content_wherever_it_lies(tmp_path):
+def test_a_file_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(ROW)
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(tmp_path / "mine.jsonl", tmp_path / "elsewhere" / "mine.jsonl")
@@ -21,7 +22,7 @@ def test_a_file_is_its_content_wherever_it_lies(tmp_path):
     assert one.locations == {one.sources[0].digest: f"{tmp_path}/mine.jsonl"}
 
 
-def test_options_follow_the_name(tmp_path):
+def test_options_follow_the_name(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(ROW)
     (source,) = find_sources([f"{tmp_path}/mine.jsonl?limit=10&weight=0.5&name=logs"]).sources
     assert (source.limit, source.weight, source.name) == (10, 0.5, "logs")
@@ -32,7 +33,7 @@ def test_options_follow_the_name(tmp_path):
             find_sources([f"{name}?limt=10"])
 
 
-def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
+def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(ROW)
     local, url = find_sources([f"{tmp_path}/mine.jsonl"]), find_sources([f"file://{tmp_path}/mine.jsonl?limit=5"])
     assert url.sources[0].digest == local.sources[0].digest
@@ -41,7 +42,9 @@ def test_a_url_is_read_through_fsspec_and_keeps_its_own_query(tmp_path):
     assert room._parted("https://host/a.jsonl?token=x") == ("https://host/a.jsonl?token=x", {})
 
 
-def test_a_file_whose_name_holds_signs_of_options_and_urls_wins(tmp_path, monkeypatch):
+def test_a_file_whose_name_holds_signs_of_options_and_urls_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a?limit=3&x.jsonl", "a::b.jsonl", "[x] 100%.jsonl", "was?.jsonl"):
         (tmp_path / name).write_bytes(ROW)
@@ -55,19 +58,19 @@ def test_a_file_whose_name_holds_signs_of_options_and_urls_wins(tmp_path, monkey
     assert [source.name for source in find_sources(["b.jsonl?limit=3"]).sources] == ["inner"]
 
 
-def test_the_form_of_a_url_is_that_of_its_path(monkeypatch):
+def test_the_form_of_a_url_is_that_of_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_remote_checksum", lambda url: f"xxh3:{url}")
     (source,) = find_sources(["https://host/chats/a.jsonl.gz?token=x.y&limit"]).sources
     assert source.name == "a"
 
 
-def test_a_folder_is_its_files(tmp_path):
+def test_a_folder_is_its_files(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.parquet", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
     assert [source.name for source in find_sources([str(tmp_path)]).sources] == ["a", "b"]
 
 
-def test_a_dataset_is_its_commit(monkeypatch):
+def test_a_dataset_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "hub_revision", lambda identity, revision: f"commit-of-{identity}-{revision}")
     resolved = find_sources(["ORG/chats?config=main&revision=v1&limit=7"])
     assert resolved.sources[0].digest == "hub:commit-of-ORG/chats-v1/main/train"
@@ -79,13 +82,13 @@ def test_a_dataset_is_its_commit(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:1")])
-def test_a_hub_out_of_reach_is_said(monkeypatch, name, value):
+def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch, name: str, value: bool | str) -> None:
     monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     with pytest.raises(SourceError, match="cannot be reached; check the network"):
         find_sources(["nobody/nothing-of-that-name"])
 
 
-def test_the_bundled_prompts_have_a_name():
+def test_the_bundled_prompts_have_a_name() -> None:
     resolved = find_sources(["demo"], "demo")
     assert resolved.sources[0].name == "prompts"
     assert len(resolved.benchmarks) == 5
@@ -102,12 +105,12 @@ def test_the_bundled_prompts_have_a_name():
         ("nosuchscheme://x.jsonl", "cannot be read"),
     ],
 )
-def test_what_is_not_there_is_named(name, message):
+def test_what_is_not_there_is_named(name: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         find_sources([name])
 
 
-def test_an_empty_file_and_a_list_are_named(tmp_path):
+def test_an_empty_file_and_a_list_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(SourceError, match="the file is empty"):
         find_sources([f"{tmp_path}/empty.jsonl"])

@@ -3,6 +3,8 @@
 import json
 import random
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +23,14 @@ from tests.given.heard import Heard
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch")
 
 
-def prompt(number):
+def prompt(number: int) -> str:
     """Return a prompt of 60 words that shares none with another number's."""
     return " ".join(f"{WORDS[place % 12]}{number}{place}" for place in range(60))
 
 
-def prepare(tmp_path, files, benchmarks=None, **options):
+def prepare(
+    tmp_path: Path, files: dict[str, Any], benchmarks: str | None = None, **options: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Run the stage on files of rows; return the rows, the counts and the dropped.json."""
     (tmp_path / "in").mkdir(exist_ok=True)
     for name, rows in files.items():
@@ -36,7 +40,9 @@ def prepare(tmp_path, files, benchmarks=None, **options):
     return run_spec(tmp_path, spec, resolved.locations)
 
 
-def run_spec(tmp_path, spec, locations):
+def run_spec(
+    tmp_path: Path, spec: PrepareSpec, locations: dict[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")
     counts = run(spec, {}, out, Placement(locations=locations), Heard())
     parts = sorted(out.folder.glob("part-*.jsonl.zst"))
@@ -44,7 +50,7 @@ def run_spec(tmp_path, spec, locations):
     return rows, counts, json.loads((out.folder / "dropped.json").read_text())
 
 
-def test_every_row_is_kept_or_counted(tmp_path):
+def test_every_row_is_kept_or_counted(tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     write_rows(tmp_path / "bench" / "b.jsonl", [{"turns": [prompt(3)]}])
     rows = [{"prompt": prompt(number), "source": "kind"} for number in range(40)]
@@ -68,7 +74,7 @@ def test_every_row_is_kept_or_counted(tmp_path):
     assert found[0]["messages"][-1] == {"role": "assistant", "content": ""}
 
 
-def test_a_row_keeps_its_id_and_split_among_others(tmp_path):
+def test_a_row_keeps_its_id_and_split_among_others(tmp_path: Path) -> None:
     few = [{"prompt": prompt(number)} for number in range(50)]
     more = [{"prompt": prompt(number)} for number in reversed(range(100))]
     options = {"splits": Splits(validation=0.3)}
@@ -80,12 +86,12 @@ def test_a_row_keeps_its_id_and_split_among_others(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _folders(tmp_path):
+def _folders(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
 
 
-def test_parts_hold_so_many_rows_and_the_same_run_writes_the_same_bytes(tmp_path):
+def test_parts_hold_so_many_rows_and_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
     files = {"a.jsonl": [{"prompt": prompt(number)} for number in range(25)]}
     for folder in ("x", "y"):
         prepare(tmp_path / folder, files, rows_per_file=10)
@@ -94,7 +100,7 @@ def test_parts_hold_so_many_rows_and_the_same_run_writes_the_same_bytes(tmp_path
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
-def test_parquet_and_lines_give_the_same_rows(tmp_path):
+def test_parquet_and_lines_give_the_same_rows(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": prompt(number)}]} for number in range(5)]
     lines = prepare(tmp_path / "x", {"a.jsonl": rows})[0]
     (tmp_path / "a").mkdir()
@@ -103,7 +109,7 @@ def test_parquet_and_lines_give_the_same_rows(tmp_path):
     assert run_spec(tmp_path / "y", PrepareSpec(sources=resolved.sources), resolved.locations)[0] == lines
 
 
-def test_a_dataset_is_read_through_the_datasets_library(tmp_path, monkeypatch):
+def test_a_dataset_is_read_through_the_datasets_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "hub").mkdir()
     write_rows(tmp_path / "hub" / "train.jsonl", [{"prompt": prompt(1)}, {"prompt": prompt(2)}])
@@ -114,7 +120,7 @@ def test_a_dataset_is_read_through_the_datasets_library(tmp_path, monkeypatch):
         run_spec(tmp_path, spec, {"hub:c/d/train": f"{HUB}{tmp_path}/hub?split=nosuch"})
 
 
-def test_a_dataset_of_mixed_types_is_read_as_it_was_written(tmp_path, monkeypatch):
+def test_a_dataset_of_mixed_types_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "hub").mkdir()
     contents = [prompt(1), [{"type": "text", "text": prompt(2)}], [{"type": "image_url", "image_url": {"url": "x"}}]]
@@ -127,30 +133,30 @@ def test_a_dataset_of_mixed_types_is_read_as_it_was_written(tmp_path, monkeypatc
     assert told["examples"]["not_text"][0].startswith("chats:3: ")
 
 
-def test_a_bad_row_stops_with_its_line(tmp_path):
+def test_a_bad_row_stops_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"a\.jsonl:2: the conversation holds no message"):
         prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}, {"messages": []}]}, bad_rows="stop")
 
 
-def test_nothing_left_is_an_error_with_the_reasons(tmp_path):
+def test_nothing_left_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no row is left: 1 rows read, 0 kept, dropped: 1 wrong_roles") as found:
         prepare(tmp_path, {"a.jsonl": [{"messages": [{"role": "x"}]}]}, bad_rows="drop")
     assert "a.jsonl:1: unknown role 'x'" in str(found.value)
 
 
-def test_a_benchmark_whose_text_is_no_unicode_is_named(tmp_path):
+def test_a_benchmark_whose_text_is_no_unicode_is_named(tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "b.jsonl").write_text('{"turns": ["What is \\ud800 ?"]}\n')
     with pytest.raises(SourceError, match=r"b\.jsonl:1: wanted"):
         prepare(tmp_path, {"a.jsonl": [{"prompt": "x"}]}, str(tmp_path / "bench"))
 
 
-def test_a_source_that_nobody_located_is_named(tmp_path):
+def test_a_source_that_nobody_located_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="lies nowhere on this machine"):
         run_spec(tmp_path, PrepareSpec(sources=(Source(digest="xxh3:0", name="a"),)), {})
 
 
-def test_memory_does_not_grow_with_the_texts(tmp_path):
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     """10 MB of text are prepared in a third of that."""
     rows = ({"prompt": " ".join(random.Random(n).choices(WORDS, k=1000)) + str(n)} for n in range(1600))
     write_rows(tmp_path / "big.jsonl", rows)

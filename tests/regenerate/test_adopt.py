@@ -2,8 +2,10 @@
 
 import json
 import tempfile
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -18,10 +20,10 @@ from tests.given.engines.prompts import Bench, prompt, prompts
 
 
 @pytest.fixture
-def adopt(bench, tmp_path):
+def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """Return the answers to prompts from a file of rows."""
 
-    def adopt(rows, given, **spec):
+    def adopt(rows: list[dict[str, Any]], given: list[dict[str, Any] | str], **spec: Any) -> list[dict[str, Any]]:
         path = tmp_path / "given.jsonl"
         path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in given))
         bench.spec = bench.spec.but(answers=checksum(path), **spec)
@@ -31,13 +33,13 @@ def adopt(bench, tmp_path):
     return adopt
 
 
-def log(*texts):
+def log(*texts: str) -> dict[str, Any]:
     """A conversation of user and assistant in turn."""
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]}
 
 
-def test_answers_belong_to_the_prompt_that_asks_the_same(adopt):
+def test_answers_belong_to_the_prompt_that_asks_the_same(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     given = [log(f"row {number}", f"answer {number}") for number in reversed(range(25))]
     rows = adopt(prompts(25), given)
     assert [row["messages"][1]["content"] for row in rows] == [f"answer {number}" for number in range(25)]
@@ -46,13 +48,13 @@ def test_answers_belong_to_the_prompt_that_asks_the_same(adopt):
     assert (rows[0]["generated"], rows[0]["finish_reasons"], rows[0]["thinking"]) == ([1], ["stop"], False)
 
 
-def test_a_prompt_without_an_answer_is_skipped(adopt):
+def test_a_prompt_without_an_answer_is_skipped(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     rows = adopt(prompts(3), [log("row 0", "answer"), log("row 1", ""), log("something else", "answer")])
     assert [row["status"] for row in rows] == ["success", "skipped", "skipped"]
     assert rows[1]["error"] == "the answers file has no answer to this prompt"
 
 
-def test_all_turns_and_what_is_known_of_them_are_adopted(adopt):
+def test_all_turns_and_what_is_known_of_them_are_adopted(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     given = log("a?", "b", "c?", "d") | {"finish_reasons": ["stop", "length"], "token_ids": [[1], [2, 3]]}
     given["messages"][1]["reasoning_content"] = "hm"
     (row,) = adopt([prompt("x", "a?", "c?")], [given])
@@ -64,7 +66,7 @@ def test_all_turns_and_what_is_known_of_them_are_adopted(adopt):
     assert row["thinking"] is True
 
 
-def test_sharegpt_logs_are_adopted(adopt):
+def test_sharegpt_logs_are_adopted(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     conversation = [{"from": "human", "value": "row 0"}, {"from": "gpt", "value": "answer"}]
     (row,) = adopt(prompts(1), [{"conversations": conversation}])
     assert row["messages"][1] == {"role": "assistant", "content": "answer"}
@@ -74,26 +76,32 @@ IMAGE = {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"ro
 TORN = '{"messages": [{"role": "us'
 
 
-def test_rows_that_prepare_drops_are_dropped_and_counted_again(adopt, bench):
+def test_rows_that_prepare_drops_are_dropped_and_counted_again(
+    adopt: Callable[..., list[dict[str, Any]]], bench: Bench
+) -> None:
     rows = adopt(prompts(2), [log("row 0", "a"), IMAGE, TORN, log("row 1", "b")])
     assert [row["messages"][1]["content"] for row in rows] == ["a", "b"]
     assert bench.heard.lines[0] == "4 rows of answers read, 2 kept, dropped: 1 not_text, 1 not_json"
 
 
 @pytest.mark.parametrize(("bad", "message"), [(TORN, "not JSON"), (IMAGE, "type 'image_url'")])
-def test_a_bad_row_stops_where_prepare_stops(adopt, bad, message):
+def test_a_bad_row_stops_where_prepare_stops(
+    adopt: Callable[..., list[dict[str, Any]]], bad: str | dict[str, Any], message: str
+) -> None:
     with pytest.raises(RowError, match=rf"given\.jsonl:2: .*{message}"):
         adopt(prompts(1), [log("row 0", "a"), bad], answers_bad_rows="stop")
 
 
-def test_the_share_of_bad_rows_is_that_of_prepare(adopt):
+def test_the_share_of_bad_rows_is_that_of_prepare(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     given = [log(f"row {number}", "a") for number in range(38)] + [TORN] * 3
     with pytest.raises(BadRowsError, match=r"3 of 41 rows .*prepare.bad_share allows 0.05"):
         adopt(prompts(38), given)
     assert len(adopt(prompts(38), given, answers_bad_share=0.1)) == 38
 
 
-def test_answers_that_cannot_be_used_are_judged_by_the_share_of_regenerate(adopt):
+def test_answers_that_cannot_be_used_are_judged_by_the_share_of_regenerate(
+    adopt: Callable[..., list[dict[str, Any]]],
+) -> None:
     given = [log(f"row {number}", "a") for number in range(38)]
     given += [log(f"row {number}", "a") | {"finish_reason": "crashed"} for number in (38, 39, 40)]
     with pytest.raises(BadRowsError, match=r"3 of 41 rows .*regenerate.bad_share allows 0.05") as found:
@@ -102,7 +110,7 @@ def test_answers_that_cannot_be_used_are_judged_by_the_share_of_regenerate(adopt
     assert [row["status"] for row in adopt(prompts(41), given, bad_share=1.0)].count("skipped") == 3
 
 
-def test_a_file_without_an_answer_is_named_with_the_reasons(adopt):
+def test_a_file_without_an_answer_is_named_with_the_reasons(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     thought = log("row 0", None)
     thought["messages"][1]["reasoning_content"] = "hm"
     with pytest.raises(SourceError, match=r"given\.jsonl: no answer can be adopted: 3 rows of answers read") as found:
@@ -111,7 +119,9 @@ def test_a_file_without_an_answer_is_named_with_the_reasons(adopt):
     assert "given.jsonl:3: not JSON" in str(found.value)
 
 
-def test_of_several_answers_the_first_that_can_be_used_is_taken(adopt, bench):
+def test_of_several_answers_the_first_that_can_be_used_is_taken(
+    adopt: Callable[..., list[dict[str, Any]]], bench: Bench
+) -> None:
     failed = log("row 0", "cut by a filter") | {"finish_reason": "content_filter"}
     rows = adopt(prompts(1), [log("row 0", ""), failed, log("row 0", "good"), log("row 0", "later")])
     assert [row["messages"][1]["content"] for row in rows] == ["good"]
@@ -119,12 +129,12 @@ def test_of_several_answers_the_first_that_can_be_used_is_taken(adopt, bench):
     assert bench.heard.lines[0] == told
 
 
-def test_rows_that_do_not_say_how_they_ended_are_told(adopt, bench):
+def test_rows_that_do_not_say_how_they_ended_are_told(adopt: Callable[..., list[dict[str, Any]]], bench: Bench) -> None:
     adopt(prompts(2), [log("row 0", "a"), log("row 1", "b") | {"finish_reason": "stop"}])
     assert bench.heard.lines[1] == "1 of them do not say how an answer ended; taken as 'stop'"
 
 
-def test_a_turn_of_weight_zero_is_context(adopt):
+def test_a_turn_of_weight_zero_is_context(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     given = log("a?", "wrong", "c?", "d") | {"finish_reasons": ["length", "stop"], "token_ids": [[1], [2, 3]]}
     given["messages"][1] |= {"weight": 0, "reasoning_content": "hm"}
     (row,) = adopt([prompt("x", "a?", "c?")], [given])
@@ -133,14 +143,14 @@ def test_a_turn_of_weight_zero_is_context(adopt):
     assert "reasoning" not in row
 
 
-def test_a_row_without_a_supervised_turn_is_skipped(adopt):
+def test_a_row_without_a_supervised_turn_is_skipped(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     given = log("a?", "b")
     given["messages"][1]["weight"] = 0
     row, _ = adopt([prompt("x", "a?"), *prompts(1)], [given, log("row 0", "a")])
     assert (row["status"], row["error"]) == ("skipped", "every turn of the answer has weight 0")
 
 
-def test_the_day_of_the_plan_is_given_where_the_row_names_none(adopt):
+def test_the_day_of_the_plan_is_given_where_the_row_names_none(adopt: Callable[..., list[dict[str, Any]]]) -> None:
     own = log("row 0", "a") | {"date": "2024-03-05T10:00:00Z"}
     rows = adopt(prompts(2), [own, log("row 1", "b")], date=date(2025, 2, 1))
     assert [row["date"] for row in rows] == ["2024-03-05", "2025-02-01"]
@@ -154,7 +164,7 @@ LINES = (
 )
 
 
-def conversations(lines):
+def conversations(lines: list[str]) -> Iterator[dict[str, Any]]:
     """Yield what can be read of lines, as prompts."""
     for line in lines:
         try:
@@ -166,7 +176,7 @@ def conversations(lines):
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(LINES, max_size=6))
 @example([json.dumps(row) for row in wild.KNOWN])
-def test_no_input_row_ends_adoption(lines):
+def test_no_input_row_ends_adoption(lines: list[str]) -> None:
     asked = [prompt("good", "row 1")]
     asked += [{"id": f"{n}", "split": "train", "source": "x", **each} for n, each in enumerate(conversations(lines))]
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +196,7 @@ def test_no_input_row_ends_adoption(lines):
         assert set(row["finish_reasons"]) <= {"stop", "length", "tool_calls"}
 
 
-def test_the_shelf_keeps_the_first_that_can_be_used_and_leaves_nothing_behind(tmp_path):
+def test_the_shelf_keeps_the_first_that_can_be_used_and_leaves_nothing_behind(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.refuse(b"a", "no")
     assert [shelf.put(b"a", b'{"x": 1}'), shelf.put(b"a", b'{"x": 2}'), shelf.put(b"b", b'{"x": 3}')] == [
@@ -202,7 +212,7 @@ def test_the_shelf_keeps_the_first_that_can_be_used_and_leaves_nothing_behind(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_changed_or_is_gone_is_named(bench, tmp_path):
+def test_a_file_that_changed_or_is_gone_is_named(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "given.jsonl"
     path.write_text(json.dumps(log("row 0", "a")) + "\n")
     bench.spec = bench.spec.but(answers=checksum(path))

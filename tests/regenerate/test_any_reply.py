@@ -76,7 +76,9 @@ statuses = st.just(200) | st.sampled_from([204, 301, 304, 400, 401, 404, 408, 41
 @example(status=301, headers={"location": "http://engine/v1/chat/completions"}, content=b"")
 @example(status=200, headers={}, content=b'{"error": {"message": "gone", "code": [429]}}')
 @example(status=400, headers={}, content=b'{"error": {"message": "closing [/docs] \\ud83d"}}')
-def test_whatever_an_engine_replies_each_row_ends_as_one_thing(status, headers, content):
+def test_whatever_an_engine_replies_each_row_ends_as_one_thing(
+    status: int, headers: dict[str, str], content: bytes
+) -> None:
     rows = answers(status, headers, content)
     assert (rows["good"]["status"], rows["last"]["status"]) == ("success", "success")
     for name in ("bad", "turns"):
@@ -97,7 +99,9 @@ def test_whatever_an_engine_replies_each_row_ends_as_one_thing(status, headers, 
         (200, b'{"choices": [{"message": {"content": "x"}, "finish_reason": "abort"}]}', None),
     ],
 )
-def test_only_what_the_next_run_would_meet_again_is_counted_as_the_rows_own(status, content, reason):
+def test_only_what_the_next_run_would_meet_again_is_counted_as_the_rows_own(
+    status: int, content: bytes, reason: str | None
+) -> None:
     rows = answers(status, {}, content)
     assert rows["bad"]["status"] == "error"
     assert rows["bad"].get("reason") == reason

@@ -1,26 +1,29 @@
 """One bad row costs one row; too many of them end the run, and what was answered is kept."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from deepspec.asking.reader import TargetReader
 from deepspec.errors import AnswersError, BadRowsError, EngineError
 from tests.given.engines.answering import Simulated, serve
-from tests.given.engines.prompts import prompt, prompts
+from tests.given.engines.prompts import Bench, prompt, prompts
 from tests.regenerate.test_faults import only, statuses
 from tests.regenerate.test_parts import answer, failed
 from tests.regenerate.test_preflight import Reader
 
 
-def every(nth, name):
+def every(nth: int, name: str) -> Callable[[int, str], str | None]:
     """Fail every nth row by its number."""
     return lambda number, text: name if int(text.split()[1]) % nth == 0 else None
 
 
 @pytest.fixture
-def reading(bench, monkeypatch):
+def reading(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[TargetReader], Bench]:
     """A bench whose target is here, and counts as the simulated engine does."""
 
-    def use(reader):
+    def use(reader: TargetReader) -> Bench:
         monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: reader))
         return bench
 
@@ -31,7 +34,7 @@ def reading(bench, monkeypatch):
     ("fault", "reason"),
     [("400", "refused"), ("filtered", "filtered"), ("half a character", "not_text"), ("list", "odd_answer")],
 )
-def test_a_row_that_no_run_could_answer_is_counted_by_one_word(bench, fault, reason):
+def test_a_row_that_no_run_could_answer_is_counted_by_one_word(bench: Bench, fault: str, reason: str) -> None:
     with serve(Simulated(fault=only("17", fault))) as (engine,):
         artifact = bench.regenerate(bench.publish(prompts(30)), bench.placement(engine.engine.url))
     assert (artifact.counts["success"], artifact.counts["error"]) == (29, 1)
@@ -47,7 +50,9 @@ def test_a_row_that_no_run_could_answer_is_counted_by_one_word(bench, fault, rea
         ({"content": "", "tool_calls": [], "finish_reason": "tool_calls"}, "odd_answer"),
     ],
 )
-def test_an_answer_that_is_not_there_is_an_error_unless_its_token_ids_are(bench, said, reason):
+def test_an_answer_that_is_not_there_is_an_error_unless_its_token_ids_are(
+    bench: Bench, said: dict[str, Any], reason: str
+) -> None:
     odd = lambda body: {"role": "assistant", "content": "fine", **(said if "17" in str(body["messages"]) else {})}  # noqa: E731
     with serve(Simulated(owner="someone", answer=odd)) as (engine,):
         rows = bench.answers(prompts(30), engine.engine.url)
@@ -58,12 +63,12 @@ def test_an_answer_that_is_not_there_is_an_error_unless_its_token_ids_are(bench,
     assert (row["status"], row["token_ids"]) == ("success", [[0]])
 
 
-def bench_again(bench):
+def bench_again(bench: Bench) -> Bench:
     """Return a bench with nothing published yet."""
     return type(bench)(bench.folder / "again")
 
 
-def test_a_cut_prompt_is_an_error_and_never_trained_on(reading):
+def test_a_cut_prompt_is_an_error_and_never_trained_on(reading: Callable[[TargetReader], Bench]) -> None:
     long = prompt("long", "row " + "word " * 100)
     bench = reading(Reader())
     with serve(Simulated(window=60)) as (engine,):
@@ -73,7 +78,9 @@ def test_a_cut_prompt_is_an_error_and_never_trained_on(reading):
     assert "1 rows answered to another prompt" in bench.heard.lines[-1]
 
 
-def test_a_conversation_goes_no_further_after_a_turn_whose_prompt_was_cut(reading):
+def test_a_conversation_goes_no_further_after_a_turn_whose_prompt_was_cut(
+    reading: Callable[[TargetReader], Bench],
+) -> None:
     bench = reading(Reader())
     with serve(Simulated(window=60)) as (engine,):
         (row,) = bench.answers([prompt("a", "row 1", "row " + "word " * 100, "row 3")], engine.engine.url)
@@ -85,7 +92,9 @@ def test_a_conversation_goes_no_further_after_a_turn_whose_prompt_was_cut(readin
 @pytest.mark.parametrize(
     "error", [TypeError("Can only get item pairs from a mapping."), KeyError("x"), RecursionError()]
 )
-def test_a_row_that_cannot_be_rendered_costs_one_row_and_no_question(reading, error):
+def test_a_row_that_cannot_be_rendered_costs_one_row_and_no_question(
+    reading: Callable[[TargetReader], Bench], error: Exception
+) -> None:
     """As a template does that goes through the arguments of a call, and gets text."""
 
     class Picky(Reader):
@@ -103,7 +112,7 @@ def test_a_row_that_cannot_be_rendered_costs_one_row_and_no_question(reading, er
     assert type(error).__name__ in rows[17]["error"]
 
 
-def test_a_row_that_breaks_what_nobody_foresaw_costs_one_row(bench):
+def test_a_row_that_breaks_what_nobody_foresaw_costs_one_row(bench: Bench) -> None:
     """A recorded call without a function, say."""
     odd = prompt("odd", "row 1", "row 2")
     odd["messages"][1]["tool_calls"] = [{"name": "weather"}]
@@ -118,7 +127,9 @@ def test_a_row_that_breaks_what_nobody_foresaw_costs_one_row(bench):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError("no space left"), RuntimeError("a bug")])
-def test_what_is_no_rows_fault_ends_the_run_as_it_is_and_in_no_group(reading, error):
+def test_what_is_no_rows_fault_ends_the_run_as_it_is_and_in_no_group(
+    reading: Callable[[TargetReader], Bench], error: Exception
+) -> None:
     class Sick(Reader):
         def prompt_ids(self, messages, **told):
             if "row 17" in messages[-1]["content"]:
@@ -131,7 +142,7 @@ def test_what_is_no_rows_fault_ends_the_run_as_it_is_and_in_no_group(reading, er
     assert caught.value is error
 
 
-def test_too_many_bad_rows_end_the_run_and_a_higher_share_goes_on_without_asking_again(bench):
+def test_too_many_bad_rows_end_the_run_and_a_higher_share_goes_on_without_asking_again(bench: Bench) -> None:
     ref = bench.publish(prompts(200))
     with serve(Simulated(fault=every(4, "400"))) as (engine,):
         with pytest.raises(BadRowsError, match=r"regenerate\.bad_share allows 0\.05 of them") as caught:
@@ -147,7 +158,7 @@ def test_too_many_bad_rows_end_the_run_and_a_higher_share_goes_on_without_asking
     assert (artifact.counts["success"], artifact.counts["error"]) == (150, 50)
 
 
-def test_bad_rows_of_committed_parts_count_too(bench):
+def test_bad_rows_of_committed_parts_count_too(bench: Bench) -> None:
     """Of two parts with two of ten bad each, and of a ledger with two of five."""
     ref = bench.publish(prompts(40))
     bench.spec = bench.spec.but(bad_share=1.0)
@@ -174,7 +185,7 @@ def test_bad_rows_of_committed_parts_count_too(bench):
     again.close()
 
 
-def test_bad_rows_that_come_back_first_do_not_end_a_run_of_good_ones(bench):
+def test_bad_rows_that_come_back_first_do_not_end_a_run_of_good_ones(bench: Bench) -> None:
     """Refusals come at once, answers take long: rows under way count as good until they are known.
 
     Of 100 rows 5 may be bad, and three deviations more while they come: 5 + 3 * 2.18 = 11.5.
@@ -189,7 +200,7 @@ def test_bad_rows_that_come_back_first_do_not_end_a_run_of_good_ones(bench):
     book.close()
 
 
-def test_failures_that_can_pass_and_skips_are_no_bad_rows(bench):
+def test_failures_that_can_pass_and_skips_are_no_bad_rows(bench: Bench) -> None:
     ref = bench.publish(prompts(30))
     bench.spec = bench.spec.but(bad_share=0.0)
     book = bench.book(ref, bench.out(ref))
@@ -200,7 +211,7 @@ def test_failures_that_can_pass_and_skips_are_no_bad_rows(bench):
     book.close()
 
 
-def test_at_the_end_all_rows_are_judged_once_more(bench):
+def test_at_the_end_all_rows_are_judged_once_more(bench: Bench) -> None:
     """Of fewer than twenty rows nothing is said; when there are twenty, no bad one may be left to say it."""
     ref = bench.publish(prompts(20))
     book = bench.book(ref, bench.out(ref))
@@ -211,7 +222,7 @@ def test_at_the_end_all_rows_are_judged_once_more(bench):
     book.close()
 
 
-def test_every_endpoint_that_asks_to_be_left_alone_for_a_day_ends_the_run_at_once(bench):
+def test_every_endpoint_that_asks_to_be_left_alone_for_a_day_ends_the_run_at_once(bench: Bench) -> None:
     ref = bench.publish(prompts(30))
     with serve(Simulated(fault=only("17", "quota"))) as (engine,):
         with pytest.raises(EngineError, match=r"asks to be left alone, at least until .*daily quota.*the same command"):
@@ -226,7 +237,7 @@ def test_every_endpoint_that_asks_to_be_left_alone_for_a_day_ends_the_run_at_onc
     assert artifact.counts["success"] == 30
 
 
-def test_one_endpoint_that_asks_for_a_day_is_left_alone_and_the_others_answer(bench):
+def test_one_endpoint_that_asks_for_a_day_is_left_alone_and_the_others_answer(bench: Bench) -> None:
     quota = Simulated(fault=lambda number, text: "quota")
     with serve(quota, Simulated()) as (spent, well):
         rows = bench.answers(prompts(60), spent.engine.url, well.engine.url)
@@ -234,7 +245,7 @@ def test_one_endpoint_that_asks_for_a_day_is_left_alone_and_the_others_answer(be
     assert quota.rows <= 8  # what was sent to it before it said so
 
 
-def test_a_quota_that_is_used_up_before_the_first_row_is_told_and_waited_for_by_nobody(bench):
+def test_a_quota_that_is_used_up_before_the_first_row_is_told_and_waited_for_by_nobody(bench: Bench) -> None:
     told = pytest.raises(EngineError, match=r"asks to be left alone until .*\(.*daily quota\)\); the same command")
     with serve(Simulated(everywhere="quota")) as (engine,), told:
         bench.answers(prompts(3), engine.engine.url)
@@ -243,7 +254,7 @@ def test_a_quota_that_is_used_up_before_the_first_row_is_told_and_waited_for_by_
     assert set(statuses(rows).values()) == {"success"}
 
 
-def test_a_fault_of_all_rows_that_no_probe_sees_ends_the_run(bench, monkeypatch):
+def test_a_fault_of_all_rows_that_no_probe_sees_ends_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
     told = pytest.raises(AnswersError, match=r"no endpoint answered for 0 s .*'gave_up'.*0 of 30 rows are kept")
     with serve(Simulated(fault=lambda number, text: "unknown reason")) as (engine,), told:

@@ -1,7 +1,9 @@
 """Templates that print the clock: an engine on another day answers prompts of the one date of the run."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,8 @@ from deepspec.asking.sampling import Sampling
 from deepspec.chat.template import ChatTemplate
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
-from tests.given.engines.answering import Simulated, serve
-from tests.given.engines.prompts import prompt, prompts
+from tests.given.engines.answering import Server, Simulated, serve
+from tests.given.engines.prompts import Bench, prompt, prompts
 from tests.given.targets import tiny
 from tests.regenerate.test_conversation import WEATHER, with_tools
 
@@ -30,10 +32,10 @@ WITH_TOOLS = VARIABLE.replace("{{ 'Today: '", "{% if tools %}{{ 'Today: '").repl
 
 
 @pytest.fixture
-def told(bench, monkeypatch):
+def told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Return the rows that come of prompts, with a template that the target and the engine share."""
 
-    def regenerate(template, rows, *engines, **sampling):
+    def regenerate(template: str, rows: list[dict[str, Any]], *engines: Server, **sampling: Any) -> list[Any]:
         bench.spec = bench.spec.but(date=DAY, sampling=bench.spec.sampling.but(**sampling))
         reader = TargetReader(tiny.tokenizer(template), "target", DAY)
         monkeypatch.setattr(TargetReader, "of", classmethod(lambda cls, target, placement, day: reader))
@@ -42,11 +44,11 @@ def told(bench, monkeypatch):
     return regenerate
 
 
-def engine(template, *, heeds=True, **more):
+def engine(template: str, *, heeds: bool = True, **more: Any) -> Simulated:
     """An engine with the target's template and a clock of its own."""
     chat = ChatTemplate(tiny.tokenizer(template), frozenset(), "engine")
 
-    def render(body):
+    def render(body: Mapping[str, Any]) -> list[int]:
         kwargs = dict(body.get("chat_template_kwargs", {}))
         thinking = kwargs.pop("enable_thinking", False)
         told = {"thinking": thinking, "tools": body.get("tools"), "switches": kwargs if heeds else {}}
@@ -55,13 +57,13 @@ def engine(template, *, heeds=True, **more):
     return Simulated(render=render, **more)
 
 
-def prompts_read(server):
+def prompts_read(server: Server) -> list[str]:
     """Return the texts of the prompts that came as token ids for rows."""
     texts = [tiny.tokenizer().decode(body["prompt"]) for body in server.engine.bodies if "prompt" in body]
     return [text for text in texts if "row " in text]
 
 
-def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told):
+def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told: Callable[..., list[Any]]) -> None:
     with serve(engine(VARIABLE)) as (server,):
         rows = told(VARIABLE, prompts(3), server)
     assert {row["status"] for row in rows} == {"success"}
@@ -71,7 +73,7 @@ def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told
     assert sent == [{"enable_thinking": False, "date_string": "24 Dec 2025"}] * 3
 
 
-def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told):
+def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told: Callable[..., list[Any]]) -> None:
     with serve(engine(WITH_TOOLS)) as (server,):
         rows = told(WITH_TOOLS, prompts(1), server)
         assert rows[0]["date"] == "2025-12-24"
@@ -84,7 +86,9 @@ def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told):
     ("template", "more"),
     [(BARE, {}), (VARIABLE, {"heeds": False}), (VARIABLE, {"refuses": frozenset({"chat_template_kwargs"})})],
 )
-def test_an_engine_that_cannot_be_told_is_given_token_ids(told, template, more):
+def test_an_engine_that_cannot_be_told_is_given_token_ids(
+    told: Callable[..., list[Any]], template: str, more: dict[str, Any]
+) -> None:
     """Deaf ones read as many tokens as they should: only two values of other lengths show that they print their own."""
     with serve(engine(template, takes_ids=True, **more)) as (server,):
         rows = told(template, prompts(3), server)
@@ -96,7 +100,7 @@ def test_an_engine_that_cannot_be_told_is_given_token_ids(told, template, more):
     assert all(row["token_ids"] == [[0, 1, 2]] for row in rows)
 
 
-def test_engines_are_told_each_in_its_own_way(told):
+def test_engines_are_told_each_in_its_own_way(told: Callable[..., list[Any]]) -> None:
     with serve(engine(VARIABLE, slots=1), engine(VARIABLE, heeds=False, takes_ids=True, slots=1)) as (one, other):
         rows = told(VARIABLE, prompts(40), one, other)
     assert {row["status"] for row in rows} == {"success"}
@@ -115,28 +119,32 @@ def test_engines_are_told_each_in_its_own_way(told):
         (BARE, {"takes_ids": True, "breaks_on_ids": True}, "500"),
     ],
 )
-def test_an_engine_that_prints_its_own_day_is_refused(told, template, more, why):
+def test_an_engine_that_prints_its_own_day_is_refused(
+    told: Callable[..., list[Any]], template: str, more: dict[str, Any], why: str
+) -> None:
     with serve(engine(template, **more)) as (server,):
         with pytest.raises(EngineError, match=f"prints the date.*{why}.*chat_template without the date"):
             told(template, prompts(3), server)
         assert not server.engine.row_bodies
 
 
-def test_a_date_that_the_user_gives_stands(told):
+def test_a_date_that_the_user_gives_stands(told: Callable[..., list[Any]]) -> None:
     with serve(engine(VARIABLE)) as (server,):
         (row,) = told(VARIABLE, prompts(1), server, chat_template_kwargs={"date_string": "26 Jul 2024"})
     assert server.engine.row_bodies[0]["chat_template_kwargs"]["date_string"] == "26 Jul 2024"
     assert row["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
 
 
-def test_a_template_that_prints_no_date_is_told_none(told):
+def test_a_template_that_prints_no_date_is_told_none(told: Callable[..., list[Any]]) -> None:
     with serve(engine(tiny.CHATML, takes_ids=True)) as (server,):
         (row,) = told(tiny.CHATML, prompts(1), server)
     assert "date" not in row
     assert server.engine.row_bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_token_ids_leave_a_call_in_the_last_turn_as_text_and_skip_rows_that_go_on_with_one(told):
+def test_token_ids_leave_a_call_in_the_last_turn_as_text_and_skip_rows_that_go_on_with_one(
+    told: Callable[..., list[Any]],
+) -> None:
     def calls(body):
         return {"role": "assistant", "content": "<tool_call>{}</tool_call>"}
 
@@ -150,7 +158,7 @@ def test_token_ids_leave_a_call_in_the_last_turn_as_text_and_skip_rows_that_go_o
     assert len(prompts_read(server)) == 1
 
 
-def test_an_engine_that_is_away_while_it_is_checked_is_asked_again_later():
+def test_an_engine_that_is_away_while_it_is_checked_is_asked_again_later() -> None:
     class Away:
         label = "away"
 

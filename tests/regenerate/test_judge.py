@@ -1,6 +1,7 @@
 """Which answers are none to train on."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,11 @@ from tests.given.engines.prompts import prompt
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
 
-def said(content, finish_reason="stop", **more):
+def said(content: str, finish_reason: str = "stop", **more: Any) -> Answer:
     return Answer(content=content, finish_reason=finish_reason, **more)
 
 
-def asked(tokens):
+def asked(tokens: int | None) -> Question:
     ids = None if tokens is None else [7] * tokens
     return Question(messages=[], tools=[], seed=1, thinking=False, prompt_ids=ids)
 
@@ -36,7 +37,9 @@ def asked(tokens):
         (said("I call", "tool_calls"), "odd_answer", "ends in calls of tools, and holds none"),
     ],
 )
-def test_an_answer_whose_tokens_are_not_known_is_refused_and_kept_with_its_token_ids(answer, reason, message):
+def test_an_answer_whose_tokens_are_not_known_is_refused_and_kept_with_its_token_ids(
+    answer: Answer, reason: str, message: str
+) -> None:
     with pytest.raises(RowError, match=message) as caught:
         check_answer(answer)
     assert caught.value.reason == reason
@@ -57,11 +60,11 @@ def test_an_answer_whose_tokens_are_not_known_is_refused_and_kept_with_its_token
         said("", "length", tool_calls=[CALL]),
     ],
 )
-def test_other_answers_pass(answer):
+def test_other_answers_pass(answer: Answer) -> None:
     check_answer(answer)
 
 
-def test_an_answer_to_a_prompt_of_other_tokens_is_refused():
+def test_an_answer_to_a_prompt_of_other_tokens_is_refused() -> None:
     with pytest.raises(RowError, match="read 200 tokens of a prompt that has 391: it cut it, or") as caught:
         check_prompt(asked(391), said("4", prompt_tokens=200))
     assert caught.value.reason == "prompt_drifted"
@@ -70,11 +73,11 @@ def test_an_answer_to_a_prompt_of_other_tokens_is_refused():
 
 
 @pytest.mark.parametrize(("has", "read"), [(391, 391), (391, 0), (None, 200)])
-def test_a_prompt_that_is_whole_or_cannot_be_counted_passes(has, read):
+def test_a_prompt_that_is_whole_or_cannot_be_counted_passes(has: int | None, read: int) -> None:
     check_prompt(asked(has), said("4", prompt_tokens=read))
 
 
-def test_an_empty_turn_is_refused_where_another_turn_has_no_ids_and_so_the_row_keeps_none():
+def test_an_empty_turn_is_refused_where_another_turn_has_no_ids_and_so_the_row_keeps_none() -> None:
     answers = iter([said("", "length", token_ids=[1, 2]), said("4")])
 
     async def ask(question):

@@ -20,19 +20,19 @@ MOST_IN_FLIGHT = 60
 """More than the two endpoints ever get at a time here."""
 
 
-def start(bench, urls):
+def start(bench: Bench, urls: list[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.regenerate.one_run", str(bench.folder), *urls]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def committed(bench, ref: ArtifactRef) -> dict[str, object]:
+def committed(bench: Bench, ref: ArtifactRef) -> dict[str, object]:
     """Return the rows of all committed parts by id."""
     out = bench.out(ref)
     paths = [bench.store.local_path(f"{out.prefix}/{e.key}") for mark in out.parts() for e in mark.files.values()]
     return {row["id"]: row for path in paths for _, row in read_rows(path)}
 
 
-def kill_and_resume(bench, seed: int, kills: int) -> None:
+def kill_and_resume(bench: Bench, seed: int, kills: int) -> None:
     chance = random.Random(seed)
     moments = sorted(chance.sample(range(5, ROWS - 10), kills))
     ref = bench.publish(prompts(ROWS))
@@ -57,7 +57,7 @@ def kill_and_resume(bench, seed: int, kills: int) -> None:
     check_final(bench, ref, before)
 
 
-def check_final(bench, ref, before) -> None:
+def check_final(bench: Bench, ref: ArtifactRef, before: dict[str, object]) -> None:
     out = bench.out(ref)
     manifest = read_manifest(bench.store, out.kind, out.address)
     rows = list(published_rows(open_artifact(bench.store, reference(bench.store, manifest), bench.folder)))
@@ -68,17 +68,17 @@ def check_final(bench, ref, before) -> None:
     assert {sample_id: by_id[sample_id] for sample_id in before} == before
 
 
-def test_two_kills_lose_and_double_nothing(bench):
+def test_two_kills_lose_and_double_nothing(bench: Bench) -> None:
     kill_and_resume(bench, seed=1, kills=2)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [11, 12])
-def test_twenty_kills_lose_and_double_nothing(bench, seed):
+def test_twenty_kills_lose_and_double_nothing(bench: Bench, seed: int) -> None:
     kill_and_resume(bench, seed, kills=20)
 
 
-def test_a_run_that_is_asked_to_stop_keeps_its_rows_and_goes_on(bench):
+def test_a_run_that_is_asked_to_stop_keeps_its_rows_and_goes_on(bench: Bench) -> None:
     ref = bench.publish(prompts(ROWS))
     with serve(Simulated(slots=2, seconds=0.01)) as (engine,):
         with start(bench, [engine.engine.url]) as process:

@@ -1,6 +1,8 @@
 """The ledger holds what was finished, whatever tore its end."""
 
 import resource
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,24 +10,24 @@ from deepspec.errors import AnswersError, StoreError
 from deepspec.regenerate.ledger import Ledger, lock_folder
 
 
-def row(sample_id: str, text: str = "fine"):
+def row(sample_id: str, text: str = "fine") -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {"id": sample_id, "messages": [message], "status": "success"}
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Path:
     return tmp_path / "part.jsonl"
 
 
-def write(path, *rows):
+def write(path: Path, *rows: dict[str, Any]) -> None:
     ledger = Ledger(path)
     for each in rows:
         ledger.append(each)
     ledger.close()
 
 
-def test_rows_come_back_after_reopening(path):
+def test_rows_come_back_after_reopening(path: Path) -> None:
     write(path, row("a"), row("b", "line\u2028separator"))
     ledger = Ledger(path)
     assert len(ledger) == 2
@@ -34,14 +36,14 @@ def test_rows_come_back_after_reopening(path):
     assert ledger.read("b") == row("b", "line\u2028separator")
 
 
-def test_a_row_survives_a_kill_as_soon_as_it_is_noted(path):
+def test_a_row_survives_a_kill_as_soon_as_it_is_noted(path: Path) -> None:
     unclosed = Ledger(path)
     unclosed.append(row("a"))
     assert "a" in Ledger(path)
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_a_torn_last_line_is_cut_off_and_the_next_row_starts_clean(path, cut):
+def test_a_torn_last_line_is_cut_off_and_the_next_row_starts_clean(path: Path, cut: int) -> None:
     write(path, row("a"), row("b"))
     path.write_bytes(path.read_bytes()[:-cut])
     ledger = Ledger(path)
@@ -53,7 +55,7 @@ def test_a_torn_last_line_is_cut_off_and_the_next_row_starts_clean(path, cut):
     assert [again.read(name)["id"] for name in ("a", "c")] == ["a", "c"]
 
 
-def test_rubbish_left_by_a_power_cut_is_cut_off(path):
+def test_rubbish_left_by_a_power_cut_is_cut_off(path: Path) -> None:
     write(path, row("a"))
     with path.open("ab") as file:
         file.write(b"\0" * 100 + b"\n" + b'{"half": true}\n')
@@ -61,7 +63,7 @@ def test_rubbish_left_by_a_power_cut_is_cut_off(path):
     assert path.read_bytes().endswith(b"}\n")
 
 
-def test_an_error_that_can_pass_is_asked_again_by_the_next_run(path):
+def test_an_error_that_can_pass_is_asked_again_by_the_next_run(path: Path) -> None:
     ledger = Ledger(path)
     ledger.append(row("a"), can_pass=True)
     assert "a" in ledger
@@ -69,7 +71,7 @@ def test_an_error_that_can_pass_is_asked_again_by_the_next_run(path):
     assert "a" not in Ledger(path)
 
 
-def test_a_full_disk_is_an_error_that_loses_no_row_before_it(path):
+def test_a_full_disk_is_an_error_that_loses_no_row_before_it(path: Path) -> None:
     """The limit on the size of files stands for the disk: the write fails half-way through a row."""
     write(path, row("a"))
     ledger = Ledger(path)
@@ -88,7 +90,7 @@ def test_a_full_disk_is_an_error_that_loses_no_row_before_it(path):
     assert again.read("b") == row("b")
 
 
-def test_a_folder_of_ledgers_has_one_writer(tmp_path):
+def test_a_folder_of_ledgers_has_one_writer(tmp_path: Path) -> None:
     held = lock_folder(tmp_path)
     with pytest.raises(AnswersError, match="another process regenerates the same answers"):
         lock_folder(tmp_path)

@@ -1,5 +1,7 @@
 """What a log says of an answer, under whatever name, becomes the fields of an answer row or a reason."""
 
+from typing import Any
+
 import pytest
 
 from deepspec.errors import RowError
@@ -9,23 +11,23 @@ from deepspec.messages.thinking import MARKERS
 from deepspec.regenerate.logged import read_logged
 
 
-def log(*texts, **more):
+def log(*texts: str, **more: Any) -> dict[str, Any]:
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)], **more}
 
 
-def logged(row):
+def logged(row: dict[str, Any]) -> dict[str, Any]:
     return read_logged(row, parse_conversation(row)).fields
 
 
-def refused(row):
+def refused(row: dict[str, Any]) -> RowError:
     with pytest.raises(RowError) as found:
         logged(row)
     return found.value
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_reason_is_read_on_the_row_the_message_and_the_response(key):
+def test_a_reason_is_read_on_the_row_the_message_and_the_response(key: str) -> None:
     two = log("a?", "b", "c?", "d")
     assert logged(two | {key: "max_tokens"})["finish_reasons"] == ["stop", "length"], "of the last turn"
     assert logged(two | {key: ["LENGTH", "end_turn"]})["finish_reasons"] == ["length", "stop"]
@@ -40,7 +42,7 @@ def test_a_reason_is_read_on_the_row_the_message_and_the_response(key):
     assert logged(own)["finish_reasons"] == ["length", "length"], "a message knows it better than its row"
 
 
-def test_no_reason_is_stop_and_known_as_none():
+def test_no_reason_is_stop_and_known_as_none() -> None:
     row = log("a?", "b", finish_reason=None, choices=[], response="b", stop_reason="")
     found = read_logged(row, parse_conversation(row))
     assert (found.fields["finish_reasons"], found.tells_finish) == (["stop"], False)
@@ -70,13 +72,13 @@ def test_no_reason_is_stop_and_known_as_none():
         ({"generated": "1"}, "bad_generated", ""),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(more, reason, message):
+def test_what_makes_no_sense_is_refused_by_name(more: dict[str, Any], reason: str, message: str) -> None:
     error = refused(log("a?", "b") | more)
     assert error.reason == reason
     assert message in str(error)
 
 
-def test_an_answer_of_reasoning_only_has_a_reason_of_its_own():
+def test_an_answer_of_reasoning_only_has_a_reason_of_its_own() -> None:
     for key in ("reasoning_content", "reasoning", "thinking"):
         row = log("a?", None)
         row["messages"][1][key] = "The sum is 4."
@@ -86,7 +88,7 @@ def test_an_answer_of_reasoning_only_has_a_reason_of_its_own():
 
 
 @pytest.mark.parametrize(("opening", "closing"), MARKERS)
-def test_reasoning_inside_the_content_means_thinking_and_stays_where_it_is(opening, closing):
+def test_reasoning_inside_the_content_means_thinking_and_stays_where_it_is(opening: str, closing: str) -> None:
     for content in (f"{opening}\nhm\n{closing}\n\n3.", f"hm\n{closing}\n\n3."):
         found = logged(log("a?", content))
         assert found["thinking"] is True
@@ -94,7 +96,7 @@ def test_reasoning_inside_the_content_means_thinking_and_stays_where_it_is(openi
         assert "reasoning" not in found
 
 
-def test_a_row_is_believed_what_it_says_of_thinking():
+def test_a_row_is_believed_what_it_says_of_thinking() -> None:
     block = "<think>hm</think>3."
     for said in ({"thinking": False}, {"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}):
         assert logged(log("a?", block, **said))["thinking"] is False
@@ -103,7 +105,7 @@ def test_a_row_is_believed_what_it_says_of_thinking():
     assert logged(log("a?", "3."))["thinking"] is False
 
 
-def test_rows_of_which_some_answers_hold_their_reasoning_are_refused():
+def test_rows_of_which_some_answers_hold_their_reasoning_are_refused() -> None:
     error = refused(log("a?", "b", "c?", "<think>hm</think>d"))
     assert (error.reason, "1 of 2 answers hold their reasoning" in str(error)) == ("mixed_thinking", True)
     assert logged(log("a?", "b", "c?", "<think>hm</think>d", thinking=True))["thinking"] is True
@@ -112,13 +114,13 @@ def test_rows_of_which_some_answers_hold_their_reasoning_are_refused():
     assert logged(context)["thinking"] is True, "what is context only says nothing"
 
 
-def test_other_switches_are_kept_and_thinking_is_none_of_them():
+def test_other_switches_are_kept_and_thinking_is_none_of_them() -> None:
     row = log("a?", "b", chat_template_kwargs={"enable_thinking": True, "reasoning_effort": "low"})
     assert logged(row)["chat_template_kwargs"] == {"reasoning_effort": "low"}
     assert logged(row)["thinking"] is True
 
 
-def test_a_row_of_our_own_artifact_is_adopted_as_it_is():
+def test_a_row_of_our_own_artifact_is_adopted_as_it_is() -> None:
     messages = log("a?", "b", "c?", "d")["messages"]
     row = {
         "messages": messages, "status": "success", "finish_reasons": ["length"], "thinking": True, "generated": [3],
@@ -134,11 +136,11 @@ def test_a_row_of_our_own_artifact_is_adopted_as_it_is():
         ("March 2024", None), ("05.03.2024", None), (20240305, None), (None, None), ("", None), (["2024-03-05"], None),
     ],
 )  # fmt: skip
-def test_a_day_in_iso_form_is_kept(told, day):
+def test_a_day_in_iso_form_is_kept(told: object, day: str | None) -> None:
     assert logged(log("a?", "b", date=told)).get("date") == day
 
 
-def test_calls_of_tools_are_answers():
+def test_calls_of_tools_are_answers() -> None:
     row = log("a?", "")
     row["messages"][1]["tool_calls"] = [{"name": "add", "arguments": {}}]
     found = logged(row | {"finish_reason": "tool_use"})

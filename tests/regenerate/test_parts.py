@@ -1,15 +1,18 @@
 """The accounts of a part, by hand."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import AnswersError
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.row_counts import RowCounts, total_counts
-from tests.given.engines.prompts import prompts
+from tests.given.engines.prompts import Bench, prompts
 
 
-def answer(sample_id, **more):
+def answer(sample_id: str, **more: Any) -> dict[str, Any]:
     return {
         "id": sample_id,
         "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}],
@@ -23,19 +26,19 @@ def answer(sample_id, **more):
     }
 
 
-def failed(sample_id, error, **more):
+def failed(sample_id: str, error: str, **more: Any) -> dict[str, Any]:
     row = {"id": sample_id, "messages": [], "thinking": False, "generated": [], "finish_reasons": []}
     return {**row, "status": "error", "error": error, **more}
 
 
-def counts(*rows, drift=lambda row: ()):
+def counts(*rows: dict[str, Any], drift: Callable[[Any], Any] = lambda row: ()) -> dict[str, Any]:
     tally = RowCounts(drift)
     for row in rows:
         tally.add(row)
     return tally.counts()
 
 
-def test_counts_of_five_rows():
+def test_counts_of_five_rows() -> None:
     told = counts(
         answer("a", token_ids=[[1, 2]]),
         answer("b", finish_reasons=["length"], thinking=True, endpoint="one, other"),
@@ -66,7 +69,7 @@ def test_counts_of_five_rows():
     }
 
 
-def test_a_row_to_another_prompt_and_one_that_nobody_counted_are_told():
+def test_a_row_to_another_prompt_and_one_that_nobody_counted_are_told() -> None:
     told = counts(
         failed("a", "the engine read 200 tokens", reason="prompt_drifted"),
         answer("b", usage={"prompt_tokens": 0, "completion_tokens": 2}),
@@ -75,7 +78,7 @@ def test_a_row_to_another_prompt_and_one_that_nobody_counted_are_told():
     assert (told["prompt_drifted"], told["without_usage"], told["prompt_tokens"]) == (1, 1, 9)
 
 
-def test_reasons_that_hold_the_prompt_do_not_grow_with_the_rows():
+def test_reasons_that_hold_the_prompt_do_not_grow_with_the_rows() -> None:
     words = [failed(f"id-{n}", f"bad input {chr(97 + n % 26) * (1 + n // 26)}", reason="refused") for n in range(100)]
     often = [failed(f"too-{n}", f"{n} tokens", reason="refused") for n in range(3)]
     told = counts(*words, *often)["reasons"]
@@ -85,14 +88,14 @@ def test_reasons_that_hold_the_prompt_do_not_grow_with_the_rows():
     assert sum(total_counts([counts(*words), counts(*often)])["reasons"].values()) == 103
 
 
-def test_counts_add_up_over_parts():
+def test_counts_add_up_over_parts() -> None:
     total = total_counts([counts(answer("a")), counts(answer("b"), failed("c", "busy"))])
     assert (total["input"], total["success"], total["error"]) == (3, 2, 1)
     assert total["endpoints"] == {"one": 2}
     assert total["reasons"] == {"busy": 1}
 
 
-def test_a_part_whose_rows_do_not_add_up_is_not_committed(bench):
+def test_a_part_whose_rows_do_not_add_up_is_not_committed(bench: Bench) -> None:
     ref = bench.publish(prompts(10))
     out = bench.out(ref)
     book = Book(bench.spec, open_artifact(bench.store, ref, bench.folder), out, lambda row: ())

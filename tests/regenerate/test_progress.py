@@ -1,14 +1,16 @@
 """What people read at the end."""
 
+from typing import Any
+
 from deepspec.regenerate.progress import accounts
 from deepspec.regenerate.row_counts import total_counts
 
 
-def counts(**more):
+def counts(**more: Any) -> dict[str, Any]:
     return {**total_counts([]), **more}
 
 
-def test_the_last_line_tells_all_sums():
+def test_the_last_line_tells_all_sums() -> None:
     told = counts(
         input=40,
         success=36,
@@ -31,13 +33,13 @@ def test_the_last_line_tells_all_sums():
     )
 
 
-def test_what_is_as_it_should_be_is_not_told():
+def test_what_is_as_it_should_be_is_not_told() -> None:
     assert accounts(counts(input=1, success=1)) == (
         "1 prompts = 1 success + 0 error + 0 skipped; 0 tokens generated, 0 rows cut by max_tokens"
     )
 
 
-def test_many_and_long_reasons_stay_one_line():
+def test_many_and_long_reasons_stay_one_line() -> None:
     said = {f"{'x' * 200}\n[/docs] {n}": 10 - n for n in range(9)}
     line = accounts(counts(reasons=said))
     assert "\n" not in line

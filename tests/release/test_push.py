@@ -16,7 +16,7 @@ from deepspec.store import Store
 from tests.release.test_run import release
 
 
-def test_another_store_holds_the_same_release(tmp_path: Path):
+def test_another_store_holds_the_same_release(tmp_path: Path) -> None:
     published, _, card = release(tmp_path)
     where = push(published, str(tmp_path / "other"), tmp_path / "scratch")
     other = Store(tmp_path / "other")
@@ -28,7 +28,7 @@ def test_another_store_holds_the_same_release(tmp_path: Path):
     assert not list((tmp_path / "scratch" / "pushed").iterdir())
 
 
-def test_a_release_is_evaluated_again_where_it_was_pushed_to(tmp_path: Path):
+def test_a_release_is_evaluated_again_where_it_was_pushed_to(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     released = read_manifest(published.store, "draft", published.manifest.inputs["draft"].address)
     other = Store(tmp_path / "other")
@@ -56,7 +56,9 @@ class Hub:
         )
 
 
-def test_a_repository_has_the_public_form_at_its_root_and_the_others_below(tmp_path: Path, monkeypatch):
+def test_a_repository_has_the_public_form_at_its_root_and_the_others_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     published, _, card = release(tmp_path)
     hub = Hub()
     monkeypatch.setattr(pushing, "HfApi", lambda: hub)
@@ -73,7 +75,7 @@ def test_a_repository_has_the_public_form_at_its_root_and_the_others_below(tmp_p
     assert load_draft(folder).config.block_size == 7
 
 
-def test_only_releases_are_pushed(tmp_path: Path):
+def test_only_releases_are_pushed(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     manifest = read_manifest(published.store, "draft", published.manifest.inputs["draft"].address)
     assert manifest is not None

@@ -65,7 +65,7 @@ def found() -> Released:
     return released()
 
 
-def test_the_report_tells_everything_and_warns_first(found: Released):
+def test_the_report_tells_everything_and_warns_first(found: Released) -> None:
     text = markdown("t", warnings(found), sections(found))
     assert text.index("**llama.cpp b1 makes 3.000 [2.900, 3.100] tokens per round") < text.index("## Acceptance")
     for row in (
@@ -77,7 +77,7 @@ def test_the_report_tells_everything_and_warns_first(found: Released):
         assert row in text
 
 
-def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Released):
+def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Released) -> None:
     assert "While it was trained" not in [each.title for each in sections(found)]
     look = {"step": 40, "accepted_length": 2.5, "accepted_length_low": 2.25, "accepted_length_high": 2.75}
     trained = replace(found, trained={"held_out": look}, figures={**found.figures, "learning_curve": b"png"})
@@ -88,12 +88,12 @@ def test_the_report_shows_how_the_draft_grew_where_it_was_trained_here(found: Re
     assert len(bare.texts) == 1
 
 
-def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released):
+def test_what_was_found_about_an_adopted_draft_is_warned_of_first(found: Released) -> None:
     loud = "The draft's embedding is not the target's"
     assert warnings(replace(found, trained={**found.trained, "warnings": [loud]}))[0] == loud
 
 
-def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):
+def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released) -> None:
     loud = "At 8 requests at once: with: its counters began anew."
     speed = found.speed.model_copy(update={"under_load": loaded(warnings=(loud,))})
     served = replace(found, speed=speed, figures={**found.figures, "served": b"png"})
@@ -110,7 +110,7 @@ def test_what_an_engine_gave_under_load_stands_in_the_report(found: Released):
     assert shown.figures == {"speed by load, served": b"png"}
 
 
-def test_engines_are_told_to_propose_what_was_best_under_load(found: Released):
+def test_engines_are_told_to_propose_what_was_best_under_load(found: Released) -> None:
     form = ExportedForm(files={"draft.gguf": "x"})
     plain = Proposed.of(found.scores, found.speed)
     assert "--spec-draft-n-max 7" in serving("llama.cpp", "t", form, plain)
@@ -130,14 +130,14 @@ def test_engines_are_told_to_propose_what_was_best_under_load(found: Released):
     assert "--spec-draft-n-max 3 --spec-draft-p-min 0.5" in serving("llama.cpp", "t", form, as_tried)
 
 
-def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released):
+def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released) -> None:
     slower = Change(load=4, context=None, before=interval(9.0), now=interval(7.0), verdict="slower")
     speed = found.speed.model_copy(update={"under_load": loaded(changes=(slower,))})
     assert "Slower than the release before at 4 requests at once." in warnings(replace(found, speed=speed))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install -y chromium to open reports in it")
-def test_a_browser_shows_every_plot_and_finds_nothing_to_complain_about(found: Released, tmp_path: Path):
+def test_a_browser_shows_every_plot_and_finds_nothing_to_complain_about(found: Released, tmp_path: Path) -> None:
     page = html("t <b>", warnings(found), sections(found))
     assert not re.search(r"(src|href)=\"https?:", page)
     assert "t &lt;b&gt;" in page
@@ -165,7 +165,9 @@ def test_a_browser_shows_every_plot_and_finds_nothing_to_complain_about(found: R
         (("acceptance", "load", "learning_curve"), ["acceptance.png", "load.png", "learning_curve.png"]),
     ],
 )
-def test_the_card_shows_what_was_drawn_and_nothing_else(found: Released, names: tuple[str, ...], shown: list[str]):
+def test_the_card_shows_what_was_drawn_and_nothing_else(
+    found: Released, names: tuple[str, ...], shown: list[str]
+) -> None:
     card = render(ReleaseSpec(target="ORG/target"), replace(found, figures=dict.fromkeys(names, b"png")))
     assert shown_in(card) == shown
     assert card.count("![") == len(shown)

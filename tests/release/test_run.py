@@ -1,11 +1,13 @@
 """The release: a card that says what is true, folders that load, and no number without its origin."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.catalog import scores_before, set_ref
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CorruptArtifactError, NotPublishedError
@@ -33,7 +35,7 @@ from tests.given.published.numbers import interval
 from tests.given.published.numbers import scores as published_scores
 
 
-def acceptance(length):
+def acceptance(length: float) -> Acceptance:
     names = Acceptance.model_fields.keys() - {"samples", "rounds", "tokens", "cumulative", "conditional"}
     values = dict.fromkeys(names, interval(length))
     return Acceptance(
@@ -41,12 +43,12 @@ def acceptance(length):
     )
 
 
-def benchmark(**changes):
+def benchmark(**changes: Any) -> BenchmarkScore:
     told = {"questions": 3, "asked_for": 3, "too_long": 0, "stopped": 1, "acceptance": acceptance(1.5), **changes}
     return BenchmarkScore(benchmark="sums", digest="d", temperature=0.0, **told)
 
 
-def scores_of(draft, /, **changes):
+def scores_of(draft: ArtifactRef, /, **changes: Any) -> Scores:
     fields = {
         "algorithm": "dspark", "draft": draft.address, "target": "t", "slots": 7, "overall": {"0.0": acceptance(1.5)},
         "benchmarks": (benchmark(),), "slices": (), "untrained": acceptance(1.0), "calibration": (),
@@ -66,7 +68,7 @@ def calibration() -> CalibrationScore:
     )  # fmt: skip
 
 
-def speed_of(draft, speedup=1.25):
+def speed_of(draft: ArtifactRef, speedup: float = 1.25) -> Speed:
     batch = BatchSpeed(
         batch=1, tokens_per_second=20, plain_tokens_per_second=16, speedup=speedup, spread=1, tokens_per_round=1.5,
         round_seconds=0.1, round_cost=1.2, shares={}, plain_shares={}, prefill_seconds=1,
@@ -77,7 +79,9 @@ def speed_of(draft, speedup=1.25):
     )  # fmt: skip
 
 
-def release(tmp_path, kind="dspark", speedup=1.25, **changes):
+def release(
+    tmp_path: Path, kind: str = "dspark", speedup: float = 1.25, **changes: Any
+) -> tuple[Artifact, dict[str, Any], str]:
     """Publish a release; return it, the counts and the card."""
     exports, _, _ = publish_exports(tmp_path, kind)
     store, scratch = exports.store, tmp_path / "scratch"
@@ -97,7 +101,7 @@ def release(tmp_path, kind="dspark", speedup=1.25, **changes):
     return published, counts, published.read_bytes("README.md").decode()
 
 
-def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
+def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path: Path) -> None:
     published, counts, card = release(tmp_path)
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["license"] == "apache-2.0"
@@ -118,7 +122,7 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(tmp_path):
     assert "## Speed\n\ntwo cores; ours; 2 threads; temperature 0." in report
 
 
-def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
+def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.given.published.exports.TRAINED", {"parameters": 1234, "adopted": "ORG/draft"})
     _, _, card = release(tmp_path)
     assert "Trained elsewhere: `ORG/draft`; 1,234 trained parameters" in card
@@ -126,7 +130,7 @@ def test_a_draft_that_was_trained_elsewhere_says_so(tmp_path, monkeypatch):
     assert "The prompts are under" not in card
 
 
-def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
+def test_folders_of_the_release_load_and_hold_the_card(tmp_path: Path) -> None:
     published, counts, card = release(tmp_path)
     for form in counts["forms"]:
         write_form(published, form, tmp_path / "out" / form)
@@ -134,7 +138,7 @@ def test_folders_of_the_release_load_and_hold_the_card(tmp_path):
     assert load_draft(tmp_path / "out" / "vllm").config.block_size == 7
 
 
-def test_provenance_names_every_ancestor_and_no_path(tmp_path):
+def test_provenance_names_every_ancestor_and_no_path(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     told = published.read_bytes("provenance.json").decode()
     assert {name.split("/")[0] for name in json.loads(told)} == {"draft", "exports", "scores", "speed"}
@@ -155,32 +159,32 @@ def test_provenance_names_every_ancestor_and_no_path(tmp_path):
         ({"untrained": acceptance(1.6)}, "accepted no longer (1.500) than an untrained one (1.600)"),
     ],
 )
-def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path, changes, warning):
+def test_what_is_wrong_stands_at_the_top_of_the_card(tmp_path: Path, changes: dict[str, Any], warning: str) -> None:
     _, counts, card = release(tmp_path, **changes)
     assert any(warning in told for told in counts["warnings"])
     assert warning in card.split("## How good it is")[0]
 
 
-def test_turns_left_out_stand_beside_what_was_scored(tmp_path):
+def test_turns_left_out_stand_beside_what_was_scored(tmp_path: Path) -> None:
     _, _, card = release(tmp_path, benchmarks=(benchmark(too_long=2, turns=5),))
     assert "| sums | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
     assert "| all | 0 | 3 | 1.500 | 1.400 to 1.600 | 1.500 | 1.500 | 2 |" in card
 
 
-def test_no_sample_checked_is_not_lossless(tmp_path):
+def test_no_sample_checked_is_not_lossless(tmp_path: Path) -> None:
     _, counts, card = release(tmp_path, lossless=LosslessCheck(samples=0, equal=0, ties=0, divergences=()))
     assert counts["lossless"] is None
     assert "; lossless" not in card
     assert ": lossless" not in card
 
 
-def fitted(kept):
+def fitted(kept: bool) -> tuple[CalibrationScore, ...]:
     change = Interval(value=-0.02, low=-0.03, high=-0.01 if kept else 0.01)
     fit = PositionFit(position=1, temperature=1.5, difference=change, kept=kept)
     return (calibration().model_copy(update={"fits": (fit,), "confidence_temperatures": (1.5,) if kept else ()}),)
 
 
-def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path):
+def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path: Path) -> None:
     published, _, card = release(tmp_path / "kept", calibration=fitted(True))
     assert json.loads(published.read_bytes("calibration.json"))["confidence_temperatures"] == [1.5]
     assert "divide the confidence logit of position k by `calibration.json`" in card
@@ -192,13 +196,13 @@ def test_temperatures_that_help_lie_in_the_release_and_others_do_not(tmp_path):
     assert "| 1.50: ECE -0.0200 [-0.0300, +0.0100], not used |" in published.read_bytes("report.md").decode()
 
 
-def test_a_refused_form_is_named_on_the_card(tmp_path):
+def test_a_refused_form_is_named_on_the_card(tmp_path: Path) -> None:
     _, counts, card = release(tmp_path, "dspark_gated")
     assert counts["refused"].keys() == {"vllm", "llama.cpp"}
     assert "Not written for **vllm**: the draft has a gated Markov head" in card
 
 
-def test_the_release_before_is_compared_question_by_question(tmp_path):
+def test_the_release_before_is_compared_question_by_question(tmp_path: Path) -> None:
     before = published_scores(tmp_path, "a", {"sums/0": 1, "sums/1": 3})
     now = published_scores(tmp_path, "b", {"sums/0": 2, "sums/1": 4, "new/0": 0})
     spec = ReleaseSpec(target="ORG/target", previous="a" * 32)
@@ -210,7 +214,7 @@ def test_the_release_before_is_compared_question_by_question(tmp_path):
     assert before.store.root == now.store.root
 
 
-def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_path):
+def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_path: Path) -> None:
     published, _, _ = release(tmp_path)
     store = published.store
     assert scores_before(store, "ORG/target") is None
@@ -221,6 +225,6 @@ def test_the_baseline_is_the_release_before_where_it_is_for_the_same_target(tmp_
     assert scores_before(store, "ORG/target") is None
 
 
-def test_scores_of_another_draft_are_refused(tmp_path):
+def test_scores_of_another_draft_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptArtifactError, match="scores are of draft other"):
         release(tmp_path, draft="other")

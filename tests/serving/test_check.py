@@ -32,7 +32,7 @@ def known(name: str, accepted: int, begins: str = "", text: str = "") -> Decoded
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
-def test_what_the_engine_accepts_is_held_against_ours(kind: str):
+def test_what_the_engine_accepts_is_held_against_ours(kind: str) -> None:
     with serving(Fake(kind=kind)) as endpoint:
         found = check_engine(endpoint, None, [known("a", 1), known("b", 1)], 9)
     assert found.tokens_per_round.value == pytest.approx(8 / 4)  # 9 - 1 - 4 = 4 rounds made 8 tokens
@@ -43,7 +43,7 @@ def test_what_the_engine_accepts_is_held_against_ours(kind: str):
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
-def test_an_engine_that_accepts_less_is_warned_of(kind: str):
+def test_an_engine_that_accepts_less_is_warned_of(kind: str) -> None:
     with serving(Fake(kind=kind)) as endpoint:
         found = check_engine(endpoint, None, [known("a", 3)], 9)
     assert not found.agrees
@@ -51,7 +51,7 @@ def test_an_engine_that_accepts_less_is_warned_of(kind: str):
     assert found.difference == Interval(value=-2, low=-2, high=-2)
 
 
-def test_prompts_are_compared_one_by_one():
+def test_prompts_are_compared_one_by_one() -> None:
     """Long and short rounds lie wide apart, so that both intervals are wide; each prompt takes one round more."""
     asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens
     moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
@@ -71,7 +71,7 @@ def test_prompts_are_compared_one_by_one():
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
-def test_another_draft_that_is_accepted_as_often_takes_other_rounds_over_the_same_answers(kind: str):
+def test_another_draft_that_is_accepted_as_often_takes_other_rounds_over_the_same_answers(kind: str) -> None:
     """As with layers that are off by one: 2 and 8 rounds here, 8 and 2 there, and ten of each two prompts for both."""
     asked = [known("a", 3, text="a" * 9), known("b", 0, text="a" * 9)] * 6
     with serving(Fake(kind=kind, by_turn=(0, 3))) as endpoint:
@@ -93,7 +93,7 @@ def test_another_draft_that_is_accepted_as_often_takes_other_rounds_over_the_sam
     assert alike.row()["other rounds"] == "0.000 [0.000, 0.000], 12 answers"
 
 
-def test_rounds_are_compared_over_the_same_answers_alone():
+def test_rounds_are_compared_over_the_same_answers_alone() -> None:
     """A stop token that the engine leaves out of its text is one; another length, another text or none is not."""
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     told = [("abc", 9), ("abc", 8), ("abd", 9), ("", 9)]
@@ -104,7 +104,7 @@ def test_rounds_are_compared_over_the_same_answers_alone():
     assert same_answers(answers[:1], [known("0", 1)]) == (0, None), "nobody knows what was answered here"
 
 
-def test_a_draft_that_cannot_decide_takes_another_round_now_and_then():
+def test_a_draft_that_cannot_decide_takes_another_round_now_and_then() -> None:
     """One round more in 40 answers of 4: two thirds of a percent."""
     moments = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
@@ -115,30 +115,30 @@ def test_a_draft_that_cannot_decide_takes_another_round_now_and_then():
     assert found.agrees
 
 
-def test_the_target_alone_gives_the_speed_up():
+def test_the_target_alone_gives_the_speed_up() -> None:
     with serving(Fake()) as endpoint, serving(Fake(drafts=False)) as plain:
         found = check_engine(endpoint, plain, [known("a", 1)], 9)
     assert (found.tokens_per_second, found.speedup) == pytest.approx((90, 1.0))  # both tell 100 ms
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM", "other"])
-def test_an_engine_without_a_draft_is_refused(kind: str):
+def test_an_engine_without_a_draft_is_refused(kind: str) -> None:
     with serving(Fake(kind=kind, drafts=False)) as endpoint, pytest.raises(EngineError, match="drafted nothing"):
         check_engine(endpoint, None, [known("a", 1)], 9)
 
 
-def test_an_engine_that_is_not_there_is_named():
+def test_an_engine_that_is_not_there_is_named() -> None:
     nowhere = Endpoint(url="http://127.0.0.1:9/v1", model="pair")
     with pytest.raises(EngineError, match=r"engine http://127\.0\.0\.1:9/v1"):
         check_engine(nowhere, None, [known("a", 1)], 9)
 
 
-def test_an_engine_that_stops_in_the_middle_of_an_answer_is_named():
+def test_an_engine_that_stops_in_the_middle_of_an_answer_is_named() -> None:
     with serving(Fake(dies_at=(0,))) as endpoint, pytest.raises(EngineError, match="check that it runs"):
         check_engine(endpoint, None, [known("a", 1)], 9)
 
 
-def test_another_model_and_another_width_are_refused():
+def test_another_model_and_another_width_are_refused() -> None:
     async def check(endpoint: Endpoint) -> None:
         async with ServingClient(endpoint) as client:
             await check_served_target(client, ServedShape(name="tiny", hidden_size=8))
@@ -151,7 +151,7 @@ def test_another_model_and_another_width_are_refused():
         asyncio.run(check(endpoint))
 
 
-def test_a_target_that_answers_otherwise_is_refused():
+def test_a_target_that_answers_otherwise_is_refused() -> None:
     asked = [known(str(n), 1, begins="a") for n in range(4)]
 
     async def check(endpoint: Endpoint) -> None:
@@ -165,7 +165,7 @@ def test_a_target_that_answers_otherwise_is_refused():
         asyncio.run(check(endpoint))
 
 
-def test_agreement_is_an_overlap_of_intervals():
+def test_agreement_is_an_overlap_of_intervals() -> None:
     moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=n + 1, drafted=20, accepted=n - 10, **moments) for n in (12, 14, 16, 18, 20)]
     found = tokens_per_round(answers)  # 10 rounds each: 1.2 to 2.0

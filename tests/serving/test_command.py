@@ -56,7 +56,7 @@ def releases(place: Path) -> list[str]:
     return [each.address for each in catalog(Store(str(place / "store"))) if each.kind == "release"]
 
 
-def test_a_release_is_published_again_with_what_was_found(place: Path, made: tuple[Path, Artifact]):
+def test_a_release_is_published_again_with_what_was_found(place: Path, made: tuple[Path, Artifact]) -> None:
     _, release = made
     _, shown = bench(place, release.manifest.address)
     (again,) = set(releases(place)) - {release.manifest.address}
@@ -75,7 +75,7 @@ def test_a_release_is_published_again_with_what_was_found(place: Path, made: tup
     assert [each.load for each in found.levels] == [1, 2]
 
 
-def test_a_release_is_compared_with_the_one_before(place: Path, made: tuple[Path, Artifact]):
+def test_a_release_is_compared_with_the_one_before(place: Path, made: tuple[Path, Artifact]) -> None:
     _, release = made
     bench(place, release.manifest.address)
     (first,) = set(releases(place)) - {release.manifest.address}
@@ -85,7 +85,7 @@ def test_a_release_is_compared_with_the_one_before(place: Path, made: tuple[Path
         bench(place, f"release/{first}", "--before", release.manifest.address)
 
 
-def test_an_engine_that_accepts_otherwise_ends_with_1(place: Path, made: tuple[Path, Artifact]):
+def test_an_engine_that_accepts_otherwise_ends_with_1(place: Path, made: tuple[Path, Artifact]) -> None:
     store = Store(str(place / "store"))
     set_ref(store, "mine", made[1].ref)
     code, shown = bench(place, "mine", fake=Fake(kind="vLLM", accepts=3))
@@ -93,7 +93,9 @@ def test_an_engine_that_accepts_otherwise_ends_with_1(place: Path, made: tuple[P
     assert "warning: vLLM 7 makes" in shown
 
 
-def test_an_engine_of_another_target_is_refused(place: Path, made: tuple[Path, Artifact], monkeypatch):
+def test_an_engine_of_another_target_is_refused(
+    place: Path, made: tuple[Path, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(asked, "BEGINNING", 2)
     monkeypatch.setattr("deepspec.serving.check.ENOUGH", 1)
     with pytest.raises(DeepSpecError, match="serves another target than the release is for"):
@@ -113,12 +115,14 @@ def test_an_engine_of_another_target_is_refused(place: Path, made: tuple[Path, A
         (("--contexts", "100000"), "shorten them"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(place: Path, made: tuple[Path, Artifact], words: tuple[str, ...], message):
+def test_what_makes_no_sense_is_one_line(
+    place: Path, made: tuple[Path, Artifact], words: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(DeepSpecError, match=message):
         bench(place, made[1].manifest.address, *words)
 
 
-def test_prompts_of_a_file_are_asked(place: Path, made: tuple[Path, Artifact], tmp_path: Path):
+def test_prompts_of_a_file_are_asked(place: Path, made: tuple[Path, Artifact], tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text('{"turns": ["one of my own"]}\n')
     fake = Fake(kind="vLLM")
     bench(place, made[1].manifest.address, "--prompts", str(tmp_path / "own.jsonl"), fake=fake)
@@ -127,7 +131,7 @@ def test_prompts_of_a_file_are_asked(place: Path, made: tuple[Path, Artifact], t
     assert len({tuple(each["prompt"]) for each in fake.bodies}) == 3
 
 
-def test_prompts_are_made_exactly_so_long(place: Path, made: tuple[Path, Artifact]):
+def test_prompts_are_made_exactly_so_long(place: Path, made: tuple[Path, Artifact]) -> None:
     fake = Fake(kind="vLLM")
     bench(place, made[1].manifest.address, "--contexts", "40,64", fake=fake)
     assert {len(each["prompt"]) for each in fake.bodies[2:]} == {40, 64}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,14 +25,14 @@ OPTIONS = ServeOptions(loads=(1, 2), requests=4, max_tokens=9)
 
 
 @pytest.fixture(autouse=True)
-def _no_client_is_late(monkeypatch: pytest.MonkeyPatch):
+def _no_client_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes the client late: that it is told has tests of its own."""
     monkeypatch.setattr(levels, "BUSY", 100.0)
     monkeypatch.setattr(levels, "LATE", 100.0)
 
 
 @contextmanager
-def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes) -> Iterator[ServedSubject]:
+def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes: Any) -> Iterator[ServedSubject]:
     alone = plain or Fake(drafts=False)
     with serving(fake) as drafting, serving(alone) as without:
         told = {
@@ -43,13 +44,13 @@ def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes)
         yield ServedSubject(**{**told, **changes})
 
 
-def served(fake: Fake, options: ServeOptions = OPTIONS, **changes) -> UnderLoad:
+def served(fake: Fake, options: ServeOptions = OPTIONS, **changes: Any) -> UnderLoad:
     with subject(fake, **changes) as asked:
         return under_load(asked, options, Heard())
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
-def test_every_level_tells_speed_and_what_was_accepted(kind: str):
+def test_every_level_tells_speed_and_what_was_accepted(kind: str) -> None:
     fake = Fake(kind=kind)
     found = served(fake)
     assert [(each.kind, each.load) for each in found.levels] == [("closed", 1), ("closed", 2)]
@@ -70,7 +71,7 @@ def test_every_level_tells_speed_and_what_was_accepted(kind: str):
     assert by_load(found).startswith(b"\x89PNG")
 
 
-def test_answers_are_as_long_as_is_wanted_and_no_prefix_is_kept():
+def test_answers_are_as_long_as_is_wanted_and_no_prefix_is_kept() -> None:
     llama, vllm = Fake(), Fake(kind="vLLM")
     served(llama)
     assert {each["cache_prompt"] for each in llama.bodies} == {False}
@@ -81,14 +82,14 @@ def test_answers_are_as_long_as_is_wanted_and_no_prefix_is_kept():
     assert not any("ignore_eos" in each for each in vllm.bodies)
 
 
-def test_levels_of_one_length_each_have_a_break_even_of_their_own():
+def test_levels_of_one_length_each_have_a_break_even_of_their_own() -> None:
     found = served(Fake(), OPTIONS.but(contexts=(40,)))
     assert [each.context for each in found.levels] == [40, 40]
     assert [each.context for each in found.break_even] == [40]
     assert "40" in str(found.rows()[0])
 
 
-def test_requests_that_arrive_by_chance_are_measured_too():
+def test_requests_that_arrive_by_chance_are_measured_too() -> None:
     found = served(Fake(), ServeOptions(rates=(200.0,), requests=5, max_tokens=9))
     (level,) = found.levels
     assert (level.kind, level.load, level.speedup) == ("open", 200.0, None)
@@ -96,7 +97,7 @@ def test_requests_that_arrive_by_chance_are_measured_too():
     assert level.drafting.requests == 5
 
 
-def test_counters_that_begin_anew_are_said_first():
+def test_counters_that_begin_anew_are_said_first() -> None:
     found = served(Fake(kind="vLLM", resets_at=6))
     assert found.levels[0].accepted is None
     assert found.warnings[0] == "At 1 requests at once: with: its counters began anew."
@@ -104,46 +105,46 @@ def test_counters_that_begin_anew_are_said_first():
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
-def test_an_engine_that_ignores_the_draft_is_said_first(kind: str):
+def test_an_engine_that_ignores_the_draft_is_said_first(kind: str) -> None:
     found = served(Fake(kind=kind, drafts=False))
     assert "drafted nothing: it ignores the draft" in found.warnings[0]
     assert found.check is None
 
 
-def test_an_engine_without_counters_is_measured_and_said():
+def test_an_engine_without_counters_is_measured_and_said() -> None:
     found = served(Fake(kind="other"))
     assert "tells nothing about drafts" in found.warnings[0]
     assert found.levels[0].speedup is not None
 
 
-def test_a_gauge_of_a_window_has_no_interval_and_is_held_against_nothing():
+def test_a_gauge_of_a_window_has_no_interval_and_is_held_against_nothing() -> None:
     found = served(Fake(kind="SGLang"))
     assert found.levels[0].accepted is not None
     assert found.levels[0].accepted.tokens_per_round.value == 2.5
     assert "a mean of a window only" in found.warnings[0]
 
 
-def test_an_engine_that_accepts_otherwise_than_measured_here_is_said_first():
+def test_an_engine_that_accepts_otherwise_than_measured_here_is_said_first() -> None:
     found = served(Fake(accepts=0))  # as one does whose draft reads other layers than those it was trained on
     assert found.warnings[0].startswith("llama.cpp 7 makes 1.000 [1.000, 1.000] tokens per round of prompts on which")
     assert found.warnings[0].endswith("what it serves is not what was evaluated.")
 
 
-def test_an_engine_that_serves_another_target_is_refused():
+def test_an_engine_that_serves_another_target_is_refused() -> None:
     with pytest.raises(EngineError, match="another target than the release is for"):
         served(Fake(text="b"))
     with pytest.raises(EngineError, match="another target than the release is for"):
         served(Fake(), plain=Fake(drafts=False, width=9))
 
 
-def test_a_level_in_which_the_engine_stops_is_repeated_once():
+def test_a_level_in_which_the_engine_stops_is_repeated_once() -> None:
     found = served(Fake(dies_at=(6,)))
     assert found.levels[0].speedup is not None
     assert found.levels[0].notes[0].startswith("with: repeated, since it stopped: engine http://127.0.0.1")
     assert found.levels[1].notes == ()
 
 
-def test_a_level_in_which_the_engine_stops_again_is_marked():
+def test_a_level_in_which_the_engine_stops_again_is_marked() -> None:
     found = served(Fake(dies_at=(6, 7, 8, 9)))
     assert found.levels[0].drafting is None
     assert found.levels[0].plain is not None
@@ -152,7 +153,7 @@ def test_a_level_in_which_the_engine_stops_again_is_marked():
     assert found.loads == (2,)
 
 
-def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: pytest.MonkeyPatch):
+def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
 
     async def never(_: object, patience: EnginePatience) -> bool:
@@ -166,32 +167,32 @@ def test_an_engine_that_is_gone_is_not_waited_for_at_every_level(monkeypatch: py
     assert waited == [2, 0, 0, 0]
 
 
-def test_prefixes_that_were_cached_are_told():
+def test_prefixes_that_were_cached_are_told() -> None:
     assert "Prefix caching was on: " in " ".join(served(Fake(cached=1)).warnings)
     assert "Prefix caching" not in " ".join(served(Fake()).warnings)
     assert "Whether prefixes were cached is not known" in " ".join(served(Fake(kind="vLLM")).warnings)
 
 
-def test_a_client_that_is_the_limit_says_so_and_is_not_taken_for_the_engine(monkeypatch: pytest.MonkeyPatch):
+def test_a_client_that_is_the_limit_says_so_and_is_not_taken_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "BUSY", 0.0)
     found = served(Fake())
     assert found.break_even == ()
     assert "with: the client was the limit (" in found.levels[0].notes[0]
 
 
-def test_more_connections_than_the_machine_opens_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_more_connections_than_the_machine_opens_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure.resource, "getrlimit", lambda _: (100, 100))
     with pytest.raises(SpecError, match="128 requests at once need as many connections, and this machine lets a"):
         served(Fake(), ServeOptions(loads=(128,)))
 
 
-def test_settings_that_are_tried_have_a_row_for_each_load():
+def test_settings_that_are_tried_have_a_row_for_each_load() -> None:
     with subject(Fake()) as asked:
         found = with_settings(asked, OPTIONS, 2, 0.5)
     assert [(each.load, each.max_tokens, each.least) for each in found] == [(1, 2, 0.5), (2, 2, 0.5)]
 
 
-def test_a_closed_loop_keeps_its_load_while_anything_counts():
+def test_a_closed_loop_keeps_its_load_while_anything_counts() -> None:
     at_once: list[int] = []
     running = 0
 
@@ -212,7 +213,7 @@ def test_a_closed_loop_keeps_its_load_while_anything_counts():
     assert at_once[2:] == [3] * len(at_once[2:])
 
 
-def test_in_an_open_loop_a_slow_answer_holds_nothing_back():
+def test_in_an_open_loop_a_slow_answer_holds_nothing_back() -> None:
     order: list[int] = []
 
     async def ask(request: Request, intended: float) -> ServedAnswer:
@@ -227,7 +228,7 @@ def test_in_an_open_loop_a_slow_answer_holds_nothing_back():
     assert found[1].intended - found[0].intended == pytest.approx(0.01)
 
 
-def test_an_answer_in_one_piece_is_read_too():
+def test_an_answer_in_one_piece_is_read_too() -> None:
     from deepspec.serving.client import _Told
 
     told = _Told([b'{"usage": {"completion_tokens": 9}, "choices": [{"text": "ab", "finish_reason": "stop"}]}'], [2.0])
@@ -235,13 +236,13 @@ def test_an_answer_in_one_piece_is_read_too():
     assert (found.tokens, found.text, found.latency) == (9, "ab", 2.0)
 
 
-def test_options_name_each_load_once():
+def test_options_name_each_load_once() -> None:
     with pytest.raises(ValueError, match="do not ascend"):
         ServeOptions(loads=(2, 1))
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_engine_alone_tells_no_speed_up_and_is_drawn_all_the_same():
+def test_one_engine_alone_tells_no_speed_up_and_is_drawn_all_the_same() -> None:
     with subject(Fake()) as asked:
         found = under_load(replace(asked, plain=None), OPTIONS, Heard())
     assert [each.plain or each.speedup for each in found.levels] == [None, None]

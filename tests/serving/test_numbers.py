@@ -1,13 +1,15 @@
 """Numbers of serving, each by hand."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deepspec.formats.levels import Level
 from deepspec.formats.numbers import Interval
-from deepspec.formats.served import ProposedLength, changes
+from deepspec.formats.served import ProposedLength, UnderLoad, changes
 from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters, gauge, read_counters
 from deepspec.serving.levels import arrivals, behind
@@ -29,55 +31,55 @@ from deepspec.serving.warnings import warnings
 from tests.given.published.numbers import interval, level
 
 
-def answer(seconds: float = 1.0, tokens: int = 10, **told) -> ServedAnswer:
+def answer(seconds: float = 1.0, tokens: int = 10, **told: Any) -> ServedAnswer:
     moments = {"intended": 0.0, "sent": 0.0, "arrivals": (0.1, seconds), "end": seconds}
     return ServedAnswer(tokens=tokens, text="", **{**moments, **told})
 
 
-def test_percentiles_are_values_of_the_nearest_rank():
+def test_percentiles_are_values_of_the_nearest_rank() -> None:
     found = percentiles([float(n) for n in range(100, 0, -1)])
     assert (found.p50, found.p95, found.p99) == (50, 95, 99)
     assert percentiles([3.0]).p99 == 3.0
 
 
-def test_percentiles_count_by_weight():
+def test_percentiles_count_by_weight() -> None:
     found = percentiles([1.0, 2.0], [98, 2])
     assert (found.p50, found.p95, found.p99) == (1, 1, 2)
 
 
-def test_tokens_that_come_together_share_the_wait():
+def test_tokens_that_come_together_share_the_wait() -> None:
     found = answer(tokens=5, arrivals=(1.0, 2.0, 2.0, 2.0005, 2.5), end=2.5)
     assert found.gaps() == [(pytest.approx(1 / 3), 3.0), (0.5, 1.0)]
     assert between_tokens([found]).p50 == pytest.approx(1 / 3)
     assert between_tokens([found]).p99 == 0.5
 
 
-def test_pieces_of_several_tokens_count_as_so_many():
+def test_pieces_of_several_tokens_count_as_so_many() -> None:
     found = answer(tokens=8, arrivals=(1.0, 2.0, 3.0, 4.0), end=4.0)  # two tokens a piece
     assert found.gaps() == [(0.5, 2.0)] * 3
 
 
-def test_latency_counts_from_the_moment_at_which_a_request_was_to_be_sent():
+def test_latency_counts_from_the_moment_at_which_a_request_was_to_be_sent() -> None:
     late = answer(intended=0.0, sent=5.0, arrivals=(6.0, 7.0), end=7.0)
     assert (late.latency, late.first) == (7.0, 6.0)
 
 
-def test_speed_of_a_closed_loop_is_that_of_little():
+def test_speed_of_a_closed_loop_is_that_of_little() -> None:
     found = closed_speed([answer(2.0), answer(2.0)], load=4, seed=0)  # 4 at once, each 10 tokens in 2 seconds
     assert (found.value, found.low, found.high) == (20, 20, 20)
 
 
-def test_speed_of_an_open_loop_is_from_the_first_arrival_to_the_last_answer():
+def test_speed_of_an_open_loop_is_from_the_first_arrival_to_the_last_answer() -> None:
     assert open_speed([answer(2.0), answer(4.0, intended=3.0)]).value == 5.0
 
 
-def test_a_speed_up_is_a_ratio_on_the_same_prompts():
+def test_a_speed_up_is_a_ratio_on_the_same_prompts() -> None:
     draws = speedups([answer(1.0), answer(3.0)], [answer(2.0), answer(6.0)], seed=0)
     assert np.ptp(draws) == pytest.approx(0)  # each prompt takes half the time: resampling changes nothing
     assert of_draws(draws) == Interval(value=2, low=2, high=2)
 
 
-def test_the_break_even_load_lies_between_levels_in_the_logarithm():
+def test_the_break_even_load_lies_between_levels_in_the_logarithm() -> None:
     assert crossing([2, 8], [1.2, 0.8]) == pytest.approx(4)  # half way from 2 to 8
     assert crossing([1, 2, 4], [1.5, 1.25, 0.5]) == pytest.approx(2 ** (1 + 1 / 3))
     assert crossing([1, 2, 4], [0.9, 1.1, 0.9]) == pytest.approx(2**1.5)  # the last time that it pays
@@ -85,7 +87,7 @@ def test_the_break_even_load_lies_between_levels_in_the_logarithm():
     assert math.isinf(crossing([1, 2], [1.2, 1.1]))
 
 
-def test_the_break_even_load_has_the_interval_of_its_resamples():
+def test_the_break_even_load_has_the_interval_of_its_resamples() -> None:
     draws = [np.array([1.2] + [1.2] * 1000), np.array([0.8] + [0.8] * 500 + [1.1] * 500)]
     found = break_even([2, 8], draws)
     assert found is not None
@@ -94,13 +96,13 @@ def test_the_break_even_load_has_the_interval_of_its_resamples():
     assert break_even([], []) is None
 
 
-def test_a_draft_that_never_pays_says_so():
+def test_a_draft_that_never_pays_says_so() -> None:
     found = break_even([1, 2], [np.full(11, 0.9), np.full(11, 0.8)])
     assert found is not None
     assert found.told(1, 2) == "at no load of 1 to 2 requests at once (95 %: below 1 to below 1)"
 
 
-def test_a_draft_that_still_pays_at_the_highest_load_says_so():
+def test_a_draft_that_still_pays_at_the_highest_load_says_so() -> None:
     found = break_even([1, 2], [np.full(11, 1.9), np.full(11, 1.8)], context=512)
     assert found is not None
     assert found.told(1, 2) == (
@@ -108,7 +110,7 @@ def test_a_draft_that_still_pays_at_the_highest_load_says_so():
     )
 
 
-def test_rounds_are_what_no_draft_and_no_prompt_made():
+def test_rounds_are_what_no_draft_and_no_prompt_made() -> None:
     answers = [answer(tokens=9, drafted=12, accepted=4)]  # 9 - 1 - 4 rounds made 8 tokens
     told = accepted_in_answers(answers)
     assert told is not None
@@ -117,7 +119,7 @@ def test_rounds_are_what_no_draft_and_no_prompt_made():
     assert tokens_per_round([answer(tokens=1)]) is None
 
 
-def test_counters_by_position_give_an_interval():
+def test_counters_by_position_give_an_interval() -> None:
     told = accepted_in_counters(Counters(rounds=100, drafted=200, accepted=75, by_position=(50, 25)))
     assert told is not None
     assert told.by_position == (0.5, 0.25)
@@ -130,7 +132,7 @@ def test_counters_by_position_give_an_interval():
     assert bare.tokens_per_round.low is None
 
 
-def test_counters_are_read_over_all_labels():
+def test_counters_are_read_over_all_labels() -> None:
     text = (
         'vllm:spec_decode_num_drafts_total{engine="0"} 10.0\nvllm:spec_decode_num_drafts_total{engine="1"} 2.0\n'
         'vllm:spec_decode_num_draft_tokens_total{engine="0"} 3e1\n'
@@ -150,7 +152,7 @@ def test_counters_are_read_over_all_labels():
     )
 
 
-def test_counters_that_begin_anew_are_no_difference():
+def test_counters_that_begin_anew_are_no_difference() -> None:
     before = Counters(rounds=10, drafted=30, accepted=7, by_position=(5, 2))
     after = Counters(rounds=14, drafted=42, accepted=9, by_position=(6, 3))
     assert after.since(before) == Counters(rounds=4, drafted=12, accepted=2, by_position=(1, 1))
@@ -158,7 +160,7 @@ def test_counters_that_begin_anew_are_no_difference():
     assert Counters(rounds=1, drafted=3, accepted=1, by_position=(1,)).since(before) is None
 
 
-def test_arrivals_come_at_the_rate_and_by_seed():
+def test_arrivals_come_at_the_rate_and_by_seed() -> None:
     found = arrivals(4.0, 2001, seed=3)
     assert found[0] == 0
     assert found[-1] == pytest.approx(500, rel=0.1)
@@ -166,7 +168,7 @@ def test_arrivals_come_at_the_rate_and_by_seed():
     assert np.std(np.diff(found)) == pytest.approx(0.25, rel=0.1)  # by chance, not in step
 
 
-def test_an_engine_that_falls_behind_arrivals_is_told():
+def test_an_engine_that_falls_behind_arrivals_is_told() -> None:
     quick, slow = answer(1.5, intended=1.0), answer(9.0, intended=1.0)
     assert behind([answer(0.5), quick, answer(2.5, intended=2.0)], "with") == []
     assert behind([slow, slow, answer(2.5, intended=2.0)], "with") == [
@@ -174,7 +176,7 @@ def test_an_engine_that_falls_behind_arrivals_is_told():
     ]
 
 
-def test_as_many_tokens_are_proposed_as_pay():
+def test_as_many_tokens_are_proposed_as_pay() -> None:
     # plain 10 tokens/s: a step 0.1. One token proposed: 1.5 tokens in 0.1 (free) or in 0.2 (dear)
     free, dear = level(1, drafting=15, plain=10), level(8, drafting=7.5, plain=10)
     found = proposals([free, dear], (), 1)
@@ -186,27 +188,27 @@ def test_as_many_tokens_are_proposed_as_pay():
     assert best.speedup == pytest.approx(math.sqrt(1.5 * 0.75))
 
 
-def test_positions_measured_here_stand_in_for_those_that_an_engine_does_not_tell():
+def test_positions_measured_here_stand_in_for_those_that_an_engine_does_not_tell() -> None:
     (found,) = proposals([level(1, drafting=10, plain=10, per_round=2.0, positions=())], (0.9, 0.1), 2)
     # a round of two tokens costs two steps, so one costs 1.5: 1.9 / 1.5 beats 2.0 / 2
     assert (found.tokens, found.speedup) == (1, pytest.approx(1.9 / 1.5))
 
 
-def test_a_level_is_slower_than_before_where_intervals_are_apart(under_load):
+def test_a_level_is_slower_than_before_where_intervals_are_apart(under_load: Callable[..., UnderLoad]) -> None:
     slower = under_load(level(1, drafting=8, plain=10), level(2, drafting=20, plain=10))
     before = under_load(level(1, drafting=9, plain=10), level(2, drafting=20, plain=10), level(4, drafting=1, plain=1))
     assert [(each.load, each.verdict) for each in changes(before, slower)] == [(1, "slower"), (2, "no difference")]
     assert [each.verdict for each in changes(slower, before)] == ["faster", "no difference"]
 
 
-def test_batch_sizes_that_take_as_many_tokens_are_one_entry_for_vllm(under_load):
+def test_batch_sizes_that_take_as_many_tokens_are_one_entry_for_vllm(under_load: Callable[..., UnderLoad]) -> None:
     chosen = tuple(
         ProposedLength(load=load, tokens=tokens, speedup=1) for load, tokens in ((1, 4), (2, 4), (4, 2), (8, 0))
     )
     assert under_load().model_copy(update={"proposals": chosen}).schedule() == [[1, 2, 4], [3, 4, 2], [5, 8, 1]]
 
 
-def test_acceptance_that_falls_with_the_load_is_said_with_the_worst_level(under_load):
+def test_acceptance_that_falls_with_the_load_is_said_with_the_worst_level(under_load: Callable[..., UnderLoad]) -> None:
     def at(load: int, value: float) -> Level:
         free = level(load, drafting=10, plain=8)
         assert free.accepted is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.given.engines.bench import Bench
+from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
 from tests.given.targets.tiny import write_target
 
 

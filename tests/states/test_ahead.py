@@ -27,7 +27,7 @@ class Makers:
         self.open.pop(number).set_result(f"thing {number}")
 
 
-def test_requests_run_ahead_in_the_readers_order_as_far_as_bytes_allow():
+def test_requests_run_ahead_in_the_readers_order_as_far_as_bytes_allow() -> None:
     makers = Makers(limit=35)
     makers.queue.expect([5, 3, 8, 1, 9])
     assert makers.asked == [5, 3, 8]
@@ -41,7 +41,7 @@ def test_requests_run_ahead_in_the_readers_order_as_far_as_bytes_allow():
     assert makers.asked == [5, 3, 8, 1, 9]
 
 
-def test_what_is_larger_than_the_room_is_asked_for_alone():
+def test_what_is_larger_than_the_room_is_asked_for_alone() -> None:
     makers = Makers(limit=35, size=100)
     makers.queue.expect([1, 2])
     assert makers.asked == [1]
@@ -50,7 +50,7 @@ def test_what_is_larger_than_the_room_is_asked_for_alone():
     assert makers.asked == [1, 2]
 
 
-def test_what_is_read_before_its_turn_is_asked_for_at_once_and_only_once():
+def test_what_is_read_before_its_turn_is_asked_for_at_once_and_only_once() -> None:
     makers = Makers(limit=10)
     makers.queue.expect([1, 2, 3])
     reader = Thread(target=makers.queue.take, args=(3,))
@@ -65,13 +65,13 @@ def test_what_is_read_before_its_turn_is_asked_for_at_once_and_only_once():
     assert makers.asked == [1, 3, 2]
 
 
-def test_a_number_that_is_expected_twice_is_made_twice():
+def test_a_number_that_is_expected_twice_is_made_twice() -> None:
     makers = Makers(limit=100)
     makers.queue.expect([7, 7])
     assert makers.asked == [7, 7]
 
 
-def test_the_time_in_which_makers_have_no_room_is_counted_and_none_besides():
+def test_the_time_in_which_makers_have_no_room_is_counted_and_none_besides() -> None:
     makers = Makers(limit=10)
     makers.queue.expect([1, 2])
     makers.now = 5.0
@@ -87,7 +87,7 @@ def test_the_time_in_which_makers_have_no_room_is_counted_and_none_besides():
     assert makers.queue.level.makers_waited == 2.5  # nothing is expected: nobody waits for room
 
 
-def test_an_error_reaches_who_reads_that_number_and_gives_its_room_back():
+def test_an_error_reaches_who_reads_that_number_and_gives_its_room_back() -> None:
     makers = Makers(limit=10)
     makers.queue.expect([1, 2])
     makers.open.pop(1).set_exception(ValueError("lost"))
@@ -97,7 +97,7 @@ def test_an_error_reaches_who_reads_that_number_and_gives_its_room_back():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_the_makers_do_the_reader_reads_its_own_order(seed: int):
+def test_whatever_the_makers_do_the_reader_reads_its_own_order(seed: int) -> None:
     rng, makers = random.Random(seed), Makers(limit=70)
     order = [rng.randrange(1000) for _ in range(200)]
     order = list(dict.fromkeys(order))

@@ -3,7 +3,9 @@
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,31 +33,35 @@ def refused(bench: Bench, match: str, error: type[Exception] = EngineError, **fa
     return engine
 
 
-def test_layers_shifted_by_one_are_seen_against_the_target(bench: Bench):
+def test_layers_shifted_by_one_are_seen_against_the_target(bench: Bench) -> None:
     # the last of the four stays the last: all that the engine can be held against by itself is right
     refused(bench, r"gives as layer -1 is nearer to layer 0 of the target", shift=1)
 
 
-def test_a_last_state_that_was_normed_already_is_seen_without_the_target(tmp_path: Path, monkeypatch):
+def test_a_last_state_that_was_normed_already_is_seen_without_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_room(monkeypatch)
     target = write_target(tmp_path / "normed")
     changed(target, lambda model: model.model.norm.weight.uniform_(0.5, 2.0))  # of ones alone, twice is once
     refused(Bench(target, tmp_path), r"off by .* nats from those that it tells itself", norm=True)
 
 
-def test_weights_other_than_those_told_are_seen(bench: Bench, tmp_path: Path, monkeypatch):
+def test_weights_other_than_those_told_are_seen(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.states.proof.Proof.of_engine", lambda *_: None)
     other = write_target(tmp_path / "other", seed=1)
     refused(bench, r"layer -1 is off by|is nearer to layer", weights=other)
 
 
-def test_a_head_other_than_the_targets_is_seen_without_the_target(bench: Bench, tmp_path: Path, monkeypatch):
+def test_a_head_other_than_the_targets_is_seen_without_the_target(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_room(monkeypatch)
     other = write_target(tmp_path / "other", seed=1)
     refused(bench, r"nats from those that it tells itself", weights=other)
 
 
-def test_one_layer_with_other_weights_is_seen(bench: Bench, tmp_path: Path):
+def test_one_layer_with_other_weights_is_seen(bench: Bench, tmp_path: Path) -> None:
     other = write_target(tmp_path / "other")
     changed(other, lambda model: model.model.layers[2].mlp.down_proj.weight.mul_(3))
     refused(bench, r"layer 3 is off by", weights=other)
@@ -72,13 +78,13 @@ def test_one_layer_with_other_weights_is_seen(bench: Bench, tmp_path: Path):
         ({"format": "other"}, r"another connector than ours; .* engine-args"),
     ],
 )
-def test_what_an_engine_says_of_its_states_is_believed_and_held(bench: Bench, told: dict[str, str], match: str):
+def test_what_an_engine_says_of_its_states_is_believed_and_held(bench: Bench, told: dict[str, str], match: str) -> None:
     engine = refused(bench, match, told=told)
     assert len(engine.asked) == 1  # the first prompt of the proof is enough
     assert bench.left() == []
 
 
-def test_an_engine_without_the_connector(bench: Bench):
+def test_an_engine_without_the_connector(bench: Bench) -> None:
     refused(bench, r"answers and gives no states; start it with what `deepspec engine-args` prints", connector=False)
 
 
@@ -92,30 +98,30 @@ def test_an_engine_without_the_connector(bench: Bench):
         ("full", r"is full; free it, or lower DEEPSPEC_STAGING_GB"),
     ],
 )
-def test_files_that_are_not_what_was_asked_for(bench: Bench, spoil: str, match: str):
+def test_files_that_are_not_what_was_asked_for(bench: Bench, spoil: str, match: str) -> None:
     refused(bench, match, spoil=spoil)
     assert bench.left() == []
 
 
-def test_a_state_that_is_not_finite_names_sample_and_layer(bench: Bench, monkeypatch):
+def test_a_state_that_is_not_finite_names_sample_and_layer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.states.proof.Proof.of_target", lambda *_: None)
     refused(bench, r"sample s\d+: the output of target layer 1 holds NaN", error=CaptureError, spoil="nan")
 
 
-def test_a_folder_that_only_the_engine_sees(bench: Bench):
+def test_a_folder_that_only_the_engine_sees(bench: Bench) -> None:
     refused(bench, r"is not here: it runs on another machine .* engine-args --staging FOLDER", lock="none")
 
 
-def test_a_lock_that_is_free_without_a_file(bench: Bench):
+def test_a_lock_that_is_free_without_a_file(bench: Bench) -> None:
     refused(bench, r"its writer died before the file was whole; see its log", lock="dead")
 
 
-def test_a_lock_that_never_frees(bench: Bench, monkeypatch):
+def test_a_lock_that_never_frees(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.states.file.LOCK_SECONDS", 0.05)
     refused(bench, r"its writer has held a lock for 0\.05 s, and hangs; see its log", lock="held")
 
 
-def test_files_of_another_user(bench: Bench, monkeypatch):
+def test_files_of_another_user(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
 
     def closed(self: Path, *args: object, **kwargs: object):
@@ -127,7 +133,7 @@ def test_files_of_another_user(bench: Bench, monkeypatch):
     refused(bench, r"a user whose files this one may not read and delete; run both as one user or group")
 
 
-def test_a_file_that_is_not_of_the_request_is_never_touched(bench: Bench):
+def test_a_file_that_is_not_of_the_request_is_never_touched(bench: Bench) -> None:
     precious = bench.folder / "precious.safetensors"
     precious.write_bytes(b"x")
     with serving(bench.served()) as engine:
@@ -137,7 +143,7 @@ def test_a_file_that_is_not_of_the_request_is_never_touched(bench: Bench):
     assert precious.read_bytes() == b"x"
 
 
-def test_an_engine_that_is_not_there(bench: Bench):
+def test_an_engine_that_is_not_there(bench: Bench) -> None:
     gone = bench.served()
     with serving(gone):
         pass
@@ -145,17 +151,19 @@ def test_an_engine_that_is_not_there(bench: Bench):
         bench.run(gone)
 
 
-def test_no_engine_at_all(bench: Bench):
+def test_no_engine_at_all(bench: Bench) -> None:
     with pytest.raises(EngineError, match=r"no engine to ask; give --endpoint URL"):
         bench.run()
 
 
-def test_a_sample_that_is_longer_than_the_engine_takes_ends_the_run_and_names_it(bench: Bench, monkeypatch):
+def test_a_sample_that_is_longer_than_the_engine_takes_ends_the_run_and_names_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tests.given.engines.states.LONGEST", 60)
     refused(bench, r"(refuses what it is asked|no engine gives states of sample s\d+ ).*longer than 60 .*engine-args")
 
 
-def test_a_sample_that_no_staging_folder_holds(bench: Bench):
+def test_a_sample_that_no_staging_folder_holds(bench: Bench) -> None:
     with (
         serving(bench.served()) as engine,
         pytest.raises(EngineError, match=r"takes [\d,]+ bytes of states, more than"),
@@ -164,7 +172,7 @@ def test_a_sample_that_no_staging_folder_holds(bench: Bench):
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_states_that_are_asked_for_keep_the_limit(bench: Bench, samples: int):
+def test_states_that_are_asked_for_keep_the_limit(bench: Bench, samples: int) -> None:
     limit = samples * 150 * 4 * 32 * 4  # no sample is longer than 150 tokens
     with serving(bench.served()) as engine:
         bench.run(engine, staging_limit=limit)
@@ -172,13 +180,15 @@ def test_states_that_are_asked_for_keep_the_limit(bench: Bench, samples: int):
         assert limit / 3 < engine.most_bytes <= limit
 
 
-def test_requests_that_fail_are_asked_again(bench: Bench):
+def test_requests_that_fail_are_asked_again(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         engine.fail_at = {6, 7, 11}
         assert len(bench.opened(bench.run(engine))) == 19
 
 
-def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_stays(bench: Bench, monkeypatch):
+def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
     spec = bench.spec(part_bytes=20_000)
     with serving(bench.served()) as engine:
@@ -190,7 +200,9 @@ def test_an_engine_that_is_lost_for_good_ends_the_run_and_what_was_committed_sta
         assert len(engine.asked) < 19 + 3
 
 
-def test_an_engine_of_the_runs_own_is_waited_for_as_long_as_it_may_take_to_start(bench: Bench, monkeypatch):
+def test_an_engine_of_the_runs_own_is_waited_for_as_long_as_it_may_take_to_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deepspec.engines.patience.PATIENCE_SECONDS", 0.3)
     with serving(bench.served()) as engine:
         engine.fail_at = set(range(14, 60))
@@ -203,7 +215,7 @@ def test_an_engine_of_the_runs_own_is_waited_for_as_long_as_it_may_take_to_start
     assert engine.requests > 60
 
 
-def test_an_engine_that_is_started_by_hand_is_waited_for_as_long_as_is_said(bench: Bench):
+def test_an_engine_that_is_started_by_hand_is_waited_for_as_long_as_is_said(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         engine.fail_at = set(range(14, 10_000))
         with pytest.raises(
@@ -212,7 +224,7 @@ def test_an_engine_that_is_started_by_hand_is_waited_for_as_long_as_is_said(benc
             bench.run(engine, patience=0.3)
 
 
-def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(bench: Bench):
+def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         engine.told_later = (12, {"model": "1" * 32})
         with pytest.raises(EngineError, match=r"or its weights have changed since"):
@@ -224,7 +236,7 @@ def test_weights_that_change_under_a_run_end_it_and_what_was_committed_stays(ben
         assert len(engine.asked) < 19 + 3
 
 
-def test_a_run_that_ends_in_the_middle_goes_on_and_leaves_nothing(bench: Bench):
+def test_a_run_that_ends_in_the_middle_goes_on_and_leaves_nothing(bench: Bench) -> None:
     bench.heard = Stopping()
     spec = bench.spec(part_bytes=20_000)
     with serving(bench.served()) as engine, pytest.raises(StopError):
@@ -236,7 +248,7 @@ def test_a_run_that_ends_in_the_middle_goes_on_and_leaves_nothing(bench: Bench):
     assert bench.left() == []  # what the engine wrote for the first run, after its end, was swept by the second
 
 
-def test_what_a_killed_run_left_is_swept_and_what_a_living_one_has_is_not(tmp_path: Path):
+def test_what_a_killed_run_left_is_swept_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
     old = time.time() - 2 * staging.YOUNG_SECONDS
     for name in (
         "deepspec-dead.run",
@@ -259,7 +271,7 @@ def test_what_a_killed_run_left_is_swept_and_what_a_living_one_has_is_not(tmp_pa
     ]
 
 
-def test_a_target_that_does_not_fit_is_read_from_its_files(bench: Bench, monkeypatch):
+def test_a_target_that_does_not_fit_is_read_from_its_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     no_room(monkeypatch)
     given = bench.opened(bench.capture())
     model = load_target(bench.target)
@@ -270,7 +282,7 @@ def test_a_target_that_does_not_fit_is_read_from_its_files(bench: Bench, monkeyp
     assert any("does not fit into memory" in line for line in bench.heard.lines)
 
 
-def changed(target: Path, change) -> None:
+def changed(target: Path, change: Callable[[Any], object]) -> None:
     model = LlamaForCausalLM.from_pretrained(target)
     with torch.no_grad():
         change(model)

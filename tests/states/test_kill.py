@@ -14,7 +14,6 @@ from tests.given.engines.carried import carrying
 from tests.given.engines.one_pass import Line
 from tests.given.engines.states import serving
 from tests.given.killed import run_and_kill
-from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
 from tests.states.child import both, main
 
 
@@ -35,14 +34,14 @@ def check(bench: Bench, kills: int, seed: int) -> None:
     assert bench.left() == []
 
 
-def test_killed_once(bench: Bench):
+def test_killed_once(bench: Bench) -> None:
     check(bench, kills=1, seed=0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_five_times(bench: Bench, seed: int):
+def test_killed_five_times(bench: Bench, seed: int) -> None:
     print("seed", seed)
     check(bench, kills=5, seed=seed)
 
@@ -75,19 +74,19 @@ def check_pass(bench: Bench, kills: int, seed: int, through: Store | None = None
     assert bench.left() == []
 
 
-def test_one_pass_killed_once(bench: Bench):
+def test_one_pass_killed_once(bench: Bench) -> None:
     check_pass(bench, kills=1, seed=3)
 
 
 @pytest.mark.slow
-def test_one_pass_through_a_store_killed_once(bench: Bench, s3: Store):  # noqa: F811
+def test_one_pass_through_a_store_killed_once(bench: Bench, s3: Store) -> None:
     check_pass(bench, kills=1, seed=3, through=s3)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(2))
-def test_one_pass_through_a_store_killed_five_times(bench: Bench, s3: Store, seed: int):  # noqa: F811
+def test_one_pass_through_a_store_killed_five_times(bench: Bench, s3: Store, seed: int) -> None:
     print("seed", seed)
     check_pass(bench, kills=5, seed=seed, through=s3)
 
@@ -95,6 +94,6 @@ def test_one_pass_through_a_store_killed_five_times(bench: Bench, s3: Store, see
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(4))
-def test_one_pass_killed_five_times(bench: Bench, seed: int):
+def test_one_pass_killed_five_times(bench: Bench, seed: int) -> None:
     print("seed", seed)
     check_pass(bench, kills=5, seed=seed)

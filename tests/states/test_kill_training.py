@@ -280,11 +280,11 @@ def ids_of(bench: Bench, cache: Artifact) -> dict[str, tuple[int, ...]]:
     return ids
 
 
-def test_a_trainer_that_is_killed_goes_on_and_asks_for_what_was_in_flight_alone(bench: Bench):
+def test_a_trainer_that_is_killed_goes_on_and_asks_for_what_was_in_flight_alone(bench: Bench) -> None:
     check_trainer(bench, kills=2, seed=0)
 
 
-def test_a_trainer_that_is_killed_asks_for_the_start_of_its_draft_no_more(bench: Bench):
+def test_a_trainer_that_is_killed_asks_for_the_start_of_its_draft_no_more(bench: Bench) -> None:
     """Four samples a step from the saved one on, three held-out ones at each look, three that prove the engine."""
     cache, spec = trained(bench), TOLD.but(keep_states=0)
     with serving(bench.served()) as engine:
@@ -297,14 +297,14 @@ def test_a_trainer_that_is_killed_asks_for_the_start_of_its_draft_no_more(bench:
     assert before >= 16 + 4 * 5 + 3 + 3
 
 
-def test_an_engine_that_comes_and_goes_changes_nothing(bench: Bench):
+def test_an_engine_that_comes_and_goes_changes_nothing(bench: Bench) -> None:
     check_engine(bench, kills=2, seed=0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_trainer_that_is_killed_five_times(bench: Bench, seed: int):
+def test_a_trainer_that_is_killed_five_times(bench: Bench, seed: int) -> None:
     print("seed", seed)
     check_trainer(bench, kills=5, seed=seed)
 
@@ -312,14 +312,14 @@ def test_a_trainer_that_is_killed_five_times(bench: Bench, seed: int):
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(4))
-def test_an_engine_that_comes_and_goes_five_times(bench: Bench, seed: int):
+def test_an_engine_that_comes_and_goes_five_times(bench: Bench, seed: int) -> None:
     print("seed", seed)
     check_engine(bench, kills=5, seed=seed)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_twenty_kills_of_the_trainer_and_twenty_of_engines(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_twenty_kills_of_the_trainer_and_twenty_of_engines(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.states.staging.YOUNG_SECONDS", 0.0)
     spec = TOLD.but(steps=160, keep_states="0GB")  # so that engines are needed to the end
     assert check_both(bench, trained(bench), kills=20, seed=0, spec=spec, longest=4)
@@ -327,7 +327,9 @@ def test_twenty_kills_of_the_trainer_and_twenty_of_engines(bench: Bench, monkeyp
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_twenty_kills_of_each_in_two_epochs_of_states_that_are_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_twenty_kills_of_each_in_two_epochs_of_states_that_are_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deepspec.states.staging.YOUNG_SECONDS", 0.0)
     told = [{**row, "split": "train" if n % 41 else "validation"} for n, row in enumerate(rows(410))]
     bench.answers = publish_answers(bench.store, bench.folder, [told[:200], told[200:]], address="b")

@@ -29,7 +29,7 @@ def trained(bench: Bench, *engines: Served, spec: Any = SPEC, name: str = "draft
     return checksums(train(*args, *asked, name=name, **placed), bench.store, bench.folder)
 
 
-def test_states_as_they_are_made_train_the_very_draft_that_a_cache_of_them_trains(bench: Bench):
+def test_states_as_they_are_made_train_the_very_draft_that_a_cache_of_them_trains(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         cache = open_artifact(bench.store, bench.run(engine), bench.folder)
         spec = SPEC.but(source="cache", engine_version=None)
@@ -39,7 +39,7 @@ def test_states_as_they_are_made_train_the_very_draft_that_a_cache_of_them_train
     assert bench.left() == []
 
 
-def test_engines_that_fail_and_die_and_a_narrow_queue_change_no_byte(bench: Bench):
+def test_engines_that_fail_and_die_and_a_narrow_queue_change_no_byte(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         whole = trained(bench, engine, name="whole")
     with serving(bench.served()) as well, serving(bench.served(dies_at=9)) as sick:
@@ -49,7 +49,7 @@ def test_engines_that_fail_and_die_and_a_narrow_queue_change_no_byte(bench: Benc
     assert len(sick.asked) >= 9
 
 
-def test_every_sample_is_asked_for_each_time_that_it_is_read(bench: Bench):
+def test_every_sample_is_asked_for_each_time_that_it_is_read(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         trained(bench, engine)
     steps, looks, begin, probes = 8 * 4, 3 * 3, 16, 3  # the draft begins with the bigrams of all that it trains on
@@ -57,7 +57,7 @@ def test_every_sample_is_asked_for_each_time_that_it_is_read(bench: Bench):
     assert any("samples asked for, 0 read from those kept" in line for line in bench.heard.lines)
 
 
-def test_a_fitted_start_asks_for_no_sample_twice(bench: Bench):
+def test_a_fitted_start_asks_for_no_sample_twice(bench: Bench) -> None:
     """The block is fitted to the samples that the bigrams are of."""
     with serving(bench.served()) as engine:
         trained(bench, engine, spec=SPEC.but(start="fitted"))
@@ -65,7 +65,7 @@ def test_a_fitted_start_asks_for_no_sample_twice(bench: Bench):
     assert len(engine.asked) == steps + looks + begin + probes
 
 
-def test_a_draft_that_begins_with_earlier_weights_asks_for_no_start(bench: Bench):
+def test_a_draft_that_begins_with_earlier_weights_asks_for_no_start(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         trained(bench, engine, name="first")
         before = len(engine.asked)
@@ -76,7 +76,7 @@ def test_a_draft_that_begins_with_earlier_weights_asks_for_no_start(bench: Bench
 
 def test_a_run_that_dies_before_its_first_saved_step_asks_for_no_start_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     count = Loop._count
     with serving(bench.served()) as engine:
         whole = trained(bench, engine, name="whole")
@@ -94,7 +94,7 @@ def _dying(*_: Any, **__: Any) -> None:
     raise OSError("gone")
 
 
-def test_kept_states_are_asked_for_once_and_train_the_same_draft(bench: Bench):
+def test_kept_states_are_asked_for_once_and_train_the_same_draft(bench: Bench) -> None:
     with serving(bench.served()) as engine:
         plain = trained(bench, engine, name="plain")
         before = len(engine.asked)
@@ -104,7 +104,7 @@ def test_kept_states_are_asked_for_once_and_train_the_same_draft(bench: Bench):
     assert not list((bench.folder / "draft" / "kept").rglob("*.safetensors"))  # gone with the work that made it
 
 
-def test_an_engine_of_other_layers_trains_nothing(bench: Bench):
+def test_an_engine_of_other_layers_trains_nothing(bench: Bench) -> None:
     with (
         serving(bench.served(shift=1)) as engine,
         pytest.raises(EngineError, match=r"nearer to layer 0 of the target"),
@@ -113,7 +113,7 @@ def test_an_engine_of_other_layers_trains_nothing(bench: Bench):
     assert read_manifest(bench.store, "draft", "draft") is None
 
 
-def test_states_that_are_wrong_after_the_first_ones_end_the_run_and_name_the_sample(bench: Bench):
+def test_states_that_are_wrong_after_the_first_ones_end_the_run_and_name_the_sample(bench: Bench) -> None:
     with (
         serving(bench.served(told_later=(12, {"model": "0" * 32}))) as engine,
         pytest.raises(TrainingError, match=r"sample s\d+: .*its weights have changed since"),
@@ -121,7 +121,7 @@ def test_states_that_are_wrong_after_the_first_ones_end_the_run_and_name_the_sam
         trained(bench, engine)
 
 
-def test_no_engine_and_no_version_are_one_line(bench: Bench):
+def test_no_engine_and_no_version_are_one_line(bench: Bench) -> None:
     with pytest.raises(EngineError, match=r"no engine to ask; give --endpoint URL"):
         trained(bench)
     with pytest.raises(SpecError, match=r"train\.engine_version"), serving(bench.served()) as engine:

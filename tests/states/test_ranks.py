@@ -29,7 +29,7 @@ def losses(bench: Bench, ref: ArtifactRef) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("keep", [pytest.param("0GB", marks=pytest.mark.soak), "1GB"])
-def test_two_ranks_give_the_losses_of_one(bench: Bench, keep: str):
+def test_two_ranks_give_the_losses_of_one(bench: Bench, keep: str) -> None:
     told = rows(19)
     bench.answers = publish_answers(bench.store, bench.folder, [told[:10], told[10:]], address="b")
     cache, spec = tokens_of(bench), TOLD.but(keep_states=keep)

@@ -5,10 +5,12 @@ import asyncio
 import fcntl
 import os
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from tests.given.engines.bench import Bench
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_files_that_another_user_wrote_for_himself(bench: Bench):
+def test_files_that_another_user_wrote_for_himself(bench: Bench) -> None:
     wanted = proof_of(bench.spec(), load_target(bench.target, "float32"), (-1, 1, 3)).wanted
     with TemporaryDirectory() as place:
         engine = bench.served()
@@ -43,7 +45,7 @@ def test_files_that_another_user_wrote_for_himself(bench: Bench):
 
 
 @contextmanager
-def as_nobody():
+def as_nobody() -> Iterator[None]:
     os.seteuid(65534)
     try:
         yield
@@ -51,7 +53,7 @@ def as_nobody():
         os.seteuid(0)
 
 
-def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp_path: Path):
+def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
@@ -73,7 +75,7 @@ def test_a_folder_that_is_full_is_told_by_the_connector_and_its_lock_is_free(tmp
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def connector_method(name: str):
+def connector_method(name: str) -> Any:
     """Return a method of the connector, and what it calls, without importing vLLM."""
     tree = ast.parse((CONNECTOR / "deepspec_states.py").read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

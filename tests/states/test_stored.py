@@ -22,7 +22,6 @@ from tests.given.engines.one_pass import ALL, Line
 from tests.given.engines.states import serving
 from tests.given.engines.training import SPEC, checksums, tokens_of, train
 from tests.given.published.caches import publish_answers, rows
-from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ def trained(bench: Bench, *endpoints: Endpoint, name: str) -> dict[str, str]:
     return checksums(ref, bench.store, bench.folder)
 
 
-def test_states_through_a_store_train_the_very_draft_that_those_of_a_folder_do(bench: Bench, s3: Store):  # noqa: F811
+def test_states_through_a_store_train_the_very_draft_that_those_of_a_folder_do(bench: Bench, s3: Store) -> None:
     with serving(bench.served()) as engine, carrying(engine, s3) as far:
         near = trained(bench, engine.endpoint, name="near")
         asked = len(engine.asked)
@@ -57,7 +56,9 @@ def captured(bench: Bench, endpoint: Endpoint) -> None:
     bench.run(engine)
 
 
-def test_an_engine_and_a_store_that_fail_are_asked_again(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def test_an_engine_and_a_store_that_fail_are_asked_again(
+    bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put, failed = Store.put_file, [0]
 
     def failing(self: Store, path: Path, key: str) -> None:
@@ -76,7 +77,9 @@ def test_an_engine_and_a_store_that_fail_are_asked_again(bench: Bench, s3: Store
     assert bench.left() == []
 
 
-def test_a_store_that_refuses_for_good_ends_the_run_at_once(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def test_a_store_that_refuses_for_good_ends_the_run_at_once(
+    bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its permission is taken away after the proof: what is under way then is asked for, and nothing again."""
     put, puts, told = ObjectStorage.put, [0], list[str]()
 
@@ -103,7 +106,9 @@ def test_a_store_that_refuses_for_good_ends_the_run_at_once(bench: Bench, s3: St
     assert bench.left() == []
 
 
-def test_a_store_that_the_run_may_not_read_ends_it_at_once(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def test_a_store_that_the_run_may_not_read_ends_it_at_once(
+    bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refusing(self: ObjectStorage, key: str) -> bytes:
         raise PermissionError("Access Denied")
 
@@ -120,7 +125,7 @@ def test_a_store_that_the_run_may_not_read_ends_it_at_once(bench: Bench, s3: Sto
     ("spoil", "match"),
     [("bytes", "does not match its own checksum"), ("ids", "of other token ids"), ("full", "is full")],
 )
-def test_files_that_are_not_what_was_asked_for_are_one_line(bench: Bench, s3: Store, spoil: str, match: str):  # noqa: F811
+def test_files_that_are_not_what_was_asked_for_are_one_line(bench: Bench, s3: Store, spoil: str, match: str) -> None:
     with (
         serving(bench.served(spoil=spoil)) as engine,
         carrying(engine, s3) as far,
@@ -132,7 +137,7 @@ def test_files_that_are_not_what_was_asked_for_are_one_line(bench: Bench, s3: St
     assert bench.left() == []
 
 
-def test_an_engine_that_is_gone_is_told_through_its_carrier(bench: Bench, s3: Store):  # noqa: F811
+def test_an_engine_that_is_gone_is_told_through_its_carrier(bench: Bench, s3: Store) -> None:
     with serving(bench.served()) as engine:
         pass
     with (
@@ -142,7 +147,9 @@ def test_an_engine_that_is_gone_is_told_through_its_carrier(bench: Bench, s3: St
         captured(bench, far)
 
 
-def test_a_store_that_only_the_carrier_sees_is_one_line(bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def test_a_store_that_only_the_carrier_sees_is_one_line(
+    bench: Bench, s3: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Carrier, "_carry", _elsewhere)
     with (
         serving(bench.served()) as engine,
@@ -156,7 +163,7 @@ async def _elsewhere(self: Carrier, named: str) -> str:
     return f"{self._store.root}/states/{Path(named).name}"
 
 
-def test_states_with_answers_come_through_a_store_to_the_byte(bench: Bench, s3: Store):  # noqa: F811
+def test_states_with_answers_come_through_a_store_to_the_byte(bench: Bench, s3: Store) -> None:
     near, far = Line(bench.target, bench.folder / "near"), Line(bench.target, bench.folder / "far")
     spec, made = near.cache_spec(), []
     with serving(bench.served()) as engine, carrying(engine, s3) as carried:
@@ -173,9 +180,9 @@ def test_states_with_answers_come_through_a_store_to_the_byte(bench: Bench, s3: 
 
 def test_an_answer_whose_states_a_store_does_not_take_is_an_answer_and_is_read_once_more(
     bench: Bench,
-    s3: Store,  # noqa: F811
+    s3: Store,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     put, proven = Store.put_file, [0]
 
     def busy(self: Store, path: Path, key: str) -> None:
@@ -203,9 +210,9 @@ def test_an_answer_whose_states_a_store_does_not_take_is_an_answer_and_is_read_o
 
 def test_states_with_answers_that_have_no_room_are_not_fetched(
     bench: Bench,
-    s3: Store,  # noqa: F811
+    s3: Store,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     fetched, bring = [], StatesInStore.bring
     monkeypatch.setattr(StatesInStore, "bring", lambda self, *args: (fetched.append(self.key), bring(self, *args))[1])
     one = Line(bench.target, bench.folder / "line")
@@ -216,7 +223,7 @@ def test_states_with_answers_that_have_no_room_are_not_fetched(
     assert s3.list("states") == []
 
 
-def test_states_with_answers_that_are_of_other_tokens_are_not_kept(bench: Bench, s3: Store):  # noqa: F811
+def test_states_with_answers_that_are_of_other_tokens_are_not_kept(bench: Bench, s3: Store) -> None:
     one = Line(bench.target, bench.folder / "line")
     with serving(bench.served()) as engine, carrying(engine, s3) as far:
         engine.told_later = (16, {"model": "1" * 32})
@@ -226,7 +233,7 @@ def test_states_with_answers_that_are_of_other_tokens_are_not_kept(bench: Bench,
     assert not list(one.scratch.rglob("*.unfinished"))
 
 
-def test_states_that_come_through_a_store_and_that_nobody_wants_are_deleted(bench: Bench, s3: Store):  # noqa: F811
+def test_states_that_come_through_a_store_and_that_nobody_wants_are_deleted(bench: Bench, s3: Store) -> None:
     one = Line(bench.target, bench.folder / "line")
     with serving(bench.served()) as engine, carrying(engine, s3) as far:
         assert one.answers(one.cache_spec(while_answering=False), far).counts["success"] == ALL
@@ -237,7 +244,7 @@ def test_states_that_come_through_a_store_and_that_nobody_wants_are_deleted(benc
 
 def test_what_nobody_took_is_deleted_after_an_hour_and_what_is_not_ours_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     store = Store(tmp_path)
     for name in ("states/cmpl-deepspec-a-1.safetensors", "states/cmpl-deepspec-b-1.safetensors", "states/theirs"):
         store.write_bytes(name, b"x")
@@ -248,13 +255,13 @@ def test_what_nobody_took_is_deleted_after_an_hour_and_what_is_not_ours_stays(
     assert store.list("states") == ["states/cmpl-deepspec-b-1.safetensors", "states/theirs"]
 
 
-def test_a_place_in_a_store_is_told_from_a_path():
+def test_a_place_in_a_store_is_told_from_a_path() -> None:
     assert StatesInStore.at("s3://b/root/states/x.safetensors") == StatesInStore("s3://b/root/states", "x.safetensors")
     assert StatesInStore.at("/dev/shm/x.safetensors") is None
     assert StatesInStore.at("file:///etc/passwd") is None
 
 
-def test_a_carrier_that_cannot_write_does_not_begin(tmp_path: Path):
+def test_a_carrier_that_cannot_write_does_not_begin(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = CliRunner().invoke(app, ["carry-states", "http://127.0.0.1:1/v1", "--root", str(tmp_path / "file" / "x")])
     assert isinstance(result.exception, StoreError)

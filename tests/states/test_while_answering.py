@@ -89,7 +89,7 @@ def same_but_for_rounding(one: Any, other: Any, *, to: int | None = None) -> Non
         torch.testing.assert_close(first.last_hidden[:to], second.last_hidden[:to], rtol=0.01, atol=1e-3)
 
 
-def test_one_pass_gives_the_answers_and_the_cache_of_two(passed: Passed):
+def test_one_pass_gives_the_answers_and_the_cache_of_two(passed: Passed) -> None:
     answers, apart = passed.answers.manifest, passed.apart.manifest
     assert (answers.address, answers.content) == (apart.address, apart.content)
     assert passed.ref.address == passed.prefilled.address
@@ -97,7 +97,7 @@ def test_one_pass_gives_the_answers_and_the_cache_of_two(passed: Passed):
     same_but_for_rounding(passed.opened(passed.ref), two)
 
 
-def test_nothing_is_read_twice_and_nothing_is_left(passed: Passed):
+def test_nothing_is_read_twice_and_nothing_is_left(passed: Passed) -> None:
     assert passed.again == 0
     assert len(set(passed.salts)) == PROOF  # an engine that remembers would prove that it remembers
     assert passed.left == []
@@ -106,7 +106,7 @@ def test_nothing_is_read_twice_and_nothing_is_left(passed: Passed):
     assert f"states of 0 samples came with the answers, {ALL} were asked for" in passed.two.heard.lines
 
 
-def test_a_last_token_is_a_label_and_everything_else_is_that_of_a_cache_of_its_own(passed: Passed):
+def test_a_last_token_is_a_label_and_everything_else_is_that_of_a_cache_of_its_own(passed: Passed) -> None:
     with_label = passed.opened(passed.ref)
     assert with_label.facts.last_is_label
     assert not passed.whole.facts.last_is_label
@@ -118,7 +118,7 @@ def test_a_last_token_is_a_label_and_everything_else_is_that_of_a_cache_of_its_o
         assert not record.last_hidden[-1].any()
 
 
-def test_supervised_are_the_ids_that_the_engine_gave_behind_the_ids_that_it_read(passed: Passed):
+def test_supervised_are_the_ids_that_the_engine_gave_behind_the_ids_that_it_read(passed: Passed) -> None:
     rows = {row["id"]: row for row in published_rows(passed.answers)}
     assert {reason for row in rows.values() for reason in row["finish_reasons"]} == {"stop", "length"}
     assert {len(row["generated"]) for row in rows.values()} == {1, 2}
@@ -130,7 +130,7 @@ def test_supervised_are_the_ids_that_the_engine_gave_behind_the_ids_that_it_read
         assert record.input_ids[:-1].tolist() in passed.read  # of two turns one file, that of the last, holds both
 
 
-def test_verification_and_the_gate_know_that_a_last_token_is_a_label(passed: Passed):
+def test_verification_and_the_gate_know_that_a_last_token_is_a_label(passed: Passed) -> None:
     artifact = open_artifact(passed.one.store, passed.ref, passed.one.scratch)
     found = verify_cache(artifact, passed.one.placement(), passed.one.heard)
     assert found.sound
@@ -142,7 +142,7 @@ def test_verification_and_the_gate_know_that_a_last_token_is_a_label(passed: Pas
     assert states_difference(record, own, passed.whole.facts) > 0.05  # where it should be no label
 
 
-def test_the_manifest_says_that_states_came_with_answers(passed: Passed):
+def test_the_manifest_says_that_states_came_with_answers(passed: Passed) -> None:
     manifest = read_manifest(passed.one.store, passed.ref.kind, passed.ref.address)
     assert manifest is not None
     assert manifest.spec["while_answering"] is True
@@ -150,7 +150,7 @@ def test_the_manifest_says_that_states_came_with_answers(passed: Passed):
     assert not list(passed.one.scratch.rglob(f"{FOLDER}/*/*/*"))
 
 
-def test_a_draft_that_is_trained_on_labels_is_that_which_is_trained_on_all_states(passed: Passed):
+def test_a_draft_that_is_trained_on_labels_is_that_which_is_trained_on_all_states(passed: Passed) -> None:
     """The states of both are one engine's, of the same tokens read at once: only those of last tokens differ."""
     drafts = []
     for line, ref in ((passed.two, passed.prefilled), (passed.one, passed.plain)):
@@ -160,14 +160,14 @@ def test_a_draft_that_is_trained_on_labels_is_that_which_is_trained_on_all_state
     assert drafts[0] == drafts[1]
 
 
-def test_an_objective_that_looks_behind_the_end_trains_nothing(passed: Passed):
+def test_an_objective_that_looks_behind_the_end_trains_nothing(passed: Passed) -> None:
     cache = open_artifact(passed.one.store, passed.ref, passed.one.scratch)
     spec = SMALL.but(objective=SMALL.objective.but(convention="speculators").model_dump())
     with pytest.raises(SpecError, match=r"none of any answer's last token, and .*convention=speculators, ask what"):
         train(passed.one.store, passed.one.scratch, cache, passed.one.target, spec, passed.one.heard, name="behind")
 
 
-def test_a_sample_that_is_cut_needs_the_beginning_of_its_file_alone(passed: Passed):
+def test_a_sample_that_is_cut_needs_the_beginning_of_its_file_alone(passed: Passed) -> None:
     passed.came()
     cache = passed.opened(passed.one.cache(passed.one.cache_spec(max_length=60), passed.answers))
     longest = int(cache.index.lengths.argmax())
@@ -176,7 +176,7 @@ def test_a_sample_that_is_cut_needs_the_beginning_of_its_file_alone(passed: Pass
     assert not cache.record(longest).hidden[-1].any()
 
 
-def test_a_kept_file_that_is_damaged_is_asked_for_again(passed: Passed, bench: Bench):
+def test_a_kept_file_that_is_damaged_is_asked_for_again(passed: Passed, bench: Bench) -> None:
     passed.came()
     torn, flipped = passed.one.kept()[:2]
     torn.write_bytes(torn.read_bytes()[:200])
@@ -187,12 +187,14 @@ def test_a_kept_file_that_is_damaged_is_asked_for_again(passed: Passed, bench: B
     assert told in passed.one.heard.lines
 
 
-def test_samples_that_need_an_engine_where_there_is_none_are_one_line(passed: Passed):
+def test_samples_that_need_an_engine_where_there_is_none_are_one_line(passed: Passed) -> None:
     with pytest.raises(EngineError, match=r"there is no engine to ask; give --endpoint URL"):
         passed.one.cache(passed.one.cache_spec(part_bytes=10_000), passed.answers)
 
 
-def test_a_conversation_whose_template_drops_a_turn_is_read_anew_but_for_its_last_sample(bench: Bench, tmp_path: Path):
+def test_a_conversation_whose_template_drops_a_turn_is_read_anew_but_for_its_last_sample(
+    bench: Bench, tmp_path: Path
+) -> None:
     target = write_target(tmp_path / "thinking", THINKING)
     one = line(bench, rows=[prompt("p0", "one", "two"), prompt("p1", "three")], target=target)
     spec = one.cache_spec()
@@ -218,7 +220,7 @@ def called(text: str) -> dict[str, Any]:
     return {"content": None, "tool_calls": [{"id": "c9", "type": "function", "function": CALL}]}
 
 
-def test_a_turn_that_calls_a_tool_and_one_that_reads_its_result_are_one_file(bench: Bench, tmp_path: Path):
+def test_a_turn_that_calls_a_tool_and_one_that_reads_its_result_are_one_file(bench: Bench, tmp_path: Path) -> None:
     target = write_target(tmp_path / "tools", TOOLS)
     recorded = [{"id": "c1", "type": "function", "function": CALL}]
     row = prompt("p0", "rain?", tools=[{"type": "function", "function": {"name": "weather", "parameters": {}}}])
@@ -239,7 +241,7 @@ def test_a_turn_that_calls_a_tool_and_one_that_reads_its_result_are_one_file(ben
     assert record.input_ids[:-1].tolist() == engine.answered[-1]
 
 
-def test_an_engine_that_leaves_the_stop_token_out_has_not_read_the_last_word_and_is_asked_again(bench: Bench):
+def test_an_engine_that_leaves_the_stop_token_out_has_not_read_the_last_word_and_is_asked_again(bench: Bench) -> None:
     one = line(bench)
     with serving(bench.served(tells_stop=False)) as engine:
         answers = one.answers(one.cache_spec(), engine.endpoint)
@@ -248,7 +250,7 @@ def test_an_engine_that_leaves_the_stop_token_out_has_not_read_the_last_word_and
     assert f"states of 1 samples came with the answers, {FEW - 1} were asked for" in one.heard.lines
 
 
-def test_what_does_not_fit_is_asked_for_again_and_said(bench: Bench):
+def test_what_does_not_fit_is_asked_for_again_and_said(bench: Bench) -> None:
     one = line(bench)
     spec = one.cache_spec(keep_states=60_000)
     with serving(bench.served()) as engine:
@@ -263,7 +265,7 @@ def test_what_does_not_fit_is_asked_for_again_and_said(bench: Bench):
     assert bench.left() == []
 
 
-def test_answers_without_their_states_are_answers_all_the_same(bench: Bench):
+def test_answers_without_their_states_are_answers_all_the_same(bench: Bench) -> None:
     one = line(bench)
     with serving(bench.served(dies_at=16)) as engine:
         answers = one.answers(one.cache_spec(), engine.endpoint)
@@ -274,7 +276,7 @@ def test_answers_without_their_states_are_answers_all_the_same(bench: Bench):
     assert bench.left() == []
 
 
-def test_states_that_nobody_wants_are_deleted_and_told(bench: Bench):
+def test_states_that_nobody_wants_are_deleted_and_told(bench: Bench) -> None:
     one = line(bench)
     with serving(bench.served()) as engine:
         answers = one.answers(one.cache_spec(while_answering=False), engine.endpoint)
@@ -285,7 +287,7 @@ def test_states_that_nobody_wants_are_deleted_and_told(bench: Bench):
     assert "they are deleted as they come; its answers are not proven" in told
 
 
-def test_states_that_nobody_wants_and_that_lie_elsewhere_are_told(bench: Bench):
+def test_states_that_nobody_wants_and_that_lie_elsewhere_are_told(bench: Bench) -> None:
     one = line(bench)
     with serving(bench.served(lock="none")) as engine:
         one.answers(one.cache_spec(while_answering=False), engine.endpoint)
@@ -303,23 +305,23 @@ def refused(bench: Bench, match: str, temperature: float = 1.0, **faults: Any) -
     assert bench.left() == [] or not engine.connector
 
 
-def test_states_that_an_engine_makes_otherwise_while_it_answers_are_refused(bench: Bench):
+def test_states_that_an_engine_makes_otherwise_while_it_answers_are_refused(bench: Bench) -> None:
     refused(bench, r"layer -1, as it makes it while it answers, is off by .* in two requests", drift=0.01)
 
 
-def test_an_engine_that_gives_no_states_with_its_answers_is_refused(bench: Bench):
+def test_an_engine_that_gives_no_states_with_its_answers_is_refused(bench: Bench) -> None:
     refused(bench, r"answers and gives no states; start it with what `deepspec engine-args` prints", connector=False)
 
 
-def test_layers_other_than_the_targets_are_refused_before_the_first_row(bench: Bench):
+def test_layers_other_than_the_targets_are_refused_before_the_first_row(bench: Bench) -> None:
     refused(bench, r"is nearer to layer", shift=1)
 
 
-def test_another_model_is_refused_before_the_first_row(bench: Bench):
+def test_another_model_is_refused_before_the_first_row(bench: Bench) -> None:
     refused(bench, r"serves another model than the target", told={"model": "0" * 32})
 
 
-def test_weights_that_change_under_a_run_end_it_and_what_was_answered_stays(bench: Bench):
+def test_weights_that_change_under_a_run_end_it_and_what_was_answered_stays(bench: Bench) -> None:
     one = line(bench)
     with serving(bench.served()) as engine:
         engine.told_later = (16, {"model": "1" * 32})
@@ -332,12 +334,12 @@ def test_weights_that_change_under_a_run_end_it_and_what_was_answered_stays(benc
 
 
 @pytest.mark.parametrize(("drawn_at", "what"), [(0.0, "likelier"), (30.0, "unlikelier")])
-def test_an_engine_that_draws_from_another_distribution_is_refused(bench: Bench, drawn_at: float, what: str):
+def test_an_engine_that_draws_from_another_distribution_is_refused(bench: Bench, drawn_at: float, what: str) -> None:
     """Its states are right."""
     refused(
         bench, rf"does not draw answers from its own distribution .* {what} than chance explains", draws_at=drawn_at
     )
 
 
-def test_a_greedy_engine_has_to_say_what_is_likeliest(bench: Bench):
+def test_a_greedy_engine_has_to_say_what_is_likeliest(bench: Bench) -> None:
     refused(bench, r"at temperature 0 with a token .* nats below the likeliest", temperature=0.0, draws_at=1.0)

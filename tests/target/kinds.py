@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -55,7 +56,7 @@ class Kind:
         fast.bos_token = self.bos
         return fast
 
-    def chat(self, **options) -> ChatTemplate:
+    def chat(self, **options: Any) -> ChatTemplate:
         tokenizer = self.tokenizer()
         stops = frozenset(tokenizer.convert_tokens_to_ids([self.stop, *self.stops]))
         return ChatTemplate(tokenizer, stops, self.name, **{"vocab_size": len(tokenizer), **options})

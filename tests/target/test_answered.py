@@ -76,7 +76,7 @@ ODD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", ODD, ids=repr)
-def test_an_odd_row_is_malformed(changes: dict[str, Any]):
+def test_an_odd_row_is_malformed(changes: dict[str, Any]) -> None:
     assert reason(row(**changes)) == "malformed"
 
 
@@ -98,30 +98,30 @@ def test_an_odd_row_is_malformed(changes: dict[str, Any]):
     ],
     ids=repr,
 )
-def test_what_a_row_may_leave_out_is_not_odd(changes: dict[str, Any]):
+def test_what_a_row_may_leave_out_is_not_odd(changes: dict[str, Any]) -> None:
     kind = KINDS["qwen2_5"]
     (sample,) = kind.chat().render(row(**changes)).samples
     (plain,) = kind.chat().render(row()).samples
     assert sample == plain
 
 
-def test_nothing_generated_and_a_withheld_answer_have_words_of_their_own():
+def test_nothing_generated_and_a_withheld_answer_have_words_of_their_own() -> None:
     assert reason(row(generated=[], finish_reasons=[])) == "nothing_supervised"
     assert reason(row(finish_reasons=["stop", "content_filter"])) == "filtered"
 
 
-def test_names_of_limits_mean_that_an_answer_was_cut():
+def test_names_of_limits_mean_that_an_answer_was_cut() -> None:
     assert [turn.truncated for turn in read_answered(row(finish_reasons=["max_tokens", "LENGTH"])).turns] == [True] * 2
 
 
-def test_a_row_is_read_as_it_is_written():
+def test_a_row_is_read_as_it_is_written() -> None:
     given = read_answered(row(date="2026-02-03", usage={"prompt_tokens": 7}, chat_template_kwargs={"effort": "low"}))
     assert (given.day, given.prompt_tokens) == (date(2026, 2, 3), 7)
     assert given.switches == {"effort": "low", "enable_thinking": False}
     assert [(turn.index, turn.content) for turn in given.turns] == [(1, "yo"), (3, "ok")]
 
 
-def test_the_error_names_the_sample():
+def test_the_error_names_the_sample() -> None:
     with pytest.raises(
         RowError, match=r"sample r: finish_reasons has 1 entries; wanted 2, one for each generated turn"
     ):

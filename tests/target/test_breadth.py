@@ -84,23 +84,23 @@ def check(found: Found) -> None:
 
 
 @pytest.mark.parametrize("model_type", SAMPLED)
-def test_a_type_does_what_the_page_says(model_type: str):
+def test_a_type_does_what_the_page_says(model_type: str) -> None:
     found = examine(model_type)
     check(found)
     assert found.row == rows()[model_type]
 
 
-def test_the_page_has_every_type():
+def test_the_page_has_every_type() -> None:
     assert set(rows()) == {*zoo.TYPES, *zoo_images.TYPES}
 
 
-def test_the_page_counts_what_it_has():
+def test_the_page_counts_what_it_has() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert page(rows().values()) == text
 
 
 @pytest.mark.soak
-def test_every_type_does_what_the_page_says():
+def test_every_type_does_what_the_page_says() -> None:
     found = {model_type: examine(model_type) for model_type in ALL}
     for each in found.values():
         check(each)

@@ -79,7 +79,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, Eng
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_two_turns_are_rendered_as_the_engine_saw_and_wrote_them(
     pair: tuple[Target, Engine], messages: list[dict[str, str]]
-):
+) -> None:
     target, engine = pair
     told, generated, reasons, ids = list(messages), [], [], []
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_two_turns_are_rendered_as_the_engine_saw_and_wrote_them(
         )
 
 
-def test_the_templates_own_system_prompt_is_context_on_both_sides(pair: tuple[Target, Engine]):
+def test_the_templates_own_system_prompt_is_context_on_both_sides(pair: tuple[Target, Engine]) -> None:
     target, engine = pair
     ids = engine.prompt_ids([{"role": "user", "content": "hi"}])
     assert "You are a helpful AI assistant named SmolLM" in target.tokenizer.decode(ids)

@@ -27,19 +27,19 @@ def write(path: Path, pre: str = "smollm") -> Path:
     return path
 
 
-def test_a_text_is_found_behind_entries_of_every_kind(tmp_path: Path):
+def test_a_text_is_found_behind_entries_of_every_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf")
     assert read_text(path, "tokenizer.ggml.pre") == "smollm"
     assert read_text(path, "a.text") == "x"
     assert read_text(path, "missing") == ""
 
 
-def test_smollm_splits_digits_off_before_anything_else():
+def test_smollm_splits_digits_off_before_anything_else() -> None:
     pieces = [piece for piece, _ in SPLITS["smollm"].pre_tokenize_str("a:\n\n12 b")]
     assert pieces == ["a", ":", "ĊĊ", "1", "2", "Ġb"]
 
 
-def test_only_a_known_split_is_mended(tmp_path: Path):
+def test_only_a_known_split_is_mended(tmp_path: Path) -> None:
     fast = tokenizer()
     before = str(fast.backend_tokenizer.pre_tokenizer)
     mend_split(fast, write(tmp_path / "x.gguf", pre="default"))
@@ -49,7 +49,7 @@ def test_only_a_known_split_is_mended(tmp_path: Path):
 
 
 @pytest.mark.parametrize("data", [b"nope", b"GGUF" + bytes(10), b"GGUF" + struct.pack("<IQQ", 3, 0, 1)])
-def test_what_is_no_gguf_file_is_a_named_error(tmp_path: Path, data: bytes):
+def test_what_is_no_gguf_file_is_a_named_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(TargetError, match="GGUF file"):
         read_text(tmp_path / "x.gguf", "x")

@@ -26,11 +26,11 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_copy_is_the_same_target(original: Path, folder: Path):
+def test_a_copy_is_the_same_target(original: Path, folder: Path) -> None:
     assert identify(folder) == identify(original)
 
 
-def test_who_wrote_the_config_does_not_matter(original: Path, folder: Path):
+def test_who_wrote_the_config_does_not_matter(original: Path, folder: Path) -> None:
     edit(folder / "config.json", transformers_version="0.0", _name_or_path="elsewhere")
     assert identify(folder) == identify(original)
 
@@ -44,19 +44,21 @@ def test_who_wrote_the_config_does_not_matter(original: Path, folder: Path):
         ("tokenizer.json", {"version": "2.0"}, "tokenizer"),
     ],
 )
-def test_each_part_has_its_own_hash(original: Path, folder: Path, file: str, changes: dict[str, object], field: str):
+def test_each_part_has_its_own_hash(
+    original: Path, folder: Path, file: str, changes: dict[str, object], field: str
+) -> None:
     edit(folder / file, **changes)
     before, after = identify(original), identify(folder)
     assert before.but(**{field: getattr(after, field)}) == after
     assert before.digest != after.digest
 
 
-def test_another_template_is_another_target(original: Path, folder: Path):
+def test_another_template_is_another_target(original: Path, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert identify(folder).template != identify(original).template
 
 
-def test_other_weights_are_another_target_though_memoised(folder: Path, tmp_path: Path):
+def test_other_weights_are_another_target_though_memoised(folder: Path, tmp_path: Path) -> None:
     memo = tmp_path / "scratch" / "hashes.json"
     before = identify(folder, memo)
     assert identify(folder, memo) == before
@@ -69,7 +71,7 @@ def test_other_weights_are_another_target_though_memoised(folder: Path, tmp_path
     assert identify(folder, memo).weights != before.weights
 
 
-def test_big_files_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_big_files_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memo = tmp_path / "hashes.json"
     before = identify(folder, memo)
     (key,) = json.loads(memo.read_text())
@@ -85,7 +87,7 @@ def test_big_files_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch: py
         ("tokenizer.json", "no tokenizer"),
     ],
 )
-def test_what_is_missing_is_named(folder: Path, gone: str, message: str):
+def test_what_is_missing_is_named(folder: Path, gone: str, message: str) -> None:
     (folder / gone).unlink()
     with pytest.raises(TargetError, match=message):
         identify(folder)

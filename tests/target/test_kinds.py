@@ -1,5 +1,7 @@
 """Templates of today, by what they do: each gets the mask of docs/formats/loss_mask.md, or says which turn breaks."""
 
+from pathlib import Path
+
 import pytest
 
 from deepspec.chat.template import ChatTemplate
@@ -70,7 +72,7 @@ TWO_TURNS = {
 
 
 @pytest.mark.parametrize("name", TWO_TURNS)
-def test_two_turns_are_supervised_through_their_stop_tokens(name: str):
+def test_two_turns_are_supervised_through_their_stop_tokens(name: str) -> None:
     row = answered("r", "2+2?", "4", "Why?", "Sum.")
     assert [stretches for _, stretches in texts(name, row)] == TWO_TURNS[name]
 
@@ -78,7 +80,7 @@ def test_two_turns_are_supervised_through_their_stop_tokens(name: str):
 @pytest.mark.parametrize(
     "name", sorted(name for name, kind in KINDS.items() if kind.system and not kind.opens_reasoning)
 )
-def test_what_the_system_says_is_context_of_every_kind(name: str):
+def test_what_the_system_says_is_context_of_every_kind(name: str) -> None:
     row = answered("r", "2+2?", "4")
     messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]  # type: ignore[misc]
     ((whole, stretches),) = texts(name, {**row, "messages": messages, "generated": [2]})
@@ -87,7 +89,7 @@ def test_what_the_system_says_is_context_of_every_kind(name: str):
     assert "Be terse." not in stretches[0]
 
 
-def test_a_system_role_that_is_refused_costs_its_row():
+def test_a_system_role_that_is_refused_costs_its_row() -> None:
     row = answered("r", "2+2?", "4")
     messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]  # type: ignore[misc]
     with pytest.raises(RowError, match=r"sample r: .*System role not supported") as caught:
@@ -96,7 +98,7 @@ def test_a_system_role_that_is_refused_costs_its_row():
 
 
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
-def test_an_order_of_roles_that_is_refused_costs_its_row_and_is_said(name: str):
+def test_an_order_of_roles_that_is_refused_costs_its_row_and_is_said(name: str) -> None:
     row = answered("r", "2+2?", "4")
     messages = [{"role": "user", "content": "Hello?"}, *row["messages"]]  # type: ignore[misc]
     with pytest.raises(RowError, match=r"sample r: .*roles must alternate user/assistant") as caught:
@@ -104,13 +106,13 @@ def test_an_order_of_roles_that_is_refused_costs_its_row_and_is_said(name: str):
     assert caught.value.reason == "template_refuses"
 
 
-def test_the_rule_holds_for_twenty_families_and_more():
+def test_the_rule_holds_for_twenty_families_and_more() -> None:
     assert len(KINDS) >= 20
     assert set(TWO_TURNS) <= set(KINDS)
     assert len(TWO_TURNS) >= 20
 
 
-def test_an_answer_that_no_sign_ends_ends_with_the_next_speakers():
+def test_an_answer_that_no_sign_ends_ends_with_the_next_speakers() -> None:
     """GLM generates the user's sign behind text, and the sign of a result behind a call."""
     ((whole, stretches),) = texts("glm4_5", called())
     call = "\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bern</arg_value>\n</tool_call>"
@@ -118,7 +120,7 @@ def test_an_answer_that_no_sign_ends_ends_with_the_next_speakers():
     assert f"{call}<|observation|>\n<tool_response>\n21\n" in whole  # once: the sign that was generated is the result's
 
 
-def test_of_an_engine_that_leaves_it_out_the_sign_is_put_back_by_what_was_said():
+def test_of_an_engine_that_leaves_it_out_the_sign_is_put_back_by_what_was_said() -> None:
     said = "\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bern</arg_value>\n</tool_call>"
     encode = KINDS["glm4_5"].tokenizer().encode
     ids = [encode(said), encode("\nIt is.")]
@@ -126,7 +128,7 @@ def test_of_an_engine_that_leaves_it_out_the_sign_is_put_back_by_what_was_said()
     assert stretches == [f"{said}<|observation|>", "\nIt is.<|user|>"]
 
 
-def test_a_stop_token_before_the_answer_ends_none():
+def test_a_stop_token_before_the_answer_ends_none() -> None:
     """OLMo's begins the conversation, too: a template that leaves it out behind answers ends them with nothing."""
     tokenizer = KINDS["olmo2"].tokenizer()
     tokenizer.chat_template = KINDS["olmo2"].template.replace("message.content + eos_token", "message.content")
@@ -136,32 +138,32 @@ def test_a_stop_token_before_the_answer_ends_none():
         _ = chat.stop_id
 
 
-def test_contents_are_parts_where_the_template_reads_parts():
+def test_contents_are_parts_where_the_template_reads_parts() -> None:
     row = answered("r", "2+2?", "4")
     assert texts("smolvlm", row)[0][0] == "<|im_start|>User: 2+2?<end_of_utterance>\nAssistant: 4<end_of_utterance>"
     assert "user\n2+2?<|im_end|>" in texts("qwen2_5_vl", row)[0][0]
 
 
-def test_a_target_whose_template_reads_parts_is_no_bad_target(tmp_path):
+def test_a_target_whose_template_reads_parts_is_no_bad_target(tmp_path: Path) -> None:
     tiny.write_target(tmp_path, KINDS["smolvlm"].template)
     chat = read_chat(tmp_path, read_tokenizer(tmp_path))
     assert "User: hi" in tiny_tokenizer().decode(chat.prompt_ids([{"role": "user", "content": "hi"}]))
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "kimi_k2"])
-def test_text_before_a_call_stays_before_it(name: str):
+def test_text_before_a_call_stays_before_it(name: str) -> None:
     ((_, (first, _)),) = texts(name, called("Let me see."))
     assert first.startswith("Let me see.")
     assert "weather" in first
 
 
-def test_text_that_a_template_moves_behind_a_call_is_not_trained_there():
+def test_text_that_a_template_moves_behind_a_call_is_not_trained_there() -> None:
     assert texts("gemma4", called())[0][1][0] == '<|tool_call>call:weather{"city": "Bern"}<tool_call|><|tool_response>'
     with pytest.raises(RowError, match="sample r: turn 1 of 2: the chat template of gemma4 renders an answered turn"):
         KINDS["gemma4"].chat().render(called("Let me see."))
 
 
-def test_reasoning_goes_on_behind_a_prompt_that_opens_it():
+def test_reasoning_goes_on_behind_a_prompt_that_opens_it() -> None:
     row = answered("r", "2+2?", "4", thinking=True, reasoning={"1": "Two."})
     assert [texts(name, row)[0][1] for name in ("minimax_m2", "nemotron", "seed_oss", "glm4_5")] == [
         ["Two.\n</think>\n\n4[e~["],
@@ -171,7 +173,7 @@ def test_reasoning_goes_on_behind_a_prompt_that_opens_it():
     ]
 
 
-def test_a_prompt_that_closes_the_reasoning_at_once_is_context():
+def test_a_prompt_that_closes_the_reasoning_at_once_is_context() -> None:
     for name, prompt in {
         "nemotron": "<think></think>",
         "deepseek_v3_1": "</think>",
@@ -182,7 +184,7 @@ def test_a_prompt_that_closes_the_reasoning_at_once_is_context():
         assert "think" not in stretches[0]
 
 
-def test_a_switch_of_another_name_is_the_rows():
+def test_a_switch_of_another_name_is_the_rows() -> None:
     row = answered("r", "2+2?", "Two.\n</think>4", chat_template_kwargs={"thinking": True})
     ((whole, stretches),) = texts("deepseek_v3_1", row)
     assert "<|Assistant|><think>Two." in whole
@@ -197,12 +199,12 @@ def test_a_switch_of_another_name_is_the_rows():
         ("minimax_m2", answered("r", "a?", "b"), ""),
     ],
 )
-def test_the_turn_that_breaks_is_said(name: str, row: dict[str, object], turn: str):
+def test_the_turn_that_breaks_is_said(name: str, row: dict[str, object], turn: str) -> None:
     with pytest.raises(RowError, match=f"^sample r: {turn}the chat template of {name} renders an answered turn"):
         KINDS[name].chat().render(row)
 
 
-def test_what_a_template_marks_as_generated_is_what_is_supervised():
+def test_what_a_template_marks_as_generated_is_what_is_supervised() -> None:
     row = answered("r", "2+2?", "4", "Why?", "Sum.")
     (sample,) = KINDS["yi"].chat().render(row).samples
     marked = (
@@ -216,13 +218,13 @@ def test_what_a_template_marks_as_generated_is_what_is_supervised():
     assert not any(marked["assistant_masks"][count:])
 
 
-def test_a_template_file_beside_the_tokenizer_goes_before_the_one_inside(tmp_path):
+def test_a_template_file_beside_the_tokenizer_goes_before_the_one_inside(tmp_path: Path) -> None:
     tiny.write_target(tmp_path, "{{ 'inside ' + messages[0].content }}")
     (tmp_path / "chat_template.jinja").write_text(CHATML)
     assert read_chat(tmp_path, read_tokenizer(tmp_path)).stop_id == IM_END
 
 
-def test_of_named_templates_the_one_for_tools_serves_conversations_with_tools():
+def test_of_named_templates_the_one_for_tools_serves_conversations_with_tools() -> None:
     tokenizer = KINDS["qwen2_5"].tokenizer()
     tokenizer.chat_template = {"default": CHATML, "tool_use": "TOOLS " + CHATML, "rag": "RAG " + CHATML}
     chat = ChatTemplate(tokenizer, frozenset({tokenizer.convert_tokens_to_ids("<|im_end|>")}), "named")
@@ -233,7 +235,7 @@ def test_of_named_templates_the_one_for_tools_serves_conversations_with_tools():
     assert sum(plain.loss_mask) == sum(tooled.loss_mask) == 2
 
 
-def test_a_header_that_the_prompt_leaves_open_is_the_answers():
+def test_a_header_that_the_prompt_leaves_open_is_the_answers() -> None:
     """The target says to whom it speaks; engines take that out of the text."""
     text = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + (' to=user' if m.role == 'assistant' else '') + '<|mask|>'"

@@ -22,12 +22,12 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
     return load_target(write_target(tmp_path_factory.mktemp("target")))
 
 
-def test_sizes_and_stop_tokens_come_from_the_checkpoint(target: Target):
+def test_sizes_and_stop_tokens_come_from_the_checkpoint(target: Target) -> None:
     assert (target.num_layers, target.hidden_size, target.vocab_size) == (LAYERS, HIDDEN, VOCAB)
     assert target.stop_ids == {IM_END, END_OF_TEXT}
 
 
-def test_captured_layers_are_the_models_own_hidden_states(target: Target):
+def test_captured_layers_are_the_models_own_hidden_states(target: Target) -> None:
     ids = torch.arange(20)[None]
     hidden, last = target.capture(ids, [-1, 0, 3])
     expected = target.model(input_ids=ids, output_hidden_states=True).hidden_states
@@ -35,13 +35,13 @@ def test_captured_layers_are_the_models_own_hidden_states(target: Target):
     torch.testing.assert_close(last, expected[-1], rtol=0, atol=0)
 
 
-def test_states_after_the_final_norm_give_the_models_logits(target: Target):
+def test_states_after_the_final_norm_give_the_models_logits(target: Target) -> None:
     ids = torch.arange(20)[None]
     _, last = target.capture(ids, [0])
     torch.testing.assert_close(last @ target.head_weight.T, target.model(input_ids=ids).logits)
 
 
-def test_padding_on_the_right_changes_no_value(target: Target):
+def test_padding_on_the_right_changes_no_value(target: Target) -> None:
     ids = torch.arange(12)[None]
     alone, last_alone = target.capture(ids, [1, 3])
     batch = torch.randint(VOCAB, (16, 40), generator=torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def test_padding_on_the_right_changes_no_value(target: Target):
     torch.testing.assert_close(last_together[5, :12], last_alone[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_path: Path):
+def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_path: Path) -> None:
     """Here layers 2 and 3 lie on disk and come when they are needed, through the same hooks as between devices."""
     ids = torch.arange(20)[None]
     alone = target.capture(ids, [-1, 1, 3])
@@ -64,7 +64,7 @@ def test_a_target_spread_over_devices_gives_the_same_states(target: Target, tmp_
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_a_target_that_is_spread_when_it_is_loaded_gives_the_same_states(target: Target, tmp_path: Path):
+def test_a_target_that_is_spread_when_it_is_loaded_gives_the_same_states(target: Target, tmp_path: Path) -> None:
     """As `--device spread` places it."""
     ids, identity = torch.arange(3, 20)[None], identify(target.folder)
     where = {identity.digest: str(target.folder)}
@@ -88,7 +88,7 @@ def rounded_to_fp8(folder: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a card for FP8 computes in it")
-def test_a_checkpoint_in_fp8_is_read_without_a_card_for_it_and_says_so(tmp_path: Path):
+def test_a_checkpoint_in_fp8_is_read_without_a_card_for_it_and_says_so(tmp_path: Path) -> None:
     folder = write_target(tmp_path)
     plain, before = load_target(folder), identify(folder)
     ids = torch.arange(3, 20)[None]
@@ -102,7 +102,7 @@ def test_a_checkpoint_in_fp8_is_read_without_a_card_for_it_and_says_so(tmp_path:
     assert (found.config != before.config, found.weights != before.weights) == (True, True)
 
 
-def test_no_hook_stays_behind(target: Target):
+def test_no_hook_stays_behind(target: Target) -> None:
     def hooks() -> list[int]:
         modules = target.decoder.layers.modules()  # type: ignore[union-attr, operator]
         return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules]
@@ -114,7 +114,7 @@ def test_no_hook_stays_behind(target: Target):
 
 
 @pytest.mark.parametrize("token", [-1, VOCAB])
-def test_a_token_outside_the_embedding_never_reaches_the_target(target: Target, token: int):
+def test_a_token_outside_the_embedding_never_reaches_the_target(target: Target, token: int) -> None:
     with pytest.raises(CaptureError, match=f"token id {token} is outside the embedding of {VOCAB} rows"):
         target.capture(torch.tensor([[3, token]]), [1])
 
@@ -123,22 +123,22 @@ def test_a_token_outside_the_embedding_never_reaches_the_target(target: Target, 
     ("num_layers", "expected"),
     [(30, (1, 7, 14, 20, 26)), (18, (1, 4, 8, 11, 14)), (7, (1, 2, 3)), (3, (1,)), (2, (0,)), (1, (-1,))],
 )
-def test_default_layers_are_spread_evenly_and_never_the_last(num_layers: int, expected: tuple[int, ...]):
+def test_default_layers_are_spread_evenly_and_never_the_last(num_layers: int, expected: tuple[int, ...]) -> None:
     assert default_layers(num_layers) == expected
 
 
 @pytest.mark.parametrize("layers", [[], [1, 1], [3, 1], [-2], [0, 5]])
-def test_layers_that_cannot_be_captured_are_refused(layers: list[int]):
+def test_layers_that_cannot_be_captured_are_refused(layers: list[int]) -> None:
     with pytest.raises(TargetError, match="wanted ascending ids from -1"):
         check_layers(layers, num_layers=6)
 
 
-def test_folder_that_is_no_model_is_a_one_line_error(tmp_path: Path):
+def test_folder_that_is_no_model_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"config\.json does not exist; is its folder a checkpoint"):
         load_target(tmp_path)
 
 
-def test_weights_that_are_not_there_are_never_made_up(tmp_path: Path):
+def test_weights_that_are_not_there_are_never_made_up(tmp_path: Path) -> None:
     """A Llama whose config says Qwen3 has no norms of queries and keys: transformers would begin them anew."""
     folder = write_target(tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -45,13 +45,13 @@ def replayed(tokenizer: Any, messages: list[dict[str, str]], max_length: int) ->
     return encoded["input_ids"][:max_length], mask[:max_length]
 
 
-def test_the_public_rule_is_understood():
+def test_the_public_rule_is_understood() -> None:
     tokenizer, conversations, expected = golden()
     for messages, record in zip(conversations, expected["records"], strict=True):
         assert replayed(tokenizer, messages, expected["max_length"]) == (record["input_ids"], record["loss_mask"])
 
 
-def test_the_products_rule_supervises_less_and_adds_no_system_prompt():
+def test_the_products_rule_supervises_less_and_adds_no_system_prompt() -> None:
     tokenizer, conversations, _ = golden()
     template = ChatTemplate(tokenizer, frozenset({258, 256}), "golden")
     for messages in conversations:

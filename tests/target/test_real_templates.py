@@ -124,7 +124,7 @@ def said(name: str, sample: Sample) -> Iterator[list[int]]:
 @needs_templates
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("name", PLAINLY)
-def test_what_is_supervised_is_the_answer_in_the_context_that_it_had_or_the_row_is_refused(name: str, row: str):
+def test_what_is_supervised_is_the_answer_in_the_context_that_it_had_or_the_row_is_refused(name: str, row: str) -> None:
     given = ROWS[row]
     found = rendered(name, given)
     if isinstance(found, str):
@@ -153,14 +153,14 @@ def test_what_is_supervised_is_the_answer_in_the_context_that_it_had_or_the_row_
 
 @needs_templates
 @pytest.mark.parametrize("name", [name for name in PLAINLY if "deepseek" not in name])
-def test_plain_conversations_are_kept(name: str):
+def test_plain_conversations_are_kept(name: str) -> None:
     found = rendered(name, ROWS["plain"])
     assert not isinstance(found, str), found
 
 
 @needs_templates
 @pytest.mark.parametrize("name", [name for name in FOUND if name.endswith(TRAINING)])
-def test_what_a_template_marks_as_generated_is_what_is_supervised(name: str):
+def test_what_a_template_marks_as_generated_is_what_is_supervised(name: str) -> None:
     """Its marks may take in what the prompt already holds, or leave the stop token out: never the other way round."""
     row = answered("r", "2+2?", "4")
     found = rendered(name, row)

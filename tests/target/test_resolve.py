@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_target(tmp_path_factory.mktemp("target"))
 
 
-def test_a_local_folder_serves_as_it_is(folder: Path, tmp_path: Path):
+def test_a_local_folder_serves_as_it_is(folder: Path, tmp_path: Path) -> None:
     source = TargetSource(model=str(folder))
     found = find_target(source, tmp_path, "tiny")
     assert found is not None
@@ -28,7 +28,7 @@ def test_a_local_folder_serves_as_it_is(folder: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_own_template_and_stop_tokens_make_a_folder_of_links(folder: Path, tmp_path: Path):
+def test_own_template_and_stop_tokens_make_a_folder_of_links(folder: Path, tmp_path: Path) -> None:
     source = TargetSource(model=str(folder), chat_template=CHATML + " ", stop_tokens=("<|im_start|>",))
     assert find_target(source, tmp_path, "tiny") is None
     files = resolve_target(source, tmp_path, "tiny")
@@ -41,13 +41,15 @@ def test_own_template_and_stop_tokens_make_a_folder_of_links(folder: Path, tmp_p
     assert (folder / "chat_template.jinja").read_text() == CHATML
 
 
-def test_the_same_source_with_another_template_is_another_folder(folder: Path, tmp_path: Path):
+def test_the_same_source_with_another_template_is_another_folder(folder: Path, tmp_path: Path) -> None:
     one = resolve_target(TargetSource(model=str(folder), chat_template="a"), tmp_path, "tiny")
     other = resolve_target(TargetSource(model=str(folder), chat_template="b"), tmp_path, "tiny")
     assert one.folder != other.folder
 
 
-def test_an_updated_target_of_the_hub_is_seen_under_an_own_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_updated_target_of_the_hub_is_seen_under_an_own_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshots = [write_target(tmp_path / commit) for commit in ("first", "second")]
     source, models = TargetSource(model="org/tiny", chat_template="a"), tmp_path / "models"
     found = []
@@ -60,13 +62,13 @@ def test_an_updated_target_of_the_hub_is_seen_under_an_own_template(tmp_path: Pa
     assert (found[1] / "chat_template.jinja").read_text() == "a"
 
 
-def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path):
+def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="stop token '<nope>' is not in the tokenizer's vocabulary"):
         resolve_target(TargetSource(model=str(folder), stop_tokens=("<nope>",)), tmp_path, "tiny")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_id_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hub_id_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(TargetError, match="cannot be reached; connect, or give a local folder"):
         resolve_target(TargetSource(model="org/model-that-is-not-here"), tmp_path, "x")
@@ -81,24 +83,24 @@ def test_hub_id_offline_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (TargetSource(packages=("numpy",), gguf_file="x.gguf"), "packages numpy hold no x.gguf\\*"),
     ],
 )
-def test_a_target_that_is_not_there_says_what_to_do(source: TargetSource, message: str, tmp_path: Path):
+def test_a_target_that_is_not_there_says_what_to_do(source: TargetSource, message: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=message):
         resolve_target(source, tmp_path, "x")
 
 
-def test_a_gguf_file_that_is_none_is_a_one_line_error(tmp_path: Path):
+def test_a_gguf_file_that_is_none_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(TargetError, match="transformers cannot read it"):
         resolve_target(TargetSource(model=str(tmp_path / "bad.gguf")), tmp_path / "models", "bad")
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "a/b", "packages": ("c",)}, {"packages": ("c",)}])
-def test_a_source_names_one_place(fields: dict[str, object]):
+def test_a_source_names_one_place(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TargetSource.model_validate(fields)
 
 
-def test_a_gguf_file_that_was_replaced_by_one_of_its_size_is_prepared_anew(tmp_path):
+def test_a_gguf_file_that_was_replaced_by_one_of_its_size_is_prepared_anew(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"old weights")
     source = TargetSource(model=str(file))
@@ -109,7 +111,7 @@ def test_a_gguf_file_that_was_replaced_by_one_of_its_size_is_prepared_anew(tmp_p
     assert prepared_folder(source, tmp_path, "m") != before
 
 
-def test_while_a_gguf_file_is_converted_its_header_and_its_table_of_names_are_made_once():
+def test_while_a_gguf_file_is_converted_its_header_and_its_table_of_names_are_made_once() -> None:
     """transformers asks for the table at every module: 397 times for a target of 30 layers."""
     llama, before = gguf.MODEL_ARCH.LLAMA, (gguf.GGUFReader, gguf.get_tensor_name_map)
     with _read_once():

@@ -183,7 +183,7 @@ def written(value: Any) -> str:
 
 @settings(max_examples=200, deadline=None)
 @given(conversations())
-def test_every_supervised_token_stands_in_the_answer_as_given(drawn: tuple[str, dict[str, Any]]):
+def test_every_supervised_token_stands_in_the_answer_as_given(drawn: tuple[str, dict[str, Any]]) -> None:
     name, row = drawn
     kind = KINDS[name]
     samples = kept(name, row)
@@ -201,7 +201,7 @@ def test_every_supervised_token_stands_in_the_answer_as_given(drawn: tuple[str, 
 
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(sorted(name for name in KINDS if not KINDS[name].opens_reasoning)), st.data())
-def test_plain_conversations_of_every_kind_are_all_kept(name: str, data: st.DataObject):
+def test_plain_conversations_of_every_kind_are_all_kept(name: str, data: st.DataObject) -> None:
     turns = data.draw(
         st.lists(text(WORDS).map(lambda said: f"{said}."), min_size=2, max_size=6).filter(lambda t: len(t) % 2 == 0)
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,11 +32,11 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "copy"))
 
 
-def test_a_tokenizer_that_fits_is_counted(folder):
+def test_a_tokenizer_that_fits_is_counted(folder: Path) -> None:
     assert check_vocabulary(read_tokenizer(folder), VOCAB, "t") == "260 tokens, 264 rows in the embedding"
 
 
-def test_a_tokenizer_beyond_the_embedding_is_refused_by_plan_and_load(folder):
+def test_a_tokenizer_beyond_the_embedding_is_refused_by_plan_and_load(folder: Path) -> None:
     with_tokens(folder, *(f"<|extra_{n}|>" for n in range(24)))
     message = (
         r"the tokenizer knows 284 tokens, the embedding has 264 rows \(there is none for <\|extra_10\|>, .* more\)"
@@ -46,7 +47,7 @@ def test_a_tokenizer_beyond_the_embedding_is_refused_by_plan_and_load(folder):
         load_target(folder)
 
 
-def test_one_token_on_the_edge(folder):
+def test_one_token_on_the_edge(folder: Path) -> None:
     with_tokens(folder, *(f"<|extra_{n}|>" for n in range(4)))
     assert check_vocabulary(read_tokenizer(folder), VOCAB, "t").startswith("264 tokens")
     with_tokens(folder, *(f"<|extra_{n}|>" for n in range(5)))
@@ -54,7 +55,7 @@ def test_one_token_on_the_edge(folder):
         check_vocabulary(read_tokenizer(folder), VOCAB, "t")
 
 
-def test_tokens_for_padding_or_images_need_no_row_unless_the_template_writes_them(folder):
+def test_tokens_for_padding_or_images_need_no_row_unless_the_template_writes_them(folder: Path) -> None:
     """Gemma 3 as text has 262144 rows and a tokenizer that knows one token more, for images."""
     filled = [f"<|extra_{n}|>" for n in range(4)]
     with_tokens(folder, *filled, "<image>", "[PAD]", image_token="<image>", pad_token="[PAD]")
@@ -70,20 +71,20 @@ def test_tokens_for_padding_or_images_need_no_row_unless_the_template_writes_the
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "merges.txt"])
-def test_other_forms_of_a_tokenizer_may_be_pointers_too(folder, name):
+def test_other_forms_of_a_tokenizer_may_be_pointers_too(folder: Path, name: str) -> None:
     (folder / name).write_bytes(POINTER + b"v1\n")
     with pytest.raises(TargetError, match=rf"{name} is a git-lfs pointer"):
         read_tokenizer(folder)
 
 
-def test_a_gguf_file_may_be_a_pointer_too(tmp_path):
+def test_a_gguf_file_may_be_a_pointer_too(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(POINTER + b"v1\n")
     with pytest.raises(TargetError, match=r"x\.gguf is a git-lfs pointer"):
         find_target(TargetSource(model=str(tmp_path / "x.gguf")), tmp_path, "x")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
-def test_files_of_the_tokenizer_that_are_pointers_or_no_json_are_named(folder, name):
+def test_files_of_the_tokenizer_that_are_pointers_or_no_json_are_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(POINTER + b"v1\n")
     with pytest.raises(TargetError, match=rf"{name} is a git-lfs pointer"):
         read_tokenizer(folder)
@@ -92,13 +93,13 @@ def test_files_of_the_tokenizer_that_are_pointers_or_no_json_are_named(folder, n
         read_tokenizer(folder)
 
 
-def test_a_tokenizer_that_is_json_and_none_is_refused(folder):
+def test_a_tokenizer_that_is_json_and_none_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(TargetError, match=r"its tokenizer cannot be read: .*; fetch or save it again"):
         read_tokenizer(folder)
 
 
-def test_without_a_fast_tokenizer_nothing_is_known(folder):
+def test_without_a_fast_tokenizer_nothing_is_known(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     assert read_tokenizer(folder) is None
 
@@ -118,13 +119,13 @@ def test_without_a_fast_tokenizer_nothing_is_known(folder):
         ("hello", "leaves out what a user says, it gives 'hello'"),
     ],
 )
-def test_a_template_that_cannot_render_a_turn_is_refused(folder, template, message):
+def test_a_template_that_cannot_render_a_turn_is_refused(folder: Path, template: str, message: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(TargetError, match=message):
         read_chat(folder, read_tokenizer(folder))
 
 
-def test_several_named_templates_are_one_target(folder):
+def test_several_named_templates_are_one_target(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": "{{ tools }}"}]
     edit(folder / "tokenizer_config.json", chat_template=named)
@@ -135,7 +136,7 @@ def test_several_named_templates_are_one_target(folder):
         read_chat(folder, read_tokenizer(folder))
 
 
-def test_templates_beside_the_first_one_are_part_of_the_target(folder):
+def test_templates_beside_the_first_one_are_part_of_the_target(folder: Path) -> None:
     alone = identify(folder)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
@@ -145,7 +146,7 @@ def test_templates_beside_the_first_one_are_part_of_the_target(folder):
     assert read_chat(folder, read_tokenizer(folder)).prompt_ids([{"role": "user", "content": "x"}])
 
 
-def test_two_targets_are_told_apart_without_their_weights(folder, original):
+def test_two_targets_are_told_apart_without_their_weights(folder: Path, original: Path) -> None:
     other = identify(original)
     assert differing(folder, other) == []
     edit(folder / "config.json", rope_theta=5.0)
@@ -154,7 +155,7 @@ def test_two_targets_are_told_apart_without_their_weights(folder, original):
     assert differing(folder, other, other.but(weights="w")) == ["weights"]
 
 
-def test_config_and_weights_of_two_models_are_told(folder):
+def test_config_and_weights_of_two_models_are_told(folder: Path) -> None:
     assert (read_target(folder).rows, read_target(folder).parameters) == (VOCAB, 64_160)
     edit(folder / "config.json", vocab_size=300)
     with pytest.raises(TargetError, match=r"its embedding is \(264, 32\), its config says \(300, 32\)"):
@@ -182,7 +183,9 @@ MODEL_TYPES = st.sampled_from(["llama", "qwen3", "gemma3_text", "gemma4_text", "
 
 @FREE
 @given(model_type=MODEL_TYPES, changes=st.dictionaries(KEYS, JSON, max_size=3))
-def test_no_config_gives_anything_but_an_input_error(original, model_type, changes):
+def test_no_config_gives_anything_but_an_input_error(
+    original: Path, model_type: object, changes: dict[str, Any]
+) -> None:
     config = {**json.loads((original / "config.json").read_text()), "model_type": model_type, **changes}
     try:
         shape = read(config)
@@ -194,7 +197,9 @@ def test_no_config_gives_anything_but_an_input_error(original, model_type, chang
 
 @FREE
 @given(value=JSON, name=st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"]))
-def test_no_json_in_a_targets_files_gives_anything_but_an_input_error(folder, original, value, name):
+def test_no_json_in_a_targets_files_gives_anything_but_an_input_error(
+    folder: Path, original: Path, value: object, name: str
+) -> None:
     shutil.copyfile(original / name, folder / name)
     told = json.loads((folder / name).read_text())
     for text in (json.dumps(value), json.dumps({**told, **(value if isinstance(value, dict) else {"x": value})})):

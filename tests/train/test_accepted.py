@@ -1,6 +1,7 @@
 """Looks tell the accepted length of decoding: counted by sample, summed over batches, by kind and by slot."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def target() -> Any:
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle", "mtp"])
-def test_a_look_tells_what_decoding_with_that_draft_gives(target, algorithm):
+def test_a_look_tells_what_decoding_with_that_draft_gives(target: Any, algorithm: str) -> None:
     loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
     loop.run(None)
     look, held = loop.progress.looks()[-1], loop.held_out
@@ -100,7 +101,7 @@ def test_a_look_tells_what_decoding_with_that_draft_gives(target, algorithm):
             assert look[f"accepted@{slot}"] == pytest.approx(share)
 
 
-def test_a_look_tells_each_kind_of_prompt(target):
+def test_a_look_tells_each_kind_of_prompt(target: Any) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=0.0))
     look, held = loop.validation.look(StopSignal()), loop.held_out
     proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
@@ -111,7 +112,7 @@ def test_a_look_tells_each_kind_of_prompt(target):
         assert look[f"accepted_length_low/{kind}"] <= wanted.value <= look[f"accepted_length_high/{kind}"]
 
 
-def test_answers_that_were_sampled_are_watched_as_such(target):
+def test_answers_that_were_sampled_are_watched_as_such(target: Any) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=1.0))
     look = loop.validation.look(StopSignal())
     assert look["accepted_length"] == look["accepted_length_sampled"] != look["accepted_length_greedy"]
@@ -119,7 +120,7 @@ def test_answers_that_were_sampled_are_watched_as_such(target):
 
 
 @pytest.fixture(scope="module")
-def three(target) -> list[Answers]:
+def three(target: Any) -> list[Answers]:
     """Samples to learn, to look at, and greedy answers to four prompts beside those."""
     return [Answers(target, seed=seed, count=4) for seed in (5, 6, 7)]
 
@@ -137,7 +138,9 @@ def beside(target: Any, three: list[Answers], sampled: Any, most: int) -> Loop:
 
 
 @pytest.mark.parametrize("sampled", [Sampled(temperature=1.0), None])
-def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(target, three, sampled):
+def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(
+    target: Any, three: list[Answers], sampled: Sampled | None
+) -> None:
     """Three of four are looked at. Where nobody knows how the others were sampled, theirs is watched."""
     loop = beside(target, three, sampled, most=3)
     look, chosen = loop.validation.look(StopSignal()), loop.validation._greedy[0].ids
@@ -155,7 +158,7 @@ def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(tar
     assert (look["accepted@0"] == look["accepted_greedy@0"]) == (sampled is None)
 
 
-def test_greedy_answers_change_nothing_else_of_a_run(target, three):
+def test_greedy_answers_change_nothing_else_of_a_run(target: Any, three: list[Answers]) -> None:
     alone, with_them = (beside(target, three, Sampled(temperature=1.0), most) for most in (0, 1))
     for loop in (alone, with_them):
         loop.total = 3
@@ -168,7 +171,9 @@ def test_greedy_answers_change_nothing_else_of_a_run(target, three):
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_watched(target, greedy):
+def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_watched(
+    target: Any, greedy: bool
+) -> None:
     loop = loop_of(target)
     if not greedy:
         for each in loop.held_out.records:
@@ -178,7 +183,7 @@ def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_wa
     assert look["known_greedy"] == 1 if greedy else look["known_greedy"] < 0.5
 
 
-def test_how_samples_are_cut_into_batches_changes_nothing(target):
+def test_how_samples_are_cut_into_batches_changes_nothing(target: Any) -> None:
     """Ranks sum the same way: each has rows of its own."""
     samples = Answers(target, seed=6)
     names = [each.sample_id for each in samples.records]
@@ -196,7 +201,7 @@ def test_how_samples_are_cut_into_batches_changes_nothing(target):
     assert metrics([3, 7, 2], [0, 1], [4, 5, 6], [11, 10, 9, 8]) == pytest.approx(whole, rel=1e-5)
 
 
-def test_the_best_look_is_the_one_of_the_longest_rounds(target):
+def test_the_best_look_is_the_one_of_the_longest_rounds(target: Any) -> None:
     """And its weights are kept, though another look has the lower loss."""
     spec = SPEC.but(steps=18, validate_every=2, learning_rate=0.05, keep="best")
     loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
@@ -210,7 +215,7 @@ def test_the_best_look_is_the_one_of_the_longest_rounds(target):
     assert by_loss.progress.best_look()["step"] == min(looks, key=lambda look: look["loss"])["step"]
 
 
-def test_patience_ends_with_rounds_that_grow_no_longer(target):
+def test_patience_ends_with_rounds_that_grow_no_longer(target: Any) -> None:
     spec = SPEC.but(steps=400, validate_every=2, learning_rate=0.05, patience=3)
     loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
     loop.run(None)
@@ -230,7 +235,7 @@ def site_of(root: Any, **sampling: Any) -> Site:
     return Site(root=root, store=store, cache=cache, placement=placement_for(folder, scratch, micro_batch=2))
 
 
-def test_a_run_tells_its_curve_in_rows_log_table_and_picture(tmp_path):
+def test_a_run_tells_its_curve_in_rows_log_table_and_picture(tmp_path: Path) -> None:
     site, heard = site_of(tmp_path, temperature=0.7, top_p=0.99), Heard()
     ref, counts = site.train(SMALL, "sampled", heard)
     rows = [json.loads(line) for line in site.open(ref).read_bytes("metrics.jsonl").splitlines()]
@@ -259,7 +264,7 @@ def greedy_beside(site: Site, layers: Any = (-1, 1, 3)) -> Artifact:
     return open_artifact(site.store, out.publish(made, 1, counts), scratch)
 
 
-def test_a_run_reads_greedy_answers_from_a_cache_of_their_own(tmp_path):
+def test_a_run_reads_greedy_answers_from_a_cache_of_their_own(tmp_path: Path) -> None:
     """These are no greedy ones: their first tokens alone are walked, and all of them are counted as cut."""
     site, heard = site_of(tmp_path, temperature=0.7, top_p=0.99), Heard()
     inputs = {"target_cache": site.cache, "greedy_cache": greedy_beside(site)}
@@ -271,7 +276,7 @@ def test_a_run_reads_greedy_answers_from_a_cache_of_their_own(tmp_path):
         run(SMALL, {**inputs, "greedy_cache": greedy_beside(site, (0, 1))}, site.out("other"), site.placement, heard)
 
 
-def test_a_run_says_where_no_round_can_be_walked(site):
+def test_a_run_says_where_no_round_can_be_walked(site: Site) -> None:
     """The answers of this site are no words of its target, and nobody knows how they were sampled."""
     heard = Heard()
     _, counts = site.train(SMALL, "unwalked", heard)
@@ -283,13 +288,13 @@ def test_a_run_says_where_no_round_can_be_walked(site):
     assert not [name for name in counts["held_out"] if name.startswith("accepted_length")]
 
 
-def test_nothing_to_watch_is_refused_where_something_goes_by_it():
+def test_nothing_to_watch_is_refused_where_something_goes_by_it() -> None:
     with pytest.raises(ValueError, match="set walked_tokens above 0, or watch=loss"):
         TrainSpec(keep="best", walked_tokens=0)
     TrainSpec(keep="best", walked_tokens=0, watch="loss")
 
 
-def test_a_look_is_told_in_one_line():
+def test_a_look_is_told_in_one_line() -> None:
     look = {"loss": 1.25, "accepted_length_greedy": 2.5, "accepted_length_greedy_low": 2.25}
     assert look_told({**look, "accepted_length_greedy_high": 2.75}) == (
         "accepted length 2.500 (2.250 to 2.750) greedily; loss 1.2500"

@@ -1,29 +1,31 @@
 """A checkpoint that was trained elsewhere becomes a draft like any other, or is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import Artifact, open_artifact
 from deepspec.brought.draft import lines
 from deepspec.checkpoint.ends import ends_apart
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import CheckpointError
 from tests.given.heard import Heard
 from tests.given.published.brought import adopt
-from tests.given.published.evaluated import given
+from tests.given.published.evaluated import Given, given
 
 
 @pytest.fixture
-def case(tmp_path):
+def case(tmp_path: Path) -> Given:
     """A target, and a draft of it whose folder is the checkpoint."""
     return given(tmp_path)
 
 
-def adopted(case, folder, tmp_path):
+def adopted(case: Given, folder: Path, tmp_path: Path) -> Artifact:
     target = Path(case.placement.locations[case.target.digest])
     ref = adopt(str(folder), target, case.target, case.store, tmp_path / "scratch", Heard())
     draft = open_artifact(case.store, ref, tmp_path / "scratch")
@@ -33,7 +35,7 @@ def adopted(case, folder, tmp_path):
     return draft
 
 
-def in_shards(folder, to):
+def in_shards(folder: Path, to: Path) -> None:
     """Write a checkpoint again with its weights in two files."""
     to.mkdir()
     (to / "config.json").write_text((folder / "config.json").read_text())
@@ -46,7 +48,7 @@ def in_shards(folder, to):
     return to
 
 
-def test_the_published_draft_has_the_checkpoints_weights_and_is_published_once(case, tmp_path):
+def test_the_published_draft_has_the_checkpoints_weights_and_is_published_once(case: Given, tmp_path: Path) -> None:
     folder = draft_folder(case.draft, tmp_path / "scratch")
     first = adopted(case, folder, tmp_path)
     assert adopted(case, folder, tmp_path).ref == first.ref
@@ -63,7 +65,7 @@ def test_the_published_draft_has_the_checkpoints_weights_and_is_published_once(c
 
 
 @pytest.mark.parametrize("fault", ["another target", "not finite"])
-def test_a_checkpoint_that_is_not_sound_is_refused(case, tmp_path, fault):
+def test_a_checkpoint_that_is_not_sound_is_refused(case: Given, tmp_path: Path, fault: str) -> None:
     folder = in_shards(draft_folder(case.draft, tmp_path / "scratch"), tmp_path / "copy")
     if fault == "another target":
         config = json.loads((folder / "config.json").read_text())
@@ -76,7 +78,7 @@ def test_a_checkpoint_that_is_not_sound_is_refused(case, tmp_path, fault):
         adopted(case, folder, tmp_path)
 
 
-def changed(case, tmp_path, name, change):
+def changed(case: Given, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor]) -> Path:
     """Return the checkpoint with one of its tensors changed."""
     folder = draft_folder(case.draft, tmp_path / "scratch")
     copy = tmp_path / "changed"
@@ -88,7 +90,7 @@ def changed(case, tmp_path, name, change):
 
 
 @pytest.mark.parametrize("name", ["embed_tokens.weight", "lm_head.weight"])
-def test_what_is_not_the_targets_is_told_counted_and_published(case, tmp_path, name):
+def test_what_is_not_the_targets_is_told_counted_and_published(case: Given, tmp_path: Path, name: str) -> None:
     """Against a copy with every value doubled the distance is the norm of the target over itself: 1."""
     end = {"embed_tokens.weight": "embedding", "lm_head.weight": "head"}[name]
     draft = adopted(case, changed(case, tmp_path, name, lambda tensor: 2 * tensor), tmp_path)
@@ -98,14 +100,14 @@ def test_what_is_not_the_targets_is_told_counted_and_published(case, tmp_path, n
     assert adopted(case, tmp_path / "changed", tmp_path).ref == draft.ref, "said again, published once"
 
 
-def test_rounding_and_a_little_fine_tuning_are_no_reason_to_warn(case, tmp_path):
+def test_rounding_and_a_little_fine_tuning_are_no_reason_to_warn(case: Given, tmp_path: Path) -> None:
     folder = changed(case, tmp_path, "embed_tokens.weight", lambda tensor: (1.05 * tensor).bfloat16().float())
     draft = adopted(case, folder, tmp_path)
     assert draft.counts["apart"]["embedding"] == pytest.approx(0.05, rel=0.02)
     assert draft.counts["warnings"] == []
 
 
-def test_a_reduced_head_is_held_against_the_rows_of_its_tokens(tmp_path):
+def test_a_reduced_head_is_held_against_the_rows_of_its_tokens(tmp_path: Path) -> None:
     case = given(tmp_path, draft_vocab_size=8)
     folder = draft_folder(case.draft, tmp_path / "scratch")
     target = Path(case.placement.locations[case.target.digest])

@@ -8,7 +8,7 @@ import torch
 from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
 from deepspec.models.config import DraftConfig
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import BlockDraft, build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
 from deepspec.start.initial import initialize
@@ -40,7 +40,7 @@ def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
     )
 
 
-def draft(markov_head: str = "vanilla", rank: int = D):
+def draft(markov_head: str = "vanilla", rank: int = D) -> BlockDraft:
     shape = BlockShape(
         hidden_size=D, intermediate_size=16, num_heads=2, num_kv_heads=1, head_dim=4, norm_eps=1e-6, rope=Rope(),
         attention_scale=0.5, qk_norm=True,
@@ -56,7 +56,7 @@ def draft(markov_head: str = "vanilla", rank: int = D):
     return model
 
 
-def test_the_mean_state_after_a_token_is_smoothed_towards_the_mean_of_all():
+def test_the_mean_state_after_a_token_is_smoothed_towards_the_mean_of_all() -> None:
     last = torch.zeros(4, D)
     last[0, 0], last[1, 0], last[2, 0] = 1.0, 2.0, 6.0
     found = read_bigrams(Few([record([5, 7, 5, 9], [0, 1, 1, 1], last)]), most=1)
@@ -67,7 +67,7 @@ def test_the_mean_state_after_a_token_is_smoothed_towards_the_mean_of_all():
     assert found.means_SD[1, 0] == pytest.approx((2 + SMOOTHING * 3) / (1 + SMOOTHING))
 
 
-def test_a_head_of_full_rank_gives_the_targets_mean_logits_after_each_token():
+def test_a_head_of_full_rank_gives_the_targets_mean_logits_after_each_token() -> None:
     model, last = draft(), torch.randn(6, D)
     samples = Few([record([1, 2, 3, 1, 2, 4], [0, 1, 1, 1, 1, 1], last)])
     found = read_bigrams(samples, most=1)
@@ -77,7 +77,7 @@ def test_a_head_of_full_rank_gives_the_targets_mean_logits_after_each_token():
     torch.testing.assert_close(bias, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_a_lower_rank_keeps_the_direction_with_most_weight():
+def test_a_lower_rank_keeps_the_direction_with_most_weight() -> None:
     last = torch.zeros(3, D)
     last[0, 2], last[1, 5] = 10.0, 1.0
     found = read_bigrams(Few([record([1, 2, 3], [0, 1, 1], last)]), most=1)
@@ -85,7 +85,7 @@ def test_a_lower_rank_keeps_the_direction_with_most_weight():
 
 
 @pytest.mark.parametrize(("markov_head", "most"), [("gated", 4), ("vanilla", 0)])
-def test_other_heads_and_zero_samples_change_nothing(markov_head, most):
+def test_other_heads_and_zero_samples_change_nothing(markov_head: str, most: int) -> None:
     model = draft(markov_head)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     start_markov_head(model, Few([record([1, 2], [0, 1], torch.ones(2, D))]), most)

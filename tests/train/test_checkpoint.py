@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,13 +9,13 @@ from deepspec.steps.checkpoint import Checkpoints, Retention, SavedState, Saves,
 from deepspec.store import Store
 
 
-def state(step):
+def state(step: int) -> SavedState:
     tensors = {"master.w": torch.full((4,), float(step)), "step": torch.tensor(float(step))}
     return SavedState(step=step, tensors=tensors, rows=[{"step": step, "loss": 0.5}], progress={"samples": step * 8})
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path: Path):
     """Return a function that opens the same checkpoints anew, as another attempt does, and what they said."""
     said = []
 
@@ -27,19 +28,19 @@ def place(tmp_path):
     return opened
 
 
-def save(checkpoints, *steps):
+def save(checkpoints: Checkpoints, *steps: int) -> None:
     for step in steps:
         checkpoints.save(state(step))
     checkpoints.close()
 
 
-def test_a_state_of_21_gb_takes_105_s_to_save_at_200_mb_a_second(place):
+def test_a_state_of_21_gb_takes_105_s_to_save_at_200_mb_a_second(place) -> None:
     """One that is being written is finished first; so is the best one, where it is kept."""
     assert seconds_to_save(21_000_000_000, Saves(last=place())) == 2 * 105
     assert seconds_to_save(21_000_000_000, Saves(last=place(), best=place())) == 3 * 105
 
 
-def test_the_newest_state_comes_back_whole(place):
+def test_the_newest_state_comes_back_whole(place) -> None:
     save(place(), 10, 20)
     found = place().newest()
     assert (found.step, found.rows, found.progress) == (20, [{"step": 20, "loss": 0.5}], {"samples": 160})
@@ -47,11 +48,11 @@ def test_the_newest_state_comes_back_whole(place):
     assert json.loads((place.folder / "latest.json").read_text()) == {"step": 20}
 
 
-def test_nothing_saved_is_none(place):
+def test_nothing_saved_is_none(place) -> None:
     assert place().newest() is None
 
 
-def test_rows_that_come_later_are_not_in_a_state(place):
+def test_rows_that_come_later_are_not_in_a_state(place) -> None:
     live = state(10)
     checkpoints = place()
     checkpoints.save(live)
@@ -61,7 +62,7 @@ def test_rows_that_come_later_are_not_in_a_state(place):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "mark"])
-def test_a_damaged_state_is_passed_over_for_the_one_before_and_said(place, damage):
+def test_a_damaged_state_is_passed_over_for_the_one_before_and_said(place, damage: str) -> None:
     save(place(), 10, 20)
     (data,) = place.folder.glob("*/step-00000020.safetensors")
     if damage == "cut":
@@ -79,7 +80,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_and_said(place, damag
     assert "the one before" in place.said[0]
 
 
-def test_only_the_last_ones_are_kept(place):
+def test_only_the_last_ones_are_kept(place) -> None:
     save(place(keep=2), 10, 20, 30, 40)
     names = {path.name for path in place.folder.rglob("*") if path.is_file()}
     assert names == {
@@ -88,13 +89,13 @@ def test_only_the_last_ones_are_kept(place):
     }
 
 
-def test_every_so_many_steps_a_state_is_kept_for_good(place):
+def test_every_so_many_steps_a_state_is_kept_for_good(place) -> None:
     save(place(keep=1, every=20), 0, 10, 20, 30, 40, 50)  # that of step 0 is one to go on from, no milestone
     assert {path.stem for path in place.folder.glob("step-*")} == {"step-00000020", "step-00000040", "step-00000050"}
     assert place().newest().step == 50
 
 
-def test_data_without_a_mark_is_no_state_and_goes_with_the_next_save(place):
+def test_data_without_a_mark_is_no_state_and_goes_with_the_next_save(place) -> None:
     save(place(), 10)
     orphan = place.folder / "attempt-dead" / "step-00000020.safetensors"
     orphan.parent.mkdir()
@@ -105,7 +106,7 @@ def test_data_without_a_mark_is_no_state_and_goes_with_the_next_save(place):
     assert not orphan.exists()
 
 
-def test_a_save_that_fails_is_said_and_training_goes_on(place, monkeypatch):
+def test_a_save_that_fails_is_said_and_training_goes_on(place, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = place()
     checkpoints.save(state(10))
     checkpoints.finish()
@@ -123,7 +124,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on(place, monkeypatch):
     assert place().newest().step == 30
 
 
-def test_a_kill_between_data_and_mark_leaves_the_state_before(place, monkeypatch):
+def test_a_kill_between_data_and_mark_leaves_the_state_before(place, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = place()
     checkpoints.save(state(10))
     checkpoints.finish()

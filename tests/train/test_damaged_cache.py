@@ -14,7 +14,7 @@ EVERY_SAMPLE_ALONE = SMALL.but(global_batch=1, steps=20, validation_samples=0, b
 
 
 @pytest.fixture(params=[0, 1])
-def damaged(request, tmp_path: Path) -> Site:
+def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     """Return a site with one byte of one stored sample turned, another one for each seed."""
     site = make_site(tmp_path)
     index = TargetCache(site.cache, tmp_path).index
@@ -26,7 +26,7 @@ def damaged(request, tmp_path: Path) -> Site:
     return site
 
 
-def test_training_stops_or_leaves_the_sample_out_as_asked(damaged: Site):
+def test_training_stops_or_leaves_the_sample_out_as_asked(damaged: Site) -> None:
     with pytest.raises(CorruptArtifactError, match=r"sample s\d+: .*does not match its checksum.*verify --repair"):
         damaged.train(EVERY_SAMPLE_ALONE, "stops")
     report = Heard()

@@ -3,7 +3,9 @@
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +15,12 @@ from deepspec.store import Store
 from deepspec.train import narrator
 from tests.given.drafts.toy import toy_loop, weights
 from tests.given.heard import Heard
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 from tests.train.test_loop import SPEC
 
 
 @contextmanager
-def full_disk(room: int = 500):
+def full_disk(room: int = 500) -> Iterator[None]:
     """Let no file of this process grow beyond some bytes: writing fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
@@ -29,7 +31,7 @@ def full_disk(room: int = 500):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp_path, seed):
+def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp_path: Path, seed: int) -> None:
     spec, said = SPEC.but(seed=seed), []
     whole, loop = toy_loop(spec), toy_loop(spec)
     whole.run(None)
@@ -52,7 +54,9 @@ def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_store_that_is_away_during_every_save_does_not_end_training(tmp_path, seed, monkeypatch):
+def test_a_store_that_is_away_during_every_save_does_not_end_training(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
@@ -76,7 +80,9 @@ class Cutting(Heard):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes(site, seed, monkeypatch):
+def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes(
+    site: Site, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
     spec = SMALL.but(seed=10 + seed)
     undisturbed, _ = site.train(spec, f"uncut-{seed}")
@@ -93,7 +99,7 @@ def test_a_state_cut_by_hand_is_passed_over_and_the_run_publishes_the_same_bytes
     assert site.checksums(ref) == site.checksums(undisturbed)
 
 
-def test_a_run_stopped_in_its_last_look_takes_the_look_again_and_no_step_to_hold_it_against(tmp_path):
+def test_a_run_stopped_in_its_last_look_takes_the_look_again_and_no_step_to_hold_it_against(tmp_path: Path) -> None:
     loop, heard = toy_loop(SPEC), Heard()
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=3), heard.log)
     loop.after_step = lambda: os.kill(os.getpid(), signal.SIGTERM) if loop.progress.step == 12 else None

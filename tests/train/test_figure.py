@@ -20,7 +20,7 @@ def legends(given: list[dict[str, Any]]) -> list[list[str]]:
     return [[each.get_text() for each in axes.get_legend().get_texts()] for axes in curves(given).axes]
 
 
-def test_what_is_drawn_is_called_as_the_docs_call_it():
+def test_what_is_drawn_is_called_as_the_docs_call_it() -> None:
     found = curves(rows(**LENGTHS))
     assert [axes.get_ylabel() for axes in found.axes] == ["loss", "accepted length, bonus token included"]
     assert legends(rows(**LENGTHS)) == [
@@ -29,13 +29,13 @@ def test_what_is_drawn_is_called_as_the_docs_call_it():
     ]
 
 
-def test_what_was_not_measured_is_in_no_legend():
+def test_what_was_not_measured_is_in_no_legend() -> None:
     given = rows(**LENGTHS)
     del given[-1]["tau"], given[-1]["tau_greedy"]
     assert legends(given)[1] == ["greedily"]
 
 
-def test_ticks_of_a_loss_are_numbers():
+def test_ticks_of_a_loss_are_numbers() -> None:
     """Between 3 and 6 lies no power of ten: what is seen are the ticks between."""
     losses, _ = (found := curves(rows())).axes
     found.canvas.draw()
@@ -43,6 +43,6 @@ def test_ticks_of_a_loss_are_numbers():
     assert {"3", "4", "6"} <= set(shown)
 
 
-def test_the_same_rows_give_the_same_bytes():
+def test_the_same_rows_give_the_same_bytes() -> None:
     assert learning_curve(rows()) == learning_curve(rows())
     assert learning_curve(rows()) != learning_curve(rows(loss=3.4))

@@ -6,15 +6,15 @@ from deepspec.errors import ParityError
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.checked import check_states
 from tests.given.heard import Heard
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 
 @pytest.fixture
-def stored(site):
+def stored(site: Site) -> TargetCache:
     return TargetCache(site.cache, site.placement.scratch)
 
 
-def test_states_that_the_target_says_now_may_be_trained_on(site, stored):
+def test_states_that_the_target_says_now_may_be_trained_on(site: Site, stored: TargetCache) -> None:
     assert check_states(site.cache, stored, [0, 1, 2], site.placement) < 0.01
     report = Heard()
     site.train(SMALL.but(steps=1, parity_samples=2), "gated", report)
@@ -22,7 +22,9 @@ def test_states_that_the_target_says_now_may_be_trained_on(site, stored):
 
 
 @pytest.mark.parametrize("damage", ["shifted by a token", "another sample's", "another layer's", "scaled"])
-def test_other_states_are_refused_before_the_first_step(site, stored, damage, monkeypatch):
+def test_other_states_are_refused_before_the_first_step(
+    site: Site, stored: TargetCache, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = stored.record
 
     def spoilt(number):

@@ -8,7 +8,7 @@ import pytest
 
 from deepspec.artifacts import ArtifactRef
 from tests.given.published.launched import Launched
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 from tests.train.test_ranks import assert_close
 
 SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)
@@ -20,7 +20,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launcher(site, name, number, port):
+def launcher(site: Site, name: str, number: int, port: int) -> Launched:
     meeting = [
         "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-id={name}",
         f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1", f"--rdzv-conf=is_host={int(number == 0)}",
@@ -28,13 +28,13 @@ def launcher(site, name, number, port):
     return Launched(site, name, SPEC, rest=0.05, meeting=meeting)
 
 
-def wait_for_step(step, *launched):
+def wait_for_step(step: int, *launched: Launched) -> None:
     """Return when the first rank, wherever it is, has said a step."""
     while not any(f"STEP {step}\n" in each.log() for each in launched):
         time.sleep(0.05)
 
 
-def published_by(*launched):
+def published_by(*launched: Launched) -> ArtifactRef:
     """Return what the one of them that had the first rank published."""
     told = [line for each in launched for line in each.log().splitlines() if line.startswith("PUBLISHED ")]
     (line,) = told
@@ -42,7 +42,7 @@ def published_by(*launched):
 
 
 @pytest.mark.soak
-def test_two_launchers_train_the_draft_of_one_process(site):
+def test_two_launchers_train_the_draft_of_one_process(site: Site) -> None:
     alone, _ = site.train(SPEC, "alone-of-launchers")
     port = free_port()
     first, second = (launcher(site, "met", number, port) for number in (0, 1))
@@ -54,7 +54,7 @@ def test_two_launchers_train_the_draft_of_one_process(site):
 
 
 @pytest.mark.soak
-def test_a_launcher_that_is_killed_and_comes_back_is_waited_for(site):
+def test_a_launcher_that_is_killed_and_comes_back_is_waited_for(site: Site) -> None:
     alone, _ = site.train(SPEC, "alone-of-struck")
     port = free_port()
     first, second = (launcher(site, "struck-node", number, port) for number in (0, 1))

@@ -1,26 +1,33 @@
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from deepspec.algorithms.anchors import draw_anchors
+from deepspec.algorithms.base import LossResult
 from deepspec.errors import TrainingError
 from deepspec.records.batch import collate_rows
 from deepspec.records.stream import Cut, Draw
 from deepspec.steps.ranks import Ranks
+from deepspec.steps.reader import MicroBatch
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from deepspec.train import memory
+from deepspec.train.loop import Loop
 from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_activations
 from deepspec.train.ready import make_loop
+from deepspec.train.task import Task
 from tests.given.drafts.learning import record
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 ALONE = Cut(ranks=1, micro_batch=1)
 
 
-def task_for(site, algorithm="dspark"):
+def task_for(site: Site, algorithm: str = "dspark") -> tuple[Loop, CacheSplit]:
     cache = TargetCache(site.cache, site.placement.scratch)
     shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
     steps = {"ttt_length": 2} if algorithm == "eagle3" else {}
@@ -37,14 +44,16 @@ def task_for(site, algorithm="dspark"):
         (700, 200, 1000, 1),
     ],
 )
-def test_the_second_sample_says_how_many_fit(site, monkeypatch, one, each, free, fits):
+def test_the_second_sample_says_how_many_fit(
+    site: Site, monkeypatch: pytest.MonkeyPatch, one: int, each: int, free: int, fits: int
+) -> None:
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
     assert fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer) == fits
 
 
-def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatch):
+def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     held = iter([(0, 900), (0, 500), (0, 700)])
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
@@ -57,25 +66,25 @@ def test_where_not_even_one_fits_activations_are_computed_again(site, monkeypatc
 class OutOf:
     """A task whose passes end for want of memory: of several rows, or until activations are computed again."""
 
-    def __init__(self, task, *, rows=1, kept=True):
+    def __init__(self, task: Task, *, rows: int = 1, kept: bool = True) -> None:
         self._task, self._rows, self._kept = task, rows, kept
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
-    def loss(self, micro, denominators, *, measure):
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, measure: bool) -> LossResult:
         again = isinstance(self._task.model.layers[0].forward, partial)
         if len(micro.batch.starts) > self._rows or not (self._kept or again):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return self._task.loss(micro, denominators, measure=measure)
 
 
-def test_a_second_row_for_which_there_is_no_memory_means_one(site):
+def test_a_second_row_for_which_there_is_no_memory_means_one(site: Site) -> None:
     loop, samples = task_for(site)
     assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print, loop.optimizer) == 1
 
 
-def test_out_of_memory_turns_to_computing_activations_again(site):
+def test_out_of_memory_turns_to_computing_activations_again(site: Site) -> None:
     loop, samples = task_for(site)
     said = []
     assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append, loop.optimizer) > 1
@@ -83,13 +92,13 @@ def test_out_of_memory_turns_to_computing_activations_again(site):
     assert "computed again" in said[0]
 
 
-def test_a_device_too_small_for_one_row_is_named(site):
+def test_a_device_too_small_for_one_row_is_named(site: Site) -> None:
     loop, samples = task_for(site)
     with pytest.raises(TrainingError, match=r"one row of \d+ tokens takes more than there is .*max_length"):
         fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print, loop.optimizer)
 
 
-def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
+def test_a_row_too_large_says_how_much_is_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (0, 3_001_000))
@@ -97,7 +106,7 @@ def test_a_row_too_large_says_how_much_is_missing(site, monkeypatch):
         fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer)
 
 
-def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
+def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site: Site) -> None:
     spec = SMALL.but(global_batch=4)
     cache = TargetCache(site.cache, site.placement.scratch)
     said = []
@@ -107,7 +116,7 @@ def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site):
     assert any("the longest row takes" in line for line in said)
 
 
-def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold():
+def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold() -> None:
     """Of 23 tokens: samples of 6, 6, 6 and 5, supervised throughout, with 5 + 5 + 5 + 4 anchors."""
     row = fullest_row(record("a", 23, [20, 21]), num_anchors=5)
     assert [len(each.input_ids) for each in row] == [6, 6, 6, 5]
@@ -115,7 +124,7 @@ def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold()
     assert keep.sum() == 19
 
 
-def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
+def test_the_trial_of_packed_rows_takes_the_fullest_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
     tried = []
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
@@ -126,11 +135,11 @@ def test_the_trial_of_packed_rows_takes_the_fullest_row(site, monkeypatch):
     assert max(len(each.input_ids) for row in tried[0] for each in row) == 9  # 8 anchors
 
 
-def bytes_kept(loop, micro):
+def bytes_kept(loop: Loop, micro: MicroBatch) -> int:
     """Go forward and backward; return the bytes of the tensors that were kept in between."""
     kept = {}
 
-    def keep(tensor):
+    def keep(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
         return tensor
 
@@ -141,7 +150,7 @@ def bytes_kept(loop, micro):
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
-def test_activations_computed_again_give_the_same_gradients_and_keep_less(site, algorithm):
+def test_activations_computed_again_give_the_same_gradients_and_keep_less(site: Site, algorithm: str) -> None:
     loop, samples = task_for(site, algorithm)
     rows = [[Draw(number=number, epoch=0, key=number)] for number in samples.order(0)[:3]]
     micro = loop.reader.read(rows).to(loop.task.device, loop.task.dtype)

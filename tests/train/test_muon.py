@@ -15,7 +15,7 @@ from tests.train.test_optimizer import backward
 SPEC = TrainSpec(optimizer="muon", learning_rate=0.01, weight_decay=0.1, clip=0.5)
 
 
-def test_matrices_are_muons_but_tables_of_a_vocabulary():
+def test_matrices_are_muons_but_tables_of_a_vocabulary() -> None:
     matrix = torch.zeros(3, 2)
     assert takes("layers.0.mlp.up_proj.weight", matrix)
     tables = ("embed_tokens.weight", "candidate_selector.successor_codebook", "markov_head.markov_w2.weight")
@@ -24,7 +24,7 @@ def test_matrices_are_muons_but_tables_of_a_vocabulary():
     assert not takes("confidence_head.proj.weight", torch.zeros(1, 3))
 
 
-def test_every_owner_has_whole_matrices_the_largest_where_least_lies():
+def test_every_owner_has_whole_matrices_the_largest_where_least_lies() -> None:
     shapes = {"a": torch.Size([4, 4]), "b": torch.Size([2, 5]), "c": torch.Size([3, 3]), "d": torch.Size([2, 2])}
     places, share = lay_out(shapes, 2)
     assert {(place.name, place.owner, place.offset) for place in places} == {
@@ -33,7 +33,7 @@ def test_every_owner_has_whole_matrices_the_largest_where_least_lies():
     assert share == 20
 
 
-def test_with_one_rank_in_fp32_it_is_torchs_muon_and_adamw_clipped_together():
+def test_with_one_rank_in_fp32_it_is_torchs_muon_and_adamw_clipped_together() -> None:
     ours, reference = ToyModel(), ToyModel()
     optimizer = MasterMuon(ours, SPEC, torch.float32, Ranks("cpu"))
     named = {name: p for name, p in reference.named_parameters() if p.requires_grad}
@@ -58,7 +58,7 @@ def test_with_one_rank_in_fp32_it_is_torchs_muon_and_adamw_clipped_together():
         torch.testing.assert_close(mine.data, theirs.data, atol=1e-6, rtol=1e-4)
 
 
-def test_a_skipped_step_moves_nothing():
+def test_a_skipped_step_moves_nothing() -> None:
     model = ToyModel()
     optimizer = MasterMuon(model, SPEC, torch.bfloat16, Ranks("cpu"))
     backward(model)
@@ -73,7 +73,7 @@ def test_a_skipped_step_moves_nothing():
     assert not torch.equal(before["master.first.weight"], optimizer.state()["master.first.weight"])
 
 
-def test_a_saved_state_continues_exactly():
+def test_a_saved_state_continues_exactly() -> None:
     model, other = ToyModel(), ToyModel()
     optimizer = MasterMuon(model, SPEC, torch.bfloat16, Ranks("cpu"))
     for _ in range(3):
@@ -90,12 +90,12 @@ def test_a_saved_state_continues_exactly():
 
 
 @pytest.mark.parametrize("made", [MasterAdamW, MasterMuon])
-def test_the_bytes_of_a_state_are_known_before_it_is_taken(made):
+def test_the_bytes_of_a_state_are_known_before_it_is_taken(made: type[object]) -> None:
     optimizer = made(ToyModel(), SPEC, torch.bfloat16, Ranks("cpu"))
     assert optimizer.state_bytes == sum(value.nbytes for value in optimizer.state().values())
 
 
-def test_a_state_of_adamw_is_refused():
+def test_a_state_of_adamw_is_refused() -> None:
     model = ToyModel()
     optimizer = MasterMuon(model, SPEC, torch.float32, Ranks("cpu"))
     state = {name: value for name, value in optimizer.state().items() if not name.startswith("momentum.")}

@@ -13,12 +13,12 @@ from deepspec.train.spec import TrainSpec
 from tests.given.drafts.toy import CAPTURED, ToyModel
 
 
-def backward(model, scale=1.0):
+def backward(model: ToyModel, scale: float = 1.0) -> None:
     x = torch.linspace(-1, 1, 3 * CAPTURED).view(3, CAPTURED).to(model.first.weight.dtype)
     (model(x).float().pow(2).sum() * scale).backward()
 
 
-def test_in_fp32_it_is_adamw_with_clipping():
+def test_in_fp32_it_is_adamw_with_clipping() -> None:
     spec = TrainSpec(learning_rate=0.01, weight_decay=0.1, clip=0.5, betas=(0.8, 0.9))
     ours, reference = ToyModel(), ToyModel()
     optimizer = MasterAdamW(ours, spec, torch.float32, Ranks("cpu"))
@@ -37,7 +37,7 @@ def test_in_fp32_it_is_adamw_with_clipping():
         torch.testing.assert_close(mine.data, theirs.data)
 
 
-def test_gradients_add_up_over_backwards_and_can_be_forgotten():
+def test_gradients_add_up_over_backwards_and_can_be_forgotten() -> None:
     model = ToyModel()
     optimizer = MasterAdamW(model, TrainSpec(), torch.float32, Ranks("cpu"))
     backward(model)
@@ -48,7 +48,7 @@ def test_gradients_add_up_over_backwards_and_can_be_forgotten():
     assert optimizer.sum_gradients() == 0
 
 
-def test_under_bf16_small_steps_are_not_lost():
+def test_under_bf16_small_steps_are_not_lost() -> None:
     """A bf16 weight near 1 cannot move by 1e-4; its fp32 master does, and after enough steps so does the weight."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
@@ -61,7 +61,7 @@ def test_under_bf16_small_steps_are_not_lost():
     assert model.weight.item() == 0.99609375  # the bf16 number next to 0.996
 
 
-def test_frozen_weights_are_cast_but_never_stepped():
+def test_frozen_weights_are_cast_but_never_stepped() -> None:
     model = ToyModel()
     optimizer = MasterAdamW(model, TrainSpec(), torch.bfloat16, Ranks("cpu"))
     assert optimizer.size == CAPTURED * 8 + 8 + 8 * 4
@@ -69,7 +69,7 @@ def test_frozen_weights_are_cast_but_never_stepped():
     assert "master.frozen" not in optimizer.state()
 
 
-def test_a_saved_state_continues_exactly():
+def test_a_saved_state_continues_exactly() -> None:
     model, other = ToyModel(), ToyModel()
     optimizer = MasterAdamW(model, TrainSpec(), torch.bfloat16, Ranks("cpu"))
     for _ in range(3):
@@ -84,7 +84,7 @@ def test_a_saved_state_continues_exactly():
     assert torch.equal(model.second.weight, other.second.weight)
 
 
-def test_a_state_of_another_shape_is_refused_and_changes_nothing():
+def test_a_state_of_another_shape_is_refused_and_changes_nothing() -> None:
     optimizer = MasterAdamW(ToyModel(), TrainSpec(), torch.float32, Ranks("cpu"))
     before = optimizer.master.clone()
     state = {name: value.clone() + 1 for name, value in optimizer.state().items()}
@@ -94,7 +94,7 @@ def test_a_state_of_another_shape_is_refused_and_changes_nothing():
     assert torch.equal(optimizer.master, before)
 
 
-def test_bf16_steps_equal_the_golden_trajectory():
+def test_bf16_steps_equal_the_golden_trajectory() -> None:
     """bf16 parameters with fp32 masters, as the public checkpoints were trained."""
     golden = Path(os.environ.get("DEEPSPEC_GOLDEN", "")) / "misc" / "expected.json"
     if not golden.is_file():

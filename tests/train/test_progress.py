@@ -1,5 +1,6 @@
 """What a run has seen so far, against the plain definitions, and without reading its rows again."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
@@ -19,7 +20,7 @@ def train(step: int, loss: float) -> dict[str, Any]:
 
 
 @given(LOSSES)
-def test_the_best_look_is_the_first_of_the_lowest_after_the_untrained_draft(losses: list[float]):
+def test_the_best_look_is_the_first_of_the_lowest_after_the_untrained_draft(losses: list[float]) -> None:
     looks = [look(step, loss) for step, loss in enumerate(losses)]
     step_by_step = RunProgress()
     for row in looks:
@@ -30,13 +31,13 @@ def test_the_best_look_is_the_first_of_the_lowest_after_the_untrained_draft(loss
 
 
 @given(LOSSES, st.integers(1, 5))
-def test_patience_ends_where_as_many_looks_brought_no_lower_loss(losses: list[float], patience: int):
+def test_patience_ends_where_as_many_looks_brought_no_lower_loss(losses: list[float], patience: int) -> None:
     progress = RunProgress(rows=[look(step, loss) for step, loss in enumerate(losses)])
     stale = len(losses) > patience and min(losses[:-patience]) <= min(losses[-patience:])
     assert (progress.looks_without_progress() >= patience) == stale
 
 
-def test_a_look_whose_weights_could_not_be_saved_is_not_the_best():
+def test_a_look_whose_weights_could_not_be_saved_is_not_the_best() -> None:
     progress = RunProgress()
     progress.add(look(4, 2.0))
     lost = look(8, 1.0)
@@ -49,7 +50,7 @@ def test_a_look_whose_weights_could_not_be_saved_is_not_the_best():
     assert progress.looks_without_progress() == 1
 
 
-def test_a_loss_that_is_no_number_is_never_the_best_for_long():
+def test_a_loss_that_is_no_number_is_never_the_best_for_long() -> None:
     progress = RunProgress(rows=[look(0, 3.0), look(4, float("nan")), look(8, 2.0), look(12, float("nan"))])
     assert progress.best_look() == look(8, 2.0)
 
@@ -58,7 +59,7 @@ LENGTHS = st.lists(st.sampled_from([1.0, 1.5, 2.0, 2.5]), max_size=12)
 
 
 @given(LENGTHS, st.integers(1, 5))
-def test_the_longest_rounds_are_the_best_whatever_the_loss(lengths: list[float], patience: int):
+def test_the_longest_rounds_are_the_best_whatever_the_loss(lengths: list[float], patience: int) -> None:
     looks = [look(step, 0.1 * length, accepted_length=length) for step, length in enumerate(lengths)]
     progress = RunProgress(rows=looks)
     assert progress.best_look() == max(looks[1:], key=lambda row: row["accepted_length"], default=None)
@@ -68,7 +69,7 @@ def test_the_longest_rounds_are_the_best_whatever_the_loss(lengths: list[float],
     assert by_loss.best_look() == min(looks[1:], key=lambda row: row["loss"], default=None)
 
 
-def test_looks_of_an_earlier_release_are_read_and_those_that_tell_a_length_are_better():
+def test_looks_of_an_earlier_release_are_read_and_those_that_tell_a_length_are_better() -> None:
     before = [look(0, 3.0), look(4, 1.0), look(8, 2.0)]
     assert RunProgress(rows=list(before)).best_look() == look(4, 1.0)
     assert RunProgress(rows=list(before)).looks_without_progress() == 1
@@ -76,7 +77,7 @@ def test_looks_of_an_earlier_release_are_read_and_those_that_tell_a_length_are_b
     assert progress.best_look() == look(12, 2.5, accepted_length=1.2)
 
 
-def test_a_length_that_is_no_number_is_never_the_best_for_long():
+def test_a_length_that_is_no_number_is_never_the_best_for_long() -> None:
     progress = RunProgress(rows=[look(4, 1.0, accepted_length=float("nan")), look(8, 2.0, accepted_length=1.1)])
     assert progress.best_look()["step"] == 8
 
@@ -86,12 +87,12 @@ class Counted(list):
 
     passes = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         Counted.passes += 1
         return super().__iter__()
 
 
-def test_no_question_reads_all_rows_again():
+def test_no_question_reads_all_rows_again() -> None:
     progress = RunProgress()
     progress.rows = Counted()
     for step in range(1, 300):

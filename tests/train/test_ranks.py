@@ -5,52 +5,53 @@ import random
 import signal
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.errors import EXIT_CANCELLED
 from deepspec.start.fresh import empty_draft, fresh_draft
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from tests.given.heard import Heard
 from tests.given.published.launched import Launched
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 SPEC = SMALL.but(steps=20, global_batch=6, checkpoint_every=3)
 REST = 0.05
 """Seconds between steps, so that a blow lands near the step that it is meant for."""
 
 
-def rows(site, ref):
+def rows(site: Site, ref: ArtifactRef) -> list[dict[str, Any]]:
     lines = open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
     return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
-def alone(site):
+def alone(site: Site) -> ArtifactRef:
     """The draft of one rank, undisturbed."""
     return site.train(SPEC, "alone")[0]
 
 
 @pytest.fixture(scope="module")
-def two(site):
+def two(site: Site) -> ArtifactRef:
     """The draft of two ranks, undisturbed."""
     return Launched(site, "two", SPEC, ranks=2).published()
 
 
-def assert_close(site, one, other):
+def assert_close(site: Site, one: ArtifactRef, other: ArtifactRef) -> None:
     for row, like in zip(rows(site, one), rows(site, other), strict=True):
         assert (row.pop("split"), row["step"]) == (like.pop("split"), like["step"])
         assert row == pytest.approx(like, rel=1e-5), row["step"]
 
 
-def test_two_ranks_give_the_losses_of_one(site, alone, two):
+def test_two_ranks_give_the_losses_of_one(site: Site, alone: ArtifactRef, two: ArtifactRef) -> None:
     assert_close(site, two, alone)
 
 
-def test_two_ranks_give_the_losses_of_one_with_muon(site):
+def test_two_ranks_give_the_losses_of_one_with_muon(site: Site) -> None:
     """Gradients are summed in another order, and bf16 products round: the losses agree to four digits."""
     spec = SPEC.but(optimizer="muon", steps=6)
     alone, two = site.train(spec, "muon")[0], Launched(site, "two-muon", spec, ranks=2).published()
@@ -58,21 +59,21 @@ def test_two_ranks_give_the_losses_of_one_with_muon(site):
         assert row["loss"] == pytest.approx(like["loss"], rel=1e-3), row["step"]
 
 
-def packing(site):
+def packing(site: Site) -> Site:
     return replace(site, placement=site.placement.model_copy(update={"pack": True}))
 
 
-def test_packed_samples_give_the_losses_of_unpacked_ones(site, alone):
+def test_packed_samples_give_the_losses_of_unpacked_ones(site: Site, alone: ArtifactRef) -> None:
     assert_close(site, packing(site).train(SPEC, "packed")[0], alone)
 
 
 @pytest.mark.soak
-def test_two_ranks_give_the_losses_of_one_with_packed_samples(site, alone):
+def test_two_ranks_give_the_losses_of_one_with_packed_samples(site: Site, alone: ArtifactRef) -> None:
     assert_close(site, Launched(packing(site), "two-packed", SPEC, ranks=2).published(), alone)
 
 
 @pytest.mark.soak
-def test_four_ranks_give_the_losses_of_one(site, alone):
+def test_four_ranks_give_the_losses_of_one(site: Site, alone: ArtifactRef) -> None:
     assert_close(site, Launched(site, "four", SPEC, ranks=4).published(), alone)
 
 
@@ -87,7 +88,9 @@ STEPS = (1, 2, 4, 5, 6, 10, 13, 15, 18, 19)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
-def test_one_run_struck_in_every_way_in_turn_publishes_the_bytes_of_an_undisturbed_run(site, two, seed):
+def test_one_run_struck_in_every_way_in_turn_publishes_the_bytes_of_an_undisturbed_run(
+    site: Site, two: ArtifactRef, seed: int
+) -> None:
     drawn, name, step = random.Random(seed), f"struck-{seed}", 0
     one = f"rank {drawn.randrange(2)}"
     for whom in drawn.sample([one, "all ranks", "launcher"], 3):
@@ -105,7 +108,9 @@ def test_one_run_struck_in_every_way_in_turn_publishes_the_bytes_of_an_undisturb
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", STEPS)
-def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, alone, two, fault, step):
+def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(
+    site: Site, alone: ArtifactRef, two: ArtifactRef, fault: str, step: int
+) -> None:
     ranks, whom, number = FAULTS[fault]
     name = f"struck-{fault.replace(' ', '-')}-{step}"
     struck = Launched(site, name, SPEC, ranks, rest=REST)
@@ -119,7 +124,9 @@ def test_struck_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, al
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.soak), 2])
-def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(site, alone, ranks):
+def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(
+    site: Site, alone: ArtifactRef, ranks: int
+) -> None:
     """The run that is struck packs its samples, the one that goes on does not: no loss tells the difference."""
     struck = Launched(packing(site), f"term-{ranks}", SPEC, ranks, rest=REST)
     struck.wait_for_step(8)
@@ -135,7 +142,7 @@ def test_sigterm_saves_the_state_within_seconds_and_any_number_of_ranks_goes_on(
     assert "going on after step" in said
 
 
-def run_again(site, name, ranks):
+def run_again(site: Site, name: str, ranks: int) -> tuple[ArtifactRef, str]:
     """Return what the same work publishes at the next attempt, and what it says."""
     if ranks == 1:
         report = Heard()
@@ -145,7 +152,9 @@ def run_again(site, name, ranks):
 
 
 @pytest.mark.parametrize("reduced", [None, 40])
-def test_a_rank_that_is_given_its_weights_has_room_for_the_same_draft_and_holds_none_of_it_on_the_host(site, reduced):
+def test_a_rank_that_is_given_its_weights_has_room_for_the_same_draft_and_holds_none_of_it_on_the_host(
+    site: Site, reduced: int | None
+) -> None:
     spec = SMALL.but(draft=SMALL.draft.but(draft_vocab_size=reduced))
     cache = TargetCache(site.cache, site.placement.scratch)
     samples, folder = CacheSplit(cache, "train", 0, 8), site.placement.target_folder(cache.facts.target.digest)

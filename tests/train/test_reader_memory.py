@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not REFS.exists(), reason="only Linux tells what a process held at most")
-def test_a_step_of_a_4b_target_passes_through_a_quarter_of_its_bytes():
+def test_a_step_of_a_4b_target_passes_through_a_quarter_of_its_bytes() -> None:
     """48 samples of 870 tokens of 30,720 bytes: 1.28 GB a step, three steps; 100 MiB are read ahead by two threads."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.given.step.reader_worker", "48", "2", "2", "100"],

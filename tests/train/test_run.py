@@ -1,27 +1,29 @@
 import json
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepspec.artifacts import open_artifact
+from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
 from deepspec.records.stream import Draw
-from deepspec.steps.checkpoint import Checkpoints
+from deepspec.steps.checkpoint import Checkpoints, SavedState
 from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
 from deepspec.train.ready import make_loop
 from tests.given.heard import Heard
-from tests.given.published.site import SMALL, make_site
+from tests.given.published.site import SMALL, Site, make_site
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
 
 
-def test_a_run_publishes_a_draft_that_loads_and_tells_what_it_is(site):
+def test_a_run_publishes_a_draft_that_loads_and_tells_what_it_is(site: Site) -> None:
     ref, counts = site.train(SMALL, "whole")
     artifact = open_artifact(site.store, ref, site.placement.scratch)
     assert artifact.names() == FILES
@@ -39,7 +41,7 @@ def test_a_run_publishes_a_draft_that_loads_and_tells_what_it_is(site):
     assert sum(row["split"] == "train" for row in rows) == 8
 
 
-def test_a_run_that_is_looked_at_once_trains_the_same_draft_and_tells_how_long_a_step_took(site):
+def test_a_run_that_is_looked_at_once_trains_the_same_draft_and_tells_how_long_a_step_took(site: Site) -> None:
     whole, _ = site.train(SMALL, "all looks")
     spec = SMALL.but(validate_every=1000, untrained_look=False)
     once, counts = site.train(spec, "one look")
@@ -52,7 +54,7 @@ def test_a_run_that_is_looked_at_once_trains_the_same_draft_and_tells_how_long_a
     assert counts["step_cpu_seconds"] > 0
 
 
-def test_the_embedding_and_the_head_are_the_targets_and_stay_so(site):
+def test_the_embedding_and_the_head_are_the_targets_and_stay_so(site: Site) -> None:
     ref, _ = site.train(SMALL.but(steps=1), "frozen")
     model = load_draft(open_artifact(site.store, ref, site.placement.scratch).path("config.json").parent)
     target = load_file(site.root / "target" / "model.safetensors")["model.embed_tokens.weight"]
@@ -60,14 +62,14 @@ def test_the_embedding_and_the_head_are_the_targets_and_stay_so(site):
     assert torch.equal(model.lm_head.weight, target)
 
 
-def test_a_draft_that_starts_from_the_target_starts_elsewhere_and_learns(site):
+def test_a_draft_that_starts_from_the_target_starts_elsewhere_and_learns(site: Site) -> None:
     _, at_random = site.train(SMALL, "at-random")
     _, counts = site.train(SMALL.but(start="target"), "from-target")
     assert counts["untrained"]["loss"] != at_random["untrained"]["loss"]
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
 
 
-def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones(site):
+def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones(site: Site) -> None:
     stored, _ = site.train(SMALL, "stored")
     rolling, _ = site.train(SMALL.but(source="rolling"), "rolling")
     assert site.checksums(rolling) == site.checksums(stored)
@@ -84,7 +86,7 @@ def test_states_that_the_target_computes_now_train_the_same_draft_as_stored_ones
         ("eagle3", {"reverse_kl": 1.0}), ("dflash", {"convention": "speculators", "log_acceptance": 1.0}),
     ],
 )  # fmt: skip
-def test_every_algorithm_trains(site, algorithm, objective):
+def test_every_algorithm_trains(site: Site, algorithm: str, objective: dict[str, Any]) -> None:
     small = {
         "dflash2": {"conv_group_size": 4, "selector_rank": 4, "selector_top_k": 3}, "xpress": {"xpress_rank": 4},
     }.get(algorithm, {})  # fmt: skip
@@ -96,7 +98,7 @@ def test_every_algorithm_trains(site, algorithm, objective):
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
 
 
-def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site):
+def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site: Site) -> None:
     spec = SMALL.but(
         draft={"algorithm": "eagle3", "draft_vocab_size": 6}, steps=3, objective={"ttt_length": 2}, keep="best"
     )
@@ -115,7 +117,9 @@ def test_a_reduced_vocabulary_holds_the_most_frequent_tokens_of_the_answers(site
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3"])
-def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_target_says(site, algorithm):
+def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_target_says(
+    site: Site, algorithm: str
+) -> None:
     """A draft that says nothing gives each of its six tokens 1/6: the target keeps Σ min(p, 1/6) of them."""
     spec = SMALL.but(
         draft={"algorithm": algorithm, "draft_vocab_size": 6, "block_size": 2}, bigram_samples=0,
@@ -141,7 +145,9 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
 
 
 @pytest.mark.parametrize(("algorithm", "steps"), [("dflash", [1, 9]), ("dspark", [*range(1, 11)])])
-def test_acceptance_that_the_loss_does_not_need_is_counted_at_every_eighth_step(site, algorithm, steps):
+def test_acceptance_that_the_loss_does_not_need_is_counted_at_every_eighth_step(
+    site: Site, algorithm: str, steps: list[int]
+) -> None:
     """A DFlash loss is held against labels alone; what a DSpark loss reads of the target tells acceptance anyway."""
     ref, _ = site.train(SMALL.but(draft={"algorithm": algorithm}, steps=10), f"counted-{algorithm}")
     rows = [json.loads(line) for line in site.open(ref).read_bytes("metrics.jsonl").splitlines()]
@@ -149,7 +155,9 @@ def test_acceptance_that_the_loss_does_not_need_is_counted_at_every_eighth_step(
     assert all("tau" in row for row in rows if row["split"] == "validation")
 
 
-def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(site, monkeypatch):
+def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From step 6 on nothing can be saved: the draft is that of step 4, and so are its numbers."""
     spec = SMALL.but(keep="best", validate_every=2, checkpoint_every=100)
     real = Checkpoints._write
@@ -173,7 +181,7 @@ def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(site
     assert site.checksums(undisturbed)["model.safetensors"] != site.checksums(ref)["model.safetensors"]
 
 
-def test_what_judges_by_held_out_samples_says_that_there_are_none(tmp_path):
+def test_what_judges_by_held_out_samples_says_that_there_are_none(tmp_path: Path) -> None:
     everything = make_site(tmp_path, split="train")
     heard = Heard()
     _, counts = everything.train(SMALL.but(steps=1, keep="best", patience=2), "unjudged", heard)
@@ -188,7 +196,7 @@ def test_what_judges_by_held_out_samples_says_that_there_are_none(tmp_path):
     assert not any("nothing to judge by" in line for line in heard.lines)
 
 
-def test_a_step_of_more_samples_than_there_are_is_told(site):
+def test_a_step_of_more_samples_than_there_are_is_told(site: Site) -> None:
     heard, usual = Heard(), Heard()
     site.train(SMALL.but(steps=None, epochs=1, global_batch=30), "many", heard)
     site.train(SMALL.but(steps=1), "few", usual)
@@ -197,7 +205,7 @@ def test_a_step_of_more_samples_than_there_are_is_told(site):
     assert not any("train.global_batch" in line for line in usual.lines)
 
 
-def test_equal_runs_publish_equal_bytes(site):
+def test_equal_runs_publish_equal_bytes(site: Site) -> None:
     spec = SMALL.but(precision="bf16", steps=4)
     one, _ = site.train(spec, "one")
     other, _ = site.train(spec, "other")
@@ -205,7 +213,9 @@ def test_equal_runs_publish_equal_bytes(site):
 
 
 @pytest.mark.parametrize(("seed", "start"), [(0, "random"), (1, "fitted"), (2, "target")])
-def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site, seed, start, monkeypatch):
+def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(
+    site: Site, seed: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its weights are those that were saved: for a start nothing is read again."""
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
     spec = SMALL.but(seed=seed, start=start, draft={**SMALL.draft.model_dump(), "shape": "target"})
@@ -223,20 +233,25 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(site
     assert counts["steps"] == 8
 
 
-def _never(*_):
+def _never(*_: object) -> None:
     raise AssertionError("a start was read")
 
 
-def test_the_tensors_of_a_state_are_let_go_of_once_training_goes_on_from_it(site, monkeypatch):
+def test_the_tensors_of_a_state_are_let_go_of_once_training_goes_on_from_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are three times the weights, beside the optimizer's own."""
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
     with pytest.raises(CancelledError):
         site.train(SMALL, "let-go", Terminating(after=4))
-    read, newest = [], Checkpoints.newest
+    read: list[SavedState] = []
+    newest = Checkpoints.newest
 
-    def keeping(checkpoints):
-        read.append(newest(checkpoints))
-        return read[-1]
+    def keeping(checkpoints: Checkpoints) -> SavedState | None:
+        state = newest(checkpoints)
+        assert state is not None
+        read.append(state)
+        return state
 
     monkeypatch.setattr(Checkpoints, "newest", keeping)
     _, counts = site.train(SMALL, "let-go")
@@ -244,7 +259,7 @@ def test_the_tensors_of_a_state_are_let_go_of_once_training_goes_on_from_it(site
     assert [(state.step, state.tensors) for state in read] == [(4, {})]
 
 
-def test_a_run_that_goes_on_with_another_kernel_says_so(site, monkeypatch):
+def test_a_run_that_goes_on_with_another_kernel_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sums round otherwise from there on: the state and the manifest tell which kernel it was."""
     monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr("deepspec.train.task.kernel_of", lambda device: "triton")
@@ -257,7 +272,7 @@ def test_a_run_that_goes_on_with_another_kernel_says_so(site, monkeypatch):
     assert counts["kernel"] == "torch"
 
 
-def test_a_finished_run_can_be_continued_on_a_new_schedule(site):
+def test_a_finished_run_can_be_continued_on_a_new_schedule(site: Site) -> None:
     _, first = site.train(SMALL, "first-leg")
     report = Heard()
     _, second = site.train(SMALL.but(continue_from="first-leg", seed=5), "second-leg", report)
@@ -267,7 +282,7 @@ def test_a_finished_run_can_be_continued_on_a_new_schedule(site):
     assert second["held_out"]["loss"] < first["held_out"]["loss"]
 
 
-def test_a_warm_start_takes_the_weights_of_a_draft_or_of_a_checkpoint_folder(site, tmp_path):
+def test_a_warm_start_takes_the_weights_of_a_draft_or_of_a_checkpoint_folder(site: Site, tmp_path: Path) -> None:
     ref, first = site.train(SMALL, "teacher")
     artifact = open_artifact(site.store, ref, site.placement.scratch)
     for file in ("config.json", "model.safetensors"):
@@ -279,7 +294,7 @@ def test_a_warm_start_takes_the_weights_of_a_draft_or_of_a_checkpoint_folder(sit
     assert from_draft["untrained"]["loss"] == pytest.approx(first["held_out"]["loss"])
 
 
-def test_what_to_begin_with_must_be_there_and_fit(site):
+def test_what_to_begin_with_must_be_there_and_fit(site: Site) -> None:
     with pytest.raises(CheckpointError, match="there is no draft nobody to begin with"):
         site.train(SMALL.but(continue_from="nobody"), "orphan")
     site.train(SMALL, "narrow")
@@ -287,7 +302,7 @@ def test_what_to_begin_with_must_be_there_and_fit(site):
         site.train(SMALL.but(continue_from="narrow", draft={"num_layers": 2}), "wide")
 
 
-def test_the_best_weights_become_the_draft_where_the_spec_says_so(site):
+def test_the_best_weights_become_the_draft_where_the_spec_says_so(site: Site) -> None:
     spec = SMALL.but(keep="best", learning_rate=0.05, steps=40, validate_every=2)  # 20 samples, learnt by heart
     ref, counts = site.train(spec, "best")
     rows = [json.loads(line) for line in _metrics(site, ref)]
@@ -299,7 +314,7 @@ def test_the_best_weights_become_the_draft_where_the_spec_says_so(site):
     assert site.checksums(ref)["model.safetensors"] != site.checksums(stopped)["model.safetensors"]
 
 
-def _metrics(site, ref):
+def _metrics(site: Site, ref: ArtifactRef) -> list[bytes]:
     return open_artifact(site.store, ref, site.placement.scratch).read_bytes("metrics.jsonl").splitlines()
 
 
@@ -315,12 +330,12 @@ class Terminating(Heard):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_target_without_a_location_is_an_input_error(site):
+def test_a_target_without_a_location_is_an_input_error(site: Site) -> None:
     with pytest.raises(TargetError, match="has no location on this machine"):
         site.train(SMALL, "nowhere", locations={})
 
 
-def test_another_target_in_its_place_is_refused(site, tmp_path):
+def test_another_target_in_its_place_is_refused(site: Site, tmp_path: Path) -> None:
     digest = next(iter(site.placement.locations))
     config = json.loads((site.root / "target" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))

@@ -6,7 +6,7 @@ import pytest
 from deepspec.errors import SourceError
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.checked import check_supervised
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 
 def emptied(cache: TargetCache, split: str) -> TargetCache:
@@ -18,7 +18,7 @@ def emptied(cache: TargetCache, split: str) -> TargetCache:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_split_that_supervises_nothing_is_refused(site, split):
+def test_a_split_that_supervises_nothing_is_refused(site: Site, split: str) -> None:
     whole = TargetCache(site.cache, site.placement.scratch)
     check_supervised(whole, "train", "validation", "test")
     assert int(whole.index.supervised.sum()) == site.cache.counts["supervised"]
@@ -29,7 +29,7 @@ def test_a_split_that_supervises_nothing_is_refused(site, split):
         check_supervised(cache, "train", "validation")
 
 
-def test_training_refuses_it_before_the_first_step(site, monkeypatch):
+def test_training_refuses_it_before_the_first_step(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.target_cache.index.Index.supervised", property(lambda self: np.zeros(len(self), int)))
     with pytest.raises(SourceError, match="the cache's train split supervises nothing"):
         site.train(SMALL, "nothing")

@@ -9,7 +9,7 @@ import pytest
 from deepspec.errors import StoreError
 from deepspec.watch import trace
 from tests.given.heard import Heard
-from tests.given.published.site import SMALL
+from tests.given.published.site import SMALL, Site
 
 
 def steps_in(events: list[dict[str, Any]]) -> list[str]:
@@ -18,7 +18,7 @@ def steps_in(events: list[dict[str, Any]]) -> list[str]:
     return sorted(marks, key=marks.__getitem__)
 
 
-def trace_of(site, heard: Heard) -> list[dict[str, Any]]:
+def trace_of(site: Site, heard: Heard) -> list[dict[str, Any]]:
     """Return the events of the trace that a run told of."""
     (line,) = [line for line in heard.lines if line.startswith("--profile: a trace of 3 steps lies at ")]
     path = line.partition(" lies at ")[2].partition(" (open")[0].removeprefix("file://")
@@ -28,7 +28,9 @@ def trace_of(site, heard: Heard) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("steps", "wanted"), [(8, [4, 5, 6]), (5, [2, 3, 4]), (4, [1, 2, 3])])
-def test_a_trace_is_of_three_steps_after_four_warm_ones_or_as_many_as_there_are(site, steps, wanted):
+def test_a_trace_is_of_three_steps_after_four_warm_ones_or_as_many_as_there_are(
+    site: Site, steps: int, wanted: list[int]
+) -> None:
     heard = Heard()
     site.train(SMALL.but(steps=steps), f"traced-{steps}", heard, profile=True)
     events = trace_of(site, heard)
@@ -36,19 +38,19 @@ def test_a_trace_is_of_three_steps_after_four_warm_ones_or_as_many_as_there_are(
     assert sum(event.get("name") == "aten::_fused_adamw_" for event in events) == 3
 
 
-def test_a_traced_run_publishes_the_same_bytes(site):
+def test_a_traced_run_publishes_the_same_bytes(site: Site) -> None:
     traced, _ = site.train(SMALL, "with-trace", profile=True)
     plain, _ = site.train(SMALL, "without-trace")
     assert site.checksums(traced) == site.checksums(plain)
 
 
-def test_a_run_with_too_few_steps_for_a_trace_says_so(site):
+def test_a_run_with_too_few_steps_for_a_trace_says_so(site: Site) -> None:
     heard = Heard()
     site.train(SMALL.but(steps=3), "too-short", heard, profile=True)
     assert "--profile: no trace: steps left: 3; wanted: at least 4, of which one warms up" in heard.lines
 
 
-def test_a_trace_that_cannot_be_written_ends_no_run(site, monkeypatch):
+def test_a_trace_that_cannot_be_written_ends_no_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_):
         raise StoreError("the disk is full")
 

@@ -32,7 +32,7 @@ def wanted(logits: torch.Tensor, how: Sampled) -> torch.Tensor:
 @pytest.mark.parametrize("sharpness", [0.1, 3.0])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
-def test_chances_are_those_that_are_sampled_from(case, temperature, sharpness):
+def test_chances_are_those_that_are_sampled_from(case: dict[str, float], temperature: float, sharpness: float) -> None:
     """Flat logits have a nucleus of more tokens than are sorted first; sharp ones of a few."""
     logits = sharpness * torch.randn(7, 3 * LIKELIEST, generator=torch.Generator().manual_seed(0))
     how = Sampled(temperature=temperature, **case)
@@ -44,7 +44,7 @@ def test_chances_are_those_that_are_sampled_from(case, temperature, sharpness):
     torch.testing.assert_close(chances(logits.clone(), tokens, how), every.gather(1, tokens[:, None])[:, 0])
 
 
-def test_a_nucleus_by_hand():
+def test_a_nucleus_by_hand() -> None:
     """0.5, 0.3, 0.2 at top_p = 0.6: the third is cut off, the others share what it had."""
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     found = [chances(logits.clone(), torch.tensor([n]), Sampled(temperature=1.0, top_p=0.6)).item() for n in range(3)]

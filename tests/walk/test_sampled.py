@@ -72,7 +72,7 @@ class Enumerated:
 
 
 @pytest.mark.parametrize("name", rows(*LONG, "xpress"))
-def test_a_round_is_as_long_as_rejection_sampling_makes_it(name):
+def test_a_round_is_as_long_as_rejection_sampling_makes_it(name: str) -> None:
     """That keeps k tokens or more with the chance Σ Π min(p, q) over all texts of k tokens."""
     every = Enumerated(name)
     assert every.draft.config.drafts == SLOTS
@@ -81,13 +81,13 @@ def test_a_round_is_as_long_as_rejection_sampling_makes_it(name):
     assert every.walked() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_product_of_chances_is_something_else():
+def test_the_product_of_chances_is_something_else() -> None:
     """By enumeration: no draw is in it."""
     every = Enumerated("dspark-reduced")
     assert every.tau() < every.walked() - 0.05
 
 
-def test_a_round_is_as_long_as_it_is_when_decoded():
+def test_a_round_is_as_long_as_it_is_when_decoded() -> None:
     every = Enumerated("dspark-reduced")
     proposer = proposer_for(every.draft, stop_ids=frozenset())
     drawn = decoded(every.target, [PROMPT] * 12000, proposer, max_new_tokens=2, temperature=1.0, stop=False)
@@ -97,7 +97,7 @@ def test_a_round_is_as_long_as_it_is_when_decoded():
 
 
 @pytest.mark.parametrize("name", ["dflash", "dspark-rnn", "eagle3-reduced"])
-def test_whole_answers_take_the_rounds_that_decoding_them_took(name):
+def test_whole_answers_take_the_rounds_that_decoding_them_took(name: str) -> None:
     """Given what was said, the walk tells the mean of the rounds in which it was said."""
     target, prompts = target_of(), [PROMPT, [2, 4], [5]] * 200
     draft = draft_of(target, name)

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from deepspec.errors import TrainingError
+from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.proposers.propose import proposer_for
+from deepspec.rounds.decoded import Round
 from deepspec.rounds.measure import estimates, tally
 from deepspec.rounds.walk import visits
+from deepspec.target.load import Target
 from deepspec.target_cache.facts import Sampled
 from tests.given.drafts import pairs
 from tests.given.drafts.held_out import batch_of, decoded, walker
@@ -46,7 +49,7 @@ LONG = ("xpress-shift", "xpress-reduced", "dflash-anchored")
 """Rows of which others have every part."""
 
 
-def rows(*left):
+def rows(*left: str) -> list[Any]:
     """Return the names of all rows, some of them for `make soak`."""
     return [pytest.param(name, marks=pytest.mark.soak) if name in left else name for name in DRAFTS]
 
@@ -55,18 +58,18 @@ VOCAB = 6
 """So few tokens that a random draft often says the right one, several times in a row."""
 
 
-def target_of(**traits):
+def target_of(**traits: Any) -> Target:
     return pairs.target(VOCAB, sharpness=2.0, **traits)
 
 
-def draft_of(target, name):
+def draft_of(target: Target, name: str) -> BlockDraft | EagleDraft:
     draft = pairs.draft(target, **DRAFTS[name])
     if draft.config.reduced_vocabulary:
         draft.keep_target_head(target.head_weight, target.head_bias)
     return draft
 
 
-def begun(rounds):
+def begun(rounds: list[Round]) -> list[int]:
     """Return where the rounds of a decoded sample begin, counted from its first generated token."""
     places, place = [], 0
     for each in rounds:
@@ -77,7 +80,7 @@ def begun(rounds):
 
 @pytest.mark.parametrize("name", rows(*LONG))
 @pytest.mark.parametrize("sliding", [False, True])
-def test_walked_is_decoded_round_for_round(name, sliding):
+def test_walked_is_decoded_round_for_round(name: str, sliding: bool) -> None:
     """At temperature 0, through the stop token of those that reach one; of the others all rounds with room for K."""
     target, prompts = target_of(sliding=sliding, biased=name == "dspark-biased"), pairs.prompts(24, VOCAB)
     draft = draft_of(target, name)
@@ -99,7 +102,7 @@ def test_walked_is_decoded_round_for_round(name, sliding):
 
 
 @pytest.mark.parametrize("name", rows(*LONG))
-def test_the_sums_are_those_that_an_evaluation_counts(name):
+def test_the_sums_are_those_that_an_evaluation_counts(name: str) -> None:
     target, prompts = target_of(), pairs.prompts(24, VOCAB)
     draft = draft_of(target, name)
     every = decoded(target, prompts, proposer_for(draft, stop_ids=target.stop_ids), max_new_tokens=300)
@@ -114,7 +117,7 @@ def test_the_sums_are_those_that_an_evaluation_counts(name):
 
 
 @pytest.mark.parametrize("name", ["dspark", "xpress", "eagle3", "peagle", "mtp"])
-def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
+def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name: str) -> None:
     target, prompts = target_of(), pairs.prompts(4, VOCAB)
     draft = draft_of(target, name)
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts)], draft)
@@ -125,7 +128,7 @@ def test_rounds_do_not_depend_on_how_many_are_computed_at_once(name):
     np.testing.assert_allclose(few.answers.kept, many.answers.kept, rtol=1e-4, atol=1e-6)
 
 
-def test_an_answer_is_cut_where_it_is_not_the_targets_and_counted():
+def test_an_answer_is_cut_where_it_is_not_the_targets_and_counted() -> None:
     target, prompts = target_of(), pairs.prompts(3, VOCAB)
     draft = draft_of(target, "dflash")
     answers = [list(each.tokens) for each in decoded(target, prompts, stop=False)]
@@ -137,7 +140,7 @@ def test_an_answer_is_cut_where_it_is_not_the_targets_and_counted():
     assert (walked.tokens.tolist(), walked.known.tolist(), walked.cut.tolist()) == ([40] * 3, [20, 40, 40], [1, 0, 0])
 
 
-def test_no_more_tokens_of_a_sample_are_walked_than_asked_for():
+def test_no_more_tokens_of_a_sample_are_walked_than_asked_for() -> None:
     target, prompts = target_of(), pairs.prompts(2, VOCAB)
     draft = draft_of(target, "eagle3")
     batch = batch_of(target, prompts, [each.tokens for each in decoded(target, prompts, stop=False)])
@@ -146,7 +149,7 @@ def test_no_more_tokens_of_a_sample_are_walked_than_asked_for():
     assert not greedy.answers.stopped.any()
 
 
-def test_what_draws_no_token_can_not_be_kept_as_one():
+def test_what_draws_no_token_can_not_be_kept_as_one() -> None:
     """top_k = 1 cuts all but the likeliest: a sampled token that is not is no sample of that."""
     target, prompts = target_of(), pairs.prompts(2, VOCAB)
     draft = draft_of(target, "dspark")
@@ -156,7 +159,7 @@ def test_what_draws_no_token_can_not_be_kept_as_one():
     np.testing.assert_array_equal(sampled.answers.reached, greedy.answers.reached)
 
 
-def test_a_batch_without_answers_has_no_rounds():
+def test_a_batch_without_answers_has_no_rounds() -> None:
     target, prompts = target_of(), pairs.prompts(2, VOCAB)
     batch = batch_of(target, prompts, [[], [5]])
     draft = draft_of(target, "dflash")
@@ -164,7 +167,7 @@ def test_a_batch_without_answers_has_no_rounds():
     assert greedy.walked(2).sums.rounds.tolist() == [0, 0]
 
 
-def test_a_part_of_a_vocabulary_is_not_held_against_itself():
+def test_a_part_of_a_vocabulary_is_not_held_against_itself() -> None:
     target = target_of()
     draft = pairs.draft(target, **DRAFTS["eagle3-reduced"])
     batch = batch_of(target, [[3, 4]], [[5, 2]])
@@ -172,7 +175,7 @@ def test_a_part_of_a_vocabulary_is_not_held_against_itself():
         walker(draft, target).rounds(draft, batch, [0])
 
 
-def test_nothing_is_left_of_the_pass():
+def test_nothing_is_left_of_the_pass() -> None:
     """A look leaves no gradients and no graph behind."""
     target = target_of()
     draft = draft_of(target, "dspark").requires_grad_(True)
@@ -182,7 +185,9 @@ def test_nothing_is_left_of_the_pass():
 
 
 @pytest.mark.parametrize("name", ["dspark", "eagle3"])
-def test_the_target_is_asked_once_and_another_draft_finds_its_answers(name, monkeypatch):
+def test_the_target_is_asked_once_and_another_draft_finds_its_answers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, prompts = target_of(), pairs.prompts(4, VOCAB)
     first, second = draft_of(target, name), draft_of(target, name)
     torch.nn.init.normal_(second.fc.weight, std=0.5, generator=torch.Generator().manual_seed(8))

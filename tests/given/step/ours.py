@@ -121,7 +121,7 @@ def gradients_of(algorithm: str, shape: Shape, *, compiled: bool) -> tuple[Tenso
     with closing(loop.reader.steps(0, 1)) as steps:
         (micro,) = loop.task.moved(next(steps).micro_batches())
     result = loop.task.loss(micro, micro.supervision.denominators)
-    result.loss.backward()  # type: ignore[no-untyped-call]
+    result.loss.backward()
     assert isinstance(loop.optimizer, MasterAdamW)
     return result.loss.detach(), loop.optimizer.gradient.clone()
 

@@ -119,7 +119,7 @@ def stepper(algorithm: str, *flags: str) -> Steps:
             batch = [tensor.to(device, non_blocking=True) for tensor in batches[rows]]
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = forward(rows, *batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
