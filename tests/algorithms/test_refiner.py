@@ -18,6 +18,7 @@ from deepspec.models.whole_head import Whole
 from deepspec.proposers.propose import BlockProposer
 from deepspec.records.batch import collate, collate_rows
 from tests.given.drafts.learning import four_records, record, tiny
+from tests.given.some import some
 
 OBJECTIVE = Objective(num_anchors=5)
 
@@ -77,7 +78,7 @@ def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout:
     torch.manual_seed(0)
     model = tiny("xpress", layout=layout).eval()
     model.lm_head.bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, len(model.lm_head.weight))) if biased else None
-    model.refiner_head.readout.weight.data.mul_(5)
+    some(model.refiner_head).readout.weight.data.mul_(5)
     states, tokens = torch.randn(6, 4, 16), torch.arange(12).view(6, 2)
     rows = BlockProposer(model).rows(6, 20, torch.device("cpu"))
     rows.commit(torch.randn(6, 1, 32), tokens, torch.ones(6, dtype=torch.int64))

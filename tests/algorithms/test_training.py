@@ -9,16 +9,18 @@ from torch import Tensor
 from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.masks import MaskForm
 from deepspec.algorithms.rows import order_by_target, ratio, scattered
 from deepspec.algorithms.slots import backbone
 from deepspec.checkpoint.draft import adopt_target, choose_vocabulary
 from deepspec.errors import TrainingError
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import AlgorithmName, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch, Record, collate, collate_rows
 from tests.algorithms.fewer import only
 from tests.given.drafts.learning import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
 from tests.given.drafts.masks import use_form
+from tests.given.some import some
 
 OBJECTIVE = Objective(num_anchors=5, ttt_length=3)
 EVERY = [*(("dspark", heads) for heads in HEADS.values()), ("dflash", {}), ("dflash2", {}), ("eagle3", {}),
@@ -48,7 +50,7 @@ def _gradients(
 
 
 @pytest.mark.parametrize(("algorithm", "heads"), EVERY)
-def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm: str, heads: dict[str, Any]) -> None:
+def test_gradients_do_not_depend_on_how_a_batch_is_split(algorithm: AlgorithmName, heads: dict[str, Any]) -> None:
     model = tiny(algorithm, **heads)
     a, b, c, d = four_records()
     wanted_loss, wanted, metrics = _gradients(model, [[a, b, c, d]])
@@ -113,7 +115,7 @@ def test_sample_that_contains_the_mask_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_batch_without_anything_supervised_costs_nothing(algorithm: str) -> None:
+def test_batch_without_anything_supervised_costs_nothing(algorithm: AlgorithmName) -> None:
     model = tiny(algorithm)
     batch = collate(seen_by(model, [record("a", 9, [])]))
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE, batch, [0])
@@ -125,7 +127,7 @@ def test_batch_without_anything_supervised_costs_nothing(algorithm: str) -> None
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "eagle3"])
-def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm: str) -> None:
+def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm: AlgorithmName) -> None:
     """A draft that knows nothing against a target that knows nothing: both uniform, so each token is kept."""
     model = tiny(algorithm)
     model.lm_head.weight.data.zero_()
@@ -151,7 +153,7 @@ def test_dflash_leaves_acceptance_out_on_demand() -> None:
 @pytest.mark.parametrize("form", ["split", "flex"])
 @pytest.mark.parametrize("row", [1, 2])
 def test_every_form_of_attention_gives_the_numbers_of_sdpa(
-    monkeypatch: pytest.MonkeyPatch, row: int, form: str
+    monkeypatch: pytest.MonkeyPatch, row: int, form: MaskForm
 ) -> None:
     records = four_records()
     model, batch = tiny().eval(), collate_rows([records[start : start + row] for start in range(0, 4, row)])
@@ -171,7 +173,7 @@ def test_every_form_of_attention_gives_the_numbers_of_sdpa(
 @pytest.mark.parametrize(("algorithm", "heads"), EVERY)
 @pytest.mark.parametrize("row", [1, 2])
 def test_split_attention_gives_the_gradients_of_sdpa(
-    monkeypatch: pytest.MonkeyPatch, row: int, algorithm: str, heads: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, row: int, algorithm: AlgorithmName, heads: dict[str, Any]
 ) -> None:
     model = tiny(algorithm, **heads)
     records = seen_by(model, four_records())
@@ -187,7 +189,7 @@ def test_split_attention_gives_the_gradients_of_sdpa(
 
 
 @pytest.mark.parametrize("algorithm", REDUCIBLE)
-def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm: str) -> None:
+def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm: AlgorithmName) -> None:
     model = tiny(algorithm, draft_vocab_size=8)
     counts = torch.zeros(VOCAB)
     batch = collate([record("a", 14, range(4, 14))])
@@ -213,7 +215,7 @@ def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm: str) 
 def test_a_reduced_vocabulary_numbers_labels_as_its_head_does() -> None:
     model, batch = tiny("dflash", draft_vocab_size=8), collate([record("a", 14, range(4, 14))])
     choose_vocabulary(model, (torch.arange(VOCAB) % 5).float())
-    assert model.known_ids().tolist() == list(range(4, VOCAB, 5))
+    assert some(model.known_ids()).tolist() == list(range(4, VOCAB, 5))
     batch.input_ids[:] = 14  # the third that it knows
     supervision = ALGORITHMS["dflash"].supervise(model.config, OBJECTIVE, batch, [0])
     result = ALGORITHMS["dflash"].loss(model, batch, supervision, supervision.denominators)

@@ -19,8 +19,9 @@ SAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 ENDS = torch.full((1, 6), 6)
 
 
-def rows(mask: Tensor) -> list[str]:
+def rows(mask: object) -> list[str]:
     """Return the one row of a dense mask as text, a line for each query."""
+    assert isinstance(mask, Tensor)
     return ["".join("#" if seen else "." for seen in query) for query in mask[0, 0].tolist()]
 
 

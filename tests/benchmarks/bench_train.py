@@ -32,6 +32,7 @@ from deepspec.train.task import total_denominators
 from tests.given.published.launched import Launched
 from tests.given.published.site import Site, make_site
 from tests.given.s3 import s3, s3_server  # noqa: F401 - fixtures
+from tests.given.some import some
 from tests.given.targets import tiny
 
 pytestmark = pytest.mark.bench
@@ -99,7 +100,7 @@ def test_a_step_costs_what_its_parts_cost(site: Site) -> None:
     bare = Bare(loop)
     mine, theirs = [], []
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
+    with StopSignal() as stop, closing(loop.reader.steps(0, some(SPEC.steps))) as steps:
         for step in range(SPEC.steps):
             with closing(source.reader.steps(step, step + 1)) as again:
                 batches = list(next(again).micro_batches())
@@ -125,7 +126,7 @@ def test_records_from_s3_are_there_when_they_are_wanted(site: Site, s3: Store, t
     ref = site.cache.ref.model_copy(update={"uri": s3.uri(prefix)})
     loop = loop_for(site, open_artifact(s3, ref, scratch), scratch)
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
+    with StopSignal() as stop, closing(loop.reader.steps(0, some(SPEC.steps))) as steps:
         for _ in range(SPEC.steps):
             take(loop, steps, sieve, stop)
     print(f"\ndata wait from S3 {loop.data_wait_share:.1%} of the time")
@@ -137,7 +138,7 @@ def test_saving_holds_training_up_for_less_than_a_step(site: Site, tmp_path: Pat
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=2), print)
     stalls, steps_taken = [], []
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
+    with StopSignal() as stop, closing(loop.reader.steps(0, some(SPEC.steps))) as steps:
         for _ in range(SPEC.steps // 4):
             stalls.append(seconds(lambda: states.save(loop.state())))
             steps_taken += [seconds(lambda: take(loop, steps, sieve, stop)) for _ in range(4)]

@@ -8,7 +8,7 @@ import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
@@ -40,7 +40,7 @@ def proposer_of(target: Target, name: str) -> Proposer:
     return proposer_for(pairs.draft(target, **DRAFTS[name]).to("cuda"), stop_ids=target.stop_ids)
 
 
-def decoder_of(target: Target, proposer: Proposer, passes: str | None, batch: int, **settings: object) -> Decoder:
+def decoder_of(target: Target, proposer: Proposer, passes: Passes | None, batch: int, **settings: object) -> Decoder:
     how = Settings(**{"max_new_tokens": 20, **settings})
     return Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)
 

@@ -14,7 +14,7 @@ from deepspec.decoding import fitting
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.kv.fixed import FixedCache, rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
@@ -39,7 +39,7 @@ CASES = [
 
 
 def decode(
-    target: Target, proposer: Proposer, passes: str, batch: int, prompts: list[list[int]], **settings: object
+    target: Target, proposer: Proposer, passes: Passes, batch: int, prompts: list[list[int]], **settings: object
 ) -> dict[str, Decoded]:
     how = Settings(**{"max_new_tokens": 20, **settings})
     decoder = Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)

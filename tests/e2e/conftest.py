@@ -54,6 +54,11 @@ class Deepspec:
     api: str
     extra: tuple[str, ...] = field(default=())
 
+    @property
+    def folder(self) -> Path:
+        """Where the store lies, if it is a folder."""
+        return Path(self.root)
+
     def command(self, *words: str) -> list[str]:
         sizes = [word for size in SIZES for word in ("--set", size)]
         options = [*sizes, *self.extra, "--threads", "1", "--root", str(self.root)]

@@ -32,7 +32,7 @@ def answers_of(deepspec: Deepspec) -> dict[str, str]:
     for name, entry in manifest.files.items():
         if not name.endswith(".jsonl.zst"):
             continue
-        for _, row in read_rows(deepspec.root / f"{manifest.kind}/{manifest.address}/{entry.key}"):
+        for _, row in read_rows(deepspec.folder / f"{manifest.kind}/{manifest.address}/{entry.key}"):
             assert row["id"] not in found
             found[row["id"]] = json.dumps(row["messages"], sort_keys=True)
     return found
@@ -41,7 +41,7 @@ def answers_of(deepspec: Deepspec) -> dict[str, str]:
 def copied(deepspec: Deepspec, folder: Path, *kinds: str) -> Deepspec:
     """Return a command line with a store that holds copies of some kinds."""
     for kind in kinds:
-        shutil.copytree(deepspec.root / kind, folder / "store" / kind)
+        shutil.copytree(deepspec.folder / kind, folder / "store" / kind)
     return replace(deepspec, root=folder / "store")
 
 
@@ -95,11 +95,11 @@ def test_a_deleted_draft_is_made_again_and_nothing_else_though_the_run_is_killed
     undisturbed: tuple[Deepspec, str], api: str, tmp_path: Path
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
-    shutil.rmtree(deepspec.root / "draft")
+    shutil.rmtree(deepspec.folder / "draft")
     process = deepspec.start("run")
     kill_when(process, lambda: any((deepspec.data / "scratch" / "draft").rglob("*latest*")))
     assert none_left(deepspec) == []
-    assert not list((deepspec.root / "draft").glob("*/manifest.json"))
+    assert not list((deepspec.folder / "draft").glob("*/manifest.json"))
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
     done = deepspec.run("run")
     assert done.returncode == 0, done.stderr
@@ -147,7 +147,7 @@ def test_killed_while_regenerating_every_committed_answer_survives(
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     process = deepspec.start("regenerate")
-    marks = deepspec.root / "answers"
+    marks = deepspec.folder / "answers"
     kill_when(process, lambda: len(list(marks.glob("*/parts/*/*.json"))) >= 2)
     assert none_left(deepspec) == []
     kept = {
@@ -169,9 +169,9 @@ def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers")
     process = deepspec.start("cache")
-    kill_when(process, lambda: any((deepspec.root / "target_cache").glob("*/parts/*/*.json")))
+    kill_when(process, lambda: any((deepspec.folder / "target_cache").glob("*/parts/*/*.json")))
     assert none_left(deepspec) == []
-    assert not list((deepspec.root / "target_cache").glob("*/manifest.json"))
+    assert not list((deepspec.folder / "target_cache").glob("*/manifest.json"))
     done = deepspec.run("cache")
     assert done.returncode == 0, done.stderr
     assert deepspec.checksums("target_cache") == undisturbed[0].checksums("target_cache")

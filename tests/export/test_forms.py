@@ -20,6 +20,7 @@ from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
 from deepspec.models.config import EagleNorms
 from tests.given.drafts.written import KINDS, write_draft, write_target
+from tests.given.some import some
 
 ROPES = {"dspark_linear", "dspark_yarn", "dspark_llama3", "dflash2_dynamic", "eagle3_yarn", "eagle3_dynamic"}
 
@@ -143,7 +144,7 @@ def test_xpress_is_written_as_its_authors_have_it_with_as_many_passes_as_drafts(
     anchored = replace(
         source, draft=replace(source.draft, window=64, window_layers=frozenset({0}), window_form="causal")
     )
-    assert FORMS["vllm"].refuse(anchored).startswith("a window of 64 positions before a block's anchor")
+    assert some(FORMS["vllm"].refuse(anchored)).startswith("a window of 64 positions before a block's anchor")
 
 
 @pytest.mark.parametrize("source", ["eagle31_llama"], indirect=True)

@@ -33,6 +33,7 @@ from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port
+from tests.given.some import some
 
 pytestmark = pytest.mark.slow
 
@@ -121,11 +122,11 @@ def dspark_bigrams(after: dict[int, int]) -> BlockDraft:
     assert isinstance(model, BlockDraft)
     assert len(after) <= RANK
     model.norm.weight.zero_()
-    for weight in (model.markov_head.markov_w1.weight, model.markov_head.markov_w2.weight):
+    for weight in (some(model.markov_head).markov_w1.weight, some(model.markov_head).markov_w2.weight):
         weight.zero_()
     for row, (token, follower) in enumerate(after.items()):
-        model.markov_head.markov_w1.weight[token, row] = 1
-        model.markov_head.markov_w2.weight[follower, row] = 10
+        some(model.markov_head).markov_w1.weight[token, row] = 1
+        some(model.markov_head).markov_w2.weight[follower, row] = 10
     return model
 
 

