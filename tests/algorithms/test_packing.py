@@ -82,8 +82,7 @@ def test_packed_equals_unpacked_whatever_the_lengths(drawn: list[list[tuple[int,
     names = iter("abcdefghijkl")
     rows = [[record(next(names), long, range(min(prompt, long), long)) for long, prompt in row] for row in drawn]
     rows.append([record("z", 9, range(9)), record("y", 9, range(9), seed=1)])
-    for algorithm, objective in (("dspark", OBJECTIVE), ("eagle3", OBJECTIVE), ("eagle3", PUBLIC)):
-        model = tiny(algorithm)
+    for model, objective in ((tiny("dspark"), OBJECTIVE), (tiny("eagle3"), OBJECTIVE), (tiny("eagle3"), PUBLIC)):
         alone = measured(model, objective, [[one] for row in rows for one in row])
         torch.testing.assert_close(measured(model, objective, rows), alone, **CLOSE)
 

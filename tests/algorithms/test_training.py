@@ -18,6 +18,7 @@ from deepspec.formats.recipe import AlgorithmName, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch, Record, collate, collate_rows
 from tests.algorithms.fewer import only
+from tests.given.drafts.kinds import of_blocks
 from tests.given.drafts.learning import HEADS, MASK, REDUCIBLE, SIZE, VOCAB, four_records, record, seen_by, tiny
 from tests.given.drafts.masks import use_form
 from tests.given.some import some
@@ -36,16 +37,16 @@ def _keys(batch: Batch) -> list[int]:
 
 def _gradients(
     model: BlockDraft | EagleDraft, groups: list[list[Record]]
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+) -> tuple[Tensor, tuple[Tensor, ...], dict[str, float]]:
     """Return the summed gradients and metrics of micro-batches, denominators taken over all of them."""
     algorithm = ALGORITHMS[model.config.algorithm]
     batches = [collate(seen_by(model, group)) for group in groups]
     parts = [algorithm.supervise(model.config, OBJECTIVE, batch, _keys(batch)) for batch in batches]
-    total = {name: sum(part.denominators[name] for part in parts) for name in parts[0].denominators}
+    total: dict[str, Any] = {name: sum(part.denominators[name] for part in parts) for name in parts[0].denominators}
     results = [algorithm.loss(model, batch, part, total) for batch, part in zip(batches, parts, strict=True)]
-    loss = sum(result.loss for result in results)
+    loss = sum((result.loss for result in results), start=torch.zeros(()))
     grads = torch.autograd.grad(loss, [parameter for _, parameter in model.trainable()])
-    sums = {name: sum(result.sums[name] for result in results) for name in results[0].sums}
+    sums: dict[str, Any] = {name: sum(result.sums[name] for result in results) for name in results[0].sums}
     return loss, grads, algorithm.metrics(sums)
 
 
@@ -81,7 +82,7 @@ def test_supervised_slots_are_a_prefix_of_the_block() -> None:
     """Anchor 3 predicts 4, 5, 6, 7; 6 is not the target's, so slots 2 and 3 are not supervised."""
     model = tiny()
     batch = collate([record("a", 9, [3, 4, 5, 7])])
-    supervision = ALGORITHMS["dspark"].supervise_blocks(
+    supervision = of_blocks("dspark").supervise_blocks(
         model.config, Objective(slot_decay=2.0), batch, torch.tensor([[3]]), torch.tensor([[True]])
     )
     assert supervision.supervised.tolist() == [[[True, True, False, False]]]
@@ -131,8 +132,8 @@ def test_tau_is_one_plus_the_chances_of_every_prefix(algorithm: AlgorithmName) -
     """A draft that knows nothing against a target that knows nothing: both uniform, so each token is kept."""
     model = tiny(algorithm)
     model.lm_head.weight.data.zero_()
-    if algorithm == "dspark":
-        model.markov_head.markov_w2.weight.data.zero_()
+    if isinstance(model, BlockDraft):
+        some(model.markov_head).markov_w2.weight.data.zero_()
     batch = collate([record("a", 20, range(20))])
     supervision = ALGORITHMS[algorithm].supervise(model.config, OBJECTIVE.but(num_anchors=1), batch, [5])
     supervision = only(supervision, torch.arange(supervision.supervised.shape[-1]) < 3)
@@ -195,7 +196,7 @@ def test_reduced_vocabulary_trains_only_on_tokens_that_it_knows(algorithm: Algor
     batch = collate([record("a", 14, range(4, 14))])
     counts[:10] = torch.arange(10.0, 0, -1)
     coverage = choose_vocabulary(model, counts)
-    assert model.known_ids().tolist() == list(range(8))
+    assert some(model.known_ids()).tolist() == list(range(8))
     assert coverage == pytest.approx(52 / 55)
     head = torch.randn(VOCAB, SIZE)
     adopt_target(model, head, head)

@@ -40,7 +40,8 @@ def draft_of(target: Path, layers: tuple[int, ...] = (LAST,), **recipe: Any) -> 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Return a kind of target."""
-    return request.param
+    chosen: str = request.param
+    return chosen
 
 
 @pytest.fixture

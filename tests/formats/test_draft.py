@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from deepspec.checkpoint import options
 from deepspec.checkpoint.checks import check_mask_token, check_target
@@ -152,9 +153,9 @@ def test_truncated_and_missing_files_are_refused(saved: Path) -> None:
         load_draft(saved)
 
 
-def shard(folder: Path) -> None:
+def shard(folder: Path) -> dict[str, Tensor]:
     """Split the weights into two files and their index, as large checkpoints lie on the hub."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors: dict[str, Tensor] = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     placed = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(sorted(tensors))}
     for file in set(placed.values()):
@@ -308,7 +309,7 @@ def test_foreign_checkpoint_is_described(tmp_path: Path) -> None:
     ],
 )
 def test_what_an_algorithm_has_not_is_refused(recipe: dict[str, Any], objective: dict[str, Any], message: str) -> None:
-    def asked():
+    def asked() -> None:
         options.check_objective(recipe["algorithm"], Objective(**objective))
         new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
 

@@ -50,7 +50,8 @@ def _propose(model: BlockDraft, batch: Batch, row: int, anchor: int) -> Tensor:
         grown = model.context_keys_values(model.context(hidden[:, start:stop]), positions)
         caches = grown if caches is None else [old.append(new) for old, new in zip(caches, grown, strict=True)]
     ids = torch.tensor([[int(batch.input_ids[row, anchor]), MASK, MASK, MASK]])
-    return model(ids, anchor + torch.arange(4)[None], caches, None)[0]
+    states: Tensor = model(ids, anchor + torch.arange(4)[None], caches, None)[0]
+    return states
 
 
 def test_ragged_rows_decode_together() -> None:

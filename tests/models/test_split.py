@@ -19,10 +19,11 @@ from tests.given.some import some
 HEADS, GROUPS, SIZE = 4, 2, 8
 
 
-def inputs(rows: int, queries: int, keys: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def inputs(rows: int, queries: int, keys: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = ((rows, HEADS, queries, SIZE), (rows, GROUPS, keys, SIZE), (rows, GROUPS, keys, SIZE))
-    return tuple(torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
+    query, key, value = (torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
+    return query, key, value
 
 
 def test_two_halves_merge_to_the_whole_by_hand() -> None:

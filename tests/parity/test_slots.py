@@ -1,6 +1,6 @@
 """Drafts of blocks against golden numbers of speculators: forward, masks, loss, gradients, proposals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.base import Algorithm
 from deepspec.algorithms.blocks import BlockAlgorithm, slot_rows
 from deepspec.algorithms.masks import Blocks, blocks_mask
@@ -21,6 +20,7 @@ from deepspec.models.draft import BlockDraft, Draft
 from deepspec.proposers.propose import BlockProposer, BlockRows, Correction
 from deepspec.records.batch import Batch
 from tests.given import golden2
+from tests.given.drafts.kinds import block_draft, of_blocks
 from tests.given.drafts.masks import dense, use_form
 from tests.given.golden_training import GRADIENT
 from tests.given.some import some
@@ -34,7 +34,7 @@ CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)
 def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told, tensors = golden2.expected(case)["call_args"], golden2.tensors(case, "batch.safetensors")
-    model, batch = theirs.read_draft(case), theirs.read_batch(case)
+    model, batch = block_draft(theirs.read_draft(case)), theirs.read_batch(case)
     refined = {
         ours: told[theirs]
         for ours, theirs in (
@@ -48,7 +48,7 @@ def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervi
         selector=told.get("selector_loss_alpha", 1.0),
         **refined,
     )
-    algorithm = ALGORITHMS[model.config.algorithm]
+    algorithm = of_blocks(model.config.algorithm)
     anchors, keep = tensors["anchor_positions"][None], tensors["anchor_valid"].bool()[None]
     return algorithm, model, batch, algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
 
@@ -171,9 +171,14 @@ def test_gradients(case: Path) -> None:
 
 def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch, supervision: Any) -> None:
     """Compare the gradient of every parameter by norm and by sum of absolute values, and in full where it is given."""
+    check_parameters(case, algorithm.loss(model, batch, supervision, supervision.denominators).loss, model.trainable())
+
+
+def check_parameters(case: Path, loss: Tensor, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Do so with parameters as speculators names them."""
     told = golden2.expected(case)
-    algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
-    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.trainable()}
+    loss.backward()
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters}
     assert grads.keys() == told["grad_norms"].keys()
     for name, norm in told["grad_norms"].items():
         assert grads[name].norm().item() == pytest.approx(norm, rel=GRADIENT, abs=1e-7), name
@@ -186,7 +191,7 @@ def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_proposals(case: Path) -> None:
-    model, batch = theirs.read_draft(case).eval(), theirs.read_batch(case)
+    model, batch = block_draft(theirs.read_draft(case)).eval(), theirs.read_batch(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
         for number, anchor in enumerate(wanted["proposal.anchor_positions"].tolist()):
