@@ -86,7 +86,7 @@ class Chain:
         fresh = find_fresh(stage, spec, given, self._store) is not None
         start, before = time.monotonic(), processor_seconds()
         if not fresh and stage.sharded and self._site.fan_out.workers > 1:
-            make_shards(stage, spec, given, self._site, self._plan)
+            make_shards(name, spec, given, self._site, self._plan)
         state: Any = task.with_options(refresh_cache=not fresh)(spec, given, self._site, return_state=True)
         ref, name_of_state = state.result(), "Cached" if fresh else state.name or ""
         current = find_fresh(stage, spec, given, self._store) or ref

@@ -22,7 +22,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from deepspec.errors import CancelledError, ChildError
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
-from deepspec.stages import Stage, stage_named
+from deepspec.stages import PRODUCTS, stage_named
 from infra.children.shards import count_shards, run_shard
 from infra.site import FanOut, Site
 from tasks.cancel import cancel_runs_below
@@ -52,7 +52,7 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
     """Make one shard of a stage: in a child here, or as a run of the deployment that the site names.
 
     Args:
-        name: of the stage.
+        name: of what is made, a key of `PRODUCTS`: runs that are shown beside each other have names of their own.
         shard: which one.
         spec: what changes the result.
         inputs: kind -> reference.
@@ -69,7 +69,7 @@ def make_shard(name: str, shard: int, spec: dict[str, Any], inputs: Refs, site: 
         if state is None or not state.is_completed():
             raise ChildError(f"{site.fan_out.address}: shard {shard} of {name}", 1, str(state))
         return
-    stage, report = stage_named(name), PrefectReport(f"{name}-{shard}")
+    stage, report = stage_named(PRODUCTS[name].stage), PrefectReport(f"{name}-{shard}")
     try:
         here = located(site, plan)
         with slot(site.limit):
@@ -83,16 +83,16 @@ def _stopped() -> bool:
     return context is not None and context.task_run.flow_run_id in _STOPPED
 
 
-def make_shards(stage: Stage, spec: Spec, inputs: Refs, site: Site, plan: Plan | None = None) -> None:
-    """Make every shard of a stage, at most `site.fan_out.workers` at a time.
+def make_shards(name: str, spec: Spec, inputs: Refs, site: Site, plan: Plan | None = None) -> None:
+    """Make every shard of what is named, a key of `PRODUCTS`, at most `site.fan_out.workers` at a time.
 
     Runs of a deployment end with this one, when it is stopped or fails.
 
     Raises:
         Exception: that of the first shard that failed for good, once none is running any more.
     """
-    total = count_shards(site.work(stage, spec, inputs, PrefectReport(stage.name)), site)
-    given = {"name": stage.name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site, "plan": plan}
+    total = count_shards(site.work(stage_named(PRODUCTS[name].stage), spec, inputs, PrefectReport(name)), site)
+    given = {"name": name, "spec": spec.model_dump(mode="json"), "inputs": inputs, "site": site, "plan": plan}
     with _runner(site) as runner, _ended_with(site):
         futures = [runner.submit(make_shard, parameters={**given, "shard": shard}) for shard in range(total)]
         wait(futures)

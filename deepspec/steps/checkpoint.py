@@ -9,6 +9,7 @@ See docs/formats/checkpoints.md.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,12 +75,13 @@ class Retention:
     last: int
     """The newest ones: the one before the last is used where the last is damaged."""
     every: int | None = None
-    """Beside them, those of every so many steps; None: no others."""
+    """Beside them, those of every so many steps taken; None: no others."""
 
     def kept(self, steps: Iterable[int]) -> set[int]:
         """Return the steps whose states stay."""
         newest = sorted(steps, reverse=True)
-        return {step for n, step in enumerate(newest) if n < self.last or (self.every and step % self.every == 0)}
+        every = self.every or math.inf
+        return {step for n, step in enumerate(newest) if n < self.last or (step > 0 and step % every == 0)}
 
 
 def seconds_to_save(state_bytes: int, saves: Saves) -> float:

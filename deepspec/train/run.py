@@ -97,6 +97,8 @@ def _lead(loop: Loop, saved: SavedState | None, out: Out, placement: Placement, 
     with trackers, _saves(loop.task.spec, out, loop.ranks, report) as saves:
         begin = _earlier(loop, out, placement, report) if saved is None else _goes_on(loop, saved, report)
         loop.resume(begin, micro_batch=placement.micro_batch, pack=placement.pack, log=report.log)
+        if begin is not None:
+            begin.tensors.clear()  # the optimizer has its own: three times the weights are let go of
         if saves.best is not None:
             saves.best.drop_after(loop.progress.step)
         _keep_start(loop, saves, new=begin is None)

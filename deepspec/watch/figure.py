@@ -26,19 +26,22 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Return losses of training and held-out samples, and accepted lengths with their intervals, by step.
 
     Args:
-        rows: metric rows of a run.
+        rows: metric rows of a run; where none is of held-out samples, there are no lengths.
     """
-    figure, (losses, lengths) = drawing(2, height=3.6)
     train = [row for row in rows if row["split"] == "train" and "loss" in row]
     held_out = [row for row in rows if row["split"] == "validation"]
+    figure, _ = drawing(2 if held_out else 1, height=3.6)
+    losses, *lengths = figure.axes
     losses.plot([row["step"] for row in train], _smooth([row["loss"] for row in train]), label="training, smoothed")
-    losses.plot([row["step"] for row in held_out], [row["loss"] for row in held_out], "o-", ms=3, label="held out")
+    if held_out:
+        losses.plot([row["step"] for row in held_out], [row["loss"] for row in held_out], "o-", ms=3, label="held out")
     losses.set(xlabel="step", ylabel="loss", yscale="log")
     losses.yaxis.set_major_formatter("{x:g}")
     losses.yaxis.set_minor_formatter("{x:g}")
     losses.legend()
-    _draw_lengths(lengths, held_out)
-    for axes in (losses, lengths):
+    for axes in lengths:
+        _draw_lengths(axes, held_out)
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
     return figure
 

@@ -97,11 +97,12 @@ def test_shards_end_where_their_run_is_stopped(
     @flow
     def fan_out() -> None:
         site = Site(fan_out=FanOut(workers=2, runner="deployment", address=deployment))
-        shards.make_shards(STAGES["cache"], Spec(), {}, site)
+        shards.make_shards("cache-greedy", Spec(), {}, site)
 
     with pytest.raises(KeyboardInterrupt):
         fan_out()
     assert [run.state_type for run in below()] == [StateType.CANCELLED] * 2
+    assert {run.name for run in below()} <= {f"cache-greedy-{shard}" for shard in range(3)}
 
 
 def test_every_flow_that_shares_out_shards_ends_them_when_it_is_cancelled_or_crashes() -> None:

@@ -162,7 +162,7 @@ def test_shards_on_threads_give_the_bytes_of_one_process(api: Any, tmp_path: Pat
 
     @flow(name="cache-in-shards")
     def cache() -> str:
-        shards.make_shards(STAGES["cache"], spec, {"answers": answers.ref}, site)
+        shards.make_shards("cache", spec, {"answers": answers.ref}, site)
         return Chain({"cache": spec}, site).run("cache", answers.ref).content
 
     alone = build(spec, target, answers, Store(tmp_path / "other"), tmp_path / "elsewhere")

@@ -52,7 +52,7 @@ def test_shards_on_a_cluster_that_loses_a_node_give_the_bytes_of_one_process(
 
     @flow(name="cache-on-ray")
     def cache() -> str:
-        make_shards(STAGES["cache"], spec, {"answers": answers.ref}, site)
+        make_shards("cache", spec, {"answers": answers.ref}, site)
         return Chain({"cache": spec}, site).run("cache", answers.ref).content
 
     def lose_a_node() -> None:

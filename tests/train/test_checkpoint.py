@@ -90,7 +90,7 @@ def test_only_the_last_ones_are_kept(place) -> None:
 
 
 def test_every_so_many_steps_a_state_is_kept_for_good(place) -> None:
-    save(place(keep=1, every=20), 10, 20, 30, 40, 50)
+    save(place(keep=1, every=20), 0, 10, 20, 30, 40, 50)  # that of step 0 is one to go on from, no milestone
     assert {path.stem for path in place.folder.glob("step-*")} == {"step-00000020", "step-00000040", "step-00000050"}
     assert place().newest().step == 50
 

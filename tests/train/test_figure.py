@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from deepspec.watch.figure import curves, learning_curve
 from tests.given.some import some
 
@@ -34,6 +36,13 @@ def test_what_was_not_measured_is_in_no_legend() -> None:
     given = rows(**LENGTHS)
     del given[-1]["tau"], given[-1]["tau_greedy"]
     assert legends(given)[1] == ["greedily"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_held_out_samples_there_are_no_lengths() -> None:
+    found = curves(rows()[:2])
+    assert [axes.get_ylabel() for axes in found.axes] == ["loss"]
+    assert legends(rows()[:2]) == [["training, smoothed"]]
 
 
 def test_ticks_of_a_loss_are_numbers() -> None:

@@ -12,7 +12,7 @@ from deepspec.artifacts import ArtifactRef, open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.errors import CancelledError, CheckpointError, StoreError, TargetError
 from deepspec.records.stream import Draw
-from deepspec.steps.checkpoint import Checkpoints
+from deepspec.steps.checkpoint import Checkpoints, SavedState
 from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
@@ -236,6 +236,28 @@ def test_terminated_and_run_again_publishes_the_bytes_of_an_undisturbed_run(
 
 def _never(*_: object) -> None:
     raise AssertionError("a start was read")
+
+
+def test_the_tensors_of_a_state_are_let_go_of_once_training_goes_on_from_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are three times the weights, beside the optimizer's own."""
+    monkeypatch.setattr(narrator, "PROGRESS_SECONDS", 0.0)
+    with pytest.raises(CancelledError):
+        site.train(SMALL, "let-go", Terminating(after=4))
+    read: list[SavedState] = []
+    newest = Checkpoints.newest
+
+    def keeping(checkpoints: Checkpoints) -> SavedState | None:
+        state = newest(checkpoints)
+        assert state is not None
+        read.append(state)
+        return state
+
+    monkeypatch.setattr(Checkpoints, "newest", keeping)
+    _, counts = site.train(SMALL, "let-go")
+    assert counts["steps"] == 8
+    assert [(state.step, state.tensors) for state in read] == [(4, {})]
 
 
 def test_a_run_that_goes_on_with_another_kernel_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
