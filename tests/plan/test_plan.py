@@ -1,6 +1,7 @@
 """Presets, overrides, estimates and refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -76,11 +77,10 @@ def test_what_becomes_of_bad_rows_holds_wherever_the_file_is_read(tmp_path: Path
     files = (f"dataset.answers={tmp_path}/a.jsonl", f"dataset.benchmarks_dir={tmp_path}/b", "dataset.prompts=[]")
     identity = TargetId(config="c", weights="w", tokenizer="t", template="p")
 
-    def regenerate(*overrides):
+    def regenerate(*overrides: str) -> Any:
         plan = plan_of("smollm2-135m", *files, *overrides)
-        return resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan), "any")[
-            "regenerate"
-        ]
+        specs = resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan), "any")
+        return specs["regenerate"]
 
     kept, told = regenerate(), regenerate("prepare.bad_rows=stop", "prepare.bad_share=0.5")
     assert (kept.answers_bad_rows, kept.answers_bad_share) == ("drop", 0.05)
@@ -335,8 +335,8 @@ def test_greedy_answers_to_held_out_prompts_are_counted() -> None:
         "1,000 samples, lengths are guessed, ± 30 %; about 30 held-out prompts are answered at temperature 0, too"
         in lines
     )
-    few = plan_of("qwen3-4b", *sampled, "train.greedy_samples=1", "dataset.samples=1", "prepare.max_samples=1")
-    told = plan_counts(few, Store("/tmp"))[0]
+    least = plan_of("qwen3-4b", *sampled, "train.greedy_samples=1", "dataset.samples=1", "prepare.max_samples=1")
+    told = plan_counts(least, Store("/tmp"))[0]
     assert told.startswith(
         "1 sample, lengths are guessed, ± 30 %; about 1 held-out prompt is answered at temperature 0"
     )
@@ -370,7 +370,7 @@ def test_greedy_answers_are_asked_and_kept_as_the_others_are_but_for_what_moves_
     told = ("regenerate.sampling={temperature: 0.6, top_p: null, top_k: 20, repetition_penalty: 1.1, max_tokens: 99}",)
     identity = TargetId(config="c", weights="w", tokenizer="t", template="p")
 
-    def specs(*overrides):
+    def specs(*overrides: str) -> dict[str, Any]:
         plan = plan_of("smollm2-135m", *told, "train.greedy_samples=9", *overrides)
         return resolving._greedy_specs(plan, identity)
 

@@ -26,7 +26,8 @@ def chat(template: str) -> ChatTemplate:
 
 
 def text(template: str, **told: Any) -> str:
-    return tiny.tokenizer().decode(chat(template).prompt_ids(HELLO, **told))
+    found: str = tiny.tokenizer().decode(chat(template).prompt_ids(HELLO, **told))
+    return found
 
 
 def test_the_clock_stands_at_noon_of_the_date() -> None:
