@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -68,8 +69,9 @@ def setting(
     return model.to(dtype).train(), objective, batch
 
 
-def main(algorithm_name: str, dtype_name: str, *flags: str) -> None:
+def main(name: str, dtype_name: str, *flags: str) -> None:
     """Step for as long as lines come in."""
+    algorithm_name = cast(AlgorithmName, name)
     torch.set_num_threads(1)
     model, objective, batch = setting(algorithm_name, DTYPES[dtype_name], large="--large" in flags)
     algorithm = ALGORITHMS[algorithm_name]

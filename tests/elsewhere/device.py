@@ -31,7 +31,7 @@ class Elsewhere(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "Elsewhere":
+    def __new__(cls: type["Elsewhere"], inner: Tensor) -> "Elsewhere":
         with torch.inference_mode(False):  # a view of an ordinary tensor is ordinary in inference mode, too
             made = Tensor._make_wrapper_subclass(
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(
             super().log(message)
             waiting.set()
 
-    def first_job(job: Job, *rest, **options) -> Events:
+    def first_job(job: Job, *rest: Any, **options: Any) -> Events:
         jobs.append(job)
         later.start()
         assert waiting.wait(60), "the second did not wait"
@@ -203,7 +204,7 @@ def test_our_own_engines_are_those_that_the_site_names(tmp_path: Path, engines: 
 def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {}
+    told: dict[str, Any] = {}
     monkeypatch.setattr(
         work, "run_guarded", lambda command, **more: told.update(more, job=Path(command[-1]).read_text())
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepspec.disk import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
-from deepspec.messages.conversations import parse_conversation, prompt_of, published_rows
+from deepspec.messages.conversations import Conversation, parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf
 from tests.given import wild
 from tests.given.engines.prompts import Bench, prompt, prompts
@@ -33,7 +33,7 @@ def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return adopt
 
 
-def log(*texts: str) -> dict[str, Any]:
+def log(*texts: str | None) -> dict[str, Any]:
     """A conversation of user and assistant in turn."""
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]}
@@ -164,7 +164,7 @@ LINES = (
 )
 
 
-def conversations(lines: list[str]) -> Iterator[dict[str, Any]]:
+def conversations(lines: list[str]) -> Iterator[Conversation]:
     """Yield what can be read of lines, as prompts."""
     for line in lines:
         try:

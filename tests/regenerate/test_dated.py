@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -145,7 +145,7 @@ def test_a_template_that_prints_no_date_is_told_none(told: Callable[..., list[An
 def test_token_ids_leave_a_call_in_the_last_turn_as_text_and_skip_rows_that_go_on_with_one(
     told: Callable[..., list[Any]],
 ) -> None:
-    def calls(body):
+    def calls(body: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": "assistant", "content": "<tool_call>{}</tool_call>"}
 
     last = {**prompt("last", "row 1"), "tools": WEATHER}
@@ -162,11 +162,12 @@ def test_an_engine_that_is_away_while_it_is_checked_is_asked_again_later() -> No
     class Away:
         label = "away"
 
-        async def ask_ids(self, question, sampling):
+        async def ask_ids(self, *_: object) -> NoReturn:
             raise AskError("out of memory", "engine")
 
         ask_messages = ask_ids
 
+    engine: Any = Away()
     reader = TargetReader(tiny.tokenizer(BARE), "target", DAY)
     with pytest.raises(AskError, match="out of memory"):
-        asyncio.run(settle_date(Away(), reader, Sampling()))
+        asyncio.run(settle_date(engine, reader, Sampling()))

@@ -9,7 +9,7 @@ from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
 from deepspec.formats.recipe import MarkovHeadKind
 from deepspec.models.config import DraftConfig
-from deepspec.models.draft import BlockDraft, build_draft
+from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
 from deepspec.start.initial import initialize
@@ -51,7 +51,7 @@ def draft(markov_head: MarkovHeadKind = "vanilla", rank: int = D) -> BlockDraft:
         algorithm="dspark", block=shape, num_layers=1, vocab_size=V, draft_vocab_size=V, num_target_layers=4,
         target_layer_ids=(1,), block_size=3, mask_token_id=11, markov_rank=rank, markov_head=markov_head,
     )  # fmt: skip
-    model = build_draft(config)
+    model = BlockDraft(config)
     torch.manual_seed(0)
     model.lm_head.weight.data.normal_()
     initialize(model, 0)

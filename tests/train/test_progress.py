@@ -83,12 +83,12 @@ def test_a_length_that_is_no_number_is_never_the_best_for_long() -> None:
     assert some(progress.best_look())["step"] == 8
 
 
-class Counted(list):
+class Counted(list[dict[str, Any]]):
     """Rows that count how often they are read one after another."""
 
     passes = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         Counted.passes += 1
         return super().__iter__()
 

@@ -163,7 +163,7 @@ def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(
     spec = SMALL.but(keep="best", validate_every=2, checkpoint_every=100)
     real = Checkpoints._write
 
-    def write(self, state):
+    def write(self: Checkpoints, state: SavedState) -> None:
         if state.step >= 6:
             raise StoreError("cannot write: no space left on device")
         real(self, state)
@@ -308,7 +308,7 @@ def test_the_best_weights_become_the_draft_where_the_spec_says_so(site: Site) ->
     ref, counts = site.train(spec, "best")
     rows = [json.loads(line) for line in _metrics(site, ref)]
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
-    best = min(losses, key=losses.get)
+    best = min(losses, key=losses.__getitem__)
     assert best != 40
     assert counts["held_out"]["step"] == best
     stopped, _ = site.train(spec.but(keep="last"), "last")
@@ -326,7 +326,7 @@ class Terminating(Heard):
         super().__init__()
         self.after = after
 
-    def progress(self, done, total, unit, note=""):
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         if done == self.after:
             os.kill(os.getpid(), signal.SIGTERM)
 
