@@ -12,7 +12,7 @@ import pytest
 from cli import main as cli
 from deepspec.store import Store
 from infra.engines.managed import free_port
-from tests.e2e.conftest import Deepspec
+from tests.e2e.conftest import Deepspec, Undisturbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -107,9 +107,7 @@ def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path: Path, api
     check(done, message, tmp_path / "store")
 
 
-def test_an_engine_that_is_not_there_is_named(
-    undisturbed: tuple[Deepspec, str], api: str, data: Path, tmp_path: Path
-) -> None:
+def test_an_engine_that_is_not_there_is_named(undisturbed: Undisturbed, api: str, data: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed[0].folder / "prompts", tmp_path / "store" / "prompts")
     url = f"http://127.0.0.1:{free_port()}/v1"
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api)
@@ -121,7 +119,7 @@ def test_an_engine_that_is_not_there_is_named(
 
 
 def test_a_target_without_a_chat_template_says_what_to_do(
-    api: str, data: Path, tmp_path: Path, undisturbed: tuple[Deepspec, str]
+    api: str, data: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     folder = tmp_path / "plain"
     source = next(path for path in (data / "models").iterdir() if path.is_dir())
