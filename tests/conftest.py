@@ -15,7 +15,7 @@ WHOLE = ("tests/e2e/test_bad_input.py", "tests/e2e/test_pipeline.py")
 """They share one run of the whole pipeline."""
 
 
-class ByFile(LoadFileScheduling):
+class ByFile(LoadFileScheduling):  # type: ignore[misc]  # of a library without types
     """Files go to workers whole, those of `WHOLE` all to the same."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -4,7 +4,7 @@ Work that a file builds for others, as a fixture of the whole session, counts fo
 """
 
 import resource
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 FILES = 40
 """How many are shown, dearest first."""
 
-SPENT: Counter[str] = Counter()
+SPENT: defaultdict[str, float] = defaultdict(float)
 """File -> seconds."""
 
 
@@ -50,5 +50,5 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not hasattr(config, "workeroutput"):
         terminalreporter.section(f"{sum(SPENT.values()) / 60:.1f} minutes of the processor")
-        for name, spent in SPENT.most_common(FILES):
+        for name, spent in sorted(SPENT.items(), key=lambda told: -told[1])[:FILES]:
             terminalreporter.write_line(f"{spent:8.1f} s  {name}")

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import click
 import typer
 from pydantic import BaseModel
+from typer.core import TyperGroup
 
 from cli.main import app
 from deepspec.plan.plan import Plan
+from tests.given.some import some
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("deepspec", "cli", "flows", "tasks", "infra")
@@ -65,7 +66,10 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield line and text of the strings below a node; what is put into one is `…`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield (
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values),
+            )
             for part in node.values:
                 if isinstance(part, ast.FormattedValue):
                     yield from strings(part)
@@ -78,12 +82,14 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 LITERALS = list(literals())
 
 
-def commands() -> Mapping[str, click.Command]:
+def commands() -> Mapping[str, Any]:
     """Return the commands by name."""
-    return typer.main.get_command(app).commands
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return group.commands
 
 
-def options(command: click.Command) -> set[str]:
+def options(command: Any) -> set[str]:
     """Return the options of a command and of those below it."""
     found = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for below in getattr(command, "commands", {}).values():
@@ -138,7 +144,7 @@ def test_what_does_not_exist_is_found() -> None:
     assert list(strings(ast.parse('f"see {a} deepspec verify, {f(\'--nope x\')}"'))) == [
         (1, "see … deepspec verify, …"), (1, "--nope x"),
     ]  # fmt: skip
-    assert COMMAND.search("see deepspec cache verify, or").groups() == ("cache", "verify")
+    assert some(COMMAND.search("see deepspec cache verify, or")).groups() == ("cache", "verify")
     assert FIELD.findall("set train.draft.block_size=4, not train.py, deepspec.train.run or trained.well") == [
         "train.draft.block_size", "train.py",
     ]  # fmt: skip

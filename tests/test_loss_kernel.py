@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.formats.recipe import TRAITS, Objective
-from deepspec.losses.chunked import kernel_of
+from deepspec.formats.recipe import TRAITS, AlgorithmName, Objective
+from deepspec.kernels import kernel_of
 from deepspec.records.batch import collate, on_device
 from tests.given.apart import ROOT, run_apart
 from tests.given.drafts.learning import REDUCIBLE, four_records, seen_by, tiny
@@ -36,7 +36,8 @@ def compiled(kernel: Any, constants: dict[str, Any], **types: str) -> dict[str, 
     even = [n for n, name in enumerate(kernel.arg_names) if signature[name][0] == "*" or name == "vocab"]
     assert not {kernel.arg_names[n] for n in even} & set(NOT_SPECIALIZED)
     source = ASTSource(kernel, signature, constants, {(n,): [["tt.divisibility", 16]] for n in even})
-    return triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=OPTIONS).asm
+    asm: dict[str, Any] = triton.compile(source, target=GPUTarget("cuda", HOPPER, 32), options=OPTIONS).asm
+    return asm
 
 
 NUMBERS = dict.fromkeys(("first_row", "first_position", "num_rows", "vocab"), "i32") | dict.fromkeys(
@@ -93,18 +94,18 @@ class Launch:
 
     count = 0
 
-    def __getitem__(self, grid):
+    def __getitem__(self, grid: tuple[int, ...]) -> "Launch":
         assert grid[0] > 0
         return self
 
-    def __call__(self, *arguments, **options):
+    def __call__(self, *arguments: object, **options: object) -> None:
         Launch.count += 1
 
 
 @pytest.mark.parametrize("recipe", [{}, {"draft_vocab_size": 20}, {"target": "gemma4"}], ids=str)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_training_step_reads_nothing_from_the_device(
-    algorithm: str, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    algorithm: AlgorithmName, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the `meta` device there is nothing to read: bool(), item(), nonzero and tolist() of its tensors are errors."""
     if "draft_vocab_size" in recipe and algorithm not in REDUCIBLE:

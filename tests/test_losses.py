@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from deepspec.models import whole_head
 from deepspec.models.products import MatrixProduct, TiledProduct, WideProduct, product_of
 from deepspec.models.whole_head import Whole
 from tests.given.losses import ALL, TERMS, draw_rows, leaves, plain
+from tests.given.some import some
 
 MEASURED = [each.name for each in fields(RowLosses)][:9]
 
@@ -64,10 +66,10 @@ def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softca
         torch.linspace(-2, 2, 13, dtype=torch.float64),
         torch.arange(0, 13, 2) if reduced else torch.arange(13),
     )
-    own = {"labels": rows.labels % len(known), "markov_weight": rows.markov_weight[known].detach().requires_grad_()}
-    rows = replace(rows, **own)
+    markov_weight = some(rows.markov_weight)[known].detach().requires_grad_()
+    rows = replace(rows, labels=some(rows.labels) % len(known), markov_weight=markov_weight)
 
-    def longer(states):
+    def longer(states: Tensor) -> Tensor:
         return torch.cat([states, torch.ones_like(states[:, :1])], -1)
 
     whole = torch.cat([weight, bias[:, None]], -1)
@@ -80,7 +82,7 @@ def test_a_bias_of_the_head_is_one_more_size_of_states_that_is_always_one(softca
     loss, found = chunked_loss(rows, ours, ALL, chunk_rows=4, candidates=2)
     wanted, told = chunked_loss(wider, theirs, ALL, chunk_rows=4, candidates=2)
     torch.testing.assert_close(loss, wanted)
-    assert torch.equal(found.candidates, told.candidates)
+    assert torch.equal(some(found.candidates), some(told.candidates))
     torch.testing.assert_close(found.acceptance, told.acceptance)
     for got, value in zip(*(torch.autograd.grad(each, leaves(rows)) for each in (loss, wanted)), strict=True):
         torch.testing.assert_close(got, value)
@@ -137,14 +139,14 @@ def test_without_labels_the_targets_most_likely_token_is_the_label(whole: bool) 
     loss, measured = chunked_loss(replace(rows, labels=None), head, TERMS["dflash"], measure=False, chunk_rows=4)
     wanted, _ = chunked_loss(replace(rows, labels=best), head, TERMS["dflash"], measure=False)
     torch.testing.assert_close(loss, wanted)
-    assert torch.equal(measured.labels, best)
+    assert torch.equal(some(measured.labels), best)
 
 
 def test_candidates_are_the_most_likely_tokens_the_best_first() -> None:
     rows, weight = draw_rows()
     _, measured = chunked_loss(rows, Head(weight=weight), ALL, candidates=3, chunk_rows=4)
-    logits = (rows.hidden @ weight.T + rows.markov @ rows.markov_weight.T).detach()
-    assert torch.equal(measured.candidates, logits.argsort(-1, descending=True)[:, :3])
+    logits = (rows.hidden @ weight.T + some(rows.markov) @ some(rows.markov_weight).T).detach()
+    assert torch.equal(some(measured.candidates), logits.argsort(-1, descending=True)[:, :3])
     assert chunked_loss(rows, Head(weight=weight), ALL)[1].candidates is None
 
 
@@ -153,7 +155,7 @@ def test_gradients_are_exact(name: str) -> None:
     rows, weight = draw_rows(num_rows=5, vocab=7)
     head = Head(weight=weight, softcap=2.0)
 
-    def loss(hidden, markov, markov_weight):
+    def loss(hidden: Tensor, markov: Tensor, markov_weight: Tensor) -> Tensor:
         changed = Rows(hidden=hidden, markov=markov, markov_weight=markov_weight, labels=rows.labels,
                        weights=rows.weights, target=rows.target, target_index=rows.target_index)  # fmt: skip
         return chunked_loss(changed, head, TERMS[name], chunk_rows=2)[0]
@@ -180,10 +182,17 @@ def test_no_gradients_are_made_without_autograd() -> None:
 def test_a_look_multiplies_for_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a look at held-out samples only logits are wanted: those of the draft, and those of the target."""
     rows, weight = draw_rows()
-    called = []
+    called = list[str]()
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def product(*told: Any, **more: Any) -> Any:
+            called.append(name)
+            return real(*told, **more)
+
+        return product
+
     for name in ("forward", "backward", "accumulate"):
-        real = getattr(MatrixProduct, name)
-        monkeypatch.setattr(MatrixProduct, name, lambda *a, _n=name, _r=real, **k: (called.append(_n), _r(*a, **k))[1])
+        monkeypatch.setattr(MatrixProduct, name, noted(name, getattr(MatrixProduct, name)))
     with torch.no_grad():
         looked, told = chunked_loss(rows, Head(weight=weight), ALL)
     assert set(called) == {"forward"}
@@ -195,7 +204,7 @@ def test_a_look_multiplies_for_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(getattr(told, name), getattr(wanted, name))
 
 
-def reduced(target: list[float], draft: list[float], known: list[int]) -> tuple[RowLosses, RowLosses]:
+def reduced(target: list[float], draft: list[float], known: list[int]) -> list[tuple[Tensor, RowLosses]]:
     """Return what is measured of one row by a head that knows some of the target's tokens, with and without the rest.
 
     Args:
@@ -234,7 +243,7 @@ def test_acceptance_of_a_reduced_vocabulary_is_held_against_all_that_the_target_
 def test_a_token_that_the_draft_does_not_know_is_never_the_right_guess() -> None:
     """The target says the second token, which the draft does not know: the best of the others is no match."""
     (_, found), (_, upper) = reduced([0.3, 0.6, 0.1], [0.7, 0.3], [0, 2])
-    assert (found.correct, upper.correct) == (0, 1)
+    assert (found.correct.item(), upper.correct.item()) == (0, 1)
     torch.testing.assert_close(found.acceptance, torch.tensor([0.4]))
 
 
@@ -245,17 +254,19 @@ def test_a_whole_head_in_pieces_equals_the_plain_formula(
     monkeypatch.setattr(whole_head, "ROWS", 2)
     rows, weight = draw_rows(vocab=13)
     known = torch.tensor([0, 1, 4, 5, 6, 9, 12])
-    few = replace(rows, labels=rows.labels % 7, markov_weight=rows.markov_weight[known].detach().requires_grad_())
+    few = replace(
+        rows, labels=some(rows.labels) % 7, markov_weight=some(rows.markov_weight)[known].detach().requires_grad_()
+    )
     head = Head(weight=weight[known], softcap=softcap, whole=Whole(weight=weight, known=known))
     loss, found = chunked_loss(few, head, ALL, chunk_rows=4)
     alone, _ = plain(few, Head(weight=weight[known], softcap=softcap), ALL)
     torch.testing.assert_close(loss, alone)
 
-    def capped(logits):
+    def capped(logits: Tensor) -> Tensor:
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     every = capped(rows.target @ weight.T)[rows.target_index]
-    q = (capped(few.hidden @ weight[known].T) + few.markov @ few.markov_weight.T).softmax(-1)
+    q = (capped(few.hidden @ weight[known].T) + some(few.markov) @ some(few.markov_weight).T).softmax(-1)
     torch.testing.assert_close(found.acceptance, torch.minimum(q, every.softmax(-1)[:, known]).sum(-1))
     torch.testing.assert_close(found.correct, (known[q.argmax(-1)] == every.argmax(-1)).double())
 
@@ -273,7 +284,7 @@ def test_bf16_stays_close_to_fp32() -> None:
         torch.testing.assert_close(ours.float(), exact, rtol=3e-2, atol=3e-2)
 
 
-def _wide(tensor: Tensor | None) -> Tensor | None:
+def _wide(tensor: Any) -> Any:
     if tensor is None or not tensor.is_floating_point():
         return tensor
     return tensor.detach().float().requires_grad_(tensor.requires_grad)
@@ -289,7 +300,7 @@ def test_products_of_narrow_weights_agree_either_way(tiled: bool, monkeypatch: p
 class _OnCuda(TorchDispatchMode):
     """Takes products into another dtype, which torch has for CUDA alone: operands as they are, sums in that dtype."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten.mm.dtype:
             return args[0].to(args[2]) @ args[1].to(args[2])
@@ -302,7 +313,7 @@ class _OnCuda(TorchDispatchMode):
 
 
 def test_products_of_narrow_weights_on_cuda_are_not_rounded() -> None:
-    with _OnCuda():
+    with _OnCuda():  # type: ignore[no-untyped-call]
         check_product(WideProduct, rtol=1e-5)
 
 

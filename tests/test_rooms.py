@@ -141,7 +141,7 @@ def test_a_room_that_lists_its_files_lists_files_that_are_there() -> None:
 
 
 def test_no_room_has_more_files_than_one_keeps_in_mind() -> None:
-    counts = defaultdict(int)
+    counts: defaultdict[str, int] = defaultdict(int)
     for path in MODULES.values():
         counts[path.parent.relative_to(ROOT).as_posix()] += path.name != "__init__.py"
     crowded = {name: count for name, count in counts.items() if count > DOZEN and name not in ROWS_OF_A_TABLE}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.formats.recipe import Objective
+from deepspec.formats.recipe import AlgorithmName, Objective
 from deepspec.records.batch import Record, collate_rows
 from tests.algorithms.test_packing import EVERY, draft, measured
 from tests.given.drafts.learning import record
@@ -33,7 +33,7 @@ def rows(last: float) -> list[list[Record]]:
 
 @pytest.mark.parametrize(("algorithm", "objective", "recipe"), EVEN)
 def test_training_never_reads_the_states_of_a_last_token(
-    algorithm: str, objective: Objective, recipe: dict[str, Any]
+    algorithm: AlgorithmName, objective: Objective, recipe: dict[str, Any]
 ) -> None:
     model = draft(algorithm, **recipe)
     zeros, noise = measured(model, objective, rows(0.0)), measured(model, objective, rows(NOISE))

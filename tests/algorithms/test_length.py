@@ -27,10 +27,10 @@ class Largest(TorchDispatchMode):
     """Remembers the most elements that any result of any operation has, forwards and backwards."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         self.most = max([self.most, *sizes])
@@ -50,7 +50,8 @@ def largest(algorithm: AlgorithmName, length: int, **traits: Any) -> int:
         last_hidden=torch.randn(length, 32, generator=generator),
     )
     batch, known = collate([record]), ALGORITHMS[algorithm]
-    with Largest() as seen:
+    seen = Largest()
+    with seen:
         supervision = known.supervise(draft.config, Objective(num_anchors=ANCHORS), batch, [7])
         known.loss(draft, batch, supervision, supervision.denominators).loss.backward()
     return seen.most

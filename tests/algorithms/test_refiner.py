@@ -1,6 +1,7 @@
 """XPress' refiner by hand, and in training: readings of the same rows, and passes over guesses."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from deepspec.models.heads import RefinerHead
 from deepspec.models.whole_head import Whole
 from deepspec.proposers.propose import BlockProposer
 from deepspec.records.batch import collate, collate_rows
+from tests.given.drafts.kinds import of_blocks
 from tests.given.drafts.learning import four_records, record, tiny
+from tests.given.some import some
 
 OBJECTIVE = Objective(num_anchors=5)
 
@@ -63,7 +66,7 @@ def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_i
     """Samples of 4 and 9 tokens in a row: anchors at the first one's third token, at the second's first and second."""
     model, batch = tiny("xpress", layout=layout), collate_rows([[record("a", 4, range(4)), record("b", 9, range(9))]])
     anchors, keep = torch.tensor([[2, 4, 5]]), torch.tensor([[True] * 3])
-    blocks = ALGORITHMS["xpress"].supervise_blocks(model.config, OBJECTIVE, batch, anchors, keep)
+    blocks = of_blocks("xpress").supervise_blocks(model.config, OBJECTIVE, batch, anchors, keep)
     ids = batch.input_ids[0]
     wanted = {
         "fill_in": [[1, 2, 3, 4], [4, 4, 5, 6], [4, 5, 6, 7]],
@@ -76,8 +79,9 @@ def test_the_first_slot_reads_the_token_before_its_own_where_blocks_are_filled_i
 def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout: str, biased: bool) -> None:
     torch.manual_seed(0)
     model = tiny("xpress", layout=layout).eval()
-    model.lm_head.bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, len(model.lm_head.weight))) if biased else None
-    model.refiner_head.readout.weight.data.mul_(5)
+    bias = torch.nn.Parameter(torch.linspace(-0.5, 0.5, len(model.lm_head.weight))) if biased else None
+    model.lm_head.register_parameter("bias", bias)
+    some(model.refiner_head).readout.weight.data.mul_(5)
     states, tokens = torch.randn(6, 4, 16), torch.arange(12).view(6, 2)
     rows = BlockProposer(model).rows(6, 20, torch.device("cpu"))
     rows.commit(torch.randn(6, 1, 32), tokens, torch.ones(6, dtype=torch.int64))
@@ -92,7 +96,7 @@ def test_as_many_passes_as_drafts_give_what_one_slot_after_another_gives(layout:
     assert not torch.equal(found[0], found[-1]), "a guess says something else than the last pass"
 
 
-def rows_of(readings: int) -> Rows:
+def rows_of(readings: int) -> tuple[Rows, Head, Whole]:
     """Return rows of 7 slots against 5 target positions, read several times."""
     generator = torch.Generator().manual_seed(0)
 
@@ -116,17 +120,23 @@ def rows_of(readings: int) -> Rows:
 def test_readings_are_as_many_passes_over_the_same_rows(terms: Terms, known: bool) -> None:
     rows, head, whole = rows_of(2)
     head = head if known else replace(head, whole=whole)
-    leaves = (rows.hidden, rows.markov, rows.markov_weight)
+    markov = some(rows.markov)
+    leaves = (rows.hidden, markov, some(rows.markov_weight))
     loss, measured = chunked_loss(rows, head, terms, chunk_rows=3)
+    own_markov: list[dict[str, Any]] = [
+        {"markov": markov[0]},
+        {"markov": markov[1]},
+        {"markov": None, "markov_weight": None},
+    ]
     apart = [
         chunked_loss(replace(rows, weights=weights, **own), head, terms)
         for weights, own in zip(
             rows.weights,
-            [{"markov": rows.markov[0]}, {"markov": rows.markov[1]}, {"markov": None, "markov_weight": None}],
+            own_markov,
             strict=True,
         )
     ]
-    wanted = sum(each for each, _ in apart)
+    wanted = sum((each for each, _ in apart), start=torch.zeros(()))
     torch.testing.assert_close(loss, wanted)
     for name in ("cross_entropy", "acceptance", "correct", "total_variation"):
         each = torch.stack([getattr(one, name) for _, one in apart])

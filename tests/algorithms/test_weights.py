@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.slots import BlockSupervision, previous_tokens
 from deepspec.algorithms.weights import by_slot, dpace
 from deepspec.formats.recipe import Objective
 from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Batch, collate
+from tests.given.drafts.kinds import of_blocks
 from tests.given.drafts.learning import record, tiny
 
 
@@ -36,7 +36,7 @@ def grids(layout: str, convention: str) -> tuple[BlockDraft, Batch, BlockSupervi
     """Return supervision of an anchor at 5 in a sample of 12 tokens, of which 4, 5, 6, 7 and 9 are the target's."""
     model = tiny("dflash", layout=layout, block_size=5)
     batch = collate([record("a", 12, [4, 5, 6, 7, 9])])
-    found = ALGORITHMS["dflash"].supervise_blocks(
+    found = of_blocks("dflash").supervise_blocks(
         model.config, Objective(convention=convention), batch, torch.tensor([[5]]), torch.ones(1, 1, dtype=torch.bool)
     )
     return model, batch, found

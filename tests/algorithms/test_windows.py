@@ -14,14 +14,15 @@ from deepspec.attention.attention import KeyValue, LayerMasks, attend, mask_of, 
 from deepspec.formats.recipe import Objective
 from deepspec.records.batch import Record, collate
 from tests.given.drafts import pairs
+from tests.given.drafts.masks import dense
 
 SAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 ENDS = torch.full((1, 6), 6)
 
 
-def rows(mask: Tensor) -> list[str]:
+def rows(mask: object) -> list[str]:
     """Return the one row of a dense mask as text, a line for each query."""
-    return ["".join("#" if seen else "." for seen in query) for query in mask[0, 0].tolist()]
+    return ["".join("#" if seen else "." for seen in query) for query in dense(mask)[0, 0].tolist()]
 
 
 def test_a_slot_sees_its_window_and_the_whole_of_its_block() -> None:
@@ -70,10 +71,13 @@ def test_split_windows_read_and_learn_as_dense_ones(form: str) -> None:
 
 
 def test_only_some_layers_with_a_window_have_masks_of_two_kinds() -> None:
-    two = masks_of((None, 4, None), lambda window: torch.tensor(window or 0))
+    def mask(window: int | None) -> Tensor:
+        return torch.tensor(window or 0)
+
+    two = masks_of((None, 4, None), mask)
     assert isinstance(two, LayerMasks)
-    assert [int(mask_of(two, window)) for window in (None, 4)] == [0, 4]
-    assert int(masks_of((4, 4), lambda window: torch.tensor(window or 0))) == 4
+    assert [int(dense(mask_of(two, window))) for window in (None, 4)] == [0, 4]
+    assert int(dense(masks_of((4, 4), mask))) == 4
 
 
 def test_pairs_are_a_mean_over_layers() -> None:

@@ -29,6 +29,7 @@ from deepspec.errors import TargetError
 from deepspec.passes.samples import batches, cut_parts, padded, read_items
 from deepspec.records.batch import Record, collate, supervises
 from deepspec.store import Store
+from deepspec.store.objects import ObjectStorage
 from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from deepspec.target_cache.codec import CODECS
@@ -245,9 +246,12 @@ def test_remote_read_against_plain_gets(tmp_path: Path, s3: Store) -> None:  # n
         with ThreadPoolExecutor(FETCHERS) as pool:
             list(pool.map(fetch, names))
 
+    kept = s3._kept
+    assert isinstance(kept, ObjectStorage)
+
     def plain() -> None:
         def get(uri: str) -> int:
-            return len(s3._kept.client.cat_file(uri))
+            return len(kept.client.cat_file(uri))
 
         with ThreadPoolExecutor(FETCHERS) as pool:
             list(pool.map(get, uris))
@@ -278,7 +282,7 @@ def test_capture_against_the_forward_pass(tmp_path: Path) -> None:
         return Capture(spec, answers, out, placement_for(folder, tmp_path), Heard())
 
     model = worker().target
-    items, _ = read_items([answers.path(name) for name in answers.names()], model.template, spec)
+    items = read_items([answers.path(name) for name in answers.names()], model.template, spec).items
     (part,) = cut_parts(items, len(spec.layers or ()), model.hidden_size, spec.part_bytes)
 
     @torch.no_grad()

@@ -70,7 +70,7 @@ def recorded(width: int, rows: int, device: torch.device) -> Tensor | None:
     path = os.environ.get("DEEPSPEC_BENCH_STATES")
     if path is None:
         return None
-    values = load_file(path)["states"].reshape(-1)
+    values: Tensor = load_file(path)["states"].reshape(-1)
     return values.repeat(-(-rows * width // values.numel()))[: rows * width].view(rows, width).to(device)
 
 

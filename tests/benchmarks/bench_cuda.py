@@ -90,8 +90,10 @@ class Library:
 def start(name: str, algorithm: str) -> Library | None:
     """Start a library's process; None where it is not there."""
     before, python = os.environ.get("DEEPSPEC_BEFORE"), os.environ.get("DEEPSPEC_PEERS_PYTHON", sys.executable)
-    paths = {"ours": [ROOT], "b1a4fa0": [before and Path(before).resolve(), ROOT], "speculators": [ROOT]}[name]
-    if None in paths or (name == "speculators" and subprocess.run([python, "-c", "import speculators"]).returncode):
+    paths = [*([Path(before).resolve()] if before and name == "b1a4fa0" else []), ROOT]
+    if (name == "b1a4fa0" and not before) or (
+        name == "speculators" and subprocess.run([python, "-c", "import speculators"]).returncode
+    ):
         return None
     path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
     command = [python if name == "speculators" else sys.executable, "-m", "tests.given.step.worker", name]

@@ -9,6 +9,8 @@ that of supervision, loss and gradients, in turns with the other way of cutting 
 import random
 import statistics
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.models.draft import build_draft
 from deepspec.records.batch import Record
-from deepspec.records.stream import Cut, Stream
+from deepspec.records.stream import Cut, Share, Stream
 from deepspec.start.initial import initialize
 from deepspec.steps.reader import MicroBatch, Reader, Supervised
 from deepspec.train.spec import TrainSpec
@@ -47,6 +49,9 @@ class Chats:
 
     def order(self, epoch: int) -> list[int]:
         return list(range(len(self)))
+
+    def ahead(self, numbers: Sequence[int]) -> None:
+        pass
 
     def sample_id(self, number: int) -> str:
         return f"chat-{number}"
@@ -101,6 +106,10 @@ def step(task: Task, pieces: list[MicroBatch]) -> tuple[float, float]:
     return loss, time.process_time() - begin
 
 
+def _always(share: Share, step: int) -> Share:
+    return share
+
+
 def wasted(pieces: list[MicroBatch]) -> tuple[float, float]:
     """Return the shares of positions and of blocks that are padding."""
     batches = [micro.batch for micro in pieces]
@@ -116,12 +125,13 @@ def test_packed_steps_against_unpacked_ones(algorithm: str, global_batch: int) -
     torch.set_num_threads(1)
     task, samples = task_for(algorithm, global_batch), Chats(STEPS[global_batch] * global_batch)
     stream = Stream(samples, global_batch, seed=0)
-    seconds, padding = {False: [], True: []}, {False: [], True: []}
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    padding: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for number in range(STEPS[global_batch]):
         losses = []
         for pack in (False, True):
             share = stream.share(number, 0, Cut(ranks=1, micro_batch=MICRO_BATCH, pack=pack))
-            reader = Reader(samples=samples, share=lambda _, share=share: share, supervise=task.supervise)
+            reader = Reader(samples=samples, share=partial(_always, share), supervise=task.supervise)
             pieces = [reader.read(rows) for rows in share.pieces]
             padding[pack].append(wasted(pieces))
             loss, spent = step(task, pieces)

@@ -26,6 +26,7 @@ from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
+from tests.given.some import some
 
 pytestmark = pytest.mark.bench
 
@@ -70,7 +71,7 @@ def curve(scratch: Path, algorithm: str, seed: int) -> Curve:
     """Train one draft and return its looks at the held-out samples."""
     root, kind, address = os.environ["DEEPSPEC_CACHE"].rstrip("/").rsplit("/", 2)
     store, target = Store(root), os.environ["DEEPSPEC_TARGET"]
-    cache = TargetCache(Artifact(store, read_manifest(store, kind, address), scratch), scratch)
+    cache = TargetCache(Artifact(store, some(read_manifest(store, kind, address)), scratch), scratch)
     draft = {**SPEC.draft.model_dump(), "algorithm": algorithm, **ALGORITHMS[algorithm]}
     placement = Placement(threads=1, micro_batch=1, locations={cache.facts.target.digest: target}, scratch=scratch)
     total = STEPS[algorithm]

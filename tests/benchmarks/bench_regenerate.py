@@ -43,7 +43,7 @@ class Timed(Heard):
         self.times.append(time.perf_counter())
 
     @property
-    def seconds(self) -> float:
+    def took(self) -> float:
         return self.times[-1] - self.times[0]
 
 
@@ -90,7 +90,7 @@ def test_four_uneven_endpoints_are_saturated(tmp_path: Path) -> None:
         bench.answers(prompts(rows), *urls)
         shares = {row["endpoint"]: row["answers"] for row in heard.tables["endpoints"]}
         naive = asyncio.run(round_robin(urls, rows // 10))
-    share = rows / heard.seconds / CAPACITY
+    share = rows / heard.took / CAPACITY
     print(f"\nfour endpoints, capacity {CAPACITY:.0f} requests/s: {share:.3f} of it, answers by endpoint {shares}")
     print(f"round robin with as many requests for each: {naive / CAPACITY:.3f}")
     assert share >= 0.95
@@ -124,9 +124,7 @@ def test_one_core_drives_400_requests_a_second(tmp_path: Path) -> None:
         before = time.process_time()
         bench.answers(prompts(rows), *urls)
         cpu = time.process_time() - before
-    print(
-        f"\nzero latency: {rows / cpu:.0f} requests per second of processor time, {rows / heard.seconds:.0f} requests/s"
-    )
+    print(f"\nzero latency: {rows / cpu:.0f} requests per second of processor time, {rows / heard.took:.0f} requests/s")
     assert rows / cpu >= 400
 
 
@@ -149,4 +147,4 @@ def regenerate_here(folder: str, rows: int, urls: list[str]) -> None:
     ref = bench.publish(prompt(f"id-{number}", f"row {number} {noise.randbytes(1000).hex()}") for number in range(rows))
     heard = timed(bench)
     bench.regenerate(ref, bench.placement(*urls))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, heard.seconds)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, heard.took)

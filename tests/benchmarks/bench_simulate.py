@@ -201,7 +201,9 @@ class Site:
 def as_read(in_order: Sequence[int], scenario: Scenario) -> list[int]:
     """Return lengths by number, so that the simulated stream reads them in this order."""
     found = [0] * scenario.samples
-    for length, number in zip(in_order, ModelledSamples(found, 1, scenario.seed, list).order(0), strict=False):
+    for length, number in zip(
+        in_order, ModelledSamples(found, 1, scenario.seed, lambda _: None).order(0), strict=False
+    ):
         found[number] = length
     return found
 

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,11 @@ from tests.given.targets import tiny
 
 pytestmark = pytest.mark.bench
 
+STEPS = 40
 SPEC = TrainSpec(
     draft={"num_layers": 2, "markov_rank": 64},
     objective={"num_anchors": 16},
-    steps=40,
+    steps=STEPS,
     global_batch=16,
     precision="fp32",
     validation_samples=0,
@@ -58,8 +60,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def loop_for(site: Site, cache: Artifact | None = None, scratch: Path | None = None) -> Loop:
-    cache = TargetCache(cache or site.cache, scratch or site.placement.scratch)
-    return make_loop(SPEC, cache, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": 8}), print)
+    opened = TargetCache(cache or site.cache, scratch or site.placement.scratch)
+    return make_loop(SPEC, opened, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": 8}), print)
 
 
 class Bare:
@@ -99,12 +101,12 @@ def test_a_step_costs_what_its_parts_cost(site: Site) -> None:
     bare = Bare(loop)
     mine, theirs = [], []
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
-        for step in range(SPEC.steps):
+    with StopSignal() as stop, closing(loop.reader.steps(0, STEPS)) as steps:
+        for step in range(STEPS):
             with closing(source.reader.steps(step, step + 1)) as again:
                 batches = list(next(again).micro_batches())
             mine.append(seconds(lambda: take(loop, steps, sieve, stop), time.thread_time))
-            theirs.append(seconds(lambda batches=batches: bare.step(batches), time.thread_time))
+            theirs.append(seconds(partial(bare.step, batches), time.thread_time))
     ratio = statistics.median(mine) / statistics.median(theirs)
     waited = loop.data_wait_share
     print(
@@ -125,8 +127,8 @@ def test_records_from_s3_are_there_when_they_are_wanted(site: Site, s3: Store, t
     ref = site.cache.ref.model_copy(update={"uri": s3.uri(prefix)})
     loop = loop_for(site, open_artifact(s3, ref, scratch), scratch)
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
-        for _ in range(SPEC.steps):
+    with StopSignal() as stop, closing(loop.reader.steps(0, STEPS)) as steps:
+        for _ in range(STEPS):
             take(loop, steps, sieve, stop)
     print(f"\ndata wait from S3 {loop.data_wait_share:.1%} of the time")
     assert loop.data_wait_share < 0.10
@@ -137,8 +139,8 @@ def test_saving_holds_training_up_for_less_than_a_step(site: Site, tmp_path: Pat
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=2), print)
     stalls, steps_taken = [], []
     sieve = Sieve(10, 0, torch.device("cpu"))
-    with StopSignal() as stop, closing(loop.reader.steps(0, SPEC.steps)) as steps:
-        for _ in range(SPEC.steps // 4):
+    with StopSignal() as stop, closing(loop.reader.steps(0, STEPS)) as steps:
+        for _ in range(STEPS // 4):
             stalls.append(seconds(lambda: states.save(loop.state())))
             steps_taken += [seconds(lambda: take(loop, steps, sieve, stop)) for _ in range(4)]
     states.close()

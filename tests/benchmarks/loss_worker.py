@@ -18,7 +18,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from deepspec.losses.chunked import CHUNK_ROWS, Kernel, chunked_loss
+from deepspec.kernels import Kernel
+from deepspec.losses.chunked import CHUNK_ROWS, chunked_loss
 from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
 

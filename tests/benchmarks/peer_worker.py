@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,19 +42,19 @@ class Hooks:
         self.clip, self.zero, self.make = (
             torch.nn.utils.clip_grad_norm_, torch.optim.AdamW.zero_grad, torch.optim.AdamW.__init__)  # fmt: skip
 
-    def made(self, optimizer, *arguments, **options) -> None:
+    def made(self, optimizer: torch.optim.AdamW, *arguments: Any, **options: Any) -> None:
         """Start to measure when the optimizer is made: right before the first step."""
         self.make(optimizer, *arguments, **options)
         forget_peak()
         self.before = resident_mib()
         self.start, self.busy = time.perf_counter(), time.process_time()
 
-    def clipped(self, *arguments, **options):
+    def clipped(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Note the peak of the first forward and backward pass."""
         self.peak = self.peak or peak_mib() - self.before
         return self.clip(*arguments, **options)
 
-    def zeroed(self, optimizer, *arguments, **options) -> None:
+    def zeroed(self, optimizer: torch.optim.AdamW, *arguments: Any, **options: Any) -> None:
         """Tell of the step, and wait for the next line."""
         self.zero(optimizer, *arguments, **options)
         told = {
@@ -76,8 +77,9 @@ def main(script: str, library: str, algorithm: str, dtype: str) -> None:
     peers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peers)
     hooks = Hooks()
-    torch.optim.AdamW.__init__ = lambda *a, **k: hooks.made(*a, **k)
-    torch.optim.AdamW.zero_grad = lambda *a, **k: hooks.zeroed(*a, **k)
+    adam: Any = torch.optim.AdamW
+    adam.__init__ = lambda *a, **k: hooks.made(*a, **k)
+    adam.zero_grad = lambda *a, **k: hooks.zeroed(*a, **k)
     torch.nn.utils.clip_grad_norm_ = hooks.clipped
     if (library, algorithm) == ("specforge", "eagle3"):
         import os

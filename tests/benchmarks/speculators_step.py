@@ -40,7 +40,7 @@ def draft_of(algorithm: str) -> tuple[Any, dict[str, Any]]:
         verifier=VerifierConfig(name_or_path=None, architectures=["Qwen3ForCausalLM"]),
     )  # fmt: skip
     common = {"transformer_layer_config": layer_config(BLOCKS[algorithm]), "speculators_config": told}
-    blocks = {"draft_vocab_size": VOCAB, "block_size": SLOTS, "mask_token_id": VOCAB - 1}
+    blocks: dict[str, Any] = {"draft_vocab_size": VOCAB, "block_size": SLOTS, "mask_token_id": VOCAB - 1}
     blocks |= {"aux_hidden_state_layer_ids": LAYERS}
     if algorithm == "dflash2":
         from speculators.losses.eager import tv_loss  # the fused one wants a card

@@ -4,13 +4,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
-from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, Objective
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.batch import Batch
 from deepspec.start.initial import initialize
@@ -39,7 +40,9 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
-def setting(algorithm: str, dtype: torch.dtype, *, large: bool) -> tuple[BlockDraft | EagleDraft, Objective, Batch]:
+def setting(
+    algorithm: AlgorithmName, dtype: torch.dtype, *, large: bool
+) -> tuple[BlockDraft | EagleDraft, Objective, Batch]:
     """Return draft, objective and batch."""
     vocab, length, anchors = (151936, 4096, 512) if large else (49152, 512, 64)
     shape = read({
@@ -66,8 +69,9 @@ def setting(algorithm: str, dtype: torch.dtype, *, large: bool) -> tuple[BlockDr
     return model.to(dtype).train(), objective, batch
 
 
-def main(algorithm_name: str, dtype_name: str, *flags: str) -> None:
+def main(name: str, dtype_name: str, *flags: str) -> None:
     """Step for as long as lines come in."""
+    algorithm_name = cast(AlgorithmName, name)
     torch.set_num_threads(1)
     model, objective, batch = setting(algorithm_name, DTYPES[dtype_name], large="--large" in flags)
     algorithm = ALGORITHMS[algorithm_name]

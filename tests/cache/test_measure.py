@@ -11,8 +11,7 @@ from deepspec.cache.spec import CacheOptions
 from deepspec.store import Store
 from deepspec.target.load import load_target, load_template
 from deepspec.target_cache import sizes as cache_bytes
-from deepspec.target_cache.part import HEADER
-from deepspec.target_cache.sizes import Captured, cache_size
+from deepspec.target_cache.sizes import HEADER, Captured, cache_size
 from tests.given.published.caches import build, publish_answers, rows, spec_for
 from tests.given.targets.tiny import HIDDEN, answered
 
@@ -28,7 +27,7 @@ def test_a_plan_with_answers_is_within_two_percent_of_what_is_written(
 ) -> None:
     options = {"codec": codec, "layers": (-1, 1, 3), "max_length": 200, "part_bytes": 200_000}
     answers = publish_answers(store, tmp_path, MANY)
-    told = measure_answers(answers, load_template(target), CacheOptions(**options), load_target(target))  # type: ignore[arg-type]
+    told = measure_answers(answers, load_template(target), CacheOptions(**options), load_target(target))
     ref = build(spec_for(target, **options), target, answers, store, tmp_path)
     artifact = open_artifact(store, ref, tmp_path)
     counts = artifact.counts

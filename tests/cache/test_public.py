@@ -70,7 +70,7 @@ def index(*changes: tuple[int, int]) -> bytes:
     return struct.pack("<QIIQQQQQ", *row)
 
 
-MANIFESTS = {
+MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     "another version": ({"version": 1}, "version is 1, wanted 2"),
     "another dtype": ({"hidden_dtype": "float16"}, "hidden_dtype is 'float16', wanted 'bfloat16'"),
     "more samples than rows": ({"num_samples": 2}, r"samples\.idx: 56 bytes, wanted num_samples=2 records"),

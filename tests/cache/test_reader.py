@@ -228,7 +228,7 @@ def test_two_readers_share_a_folder_and_its_limit(target: Path, s3: Store, tmp_p
 
 def test_a_claim_whose_process_died_holds_nothing_up(tmp_path: Path) -> None:
     (tmp_path / "part.coming").write_text("900")
-    BoundedFolder(tmp_path, 1000).file("part", 500, lambda path: path.write_bytes(bytes(500)))  # type: ignore[arg-type, func-returns-value]
+    BoundedFolder(tmp_path, 1000).file("part", 500, lambda path: path.write_bytes(bytes(500)))  # type: ignore[arg-type]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "part"]
 
 

@@ -89,9 +89,9 @@ def test_parts_of_an_earlier_release_that_tell_no_end_tokens_fit_beside_others(
     target: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = publish_answers(store, tmp_path, [rows(4), rows(4, seed=1)])
-    spec, real = spec_for(target), Capture.facts.func
+    spec, real = spec_for(target), vars(Capture)["facts"].func
     out, place = out_for(store, tmp_path, answers), placement_for(target, tmp_path)
-    told = {"inputs": {"answers": answers}, "out": out}
+    told: dict[str, Any] = {"inputs": {"answers": answers}, "out": out}
     monkeypatch.setattr(
         Capture, "facts", property(lambda self: {k: v for k, v in real(self).items() if k != "stop_ids"})
     )

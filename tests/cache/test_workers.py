@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from tests.given.heard import Heard
 from tests.given.published.caches import build, out_for, placement_for, publish_answers, rows, spec_for
+from tests.given.some import some
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_a_helper_that_dies_is_told_and_its_shards_are_taken(
     with helpers(spec, out, placement, report):
         (helper,) = multiprocessing.active_children()
         claim(out, 0, pid=helper.pid)
-        os.kill(helper.pid, signal.SIGKILL)
+        os.kill(some(helper.pid), signal.SIGKILL)
         work(capture, Claims(out), count_shards(answers))
     told = (
         "capture worker 1 ended with exit code -9 (see its messages above); those that are left go on with its shards"
@@ -121,7 +123,7 @@ def test_helpers_end_with_a_run_that_fails(target: Path, store: Store, answers: 
             found.extend(multiprocessing.active_children())
             raise StopError
 
-    placement, found = placement_for(target, tmp_path, processes=2), []
+    placement, found = placement_for(target, tmp_path, processes=2), list[BaseProcess]()
     with pytest.raises(StopError):
         stopped()
     for helper in found:

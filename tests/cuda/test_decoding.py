@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
@@ -40,7 +41,7 @@ def proposer_of(target: Target, name: str) -> Proposer:
     return proposer_for(pairs.draft(target, **DRAFTS[name]).to("cuda"), stop_ids=target.stop_ids)
 
 
-def decoder_of(target: Target, proposer: Proposer, passes: str | None, batch: int, **settings: object) -> Decoder:
+def decoder_of(target: Target, proposer: Proposer, passes: Passes | None, batch: int, **settings: Any) -> Decoder:
     how = Settings(**{"max_new_tokens": 20, **settings})
     return Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)
 
@@ -51,7 +52,7 @@ PROMPTS = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(p
 @pytest.mark.parametrize("family", TARGETS)
 @pytest.mark.parametrize("name", ["plain", *DRAFTS])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3}])
-def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, settings: dict[str, object]) -> None:
+def test_recorded_passes_give_the_tokens_of_eager_ones(family: str, name: str, settings: dict[str, Any]) -> None:
     target = on_a_card(family)
     proposer = proposer_of(target, name)
     eager = {e.sample_id: e for e in decoder_of(target, proposer, "growing", 3, **settings).decode(PROMPTS)}
@@ -96,10 +97,10 @@ def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once() ->
     said: list[str] = []
     recorder, value = Recorder(True, said.append), torch.zeros(1, device="cuda")
 
-    def wait():
+    def wait() -> None:
         value.add_(int(value.item() < 10))
 
-    def add():
+    def add() -> None:
         value.add_(1)
 
     waits, adds = Replayed(wait, recorder), Replayed(add, recorder)

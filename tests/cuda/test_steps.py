@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.cuda.test_device import DEVICE, HEADS, TARGET
 from tests.given.apart import ROOT
 from tests.given.heard import Heard
 from tests.given.published.chain import run_chain
+from tests.given.some import some
 from tests.given.step.ours import MANY, gradients_of, loop_of, reader_of
 from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
 
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 SHAPE = Shape(SMALL, SMALL_LAYERS, length=256, anchors=16)
 LONG = Shape({**SMALL, "vocab_size": 32768, "max_position_embeddings": 4096}, SMALL_LAYERS, length=4096, anchors=512)
 
-TRAIN = {"steps": 60, "checkpoint_every": 5}
+TRAIN: dict[str, Any] = {"steps": 60, "checkpoint_every": 5}
 CHAIN = f"""
 import sys
 from functools import partial
@@ -75,7 +77,7 @@ def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(algorithm: str) -
 
 def trial(loop: Loop, limit: int) -> tuple[int, list[str]]:
     """Return what fits into so many bytes beyond what is held, and what was said."""
-    said = []
+    said = list[str]()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + limit) / total)
@@ -100,7 +102,7 @@ def test_the_trial_survives_memory_that_runs_out() -> None:
     loop = loop_of("dspark", LONG, compiled=False)
     loop.task = replace(loop.task, spec=loop.task.spec.but(global_batch=2))
     row = [loop.reader.samples.record(0)]
-    one, two = (_taken(loop.task, [row] * rows, loop.optimizer) for rows in (1, 2))
+    one, two = (some(_taken(loop.task, [row] * rows, loop.optimizer)) for rows in (1, 2))
     least = reserved(loop, row)
     assert least < two, "a second row adds less than the allocator leaves free in its pieces"
     size, said = trial(loop, (least + two) // 2)

@@ -1,9 +1,11 @@
 """The loop: equal to the target alone, whatever is proposed, however rows are batched."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
@@ -16,7 +18,7 @@ from tests.given.drafts.pairs import DRAFTS
 
 
 def decode(
-    target: Target, proposer: Proposer, prompts: list[list[int]], batch: int = 4, **settings: object
+    target: Target, proposer: Proposer, prompts: list[list[int]], batch: int = 4, **settings: Any
 ) -> dict[str, Decoded]:
     how = Settings(**{"max_new_tokens": 24, **settings})
     decoder = Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch)
@@ -74,7 +76,12 @@ def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch) -> 
     target = pairs.target()
     draft, widths = pairs.draft(target, **DRAFTS["peagle"]), []
     forward = draft.forward
-    monkeypatch.setattr(draft, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
+
+    def noted(ids: Tensor, *rest: Any) -> Any:
+        widths.append(ids.shape[1])
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(draft, "forward", noted)
     (decoded,) = decode(target, proposer_for(draft, stop_ids=target.stop_ids), [[5, 6, 7, 8]]).values()
     assert len(decoded.rounds) > 3
     assert widths == [4, 3] + [5 + 3] * (len(decoded.rounds) - 1)

@@ -54,7 +54,8 @@ def exact(target: Target) -> np.ndarray:
     ids = torch.cat([torch.tensor(PROMPT).expand(len(outputs), -1), outputs], 1)
     with torch.no_grad():
         chances = target.model(ids).logits[:, len(PROMPT) - 1 : -1].double().softmax(-1)
-    return chances.gather(-1, outputs[..., None]).squeeze(-1).prod(1).numpy()
+    found: np.ndarray = chances.gather(-1, outputs[..., None]).squeeze(-1).prod(1).numpy()
+    return found
 
 
 def counted(target: Target, seed: int = 0, threshold: float = 0.0, **traits: Any) -> np.ndarray:
@@ -88,7 +89,12 @@ def test_output_is_distributed_as_the_targets(target: Target, name: str) -> None
 
 
 def test_a_confidence_cut_changes_nothing(target: Target) -> None:
-    traits = {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True, "confidence_with_markov": True}
+    traits: dict[str, Any] = {
+        "algorithm": "dspark",
+        "markov_rank": 4,
+        "confidence_head": True,
+        "confidence_with_markov": True,
+    }
     assert p_value(counted(target, threshold=0.3, **traits), exact(target)) > WRONG
 
 

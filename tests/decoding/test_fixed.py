@@ -14,7 +14,7 @@ from deepspec.decoding import fitting
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows
 from deepspec.kv.fixed import FixedCache, rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
@@ -39,7 +39,7 @@ CASES = [
 
 
 def decode(
-    target: Target, proposer: Proposer, passes: str, batch: int, prompts: list[list[int]], **settings: object
+    target: Target, proposer: Proposer, passes: Passes, batch: int, prompts: list[list[int]], **settings: Any
 ) -> dict[str, Decoded]:
     how = Settings(**{"max_new_tokens": 20, **settings})
     decoder = Decoder(TargetRows(target, proposer.layers), proposer, how, target.stop_ids, batch, passes)
@@ -76,7 +76,12 @@ def test_a_decoder_keeps_its_memory_for_the_next_prompts(monkeypatch: pytest.Mon
     proposer = proposer_for(pairs.draft(target, "dspark"), stop_ids=frozenset())
     rows = TargetRows(target, proposer.layers)
     fixed = rows.fixed
-    monkeypatch.setattr(rows, "fixed", lambda *most: made.append(most) or fixed(*most))
+
+    def noted(*most: int) -> Any:
+        made.append(most)
+        return fixed(*most)
+
+    monkeypatch.setattr(rows, "fixed", noted)
     decoder = Decoder(rows, proposer, Settings(max_new_tokens=20, stop=False), frozenset(), 2, "fixed")
     prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(4))]
     first = {each.sample_id: each.tokens for each in decoder.decode(prompts)}
@@ -97,7 +102,8 @@ def test_rows_that_are_not_decoded_never_grow() -> None:
     cache.adopt(ragged())
     cache.shape(4, 8)
     assert cache.open(2).tolist() == [[1, 2], [3, 4], [0, 1], [0, 1]]
-    keys, _ = cache.update(*[states([7, 8], [9, 10], [0, 0], [0, 0])] * 2, 0)
+    new = states([7, 8], [9, 10], [0, 0], [0, 0])
+    keys, _ = cache.update(new, new, 0)
     assert keys[:2, 0, :6, 0].tolist() == [[1, 7, 8, 0, 0, 0], [4, 5, 6, 9, 10, 0]]
     cache.advance(torch.tensor([2, 1, 2, 2]))
     assert cache.lengths.tolist() == [3, 4, 0, 0]
@@ -115,7 +121,8 @@ def test_rows_of_fixed_shapes_are_kept_replaced_and_looked_at_in_part() -> None:
     cache.keep([1, 0])
     cache.shape(2, 4)
     cache.open(1)
-    keys, _ = cache.update(*[states([30], [31])] * 2, 0)
+    new = states([30], [31])
+    keys, _ = cache.update(new, new, 0)
     assert keys[:, 0, :, 0].tolist() == [[4, 5, 6, 30], [20, 21, 31, 0]]
     assert cache.causal_mask(window=2)[:, 0, 0].int().tolist() == [[0, 0, 1, 1], [0, 1, 1, 0]]
     assert cache.block_mask()[:, 0, 0].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
@@ -147,10 +154,12 @@ def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch:
 
 def test_work_is_done_each_time_where_nothing_records() -> None:
     done: list[int] = []
-    work = Replayed(lambda: done.append(1), Recorder(False, done.append))
+    said: list[str] = []
+    work = Replayed(lambda: done.append(1), Recorder(False, said.append))
     for _ in range(3):
         work()
     assert done == [1, 1, 1]
+    assert said == []
 
 
 READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
@@ -192,7 +201,7 @@ class NothingIsMoved(TorchDispatchMode):
 @contextmanager
 def nothing_is_read() -> Iterator[None]:
     """Refuse what a recorded pass may not do."""
-    with NothingIsAsked(), NothingIsMoved():
+    with NothingIsAsked(), NothingIsMoved():  # type: ignore[no-untyped-call]
         yield
 
 
@@ -217,7 +226,7 @@ def test_what_a_recorded_pass_may_not_do_is_seen_on_a_cpu(reads: Callable[[torch
 @pytest.mark.parametrize(("family", "name"), CASES)
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "confidence_threshold": 0.3, **TEMPERED}])
 def test_a_pass_that_can_be_recorded_reads_nothing(
-    family: str, name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    family: str, name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
 

@@ -1,12 +1,14 @@
 """What a target remembers, of any kind: rejected tokens leave nothing behind, and rows know nothing of each other."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
+from deepspec.kv.memory import ReadingWay
 from deepspec.kv.own_reader import OWN, OwnReader
 from deepspec.kv.readers import reader_for
 from deepspec.kv.row_reader import RowsReader
@@ -63,10 +65,10 @@ def test_a_family_of_the_table_is_read_by_rows_without_a_trial(monkeypatch: pyte
         *(("mamba", way) for way in ("steps", "tokens", "whole")),
     ],
 )
-def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: str) -> None:
+def test_tokens_that_are_taken_back_leave_nothing_behind(model_type: str, way: ReadingWay) -> None:
     model = target(model_type)
     ids, wrong = probe_ids(model.model)[0], probe_ids(model.model)[0].flip(0)
-    reader = StatesReader(model, (0,), way) if way in STATES else OwnReader(model, (0,), way)
+    reader: Any = StatesReader(model, (0,), way) if way in STATES else OwnReader(model, (0,), way)
     memory = reader.memory(2, 32)
     reader.prompts([ids[:5].tolist(), ids[:2].tolist()], memory)
     reader.behind(torch.stack([torch.cat([ids[5:6], wrong[:2]]), ids[2:5]]), memory)

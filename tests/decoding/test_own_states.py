@@ -33,7 +33,8 @@ def generated(target: Target, prompt: list[int]) -> list[int]:
     """Return what transformers itself makes of a prompt."""
     ids = torch.tensor([prompt])
     out = target.model.generate(ids, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
-    return out[0, len(prompt) :].tolist()
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
 
 
 def memory(*rows: float) -> SimpleNamespace:

@@ -34,7 +34,7 @@ def test_a_rate_is_interpolated_inside_and_proportional_beyond() -> None:
 def test_scheduling_is_worth_most_where_the_target_is_busy() -> None:
     generator = np.random.default_rng(0)
     chances = generator.uniform(0.2, 0.95, size=(2000, 1)) * np.ones((1, 6))
-    survival = np.cumprod(chances, 1)
+    survival = np.cumprod(chances, 1, dtype=np.float64)
     accepted = np.cumprod(generator.random((2000, 6)) < chances, 1).sum(1)
     rate = StepRate(tokens=(1, 64), seconds=(1.0, 1.2))
     one, many = (replay(survival, accepted, rate, requests) for requests in (1, 64))

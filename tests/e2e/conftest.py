@@ -54,6 +54,11 @@ class Deepspec:
     api: str
     extra: tuple[str, ...] = field(default=())
 
+    @property
+    def folder(self) -> Path:
+        """Where the store lies, if it is a folder."""
+        return Path(self.root)
+
     def command(self, *words: str) -> list[str]:
         sizes = [word for size in SIZES for word in ("--set", size)]
         options = [*sizes, *self.extra, "--threads", "1", "--root", str(self.root)]
@@ -128,6 +133,10 @@ def none_left(deepspec: Deepspec, seconds: float = 30) -> list[str]:
     return left
 
 
+Undisturbed = tuple[Deepspec, str]
+"""A command line whose whole pipeline has run, and what it printed."""
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
@@ -138,7 +147,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Deepspec, str]:  # noqa: F811 - a fixture
+def undisturbed(api: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:  # noqa: F811 - a fixture
     """A whole run that nothing disturbed, and what it printed."""
     deepspec = Deepspec(data=data, root=tmp_path_factory.mktemp("whole") / "store", api=api)
     done = deepspec.run("run")

@@ -12,7 +12,7 @@ import pytest
 from cli import main as cli
 from deepspec.store import Store
 from infra.engines.managed import free_port
-from tests.e2e.conftest import Deepspec
+from tests.e2e.conftest import Deepspec, Undisturbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -56,6 +56,11 @@ IN_PREPARE = {
 """Two that a stage finds; tests/prepare and tests/formats have the others."""
 
 
+def code_of(ended: SystemExit) -> int:
+    assert isinstance(ended.code, int)
+    return ended.code
+
+
 def check(done: subprocess.CompletedProcess[str], message: str, root: Path) -> None:
     """Hold a failed command to the promise."""
     text = " ".join(done.stderr.split())
@@ -77,7 +82,7 @@ def test_what_can_be_seen_before_anything_starts(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
-    check(subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err), message, tmp_path / "store")
+    check(subprocess.CompletedProcess([], code_of(ended.value), printed.out, printed.err), message, tmp_path / "store")
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(
@@ -89,7 +94,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
-    done = subprocess.CompletedProcess([], ended.value.code, printed.out, printed.err)
+    done = subprocess.CompletedProcess([], code_of(ended.value), printed.out, printed.err)
     check(done, r"the data folder .*file/data cannot be written: .*; set DEEPSPEC_DATA_DIR", tmp_path / "store")
 
 
@@ -102,10 +107,8 @@ def test_rows_that_cannot_be_used_are_named_by_file_and_line(tmp_path: Path, api
     check(done, message, tmp_path / "store")
 
 
-def test_an_engine_that_is_not_there_is_named(
-    undisturbed: tuple[Deepspec, str], api: str, data: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(undisturbed[0].root / "prompts", tmp_path / "store" / "prompts")
+def test_an_engine_that_is_not_there_is_named(undisturbed: Undisturbed, api: str, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed[0].folder / "prompts", tmp_path / "store" / "prompts")
     url = f"http://127.0.0.1:{free_port()}/v1"
     deepspec = Deepspec(data=data, root=tmp_path / "store", api=api)
     done = deepspec.run("regenerate", "--endpoint", url, "--model", "target")
@@ -116,7 +119,7 @@ def test_an_engine_that_is_not_there_is_named(
 
 
 def test_a_target_without_a_chat_template_says_what_to_do(
-    api: str, data: Path, tmp_path: Path, undisturbed: tuple[Deepspec, str]
+    api: str, data: Path, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     folder = tmp_path / "plain"
     source = next(path for path in (data / "models").iterdir() if path.is_dir())

@@ -176,7 +176,7 @@ def test_two_hundred_shard_tasks_do_not_lock_the_database(
 
     @flow(name="many-shards")
     def many() -> None:
-        shards.make_shards(STAGES["train"], TrainSpec(), {}, site)
+        shards.make_shards("train", TrainSpec(), {}, site)
 
     with temporary_settings({PREFECT_API_URL: api}):
         many()

@@ -18,7 +18,7 @@ from deepspec.lines.rows import read_rows, write_rows
 from deepspec.publish import Out
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.stages import STAGES
-from tests.e2e.conftest import Deepspec, kill_when, none_left
+from tests.e2e.conftest import Deepspec, Undisturbed, kill_when, none_left
 from tests.given.engines.answering import Simulated, serve
 from tests.given.server.session import query
 
@@ -32,7 +32,7 @@ def answers_of(deepspec: Deepspec) -> dict[str, str]:
     for name, entry in manifest.files.items():
         if not name.endswith(".jsonl.zst"):
             continue
-        for _, row in read_rows(deepspec.root / f"{manifest.kind}/{manifest.address}/{entry.key}"):
+        for _, row in read_rows(deepspec.folder / f"{manifest.kind}/{manifest.address}/{entry.key}"):
             assert row["id"] not in found
             found[row["id"]] = json.dumps(row["messages"], sort_keys=True)
     return found
@@ -41,11 +41,11 @@ def answers_of(deepspec: Deepspec) -> dict[str, str]:
 def copied(deepspec: Deepspec, folder: Path, *kinds: str) -> Deepspec:
     """Return a command line with a store that holds copies of some kinds."""
     for kind in kinds:
-        shutil.copytree(deepspec.root / kind, folder / "store" / kind)
+        shutil.copytree(deepspec.folder / kind, folder / "store" / kind)
     return replace(deepspec, root=folder / "store")
 
 
-def test_a_run_publishes_every_stage(undisturbed: tuple[Deepspec, str]) -> None:
+def test_a_run_publishes_every_stage(undisturbed: Undisturbed) -> None:
     deepspec, printed = undisturbed
     for stage in STAGES.values():
         assert deepspec.manifest(stage.kind).files
@@ -59,14 +59,14 @@ def test_a_run_publishes_every_stage(undisturbed: tuple[Deepspec, str]) -> None:
     assert none_left(deepspec) == []
 
 
-def test_the_server_shows_tasks_and_artifacts(undisturbed: tuple[Deepspec, str], api: str) -> None:
+def test_the_server_shows_tasks_and_artifacts(undisturbed: Undisturbed, api: str) -> None:
     tasks = query(api, "task_runs", {"limit": 200})
     assert set(STAGES) <= {str(task["name"]) for task in tasks if task["state_name"] == "Completed"}
     artifacts = query(api, "artifacts", {"limit": 200})
     assert {"progress", "table", "image", "markdown"} <= {str(artifact["type"]) for artifact in artifacts}
 
 
-def test_typed_again_every_stage_is_cached(undisturbed: tuple[Deepspec, str], api: str) -> None:
+def test_typed_again_every_stage_is_cached(undisturbed: Undisturbed, api: str) -> None:
     deepspec, _ = undisturbed
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
     done = deepspec.run("run")
@@ -76,7 +76,7 @@ def test_typed_again_every_stage_is_cached(undisturbed: tuple[Deepspec, str], ap
 
 
 def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(
-    undisturbed: tuple[Deepspec, str], tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers", "target_cache", "draft")
     asked = deepspec.manifest("draft").address
@@ -92,14 +92,14 @@ def test_a_sweep_trains_what_is_not_published_and_tells_the_best_in_json(
 
 
 def test_a_deleted_draft_is_made_again_and_nothing_else_though_the_run_is_killed_meanwhile(
-    undisturbed: tuple[Deepspec, str], api: str, tmp_path: Path
+    undisturbed: Undisturbed, api: str, tmp_path: Path
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, *(stage.kind for stage in STAGES.values()))
-    shutil.rmtree(deepspec.root / "draft")
+    shutil.rmtree(deepspec.folder / "draft")
     process = deepspec.start("run")
     kill_when(process, lambda: any((deepspec.data / "scratch" / "draft").rglob("*latest*")))
     assert none_left(deepspec) == []
-    assert not list((deepspec.root / "draft").glob("*/manifest.json"))
+    assert not list((deepspec.folder / "draft").glob("*/manifest.json"))
     before = {task["id"] for task in query(api, "task_runs", {"limit": 200})}
     done = deepspec.run("run")
     assert done.returncode == 0, done.stderr
@@ -126,7 +126,7 @@ def with_another_answer(deepspec: Deepspec, source: Deepspec, scratch: Path) -> 
 
 @pytest.mark.soak
 def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(
-    undisturbed: tuple[Deepspec, str], tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "target_cache", "draft")
     old = {kind: deepspec.manifest(kind) for kind in ("target_cache", "draft")}
@@ -142,12 +142,10 @@ def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(
 
 
 @pytest.mark.soak
-def test_killed_while_regenerating_every_committed_answer_survives(
-    undisturbed: tuple[Deepspec, str], tmp_path: Path
-) -> None:
+def test_killed_while_regenerating_every_committed_answer_survives(undisturbed: Undisturbed, tmp_path: Path) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     process = deepspec.start("regenerate")
-    marks = deepspec.root / "answers"
+    marks = deepspec.folder / "answers"
     kill_when(process, lambda: len(list(marks.glob("*/parts/*/*.json"))) >= 2)
     assert none_left(deepspec) == []
     kept = {
@@ -164,14 +162,12 @@ def test_killed_while_regenerating_every_committed_answer_survives(
 
 
 @pytest.mark.soak
-def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(
-    undisturbed: tuple[Deepspec, str], tmp_path: Path
-) -> None:
+def test_a_cache_killed_and_resumed_equals_that_of_an_undisturbed_run(undisturbed: Undisturbed, tmp_path: Path) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts", "answers")
     process = deepspec.start("cache")
-    kill_when(process, lambda: any((deepspec.root / "target_cache").glob("*/parts/*/*.json")))
+    kill_when(process, lambda: any((deepspec.folder / "target_cache").glob("*/parts/*/*.json")))
     assert none_left(deepspec) == []
-    assert not list((deepspec.root / "target_cache").glob("*/manifest.json"))
+    assert not list((deepspec.folder / "target_cache").glob("*/manifest.json"))
     done = deepspec.run("cache")
     assert done.returncode == 0, done.stderr
     assert deepspec.checksums("target_cache") == undisturbed[0].checksums("target_cache")
@@ -190,7 +186,7 @@ def leaks(texts: Iterable[str], folders: Iterable[Path]) -> list[str]:
 
 
 def test_a_key_is_used_and_leaves_no_trace_in_store_scratch_logs_or_server(
-    undisturbed: tuple[Deepspec, str], api: str, tmp_path: Path
+    undisturbed: Undisturbed, api: str, tmp_path: Path
 ) -> None:
     deepspec = copied(undisturbed[0], tmp_path, "prompts")
     given = {**deepspec.environment(), "GIVEN": KEY}

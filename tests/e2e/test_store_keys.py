@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret
@@ -30,7 +31,7 @@ BLOCKS = {"AWS_ACCESS_KEY_ID": "s3-id", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
 def save(api: str, values: Mapping[str, str]) -> None:
     with temporary_settings({PREFECT_API_URL: api}):
         for variable, block in BLOCKS.items():
-            Secret(value=values[variable]).save(block, overwrite=True)  # type: ignore[call-overload]
+            Secret(value=values[variable]).save(block, overwrite=True)
 
 
 @pytest.mark.slow
@@ -44,7 +45,7 @@ def test_a_pool_tells_names_and_only_a_run_has_the_values(api: str, environment:
         template = client.read_work_pool(place.pool).base_job_template
         assert "{{ prefect.blocks.secret.s3-secret }}" in json.dumps(template)
         assert "value of" not in json.dumps(template)
-        run = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, {"env": {"OTHER": "stays"}}))
+        run: Any = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, {"env": {"OTHER": "stays"}}))
         assert {name: run.env[name] for name in (*BLOCKS, "OTHER")} == {**values, "OTHER": "stays"}
         with pytest.raises(SpecError, match="no Secret block 'nowhere' on this Prefect server"):
             make_pool(client, place, {"AWS_SECRET_ACCESS_KEY": "nowhere"})

@@ -28,23 +28,23 @@ class MixedDevicesError(RuntimeError):
 class Elsewhere(Tensor):
     """A tensor that lies elsewhere."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> "Elsewhere":
+    def __new__(cls: type["Elsewhere"], inner: Tensor) -> "Elsewhere":
         with torch.inference_mode(False):  # a view of an ordinary tensor is ordinary in inference mode, too
             made = Tensor._make_wrapper_subclass(
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
                 device=DEVICE, requires_grad=inner.requires_grad,
             )  # fmt: skip
-        made.inner = inner
+        made.held = inner
         return made
 
-    def __repr__(self) -> str:  # the C++ one asks the storage
-        return f"Elsewhere({self.inner})"
+    def __repr__(self) -> str:  # type: ignore[override]  # the C++ one asks the storage
+        return f"Elsewhere({self.held})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = dict(kwargs or {})
         wanted = kwargs.get("device")
         if wanted is not None:
@@ -83,7 +83,7 @@ _KERNELS.impl("_copy_from", _copy_from, "PrivateUse1")
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, Elsewhere) else value
+    return value.held if isinstance(value, Elsewhere) else value
 
 
 def _wrapped(value: Any) -> Any:
@@ -114,7 +114,7 @@ class _There(TorchFunctionMode):
         first = args[0] if args else None
         if isinstance(first, Elsewhere) and name in self.READS:
             self.reads.append(name)
-            return func(first.inner.detach() if name in ("tolist", "numpy") else first.inner, *args[1:], **kwargs)
+            return func(first.held.detach() if name in ("tolist", "numpy") else first.held, *args[1:], **kwargs)
         if name == "__setitem__" and isinstance(first, Elsewhere):
             return self._set(first, args[1], args[2])
         if name == "to" and isinstance(first, Tensor):
@@ -128,7 +128,7 @@ class _There(TorchFunctionMode):
         """Assign to part of a tensor; torch makes a tensor of a plain number in C++, past every hook."""
         if isinstance(value, Tensor) and not isinstance(value, Elsewhere) and value.dim() > 0:
             raise MixedDevicesError(f"part of a tensor of {DEVICE} is set to one of the CPU, {value.shape}")
-        tensor.inner[tree_map(_inner, index)] = _inner(value)
+        tensor.held[tree_map(_inner, index)] = _inner(value)
 
     def _to(self, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **{k: v for k, v in kwargs.items() if k != "copy"})
@@ -140,7 +140,7 @@ class _There(TorchFunctionMode):
             return Elsewhere(inner.requires_grad_(tensor.requires_grad and inner.is_floating_point()))
         if isinstance(tensor, Elsewhere) and not _is_there(goes):
             self.reads.append("to")
-            return tensor.inner.to(dtype or tensor.dtype)
+            return tensor.held.to(dtype or tensor.dtype)
         return tensor if dtype in (None, tensor.dtype) else torch.ops.aten._to_copy(tensor, dtype=dtype)
 
 

@@ -23,7 +23,7 @@ from deepspec.parity.check import check_parity
 from deepspec.proposers.propose import NoProposer
 from deepspec.publish import Out
 from deepspec.rounds.decoded import Decoded, Prompt, Settings
-from deepspec.target.load import Target
+from deepspec.target.load import Target, load_target
 from deepspec.target.proof import prove
 from tests.elsewhere.device import DEVICE, there
 from tests.given.drafts import pairs
@@ -157,9 +157,8 @@ def test_an_evaluation_scores_the_same_elsewhere(
     )  # fmt: skip
     here, elsewhere = made(case, "scores"), made(case, "moved")
     evaluate(spec, {"draft": case.draft}, here, case.placement, Heard())
-    load = loading.load_target
     if device == "spread":
-        monkeypatch.setattr(loading, "load_target", lambda folder, dtype, _: spread(load(folder, dtype), DEVICE))
+        monkeypatch.setattr(loading, "load_target", lambda folder, dtype, _: spread(load_target(folder, dtype), DEVICE))
     with there():
         placement = case.placement.model_copy(update={"device": device})
         evaluate(spec, {"draft": case.draft}, elsewhere, placement, Heard())

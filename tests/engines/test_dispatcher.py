@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 
@@ -17,6 +18,7 @@ DAY = 86400.0
 
 Rule = Callable[[int], AskError | None]
 """Of the number of a question: how it fails, if it does."""
+T = TypeVar("T")
 
 
 class Fake:
@@ -41,6 +43,10 @@ class Fake:
         return Answer(content="", finish_reason="stop", completion_tokens=1, endpoint=self.label)
 
 
+Asking = Dispatcher[Fake, Question, Answer]
+Check = Callable[[Fake], Awaitable[None]]
+
+
 def question(number: int) -> Question:
     return Question(messages=[], tools=[], seed=number, thinking=False)
 
@@ -57,30 +63,31 @@ def broken(number: int) -> AskError:
     return AskError("broken", "engine")
 
 
-def run(body, *engines, check=well):
+def run(body: Callable[[Asking], Awaitable[T]], *engines: Fake, check: Check = well) -> tuple[Asking, T]:
     """Run `body(dispatcher)`; return the dispatcher and what it returns."""
 
-    async def main():
-        dispatcher = Dispatcher(engines, lambda engine, asked: engine.ask(asked), check)
+    async def main() -> tuple[Asking, T]:
+        dispatcher: Asking = Dispatcher(engines, lambda engine, asked: engine.ask(asked), check)
         try:
             return dispatcher, await body(dispatcher)
         finally:
             await dispatcher.close()
 
-    return run_virtually(main())
+    found: tuple[Asking, T] = run_virtually(main())
+    return found
 
 
-def ask(count, *engines, check=well):
-    async def body(dispatcher):
+def ask(count: int, *engines: Fake, check: Check = well) -> tuple[Asking, list[Answer]]:
+    async def body(dispatcher: Asking) -> list[Answer]:
         return await asyncio.gather(*(dispatcher.ask(question(n)) for n in range(count)))
 
     return run(body, *engines, check=check)
 
 
-def watched(seconds, *engines, check=well, count=1):
+def watched(seconds: float, *engines: Fake, check: Check = well, count: int = 1) -> tuple[float, float, list[bool]]:
     """Ask for so many seconds; return the dispatcher's idle and paused seconds at their end, and the questions."""
 
-    async def body(dispatcher):
+    async def body(dispatcher: Asking) -> tuple[float, float, list[bool]]:
         asked = [asyncio.create_task(dispatcher.ask(question(n))) for n in range(count)]
         await asyncio.sleep(seconds)
         told = dispatcher.seconds_idle, dispatcher.seconds_paused, [task.done() for task in asked]
@@ -99,7 +106,7 @@ def test_questions_go_where_the_load_is_least() -> None:
 
 
 def test_a_failed_question_is_asked_of_another_endpoint_next() -> None:
-    def fails_first(number):
+    def fails_first(number: int) -> AskError | None:
         return AskError("broken", "engine") if number < FAILURES_TO_TRIP - 1 else None
 
     sick, busy = Fake("sick", fails_first), Fake("busy", seconds=0.01)
@@ -131,9 +138,9 @@ def test_a_question_that_keeps_failing_is_given_up_after_so_many_attempts() -> N
 
 
 def test_a_tripped_endpoint_is_asked_again_only_after_the_check() -> None:
-    checks = []
+    checks = list[int]()
 
-    async def finds_it_well_the_third_time(engine):
+    async def finds_it_well_the_third_time(engine: Fake) -> None:
         checks.append(len(engine.asked))
         if len(checks) == 1:
             raise AskError("still down", "engine")
@@ -158,12 +165,12 @@ def test_a_few_questions_that_cannot_be_answered_do_not_keep_the_others_waiting(
     """Ten poison prompts come first, an endpoint that answers each of the others at once: no matter of minutes."""
 
     class Picky(Fake):
-        async def ask(self, question):
+        async def ask(self, question: Question) -> Answer:
             if question.seed < 10:
                 raise AskError("no answer", "odd", reason="odd_answer")
             return await super().ask(question)
 
-    async def body(dispatcher):
+    async def body(dispatcher: Asking) -> tuple[float, list[Answer | BaseException]]:
         asked = [dispatcher.ask(question(n)) for n in range(10)]
         failed = await asyncio.gather(*asked, return_exceptions=True)
         return now(), failed
@@ -178,12 +185,12 @@ def test_one_real_answer_sets_the_idle_time_back() -> None:
     longest = 0.0
 
     class Lazy(Fake):
-        async def ask(self, question):
+        async def ask(self, question: Question) -> Answer:
             if now() < 600 * (len(self.asked) + 1):
                 raise AskError("broken", "engine")
             return await super().ask(question)
 
-    async def body(dispatcher):
+    async def body(dispatcher: Asking) -> int:
         nonlocal longest
         lazy = dispatcher.lanes[0].engine
         while now() < 3600:
@@ -217,10 +224,10 @@ def test_nothing_asked_of_an_endpoint_that_is_up_is_no_idle_time() -> None:
 def test_while_all_endpoints_are_paused_no_attempt_is_used_up() -> None:
     """Refused for ten days, the checks too, and far more often than a question may fail."""
 
-    def quota(number):
+    def quota(number: int) -> AskError | None:
         return AskError("quota", "busy", retry_after=3600.0) if now() < 10 * DAY else None
 
-    async def check(engine):
+    async def check(engine: Fake) -> None:
         if error := quota(0):
             raise error
 
@@ -234,13 +241,13 @@ def test_a_question_that_is_refused_while_others_are_answered_is_given_up() -> N
     """As one that is larger than the service's quota of a minute allows at all."""
 
     class Picky(Fake):
-        async def ask(self, question):
+        async def ask(self, question: Question) -> Answer:
             if question.seed == 0:
                 raise AskError("too large", "busy", retry_after=1.0)
             return await super().ask(question)
 
-    async def body(dispatcher):
-        async def others():
+    async def body(dispatcher: Asking) -> tuple[Answer | BaseException, BaseException | None]:
+        async def others() -> None:
             for number in range(1, 200):
                 await dispatcher.ask(question(number))
 
@@ -269,12 +276,12 @@ def test_an_endpoint_that_still_works_is_waited_for_though_the_others_are_paused
 
 
 def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause() -> None:
-    probed = []
+    probed = list[float]()
 
-    async def check(engine):
+    async def check(engine: Fake) -> None:
         probed.append(now())
 
-    async def body(dispatcher):
+    async def body(dispatcher: Asking) -> Answer:
         dispatcher.distrust(dispatcher.lanes[0].engine, AskError("quota", "busy", retry_after=DAY))
         return await dispatcher.ask(question(0))
 
@@ -283,9 +290,9 @@ def test_an_endpoint_that_was_paused_at_the_start_is_probed_after_its_pause() ->
 
 
 def test_a_check_that_is_refused_for_a_time_is_made_again_after_it() -> None:
-    checks = []
+    checks = list[float]()
 
-    async def check(engine):
+    async def check(engine: Fake) -> None:
         checks.append(now())
         if len(checks) == 1:
             raise AskError("quota", "busy", retry_after=DAY)

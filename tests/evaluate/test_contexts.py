@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from deepspec.evaluate.filled import INTRO, OUTRO, filled, kind_of
+from deepspec.evaluate.filled import INTRO, OUTRO, MaterialKind, filled, kind_of
 from deepspec.evaluate.spec import EvaluateOptions
 from deepspec.formats.questions import BenchmarkQuestion
 from tests.evaluate.test_run import evaluate
@@ -22,7 +22,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def behind(length: int, kind: str = "texts", seed: int = 0) -> Any:
+def behind(length: int, kind: MaterialKind = "texts", seed: int = 0) -> Any:
     return filled(ASKED, kind, TEXTS, length, words, seed)
 
 

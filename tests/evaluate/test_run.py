@@ -9,7 +9,7 @@ import pytest
 from deepspec.errors import SourceError, TargetError
 from deepspec.evaluate.questions import ask
 from deepspec.evaluate.run import run
-from deepspec.evaluate.shards import Shard, alike
+from deepspec.evaluate.shards import Shard, ShardRole, alike
 from deepspec.evaluate.spec import EvaluateOptions, EvaluateSpec
 from deepspec.formats.questions import BenchmarkQuestion
 from deepspec.formats.scores import SCORES, Scores, read_scores
@@ -85,7 +85,7 @@ def test_small_benchmarks_are_decoded_as_one_and_scored_as_one_by_one(
     assert asked == [3, 2, 3, 2, 2]
 
 
-def shard(role: str, temperature: float, count: int) -> Shard:
+def shard(role: ShardRole, temperature: float, count: int) -> Shard:
     question = BenchmarkQuestion(question_id="q", turns=("?",))
     return Shard(role=role, name=role, temperature=temperature, questions=(question,) * count)
 

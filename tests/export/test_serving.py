@@ -30,13 +30,17 @@ from deepspec.errors import TargetError
 from deepspec.export.run import FORMS, read_source
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
+from deepspec.models.block import Block
+from deepspec.models.convolution import ConvolvedBlock
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.target.source import TargetSource, parts
 from infra.engines.managed import free_port
+from tests.given.drafts.kinds import block_draft, step_draft
+from tests.given.some import some
 
 pytestmark = pytest.mark.slow
 
-SMOLLM2 = {
+SMOLLM2: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "hidden_act": "silu",
     "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "num_hidden_layers": 30, "rms_norm_eps": 1e-5,
     "max_position_embeddings": 8192, "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
@@ -104,7 +108,8 @@ def tokenized(url: str) -> list[int]:
     """Return the tokens that the engine reads for the question."""
     body = {"messages": [{"role": "user", "content": QUESTION}]}
     prompt = _post(f"{url}/apply-template", body)["prompt"]
-    return _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
+    tokens: list[int] = _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
+    return tokens
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
@@ -121,11 +126,11 @@ def dspark_bigrams(after: dict[int, int]) -> BlockDraft:
     assert isinstance(model, BlockDraft)
     assert len(after) <= RANK
     model.norm.weight.zero_()
-    for weight in (model.markov_head.markov_w1.weight, model.markov_head.markov_w2.weight):
+    for weight in (some(model.markov_head).markov_w1.weight, some(model.markov_head).markov_w2.weight):
         weight.zero_()
     for row, (token, follower) in enumerate(after.items()):
-        model.markov_head.markov_w1.weight[token, row] = 1
-        model.markov_head.markov_w2.weight[follower, row] = 10
+        some(model.markov_head).markov_w1.weight[token, row] = 1
+        some(model.markov_head).markov_w2.weight[follower, row] = 10
     return model
 
 
@@ -140,13 +145,14 @@ def embedding(target: Path) -> Tensor:
 def told_apart(embedding: Tensor, tokens: list[int]) -> Tensor:
     """Return rows `(N, D)` that give 1 on the normed embedding of their own token and 0 on those of the others."""
     normed = torch.nn.functional.rms_norm(embedding[tokens], (embedding.shape[1],), eps=1e-5)
-    return torch.linalg.pinv(normed).T
+    rows: Tensor = torch.linalg.pinv(normed).T
+    return rows
 
 
 @cache
 def saying(embedding: Tensor, token: int) -> Tensor:
     """Return a state `(D,)` at which the head says the token, by far: found once for all drafts of an answer."""
-    state = embedding[token] / embedding[token].norm()
+    state: Tensor = embedding[token] / embedding[token].norm()
     for _ in range(200):
         scores = embedding @ state
         scores[token] -= 0.5 * scores[token].abs()
@@ -154,7 +160,8 @@ def saying(embedding: Tensor, token: int) -> Tensor:
         if rival == token:
             break
         state = state + 0.1 * (embedding[token] - embedding[rival])
-    return state / state.norm()
+    found: Tensor = state / state.norm()
+    return found
 
 
 def blank(recipe: DraftRecipe, layers: tuple[int, ...]) -> BlockDraft | EagleDraft:
@@ -170,8 +177,8 @@ def blank(recipe: DraftRecipe, layers: tuple[int, ...]) -> BlockDraft | EagleDra
 @torch.no_grad()
 def dflash_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     """Return a DFlash draft whose first slot says what follows the anchor; the others know nothing."""
-    model = blank(DraftRecipe(algorithm="dflash", num_layers=1, block_size=SLOTS), (1, 14, 26))
-    layer, known = model.layers[0], [*after, MASK]
+    model = block_draft(blank(DraftRecipe(algorithm="dflash", num_layers=1, block_size=SLOTS), (1, 14, 26)))
+    layer, known = model.blocks()[0], [*after, MASK]
     layer.self_attn.o_proj.weight.zero_()
     for matrix in (layer.mlp.gate_proj, layer.mlp.up_proj):
         matrix.weight.zero_()
@@ -194,7 +201,8 @@ def naming(embedding: Tensor, tokens: list[int]) -> Tensor:
         if scores[worst] > scores[rival] + 0.05:
             break
         state = state + 0.05 * (embedding[worst] - embedding[rival])
-    return state / state.norm()
+    found: Tensor = state / state.norm()
+    return found
 
 
 @torch.no_grad()
@@ -209,8 +217,9 @@ def dflash2_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
     recipe = DraftRecipe(
         algorithm="dflash2", num_layers=1, block_size=SLOTS + 1, selector_rank=RANK, selector_top_k=CANDIDATES
     )
-    model = blank(recipe, (1, 14, 26))
-    layer, selector, known = model.layers[0], model.candidate_selector, [*after, MASK]
+    model = block_draft(blank(recipe, (1, 14, 26)))
+    layer, selector, known = model.blocks()[0], some(model.candidate_selector), [*after, MASK]
+    assert isinstance(layer, ConvolvedBlock)
     assert len(said) <= CANDIDATES
     rows = told_apart(embedding, known)
     layer.self_attn.o_proj.weight.zero_()
@@ -248,12 +257,14 @@ def dflash2_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
 def eagle_bigrams(embedding: Tensor, after: dict[int, int], seen: list[int]) -> EagleDraft:
     """Return an Eagle3 draft that says what follows each token, one after another."""
     recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
-    model = blank(recipe, (1, 14, 26))
-    attention, size = model.layers[0].self_attn, embedding.shape[1]
+    model = step_draft(blank(recipe, (1, 14, 26)))
+    block, size = model.layers[0], embedding.shape[1]
+    assert isinstance(block, Block)
+    attention = block.self_attn
     known = [*after, *sorted(set(seen) - after.keys())]
     rows = told_apart(embedding, known)
     model.fc.weight.zero_()
-    model.layers[0].mlp.down_proj.weight.zero_()
+    block.mlp.down_proj.weight.zero_()
     for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
         matrix.weight.zero_()
     attention.q_proj.weight[:, :size] = 12 * rows.sum(0)  # the same for every token: a position sees itself best

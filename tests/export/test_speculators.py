@@ -66,7 +66,7 @@ def test_the_forward_pass_of_speculators_gives_our_logits(
     torch.testing.assert_close(theirs(model, ids, hidden, anchors, monkeypatch), wanted, rtol=1e-4, atol=1e-4)
 
 
-def theirs(model: Any, ids: Tensor, hidden: Tensor, anchors: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def theirs(model: Any, ids: Tensor, hidden: Tensor, anchors: list[int], monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """Return the logits `(N, K, V)` behind anchors that the library's forward pass hands to its loss."""
     seen: list[torch.Tensor] = []
 

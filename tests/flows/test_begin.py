@@ -16,6 +16,7 @@ from deepspec.formats.engine_speed import EngineSpeed, engine_name
 from deepspec.overview.words import held
 from deepspec.store import Store
 from tests.given.published.older import LEFT
+from tests.given.some import some
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_greedy_answers_beside_those_of_a_run_ask_for_nothing(store: Path) -> No
     entries = catalog(Store(store))
     made = {each: next(entry for entry in entries if entry.kind == each) for each in ("answers", "target_cache")}
     later = {"address": "f" * 32, "provenance": {"finished": "2027-01-01T00:00:00+00:00"}}
-    answers, cache = (entry.manifest.model_copy(update=later) for entry in made.values())
+    answers, cache = (some(entry.manifest).model_copy(update=later) for entry in made.values())
     answers = answers.model_copy(update={"spec": {**answers.spec, "held_out": 9}})
     ref = cache.inputs["answers"].model_copy(update={"address": "f" * 32})
     cache = cache.model_copy(update={"inputs": {"answers": ref}})
@@ -90,7 +91,7 @@ def test_an_artifact_made_anew_asks_for_what_follows(store: Path) -> None:
     entries = catalog(Store(store))
     (draft,) = (entry for entry in entries if entry.kind == "draft")
     later = {"address": "f" * 32, "provenance": {"finished": "2027-01-01T00:00:00+00:00"}}
-    newer = replace(draft, address="f" * 32, manifest=draft.manifest.model_copy(update=later))
+    newer = replace(draft, address="f" * 32, manifest=some(draft.manifest).model_copy(update=later))
     assert "is released" in next_step(entries)[0]
     assert next_step([*entries, newer])[:2] == (
         "a draft is trained, but not exported for engines; with the options that it was made with:",
@@ -153,7 +154,7 @@ def test_a_build_that_is_not_known_is_not_named() -> None:
 
 
 def test_one_warning_is_told_of_as_one(store: Path) -> None:
-    (release,) = (entry.manifest for entry in catalog(Store(store)) if entry.kind == "release")
+    (release,) = (some(entry.manifest) for entry in catalog(Store(store)) if entry.kind == "release")
     told = {
         count: held(release.model_copy(update={"counts": {**release.counts, "warnings": ["slow"] * count}}))
         for count in range(3)

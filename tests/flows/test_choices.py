@@ -7,6 +7,7 @@ from prefect import Flow
 
 from deepspec.errors import SpecError, UnknownNameError
 from deepspec.plan import presets
+from deepspec.plan.plan import Plan
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
 from flows.draft import build_draft
 from flows.stages import STAGE_FLOWS
@@ -61,7 +62,12 @@ def test_the_plan_that_a_command_checked_is_the_one_that_its_flow_runs(
 ) -> None:
     """Prefect validates what a flow is given, and hands on the same choices: they have their plan."""
     made, build = [], presets.build_plan
-    monkeypatch.setattr(presets, "build_plan", lambda *told: made.append(told) or build(*told))
+
+    def noted(*told: Any) -> Plan:
+        made.append(told)
+        return build(*told)
+
+    monkeypatch.setattr(presets, "build_plan", noted)
     choices = Choices(target="smollm2-135m", overrides=("train.steps=7",))
     plan = choices.plan
     given = flow.validate_parameters({"choices": choices, "site": choose_site()})

@@ -16,6 +16,7 @@ from deepspec.export.spec import ExportSpec
 from deepspec.publish import Out
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, make_site
+from tests.given.some import some
 
 TEXT = "A text that is longer than two blocks of three tokens."
 
@@ -41,8 +42,10 @@ def test_all_forms_that_are_published_are_compared(site: Site, draft: Artifact) 
     names = ["cached states", "cached last states", "stepwise states", "decoding form"]
     assert [each.name for each in found.comparisons] == [*names, "exported form deepspec", "exported form vllm"]
     assert found.passed, found.rows()
-    stored = forms.cached.stored
-    shifted = replace(forms, cached=replace(forms.cached, stored=replace(stored, hidden=stored.hidden.roll(1, 0))))
+    cached = some(forms.cached)
+    shifted = replace(
+        forms, cached=replace(cached, stored=replace(cached.stored, hidden=cached.stored.hidden.roll(1, 0)))
+    )
     assert [each.name for each in shifted.check(None).comparisons if not each.passed] == ["cached states"]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -32,6 +33,7 @@ from infra.site import Site
 from infra.terminal import bars, say, show_table
 from tests.given.published.numbers import entrant, interval, loaded
 from tests.given.published.older import LEFT
+from tests.given.some import some
 
 RECORDS = Path(__file__).with_name("screens")
 STORE = Path("store")
@@ -78,18 +80,23 @@ def finished_run() -> None:
     entries = {entry.kind: entry.manifest for entry in catalog(store)}
     steps = [
         SimpleNamespace(
-            stage=name, state="Completed", seconds=12.34, processor=23.45, ref=reference(store, entries[stage.kind])
+            stage=name,
+            state="Completed",
+            seconds=12.34,
+            processor=23.45,
+            ref=reference(store, some(entries[stage.kind])),
         )
         for name, stage in STAGES.items()
     ]
-    show.summary(SimpleNamespace(steps=steps), Site(root=str(STORE)), 98.7)
+    built: Any = SimpleNamespace(steps=steps)
+    show.summary(built, Site(root=str(STORE)), 98.7)
 
 
 def planned(*machines: str) -> None:
     """Show what a plan shows, in a store without a limit."""
     parts = [presets.target("qwen3-4b"), presets.load("datasets", "open-perfectblend")]
     plans = {name: presets.build_plan(parts, [f"limits.hardware={name}"]) for name in machines}
-    costs = {name: plan_estimate(plan) for name, plan in plans.items()}
+    costs = {name: some(plan_estimate(plan)) for name, plan in plans.items()}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Store, "free_bytes", lambda store: None)
         show._show_plan(plans[machines[0]], costs, Store(STORE), ("1,300,000 samples",))

@@ -25,13 +25,14 @@ SCORES = {
 
 def shown(folder: Path, **scores: Any) -> dict[str, str]:
     """Return the headline of a run whose scores tell these counts."""
-    store, steps = Store(folder / "store"), []
+    store, steps = Store(folder / "store"), list[Any]()
     counts = {"evaluate": {**SCORES, **scores}, "benchmark": {"speedup": {}, "break_even": {}, "engine": None}}
     for number, (stage, told) in enumerate(counts.items()):
         out = Out(store, stage, str(number) * 32, {}, folder / "scratch")
         out.file("a").write_text("a")
         steps.append(SimpleNamespace(stage=stage, ref=out.publish(Spec(), 1, told)))
-    return {row["what"]: row["value"] for row in headline(store, SimpleNamespace(steps=steps))}
+    built: Any = SimpleNamespace(steps=steps)
+    return {str(row["what"]): str(row["value"]) for row in headline(store, built)}
 
 
 def test_what_is_left_out_of_the_scores_is_told_beside_them(tmp_path: Path) -> None:

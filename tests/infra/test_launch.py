@@ -237,7 +237,7 @@ def test_a_job_whose_parent_was_killed_can_still_tell_events(tmp_path: Path) -> 
     time.sleep(300)
     """
     parent_path = script(tmp_path, "parent.py", PARENT.replace("0.5", "20"))
-    command = [sys.executable, parent_path, tmp_path, *python(tmp_path, tell, str(tmp_path))]
+    command = [sys.executable, str(parent_path), str(tmp_path), *python(tmp_path, tell, str(tmp_path))]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     pids(tmp_path)
     parent.kill()
@@ -309,7 +309,7 @@ def test_a_job_that_says_how_long_it_saves_is_given_that_beyond_its_grace_period
     EventReport().log("up")
     time.sleep(300)
     """
-    reason, heard = KeyError("too expensive"), []
+    reason, heard = KeyError("too expensive"), list[str]()
     with pytest.raises(KeyError, match="too expensive"):
         run_guarded(
             python(tmp_path, save, str(tmp_path)),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -116,7 +117,13 @@ def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(store: Store, monke
 def test_who_holds_it_shows_life_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     beats, beat = Event(), Lease.beat
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(Lease, "beat", lambda self: (beat(self), beats.set())[0])
+
+    def noted(lease: Lease) -> Any:
+        found = beat(lease)
+        beats.set()
+        return found
+
+    monkeypatch.setattr(Lease, "beat", noted)
     with leased(store, KEY, lambda _: None):
         assert beats.wait(60)
         assert json.loads(store.read_bytes(KEY))["beats"] > 0

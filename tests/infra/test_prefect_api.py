@@ -17,6 +17,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deepspec.errors import SpecError
+from infra.engines.managed import free_port
 from infra.server import up as prefect_up
 from infra.server.api import prefect_api
 
@@ -101,7 +102,7 @@ def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(prefect_up, "start_guarded", started)
     monkeypatch.setattr(prefect_up, "_wait", lambda child, url: seen.append(is_free()))
-    with prefect_up.server(prefect_up.free_port(), tmp_path):
+    with prefect_up.server(free_port(), tmp_path):
         assert seen == [False, False]
         assert is_free()
 
@@ -117,5 +118,5 @@ def test_what_needs_no_server_is_done_while_one_starts(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(prefect_up, "start_guarded", started)
     monkeypatch.setattr(prefect_up, "_wait", lambda child, url: seen.append("healthy"))
-    with prefect_up.server(prefect_up.free_port(), tmp_path, lambda: seen.append("meanwhile")):
+    with prefect_up.server(free_port(), tmp_path, lambda: seen.append("meanwhile")):
         assert seen == ["started", "meanwhile", "healthy"]

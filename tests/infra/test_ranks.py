@@ -3,11 +3,13 @@
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig
 
 from deepspec.errors import EXIT_CANCELLED, ChildError
 from deepspec.placement import Placement
@@ -17,6 +19,7 @@ from infra.children.ranks import ended, first_failure
 from infra.children.stage import run_job
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, site  # noqa: F401 - a fixture
+from tests.given.some import some
 from tests.infra.test_launch import wait_for
 
 SPEC = SMALL.but(steps=4000, validate_every=4000)
@@ -53,7 +56,7 @@ def test_the_error_is_that_of_the_rank_that_failed(site: Site, tmp_path: Path) -
     thread = Thread(target=run)
     thread.start()
     wait_for(lambda: heard.steps, seconds=120)
-    os.kill(rank_pid(1, tmp_path / "job"), signal.SIGKILL)
+    os.kill(some(rank_pid(1, tmp_path / "job")), signal.SIGKILL)
     thread.join()
     assert failed[0].exit_code == 137
     assert failed[0].retryable
@@ -100,9 +103,9 @@ def test_how_a_rank_ended_is_told_in_one_line() -> None:
 def test_the_launcher_gives_ranks_that_were_asked_to_stop_no_deadline_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = []
+    configs = list[LaunchConfig]()
 
-    def launch(config, _entrypoint):
+    def launch(config: LaunchConfig, _entrypoint: object) -> Callable[..., None]:
         configs.append(config)
         return lambda *_: None
 
@@ -111,4 +114,4 @@ def test_the_launcher_gives_ranks_that_were_asked_to_stop_no_deadline_of_its_own
     job = Job(stage="train", spec={}, inputs={}, root=str(tmp_path), placement=Placement(processes=2))
     (tmp_path / "job.json").write_text(job.model_dump_json())
     assert ranks.run(tmp_path / "job.json", tmp_path) == 0
-    assert configs[0].shutdown_timeout >= 3600
+    assert some(configs[0].shutdown_timeout) >= 3600

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -98,7 +99,7 @@ def test_the_connector_is_alone_on_the_path_and_imports_nothing_of_ours() -> Non
     assert roots == {"torch", "vllm", "safetensors", "huggingface_hub"}
 
 
-def connector_function(name: str) -> object:
+def connector_function(name: str) -> Any:
     """Return a function of the connector without importing vLLM."""
     tree = ast.parse((CONNECTOR / "deepspec_states.py").read_text())
     wanted = {"digest_of", "checksum", "BLOCKS"}
@@ -134,9 +135,18 @@ def test_engine_and_run_make_one_checksum_of_a_file() -> None:
     )
 
 
+class Telling(HTTPServer):
+    """Tells a version and models."""
+
+    def __init__(self, version: str, models: object) -> None:
+        super().__init__(("127.0.0.1", 0), Says)
+        self.told = {"/version": {"version": version}, "/v1/models": models}
+
+
 class Says(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        told = {"/version": {"version": self.server.version}, "/v1/models": self.server.models}.get(self.path)
+        assert isinstance(self.server, Telling)
+        told = self.server.told.get(self.path)
         self.send_response(404 if told is None else 200)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
@@ -150,8 +160,7 @@ def endpoint() -> Iterator[Callable[..., str]]:
     servers = []
 
     def serve(version: str, models: object = None) -> str:
-        http = HTTPServer(("127.0.0.1", 0), Says)
-        http.version, http.models = version, models
+        http = Telling(version, models)
         threading.Thread(target=http.serve_forever, daemon=True).start()
         servers.append(http)
         return f"http://127.0.0.1:{http.server_port}/v1"

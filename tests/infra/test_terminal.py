@@ -1,7 +1,7 @@
 """What is printed is what was meant: no text is read as markup, emoji code or control sequence, on any way out."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -24,7 +24,7 @@ CHECKED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_
 
 
 @pytest.fixture(params=[False, True], ids=["file", "screen"])
-def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Give what was printed since it was last asked for, on a wide screen or into a file."""
     out = io.StringIO()
     for name in ("_out", "_errors"):

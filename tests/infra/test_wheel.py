@@ -181,7 +181,7 @@ def test_a_clean_environment_with_the_pins_lives_a_whole_life(wheel: Path, tmp_p
     venv, folder = tmp_path / "venv", tmp_path / "empty"
     folder.mkdir()
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [f"{venv}/bin/pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--constraint", ROOT / "requirements.lock", f"{wheel}[engine,s3]"], check=True)
     subprocess.run([*pip, "--no-deps", "--requirement", ROOT / "requirements-demo.lock"], check=True)
     whole_life(commands(venv / "bin" / "python", folder), folder)

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from infra.processes.guard import EVENT
 from infra.processes.launch import run_guarded
 from infra.site import Site
 from tests.given.heard import Heard
+from tests.given.some import some
 
 
 def site_of(tmp_path: Path, locations: dict[str, str]) -> Site:
@@ -76,7 +78,7 @@ def test_of_two_runs_the_second_waits_and_finds_what_the_first_published(
             super().log(message)
             waiting.set()
 
-    def first_job(job: Job, *rest, **options) -> Events:
+    def first_job(job: Job, *rest: Any, **options: Any) -> Events:
         jobs.append(job)
         later.start()
         assert waiting.wait(60), "the second did not wait"
@@ -202,7 +204,7 @@ def test_our_own_engines_are_those_that_the_site_names(tmp_path: Path, engines: 
 def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {}
+    told: dict[str, Any] = {}
     monkeypatch.setattr(
         work, "run_guarded", lambda command, **more: told.update(more, job=Path(command[-1]).read_text())
     )
@@ -214,7 +216,7 @@ def test_a_key_goes_to_the_child_in_its_environment_and_nowhere_else(
     assert "sk-4711" not in told["job"]
     monkeypatch.setenv("DEEPSPEC_KEY_OUR_ENGINES", "sk-4711")
     (asked,) = with_keys(placement).endpoints
-    assert asked.api_key.get_secret_value() == "sk-4711"
+    assert some(asked.api_key).get_secret_value() == "sk-4711"
 
 
 def test_lines_that_are_no_events_are_only_log() -> None:

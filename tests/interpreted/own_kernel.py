@@ -21,8 +21,9 @@ CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest norm of the error over the norm of what float64 gives from the same rounded inputs."""
 DTYPES = [torch.float32, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 """The interpreter has no products of bf16."""
+GROUPED = dict(batch=2, heads=4, groups=2, blocks=3, slots=7, size=16)
 SHAPES = [
-    pytest.param(dict(batch=2, heads=4, groups=2, blocks=3, slots=7, size=16), id="two heads a group"),
+    pytest.param(GROUPED, id="two heads a group"),
     pytest.param(dict(batch=1, heads=8, groups=1, blocks=2, slots=5, size=24), id="heads no power of two wide"),
     pytest.param(dict(batch=1, heads=3, groups=3, blocks=2, slots=16, size=32), id="a head a group, 16 slots"),
     pytest.param(dict(batch=1, heads=2, groups=1, blocks=1, slots=1, size=16), id="one slot"),
@@ -68,8 +69,8 @@ def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(
     assert triton_own.own_block is not None
     mask, scale = SimpleNamespace(slots=shape["slots"], causal=causal), 0.3
     inputs, gradients = drawn(shape, dtype)
-    exact = [[each.double() for each in some] for some in (inputs, gradients)]
-    wanted = found(_own_block, *exact, mask, scale)
+    exact, gradient = ([each.double() for each in some] for some in (inputs, gradients))
+    wanted = found(_own_block, exact, gradient, mask, scale)
     ours = found(_own_block_on_card, inputs, gradients, mask, scale)
     for mine, theirs in zip(ours, wanted, strict=True):
         error = torch.linalg.vector_norm(mine.double() - theirs.double()) / torch.linalg.vector_norm(theirs.double())
@@ -77,7 +78,7 @@ def test_it_reads_what_plain_arithmetic_does_and_gives_its_gradients(
 
 
 def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient() -> None:
-    shape = SHAPES[0].values[0]
+    shape = GROUPED
     mask, places = SimpleNamespace(slots=shape["slots"], causal=False), shape["blocks"] * shape["slots"]
     inputs, gradients = drawn(shape, torch.float32, spare=5)
     padded = found(_own_block_on_card, inputs, gradients, mask, 0.3)
@@ -89,7 +90,7 @@ def test_queries_that_are_no_slots_read_nothing_and_have_no_gradient() -> None:
 
 
 def test_compiled_code_takes_it_as_it_is() -> None:
-    shape = SHAPES[0].values[0]
+    shape = GROUPED
     mask = SimpleNamespace(slots=shape["slots"], causal=False)
     inputs, gradients = drawn(shape, torch.float32)
     eager = found(_own_block_on_card, inputs, gradients, mask, 0.3)
@@ -103,6 +104,6 @@ def test_compiled_code_takes_it_as_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_operator_keeps_what_operators_promise(dtype: torch.dtype) -> None:
-    (query, key, value), _ = drawn(SHAPES[0].values[0], dtype)
+    (query, key, value), _ = drawn(GROUPED, dtype)
     arguments = [each.requires_grad_() for each in (query, key, value)]
     torch.library.opcheck(torch.ops.deepspec.own_block.default, (*arguments, 7, False, 0.3))

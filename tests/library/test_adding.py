@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.given.apart import ROOT
+from tests.given.some import some
 
 Edit = tuple[str, str]
 """What stands in a file, and what is written behind it."""
@@ -132,6 +133,6 @@ def test_a_toy_algorithm_and_a_toy_stage_run_from_prompts_to_release(tmp_path: P
     told = done.stdout.splitlines()[-1]
     assert str(tree) in told
     assert '"algorithm": "toy", "forms": ["deepspec", "speculators"]' in told
-    files = int(re.search(r'"files": (\d+)', told)[1])
+    files = int(some(re.search(r'"files": (\d+)', told))[1])
     assert files > 0
     assert f'"count": "{2 * files}"' in told

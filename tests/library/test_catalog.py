@@ -14,6 +14,7 @@ from deepspec.specs import Spec, TargetId
 from deepspec.stages import STAGES, address
 from deepspec.store import Store
 from deepspec.train.spec import TrainSpec
+from tests.given.some import some
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_published_partial_stale_and_incomplete(store: Store, tmp_path: Path) ->
     }  # fmt: skip
     drop_artifact(store, "prompts", "a" * 32)
     publish(store, "prompts", "a", text="other")
-    (store.local_path(store.list("target_cache")[0])).unlink()
+    some(store.local_path(store.list("target_cache")[0])).unlink()
     assert states(store)["answers"] == "stale"
     assert states(store)["target_cache"] == "incomplete"
 

@@ -1,6 +1,7 @@
 """Reports say what was meant: whatever a text holds, neither markdown nor HTML reads markup in it."""
 
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -51,7 +52,7 @@ def test_a_paragraph_is_one_paragraph_of_that_text(text: str) -> None:
 @given(title=TEXTS, cell=TEXTS, head=TEXTS)
 @example(title="x", cell="a | b", head="c | d")
 def test_a_table_has_the_cells_that_it_was_given(title: str, cell: str, head: str) -> None:
-    rows = [{"first": cell, f"x{head}": "y"}, {"first": "z", f"x{head}": 1}]
+    rows: list[dict[str, Any]] = [{"first": cell, f"x{head}": "y"}, {"first": "z", f"x{head}": 1}]
     document = markdown(f"t {title}", [f"w {cell}"], [Section(title=f"s {head}", texts=[cell], rows=rows)])
     cells = [token.type for token in tokens(document) if token.type in ("th_open", "td_open")]
     assert cells == ["th_open"] * 2 + ["td_open"] * 4

@@ -27,12 +27,13 @@ def test_a_root_that_begins_like_a_url_is_refused_by_name(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if WRONG[root] is None:  # one letter is no scheme
+    told = WRONG[root]
+    if told is None:  # one letter is no scheme
         assert Store(root).local
         return
     with pytest.raises(SpecError, match="store '") as caught:
         Store(root)
-    assert WRONG[root] in str(caught.value)
+    assert told in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

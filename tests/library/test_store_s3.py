@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import boto3
 import httpx
@@ -19,6 +20,7 @@ from deepspec.garbage import delete_garbage, find_garbage
 from deepspec.publish import Out, drop_artifact, is_fresh
 from deepspec.specs import Spec
 from deepspec.store import Store
+from deepspec.store.objects import ObjectStorage
 from infra.checkup.store import operations
 from infra.engines.managed import free_port
 
@@ -44,6 +46,11 @@ def endpoint() -> Iterator[str]:
         process.wait()
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
             os.environ.pop(name)
+
+
+def _client(store: Store) -> Any:
+    assert isinstance(store._kept, ObjectStorage)
+    return store._kept.client
 
 
 def _wait(url: str) -> None:
@@ -106,10 +113,10 @@ def test_what_a_server_refuses_for_good_is_told_from_what_may_pass(
     from botocore.exceptions import ClientError
     from s3fs.errors import translate_boto_error
 
-    def refused(*_, **__):
+    def refused(*_: object, **__: object) -> NoReturn:
         raise translate_boto_error(ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject"))
 
-    monkeypatch.setattr(store._kept.client, "pipe_file", refused)
+    monkeypatch.setattr(_client(store), "pipe_file", refused)
     with pytest.raises(StoreError, match="no; .*AWS_" if told is None else told) as raised:
         store.write_bytes("a", b"x")
     assert (type(raised.value) is RefusedError) == (told is not None)
@@ -184,14 +191,14 @@ def test_an_upload_that_ended_unheard_is_an_upload(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool
 ) -> None:
     (tmp_path / "f").write_bytes(b"file")
-    put = store._kept.client.put_file
+    put = _client(store).put_file
 
     def unheard(path: str, uri: str) -> None:
         if arrived:
             put(path, uri)
         raise FileNotFoundError("The specified upload does not exist.")
 
-    monkeypatch.setattr(store._kept.client, "put_file", unheard)
+    monkeypatch.setattr(_client(store), "put_file", unheard)
     if arrived:
         store.put_file(tmp_path / "f", "draft/x/attempt-1/f")
         assert store.read_bytes("draft/x/attempt-1/f") == b"file"

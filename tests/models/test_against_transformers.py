@@ -1,6 +1,5 @@
 """Our one block against the decoder layers of transformers: same weights, same numbers."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from deepspec.attention.attention import KeyValue
 from deepspec.attention.rope import RotaryEmbedding, inverse_frequencies
 from deepspec.families import read
 from deepspec.families.rope import rope
-from deepspec.families.shape import BlockShape
+from deepspec.families.shape import BlockShape, Rope
 from deepspec.models.block import Block
 
 SIZES = {
@@ -31,7 +30,7 @@ FULL_ROPE = {"full_attention": {"rope_type": "proportional", "partial_rotary_fac
              "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
 GEMMA4 = {"head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0,
           "rope_parameters": FULL_ROPE, "final_logit_softcapping": 30.0}  # fmt: skip
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama3": {"model_type": "llama", "rope_parameters": {
         "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -124,7 +123,6 @@ def test_frequencies_equal_those_of_transformers(values: dict[str, Any]) -> None
 
 
 def test_cast_model_keeps_its_angles_in_fp32() -> None:
-    rope_shape = SimpleNamespace(theta=10000.0, kind="default", rotary_share=1.0, attention_factor=1.0)
-    rotary = RotaryEmbedding(rope_shape, 16).to(torch.bfloat16)
+    rotary = RotaryEmbedding(Rope(theta=10000.0), 16).to(torch.bfloat16)
     cos, _ = rotary(torch.tensor([[4001]]), torch.float32)
     assert cos[0, 0, 0, 0].item() == pytest.approx(torch.tensor(4001.0).cos().item(), abs=1e-6)

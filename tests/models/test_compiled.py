@@ -1,9 +1,11 @@
 """What a compiled draft computes otherwise, and that it gives what it gives uncompiled."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from deepspec.attention.split import TILE
@@ -30,7 +32,9 @@ def test_one_product_gives_every_layers_keys_and_values_and_their_gradients(fami
         assert {len(each) for each in made} <= {9, TILE}
         assert not any(each.cut(len(each)).key[:, :, 9:].any() for each in made)
         values = [value for each in made for value in (each.cut(9).key, each.cut(9).value)]
-        total = sum((value * (number + 1)).square().sum() for number, value in enumerate(values))
+        total = sum(
+            ((value * (number + 1)).square().sum() for number, value in enumerate(values)), torch.zeros(()).double()
+        )
         found.append([*values, *torch.autograd.grad(total, [context, *weights])])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -57,9 +61,9 @@ def test_a_compiled_draft_has_the_gradients_of_one_that_is_not(
 
 def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
-    made = []
+    made = list[int]()
 
-    def backend(graph, inputs):
+    def backend(graph: GraphModule, inputs: list[Any]) -> Any:
         made.append(len(inputs))
         return graph.forward
 
@@ -76,9 +80,9 @@ def test_compiled_code_knows_that_attention_is_over_whole_tiles(
     """Else the kernel asks in each tile whether it is within them: its backward pass took two thirds longer."""
     for room in ("slots", "eagle3"):
         monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda device: "flex")
-    known = []
+    known = list[bool]()
 
-    def backend(graph, inputs):
+    def backend(graph: GraphModule, inputs: list[Any]) -> Any:
         for node in graph.graph.nodes:
             if node.target is torch.ops.higher_order.flex_attention:
                 sizes = [each.meta["example_value"].shape[2] for each in node.args[:3]]

@@ -17,8 +17,9 @@ from deepspec.models.heads import GatedMarkovHead, MarkovHead, RecurrentMarkovHe
 from deepspec.records.batch import Batch, Record, collate
 from deepspec.start.initial import initialize
 from tests.given.drafts.learning import HEADS, MASK, SIZE, VOCAB, four_records, record, tiny
+from tests.given.some import some
 
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5}
 
 
 def _supervise(model: BlockDraft | EagleDraft, records: list[Record]) -> tuple[Batch, Any]:
@@ -49,7 +50,8 @@ def _propose(model: BlockDraft, batch: Batch, row: int, anchor: int) -> Tensor:
         grown = model.context_keys_values(model.context(hidden[:, start:stop]), positions)
         caches = grown if caches is None else [old.append(new) for old, new in zip(caches, grown, strict=True)]
     ids = torch.tensor([[int(batch.input_ids[row, anchor]), MASK, MASK, MASK]])
-    return model(ids, anchor + torch.arange(4)[None], caches, None)[0]
+    states: Tensor = model(ids, anchor + torch.arange(4)[None], caches, None)[0]
+    return states
 
 
 def test_ragged_rows_decode_together() -> None:
@@ -139,7 +141,7 @@ def test_fresh_draft_starts_with_logits_of_deviation_one_and_no_markov_bias() ->
     initialize(model, seed=0)
     normed = model.norm(torch.randn(2000, SIZE))
     assert model.head(normed).std().item() == pytest.approx(1, abs=0.1)
-    assert model.markov_head.markov_w2.weight.count_nonzero() == 0
+    assert some(model.markov_head).markov_w2.weight.count_nonzero() == 0
     first = model.fc.weight.clone()
     initialize(model, seed=0)
     assert torch.equal(first, model.fc.weight)

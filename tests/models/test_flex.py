@@ -1,6 +1,6 @@
 """What flex_attention would do in silence is an error: going dense when it is compiled too often, and small heads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,16 +24,17 @@ def test_a_shape_beyond_those_that_are_compiled_is_an_error_and_never_dense(monk
     monkeypatch.setattr(flex, "COMPILATIONS", 8)
     flex._compiled.cache_clear()
     torch._dynamo.reset()
+    mask: Any = None
     monkeypatch.setattr(flex, "flex_attention", attention)
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, dynamic: compiled(call, backend="eager", dynamic=not dynamic))
     with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=False):
         for length in range(2, 10):
-            flex.flex(*(torch.ones(1, 1, length, 16),) * 3, None, 1.0)
+            flex.flex(*(torch.ones(1, 1, length, 16),) * 3, mask, 1.0)
         with pytest.raises(
             TrainingError, match=r"compiled for 8 kinds of shapes and met another, queries \(1, 1, 10, 16\)"
         ):
-            flex.flex(*(torch.ones(1, 1, 10, 16),) * 3, None, 1.0)
+            flex.flex(*(torch.ones(1, 1, 10, 16),) * 3, mask, 1.0)
     flex._compiled.cache_clear()
     torch._dynamo.reset()
 

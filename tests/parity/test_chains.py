@@ -14,6 +14,7 @@ from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import ParallelProposer
 from deepspec.records.batch import Batch
 from tests.given import golden2
+from tests.given.drafts.kinds import step_draft
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
 from tests.parity.test_slots import check_gradients
@@ -26,7 +27,7 @@ CASES = golden2.cases(
 
 def setting(case: Path) -> tuple[PEagle, EagleDraft, Batch, ChainSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
-    batch, model = theirs.read_documents(case), theirs.read_draft(case)
+    batch, model = theirs.read_documents(case), step_draft(theirs.read_draft(case))
     objective, drawn = theirs.objective_of(case), golden2.tensors(case, "batch.safetensors")
     places, lengths = theirs.shifted_rows(batch), torch.zeros_like(batch.input_ids)
     for anchor, depth in zip(drawn["anchor_pos"].tolist(), drawn["depth"].tolist(), strict=True):
@@ -93,7 +94,7 @@ def test_gradients(case: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_proposals(case: Path) -> None:
-    model, batch = theirs.read_draft(case).eval(), theirs.read_documents(case)
+    model, batch = step_draft(theirs.read_draft(case)).eval(), theirs.read_documents(case)
     wanted, starts = golden2.tensors(case, "expected.safetensors"), [start for _, start, _ in batch.spans()]
     proposer = ParallelProposer(model)
     told = zip(wanted["proposal.document"].tolist(), wanted["proposal.context_length"].tolist(), strict=True)

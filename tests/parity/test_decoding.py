@@ -134,7 +134,8 @@ def recorded(told: dict[str, Any]) -> list[Decoded]:
 
 def in_a_thousand_bins(chances: np.ndarray) -> np.ndarray:
     """Return chances as the public evaluator ranks them: those of one bin are equal."""
-    return np.minimum(np.floor(1000 * chances), 999)
+    found: np.ndarray = np.minimum(np.floor(1000 * chances), 999)
+    return found
 
 
 JUDGED = sorted(run for run in (root() or Path()).glob("eval/*/*.json") if "confidence_row" in read(run))

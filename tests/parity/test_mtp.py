@@ -17,9 +17,10 @@ from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import EagleProposer
 from deepspec.records.batch import Batch, Record, collate_rows, supervises
 from tests.given import golden2
+from tests.given.drafts.kinds import step_draft
 from tests.given.drafts.masks import use_form
 from tests.parity import theirs
-from tests.parity.test_slots import check_gradients
+from tests.parity.test_slots import check_parameters
 from tests.parity.test_training import LOGITS, LOSS
 
 CASES = golden2.cases("mtp", wanted=("draft/config.json", "batch.safetensors", "expected.json", "expected.safetensors"))
@@ -41,7 +42,7 @@ def setting(case: Path) -> tuple[Mtp, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
     objective = Objective(convention="speculators", ttt_length=told["num_speculative_steps"], step_decay=told["beta"])
-    batch, model = read_documents(case), theirs.read_draft(case)
+    batch, model = read_documents(case), step_draft(theirs.read_draft(case))
     return Mtp(), model, batch, Mtp().supervise(model.config, objective, batch, [0] * len(batch.sample_ids))
 
 
@@ -82,28 +83,14 @@ def test_loss_of_every_step(case: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_gradients(case: Path) -> None:
     algorithm, model, batch, supervision = setting(case)
-
-    class Named:
-        """The draft, its parameters as speculators names them."""
-
-        def trainable(self):
-            """Return them."""
-            return list(heads.to_speculators(dict(model.trainable())).items())
-
-    class Loss:
-        """The loss of the draft itself."""
-
-        def loss(self, _, *told):
-            """Return it."""
-            return algorithm.loss(model, *told)
-
-    check_gradients(case, Loss(), Named(), batch, supervision)
+    loss = algorithm.loss(model, batch, supervision, supervision.denominators).loss
+    check_parameters(case, loss, heads.to_speculators(dict(model.trainable())).items())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
-        theirs.read_draft(case).eval(),
+        step_draft(theirs.read_draft(case)).eval(),
         read_documents(case),
         golden2.tensors(case, "expected.safetensors"),
     )

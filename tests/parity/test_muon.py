@@ -23,11 +23,11 @@ def model_of(batch: Mapping[str, Tensor]) -> nn.Module:
     for name, value in batch.items():
         if name.startswith("param0."):
             *path, last = name.removeprefix("param0.").split(".")
-            part = model
+            part: nn.Module = model
             for word in path:
                 if word not in part._modules:
                     part.add_module(word, nn.Module())
-                part = part._modules[word]
+                part = part.get_submodule(word)
             part.register_parameter(last, nn.Parameter(value.clone()))
     return model
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms.weights import by_slot, dpace
+from deepspec.formats.recipe import Layout
 from deepspec.losses.chunked import chunked_loss
 from deepspec.losses.rows import Head, Rows
 from deepspec.losses.terms import Terms
@@ -68,8 +69,8 @@ def weights_of(case: Path, name: str, mask: Tensor, size: int) -> Tensor:
         return torch.ones(len(mask))
     if kind == "fixed":
         gamma, layout = rest.removeprefix("gamma").split("_")
-        layout = {"fillin": "fill_in", "shift": "shift"}[layout]
-        return by_slot(size, float(gamma), layout).repeat(len(mask) // size)
+        layouts: dict[str, Layout] = {"fillin": "fill_in", "shift": "shift"}
+        return by_slot(size, float(gamma), layouts[layout]).repeat(len(mask) // size)
     rows, head, _ = rows_of(case)
     with torch.no_grad():
         cross = chunked_loss(rows, head, Terms(cross_entropy=1.0))[1].cross_entropy

@@ -1,6 +1,6 @@
 """Drafts of blocks against golden numbers of speculators: forward, masks, loss, gradients, proposals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepspec.algorithms import ALGORITHMS
 from deepspec.algorithms.base import Algorithm
 from deepspec.algorithms.blocks import BlockAlgorithm, slot_rows
 from deepspec.algorithms.masks import Blocks, blocks_mask
@@ -21,8 +20,10 @@ from deepspec.models.draft import BlockDraft, Draft
 from deepspec.proposers.propose import BlockProposer, BlockRows, Correction
 from deepspec.records.batch import Batch
 from tests.given import golden2
-from tests.given.drafts.masks import use_form
+from tests.given.drafts.kinds import block_draft, of_blocks
+from tests.given.drafts.masks import dense, use_form
 from tests.given.golden_training import GRADIENT
+from tests.given.some import some
 from tests.parity import theirs
 from tests.parity.test_training import LOGITS, LOSS
 
@@ -33,7 +34,7 @@ CASES = golden2.cases("dflash", "dflash2", "dspark", "xpress", wanted=FILES)
 def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told, tensors = golden2.expected(case)["call_args"], golden2.tensors(case, "batch.safetensors")
-    model, batch = theirs.read_draft(case), theirs.read_batch(case)
+    model, batch = block_draft(theirs.read_draft(case)), theirs.read_batch(case)
     refined = {
         ours: told[theirs]
         for ours, theirs in (
@@ -47,7 +48,7 @@ def setting(case: Path) -> tuple[BlockAlgorithm, BlockDraft, Batch, BlockSupervi
         selector=told.get("selector_loss_alpha", 1.0),
         **refined,
     )
-    algorithm = ALGORITHMS[model.config.algorithm]
+    algorithm = of_blocks(model.config.algorithm)
     anchors, keep = tensors["anchor_positions"][None], tensors["anchor_valid"].bool()[None]
     return algorithm, model, batch, algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
 
@@ -68,11 +69,11 @@ def test_masks_and_what_is_supervised(case: Path) -> None:
     form, near = model.config.window_form, model.config.window
     blocks = Blocks(supervision.starts, supervision.anchors, supervision.keep, size, form)
     real = supervision.keep[0].repeat_interleave(size)
-    assert torch.equal(blocks_mask(blocks, length)[0, 0][real], wanted["mask_full"][real].bool())
+    assert torch.equal(dense(blocks_mask(blocks, length))[0, 0][real], wanted["mask_full"][real].bool())
     assert ("mask_sliding" in wanted) == (near is not None)
     if near is not None:
         sliding = blocks_mask(blocks, length, window=near)
-        assert torch.equal(sliding[0, 0][real], wanted["mask_sliding"][real].bool())
+        assert torch.equal(dense(sliding)[0, 0][real], wanted["mask_sliding"][real].bool())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,13 +91,13 @@ def test_states_and_logits(case: Path) -> None:
         if "predecessor_ids" in wanted:
             assert torch.equal(previous, real_only(supervision, wanted["predecessor_ids"]))
         if "final_logits" in wanted:
-            embedded = model.markov_head.embed(previous)
-            logits = logits + model.markov_head.markov_w2(model.markov_head.sequence(embedded, hidden))
+            embedded = some(model.markov_head).embed(previous)
+            logits = logits + some(model.markov_head).markov_w2(some(model.markov_head).sequence(embedded, hidden))
             torch.testing.assert_close(logits, real_only(supervision, wanted["final_logits"]), **LOGITS)
             told = real_only(supervision, wanted["confidence_logits"])
             torch.testing.assert_close(model.confidence(hidden, embedded), told, **LOGITS)
         if "refined_tf_logits" in wanted:
-            head = model.refiner_head
+            head = some(model.refiner_head)
             refined = logits + head.readout(head.features(head.seen(hidden), previous))
             torch.testing.assert_close(refined, real_only(supervision, wanted["refined_tf_logits"]), **LOGITS)
 
@@ -170,9 +171,14 @@ def test_gradients(case: Path) -> None:
 
 def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch, supervision: Any) -> None:
     """Compare the gradient of every parameter by norm and by sum of absolute values, and in full where it is given."""
+    check_parameters(case, algorithm.loss(model, batch, supervision, supervision.denominators).loss, model.trainable())
+
+
+def check_parameters(case: Path, loss: Tensor, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Do so with parameters as speculators names them."""
     told = golden2.expected(case)
-    algorithm.loss(model, batch, supervision, supervision.denominators).loss.backward()
-    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.trainable()}
+    loss.backward()
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters}
     assert grads.keys() == told["grad_norms"].keys()
     for name, norm in told["grad_norms"].items():
         assert grads[name].norm().item() == pytest.approx(norm, rel=GRADIENT, abs=1e-7), name
@@ -185,7 +191,7 @@ def check_gradients(case: Path, algorithm: Algorithm, model: Draft, batch: Batch
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_proposals(case: Path) -> None:
-    model, batch = theirs.read_draft(case).eval(), theirs.read_batch(case)
+    model, batch = block_draft(theirs.read_draft(case)).eval(), theirs.read_batch(case)
     wanted = golden2.tensors(case, "expected.safetensors")
     with torch.no_grad():
         for number, anchor in enumerate(wanted["proposal.anchor_positions"].tolist()):
@@ -200,7 +206,7 @@ def test_greedy_proposals(case: Path) -> None:
                 check_passes(model, rows, batch.input_ids[:, anchor], wanted, number)
             if "proposal.confidence_logits" in wanted:
                 told = wanted["proposal.confidence_logits"][number]
-                torch.testing.assert_close(proposal.confidence[0], told, **LOGITS)
+                torch.testing.assert_close(some(proposal.confidence)[0], told, **LOGITS)
             if "proposal.scores" in wanted:
                 check_scores(model, rows, batch.input_ids[:, anchor], wanted, number)
 
@@ -230,5 +236,5 @@ def check_scores(
     for slot, previous in enumerate(before):
         scores, ids = correction(slot, logits[:, slot], previous)
         if slot >= first:
-            assert torch.equal(ids[0], wanted["proposal.candidate_ids"][number, slot - first])
+            assert torch.equal(some(ids)[0], wanted["proposal.candidate_ids"][number, slot - first])
             torch.testing.assert_close(scores[0], wanted["proposal.scores"][number, slot - first], **LOGITS)

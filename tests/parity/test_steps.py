@@ -11,12 +11,14 @@ import torch
 
 from deepspec.algorithms.eagle3 import Eagle3, EagleSupervision, steps
 from deepspec.models.config import EagleNorms
-from deepspec.models.draft import EagleDraft, build_draft
+from deepspec.models.draft import EagleDraft
 from deepspec.proposers.eagle import EagleProposer
 from deepspec.records.batch import Batch
 from tests.given import golden2
+from tests.given.drafts.kinds import step_draft
 from tests.given.drafts.masks import use_form
 from tests.given.golden_training import GRADIENT
+from tests.given.some import some
 from tests.parity import theirs
 from tests.parity.test_slots import check_gradients
 from tests.parity.test_training import LOGITS, LOSS
@@ -29,7 +31,7 @@ CASES = golden2.cases(
 def setting(case: Path) -> tuple[Eagle3, EagleDraft, Batch, EagleSupervision]:
     """Return algorithm, draft, batch and supervision of a case."""
     told = golden2.expected(case)["call_args"]
-    batch, model = theirs.read_documents(case), theirs.read_draft(case)
+    batch, model = theirs.read_documents(case), step_draft(theirs.read_draft(case))
     objective = theirs.objective_of(case, ttt_length=told["ttt_steps"], step_decay=told["ttt_step_loss_decay"])
     return Eagle3(), model, batch, Eagle3().supervise(model.config, objective, batch, [0] * len(batch.sample_ids))
 
@@ -85,21 +87,21 @@ def test_every_combination_of_norms(case: Path) -> None:
         name.removeprefix("variant_norms."): value for name, value in wanted.items() if name.startswith("variant_norms")
     }
     for name, variant in (told.get("variants") or {}).items():
-        other = build_draft(replace(model.config, norms=EagleNorms(**variant["flags"])))
+        other = EagleDraft(replace(model.config, norms=EagleNorms(**variant["flags"])))
         state = {**model.state_dict(), **added}
         other.load_state_dict({key: state[key] for key in other.state_dict()})
         result = algorithm.loss(other, batch, supervision, supervision.denominators)
         assert result.loss.item() == pytest.approx(variant["loss"], rel=LOSS), name
         result.loss.backward()
-        norms = [parameter.grad.norm() for _, parameter in other.trainable()]
+        norms = [some(parameter.grad).norm() for _, parameter in other.trainable()]
         assert torch.stack(norms).norm().item() == pytest.approx(variant["grad_norm_total"], rel=GRADIENT), name
-        assert other.fc.weight.grad.norm().item() == pytest.approx(variant["grad_norm_fc"], rel=GRADIENT), name
+        assert some(other.fc.weight.grad).norm().item() == pytest.approx(variant["grad_norm_fc"], rel=GRADIENT), name
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_greedy_proposals(case: Path) -> None:
     model, batch, wanted = (
-        theirs.read_draft(case).eval(),
+        step_draft(theirs.read_draft(case)).eval(),
         theirs.read_documents(case),
         golden2.tensors(case, "expected.safetensors"),
     )

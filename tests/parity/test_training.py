@@ -10,10 +10,10 @@ from deepspec.algorithms.eagle3 import steps
 from deepspec.algorithms.masks import Blocks, blocks_mask, steps_mask
 from deepspec.algorithms.slots import backbone, block_inputs, previous_tokens
 from tests.given import golden
-from tests.given.drafts.masks import use_form
+from tests.given.drafts.masks import dense, use_form
 from tests.given.golden_training import BLOCK_CASES, EAGLE_CASES, block_setting, check_gradients, eagle_setting
 
-LOGITS = {"atol": 5e-5, "rtol": 0.0}
+LOGITS: dict[str, Any] = {"atol": 5e-5, "rtol": 0.0}
 LOSS = 1e-5
 
 
@@ -27,7 +27,7 @@ def test_block_inputs_labels_and_masks(case: Path) -> None:
     assert torch.equal(supervision.supervised, wanted["eval_mask"])
     length = batch.input_ids.shape[1]
     size = model.config.block_size
-    mask = blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length)
+    mask = dense(blocks_mask(Blocks(supervision.starts, supervision.anchors, supervision.keep, size), length))
     assert torch.equal(mask, wanted["attention_mask_dense"])
     labels = batch.input_ids[:, None].expand(-1, ids.shape[1] // size, -1).gather(2, supervision.labels)
     real = supervision.keep[..., None].expand_as(labels)
@@ -88,7 +88,7 @@ def test_eagle_masks(case: Path) -> None:
     wanted = golden.tensors(case, "expected.safetensors")
     assert torch.equal(supervision.supervised.float(), wanted["position_mask"])
     for step in range(supervision.supervised.shape[1]):
-        mask = steps_mask(batch.starts, batch.ends, step)
+        mask = dense(steps_mask(batch.starts, batch.ends, step))
         valid = batch.ends[:, 0] - step
         inside = torch.arange(batch.input_ids.shape[1])[:, None] < valid[:, None, None, None]
         assert torch.equal(mask & inside, wanted[f"attention_mask_dense.{step}"])

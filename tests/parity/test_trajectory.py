@@ -14,15 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepspec.algorithms import ALGORITHMS
 from deepspec.checkpoint.draft import load_draft
 from deepspec.formats.recipe import Objective
 from deepspec.models.draft import BlockDraft
 from deepspec.optimizers.schedule import learning_rate
 from deepspec.records.batch import Batch, Record, collate, supervises
 from tests.given import golden
+from tests.given.drafts.kinds import block_draft, of_blocks
+from tests.given.some import some
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def read_sample(folder: Path, told: dict[str, int], index: int) -> Record:
@@ -48,7 +49,7 @@ def read_sample(folder: Path, told: dict[str, int], index: int) -> Record:
 @pytest.mark.parametrize("folder", golden.cases(".", "draft_init/config.json", "anchors.safetensors"))
 def test_every_step_of_training(folder: Path) -> None:
     told, drawn = golden.expected(folder), golden.tensors(folder, "anchors.safetensors")
-    model = load_draft(folder / "draft_init").train()
+    model = block_draft(load_draft(folder / "draft_init")).train()
     sizes = {"hidden_size": model.config.block.hidden_size, "captured": model.config.num_captured}
     masters = {name: parameter.detach().float().clone() for name, parameter in model.trainable()}
     optimizer = torch.optim.AdamW(masters.values(), lr=told["lr"], **ADAM)
@@ -87,7 +88,7 @@ def loss_of(model: BlockDraft, told: dict[str, Any], batch: Batch, anchors: Tens
         confidence=loss["confidence_head_alpha"],
         slot_decay=loss["loss_decay_gamma"],
     )
-    algorithm = ALGORITHMS[model.config.algorithm]
+    algorithm = of_blocks(model.config.algorithm)
     supervision = algorithm.supervise_blocks(model.config, objective, batch, anchors, keep)
     return algorithm.loss(model, batch, supervision, supervision.denominators).loss
 
@@ -104,7 +105,7 @@ def update(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     for name, parameter in model.trainable():
-        masters[name].grad = parameter.grad.float()
+        masters[name].grad = some(parameter.grad).float()
         parameter.grad = None
     optimizer.step()
     with torch.no_grad():

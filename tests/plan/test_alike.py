@@ -23,13 +23,11 @@ from tasks.resolve import Begun, begun
 from tests.given.targets.tiny import with_tokens
 from tests.plan.placed import FIELDS, choices, edit, questions, site
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def _write(name: str, data: bytes | str) -> Change:
-    return lambda place: (
-        (place / "target" / name).write_bytes(data.encode() if isinstance(data, str) else data) and None
-    )
+    return lambda place: (place / "target" / name).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def _drop_layer(place: Path) -> None:
@@ -88,14 +86,14 @@ HARMFUL: dict[str, Change] = {
     "no heads": _config(num_attention_heads=0),
     "heads as text": _config(num_attention_heads="many"),
     "a context without room": _config(max_position_embeddings=40),
-    "more tokens": lambda place: with_tokens(place / "target", *(f"<|{n}|>" for n in range(24))) and None,
+    "more tokens": lambda place: with_tokens(place / "target", *(f"<|{n}|>" for n in range(24))),
     "no template": _gone("chat_template.jinja"),
     "a broken template": _write("chat_template.jinja", "{% if %}"),
     "a template that loses text": _write("chat_template.jinja", "hello"),
     "questions too long": lambda place: questions(place, 600, 700),
     "an end token that is none": _write("generation_config.json", '{"eos_token_id": "<|im_end|>"}'),
     "end tokens that are none": _write("generation_config.json", '{"eos_token_id": []}'),
-    "questions as a pointer": lambda place: (place / "benchmarks" / "own.jsonl").write_bytes(POINTER) and None,
+    "questions as a pointer": lambda place: (place / "benchmarks" / "own.jsonl").write_bytes(POINTER),
     "no benchmarks": lambda place: shutil.rmtree(place / "benchmarks"),
 }
 

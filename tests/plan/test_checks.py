@@ -1,11 +1,13 @@
 """What can be known is known before anything is spent: one table of checks."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from deepspec.cache.spec import CacheSpec
+from deepspec.chat.template import ChatTemplate
 from deepspec.errors import InputError
 from deepspec.formats.tensor_heads import POINTER
 from deepspec.plan.checks import CHECKS, examine, outcomes
@@ -140,12 +142,13 @@ def test_only_questions_that_could_be_too_long_are_tokenised(place: Path, monkey
     asked: list[int] = []
     plan = choices(place, "evaluate.max_new_tokens=400").plan
     seen = known(plan, site(place))
-    original = type(seen.chat).prompt_ids
-    monkeypatch.setattr(
-        type(seen.chat),
-        "prompt_ids",
-        lambda self, messages, **told: asked.append(len(messages[0]["content"])) or original(self, messages, **told),
-    )
+    original = ChatTemplate.prompt_ids
+
+    def noted(chat: ChatTemplate, messages: Any, **told: Any) -> list[int]:
+        asked.append(len(messages[0]["content"]))
+        return original(chat, messages, **told)
+
+    monkeypatch.setattr(ChatTemplate, "prompt_ids", noted)
     questions(place, 10, 84, 85, 86)
     examine(seen)
     assert [length for length in asked if length > 9] == [85, 86]

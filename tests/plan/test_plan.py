@@ -1,6 +1,7 @@
 """Presets, overrides, estimates and refusals."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from deepspec.specs import TargetId
 from deepspec.store import Store
 from deepspec.target_cache.sizes import Captured, cache_size
 from flows.choices import Choices, named_endpoints
+from tests.given.some import some
 
 
 def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo") -> Plan:
@@ -39,18 +41,18 @@ def plan_of(target: str = "smollm2-135m", *overrides: str, dataset: str = "demo"
 def test_every_preset_makes_a_plan_with_an_estimate(target: str, algorithm: str, dataset: str) -> None:
     plan = plan_of(target, f"train.draft.algorithm={algorithm}", dataset=dataset)
     assert plan.train.draft.algorithm == algorithm
-    assert plan_estimate(plan).store_bytes.mid > 0
+    assert some(plan_estimate(plan)).store_bytes.mid > 0
 
 
 @pytest.mark.parametrize("name", presets.names("sizes"))
 def test_every_size_makes_a_plan(name: str) -> None:
-    assert plan_estimate(Choices(size=name).plan).hours["train"].mid > 0
+    assert some(plan_estimate(Choices(size=name).plan)).hours["train"].mid > 0
 
 
 def test_a_reduced_vocabulary_is_cheaper_to_train() -> None:
     """A sixth of the head: it is most of what a draft of two blocks computes."""
-    whole = plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan)
-    reduced = plan_estimate(Choices(size="hour").plan)
+    whole = some(plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan))
+    reduced = some(plan_estimate(Choices(size="hour").plan))
     assert reduced.hours["train"].mid < 0.5 * whole.hours["train"].mid
 
 
@@ -61,7 +63,7 @@ def test_every_hardware_preset_is_valid(name: str) -> None:
 
 def test_the_published_cache_of_a_4b_target_takes_38_tb() -> None:
     """1.3 M samples, 1.24 G tokens, (5+1) layers × 2560 × 2 bytes + 6 a token."""
-    cost = plan_estimate(plan_of("qwen3-4b", dataset="open-perfectblend"))
+    cost = some(plan_estimate(plan_of("qwen3-4b", dataset="open-perfectblend")))
     assert cost.cache_bytes["published"].mid == pytest.approx(1.2402e9 * (6 * 2560 * 2 + 6))
     assert size(cost.cache_bytes["published"].mid) == "38.1 TB"
     assert cost.cache_bytes["bf16-zstd"].mid < 0.7 * cost.cache_bytes["published"].mid
@@ -75,11 +77,10 @@ def test_what_becomes_of_bad_rows_holds_wherever_the_file_is_read(tmp_path: Path
     files = (f"dataset.answers={tmp_path}/a.jsonl", f"dataset.benchmarks_dir={tmp_path}/b", "dataset.prompts=[]")
     identity = TargetId(config="c", weights="w", tokenizer="t", template="p")
 
-    def regenerate(*overrides):
+    def regenerate(*overrides: str) -> Any:
         plan = plan_of("smollm2-135m", *files, *overrides)
-        return resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan), "any")[
-            "regenerate"
-        ]
+        specs = resolving._specs(plan, identity, resolving._sources(plan), resolving.benchmarks_of(plan), "any")
+        return specs["regenerate"]
 
     kept, told = regenerate(), regenerate("prepare.bad_rows=stop", "prepare.bad_share=0.5")
     assert (kept.answers_bad_rows, kept.answers_bad_share) == ("drop", 0.05)
@@ -88,7 +89,7 @@ def test_what_becomes_of_bad_rows_holds_wherever_the_file_is_read(tmp_path: Path
 
 
 def test_an_estimate_is_an_interval_around_the_guess() -> None:
-    tokens = plan_estimate(plan_of()).tokens
+    tokens = some(plan_estimate(plan_of())).tokens
     assert tokens.low == pytest.approx(0.7 * tokens.mid)
     assert tokens.high == pytest.approx(1.3 * tokens.mid)
 
@@ -182,7 +183,7 @@ def test_a_plan_that_does_not_fit_the_disk_is_refused(tmp_path: Path, monkeypatc
 
 def test_what_the_store_holds_already_needs_no_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of("qwen3-4b", dataset="open-perfectblend")
-    wanted = plan_estimate(plan).store_bytes.mid * SPARE
+    wanted = some(plan_estimate(plan)).store_bytes.mid * SPARE
     monkeypatch.setattr(Store, "free_bytes", lambda self: 10**9)
     check_limits(plan, Store(tmp_path), held=int(wanted))
     with pytest.raises(BudgetError, match="of it there already"):
@@ -229,14 +230,14 @@ def test_the_nine_benchmarks_have_their_published_sizes() -> None:
 def test_moving_the_cache_can_take_longer_than_computing() -> None:
     """25.5 TB at 2 GB/s are 3.5 hours once, and ten passes of training read it ten times."""
     settings = ("limits.hardware=h100x8", "train.greedy_samples=0")
-    cost = plan_estimate(plan_of("qwen3-4b", *settings, dataset="open-perfectblend"))
+    cost = some(plan_estimate(plan_of("qwen3-4b", *settings, dataset="open-perfectblend")))
     assert cost.hours["cache"].mid == pytest.approx(cost.cache_bytes["bf16-zstd"].mid / 2e9 / 3600)
     assert cost.hours["train"].mid == pytest.approx(10 * cost.hours["cache"].mid, rel=1e-3)
 
 
 def test_without_stored_states_the_target_runs_in_every_pass() -> None:
     """2 FLOPs a parameter and token, ten passes, on 8 devices of 320 TFLOP/s; nothing but tokens is stored."""
-    cost = plan_estimate(plan_of("qwen3-4b", "limits.hardware=h100x8", dataset="open-perfectblend"))
+    cost = some(plan_estimate(plan_of("qwen3-4b", "limits.hardware=h100x8", dataset="open-perfectblend")))
     cache, online, rolling = (cost.sources[name] for name in ("cache", "online", "rolling"))
     forward = 2 * 4_022_468_096 * 1.2402e9 / (8 * 320e12) / 3600
     computing = online.train_hours.mid - 10 * forward
@@ -251,7 +252,7 @@ def test_without_stored_states_the_target_runs_in_every_pass() -> None:
 def test_the_chosen_source_decides_what_the_plan_costs() -> None:
     online = ("limits.hardware=h100x8", "train.source=online", "cache.codec=none", "train.greedy_samples=0")
     plan = plan_of("qwen3-4b", *online, dataset="open-perfectblend")
-    cost = plan_estimate(plan)
+    cost = some(plan_estimate(plan))
     assert cost.hours["train"] == cost.sources["online"].train_hours
     assert cost.store_bytes.mid < 0.01 * cost.cache_bytes["bf16-zstd"].mid
 
@@ -259,14 +260,14 @@ def test_the_chosen_source_decides_what_the_plan_costs() -> None:
 def test_engines_beside_training_cost_as_many_devices_again_and_what_is_kept_is_asked_for_once() -> None:
     """Ten forward passes take longer than training; one, with the other nine read from a disk, does not."""
     engine = ("limits.hardware=h100x8", "train.source=engine", "cache.codec=none")
-    cost = plan_estimate(plan_of("qwen3-4b", *engine, dataset="open-perfectblend"))
+    cost = some(plan_estimate(plan_of("qwen3-4b", *engine, dataset="open-perfectblend")))
     live, online = cost.sources["engine"], cost.sources["online"]
     forward = 2 * 4_022_468_096 * 1.2402e9 / (8 * 320e12) / 3600
     computing = online.train_hours.mid - 10 * forward
     assert live.train_hours.mid == pytest.approx(max(10 * forward, computing))
     assert live.money.mid == pytest.approx(online.money.mid + (2 * live.train_hours.mid - online.train_hours.mid) * 20)
     assert (live.stored, live.local.mid) == (online.stored, 0)
-    kept = plan_estimate(plan_of("qwen3-4b", *engine, "train.keep_states=100TB", dataset="open-perfectblend"))
+    kept = some(plan_estimate(plan_of("qwen3-4b", *engine, "train.keep_states=100TB", dataset="open-perfectblend")))
     assert kept.sources["engine"].train_hours.mid == pytest.approx(max(forward, computing))
     assert kept.sources["engine"].local.mid == kept.cache_bytes["bf16"].mid
 
@@ -280,7 +281,7 @@ def test_prices_come_from_a_file_of_the_users(tmp_path: Path) -> None:
     prices = presets.hardware("h100x8").model_dump() | {"device_hour": 0.0, "storage_gb_month": 1.0, "egress_gb": 0.1}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(prices))
     plan = plan_of("qwen3-4b", f"limits.hardware={tmp_path / 'mine.yaml'}", dataset="open-perfectblend")
-    cost = plan_estimate(plan).sources["cache"]
+    cost = some(plan_estimate(plan)).sources["cache"]
     assert cost.egress.mid == pytest.approx(10 * cost.stored.mid)  # ten passes
     assert cost.money.mid == pytest.approx(25.5e3 + 25.5e3, rel=0.01)  # a dollar a GB stored, a dime a GB read
 
@@ -301,7 +302,7 @@ def test_a_target_that_reads_accepted_tokens_again_makes_two_passes_a_round() ->
     sizes = plan.target.sizes
     assert sizes is not None
     assert sizes.reads_again
-    again, once = plan_estimate(plan).hours, plan_estimate(plan, sizes.but(reads_again=False)).hours
+    again, once = some(plan_estimate(plan)).hours, some(plan_estimate(plan, sizes.but(reads_again=False))).hours
     assert 1.8 < again["evaluate"].mid / once["evaluate"].mid < 2.0
     assert again["regenerate"] == once["regenerate"]
 
@@ -316,23 +317,26 @@ def test_greedy_answers_to_held_out_prompts_are_counted() -> None:
         "dataset.samples=1000",
     )
     sampled = (*sizes, "regenerate.sampling.temperature=1", "train.greedy_samples=30")
-    none, some = (plan_estimate(plan_of("qwen3-4b", *each)) for each in ((*sizes, "train.greedy_samples=0"), sampled))
+    none, few = (
+        some(plan_estimate(plan_of("qwen3-4b", *each))) for each in ((*sizes, "train.greedy_samples=0"), sampled)
+    )
+    greedy = some(few.greedy)
     assert none.greedy is None
-    assert some.greedy.prompts == 30
+    assert greedy.prompts == 30
     for stage in ("regenerate", "cache"):
-        assert some.hours[stage].mid == pytest.approx(1.03 * none.hours[stage].mid, rel=0.01)
-    assert some.store_bytes.mid == pytest.approx(none.store_bytes.mid + some.greedy.cost.stored.mid)
-    assert some.greedy.cost.stored.mid == pytest.approx(0.03 * none.sources["cache"].stored.mid, rel=0.01)
-    assert none.hours["train"].mid < some.hours["train"].mid
-    assert some.puts.mid > none.puts.mid
-    assert some.money.mid > none.money.mid
+        assert few.hours[stage].mid == pytest.approx(1.03 * none.hours[stage].mid, rel=0.01)
+    assert few.store_bytes.mid == pytest.approx(none.store_bytes.mid + greedy.cost.stored.mid)
+    assert greedy.cost.stored.mid == pytest.approx(0.03 * none.sources["cache"].stored.mid, rel=0.01)
+    assert none.hours["train"].mid < few.hours["train"].mid
+    assert few.puts.mid > none.puts.mid
+    assert few.money.mid > none.money.mid
     lines = " ".join(plan_counts(plan_of("qwen3-4b", *sampled), Store("/tmp")))
     assert (
         "1,000 samples, lengths are guessed, ± 30 %; about 30 held-out prompts are answered at temperature 0, too"
         in lines
     )
-    few = plan_of("qwen3-4b", *sampled, "train.greedy_samples=1", "dataset.samples=1", "prepare.max_samples=1")
-    told = plan_counts(few, Store("/tmp"))[0]
+    least = plan_of("qwen3-4b", *sampled, "train.greedy_samples=1", "dataset.samples=1", "prepare.max_samples=1")
+    told = plan_counts(least, Store("/tmp"))[0]
     assert told.startswith(
         "1 sample, lengths are guessed, ± 30 %; about 1 held-out prompt is answered at temperature 0"
     )
@@ -366,7 +370,7 @@ def test_greedy_answers_are_asked_and_kept_as_the_others_are_but_for_what_moves_
     told = ("regenerate.sampling={temperature: 0.6, top_p: null, top_k: 20, repetition_penalty: 1.1, max_tokens: 99}",)
     identity = TargetId(config="c", weights="w", tokenizer="t", template="p")
 
-    def specs(*overrides):
+    def specs(*overrides: str) -> dict[str, Any]:
         plan = plan_of("smollm2-135m", *told, "train.greedy_samples=9", *overrides)
         return resolving._greedy_specs(plan, identity)
 

@@ -1,6 +1,7 @@
 """What a plan may ask of an engine that gives states, and what its cache is called by."""
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,10 @@ def test_doctor_asks_the_engine_of_states_for_its_version(place: Path, monkeypat
 def test_a_stage_starts_vllm_for_states_and_the_folder_that_it_writes_to_is_gone_after(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = {}
+    started: dict[str, Any] = {}
 
     @contextmanager
-    def start(engines, served, folder):
+    def start(engines: object, served: object, folder: Path) -> Iterator[tuple[Endpoint, ...]]:
         started.update(engines=engines, served=served)
         staging_folder(place).mkdir()
         yield THERE

@@ -1,11 +1,14 @@
 """What a plan may ask where states come with the answers, what each stage is told of it, and what it comes to."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepspec.cache.spec import CacheSpec
+from deepspec.placement import Endpoint
 from deepspec.plan import presets
 from deepspec.plan.budget import answering_lines, plan_estimate
 from deepspec.plan.cost.estimate import SPECULATED
@@ -77,10 +80,10 @@ def test_regeneration_is_told_what_the_cache_wants(place: Path) -> None:
 def test_regeneration_starts_an_engine_that_gives_states_and_takes_whole_answers(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = {}
+    started: dict[str, Any] = {}
 
     @contextmanager
-    def start(engines, served, folder):
+    def start(engines: object, served: object, folder: Path) -> Iterator[tuple[Endpoint, ...]]:
         started.update(engines=engines, served=served)
         yield THERE
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from cli.main import app
 from deepspec.errors import BudgetError, SpecError, UnknownNameError
@@ -19,11 +18,12 @@ from deepspec.plan.cost.table import duration
 from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
 from deepspec.store import Store
+from tests.given.some import some
 
 
 def estimated(hardware: str, *overrides: str, target: str = "qwen3-4b", dataset: str = "open-perfectblend") -> Costs:
     parts = [presets.target(target), presets.load("datasets", dataset)]
-    return plan_estimate(presets.build_plan(parts, [f"limits.hardware={hardware}", *overrides]))
+    return some(plan_estimate(presets.build_plan(parts, [f"limits.hardware={hardware}", *overrides])))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float) -> tu
 
 
 def hours_of(machine: dict[str, Any]) -> float:
-    return sum(value["mid"] for value in machine["hours"].values())
+    return float(sum(value["mid"] for value in machine["hours"].values()))
 
 
 def test_limits_are_held_against_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ def spec(*sources: Source, **changes: Any) -> PrepareSpec:
 
 def chosen(count: int, spec: PrepareSpec, origins: list[int] | None = None) -> Any:
     ranks = np.array([rank_of(f"id{i}", 0) for i in range(count)], dtype=np.uint64)
-    origins = np.zeros(count, dtype=np.uint16) if origins is None else np.array(origins, dtype=np.uint16)
-    return choose(ranks, origins, np.zeros(count, dtype=np.bool_), spec)
+    sources = np.array([0] * count if origins is None else origins, dtype=np.uint16)
+    return choose(ranks, sources, np.zeros(count, dtype=np.bool_), spec)
 
 
 def test_splits_have_their_shares_and_are_frozen() -> None:

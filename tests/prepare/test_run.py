@@ -3,6 +3,7 @@
 import json
 import random
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def prepare(
 
 
 def run_spec(
-    tmp_path: Path, spec: PrepareSpec, locations: dict[str, str]
+    tmp_path: Path, spec: PrepareSpec, locations: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     out = Out(Store(tmp_path / "store"), "prompts", "address", {}, tmp_path / "scratch")
     counts = run(spec, {}, out, Placement(locations=locations), Heard())
@@ -77,7 +78,7 @@ def test_every_row_is_kept_or_counted(tmp_path: Path) -> None:
 def test_a_row_keeps_its_id_and_split_among_others(tmp_path: Path) -> None:
     few = [{"prompt": prompt(number)} for number in range(50)]
     more = [{"prompt": prompt(number)} for number in reversed(range(100))]
-    options = {"splits": Splits(validation=0.3)}
+    options: dict[str, Any] = {"splits": Splits(validation=0.3)}
     before = {row["id"]: row["split"] for row in prepare(tmp_path / "x", {"a.jsonl": few}, **options)[0]}
     after = {row["id"]: row["split"] for row in prepare(tmp_path / "y", {"z.jsonl.zst": more}, **options)[0]}
     assert len(before) == 50

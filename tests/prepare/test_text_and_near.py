@@ -1,5 +1,6 @@
 """Near-duplicates and benchmark prompts are found by runs of words, whatever the order of the rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,13 @@ def test_a_text_of_many_runs_has_the_signature_of_all_of_them(monkeypatch: pytes
     assert (signature(" ".join(words)) == whole).all()
 
 
-def _find(tmp_path: Path, texts: list[str], ranks: list[int], threshold: float = 0.8) -> list[int]:
+def _find(tmp_path: Path, texts: list[str], ranks: Sequence[int], threshold: float = 0.8) -> list[bool]:
     file = SignatureFile(tmp_path / "s.bin")
     for text in texts:
         file.add(signature(text))
     file.close()
-    return near_duplicates(file.read(), np.array(ranks, dtype=np.uint64), threshold).tolist()
+    found: list[bool] = near_duplicates(file.read(), np.array(ranks, dtype=np.uint64), threshold).tolist()
+    return found
 
 
 def test_of_near_duplicates_the_lowest_rank_stays(tmp_path: Path) -> None:

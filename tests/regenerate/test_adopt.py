@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from deepspec.disk import checksum
 from deepspec.errors import BadRowsError, RowError, SourceError
-from deepspec.messages.conversations import parse_conversation, prompt_of, published_rows
+from deepspec.messages.conversations import Conversation, parse_conversation, prompt_of, published_rows
 from deepspec.regenerate.shelf import Shelf
 from tests.given import wild
 from tests.given.engines.prompts import Bench, prompt, prompts
 
+Adopt = Callable[..., list[dict[str, Any]]]
+"""Rows of prompts, those of the file, and what the spec says else -> the answers."""
+
 
 @pytest.fixture
-def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+def adopt(bench: Bench, tmp_path: Path) -> Adopt:
     """Return the answers to prompts from a file of rows."""
 
     def adopt(rows: list[dict[str, Any]], given: list[dict[str, Any] | str], **spec: Any) -> list[dict[str, Any]]:
@@ -33,13 +36,13 @@ def adopt(bench: Bench, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return adopt
 
 
-def log(*texts: str) -> dict[str, Any]:
+def log(*texts: str | None) -> dict[str, Any]:
     """A conversation of user and assistant in turn."""
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]}
 
 
-def test_answers_belong_to_the_prompt_that_asks_the_same(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_answers_belong_to_the_prompt_that_asks_the_same(adopt: Adopt) -> None:
     given = [log(f"row {number}", f"answer {number}") for number in reversed(range(25))]
     rows = adopt(prompts(25), given)
     assert [row["messages"][1]["content"] for row in rows] == [f"answer {number}" for number in range(25)]
@@ -48,13 +51,13 @@ def test_answers_belong_to_the_prompt_that_asks_the_same(adopt: Callable[..., li
     assert (rows[0]["generated"], rows[0]["finish_reasons"], rows[0]["thinking"]) == ([1], ["stop"], False)
 
 
-def test_a_prompt_without_an_answer_is_skipped(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_a_prompt_without_an_answer_is_skipped(adopt: Adopt) -> None:
     rows = adopt(prompts(3), [log("row 0", "answer"), log("row 1", ""), log("something else", "answer")])
     assert [row["status"] for row in rows] == ["success", "skipped", "skipped"]
     assert rows[1]["error"] == "the answers file has no answer to this prompt"
 
 
-def test_all_turns_and_what_is_known_of_them_are_adopted(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_all_turns_and_what_is_known_of_them_are_adopted(adopt: Adopt) -> None:
     given = log("a?", "b", "c?", "d") | {"finish_reasons": ["stop", "length"], "token_ids": [[1], [2, 3]]}
     given["messages"][1]["reasoning_content"] = "hm"
     (row,) = adopt([prompt("x", "a?", "c?")], [given])
@@ -66,7 +69,7 @@ def test_all_turns_and_what_is_known_of_them_are_adopted(adopt: Callable[..., li
     assert row["thinking"] is True
 
 
-def test_sharegpt_logs_are_adopted(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_sharegpt_logs_are_adopted(adopt: Adopt) -> None:
     conversation = [{"from": "human", "value": "row 0"}, {"from": "gpt", "value": "answer"}]
     (row,) = adopt(prompts(1), [{"conversations": conversation}])
     assert row["messages"][1] == {"role": "assistant", "content": "answer"}
@@ -76,23 +79,19 @@ IMAGE = {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"ro
 TORN = '{"messages": [{"role": "us'
 
 
-def test_rows_that_prepare_drops_are_dropped_and_counted_again(
-    adopt: Callable[..., list[dict[str, Any]]], bench: Bench
-) -> None:
+def test_rows_that_prepare_drops_are_dropped_and_counted_again(adopt: Adopt, bench: Bench) -> None:
     rows = adopt(prompts(2), [log("row 0", "a"), IMAGE, TORN, log("row 1", "b")])
     assert [row["messages"][1]["content"] for row in rows] == ["a", "b"]
     assert bench.heard.lines[0] == "4 rows of answers read, 2 kept, dropped: 1 not_text, 1 not_json"
 
 
 @pytest.mark.parametrize(("bad", "message"), [(TORN, "not JSON"), (IMAGE, "type 'image_url'")])
-def test_a_bad_row_stops_where_prepare_stops(
-    adopt: Callable[..., list[dict[str, Any]]], bad: str | dict[str, Any], message: str
-) -> None:
+def test_a_bad_row_stops_where_prepare_stops(adopt: Adopt, bad: str | dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match=rf"given\.jsonl:2: .*{message}"):
         adopt(prompts(1), [log("row 0", "a"), bad], answers_bad_rows="stop")
 
 
-def test_the_share_of_bad_rows_is_that_of_prepare(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_the_share_of_bad_rows_is_that_of_prepare(adopt: Adopt) -> None:
     given = [log(f"row {number}", "a") for number in range(38)] + [TORN] * 3
     with pytest.raises(BadRowsError, match=r"3 of 41 rows .*prepare.bad_share allows 0.05"):
         adopt(prompts(38), given)
@@ -100,7 +99,7 @@ def test_the_share_of_bad_rows_is_that_of_prepare(adopt: Callable[..., list[dict
 
 
 def test_answers_that_cannot_be_used_are_judged_by_the_share_of_regenerate(
-    adopt: Callable[..., list[dict[str, Any]]],
+    adopt: Adopt,
 ) -> None:
     given = [log(f"row {number}", "a") for number in range(38)]
     given += [log(f"row {number}", "a") | {"finish_reason": "crashed"} for number in (38, 39, 40)]
@@ -110,7 +109,7 @@ def test_answers_that_cannot_be_used_are_judged_by_the_share_of_regenerate(
     assert [row["status"] for row in adopt(prompts(41), given, bad_share=1.0)].count("skipped") == 3
 
 
-def test_a_file_without_an_answer_is_named_with_the_reasons(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_a_file_without_an_answer_is_named_with_the_reasons(adopt: Adopt) -> None:
     thought = log("row 0", None)
     thought["messages"][1]["reasoning_content"] = "hm"
     with pytest.raises(SourceError, match=r"given\.jsonl: no answer can be adopted: 3 rows of answers read") as found:
@@ -119,9 +118,7 @@ def test_a_file_without_an_answer_is_named_with_the_reasons(adopt: Callable[...,
     assert "given.jsonl:3: not JSON" in str(found.value)
 
 
-def test_of_several_answers_the_first_that_can_be_used_is_taken(
-    adopt: Callable[..., list[dict[str, Any]]], bench: Bench
-) -> None:
+def test_of_several_answers_the_first_that_can_be_used_is_taken(adopt: Adopt, bench: Bench) -> None:
     failed = log("row 0", "cut by a filter") | {"finish_reason": "content_filter"}
     rows = adopt(prompts(1), [log("row 0", ""), failed, log("row 0", "good"), log("row 0", "later")])
     assert [row["messages"][1]["content"] for row in rows] == ["good"]
@@ -129,12 +126,12 @@ def test_of_several_answers_the_first_that_can_be_used_is_taken(
     assert bench.heard.lines[0] == told
 
 
-def test_rows_that_do_not_say_how_they_ended_are_told(adopt: Callable[..., list[dict[str, Any]]], bench: Bench) -> None:
+def test_rows_that_do_not_say_how_they_ended_are_told(adopt: Adopt, bench: Bench) -> None:
     adopt(prompts(2), [log("row 0", "a"), log("row 1", "b") | {"finish_reason": "stop"}])
     assert bench.heard.lines[1] == "1 of them do not say how an answer ended; taken as 'stop'"
 
 
-def test_a_turn_of_weight_zero_is_context(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_a_turn_of_weight_zero_is_context(adopt: Adopt) -> None:
     given = log("a?", "wrong", "c?", "d") | {"finish_reasons": ["length", "stop"], "token_ids": [[1], [2, 3]]}
     given["messages"][1] |= {"weight": 0, "reasoning_content": "hm"}
     (row,) = adopt([prompt("x", "a?", "c?")], [given])
@@ -143,14 +140,14 @@ def test_a_turn_of_weight_zero_is_context(adopt: Callable[..., list[dict[str, An
     assert "reasoning" not in row
 
 
-def test_a_row_without_a_supervised_turn_is_skipped(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_a_row_without_a_supervised_turn_is_skipped(adopt: Adopt) -> None:
     given = log("a?", "b")
     given["messages"][1]["weight"] = 0
     row, _ = adopt([prompt("x", "a?"), *prompts(1)], [given, log("row 0", "a")])
     assert (row["status"], row["error"]) == ("skipped", "every turn of the answer has weight 0")
 
 
-def test_the_day_of_the_plan_is_given_where_the_row_names_none(adopt: Callable[..., list[dict[str, Any]]]) -> None:
+def test_the_day_of_the_plan_is_given_where_the_row_names_none(adopt: Adopt) -> None:
     own = log("row 0", "a") | {"date": "2024-03-05T10:00:00Z"}
     rows = adopt(prompts(2), [own, log("row 1", "b")], date=date(2025, 2, 1))
     assert [row["date"] for row in rows] == ["2024-03-05", "2025-02-01"]
@@ -164,7 +161,7 @@ LINES = (
 )
 
 
-def conversations(lines: list[str]) -> Iterator[dict[str, Any]]:
+def conversations(lines: list[str]) -> Iterator[Conversation]:
     """Yield what can be read of lines, as prompts."""
     for line in lines:
         try:

@@ -5,6 +5,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import httpx
@@ -29,7 +30,7 @@ WAITS = (
 """Seconds that would be waited for real; nothing here depends on them."""
 
 
-def answers(status: int, headers: dict[str, str], content: bytes) -> dict[str, dict]:
+def answers(status: int, headers: dict[str, str], content: bytes) -> dict[str, dict[str, Any]]:
     """Return the rows by id where an endpoint replies so to the prompt `row bad`, over and over."""
     engine = Simulated()
 

@@ -1,6 +1,6 @@
 """One bad row costs one row; too many of them end the run, and what was answered is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -98,7 +98,7 @@ def test_a_row_that_cannot_be_rendered_costs_one_row_and_no_question(
     """As a template does that goes through the arguments of a call, and gets text."""
 
     class Picky(Reader):
-        def prompt_ids(self, messages, **told):
+        def prompt_ids(self, messages: Sequence[Mapping[str, Any]], **told: Any) -> list[int]:
             if "row 17" in messages[-1]["content"]:
                 raise error
             return super().prompt_ids(messages, **told)
@@ -131,7 +131,7 @@ def test_what_is_no_rows_fault_ends_the_run_as_it_is_and_in_no_group(
     reading: Callable[[TargetReader], Bench], error: Exception
 ) -> None:
     class Sick(Reader):
-        def prompt_ids(self, messages, **told):
+        def prompt_ids(self, messages: Sequence[Mapping[str, Any]], **told: Any) -> list[int]:
             if "row 17" in messages[-1]["content"]:
                 raise error
             return super().prompt_ids(messages, **told)

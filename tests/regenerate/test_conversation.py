@@ -1,7 +1,7 @@
 """One sample, turn by turn, against answers written by hand."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -9,6 +9,7 @@ from deepspec.asking.conversation import is_thinking, regenerate_row, turn_seed
 from deepspec.asking.dialects import OTHER, body
 from deepspec.asking.question import Answer, Question
 from deepspec.asking.sampling import Sampling
+from deepspec.messages.conversations import AnswerRow, PromptRow
 from tests.given.engines.prompts import prompt
 
 WEATHER = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
@@ -37,7 +38,7 @@ class Target:
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
-        self.questions = []
+        self.questions = list[Question]()
 
     async def __call__(self, question: Question) -> Answer:
         self.questions.append(question)
@@ -48,9 +49,9 @@ def said(content: str, **more: Any) -> Answer:
     return Answer(content=content, finish_reason=more.pop("finish_reason", "stop"), **more)
 
 
-def regenerate(row: dict[str, Any], *answers: Answer, **sampling: Any) -> tuple[dict[str, Any], list[Question]]:
+def regenerate(row: dict[str, Any], *answers: Answer, **sampling: Any) -> tuple[AnswerRow, list[Question]]:
     target = Target(*answers)
-    return asyncio.run(regenerate_row(row, target, Sampling(**sampling))), target.questions
+    return asyncio.run(regenerate_row(cast(PromptRow, row), target, Sampling(**sampling))), target.questions
 
 
 def test_each_turn_is_asked_on_the_targets_own_previous_answers() -> None:

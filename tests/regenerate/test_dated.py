@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,8 +31,12 @@ WITH_TOOLS = VARIABLE.replace("{{ 'Today: '", "{% if tools %}{{ 'Today: '").repl
 )
 
 
+Told = Callable[..., list[Any]]
+"""A template, prompts, engines, and what the sampling says -> the rows."""
+
+
 @pytest.fixture
-def told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+def told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Told:
     """Return the rows that come of prompts, with a template that the target and the engine share."""
 
     def regenerate(template: str, rows: list[dict[str, Any]], *engines: Server, **sampling: Any) -> list[Any]:
@@ -63,7 +67,7 @@ def prompts_read(server: Server) -> list[str]:
     return [text for text in texts if "row " in text]
 
 
-def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told: Callable[..., list[Any]]) -> None:
+def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told: Told) -> None:
     with serve(engine(VARIABLE)) as (server,):
         rows = told(VARIABLE, prompts(3), server)
     assert {row["status"] for row in rows} == {"success"}
@@ -73,7 +77,7 @@ def test_an_engine_that_heeds_the_templates_variable_is_told_the_date_by_it(told
     assert sent == [{"enable_thinking": False, "date_string": "24 Dec 2025"}] * 3
 
 
-def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told: Callable[..., list[Any]]) -> None:
+def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told: Told) -> None:
     with serve(engine(WITH_TOOLS)) as (server,):
         rows = told(WITH_TOOLS, prompts(1), server)
         assert rows[0]["date"] == "2025-12-24"
@@ -86,9 +90,7 @@ def test_the_proof_is_made_where_the_template_prints_the_date_at_all(told: Calla
     ("template", "more"),
     [(BARE, {}), (VARIABLE, {"heeds": False}), (VARIABLE, {"refuses": frozenset({"chat_template_kwargs"})})],
 )
-def test_an_engine_that_cannot_be_told_is_given_token_ids(
-    told: Callable[..., list[Any]], template: str, more: dict[str, Any]
-) -> None:
+def test_an_engine_that_cannot_be_told_is_given_token_ids(told: Told, template: str, more: dict[str, Any]) -> None:
     """Deaf ones read as many tokens as they should: only two values of other lengths show that they print their own."""
     with serve(engine(template, takes_ids=True, **more)) as (server,):
         rows = told(template, prompts(3), server)
@@ -100,7 +102,7 @@ def test_an_engine_that_cannot_be_told_is_given_token_ids(
     assert all(row["token_ids"] == [[0, 1, 2]] for row in rows)
 
 
-def test_engines_are_told_each_in_its_own_way(told: Callable[..., list[Any]]) -> None:
+def test_engines_are_told_each_in_its_own_way(told: Told) -> None:
     with serve(engine(VARIABLE, slots=1), engine(VARIABLE, heeds=False, takes_ids=True, slots=1)) as (one, other):
         rows = told(VARIABLE, prompts(40), one, other)
     assert {row["status"] for row in rows} == {"success"}
@@ -120,7 +122,7 @@ def test_engines_are_told_each_in_its_own_way(told: Callable[..., list[Any]]) ->
     ],
 )
 def test_an_engine_that_prints_its_own_day_is_refused(
-    told: Callable[..., list[Any]], template: str, more: dict[str, Any], why: str
+    told: Told, template: str, more: dict[str, Any], why: str
 ) -> None:
     with serve(engine(template, **more)) as (server,):
         with pytest.raises(EngineError, match=f"prints the date.*{why}.*chat_template without the date"):
@@ -128,14 +130,14 @@ def test_an_engine_that_prints_its_own_day_is_refused(
         assert not server.engine.row_bodies
 
 
-def test_a_date_that_the_user_gives_stands(told: Callable[..., list[Any]]) -> None:
+def test_a_date_that_the_user_gives_stands(told: Told) -> None:
     with serve(engine(VARIABLE)) as (server,):
         (row,) = told(VARIABLE, prompts(1), server, chat_template_kwargs={"date_string": "26 Jul 2024"})
     assert server.engine.row_bodies[0]["chat_template_kwargs"]["date_string"] == "26 Jul 2024"
     assert row["chat_template_kwargs"] == {"date_string": "26 Jul 2024"}
 
 
-def test_a_template_that_prints_no_date_is_told_none(told: Callable[..., list[Any]]) -> None:
+def test_a_template_that_prints_no_date_is_told_none(told: Told) -> None:
     with serve(engine(tiny.CHATML, takes_ids=True)) as (server,):
         (row,) = told(tiny.CHATML, prompts(1), server)
     assert "date" not in row
@@ -143,9 +145,9 @@ def test_a_template_that_prints_no_date_is_told_none(told: Callable[..., list[An
 
 
 def test_token_ids_leave_a_call_in_the_last_turn_as_text_and_skip_rows_that_go_on_with_one(
-    told: Callable[..., list[Any]],
+    told: Told,
 ) -> None:
-    def calls(body):
+    def calls(body: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": "assistant", "content": "<tool_call>{}</tool_call>"}
 
     last = {**prompt("last", "row 1"), "tools": WEATHER}
@@ -162,11 +164,12 @@ def test_an_engine_that_is_away_while_it_is_checked_is_asked_again_later() -> No
     class Away:
         label = "away"
 
-        async def ask_ids(self, question, sampling):
+        async def ask_ids(self, *_: object) -> NoReturn:
             raise AskError("out of memory", "engine")
 
         ask_messages = ask_ids
 
+    engine: Any = Away()
     reader = TargetReader(tiny.tokenizer(BARE), "target", DAY)
     with pytest.raises(AskError, match="out of memory"):
-        asyncio.run(settle_date(Away(), reader, Sampling()))
+        asyncio.run(settle_date(engine, reader, Sampling()))

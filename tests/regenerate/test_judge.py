@@ -1,7 +1,7 @@
 """Which answers are none to train on."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +10,7 @@ from deepspec.asking.judge import check_answer, check_prompt
 from deepspec.asking.question import Answer, Question
 from deepspec.asking.sampling import Sampling
 from deepspec.errors import RowError
+from deepspec.messages.conversations import PromptRow
 from tests.given.engines.prompts import prompt
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -80,8 +81,8 @@ def test_a_prompt_that_is_whole_or_cannot_be_counted_passes(has: int | None, rea
 def test_an_empty_turn_is_refused_where_another_turn_has_no_ids_and_so_the_row_keeps_none() -> None:
     answers = iter([said("", "length", token_ids=[1, 2]), said("4")])
 
-    async def ask(question):
+    async def ask(question: Question) -> Answer:
         return next(answers)
 
     with pytest.raises(RowError, match="the answer is empty"):
-        asyncio.run(regenerate_row(prompt("a", "One?", "Two?"), ask, Sampling()))
+        asyncio.run(regenerate_row(cast(PromptRow, prompt("a", "One?", "Two?")), ask, Sampling()))

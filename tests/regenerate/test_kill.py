@@ -14,6 +14,7 @@ from deepspec.lines.rows import read_rows
 from deepspec.messages.conversations import published_rows
 from tests.given.engines.answering import Simulated, serve
 from tests.given.engines.prompts import Bench, prompts
+from tests.given.some import some
 from tests.regenerate.one_run import ROWS
 
 MOST_IN_FLIGHT = 60
@@ -29,7 +30,7 @@ def committed(bench: Bench, ref: ArtifactRef) -> dict[str, object]:
     """Return the rows of all committed parts by id."""
     out = bench.out(ref)
     paths = [bench.store.local_path(f"{out.prefix}/{e.key}") for mark in out.parts() for e in mark.files.values()]
-    return {row["id"]: row for path in paths for _, row in read_rows(path)}
+    return {row["id"]: row for path in paths for _, row in read_rows(some(path))}
 
 
 def kill_and_resume(bench: Bench, seed: int, kills: int) -> None:
@@ -59,7 +60,7 @@ def kill_and_resume(bench: Bench, seed: int, kills: int) -> None:
 
 def check_final(bench: Bench, ref: ArtifactRef, before: dict[str, object]) -> None:
     out = bench.out(ref)
-    manifest = read_manifest(bench.store, out.kind, out.address)
+    manifest = some(read_manifest(bench.store, out.kind, out.address))
     rows = list(published_rows(open_artifact(bench.store, reference(bench.store, manifest), bench.folder)))
     assert [row["id"] for row in rows] == [f"id-{number}" for number in range(ROWS)]
     assert {row["status"] for row in rows} == {"success"}

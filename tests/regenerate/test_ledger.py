@@ -2,17 +2,18 @@
 
 import resource
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytest
 
 from deepspec.errors import AnswersError, StoreError
+from deepspec.messages.conversations import AnswerRow
 from deepspec.regenerate.ledger import Ledger, lock_folder
 
 
-def row(sample_id: str, text: str = "fine") -> dict[str, Any]:
+def row(sample_id: str, text: str = "fine") -> AnswerRow:
     message = {"role": "assistant", "content": text}
-    return {"id": sample_id, "messages": [message], "status": "success"}
+    return cast(AnswerRow, {"id": sample_id, "messages": [message], "status": "success"})
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "part.jsonl"
 
 
-def write(path: Path, *rows: dict[str, Any]) -> None:
+def write(path: Path, *rows: AnswerRow) -> None:
     ledger = Ledger(path)
     for each in rows:
         ledger.append(each)

@@ -11,7 +11,7 @@ from deepspec.messages.thinking import MARKERS
 from deepspec.regenerate.logged import read_logged
 
 
-def log(*texts: str, **more: Any) -> dict[str, Any]:
+def log(*texts: str | None, **more: Any) -> dict[str, Any]:
     roles = ("user", "assistant")
     return {"messages": [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)], **more}
 

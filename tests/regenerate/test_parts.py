@@ -1,19 +1,20 @@
 """The accounts of a part, by hand."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from deepspec.artifacts import open_artifact
 from deepspec.errors import AnswersError
+from deepspec.messages.conversations import AnswerRow
 from deepspec.regenerate.parts import Book
 from deepspec.regenerate.row_counts import RowCounts, total_counts
 from tests.given.engines.prompts import Bench, prompts
 
 
-def answer(sample_id: str, **more: Any) -> dict[str, Any]:
-    return {
+def answer(sample_id: str, **more: Any) -> AnswerRow:
+    found = {
         "id": sample_id,
         "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}],
         "status": "success",
@@ -24,14 +25,15 @@ def answer(sample_id: str, **more: Any) -> dict[str, Any]:
         "endpoint": "one",
         **more,
     }
+    return cast(AnswerRow, found)
 
 
-def failed(sample_id: str, error: str, **more: Any) -> dict[str, Any]:
+def failed(sample_id: str, error: str, **more: Any) -> AnswerRow:
     row = {"id": sample_id, "messages": [], "thinking": False, "generated": [], "finish_reasons": []}
-    return {**row, "status": "error", "error": error, **more}
+    return cast(AnswerRow, {**row, "status": "error", "error": error, **more})
 
 
-def counts(*rows: dict[str, Any], drift: Callable[[Any], Any] = lambda row: ()) -> dict[str, Any]:
+def counts(*rows: AnswerRow, drift: Callable[[Any], Any] = lambda row: ()) -> dict[str, Any]:
     tally = RowCounts(drift)
     for row in rows:
         tally.add(row)

@@ -109,7 +109,7 @@ def test_an_end_that_nobody_knows_is_found_before_the_first_row_and_named(bench:
 def test_an_engine_that_just_shuts_down_is_no_engine_of_unknown_ends(bench: Bench) -> None:
     said = iter(["abort"])
 
-    def answer(body):
+    def answer(body: Mapping[str, Any]) -> dict[str, Any]:
         whole = body["max_tokens"] > 1
         return {"role": "assistant", "content": "fine", "finish_reason": next(said, "stop") if whole else "length"}
 

@@ -1,19 +1,20 @@
 """What the target's tokenizer says about prompts and answers."""
 
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from deepspec.asking.reader import TargetReader
 from deepspec.chat.clock import Clock
+from deepspec.messages.conversations import AnswerRow, Message
 from deepspec.placement import Placement
 from tests.given.engines.prompts import TARGET
 from tests.given.targets import tiny
 from tests.regenerate.test_parts import answer
 
 DAY = date(2025, 12, 24)
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 DATED = "{{ strftime_now('%Y-%m-%d') }}" + tiny.CHATML
 
 
@@ -22,17 +23,17 @@ class Words:
 
     chat_template = "words"
 
-    def encode(self, text, add_special_tokens):
+    def encode(self, text: str, add_special_tokens: bool) -> list[str]:
         return text.split()
 
-    def get_chat_template(self, chat_template, tools):
+    def get_chat_template(self, chat_template: object, tools: object) -> str:
         return self.chat_template
 
-    def apply_chat_template(self, messages, **options):
+    def apply_chat_template(self, messages: list[Message], **options: object) -> list[str]:
         return [word for message in messages for word in [message["role"], *message["content"].split()]]
 
 
-def row(content: str, tokens: int, **more: Any) -> dict[str, Any]:
+def row(content: str, tokens: int, **more: Any) -> AnswerRow:
     said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
     return answer("a", messages=said, usage={"prompt_tokens": 2, "completion_tokens": tokens}, **more)
 
@@ -45,7 +46,8 @@ def test_a_target_elsewhere_tells_nothing() -> None:
 
 
 def test_a_prompt_is_read_as_the_template_renders_it() -> None:
-    assert TargetReader(Words()).prompt_ids([{"role": "user", "content": "two words"}]) == ["user", "two", "words"]
+    read: Any = TargetReader(Words()).prompt_ids([{"role": "user", "content": "two words"}])
+    assert read == ["user", "two", "words"]
 
 
 def test_a_template_that_prints_the_clock_prints_the_date_of_the_run() -> None:
@@ -66,7 +68,7 @@ def test_a_row_without_the_date_that_its_prompt_printed_is_told() -> None:
 def test_a_text_that_the_tokenizer_cannot_read_is_drift_and_no_end(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*told, **more):
+    def fail(*told: object, **more: object) -> NoReturn:
         raise error
 
     reader = TargetReader(Words())

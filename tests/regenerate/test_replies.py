@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import json
+import operator
 import time
 from email.utils import formatdate
 from typing import Any
@@ -18,13 +19,14 @@ from deepspec.asking.question import Answer
 from deepspec.asking.replies import chat_answer, text_answer
 from deepspec.engines.failures import AskError, UnknownFinishError
 from deepspec.engines.wire import LONGEST_PAUSE, decoded, retry_after
+from tests.given.some import some
 
 
 def response(**message: Any) -> dict[str, Any]:
     return {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", **message}}]}
 
 
-def read(reply: object, dialect: Dialect = OTHER) -> Answer:
+def read(reply: Any, dialect: Dialect = OTHER) -> Answer:
     return chat_answer(reply, dialect, "here")
 
 
@@ -142,7 +144,9 @@ def test_what_no_file_can_hold_is_the_rows_fault(said: dict[str, Any]) -> None:
 
 
 def test_the_answer_to_token_ids_is_its_text_as_it_is() -> None:
-    given = {"choices": [{"text": "<tool_call>{}</tool_call>", "finish_reason": "eos", "token_ids": [4, 5]}]}
+    given: dict[str, Any] = {
+        "choices": [{"text": "<tool_call>{}</tool_call>", "finish_reason": "eos", "token_ids": [4, 5]}]
+    }
     given["usage"] = {"prompt_tokens": 3, "completion_tokens": 2}
     answer = text_answer(given, DIALECTS["vllm"], "here")
     assert (answer.content, answer.finish_reason, answer.tool_calls) == ("<tool_call>{}</tool_call>", "stop", [])
@@ -184,7 +188,7 @@ def test_a_pause_is_told_in_seconds_or_as_a_date(told: str, seconds: float | Non
 def test_a_date_is_read_by_the_clock_of_the_endpoint() -> None:
     told = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:00:00 GMT"}
     assert retry_after(httpx.Headers(told)) == 28 * 60
-    assert 50 < retry_after(httpx.Headers({"retry-after": formatdate(time.time() + 60)})) < 61
+    assert 50 < some(retry_after(httpx.Headers({"retry-after": formatdate(time.time() + 60)}))) < 61
     assert retry_after(httpx.Headers({"retry-after": "9", "retry-after-ms": "250"})) == 0.25
 
 
@@ -231,12 +235,13 @@ def damaged(told: dict[str, Any], damage: list[tuple[Any, Any]]) -> dict[str, An
     message = {name: told[name] for name in ("content", "reasoning", "tool_calls")}
     ids = {"token_ids": [5] * count, "logprobs": {"content": [{"id": 5}] * count}}
     choice = {"message": message, "text": told["content"], "finish_reason": told["finish_reason"], **ids}
-    reply = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": count}}
+    reply: Any = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": count}}
     reply = copy.deepcopy(reply)
     for path, value in damage:
         with contextlib.suppress(LookupError, TypeError, AttributeError):  # the place is gone
-            functools.reduce(lambda place, step: place[step], path[:-1], reply)[path[-1]] = value
-    return reply
+            functools.reduce(operator.getitem, path[:-1], reply)[path[-1]] = value
+    broken: dict[str, Any] = reply
+    return broken
 
 
 replies = st.builds(damaged, whole, st.lists(st.tuples(st.sampled_from(PATHS), anything), max_size=2))
@@ -246,7 +251,7 @@ replies = st.builds(damaged, whole, st.lists(st.tuples(st.sampled_from(PATHS), a
 @given(reply=replies, dialect=st.sampled_from([OTHER, *DIALECTS.values()]))
 @example(reply=response(content="Hi") | {"usage": {"completion_tokens": 10**400}}, dialect=OTHER)
 def test_whatever_an_engine_replies_is_an_answer_that_a_file_can_hold_or_an_ask_error(
-    reply: object, dialect: Dialect
+    reply: dict[str, Any], dialect: Dialect
 ) -> None:
     for read_as in (chat_answer, text_answer):
         try:

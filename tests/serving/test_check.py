@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_a_round_whose_draft_ends_the_answer_is_counted_by_an_engine_that_counts
 def test_prompts_are_compared_one_by_one() -> None:
     """Long and short rounds lie wide apart, so that both intervals are wide; each prompt takes one round more."""
     asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens
-    moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    moments: dict[str, Any] = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=9, drafted=20, accepted=accepted, **moments) for accepted in (6, 0) * 6]  # 2 and 8
     found = against_ours("engine", answers, [], asked)
     assert found is not None
@@ -107,7 +108,7 @@ def test_another_draft_that_is_accepted_as_often_takes_other_rounds_over_the_sam
 
 def test_rounds_are_compared_over_the_same_answers_alone() -> None:
     """A stop token that the engine leaves out of its text is one; another length, another text or none is not."""
-    moments = {"intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    moments: dict[str, Any] = {"intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     told = [("abc", 9), ("abc", 8), ("abd", 9), ("", 9)]
     answers = [ServedAnswer(text=text, tokens=tokens, drafted=20, accepted=2, **moments) for text, tokens in told]
     asked = [known(str(n), 1, text="abc<end>") for n in range(4)]
@@ -118,7 +119,7 @@ def test_rounds_are_compared_over_the_same_answers_alone() -> None:
 
 def test_a_draft_that_cannot_decide_takes_another_round_now_and_then() -> None:
     """One round more in 40 answers of 4: two thirds of a percent."""
-    moments = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    moments: dict[str, Any] = {"text": "a", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=9, drafted=12, accepted=4 - (n == 7), **moments) for n in range(40)]
     found = against_ours("engine", answers, [], [known(str(n), 1, text="a") for n in range(40)])
     assert found is not None
@@ -178,7 +179,7 @@ def test_a_target_that_answers_otherwise_is_refused() -> None:
 
 
 def test_agreement_is_an_overlap_of_intervals() -> None:
-    moments = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
+    moments: dict[str, Any] = {"text": "", "intended": 0.0, "sent": 0.0, "arrivals": (1.0,), "end": 1.0}
     answers = [ServedAnswer(tokens=n + 1, drafted=20, accepted=n - 10, **moments) for n in (12, 14, 16, 18, 20)]
     found = tokens_per_round(answers)  # 10 rounds each: 1.2 to 2.0
     assert found is not None

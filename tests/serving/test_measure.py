@@ -1,6 +1,7 @@
 """An engine under load, with the faults that real ones have. Nothing here depends on how fast it is."""
 
 import asyncio
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -181,7 +182,7 @@ def test_a_client_that_is_the_limit_says_so_and_is_not_taken_for_the_engine(monk
 
 
 def test_more_connections_than_the_machine_opens_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure.resource, "getrlimit", lambda _: (100, 100))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
     with pytest.raises(SpecError, match="128 requests at once need as many connections, and this machine lets a"):
         served(Fake(), ServeOptions(loads=(128,)))
 

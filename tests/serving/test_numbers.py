@@ -91,7 +91,8 @@ def test_the_break_even_load_has_the_interval_of_its_resamples() -> None:
     draws = [np.array([1.2] + [1.2] * 1000), np.array([0.8] + [0.8] * 500 + [1.1] * 500)]
     found = break_even([2, 8], draws)
     assert found is not None
-    assert (found.value, found.low, found.high) == (pytest.approx(4), pytest.approx(4), None)
+    assert (found.value, found.low) == pytest.approx((4, 4))
+    assert found.high is None
     assert found.told(2, 8) == "up to 4.0 requests at once (95 %: 4.0 to above 8)"
     assert break_even([], []) is None
 
@@ -191,7 +192,8 @@ def test_as_many_tokens_are_proposed_as_pay() -> None:
 def test_positions_measured_here_stand_in_for_those_that_an_engine_does_not_tell() -> None:
     (found,) = proposals([level(1, drafting=10, plain=10, per_round=2.0, positions=())], (0.9, 0.1), 2)
     # a round of two tokens costs two steps, so one costs 1.5: 1.9 / 1.5 beats 2.0 / 2
-    assert (found.tokens, found.speedup) == (1, pytest.approx(1.9 / 1.5))
+    assert found.tokens == 1
+    assert found.speedup == pytest.approx(1.9 / 1.5)
 
 
 def test_a_level_is_slower_than_before_where_intervals_are_apart(under_load: Callable[..., UnderLoad]) -> None:

@@ -16,7 +16,8 @@ def test_a_place_is_the_mass_before_it_and_half_of_its_own() -> None:
     variance = 0.5 * 0.25**2 + 0.3 * 0.15**2 + 0.2 * 0.4**2
     assert [each.variance for each in found] == pytest.approx([variance] * 3)
     both = together(found[:2])
-    assert (both.off, both.count) == (pytest.approx(-0.1), 2)
+    assert both.off == pytest.approx(-0.1)
+    assert both.count == 2
     assert both.deviations == pytest.approx(-0.1 / math.sqrt(2 * variance))
 
 

@@ -122,9 +122,9 @@ def test_a_lock_that_never_frees(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_files_of_another_user(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.open
+    real: Any = Path.open
 
-    def closed(self: Path, *args: object, **kwargs: object):
+    def closed(self: Path, *args: object, **kwargs: object) -> Any:
         if self.name.endswith(".lock"):
             raise PermissionError(13, "Permission denied")
         return real(self, *args, **kwargs)

@@ -6,7 +6,8 @@ import random
 import shutil
 import signal
 import time
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -158,14 +159,16 @@ class Engines:
         self.asked: list[tuple[int, ...]] = []
         """What they were asked for, as far as it was heard."""
         self.turn = Lock()
-        self.ports, self.children, self.pipes = [0, 0], [None, None], [None, None]
+        self.ports = {0: 0, 1: 0}
+        self.children: dict[int, BaseProcess] = {}
+        self.pipes: dict[int, Connection] = {}
         for number in (0, 1):
             self.start(number)
         self.going = Thread(target=self.come_and_go)
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        return [Endpoint(url=f"http://127.0.0.1:{port}/v1", model="tiny") for port in self.ports]
+        return [Endpoint(url=f"http://127.0.0.1:{port}/v1", model="tiny") for port in self.ports.values()]
 
     def start(self, number: int) -> None:
         here, there = CONTEXT.Pipe(duplex=False)
@@ -184,7 +187,7 @@ class Engines:
     def hear(self) -> None:
         """Hear all that the engines have told so far; each tells of a request before it answers."""
         with self.turn:
-            for pipe in self.pipes:
+            for pipe in self.pipes.values():
                 with contextlib.suppress(EOFError, OSError):  # its engine was killed
                     while pipe.poll():
                         self.asked.append(tuple(pipe.recv()))
@@ -201,7 +204,7 @@ class Engines:
         """Wait until both have been asked so many times more; return whether another kill is wanted then."""
         wanted = len(self.asked) + requests
         while len(self.asked) < wanted and not self.ended.is_set():
-            wait(self.pipes, timeout=0.05)
+            wait(list(self.pipes.values()), timeout=0.05)
             self.hear()
         return not self.ended.is_set()
 

@@ -79,7 +79,7 @@ def connector_method(name: str) -> Any:
     """Return a method of the connector, and what it calls, without importing vLLM."""
     tree = ast.parse((CONNECTOR / "deepspec_states.py").read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    wanted = [node for node in functions if node.name in (name, "checksum")]
+    wanted: list[ast.stmt] = [node for node in functions if node.name in (name, "checksum")]
     space: dict[str, object] = {}
     exec(
         "import os, torch, zlib\nfrom contextlib import suppress\nfrom pathlib import Path\nfrom typing import Any\n"

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -213,8 +214,13 @@ def test_states_with_answers_that_have_no_room_are_not_fetched(
     s3: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fetched, bring = [], StatesInStore.bring
-    monkeypatch.setattr(StatesInStore, "bring", lambda self, *args: (fetched.append(self.key), bring(self, *args))[1])
+    fetched, bring = list[str](), StatesInStore.bring
+
+    def noted(states: StatesInStore, *args: Any) -> Any:
+        fetched.append(states.key)
+        return bring(states, *args)
+
+    monkeypatch.setattr(StatesInStore, "bring", noted)
     one = Line(bench.target, bench.folder / "line")
     with serving(bench.served()) as engine, carrying(engine, s3) as far:
         one.answers(one.cache_spec(keep_states=60_000), far)

@@ -1,6 +1,7 @@
 """One type of target through everything that a pipeline asks of it; what came of it is a row of docs/targets.md."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def decoded(target: Target, draft: BlockDraft | EagleDraft) -> tuple[str, bool]:
 
 
 @torch.no_grad()
-def greedy(target: Target, prompt: list[int]) -> tuple[int, ...]:
+def greedy(target: Target, prompt: Sequence[int]) -> tuple[int, ...]:
     """Return the tokens that the model itself finds most likely, everything read anew for each."""
     ids = list(prompt)
     for _ in range(NEW_TOKENS):

@@ -62,7 +62,7 @@ class Kind:
         return ChatTemplate(tokenizer, stops, self.name, **{"vocab_size": len(tokenizer), **options})
 
 
-_CHATML = {"stop": "<|im_end|>", "signs": ("<|im_start|>", "<|endoftext|>")}
+_CHATML: dict[str, Any] = {"stop": "<|im_end|>", "signs": ("<|im_start|>", "<|endoftext|>")}
 _DEEPSEEK = (
     "<|User|>",
     "<|Assistant|>",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepspec.checkpoint.ends import read_ends
 from deepspec.errors import TargetError
 from deepspec.families import read, read_folder
-from deepspec.start.fresh import read_ends
 from deepspec.target.heads import read_target
 from deepspec.target.load import load_target
 from deepspec.target.tokens import check_vocabulary, read_tokenizer

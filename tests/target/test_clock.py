@@ -7,6 +7,7 @@ import pytest
 
 from deepspec.chat.clock import DATE, Clock
 from deepspec.chat.template import ChatTemplate
+from tests.given.some import some
 from tests.given.targets import tiny
 
 TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
@@ -25,7 +26,8 @@ def chat(template: str) -> ChatTemplate:
 
 
 def text(template: str, **told: Any) -> str:
-    return tiny.tokenizer().decode(chat(template).prompt_ids(HELLO, **told))
+    found: str = tiny.tokenizer().decode(chat(template).prompt_ids(HELLO, **told))
+    return found
 
 
 def test_the_clock_stands_at_noon_of_the_date() -> None:
@@ -55,7 +57,7 @@ def test_how_a_template_is_kept_from_the_clock(template: str, clock: Clock | Non
 
 
 def test_the_variable_tells_an_engine_the_same_date() -> None:
-    switches = chat(LLAMA3).clock.switches(date(2025, 12, 24))
+    switches = some(chat(LLAMA3).clock).switches(date(2025, 12, 24))
     assert switches == {"date_string": "24 Dec 2025"}
     assert text(LLAMA3, switches=switches, day=DATE) == text(LLAMA3, day=date(2025, 12, 24))
 

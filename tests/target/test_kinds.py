@@ -82,7 +82,7 @@ def test_two_turns_are_supervised_through_their_stop_tokens(name: str) -> None:
 )
 def test_what_the_system_says_is_context_of_every_kind(name: str) -> None:
     row = answered("r", "2+2?", "4")
-    messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]  # type: ignore[misc]
+    messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]
     ((whole, stretches),) = texts(name, {**row, "messages": messages, "generated": [2]})
     assert "Be terse." in whole
     assert len(stretches) == 1
@@ -91,7 +91,7 @@ def test_what_the_system_says_is_context_of_every_kind(name: str) -> None:
 
 def test_a_system_role_that_is_refused_costs_its_row() -> None:
     row = answered("r", "2+2?", "4")
-    messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]  # type: ignore[misc]
+    messages = [{"role": "system", "content": "Be terse."}, *row["messages"]]
     with pytest.raises(RowError, match=r"sample r: .*System role not supported") as caught:
         KINDS["gemma"].chat().render({**row, "messages": messages, "generated": [2]})
     assert caught.value.reason == "template_refuses"
@@ -100,7 +100,7 @@ def test_a_system_role_that_is_refused_costs_its_row() -> None:
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
 def test_an_order_of_roles_that_is_refused_costs_its_row_and_is_said(name: str) -> None:
     row = answered("r", "2+2?", "4")
-    messages = [{"role": "user", "content": "Hello?"}, *row["messages"]]  # type: ignore[misc]
+    messages = [{"role": "user", "content": "Hello?"}, *row["messages"]]
     with pytest.raises(RowError, match=r"sample r: .*roles must alternate user/assistant") as caught:
         KINDS[name].chat().render({**row, "messages": messages, "generated": [2]})
     assert caught.value.reason == "template_refuses"

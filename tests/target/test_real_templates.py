@@ -49,7 +49,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "system": {
         **PLAIN,
-        "messages": [{"role": "system", "content": "Be terse."}, *PLAIN["messages"]],  # type: ignore[misc]
+        "messages": [{"role": "system", "content": "Be terse."}, *PLAIN["messages"]],
         "generated": [2, 4],
     },
     "cut": answered("r", "2+2?", "4 of", finish_reasons=["length"]),
@@ -168,7 +168,7 @@ def test_what_a_template_marks_as_generated_is_what_is_supervised(name: str) -> 
         pytest.skip(f"refused: {found}")
     (sample,) = found.samples
     fast = tokenizer(name)
-    messages = [in_parts(each) if name.startswith(PARTS) else each for each in row["messages"]]  # type: ignore[attr-defined]
+    messages = [in_parts(each) if name.startswith(PARTS) else each for each in row["messages"]]
     marked = fast.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, enable_thinking=False
     )

@@ -78,7 +78,7 @@ def conversations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
             reasons.append("stop")
             ids.append(tokenizer(kind.name).encode(messages[-1]["content"]))
     row = answered("r", messages=messages, generated=generated, finish_reasons=reasons, thinking=draw(st.booleans()))
-    more = {"tools": TOOLS} if draw(st.booleans()) else {}
+    more: dict[str, Any] = {"tools": TOOLS} if draw(st.booleans()) else {}
     more |= {"reasoning": reasoning} if reasoning else {}
     more |= {"token_ids": ids} if draw(st.integers(0, 3)) == 0 else {}
     return kind.name, {**row, **more}
@@ -207,8 +207,8 @@ def test_plain_conversations_of_every_kind_are_all_kept(name: str, data: st.Data
     )
     cut = data.draw(st.sampled_from(["stop", "length"]))
     row = answered("r", *turns)
-    rendered = chat(name).render({**row, "finish_reasons": [*row["finish_reasons"][:-1], cut]})  # type: ignore[misc]
+    rendered = chat(name).render({**row, "finish_reasons": [*row["finish_reasons"][:-1], cut]})
     supervised = [sample.input_ids[begin:end] for sample in rendered.samples for begin, end in runs(sample)]
     assert len(supervised) == len(turns) // 2
     for turn, ids in enumerate(supervised):
-        check_turn(KINDS[name], {**row, "finish_reasons": [*row["finish_reasons"][:-1], cut]}, turn, ids)  # type: ignore[misc]
+        check_turn(KINDS[name], {**row, "finish_reasons": [*row["finish_reasons"][:-1], cut]}, turn, ids)

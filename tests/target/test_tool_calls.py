@@ -1,5 +1,7 @@
 """Arguments of calls are an object in a template and text on the wire, whoever made the row."""
 
+from typing import Any
+
 import pytest
 
 from deepspec.chat.template import ChatTemplate
@@ -21,18 +23,18 @@ def call(arguments: object = BERN, name: str = "weather", **more: object) -> dic
     return {"id": "abcdefghi", "type": "function", "function": {"name": name, "arguments": arguments}, **more}
 
 
-def row(*calls: dict[str, object], content: str = "", **changes: object) -> dict[str, object]:
+def row(*calls: dict[str, object], content: str = "", **changes: Any) -> dict[str, Any]:
     """One question, answered by calls."""
     found = answered("r", "How warm is it?", content, tools=TOOLS, finish_reasons=["tool_calls"])
-    found["messages"][1]["tool_calls"] = list(calls)  # type: ignore[index]
+    found["messages"][1]["tool_calls"] = list(calls)
     return {**found, **changes}
 
 
-def history(*calls: dict[str, object]) -> dict[str, object]:
+def history(*calls: dict[str, object]) -> dict[str, Any]:
     """The same with a result, and an answer to that: only this is generated."""
     found = row(*calls, generated=[3], finish_reasons=["stop"])
     result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "weather", "content": '{"degrees": 21}'}
-    found["messages"] += [result, {"role": "assistant", "content": "21 degrees."}]  # type: ignore[operator]
+    found["messages"] += [result, {"role": "assistant", "content": "21 degrees."}]
     return found
 
 
@@ -126,14 +128,19 @@ def test_a_call_that_a_later_prompt_needs_is_not_settled_by_ids() -> None:
 
 def test_a_template_that_prints_arguments_is_given_text() -> None:
     chat = ChatTemplate(tiny.tokenizer(PRINTS), frozenset({IM_END}), "prints")
-    assert "{'city'" not in tiny.tokenizer().decode(chat.prompt_ids(history(call())["messages"][:3]))  # type: ignore[index]
-    assert BERN in tiny.tokenizer().decode(chat.prompt_ids(history(call({"city": "Bern"}))["messages"][:3]))  # type: ignore[index]
+    assert "{'city'" not in tiny.tokenizer().decode(chat.prompt_ids(history(call())["messages"][:3]))
+    assert BERN in tiny.tokenizer().decode(chat.prompt_ids(history(call({"city": "Bern"}))["messages"][:3]))
 
 
 def test_a_template_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = KINDS["deepseek_v3"].chat()
-    asked = []
-    monkeypatch.setattr("deepspec.chat.rendering.reads_text", lambda render: not asked.append(render))
+    asked = list[object]()
+
+    def noted(render: object) -> bool:
+        asked.append(render)
+        return True
+
+    monkeypatch.setattr("deepspec.chat.rendering.reads_text", noted)
     for _ in range(3):
         chat.render(row(call()))
     assert len(asked) == 1
@@ -143,8 +150,8 @@ def test_of_two_templates_each_is_probed() -> None:
     tokenizer = KINDS["qwen2_5"].tokenizer()
     tokenizer.chat_template = {"default": KINDS["deepseek_v3"].template, "tool_use": KINDS["qwen2_5"].template}
     chat = ChatTemplate(tokenizer, frozenset({IM_END}), "two")
-    assert RENDERED["qwen2_5"] in tokenizer.decode(chat.prompt_ids(history(call())["messages"][:3], tools=TOOLS))  # type: ignore[index]
-    assert "```json\n" + BERN in tokenizer.decode(chat.prompt_ids(history(call())["messages"][:3]))  # type: ignore[index]
+    assert RENDERED["qwen2_5"] in tokenizer.decode(chat.prompt_ids(history(call())["messages"][:3], tools=TOOLS))
+    assert "```json\n" + BERN in tokenizer.decode(chat.prompt_ids(history(call())["messages"][:3]))
 
 
 def test_calls_that_the_template_leaves_out_are_not_trained_as_silence() -> None:

@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.losses.chunked import CHUNK_ROWS
-from deepspec.models.draft import build_draft
+from deepspec.models.draft import BlockDraft
 from deepspec.optimizers.muon import MasterMuon
 from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.plan import presets
@@ -54,7 +54,7 @@ class Sizes:
     optimizer: str = "adamw"
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> BlockDraft:
         plan = presets.target(self.target)
         sizes = plan["target"]["sizes"]
         config = {
@@ -65,7 +65,7 @@ class Sizes:
         }  # fmt: skip
         layers, mask = plan["cache"]["layers"], plan["train"]["mask_token_id"]
         with torch.device("meta"):
-            return build_draft(new_draft_config(read(config), DraftRecipe(), layers, mask, Objective()))
+            return BlockDraft(new_draft_config(read(config), DraftRecipe(), layers, mask, Objective()))
 
     @cached_property
     def trained(self) -> int:
@@ -119,7 +119,7 @@ class Sizes:
 
     def device_if_sharded(self) -> dict[str, int]:
         """Return the same for `fully_shard`: an eighth of everything that is trained, and one block gathered whole."""
-        block = sum(parameter.numel() for parameter in self.model.layers[0].parameters())
+        block = sum(parameter.numel() for parameter in self.model.blocks()[0].parameters())
         return {
             **self.device(),
             "working weights, bf16": self.flat["working"] // RANKS + 2 * 2 * block,

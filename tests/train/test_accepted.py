@@ -1,6 +1,7 @@
 """Looks tell the accepted length of decoding: counted by sample, summed over batches, by kind and by slot."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from deepspec.artifacts import Artifact, open_artifact
 from deepspec.asking.sampling import Sampling
 from deepspec.cache.run import run as capture
 from deepspec.errors import SourceError
+from deepspec.formats.recipe import AlgorithmName
 from deepspec.proposers.propose import proposer_for
 from deepspec.records.batch import collate
 from deepspec.records.stream import Cut
@@ -21,6 +23,7 @@ from deepspec.rounds.measure import estimates, tally
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.stop import StopSignal
 from deepspec.store import Store
+from deepspec.target.load import Target
 from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AcceptedLength, AnswersKnown
 from deepspec.train.loop import Loop
@@ -35,6 +38,7 @@ from tests.given.drafts.toy import ToySamples
 from tests.given.heard import Heard
 from tests.given.published.caches import build, out_for, placement_for, publish_answers, rows, spec_for
 from tests.given.published.site import SMALL, Site
+from tests.given.some import some
 from tests.given.targets.tiny import write_target
 
 VOCAB, MASK = 6, 5
@@ -46,7 +50,7 @@ SPEC = TrainSpec(
 class Answers(ToySamples):
     """Greedy answers of a tiny target, through their stop tokens."""
 
-    def __init__(self, target: Any, seed: int, count: int = 12, layers: Any = LAYERS) -> None:
+    def __init__(self, target: Target, seed: int, count: int = 12, layers: Any = LAYERS) -> None:
         generator = torch.Generator().manual_seed(seed)
         asked = [torch.randint(2, MASK, (4,), generator=generator).tolist() for _ in range(count * 20)]
         ended = [each for each in decoded(target, asked, max_new_tokens=60) if each.finish_reason == "stop"]
@@ -57,8 +61,9 @@ class Answers(ToySamples):
         self.records = [record(target, f"{seed}-{number}", *pair, layers) for number, pair in enumerate(pairs)]
 
 
-def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> Task:
-    model = pairs.draft(target, algorithm, **({"markov_rank": 4} if algorithm == "dspark" else {}))
+def task_of(target: Target, spec: TrainSpec = SPEC, algorithm: AlgorithmName = "dspark") -> Task:
+    traits: dict[str, Any] = {"markov_rank": 4} if algorithm == "dspark" else {}
+    model = pairs.draft(target, algorithm, **traits)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(("embed_tokens", "lm_head")))
     return Task(
@@ -66,7 +71,7 @@ def task_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark") -> T
     )
 
 
-def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", sampled: Any = None) -> Loop:
+def loop_of(target: Target, spec: TrainSpec = SPEC, algorithm: AlgorithmName = "dspark", sampled: Any = None) -> Loop:
     """Return a loop that learns greedy answers and looks at others."""
     task = task_of(target, spec, algorithm)
     layers = task.config.target_layer_ids
@@ -77,16 +82,22 @@ def loop_of(target: Any, spec: TrainSpec = SPEC, algorithm: str = "dspark", samp
     return loop
 
 
+def held_out(loop: Loop) -> Answers:
+    """Return what a loop looks at."""
+    assert isinstance(loop.held_out, Answers)
+    return loop.held_out
+
+
 @pytest.fixture(scope="module")
-def target() -> Any:
+def target() -> Target:
     return pairs.target(VOCAB, sharpness=2.0)
 
 
 @pytest.mark.parametrize("algorithm", ["dspark", "dflash", "eagle3", "peagle", "mtp"])
-def test_a_look_tells_what_decoding_with_that_draft_gives(target: Any, algorithm: str) -> None:
+def test_a_look_tells_what_decoding_with_that_draft_gives(target: Target, algorithm: AlgorithmName) -> None:
     loop = loop_of(target, algorithm=algorithm, sampled=Sampled(temperature=0.0))
     loop.run(None)
-    look, held = loop.progress.looks()[-1], loop.held_out
+    look, held = loop.progress.looks()[-1], held_out(loop)
     proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
     wanted = tally(decoded(target, held.prompts, proposer, max_new_tokens=60), loop.task.config.block_size)
     length = estimates(wanted)["accepted_length"]
@@ -101,9 +112,9 @@ def test_a_look_tells_what_decoding_with_that_draft_gives(target: Any, algorithm
             assert look[f"accepted@{slot}"] == pytest.approx(share)
 
 
-def test_a_look_tells_each_kind_of_prompt(target: Any) -> None:
+def test_a_look_tells_each_kind_of_prompt(target: Target) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=0.0))
-    look, held = loop.validation.look(StopSignal()), loop.held_out
+    look, held = some(some(loop.validation).look(StopSignal())), held_out(loop)
     proposer = proposer_for(loop.task.model.eval(), stop_ids=target.stop_ids)
     every = decoded(target, held.prompts, proposer, max_new_tokens=60)
     for kind, first in (("even", 0), ("odd", 1)):
@@ -112,20 +123,20 @@ def test_a_look_tells_each_kind_of_prompt(target: Any) -> None:
         assert look[f"accepted_length_low/{kind}"] <= wanted.value <= look[f"accepted_length_high/{kind}"]
 
 
-def test_answers_that_were_sampled_are_watched_as_such(target: Any) -> None:
+def test_answers_that_were_sampled_are_watched_as_such(target: Target) -> None:
     loop = loop_of(target, sampled=Sampled(temperature=1.0))
-    look = loop.validation.look(StopSignal())
+    look = some(some(loop.validation).look(StopSignal()))
     assert look["accepted_length"] == look["accepted_length_sampled"] != look["accepted_length_greedy"]
     assert look["cut_sampled"] == 0
 
 
 @pytest.fixture(scope="module")
-def three(target: Any) -> list[Answers]:
+def three(target: Target) -> list[Answers]:
     """Samples to learn, to look at, and greedy answers to four prompts beside those."""
     return [Answers(target, seed=seed, count=4) for seed in (5, 6, 7)]
 
 
-def beside(target: Any, three: list[Answers], sampled: Any, most: int) -> Loop:
+def beside(target: Target, three: list[Answers], sampled: Any, most: int) -> Loop:
     """Return a loop with greedy answers beside others; none of them where `most` is 0."""
     train, held_out, greedy = three
     torch.manual_seed(0)
@@ -139,11 +150,11 @@ def beside(target: Any, three: list[Answers], sampled: Any, most: int) -> Loop:
 
 @pytest.mark.parametrize("sampled", [Sampled(temperature=1.0), None])
 def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(
-    target: Any, three: list[Answers], sampled: Sampled | None
+    target: Target, three: list[Answers], sampled: Sampled | None
 ) -> None:
     """Three of four are looked at. Where nobody knows how the others were sampled, theirs is watched."""
     loop = beside(target, three, sampled, most=3)
-    look, chosen = loop.validation.look(StopSignal()), loop.validation._greedy[0].ids
+    look, chosen = some(some(loop.validation).look(StopSignal())), some(some(loop.validation)._greedy)[0].ids
     pairs = zip(three[2].records, three[2].prompts, strict=True)
     prompts = [prompt for each, prompt in pairs if each.sample_id in chosen]
     assert len(prompts) == 3
@@ -158,7 +169,7 @@ def test_greedy_answers_beside_sampled_ones_tell_the_length_at_temperature_0(
     assert (look["accepted@0"] == look["accepted_greedy@0"]) == (sampled is None)
 
 
-def test_greedy_answers_change_nothing_else_of_a_run(target: Any, three: list[Answers]) -> None:
+def test_greedy_answers_change_nothing_else_of_a_run(target: Target, three: list[Answers]) -> None:
     alone, with_them = (beside(target, three, Sampled(temperature=1.0), most) for most in (0, 1))
     for loop in (alone, with_them):
         loop.total = 3
@@ -172,24 +183,24 @@ def test_greedy_answers_change_nothing_else_of_a_run(target: Any, three: list[An
 
 @pytest.mark.parametrize("greedy", [True, False])
 def test_of_answers_sampled_nobody_knows_how_those_that_are_mostly_greedy_are_watched(
-    target: Any, greedy: bool
+    target: Target, greedy: bool
 ) -> None:
     loop = loop_of(target)
     if not greedy:
-        for each in loop.held_out.records:
+        for each in held_out(loop).records:
             each.input_ids[5:-1] = (each.input_ids[5:-1] - 1) % 3 + 2
-    look = loop.validation.look(StopSignal())
+    look = some(some(loop.validation).look(StopSignal()))
     assert ("accepted_length" in look) == greedy
     assert look["known_greedy"] == 1 if greedy else look["known_greedy"] < 0.5
 
 
-def test_how_samples_are_cut_into_batches_changes_nothing(target: Any) -> None:
+def test_how_samples_are_cut_into_batches_changes_nothing(target: Target) -> None:
     """Ranks sum the same way: each has rows of its own."""
     samples = Answers(target, seed=6)
     names = [each.sample_id for each in samples.records]
     task = task_of(target)
 
-    def metrics(*groups):
+    def metrics(*groups: Iterable[int]) -> dict[str, Any]:
         counted = AcceptedLength(task, names, AnswersKnown(sampled=Sampled(temperature=0.7), stop_ids=target.stop_ids))
         sums: dict[str, torch.Tensor] = {}
         for group in groups:
@@ -201,7 +212,7 @@ def test_how_samples_are_cut_into_batches_changes_nothing(target: Any) -> None:
     assert metrics([3, 7, 2], [0, 1], [4, 5, 6], [11, 10, 9, 8]) == pytest.approx(whole, rel=1e-5)
 
 
-def test_the_best_look_is_the_one_of_the_longest_rounds(target: Any) -> None:
+def test_the_best_look_is_the_one_of_the_longest_rounds(target: Target) -> None:
     """And its weights are kept, though another look has the lower loss."""
     spec = SPEC.but(steps=18, validate_every=2, learning_rate=0.05, keep="best")
     loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
@@ -212,10 +223,10 @@ def test_the_best_look_is_the_one_of_the_longest_rounds(target: Any) -> None:
     assert best is not min(looks, key=lambda look: look["loss"])
     by_loss = loop_of(target, spec.but(watch="loss"), sampled=Sampled(temperature=0.0))
     by_loss.run(None)
-    assert by_loss.progress.best_look()["step"] == min(looks, key=lambda look: look["loss"])["step"]
+    assert some(by_loss.progress.best_look())["step"] == min(looks, key=lambda look: look["loss"])["step"]
 
 
-def test_patience_ends_with_rounds_that_grow_no_longer(target: Any) -> None:
+def test_patience_ends_with_rounds_that_grow_no_longer(target: Target) -> None:
     spec = SPEC.but(steps=400, validate_every=2, learning_rate=0.05, patience=3)
     loop = loop_of(target, spec, sampled=Sampled(temperature=0.0))
     loop.run(None)

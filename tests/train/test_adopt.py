@@ -35,7 +35,7 @@ def adopted(case: Given, folder: Path, tmp_path: Path) -> Artifact:
     return draft
 
 
-def in_shards(folder: Path, to: Path) -> None:
+def in_shards(folder: Path, to: Path) -> Path:
     """Write a checkpoint again with its weights in two files."""
     to.mkdir()
     (to / "config.json").write_text((folder / "config.json").read_text())

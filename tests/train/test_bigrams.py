@@ -7,12 +7,14 @@ import torch
 
 from deepspec.families import BlockShape
 from deepspec.families.shape import Rope
+from deepspec.formats.recipe import MarkovHeadKind
 from deepspec.models.config import DraftConfig
-from deepspec.models.draft import BlockDraft, build_draft
+from deepspec.models.draft import BlockDraft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.bigrams import SMOOTHING, principal_directions, read_bigrams, start_markov_head
 from deepspec.start.initial import initialize
 from tests.given.drafts.toy import ToySamples
+from tests.given.some import some
 
 D, V = 8, 12
 
@@ -40,7 +42,7 @@ def record(tokens: list[int], mask: list[int], last: torch.Tensor) -> Record:
     )
 
 
-def draft(markov_head: str = "vanilla", rank: int = D) -> BlockDraft:
+def draft(markov_head: MarkovHeadKind = "vanilla", rank: int = D) -> BlockDraft:
     shape = BlockShape(
         hidden_size=D, intermediate_size=16, num_heads=2, num_kv_heads=1, head_dim=4, norm_eps=1e-6, rope=Rope(),
         attention_scale=0.5, qk_norm=True,
@@ -49,7 +51,7 @@ def draft(markov_head: str = "vanilla", rank: int = D) -> BlockDraft:
         algorithm="dspark", block=shape, num_layers=1, vocab_size=V, draft_vocab_size=V, num_target_layers=4,
         target_layer_ids=(1,), block_size=3, mask_token_id=11, markov_rank=rank, markov_head=markov_head,
     )  # fmt: skip
-    model = build_draft(config)
+    model = BlockDraft(config)
     torch.manual_seed(0)
     model.lm_head.weight.data.normal_()
     initialize(model, 0)
@@ -72,7 +74,7 @@ def test_a_head_of_full_rank_gives_the_targets_mean_logits_after_each_token() ->
     samples = Few([record([1, 2, 3, 1, 2, 4], [0, 1, 1, 1, 1, 1], last)])
     found = read_bigrams(samples, most=1)
     start_markov_head(model, samples, most=1)
-    bias = model.markov_head.markov_w2(model.markov_head.markov_w1(torch.tensor([1, 2, 3, 10])))
+    bias = some(model.markov_head).markov_w2(some(model.markov_head).markov_w1(torch.tensor([1, 2, 3, 10])))
     wanted = torch.stack([*found.means_SD, found.mean_D]) @ model.lm_head.weight.T  # 10 was never seen
     torch.testing.assert_close(bias, wanted, atol=1e-4, rtol=1e-4)
 
@@ -85,7 +87,7 @@ def test_a_lower_rank_keeps_the_direction_with_most_weight() -> None:
 
 
 @pytest.mark.parametrize(("markov_head", "most"), [("gated", 4), ("vanilla", 0)])
-def test_other_heads_and_zero_samples_change_nothing(markov_head: str, most: int) -> None:
+def test_other_heads_and_zero_samples_change_nothing(markov_head: MarkovHeadKind, most: int) -> None:
     model = draft(markov_head)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     start_markov_head(model, Few([record([1, 2], [0, 1], torch.ones(2, D))]), most)

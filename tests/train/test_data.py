@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -63,13 +64,28 @@ def test_batches_join_samples_of_like_length_however_many_ranks_there_are() -> N
     assert lengths(samples, stream.share(0, 1, Cut(ranks=2, micro_batch=2)).pieces) == [[10, 9], [8, 7]]
 
 
+class Lengths(ToySamples):
+    """Samples of which only the lengths are asked for."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        super().__init__(1)
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sample_id(self, number: int) -> str:
+        return str(number)
+
+    def length(self, number: int) -> int:
+        return self.lengths[number]
+
+
 def test_little_is_padded_where_lengths_differ_widely() -> None:
     """Lengths as of chats, 32 to 4096 tokens: dealt sample by sample to 8 ranks, a quarter would be padding."""
     rng = random.Random(0)
     told = [min(4096, max(32, int(rng.lognormvariate(6.4, 0.9)))) for _ in range(512)]
-    samples = ToySamples(1)
-    samples.records, samples.length = told, lambda number: told[number]
-    samples.sample_id = str
+    samples = Lengths(told)
     stream = Stream(samples, global_batch=512, seed=0)
     pieces = all_pieces(stream, Cut(ranks=8, micro_batch=8))
     padded = sum(len(piece) * samples.length(piece[0][0].number) for piece in pieces)
@@ -77,8 +93,7 @@ def test_little_is_padded_where_lengths_differ_widely() -> None:
 
 
 def test_packed_rows_are_filled_up_to_the_longest_sample() -> None:
-    samples = ToySamples(7)  # lengths 5 … 11
-    samples.length = lambda number: [10, 7, 5, 4, 3, 2, 2][number]
+    samples = Lengths([10, 7, 5, 4, 3, 2, 2])
     stream = Stream(samples, global_batch=7, seed=0)
     alone, shared = Cut(ranks=1, micro_batch=8, pack=True), Cut(ranks=2, micro_batch=1, pack=True)
     assert lengths(samples, all_pieces(stream, alone)) == [[10, (7, 3), (5, 4), (2, 2)]]
@@ -86,8 +101,7 @@ def test_packed_rows_are_filled_up_to_the_longest_sample() -> None:
 
 
 def test_packed_rows_are_no_fewer_than_the_ranks() -> None:
-    samples = ToySamples(5)
-    samples.length = lambda number: [100, 3, 2, 2, 1][number]
+    samples = Lengths([100, 3, 2, 2, 1])
     stream = Stream(samples, global_batch=5, seed=0)
     pieces = all_pieces(stream, Cut(ranks=4, micro_batch=8, pack=True))
     assert lengths(samples, pieces) == [[100], [(3, 1)], [2], [2]]
@@ -101,8 +115,7 @@ def test_packed_rows_are_no_fewer_than_the_ranks() -> None:
 def test_packing_keeps_every_sample_once_in_rows_no_longer_than_the_longest(
     told: list[int], ranks: int, most: int
 ) -> None:
-    samples = ToySamples(len(told))
-    samples.length = lambda number: told[number]
+    samples = Lengths(told)
     stream = Stream(samples, global_batch=len(told), seed=0)
     ranks = min(ranks, len(told))
     pieces = all_pieces(stream, Cut(ranks=ranks, micro_batch=most, pack=True))

@@ -13,6 +13,7 @@ from deepspec.errors import CancelledError
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
 from deepspec.store import Store
 from deepspec.train import narrator
+from deepspec.train.loop import Loop
 from tests.given.drafts.toy import toy_loop, weights
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site
@@ -32,12 +33,12 @@ def full_disk(room: int = 500) -> Iterator[None]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_disk_that_is_full_during_a_save_costs_that_state_and_nothing_else(tmp_path: Path, seed: int) -> None:
-    spec, said = SPEC.but(seed=seed), []
+    spec, said = SPEC.but(seed=seed), list[str]()
     whole, loop = toy_loop(spec), toy_loop(spec)
     whole.run(None)
     states = Checkpoints(Store(tmp_path), "run", tmp_path / "saving", Retention(last=3), said.append)
 
-    def during_one_save(loop):
+    def during_one_save(loop: Loop) -> None:
         if loop.progress.step == 7:
             states.finish()  # the save of step 5 has its room
             with full_disk():
@@ -61,7 +62,7 @@ def test_a_store_that_is_away_during_every_save_does_not_end_training(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    said = []
+    said = list[str]()
     loop = toy_loop(SPEC.but(seed=seed))
     states = Checkpoints(Store("s3://away/x"), "run", tmp_path / "saving", Retention(last=2), said.append)
     loop.run(Saves(last=states))
@@ -74,7 +75,7 @@ def test_a_store_that_is_away_during_every_save_does_not_end_training(
 class Cutting(Heard):
     """Cuts the newest saved state short and sends SIGTERM when it hears of a step."""
 
-    def progress(self, done, total, unit, note=""):
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         if done == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 

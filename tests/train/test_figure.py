@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from deepspec.watch.figure import curves, learning_curve
+from tests.given.some import some
 
 LOOK = {"split": "validation", "loss": 3.5, "tau": 2.0, "tau_greedy": 1.9}
 LENGTHS = {f"accepted_length_greedy{end}": value for end, value in (("", 1.5), ("_low", 1.4), ("_high", 1.6))}
@@ -19,7 +20,7 @@ def rows(**look: Any) -> list[dict[str, Any]]:
 
 
 def legends(given: list[dict[str, Any]]) -> list[list[str]]:
-    return [[each.get_text() for each in axes.get_legend().get_texts()] for axes in curves(given).axes]
+    return [[each.get_text() for each in some(axes.get_legend()).get_texts()] for axes in curves(given).axes]
 
 
 def test_what_is_drawn_is_called_as_the_docs_call_it() -> None:

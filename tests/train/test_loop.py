@@ -1,22 +1,26 @@
 import json
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepspec.errors import CancelledError, StoreError, TrainingError
+from deepspec.optimizers.optimizer import MasterAdamW
 from deepspec.steps.checkpoint import Checkpoints, Retention, Saves
+from deepspec.steps.stop import StopSignal
 from deepspec.store import Store
 from deepspec.train.loop import Loop, total_steps
 from deepspec.train.run import _keep_best
 from deepspec.train.spec import TrainSpec
 from deepspec.train.validation import Validation
 from tests.given.drafts.toy import ToySamples, toy_loop, weights
+from tests.given.some import some
 
 SPEC = TrainSpec(steps=12, global_batch=6, learning_rate=0.02, precision="fp32", validate_every=4, checkpoint_every=5)
 
@@ -29,6 +33,22 @@ def trained(spec: TrainSpec = SPEC, **options: Any) -> Loop:
 
 def checkpoints(folder: Path) -> Checkpoints:
     return Checkpoints(Store(folder), "run", folder / "saving", Retention(last=2), print)
+
+
+def master(loop: Loop) -> Tensor:
+    """Return the weights in fp32, flat."""
+    assert isinstance(loop.optimizer, MasterAdamW)
+    return loop.optimizer.master
+
+
+def stop_at(step: int) -> Callable[[Loop], None]:
+    """Ask this very process to end after a step."""
+
+    def stop(loop: Loop) -> None:
+        if loop.progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
 
 
 def losses(loop: Loop) -> list[float]:
@@ -73,26 +93,27 @@ def test_a_resumed_run_packs_as_it_did_before(tmp_path: Path) -> None:
     whole = trained(pack=True)
     first, states = toy_loop(SPEC, pack=True), checkpoints(tmp_path)
     with pytest.raises(CancelledError):
-        first.run(Saves(last=states), lambda loop: loop.progress.step == 7 and os.kill(os.getpid(), signal.SIGTERM))
+        first.run(Saves(last=states), stop_at(7))
     second = toy_loop(SPEC, micro_batch=5)
     second.resume(checkpoints(tmp_path).newest())
     assert second.cut == first.cut
     second.run(None)
-    assert torch.equal(second.optimizer.master, whole.optimizer.master)
+    assert torch.equal(master(second), master(whole))
     assert second.progress.rows == whole.progress.rows
 
 
 def test_a_micro_batch_that_is_asked_for_wins_and_the_log_says_what_that_means(tmp_path: Path) -> None:
     first, states = toy_loop(SPEC, micro_batch=3), checkpoints(tmp_path)
     with pytest.raises(CancelledError):
-        first.run(Saves(last=states), lambda loop: loop.progress.step == 7 and os.kill(os.getpid(), signal.SIGTERM))
+        first.run(Saves(last=states), stop_at(7))
     saved = checkpoints(tmp_path).newest()
-    for asked, wanted in (({}, 3), ({"micro_batch": 3}, 3)):
-        told = []
+    asked_for: list[dict[str, Any]] = [{}, {"micro_batch": 3}]
+    told: list[str] = []
+    for asked in asked_for:
         loop = toy_loop(SPEC, micro_batch=5)
         loop.resume(saved, **asked, log=told.append)
-        assert (loop.cut.micro_batch, told) == (wanted, [])
-    told, loop = [], toy_loop(SPEC, micro_batch=1)
+        assert (loop.cut.micro_batch, told) == (3, [])
+    loop = toy_loop(SPEC, micro_batch=1)
     loop.resume(saved, micro_batch=1, pack=True, log=told.append)
     assert (loop.cut.micro_batch, loop.cut.pack) == (1, True)
     assert "passes of 1 packed row from here, as asked for; the run began with 3 rows" in told[0]
@@ -106,7 +127,7 @@ def test_a_look_that_a_stop_interrupts_is_taken_again(tmp_path: Path, monkeypatc
     whole = trained()
     real = Validation.look
 
-    def interrupted(self, stop):
+    def interrupted(self: Validation, stop: StopSignal) -> dict[str, Any] | None:
         looks.append(stop)
         if len(looks) in (3, 5):  # at step 8, and at the last
             os.kill(os.getpid(), signal.SIGTERM)
@@ -144,7 +165,7 @@ def test_the_best_weights_are_those_of_the_best_look_that_could_be_saved(
         (row["loss"] for row in loop.progress.looks()), reverse=True
     )
     assert [row["step"] for row in loop.progress.looks() if row.get("saved") is False] == [6, 8, 10, 12]
-    assert _keep_best(loop, saves, print) == 4 == loop.progress.best_look()["step"]
+    assert _keep_best(loop, saves, print) == 4 == some(loop.progress.best_look())["step"]
     assert all(torch.equal(value, at[4][name]) for name, value in weights(loop).items())
 
 
@@ -155,7 +176,7 @@ def full() -> None:
 def test_where_no_best_weights_could_be_saved_the_last_ones_are_taken_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, saves, told = toy_loop(SPEC.but(keep="best")), best_and_last(tmp_path), []
+    loop, saves, told = toy_loop(SPEC.but(keep="best")), best_and_last(tmp_path), list[str]()
     monkeypatch.setattr(Checkpoints, "_write", lambda self, state: full())
     loop.run(saves)
     before = weights(loop)
@@ -169,12 +190,12 @@ def test_best_weights_of_steps_that_a_resumed_run_takes_anew_are_forgotten(tmp_p
     saves = best_and_last(tmp_path)
     loop = toy_loop(SPEC)
     for step in (4, 8):
-        saves.best.save(replace(loop.state(), step=step))
-        saves.best.finish()
-    saves.best.drop_after(8)
-    assert saves.best.newest().step == 8
-    saves.best.drop_after(5)
-    assert saves.best.newest() is None
+        some(saves.best).save(replace(loop.state(), step=step))
+        some(saves.best).finish()
+    some(saves.best).drop_after(8)
+    assert some(some(saves.best).newest()).step == 8
+    some(saves.best).drop_after(5)
+    assert some(saves.best).newest() is None
 
 
 def test_the_loss_of_a_step_is_the_mean_over_the_supervised_tokens_of_its_global_batch() -> None:
@@ -191,9 +212,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     whole = trained(spec)
     first, states = toy_loop(spec), checkpoints(tmp_path)
     with pytest.raises(CancelledError, match=f"step {stop_after} is saved"):
-        first.run(
-            Saves(last=states), lambda loop: loop.progress.step == stop_after and os.kill(os.getpid(), signal.SIGTERM)
-        )
+        first.run(Saves(last=states), stop_at(stop_after))
     second, states = toy_loop(spec), checkpoints(tmp_path)
     second.resume(states.newest())
     assert second.progress.step == stop_after
@@ -207,7 +226,7 @@ def test_a_crash_redoes_the_steps_since_the_last_saved_state(tmp_path: Path) -> 
     whole = trained()
     first, states = toy_loop(SPEC), checkpoints(tmp_path)
 
-    def crash(loop):
+    def crash(loop: Loop) -> None:
         if loop.progress.step == 8:
             raise KeyboardInterrupt
 
@@ -218,7 +237,7 @@ def test_a_crash_redoes_the_steps_since_the_last_saved_state(tmp_path: Path) -> 
     second.resume(checkpoints(tmp_path).newest())
     assert second.progress.step == 5
     second.run(None)
-    assert torch.equal(second.optimizer.master, whole.optimizer.master)
+    assert torch.equal(master(second), master(whole))
     assert second.progress.rows == whole.progress.rows
 
 
@@ -245,7 +264,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_weights_stay() -> None:
     loop = trained(SPEC.but(steps=2, global_batch=12, skip_limit=2), samples=poisoned([3]))
     untrained = toy_loop(SPEC)
     assert [row.get("skipped") for row in loop.progress.rows if row["split"] == "train"] == [True, True]
-    assert torch.equal(loop.optimizer.master, untrained.optimizer.master)
+    assert torch.equal(master(loop), master(untrained))
     assert loop.guard.skipped == 2
     json.dumps(loop.progress.rows, allow_nan=False)
 
@@ -253,7 +272,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_the_weights_stay() -> None:
 def test_one_bad_sample_costs_only_its_own_steps() -> None:
     loop = trained(SPEC.but(global_batch=3), samples=poisoned([3]))  # 12 steps of 3: each sample comes three times
     assert loop.guard.skipped == 3
-    assert torch.isfinite(loop.optimizer.master).all()
+    assert torch.isfinite(master(loop)).all()
 
 
 def test_a_run_that_only_skips_is_stopped_with_a_diagnosis() -> None:
@@ -275,7 +294,7 @@ def test_resuming_a_finished_run_takes_no_step(tmp_path: Path) -> None:
     second = toy_loop(SPEC)
     second.resume(checkpoints(tmp_path).newest())
     second.run(None, lambda loop: pytest.fail("it took a step"))
-    assert torch.equal(second.optimizer.master, first.optimizer.master)
+    assert torch.equal(master(second), master(first))
 
 
 def test_no_held_out_samples_no_looks() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from deepspec.algorithms.anchors import draw_anchors
 from deepspec.algorithms.base import LossResult
 from deepspec.errors import TrainingError
-from deepspec.records.batch import collate_rows
+from deepspec.optimizers.optimizer import MasterAdamW
+from deepspec.records.batch import Record, collate_rows
 from deepspec.records.stream import Cut, Draw
 from deepspec.steps.ranks import Ranks
 from deepspec.steps.reader import MicroBatch
@@ -58,36 +60,38 @@ def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monk
     held = iter([(0, 900), (0, 500), (0, 700)])
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     monkeypatch.setattr(memory, "_held", lambda task, rows: next(held))
-    said = []
+    said = list[str]()
     assert fitting_micro_batch(loop.task, samples, ALONE, said.append, loop.optimizer) == 2
     assert "computed again" in said[0]
 
 
-class OutOf:
+@dataclass(frozen=True, kw_only=True)
+class OutOf(Task):
     """A task whose passes end for want of memory: of several rows, or until activations are computed again."""
 
-    def __init__(self, task: Task, *, rows: int = 1, kept: bool = True) -> None:
-        self._task, self._rows, self._kept = task, rows, kept
+    rows: int = 1
+    kept: bool = True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
-
-    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, measure: bool) -> LossResult:
-        again = isinstance(self._task.model.layers[0].forward, partial)
-        if len(micro.batch.starts) > self._rows or not (self._kept or again):
+    def loss(self, micro: MicroBatch, denominators: Mapping[str, Tensor], *, measure: bool = True) -> LossResult:
+        again = isinstance(self.model.layers[0].forward, partial)
+        if len(micro.batch.starts) > self.rows or not (self.kept or again):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self._task.loss(micro, denominators, measure=measure)
+        return super().loss(micro, denominators, measure=measure)
+
+
+def out_of(task: Task, **limits: Any) -> OutOf:
+    return OutOf(**{each.name: getattr(task, each.name) for each in fields(task)}, **limits)
 
 
 def test_a_second_row_for_which_there_is_no_memory_means_one(site: Site) -> None:
     loop, samples = task_for(site)
-    assert fitting_micro_batch(OutOf(loop.task), samples, ALONE, print, loop.optimizer) == 1
+    assert fitting_micro_batch(out_of(loop.task), samples, ALONE, print, loop.optimizer) == 1
 
 
 def test_out_of_memory_turns_to_computing_activations_again(site: Site) -> None:
     loop, samples = task_for(site)
-    said = []
-    assert fitting_micro_batch(OutOf(loop.task, rows=64, kept=False), samples, ALONE, said.append, loop.optimizer) > 1
+    said = list[str]()
+    assert fitting_micro_batch(out_of(loop.task, rows=64, kept=False), samples, ALONE, said.append, loop.optimizer) > 1
     assert "takes more than there is of" in said[0]
     assert "computed again" in said[0]
 
@@ -95,7 +99,7 @@ def test_out_of_memory_turns_to_computing_activations_again(site: Site) -> None:
 def test_a_device_too_small_for_one_row_is_named(site: Site) -> None:
     loop, samples = task_for(site)
     with pytest.raises(TrainingError, match=r"one row of \d+ tokens takes more than there is .*max_length"):
-        fitting_micro_batch(OutOf(loop.task, rows=0), samples, ALONE, print, loop.optimizer)
+        fitting_micro_batch(out_of(loop.task, rows=0), samples, ALONE, print, loop.optimizer)
 
 
 def test_a_row_too_large_says_how_much_is_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +113,7 @@ def test_a_row_too_large_says_how_much_is_missing(site: Site, monkeypatch: pytes
 def test_the_trial_takes_the_longest_sample_and_leaves_no_trace(site: Site) -> None:
     spec = SMALL.but(global_batch=4)
     cache = TargetCache(site.cache, site.placement.scratch)
-    said = []
+    said = list[str]()
     chosen = make_loop(spec, cache, Ranks("cpu"), site.placement.model_copy(update={"micro_batch": None}), said.append)
     assert chosen.cut.micro_batch == 4
     assert chosen.optimizer.sum_gradients() == 0
@@ -126,9 +130,14 @@ def test_the_fullest_row_has_all_the_anchors_that_a_row_of_its_length_can_hold()
 
 def test_the_trial_of_packed_rows_takes_the_fullest_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = task_for(site)
-    tried = []
+    tried = list[list[list[Record]]]()
+
+    def held(task: Task, rows: list[list[Record]]) -> tuple[int, int]:
+        tried.append(rows)
+        return 0, 100 * len(rows)
+
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    monkeypatch.setattr(memory, "_held", lambda task, rows: tried.append(rows) or (0, 100 * len(rows)))
+    monkeypatch.setattr(memory, "_held", held)
     assert fitting_micro_batch(loop.task, samples, Cut(ranks=16, micro_batch=1, pack=True), print, loop.optimizer) == 4
     longest = max(samples.length(number) for number in samples.order(0))
     assert [[sum(len(each.input_ids) for each in row) for row in rows] for rows in tried] == [[longest], [longest] * 2]
@@ -137,7 +146,7 @@ def test_the_trial_of_packed_rows_takes_the_fullest_row(site: Site, monkeypatch:
 
 def bytes_kept(loop: Loop, micro: MicroBatch) -> int:
     """Go forward and backward; return the bytes of the tensors that were kept in between."""
-    kept = {}
+    kept: dict[tuple[int, int], int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
@@ -155,6 +164,7 @@ def test_activations_computed_again_give_the_same_gradients_and_keep_less(site: 
     rows = [[Draw(number=number, epoch=0, key=number)] for number in samples.order(0)[:3]]
     micro = loop.reader.read(rows).to(loop.task.device, loop.task.dtype)
     kept = bytes_kept(loop, micro)
+    assert isinstance(loop.optimizer, MasterAdamW)
     gradient = loop.optimizer.gradient.clone()
     loop.optimizer.forget()
     recompute_activations(loop.task.model)

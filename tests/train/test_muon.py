@@ -41,7 +41,7 @@ def test_with_one_rank_in_fp32_it_is_torchs_muon_and_adamw_clipped_together() ->
     others = [p for name, p in named.items() if not takes(name, p)]
     assert matrices
     assert others
-    steps = (
+    steps: tuple[torch.optim.Optimizer, ...] = (
         torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.01, weight_decay=0.1),
     )
@@ -90,7 +90,7 @@ def test_a_saved_state_continues_exactly() -> None:
 
 
 @pytest.mark.parametrize("made", [MasterAdamW, MasterMuon])
-def test_the_bytes_of_a_state_are_known_before_it_is_taken(made: type[object]) -> None:
+def test_the_bytes_of_a_state_are_known_before_it_is_taken(made: type[MasterAdamW | MasterMuon]) -> None:
     optimizer = made(ToyModel(), SPEC, torch.bfloat16, Ranks("cpu"))
     assert optimizer.state_bytes == sum(value.nbytes for value in optimizer.state().values())
 

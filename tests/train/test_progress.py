@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepspec.watch.progress import RunProgress
+from tests.given.some import some
 
 LOSSES = st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 2.5]), max_size=12)
 
@@ -79,15 +80,15 @@ def test_looks_of_an_earlier_release_are_read_and_those_that_tell_a_length_are_b
 
 def test_a_length_that_is_no_number_is_never_the_best_for_long() -> None:
     progress = RunProgress(rows=[look(4, 1.0, accepted_length=float("nan")), look(8, 2.0, accepted_length=1.1)])
-    assert progress.best_look()["step"] == 8
+    assert some(progress.best_look())["step"] == 8
 
 
-class Counted(list):
+class Counted(list[dict[str, Any]]):
     """Rows that count how often they are read one after another."""
 
     passes = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         Counted.passes += 1
         return super().__iter__()
 

@@ -20,7 +20,7 @@ def supervise(tokens: Tokens, keys: Sequence[int]) -> ToySupervision:
 
 
 def reader(
-    samples: ToySamples | None = None, *, batch: int = 4, micro: int = 2, pack: bool = False, **pace: int
+    samples: ToySamples | None = None, *, batch: int = 4, micro: int = 2, pack: bool = False, **pace: Any
 ) -> Reader:
     samples = samples or ToySamples()
     stream, cut = Stream(samples, batch, 0), Cut(ranks=1, micro_batch=micro, pack=pack)
@@ -75,7 +75,7 @@ class Counting(ToySamples):
     def __init__(self) -> None:
         super().__init__(12)
         self.read = self.most = 0
-        self.lock, self.drawn = threading.Lock(), set()
+        self.lock, self.drawn = threading.Lock(), set[threading.Thread]()
 
     def order(self, epoch: int) -> Sequence[int]:
         self.drawn.add(threading.current_thread())

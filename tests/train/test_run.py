@@ -19,6 +19,7 @@ from deepspec.train import narrator
 from deepspec.train.ready import make_loop
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, make_site
+from tests.given.some import some
 
 FILES = ["config.json", "learning_curve.png", "metrics.jsonl", "model.safetensors", "training_state.safetensors"]
 
@@ -129,12 +130,12 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, lambda _: None)
     task, model = loop.task, loop.task.model
     model.norm.weight.data.zero_()
-    micro = loop.reader.read([[Draw(number=loop.held_out.order(0)[0], epoch=0, key=1)]])
+    micro = loop.reader.read([[Draw(number=some(loop.held_out).order(0)[0], epoch=0, key=1)]])
     micro, chosen = micro.to(task.device, task.dtype), micro.supervision
     with torch.no_grad():
         looked = task.loss(micro, chosen.denominators)
     trained = task.loss(micro, chosen.denominators, measure=task.measures(0))
-    said = (micro.batch.last_hidden[0].float() @ model.target_head().T).softmax(-1)
+    said = (micro.batch.last_hidden[0].float() @ some(model.target_head()).T).softmax(-1)
     kept = said[:, model.known_ids()].clamp(max=1 / 6).sum(-1)
     grid = chosen.supervised[0]
     where = grid[0].nonzero()[:, 0] + 1 if algorithm == "eagle3" else chosen.labels[0][grid] - 1
@@ -162,7 +163,7 @@ def test_the_published_numbers_are_those_of_the_weights_that_could_be_saved(
     spec = SMALL.but(keep="best", validate_every=2, checkpoint_every=100)
     real = Checkpoints._write
 
-    def write(self, state):
+    def write(self: Checkpoints, state: SavedState) -> None:
         if state.step >= 6:
             raise StoreError("cannot write: no space left on device")
         real(self, state)
@@ -307,7 +308,7 @@ def test_the_best_weights_become_the_draft_where_the_spec_says_so(site: Site) ->
     ref, counts = site.train(spec, "best")
     rows = [json.loads(line) for line in _metrics(site, ref)]
     losses = {row["step"]: row["loss"] for row in rows if row["split"] == "validation"}
-    best = min(losses, key=losses.get)
+    best = min(losses, key=losses.__getitem__)
     assert best != 40
     assert counts["held_out"]["step"] == best
     stopped, _ = site.train(spec.but(keep="last"), "last")
@@ -325,7 +326,7 @@ class Terminating(Heard):
         super().__init__()
         self.after = after
 
-    def progress(self, done, total, unit, note=""):
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
         if done == self.after:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -24,7 +24,8 @@ def trace_of(site: Site, heard: Heard) -> list[dict[str, Any]]:
     path = line.partition(" lies at ")[2].partition(" (open")[0].removeprefix("file://")
     assert path.startswith(f"{site.store.uri('logs/train-')}".removeprefix("file://"))
     with gzip.open(path) as file:
-        return json.load(file)["traceEvents"]
+        events: list[dict[str, Any]] = json.load(file)["traceEvents"]
+    return events
 
 
 @pytest.mark.parametrize(("steps", "wanted"), [(8, [4, 5, 6]), (5, [2, 3, 4]), (4, [1, 2, 3])])
@@ -51,7 +52,7 @@ def test_a_run_with_too_few_steps_for_a_trace_says_so(site: Site) -> None:
 
 
 def test_a_trace_that_cannot_be_written_ends_no_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_):
+    def refuse(*_: object) -> NoReturn:
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(trace, "_export", refuse)

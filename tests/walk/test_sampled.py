@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from deepspec.algorithms import ALGORITHMS
-from deepspec.losses.chunked import Terms, chunked_loss
+from deepspec.losses.chunked import chunked_loss
+from deepspec.losses.terms import Terms
 from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.measure import tally
 from deepspec.target_cache.facts import Sampled
 from tests.given.drafts.held_out import batch_of, decoded, walker
+from tests.given.some import some
 from tests.walk.test_walker import LONG, VOCAB, draft_of, rows, target_of
 
 PROMPT, FIRST, SLOTS = [3, 2, 5], 4, 4
@@ -50,7 +52,7 @@ class Enumerated:
         rows, draft = self.drafted.rows, self.draft
         with torch.no_grad():
             logits = draft.head(rows.hidden)
-            logits = logits if rows.markov is None else logits + rows.markov @ rows.markov_weight.T
+            logits = logits if rows.markov is None else logits + rows.markov @ some(rows.markov_weight).T
             if self.drafted.choose is not None:
                 logits = self.drafted.choose(logits, torch.arange(len(logits)))
         known = draft.known_ids()

@@ -63,7 +63,7 @@ def target_of(**traits: Any) -> Target:
 
 
 def draft_of(target: Target, name: str) -> BlockDraft | EagleDraft:
-    draft = pairs.draft(target, **DRAFTS[name])
+    draft: BlockDraft | EagleDraft = pairs.draft(target, **DRAFTS[name])
     if draft.config.reduced_vocabulary:
         draft.keep_target_head(target.head_weight, target.head_bias)
     return draft

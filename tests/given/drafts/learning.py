@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -13,6 +13,7 @@ from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, Objectiv
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.initial import initialize
+from tests.given.drafts.kinds import OfBlocks, OfSteps
 
 VOCAB, SIZE, LAYERS = 40, 16, [1, 3]
 MASK = 39
@@ -38,7 +39,7 @@ TARGETS["gemma3"] = {**TARGETS["qwen3"], "model_type": "gemma3_text", "query_pre
 REDUCIBLE = [name for name, traits in TRAITS.items() if not traits.convolved and not traits.shipped]
 """Algorithms whose drafts may know a part of the target's vocabulary."""
 
-HEADS = {
+HEADS: dict[str, dict[str, Any]] = {
     "vanilla": {"markov_head": "vanilla"},
     "gated": {"markov_head": "gated"},
     "rnn": {"markov_head": "rnn"},
@@ -52,6 +53,16 @@ SMALL = {"conv_group_size": 8, "selector_rank": 3, "selector_top_k": 5}
 REFINER = {"xpress_rank": 4}
 
 
+@overload
+def tiny(
+    algorithm: OfBlocks = ..., target: str = ..., objective: Objective | None = ..., **recipe: Any
+) -> BlockDraft: ...
+@overload
+def tiny(algorithm: OfSteps, target: str = ..., objective: Objective | None = ..., **recipe: Any) -> EagleDraft: ...
+@overload
+def tiny(
+    algorithm: AlgorithmName, target: str = ..., objective: Objective | None = ..., **recipe: Any
+) -> BlockDraft | EagleDraft: ...
 def tiny(
     algorithm: AlgorithmName = "dspark", target: str = "qwen3", objective: Objective | None = None, **recipe: Any
 ) -> BlockDraft | EagleDraft:

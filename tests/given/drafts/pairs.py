@@ -1,9 +1,9 @@
 """Tiny random targets and drafts for the tests of decoding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from deepspec.models.config import DraftConfig, EagleNorms
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.proposers.sampling import Proposal
 from deepspec.target.load import Target
+from tests.given.drafts.kinds import OfBlocks, OfSteps
 
 STOP = frozenset({1})
 DFLASH2 = {"conv_kernel_size": 2, "conv_group_size": 8, "selector_rank": 4, "selector_top_k": 5}
@@ -61,6 +62,12 @@ def target(vocab: int = 48, *, sliding: bool = False, sharpness: float = 6.0, bi
     return Target(folder=Path("tiny"), model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
 
 
+@overload
+def draft(target: Target, algorithm: OfBlocks, *, gated: bool = ..., **traits: Any) -> BlockDraft: ...
+@overload
+def draft(target: Target, algorithm: OfSteps, *, gated: bool = ..., **traits: Any) -> EagleDraft: ...
+@overload
+def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = ..., **traits: Any) -> BlockDraft | EagleDraft: ...
 def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = False, **traits: Any) -> BlockDraft | EagleDraft:
     """Return a random draft for a target, with the target's embedding and head; `gated`: of a block as Qwen3.5's."""
     shape = read(target.model.config.to_dict())
@@ -157,8 +164,20 @@ class OracleRows:
         for row, seen in zip(rows, other.seen, strict=True):
             self.seen[row] = seen
 
+    def fixed(self, rows: int, capacity: int) -> "OracleRows":
+        """Refuse: these rows grow."""
+        raise NotImplementedError
 
-DRAFTS = {
+    def adopt(self, other: "OracleRows") -> None:
+        """Refuse: these rows grow."""
+        raise NotImplementedError
+
+    def shape(self, rows: int, span: int) -> None:
+        """Refuse: these rows grow."""
+        raise NotImplementedError
+
+
+DRAFTS: dict[str, dict[str, Any]] = {
     "dflash": {"algorithm": "dflash"},
     "dspark": {"algorithm": "dspark", "markov_rank": 4, "confidence_head": True},
     "dspark filled in": {"algorithm": "dspark", "layout": "fill_in", "markov_rank": 4, "confidence_head": True},
@@ -193,4 +212,4 @@ def qwen3() -> Target:
     return Target(folder=target().folder, model=model.eval().requires_grad_(False), tokenizer=None, stop_ids=STOP)
 
 
-TARGETS = {"llama": target, "qwen3": qwen3, "gemma3": lambda: target(sliding=True)}
+TARGETS: dict[str, Callable[[], Target]] = {"llama": target, "qwen3": qwen3, "gemma3": lambda: target(sliding=True)}

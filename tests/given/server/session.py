@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prefect.logging.handlers import APILogWorker
@@ -26,7 +27,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ["PREFECT_HOME"] = old
 
 
-def query(api: str, what: str, body: dict[str, object]) -> list[dict[str, object]]:
+def query(api: str, what: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of one of the server's filters."""
-    rows: list[dict[str, object]] = ask("POST", f"{api}/{what}/filter", body)
+    rows: list[dict[str, Any]] = ask("POST", f"{api}/{what}/filter", body)
     return rows

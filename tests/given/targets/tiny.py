@@ -62,7 +62,7 @@ def write_target(folder: Path, template: str = CHATML, seed: int = 0, heads: int
     return folder
 
 
-def answered(row_id: str, *turns: str, split: str = "train", **changes: object) -> dict[str, object]:
+def answered(row_id: str, *turns: str, split: str = "train", **changes: Any) -> dict[str, Any]:
     """Return a row of answers: user and assistant turns in alternation, every assistant turn generated."""
     roles = ("user", "assistant")
     generated = list(range(1, len(turns), 2))
