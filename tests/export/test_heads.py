@@ -122,7 +122,7 @@ def test_what_cannot_hold_heads_says_so(tuned: tuple[FormSource, Path], tmp_path
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
-def test_engines_hand_heads_the_state_behind_the_final_norm(kind, form, tmp_path):
+def test_engines_hand_heads_the_state_behind_the_final_norm(kind: str, form: str, tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", kind)
     save_draft(draft_of(target, (LAST - 1,)), tmp_path / "draft")
     refused = FORMS[form].refuse(read_source(tmp_path / "draft", "ORG/target", target))
@@ -131,7 +131,9 @@ def test_engines_hand_heads_the_state_behind_the_final_norm(kind, form, tmp_path
 
 
 @pytest.mark.parametrize("layer", [LAST - 1, LAST])
-def test_speculators_has_heads_that_read_before_the_norm_unless_a_key_of_ours_says_otherwise(kind, layer, tmp_path):
+def test_speculators_has_heads_that_read_before_the_norm_unless_a_key_of_ours_says_otherwise(
+    kind: str, layer: int, tmp_path: Path
+) -> None:
     target = shipped.write_target(tmp_path / "target", kind)
     save_draft(draft_of(target, (layer,)), tmp_path / "draft")
     source = read_source(tmp_path / "draft", "ORG/target", target)
@@ -142,7 +144,7 @@ def test_speculators_has_heads_that_read_before_the_norm_unless_a_key_of_ours_sa
     assert read_back(source, *FORMS["speculators"].read(folder)).config.reads_normed == (layer == LAST)
 
 
-def test_heads_of_several_layers_are_not_read(tmp_path):
+def test_heads_of_several_layers_are_not_read(tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", "qwen3_5")
     save_draft(draft_of(target), tmp_path / "draft")
     written("speculators", read_source(tmp_path / "draft", "ORG/target", target), tmp_path / "form")
@@ -152,7 +154,7 @@ def test_heads_of_several_layers_are_not_read(tmp_path):
         public_config(told, LAST)
 
 
-def test_that_key_is_of_heads_alone():
+def test_that_key_is_of_heads_alone() -> None:
     eagle = {"speculators_model_type": "eagle3", "transformer_layer_config": {"model_type": "qwen3"}}
     with pytest.raises(CheckpointError, match=r"config\.json has target_layer_ids: \[4\], a variant that is not read"):
         public_config({**eagle, "target_layer_ids": [4]}, 4)

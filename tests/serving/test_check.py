@@ -52,7 +52,7 @@ def test_an_engine_that_accepts_less_is_warned_of(kind: str) -> None:
     assert found.difference == Interval(value=-2, low=-2, high=-2)
 
 
-def test_a_round_whose_draft_ends_the_answer_is_counted_by_an_engine_that_counts():
+def test_a_round_whose_draft_ends_the_answer_is_counted_by_an_engine_that_counts() -> None:
     """8 tokens: one from the prompt, three rounds of two, and one whose drafted token is the last: 8 - 1 - 4 = 3."""
 
     async def asked(endpoint: Endpoint) -> list[ServedAnswer]:

@@ -127,7 +127,7 @@ def test_default_layers_are_spread_evenly_and_never_the_last(num_layers: int, ex
     assert default_layers(num_layers) == expected
 
 
-def test_the_state_behind_the_final_norm_is_one_past_the_last_layer(target: Target):
+def test_the_state_behind_the_final_norm_is_one_past_the_last_layer(target: Target) -> None:
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     states, last = target.capture(ids, [0, LAYERS - 1, LAYERS])
     first, before, behind = states.chunk(3, dim=-1)
@@ -138,7 +138,7 @@ def test_the_state_behind_the_final_norm_is_one_past_the_last_layer(target: Targ
     assert torch.equal(first, target.capture(ids, [0])[0])
 
 
-def test_only_heads_of_a_target_read_its_last_states():
+def test_only_heads_of_a_target_read_its_last_states() -> None:
     check_layers([5], num_layers=6, last=True)
     check_layers([6], num_layers=6, last=True)
     for layers, last in (([5], False), ([6], False), ([7], True)):
