@@ -16,7 +16,7 @@ from deepspec.store import Store
 from flows.choices import Choices, named_endpoints
 from infra.children.targets import ready_target
 from infra.engines.states import StatesServer, staging_folder
-from infra.settings import default_root, scratch_dir
+from infra.settings import QUIET, default_root, scratch_dir, staging_limit, use
 from infra.site import Site
 from infra.terminal import Styled, say, show_table
 
@@ -56,7 +56,13 @@ def ask(
 @app.command("carry-states")
 def carry(
     engine: Annotated[str, typer.Argument(help="URL up to /v1 of an engine on this machine that gives states.")],
-    root: Annotated[str, typer.Option(help="Store that the run sees, too: s3://bucket/prefix, or a shared folder.")],
+    root: Annotated[
+        str,
+        typer.Option(
+            help="What the run sees, too: a store (s3://bucket/prefix, or a shared folder); or, tried out only, "
+            "mooncake://HOST:PORT of a master: states stay in this machine's memory (DEEPSPEC_STAGING_GB)."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -65,10 +71,12 @@ def carry(
     del debug
     from aiohttp import web
 
+    from deepspec.depots.depot import depot_at
     from deepspec.states.carrier import Carrier  # loads torch
     from deepspec.states.stored import FOLDER
 
-    store = Store(root)
+    use(QUIET)
+    store = depot_at(root, staging_limit())
     store.check_writable()
     say(
         f"states of {engine} go to {store.uri(FOLDER)}; give the run --endpoint http://{host}:{port}/v1; Ctrl-C ends it"

@@ -190,12 +190,16 @@ def quiet_prefect() -> None:
         os.environ.setdefault(name, value)
 
 
+QUIET = {"GLOG_minloglevel": "2"}
+"""What Mooncake says of each call stays out of the logs; its errors do not."""
+
+
 def torch_env(threads: int | None) -> dict[str, str]:
     """Return the variables for a child that computes: threads that sleep when idle, and how many.
 
     Without PASSIVE, spinning OpenMP threads starve whatever else runs on the machine.
     """
-    env = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", **QUIET}
     return env if threads is None else {**env, "OMP_NUM_THREADS": str(threads)}
 
 

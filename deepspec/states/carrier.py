@@ -1,4 +1,5 @@
-"""A carrier: it stands before an engine on the engine's machine, and puts each file of states into a store.
+"""A carrier: it stands before an engine on the engine's machine, and puts each file of states into a depot: into a store,
+or into memory that others can read.
 
 Whoever asks it needs no folder in common with the engine. An answer goes back once its states are in the store, with
 their URI in place of the path, or why there are none: it may have cost more than they. All else passes as it is.
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from deepspec.depots.depot import Depot
 from deepspec.engines.client import label
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError, RefusedError, StoreError
@@ -22,7 +24,6 @@ from deepspec.states.file import delete, written
 from deepspec.states.place import FAILED, PATH, REFUSED
 from deepspec.states.staging import PREFIX, sweep
 from deepspec.states.stored import FOLDER
-from deepspec.store import Store
 
 KEPT_SECONDS = 3600.0
 """After which states that nobody took are deleted: whoever asked for them is dead."""
@@ -41,7 +42,7 @@ class Carrier:
         tell: hears, once each, of what the store refuses for good: who started the carrier can mend it.
     """
 
-    def __init__(self, engine: str, store: Store, tell: Callable[[str], object] = str) -> None:
+    def __init__(self, engine: str, store: Depot, tell: Callable[[str], object] = str) -> None:
         """Carry nothing yet."""
         self._tell, self._told = tell, set[str]()
         self._engine, self._store, self._label = engine.rstrip("/").removesuffix("/v1"), store, label(engine)

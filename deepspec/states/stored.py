@@ -4,21 +4,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor
 
+from deepspec.depots.depot import Depot, opened_depot
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError, NotPublishedError, RefusedError, StoreError
 from deepspec.states.file import check_told, read_stored
 from deepspec.states.wanted import Wanted
-from deepspec.store import Store
 
 FOLDER = "states"
 """Below the root of the store."""
-_URI = re.compile(r"(s3://.+)/([^/]+)")
+_URI = re.compile(r"((?:s3|mooncake(?:\+rdma)?)://.+)/([^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +63,11 @@ class StatesInStore:
         """Delete the object; what stays is deleted by the carrier."""
         del label
         with suppress(StoreError):
-            _store(self.root).delete(self.key)
+            opened_depot(self.root).delete(self.key)
 
     @contextmanager
-    def _asked(self, label: str) -> Iterator[Store]:
-        store = _store(self.root)
+    def _asked(self, label: str) -> Iterator[Depot]:
+        store = opened_depot(self.root)
         try:
             yield store
         except NotPublishedError:
@@ -82,9 +81,3 @@ class StatesInStore:
             ) from error
         except StoreError as error:
             raise AskError(f"{label}: {error}", "engine") from error
-
-
-@lru_cache(8)
-def _store(root: str) -> Store:
-    """Return a store whose connections stay for the next sample."""
-    return Store(root)

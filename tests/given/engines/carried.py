@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from deepspec.depots.depot import Depot
 from deepspec.placement import Endpoint
 from deepspec.states.carrier import Carrier
-from deepspec.store import Store
 from tests.given.engines.states import Served
 
 
 @contextmanager
-def carrying(engine: Served, store: Store, tell: Callable[[str], object] = str) -> Iterator[Endpoint]:
+def carrying(engine: Served, store: Depot, tell: Callable[[str], object] = str) -> Iterator[Endpoint]:
     """Yield the endpoint of a carrier before an engine."""
     loop, runner = (
         asyncio.new_event_loop(),
