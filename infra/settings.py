@@ -190,7 +190,7 @@ def quiet_prefect() -> None:
         os.environ.setdefault(name, value)
 
 
-QUIET = {"GLOG_minloglevel": "2"}
+QUIET = {"MC_LOG_LEVEL": "ERROR"}
 """What Mooncake says of each call stays out of the logs; its errors do not."""
 
 
