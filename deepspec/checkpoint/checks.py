@@ -82,10 +82,10 @@ def _check_convolved(draft: DraftConfig) -> None:
 def _check_layers(draft: DraftConfig) -> None:
     layers, last = draft.target_layer_ids, draft.num_target_layers - 1
     if TRAITS[draft.algorithm].shipped:
-        if layers != (last,):
+        if layers not in ((last,), (last + 1,)):
             raise CheckpointError(
-                f"target_layer_ids {list(layers)}: {draft.algorithm} heads read the target's last layer alone; "
-                f"capture that: cache.layers=[{last}]"
+                f"target_layer_ids {list(layers)}: {draft.algorithm} heads read the target's last state alone, behind "
+                f"its final norm as engines do: cache.layers=[{last + 1}]; or before it: [{last}]"
             )
         return
     if not layers or len(set(layers)) != len(layers):

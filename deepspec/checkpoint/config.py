@@ -157,7 +157,7 @@ def _whole(value: Any, key: str) -> int:
 
 
 def _target_layers(config: Config, *, shipped: bool) -> tuple[int, ...]:
-    """Return the captured layers; heads that a target ships read its last one, told or not."""
+    """Return the captured layers; of heads that a target ships the last one where nothing is said, as older drafts."""
     told = config.get("target_layer_ids")
     if shipped and told is None:
         return (_need_whole(config, "num_target_layers") - 1,)

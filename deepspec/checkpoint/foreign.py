@@ -27,6 +27,10 @@ JACOBI = "num_jacobi_passes"
 """Key of speculators: how often an engine refines a whole block."""
 WINDOW_FORM = "window_form"
 """Our key of what a window is, where it is not the reader's own."""
+COUNT_OF_HEADS = "mtp_num_hidden_layers"
+"""Key of a target's config: how many layers its heads have."""
+HEADS_READ = "target_layer_ids"
+"""Our key of the state that MTP heads read, where it is not the one before the target's final norm."""
 STYLES: Mapping[str, str] = {"llama": "Llama", "qwen3": "Qwen3"}
 """`model_type` of a block -> how the architecture of a draft with such blocks begins."""
 
@@ -92,6 +96,7 @@ def decode_speculators(config: Config) -> dict[str, Any]:
     count = config["speculators_config"]["proposal_methods"][0]["speculative_tokens"]
     if TRAITS[kind].shipped:
         own = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "ttt_length": count}
+        own |= {key: config[key] for key in (HEADS_READ,) if key in config}
         return {**block, **own, "architectures": [HEAD_STYLES[head_style(block["model_type"])] + KINDS[kind]]}
     eagle = not TRAITS[kind].blocks
     layers = config["eagle_aux_hidden_state_layer_ids" if eagle else "aux_hidden_state_layer_ids"]
@@ -145,10 +150,12 @@ def _read_speculators(config: Config, num_target_layers: int) -> dict[str, Any]:
     kind, block = config["speculators_model_type"], config["transformer_layer_config"]
     if kind not in KINDS:
         raise UnknownNameError("speculators_model_type", str(kind), KINDS)
-    _refuse_unknown(config, _SPECULATORS, "config.json")
+    of_heads = TRAITS[kind].shipped
+    _refuse_unknown(config, _SPECULATORS | ({HEADS_READ} if of_heads else set()), "config.json")
     if not TRAITS[kind].shipped and block["model_type"] not in STYLES:
         raise UnknownNameError("model_type of transformer_layer_config", str(block["model_type"]), STYLES)
-    _refuse_unknown(block, _ANYWHERE | _keys_of(block), "transformer_layer_config")
+    counted = {COUNT_OF_HEADS} if of_heads and block.get(COUNT_OF_HEADS) == 1 else set()
+    _refuse_unknown(block, _ANYWHERE | _keys_of(block) | counted, "transformer_layer_config")
     _refuse_other_sizes(config, block)
     return decode_speculators(config)
 

@@ -2,7 +2,7 @@
 
 An engine serves the target with its own heads and no separate draft. So the form is those of the target's files that
 hold heads, with nothing changed in them but the heads, and its config.json: laid over a copy of the target's folder
-they make the target whose heads are tuned.
+they make the target whose heads are tuned. Engines hand heads the state behind the target's final norm.
 """
 
 import json
@@ -71,6 +71,11 @@ def _their_name(name: str) -> str:
 def _refuse(source: FormSource) -> str | None:
     if source.target_folder is None:
         return "mtp heads without the target's files, into which they are written; the target is not on this machine"
+    if not source.draft.reads_normed:
+        return (
+            "mtp heads that read the state before the target's final norm; it hands them the one behind it, which "
+            "training takes unless cache.layers says otherwise"
+        )
     kept = {head.dtype for name, head in read_heads(source.target_folder).items() if name.startswith(PREFIX)}
     if source.tensors["fc.weight"].dtype == torch.float32 and kept != {"F32"}:
         return f"heads in fp32, of which the target's files keep {', '.join(sorted(kept))}; train.precision=bf16 does"
@@ -126,6 +131,7 @@ def _read(config: Json, folder: Path) -> tuple[Json, Tensors]:
         **text,
         "architectures": [HEAD_STYLES[style] + KINDS["mtp"]],
         "num_hidden_layers": 1,
+        "target_layer_ids": [text["num_hidden_layers"]],
         "layer_types": ["full_attention"],
     }
     found = {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in _heads_in(path).items()}

@@ -75,7 +75,7 @@ def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
         "dtype": str(source.tensors["fc.weight"].dtype).removeprefix("torch."),
     }
     if TRAITS[draft.algorithm].shipped:
-        return {**config, "num_nextn_predict_layers": draft.num_layers}, heads.to_speculators(dict(source.tensors)), []
+        return _heads(draft, config), heads.to_speculators(dict(source.tensors)), _notes_of_heads(draft)
     config["draft_vocab_size"] = draft.draft_vocab_size
     layers = [layer + 1 for layer in draft.target_layer_ids]
     if not TRAITS[draft.algorithm].blocks:
@@ -100,6 +100,17 @@ def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
         config |= dict(zip(foreign.HEADS, told, strict=True))
     borrowed = BORROWED[:1] if draft.reduced_vocabulary else BORROWED
     return config, without(source.tensors, *borrowed), _notes(draft)
+
+
+def _heads(draft: DraftConfig, config: Json) -> Json:
+    read = {foreign.HEADS_READ: list(draft.target_layer_ids)} if draft.reads_normed else {}
+    return {**config, "num_nextn_predict_layers": draft.num_layers, **read}
+
+
+def _notes_of_heads(draft: DraftConfig) -> list[str]:
+    """Return what heads in this form do not tell their library."""
+    theirs = "the library trains heads on the target's state before its final norm; these read the one behind it"
+    return [theirs] if draft.reads_normed else []
 
 
 def _notes(draft: DraftConfig) -> list[str]:

@@ -44,7 +44,8 @@ class DraftConfig:
     """Whether the head has a bias, the target's, as frozen as the head."""
     num_target_layers: int
     target_layer_ids: tuple[int, ...]
-    """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output."""
+    """Captured layers in order; k is the output of decoder layer k, −1 the embedding's output, and one past the last
+    layer the state behind the target's final norm."""
     block_size: int = 7
     """Slots of a block (those of blocks), or tokens of a pass (peagle); eagle3, mtp: tokens proposed one by
     one, this many by default."""
@@ -110,6 +111,11 @@ class DraftConfig:
     def num_captured(self) -> int:
         """Return how many target layers are captured."""
         return len(self.target_layer_ids)
+
+    @property
+    def reads_normed(self) -> bool:
+        """Return whether MTP heads read the target's last state behind its final norm, as engines hand it to them."""
+        return self.target_layer_ids == (self.num_target_layers,)
 
     @property
     def num_fused(self) -> int:

@@ -2,7 +2,7 @@
 
 from deepspec.formats.recipe import TRAITS
 from deepspec.plan.plan import Plan
-from deepspec.target.layers import check_layers, default_layers
+from deepspec.target.layers import check_layers, default_layers, normed
 
 COUNT = 5
 """Layers that are captured of a target of which nothing is known yet."""
@@ -15,7 +15,7 @@ def layers_of(plan: Plan, num_layers: int) -> tuple[int, ...]:
         TargetError: the target has no such layers.
     """
     shipped = TRAITS[plan.train.draft.algorithm].shipped
-    chosen = plan.cache.layers or ((num_layers - 1,) if shipped else default_layers(num_layers))
+    chosen = plan.cache.layers or ((normed(num_layers),) if shipped else default_layers(num_layers))
     check_layers(chosen, num_layers, last=shipped)
     return chosen
 

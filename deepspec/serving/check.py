@@ -99,7 +99,7 @@ async def in_turn(client: ServingClient, asked: Sequence[DecodedPrompt], max_tok
         now = None if before is None else await client.counters()
         counted = None if before is None or now is None else now.since(before)
         if counted is not None:
-            answer = replace(answer, drafted=counted.drafted, accepted=counted.accepted)
+            answer = replace(answer, drafted=counted.drafted, accepted=counted.accepted, counted=counted.rounds)
         before = now or before
         answers.append(answer)
     return answers

@@ -60,6 +60,8 @@ class ServedAnswer:
     end: float
     drafted: int = 0
     accepted: int = 0
+    counted: int = 0
+    """Rounds with drafts that the engine counted; 0: it counts none."""
     timed: float | None = None
     """Seconds of generation, as the engine tells them; None: it does not."""
     cached: int | None = None
@@ -67,8 +69,11 @@ class ServedAnswer:
 
     @property
     def rounds(self) -> int:
-        """Return the passes of the target after the one that read the prompt."""
-        return max(self.tokens - 1 - self.accepted, 0)
+        """Return the passes of the target after the one that read the prompt.
+
+        Each makes a token of the target's own, but for one whose drafts end the answer: engines that count know better.
+        """
+        return max(self.tokens - 1 - self.accepted, self.counted)
 
     @property
     def latency(self) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepspec.target.layers import EMBEDDING
+from deepspec.target.layers import EMBEDDING, normed
 from deepspec.target.reading import Reading, first_state, given_values, output_values
 
 
@@ -31,7 +31,7 @@ def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
     Args:
         reading: where the target has its blocks.
         input_ids: `(B, T)`, padded on the right.
-        layers: ids of decoder layers; -1 is the embedding output.
+        layers: ids of decoder layers; -1 is the embedding output, one past the last the state behind the final norm.
         inputs: anything else that the decoder takes: a cache with its positions and masks.
 
     Returns:
@@ -39,13 +39,14 @@ def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
         layers lie; and the decoder's output. The head's product with the second is the logits before any softcap: where
         the target scales its logits, the state carries the factor.
     """
+    final = normed(len(reading.blocks))
     with ExitStack() as hooks:
-        outputs = [hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers]
+        outputs = {layer: hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers if layer != final}
         given = reading.decoder(input_ids=input_ids, **{"use_cache": False, **inputs})
     last: Tensor = output_values(given)[0].to(input_ids.device)
+    captured = [last if layer == final else outputs[layer][0].to(input_ids.device) for layer in layers]
     if reading.logit_scale != 1.0:
         last = last * reading.logit_scale
-    captured = [output[0].to(input_ids.device) for output in outputs]
     return (torch.cat(captured, dim=-1) if captured else last[..., :0]), last, given
 
 

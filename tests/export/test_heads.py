@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepspec.checkpoint.config import read_draft_config
 from deepspec.checkpoint.draft import adopt_target, load_draft, save_draft
+from deepspec.checkpoint.foreign import public_config
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.checkpoint.shipped import load_heads
 from deepspec.errors import CheckpointError, SpecError, TargetError
@@ -25,7 +27,8 @@ from tests.given.targets import shipped
 KINDS = ["qwen3", "qwen3_5"]
 ROUNDING = 2e-6
 """What the same weights may differ by: kernels round otherwise where tensors lie otherwise in memory."""
-LAST = 3
+LAST = 4
+"""The state behind the final norm of a target of four layers."""
 
 
 def draft_of(target: Path, layers: tuple[int, ...] = (LAST,), **recipe: Any) -> BlockDraft | EagleDraft:
@@ -118,6 +121,45 @@ def test_what_cannot_hold_heads_says_so(tuned: tuple[FormSource, Path], tmp_path
     assert FORMS["deepspec"].refuse(away) is None
 
 
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
+def test_engines_hand_heads_the_state_behind_the_final_norm(kind: str, form: str, tmp_path: Path) -> None:
+    target = shipped.write_target(tmp_path / "target", kind)
+    save_draft(draft_of(target, (LAST - 1,)), tmp_path / "draft")
+    refused = FORMS[form].refuse(read_source(tmp_path / "draft", "ORG/target", target))
+    assert refused is not None
+    assert refused.startswith("mtp heads that read the state before the target's final norm")
+
+
+@pytest.mark.parametrize("layer", [LAST - 1, LAST])
+def test_speculators_has_heads_that_read_before_the_norm_unless_a_key_of_ours_says_otherwise(
+    kind: str, layer: int, tmp_path: Path
+) -> None:
+    target = shipped.write_target(tmp_path / "target", kind)
+    save_draft(draft_of(target, (layer,)), tmp_path / "draft")
+    source = read_source(tmp_path / "draft", "ORG/target", target)
+    folder, notes = written("speculators", source, tmp_path / "form")
+    told = json.loads((folder / "config.json").read_text())
+    assert (told.get("target_layer_ids"), len(notes)) == ((None, 0) if layer < LAST else ([LAST], 1))
+    assert read_draft_config(public_config(told, LAST)).target_layer_ids == (layer,)
+    assert read_back(source, *FORMS["speculators"].read(folder)).config.reads_normed == (layer == LAST)
+
+
+def test_heads_of_several_layers_are_not_read(tmp_path: Path) -> None:
+    target = shipped.write_target(tmp_path / "target", "qwen3_5")
+    save_draft(draft_of(target), tmp_path / "draft")
+    written("speculators", read_source(tmp_path / "draft", "ORG/target", target), tmp_path / "form")
+    told = json.loads((tmp_path / "form" / "config.json").read_text())
+    told["transformer_layer_config"]["mtp_num_hidden_layers"] = 2
+    with pytest.raises(CheckpointError, match="transformer_layer_config has mtp_num_hidden_layers: 2, a variant"):
+        public_config(told, LAST)
+
+
+def test_that_key_is_of_heads_alone() -> None:
+    eagle = {"speculators_model_type": "eagle3", "transformer_layer_config": {"model_type": "qwen3"}}
+    with pytest.raises(CheckpointError, match=r"config\.json has target_layer_ids: \[4\], a variant that is not read"):
+        public_config({**eagle, "target_layer_ids": [4]}, 4)
+
+
 def test_heads_are_not_rounded_in_silence(kind: str, tmp_path: Path) -> None:
     target = shipped.write_target(tmp_path / "target", kind, torch.bfloat16)
     save_draft(draft_of(target).float(), tmp_path / "draft")
@@ -165,7 +207,11 @@ def test_heads_that_are_not_those_of_the_config_are_named(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("layers", "recipe", "told"),
     [
-        ((1, 2), {}, "mtp heads read the target's last layer alone; capture that: cache.layers=\\[3\\]"),
+        (
+            (1, 2),
+            {},
+            "mtp heads read the target's last state alone, behind its final norm as engines do: cache.layers=\\[4\\]",
+        ),
         ((LAST,), {"draft_vocab_size": 20}, "mtp heads know the whole vocabulary only"),
         ((LAST,), {"shape": "target"}, "an mtp draft has the shape of the target's heads"),
         ((LAST,), {"num_layers": 2}, "num_layers 2: an mtp draft has one"),

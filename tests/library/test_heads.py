@@ -24,7 +24,8 @@ from deepspec.target_cache.facts import CacheFacts
 from tests.given.published import chain
 from tests.given.targets import shipped
 
-LAST = 3
+LAST = 4
+"""The state behind the final norm of a target of four layers."""
 
 
 def parts(folder: Path) -> dict[str, Any]:

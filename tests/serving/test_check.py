@@ -52,6 +52,18 @@ def test_an_engine_that_accepts_less_is_warned_of(kind: str) -> None:
     assert found.difference == Interval(value=-2, low=-2, high=-2)
 
 
+def test_a_round_whose_draft_ends_the_answer_is_counted_by_an_engine_that_counts() -> None:
+    """8 tokens: one from the prompt, three rounds of two, and one whose drafted token is the last: 8 - 1 - 4 = 3."""
+
+    async def asked(endpoint: Endpoint) -> list[ServedAnswer]:
+        async with ServingClient(endpoint) as client:
+            return await in_turn(client, [known("a", 1)], 8)
+
+    with serving(Fake(kind="vLLM", stops=True)) as endpoint:
+        (answer,) = asyncio.run(asked(endpoint))
+    assert (answer.tokens, answer.accepted, answer.rounds) == (8, 4, 4)
+
+
 def test_prompts_are_compared_one_by_one() -> None:
     """Long and short rounds lie wide apart, so that both intervals are wide; each prompt takes one round more."""
     asked = [known("a", 7), known("b", 0)] * 6  # 1 and 8 rounds for 8 tokens

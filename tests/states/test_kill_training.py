@@ -155,7 +155,9 @@ class Engines:
 
     def __init__(self, bench: Bench, rng: random.Random, between: tuple[int, int] = (8, 40)) -> None:
         self.faults = {"folder": bench.staging, "target": bench.target, "delay": 0.02}
-        self.rng, self.between, self.ended, self.kills = rng, between, Event(), 0
+        self.rng, self.between, self.kills = rng, between, 0
+        self.ended, self.spared, self.over = Event(), Event(), Event()
+        """No kill is wanted any more; none will come; nobody is left to be heard."""
         self.asked: list[tuple[int, ...]] = []
         """What they were asked for, as far as it was heard."""
         self.turn = Lock()
@@ -193,12 +195,18 @@ class Engines:
                         self.asked.append(tuple(pipe.recv()))
 
     def come_and_go(self) -> None:
-        while self.served(self.rng.randint(*self.between)):
-            time.sleep(self.rng.uniform(0.0, 0.05))
-            number = self.rng.randrange(2)
-            self.kill(number)
-            self.kills += 1
-            self.start(number)
+        try:
+            while self.served(self.rng.randint(*self.between)):
+                time.sleep(self.rng.uniform(0.0, 0.05))
+                number = self.rng.randrange(2)
+                self.kill(number)
+                self.kills += 1
+                self.start(number)
+        finally:
+            self.spared.set()
+        while not self.over.is_set():  # an engine whom nobody hears waits, once its pipe is full
+            wait(list(self.pipes.values()), timeout=0.05)
+            self.hear()
 
     def served(self, requests: int) -> bool:
         """Wait until both have been asked so many times more; return whether another kill is wanted then."""
@@ -211,7 +219,7 @@ class Engines:
     def rest(self) -> None:
         """Kill none any more; both are up."""
         self.ended.set()
-        self.going.join()
+        self.spared.wait()
 
     def __enter__(self) -> "Engines":
         self.going.start()
@@ -219,6 +227,8 @@ class Engines:
 
     def __exit__(self, *_: object) -> None:
         self.rest()
+        self.over.set()
+        self.going.join()
         for number in (0, 1):
             self.kill(number)
 

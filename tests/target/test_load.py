@@ -127,6 +127,25 @@ def test_default_layers_are_spread_evenly_and_never_the_last(num_layers: int, ex
     assert default_layers(num_layers) == expected
 
 
+def test_the_state_behind_the_final_norm_is_one_past_the_last_layer(target: Target) -> None:
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    states, last = target.capture(ids, [0, LAYERS - 1, LAYERS])
+    first, before, behind = states.chunk(3, dim=-1)
+    assert torch.equal(behind, last)
+    norm = target.decoder.norm
+    assert callable(norm)
+    torch.testing.assert_close(norm(before), behind)
+    assert torch.equal(first, target.capture(ids, [0])[0])
+
+
+def test_only_heads_of_a_target_read_its_last_states() -> None:
+    check_layers([5], num_layers=6, last=True)
+    check_layers([6], num_layers=6, last=True)
+    for layers, last in (([5], False), ([6], False), ([7], True)):
+        with pytest.raises(TargetError, match="wanted ascending ids from -1"):
+            check_layers(layers, num_layers=6, last=last)
+
+
 @pytest.mark.parametrize("layers", [[], [1, 1], [3, 1], [-2], [0, 5]])
 def test_layers_that_cannot_be_captured_are_refused(layers: list[int]) -> None:
     with pytest.raises(TargetError, match="wanted ascending ids from -1"):

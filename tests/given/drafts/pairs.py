@@ -81,7 +81,7 @@ def draft(target: Target, algorithm: AlgorithmName, *, gated: bool = False, **tr
             "draft_vocab_size": vocab,
             "head_bias": target.head_bias is not None,
             "num_target_layers": shape.num_layers,
-            "target_layer_ids": (shape.num_layers - 1,) if TRAITS[algorithm].shipped else (-1, 1),
+            "target_layer_ids": (shape.num_layers,) if TRAITS[algorithm].shipped else (-1, 1),
             "block_size": 4,
             "mask_token_id": vocab - 1 if TRAITS[algorithm].masked else None,
             **traits,
@@ -195,6 +195,7 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "peagle": {"algorithm": "peagle", "norms": EagleNorms(norm_before_fc=True, norm_before_residual=True)},
     "eagle3.1": {"algorithm": "eagle3", "norms": EagleNorms(fc_norm=True, norm_output=True)},
     "mtp": {"algorithm": "mtp"},
+    "mtp before the norm": {"algorithm": "mtp", "target_layer_ids": (2,)},
 }
 
 

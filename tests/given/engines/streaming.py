@@ -27,6 +27,8 @@ class Fake:
     by_turn: tuple[int, ...] = ()
     """The same for each answer in turn; empty: `accepts` for all."""
     drafts: bool = True
+    stops: bool = False
+    """Whether a drafted token ends the answer, where one can: that round makes none of the target's own."""
     text: str = "a"
     """Of each token."""
     width: int = 8
@@ -85,9 +87,11 @@ class Fake:
                 assert request.transport is not None
                 request.transport.close()
                 return response
-            kept = min(accepts if self.drafts else 0, tokens - made - 1)
-            rounds, made, accepted = rounds + 1, made + kept + 1, accepted + kept
-            await _send(response, [self._piece()] * (kept + 1))
+            most = accepts if self.drafts else 0
+            ends = self.stops and tokens - made <= most
+            kept, own = (tokens - made, 0) if ends else (min(most, tokens - made - 1), 1)
+            rounds, made, accepted = rounds + 1, made + kept + own, accepted + kept
+            await _send(response, [self._piece()] * (kept + own))
             await asyncio.sleep(0)
         self._count(number, rounds, accepted)
         await _send(response, [self._last(tokens, rounds, accepted)])

