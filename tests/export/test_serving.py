@@ -244,7 +244,7 @@ def dflash2_bigrams(embedding, after):
 @torch.no_grad()
 def eagle_bigrams(embedding, after, seen):
     """Return an Eagle3 draft that says what follows each token, one after another."""
-    recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
+    recipe = DraftRecipe(algorithm="eagle3", shape="target")
     model = blank(recipe, (1, 14, 26))
     attention, size = model.layers[0].self_attn, embedding.shape[1]
     known = [*after, *sorted(set(seen) - after.keys())]
