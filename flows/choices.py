@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from deepspec.checkpoint.options import OBJECTIVE, RECIPE, of_algorithm
 from deepspec.errors import SpecError
 from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.placement import Endpoint, Placement
@@ -66,7 +67,7 @@ class Choices(Spec):
             parts.append(presets.load("datasets", dataset))
         size = self.size or ("minutes" if dataset == "demo" else None)
         if size:
-            parts.append(_sized(presets.load("sizes", size), self.algorithm))
+            parts.append(_sized(presets.load("sizes", size), presets.laid([self._told()], self.overrides)))
         parts += [self._told(), *([_smoke(self.smoke)] if self.smoke else [])]
         return presets.build_plan(parts, self.overrides)
 
@@ -135,18 +136,18 @@ def choose_site(
     return Site(root=root or default_root(), placement=placement, engines=engines)
 
 
-def _sized(size: Mapping[str, Any], algorithm: AlgorithmName) -> Mapping[str, Any]:
-    """Return the part of a plan that a size is, without what the algorithm has no choice of.
+def _sized(size: Mapping[str, Any], told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a plan that a size is, without what the algorithm has not: a size is made for all of them.
 
-    Whatever the size, an eagle3 draft and mtp heads have one layer, dflash2 and mtp know the whole vocabulary.
+    Args:
+        size: of a preset.
+        told: what was said beside it, the algorithm among it; one that is unknown is refused where the plan is made.
     """
-    traits = TRAITS[algorithm]
-    left = set() if traits.masked else {"num_layers"}
-    left |= {"draft_vocab_size"} if traits.convolved or traits.shipped else set()
-    if not left or "draft" not in size.get("train", {}):
-        return size
-    draft = {key: value for key, value in size["train"]["draft"].items() if key not in left}
-    return {**size, "train": {**size["train"], "draft": draft}}
+    algorithm, train = told["train"]["draft"]["algorithm"], dict(size.get("train", {}))
+    for name, table in (("draft", RECIPE), ("objective", OBJECTIVE)):
+        if name in train and algorithm in TRAITS:
+            train[name] = of_algorithm(algorithm, train[name], table)
+    return {**size, "train": train}
 
 
 def _smoke(samples: int) -> dict[str, Any]:

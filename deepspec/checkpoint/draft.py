@@ -5,7 +5,8 @@ anything is computed with them.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from deepspec.checkpoint.files import (
     weight_files,
     write_weights,
 )
-from deepspec.checkpoint.foreign import is_foreign, public_config
+from deepspec.checkpoint.foreign import is_foreign, public_config, public_tensors
 from deepspec.disk import writing
 from deepspec.errors import CheckpointError, InputError
 from deepspec.families import read_folder
@@ -41,6 +42,11 @@ __all__ = [
     "load_draft",
     "save_draft",
 ]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name -> shape, as headers tell them."""
+BORROWED = ("embed_tokens.weight", "lm_head.weight")
+"""Copies of the target's, which may be left to it; a head of a reduced vocabulary is none."""
 
 
 def load_draft(
@@ -163,7 +169,7 @@ def describe(folder: Path, target: Path | None = None) -> list[dict[str, str]]:
     """
     raw = read_config(folder)
     try:
-        rows = _library_rows(raw, target) if is_foreign(raw) else _own_rows(read_draft_config(raw), folder)
+        rows = _library_rows(raw, folder, target) if is_foreign(raw) else _own_rows(read_draft_config(raw), folder)
     except InputError as error:
         rows = [*_foreign_rows(raw), ("why it is no draft in DeepSpec's form", error)]
     return [{"what": what, "value": str(value)} for what, value in rows]
@@ -173,18 +179,32 @@ def _own_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
     return [*_draft_rows(draft), *_weight_rows(draft, folder)]
 
 
-def _library_rows(raw: Mapping[str, Any], target: Path | None) -> list[tuple[str, Any]]:
-    """Return what a draft of another library is, in our words as far as its target is known."""
+def _library_rows(raw: Mapping[str, Any], folder: Path, target: Path | None) -> list[tuple[str, Any]]:
+    """Return what a draft of another library is, in our words as far as its target is known.
+
+    Embedding and head may be left to the target.
+    """
     library = "SpecForge" if "speculators_model_type" not in raw else "speculators"
     if target is None:
         told = f"as {library} writes it; it is read by evaluate, export, run and parity; more with --target FOLDER"
         return [*_foreign_rows(raw), ("form", told)]
-    config = public_config(raw, read_folder(target).num_layers)
-    return [("form", f"as {library} writes it"), *_draft_rows(read_draft_config(config))]
+    draft = read_draft_config(public_config(raw, read_folder(target).num_layers))
+    lent = BORROWED[:1] if draft.reduced_vocabulary else BORROWED
+    named = partial(public_tensors, raw)
+    return [("form", f"as {library} writes it"), *_draft_rows(draft), *_weight_rows(draft, folder, named, lent)]
 
 
-def _weight_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
-    """Return how many parameters a config asks for, and whether the files have them."""
+def _weight_rows(
+    draft: DraftConfig, folder: Path, named: Callable[[Shapes], Shapes] = dict, lent: Sequence[str] = ()
+) -> list[tuple[str, Any]]:
+    """Return how many parameters a config asks for, and whether the files have them.
+
+    Args:
+        draft: what the config describes.
+        folder: of the files.
+        named: gives their tensors the names that they have here.
+        lent: tensors that the target gives where they are missing.
+    """
     model = _on_meta(draft)
     trained = sum(parameter.numel() for _, parameter in model.trainable())
     frozen = sum(tensor.numel() for tensor in model.state_dict().values()) - trained
@@ -192,7 +212,8 @@ def _weight_rows(draft: DraftConfig, folder: Path) -> list[tuple[str, Any]]:
     if not any(folder.glob("*.safetensors")):
         return [*rows, ("weights", "not here: only the config was looked at")]
     try:
-        _check_shapes(read_shapes(folder), _shapes(model), folder)
+        wanted = _shapes(model)
+        _check_shapes({**{name: wanted[name] for name in lent}, **named(read_shapes(folder))}, wanted, folder)
         rows.append(("weights", f"{', '.join(path.name for path in weight_files(folder))}: all there"))
     except CheckpointError as error:
         rows.append(("weights", f"NOT usable: {error}"))

@@ -4,7 +4,7 @@ A key that is not known may change what a draft computes, so it is refused by it
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from deepspec.checkpoint.checks import CONVOLVED, REFINED, parts_of
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
@@ -14,9 +14,8 @@ from deepspec.families.rope import Config
 from deepspec.families.shipped import head_style
 from deepspec.formats.recipe import TRAITS, AlgorithmName, Objective
 
-if TYPE_CHECKING:  # a plan reads configs, and does without torch
-    from torch import Tensor
-
+_Value = TypeVar("_Value")
+"""What is named: tensors, or their shapes where a plan reads headers and does without torch."""
 
 SPECFORGE = "LlamaForCausalLMEagle3"
 """Architecture of SpecForge's Eagle3, and of SGLang's."""
@@ -78,7 +77,7 @@ def public_config(config: Config, num_target_layers: int) -> dict[str, Any]:
     return {**found, "num_target_layers": num_target_layers}
 
 
-def public_tensors(config: Config, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def public_tensors(config: Config, tensors: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return the tensors of such a draft under DeepSpec's names; what it leaves to the target is missing."""
     if config.get("speculators_model_type") == "mtp":
         return _heads_of_speculators(tensors)
@@ -135,7 +134,7 @@ THEIR_PARTS: Mapping[str, str] = {
 OUR_LAYER, THEIR_LAYER = "layers.0.", "mtp_layers.0."
 
 
-def _heads_of_speculators(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def _heads_of_speculators(tensors: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return MTP heads of speculators under our names; a head of the target's beside them means nothing."""
     ours = {f"{THEIR_LAYER}{theirs}.weight": f"{name}.weight" for name, theirs in THEIR_PARTS.items()}
     return {

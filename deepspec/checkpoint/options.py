@@ -1,6 +1,7 @@
 """Which options of a recipe and an objective an algorithm has: one that it has not is refused, not passed over."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from deepspec.checkpoint.checks import CONVOLVED, REFINED
 from deepspec.errors import SpecError
@@ -9,9 +10,15 @@ from deepspec.specs import Spec
 
 Has = Callable[[Traits], bool]
 
-RECIPE: Mapping[str, tuple[Has, str]] = {
+Table = Mapping[str, tuple[Has, str]]
+
+RECIPE: Table = {
+    "num_layers": (lambda traits: traits.masked, "has one"),
+    "block_size": (lambda traits: traits.masked, "proposes token by token, train.objective.ttt_length of them"),
+    "draft_vocab_size": (lambda traits: not traits.convolved and not traits.shipped, "knows the whole vocabulary only"),
     **dict.fromkeys(CONVOLVED, (lambda traits: traits.convolved, "has none")),
     **dict.fromkeys(REFINED, (lambda traits: traits.refined, "has none")),
+    "markov_rank": (lambda traits: traits.heads, "has no Markov head"),
     "markov_head": (lambda traits: traits.heads, "has none"),
     "confidence_head": (lambda traits: traits.heads, "has none"),
     "confidence_with_markov": (lambda traits: traits.heads, "has no confidence head"),
@@ -20,10 +27,12 @@ RECIPE: Mapping[str, tuple[Has, str]] = {
     "norms": (lambda traits: not traits.masked and not traits.shipped, "has none of these"),
     "shape": (lambda traits: not traits.shipped, "has the shape of the target's heads"),
 }
-"""Field of a recipe -> which drafts have it, and what is so of the others. `block_size` and `markov_rank` are not here:
-the sizes of a plan set them for every algorithm."""
+"""Field of a recipe -> which drafts have it, and what is so of the others."""
+ANYWAY: Mapping[str, Any] = {"num_layers": 1, "markov_rank": 0}
+"""Field -> what drafts that have it not may be told all the same: it is so of them."""
 
-OBJECTIVE: Mapping[str, tuple[Has, str]] = {
+OBJECTIVE: Table = {
+    "num_anchors": (lambda traits: traits.masked, "is trained at every position"),
     "confidence": (lambda traits: traits.heads, "has no confidence head"),
     "selector": (lambda traits: traits.convolved, "has no selector"),
     **dict.fromkeys(
@@ -36,7 +45,12 @@ OBJECTIVE: Mapping[str, tuple[Has, str]] = {
     ),
     "mask_alignment": (lambda traits: not traits.masked and not traits.shipped, "has one way to be supervised"),
 }
-"""Field of an objective -> the same. `num_anchors` is not here, for the same reason."""
+"""Field of an objective -> the same."""
+
+
+def of_algorithm(algorithm: AlgorithmName, told: Mapping[str, Any], table: Table) -> dict[str, Any]:
+    """Return what an algorithm has of a part of a plan that was not made for it alone, as the sizes are not."""
+    return {name: value for name, value in told.items() if name not in table or table[name][0](TRAITS[algorithm])}
 
 
 def check_recipe(recipe: DraftRecipe) -> None:
@@ -46,8 +60,6 @@ def check_recipe(recipe: DraftRecipe) -> None:
         SpecError: one that it has not is set otherwise than by default.
     """
     _refuse(recipe.algorithm, recipe, RECIPE)
-    if not TRAITS[recipe.algorithm].masked and recipe.num_layers not in (None, 1):
-        raise SpecError(f"num_layers {recipe.num_layers}: {_kind(recipe.algorithm)} has one; leave it out")
 
 
 def check_objective(algorithm: AlgorithmName, objective: Objective) -> None:
@@ -59,10 +71,10 @@ def check_objective(algorithm: AlgorithmName, objective: Objective) -> None:
     _refuse(algorithm, objective, OBJECTIVE)
 
 
-def _refuse(algorithm: AlgorithmName, spec: Spec, table: Mapping[str, tuple[Has, str]]) -> None:
+def _refuse(algorithm: AlgorithmName, spec: Spec, table: Table) -> None:
     for name, (has, instead) in table.items():
-        value = getattr(spec, name)
-        if not has(TRAITS[algorithm]) and value != type(spec).model_fields[name].default:
+        value, usual = getattr(spec, name), type(spec).model_fields[name].default
+        if not has(TRAITS[algorithm]) and value not in (usual, ANYWAY.get(name, usual)):
             raise SpecError(f"{name} {value}: {_kind(algorithm)} {instead}; leave it out")
 
 

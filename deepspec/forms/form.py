@@ -22,9 +22,6 @@ from deepspec.models.config import DraftConfig
 Json = dict[str, Any]
 Tensors = dict[str, Tensor]
 
-BORROWED = ("embed_tokens.weight", "lm_head.weight")
-"""Copies of the target's; forms whose engine takes them from the target leave them out."""
-
 ZERO_RANK = 16
 """Rank of the Markov head of zeros that lets engines without DeepSpec's DFlash serve one as DSpark."""
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from deepspec.checkpoint import foreign
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
-from deepspec.checkpoint.draft import CONFIG
+from deepspec.checkpoint.draft import BORROWED, CONFIG
 from deepspec.errors import CheckpointError
 from deepspec.families.shipped import PREFIX, head_style
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
-from deepspec.forms.form import BORROWED, Form, FormSource, Json, Tensors, without
+from deepspec.forms.form import Form, FormSource, Json, Tensors, without
 from deepspec.models.config import DraftConfig
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from deepspec.checkpoint.config import KINDS
+from deepspec.checkpoint.draft import BORROWED
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
 from deepspec.forms import heads
 from deepspec.forms.form import (
-    BORROWED,
     Form,
     FormSource,
     Json,

@@ -2,10 +2,10 @@
 
 import torch
 
+from deepspec.checkpoint.draft import BORROWED
 from deepspec.formats.recipe import TRAITS
 from deepspec.forms import heads, zlab
 from deepspec.forms.form import (
-    BORROWED,
     Form,
     FormSource,
     Json,

@@ -5,11 +5,10 @@ from typing import Any
 
 from deepspec.checkpoint import foreign
 from deepspec.checkpoint.checks import CONVOLVED, REFINED, parts_of
-from deepspec.checkpoint.draft import CONFIG
+from deepspec.checkpoint.draft import BORROWED, CONFIG
 from deepspec.formats.recipe import TRAITS
 from deepspec.forms import heads
 from deepspec.forms.form import (
-    BORROWED,
     Form,
     FormSource,
     Json,

@@ -8,9 +8,10 @@ the refiner's sizes at top level and its tensors under names of their own, for a
 from collections.abc import Mapping
 
 from deepspec.checkpoint.config import KINDS
+from deepspec.checkpoint.draft import BORROWED
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName
-from deepspec.forms.form import BORROWED, FormSource, Json, Tensors, biased, not_style, with_rope, without
+from deepspec.forms.form import FormSource, Json, Tensors, biased, not_style, with_rope, without
 from deepspec.models.config import DraftConfig
 
 _CLASSES: Mapping[AlgorithmName, str] = {

@@ -69,12 +69,21 @@ def build_plan(parts: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()
     Raises:
         SpecError: an unknown key or a value that makes no sense, named with its full path.
     """
+    return validated(Plan, laid(parts, overrides), "plan")
+
+
+def laid(parts: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what parts and overrides add up to, before anyone has looked whether it is a plan.
+
+    Raises:
+        SpecError: an override that is none.
+    """
     merged: dict[str, Any] = {}
     for part in parts:
         _merge(merged, part)
     for text in overrides:
         _merge(merged, _override(text))
-    return validated(Plan, merged, "plan")
+    return merged
 
 
 def _override(text: str) -> dict[str, Any]:

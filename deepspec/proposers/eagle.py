@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from deepspec.attention.attention import Masks, masks_of
 from deepspec.kv.fixed import CachedRows, FixedCache
@@ -17,6 +18,8 @@ from deepspec.proposers.choose import at_most, choose, stacked
 from deepspec.proposers.sampling import Proposal
 
 OUTPUT = "output"
+STATES, TOKENS, COUNTS = "fused states", "tokens behind them", "how many wait"
+"""What a P-EAGLE proposer holds beside it of what was accepted and is not read yet."""
 PIECE = 2048
 """Positions of a prompt that are read at once: what is held of each of them by every one before grows with it."""
 
@@ -132,17 +135,32 @@ class ParallelProposer(EagleProposer):
 
 
 class ParallelRows(EagleRows):
-    """Rows of a P-EAGLE proposer: what was accepted and the mask tokens behind it, in one pass."""
+    """Rows of a P-EAGLE proposer: what was accepted and the mask tokens behind it, in one pass.
 
-    _waiting: tuple[Tensor, Tensor, Tensor] | None = None
-    """What was accepted and is not read yet."""
+    What a round accepted waits beside the cache for the next proposal, as wide as it can be whatever it was: so it goes
+    where its row goes, and a recorded pass finds it.
+    """
+
+    def __init__(self, proposer: EagleProposer, cache: RowCache) -> None:
+        """Keep the cache; nothing waits."""
+        super().__init__(proposer, cache)
+        rows, norm = len(cache.lengths), proposer.draft.norm.weight
+        self._most = proposer.slots + 1
+        """Positions that a round accepts at most."""
+        cache.hold(STATES, norm.new_zeros(rows, self._most, len(norm)))
+        cache.hold(TOKENS, cache.lengths.new_zeros(rows, self._most))
+        cache.hold(COUNTS, cache.lengths.new_zeros(rows))
 
     def commit(self, states: Tensor, tokens: Tensor, counts: Tensor) -> None:
         """Run a prompt; keep what a round accepted for the next proposal's pass."""
-        self._read()
-        self._waiting = (states, tokens, counts)
-        if self._cache.fixed or not int(self._cache.lengths.max()):
-            self._read()
+        if not self._cache.fixed and not int(self._cache.lengths.max()):
+            super().commit(states, tokens, counts)
+            return
+        fused = self._draft.fuse(states.to(self._draft.fc.weight.dtype))
+        short = max(0, self._most - fused.shape[1])
+        self._cache.hold(STATES, pad(fused, (0, 0, 0, short)))
+        self._cache.hold(TOKENS, pad(tokens[:, 1:], (0, short)))
+        self._cache.hold(COUNTS, counts.clone())
 
     def propose(self, current: Tensor, temperature: float, noise: Tensor | None) -> Proposal:
         """Run what was accepted and the mask tokens, then sample each token on its own."""
@@ -157,42 +175,22 @@ class ParallelRows(EagleRows):
 
     def outputs(self) -> Tensor:
         """Return the last block's output for each token of a proposal, `(B, K, D)`."""
-        more = self._proposer.slots - 1
-        if self._waiting is None:
-            first = self.output[:, None]
-            return torch.cat([first, self._pass(*self._masked(more))], dim=1) if more else first
-        states, tokens, counts = self._waiting
-        after = tokens[:, 1:]
-        self._waiting = None
-        ids, masked = self._masked(after.shape[1] + more)
-        ids, known = ids.clone(), torch.arange(after.shape[1], device=after.device) < counts[:, None]
-        ids[:, : after.shape[1]] = after.where(known, ids[:, : after.shape[1]])
-        fused = self._draft.fuse(states.to(masked.dtype)).where(known[..., None], masked[:, : after.shape[1]])
-        output = self._pass(ids, torch.cat([fused, masked[:, after.shape[1] :]], dim=1))
-        places = counts[:, None] - 1 + torch.arange(more + 1, device=counts.device)
-        outputs = output[torch.arange(len(output), device=output.device)[:, None], places]
+        counts = self._cache.held(COUNTS)
+        waits = self._most if self._cache.fixed else int(counts.max())
+        states, tokens = self._cache.held(STATES)[:, :waits], self._cache.held(TOKENS)[:, :waits]
+        known = torch.arange(waits, device=counts.device) < counts[:, None]
+        ids, masked = self._masked(waits + self._proposer.slots - 1)
+        ids = torch.cat([tokens.where(known, ids[:, :waits]), ids[:, waits:]], dim=1)
+        first = states.where(known[..., None], masked[:, :waits])
+        read = [self.output[:, None]]  # of the last position before, which proposes where nothing waits
+        if ids.shape[1]:
+            read.append(self._pass(ids, torch.cat([first, masked[:, waits:]], dim=1)))
+        places = counts[:, None] + torch.arange(self._proposer.slots, device=counts.device)
+        outputs = torch.cat(read, dim=1)[torch.arange(len(places), device=places.device)[:, None], places]
         self._cache.advance(counts)
         self._cache.hold(OUTPUT, outputs[:, 0])
+        self._cache.hold(COUNTS, torch.zeros_like(counts))
         return outputs
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        super().keep(rows)
-        if self._waiting is not None:
-            states, tokens, counts = (each[list(rows)] for each in self._waiting)
-            self._waiting = (states, tokens, counts)
-
-    def replace(self, rows: Sequence[int], other: Self) -> None:
-        """Put another's rows in the place of these."""
-        self._read()
-        other._read()
-        super().replace(rows, other)
-
-    def _read(self) -> None:
-        """Run what waits."""
-        if self._waiting is not None:
-            super().commit(*self._waiting)
-            self._waiting = None
 
     def _masked(self, count: int) -> tuple[Tensor, Tensor]:
         """Return tokens and states of so many positions that are not known yet, `(B, count)` and `(B, count, D)`."""

@@ -1,5 +1,4 @@
-"""A carrier: it stands before an engine on the engine's machine, and puts each file of states into a depot: into a store,
-or into memory that others can read.
+"""A carrier: it stands before an engine on the engine's machine, and leaves each file of states in a depot.
 
 Whoever asks it needs no folder in common with the engine. An answer goes back once its states are in the store, with
 their URI in place of the path, or why there are none: it may have cost more than they. All else passes as it is.

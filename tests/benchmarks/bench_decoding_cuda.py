@@ -32,6 +32,7 @@ from deepspec.models.draft import build_draft
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
+from tests.given.drafts.recipes import sized
 from tests.given.step.shapes import LAYERS, RANK, SLOTS, SMALL, SMALL_LAYERS, TARGET
 from tests.given.step.worker import fill, without_defaults
 
@@ -76,8 +77,7 @@ class Bench:
         if algorithm == "plain":
             return NoProposer()
         eagle = algorithm == "eagle3"
-        sizes = {"num_layers": 1 if eagle else 5, "markov_rank": RANK * (algorithm == "dspark")}
-        recipe = DraftRecipe(algorithm=algorithm, block_size=SLOTS, **sizes)
+        recipe = DraftRecipe(**sized(algorithm, block_size=SLOTS, num_layers=5, markov_rank=RANK))
         shape = read(self.target.model.config.to_dict())
         mask = None if eagle else self.vocab - 1
         config = new_draft_config(shape, recipe, self.layers, mask, Objective(ttt_length=SLOTS))

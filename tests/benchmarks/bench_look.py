@@ -19,6 +19,7 @@ from deepspec.target_cache.facts import Sampled
 from deepspec.train.accepted import AnswersKnown
 from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
+from tests.given.drafts.recipes import sized
 from tests.given.published.site import make_site
 from tests.given.some import some
 from tests.given.targets import tiny
@@ -38,10 +39,8 @@ def test_a_look_costs_a_few_steps(
     monkeypatch.setattr(tiny, "HIDDEN", WIDTH)
     torch.set_num_threads(1)
     site = make_site(tmp_path)
-    layers = {} if algorithm == "eagle3" else {"num_layers": 2}
-    spec = TrainSpec(
-        draft={"algorithm": algorithm, "markov_rank": 64, **layers}, steps=1000, global_batch=5, precision="fp32"
-    )
+    draft = sized(algorithm, num_layers=2, markov_rank=64)
+    spec = TrainSpec(draft=draft, steps=1000, global_batch=5, precision="fp32")
     cache = TargetCache(site.cache, site.placement.scratch)
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
     loop.answered = AnswersKnown(sampled=sampled, stop_ids=frozenset({tiny.IM_END}))

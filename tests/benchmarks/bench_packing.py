@@ -25,6 +25,7 @@ from deepspec.start.initial import initialize
 from deepspec.steps.reader import MicroBatch, Reader, Supervised
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task, total_denominators
+from tests.given.drafts.recipes import aimed, sized
 
 pytestmark = pytest.mark.bench
 
@@ -81,8 +82,8 @@ def task_for(algorithm: str, global_batch: int) -> Task:
         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": VOCAB, "num_hidden_layers": 6,
         "max_position_embeddings": 4096})  # fmt: skip
     spec = TrainSpec(
-        draft={"algorithm": algorithm, "num_layers": 1 if algorithm == "eagle3" else 2, "markov_rank": 32},
-        objective={"num_anchors": 512 // SCALE, "ttt_length": 4},
+        draft=sized(algorithm, num_layers=2, markov_rank=32),
+        objective=aimed(algorithm, num_anchors=512 // SCALE, ttt_length=4),
         global_batch=global_batch,
         precision="fp32",
     )

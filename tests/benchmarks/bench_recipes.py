@@ -26,6 +26,7 @@ from deepspec.store import Store
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train.ready import make_loop
 from deepspec.train.spec import TrainSpec
+from tests.given.drafts.recipes import aimed, sized
 from tests.given.some import some
 
 pytestmark = pytest.mark.bench
@@ -45,7 +46,6 @@ SPEC = TrainSpec(
     validation_samples=16,
     mask_token_id=16,
 )
-ALGORITHMS = {"dspark": {}, "dflash": {}, "eagle3": {"num_layers": 1}}
 STEPS = {"dspark": 480, "dflash": 480, "eagle3": 360}
 """Four minutes at most; DSpark and DFlash take as many, so that they can be compared."""
 LOOKS = 8
@@ -54,7 +54,7 @@ Curve = list[tuple[float, float]]
 
 
 def test_three_algorithms_three_seeds(tmp_path: Path) -> None:
-    found = {name: [curve(tmp_path, name, seed) for seed in SEEDS] for name in ALGORITHMS}
+    found = {name: [curve(tmp_path, name, seed) for seed in SEEDS] for name in STEPS}
     for name, curves in found.items():
         tell(f"{name} accepted length", [each[-1][1] for each in curves])
         tell(f"{name} before the first step", [each[0][1] for each in curves])
@@ -72,11 +72,10 @@ def curve(scratch: Path, algorithm: str, seed: int) -> Curve:
     root, kind, address = os.environ["DEEPSPEC_CACHE"].rstrip("/").rsplit("/", 2)
     store, target = Store(root), os.environ["DEEPSPEC_TARGET"]
     cache = TargetCache(Artifact(store, some(read_manifest(store, kind, address)), scratch), scratch)
-    draft = {**SPEC.draft.model_dump(), "algorithm": algorithm, **ALGORITHMS[algorithm]}
+    draft = sized(algorithm, **SPEC.draft.model_dump(exclude={"algorithm"}))
     placement = Placement(threads=1, micro_batch=1, locations={cache.facts.target.digest: target}, scratch=scratch)
     total = STEPS[algorithm]
-    chain = {"ttt_length": 4} if algorithm == "eagle3" else {}
-    objective = {**SPEC.objective.model_dump(), **chain}
+    objective = aimed(algorithm, **{**SPEC.objective.model_dump(), "ttt_length": 4})
     spec = SPEC.but(draft=draft, objective=objective, seed=seed, steps=total, validate_every=total // LOOKS)
     loop = make_loop(spec, cache, Ranks("cpu"), placement, print)
     sieve = Sieve(SPEC.skip_limit, 0, loop.task.device)

@@ -72,7 +72,7 @@ def test_an_answer_that_ends_with_its_first_token_takes_no_round_wherever_it_is_
 
 
 def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And once for the prompt: what a round accepted is read together with the mask tokens behind it."""
+    """And once for the prompt: what a round keeps and the target adds is read with the 3 mask tokens behind it."""
     target = pairs.target()
     draft, widths = pairs.draft(target, **DRAFTS["peagle"]), []
     forward = draft.forward
@@ -84,7 +84,7 @@ def test_a_parallel_draft_runs_once_a_round(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(draft, "forward", noted)
     (decoded,) = decode(target, proposer_for(draft, stop_ids=target.stop_ids), [[5, 6, 7, 8]]).values()
     assert len(decoded.rounds) > 3
-    assert widths == [4, 3] + [5 + 3] * (len(decoded.rounds) - 1)
+    assert widths == [4, 3] + [each.accepted + 1 + 3 for each in decoded.rounds[:-1]]
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -61,7 +62,29 @@ def test_fixed_shapes_give_the_rounds_of_growing_ones(family: str, name: str) ->
         assert [each.proposed for each in row.rounds] == [each.proposed for each in growing[key].rounds]
 
 
-@pytest.mark.parametrize("name", ["dspark", "dflash2", "xpress", "eagle3"])
+def test_a_parallel_draft_runs_once_a_round_of_fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 + 1 positions at most that a round keeps and 3 mask tokens; prompts are read as ever."""
+    target, prompts = pairs.target(), [each for each in pairs.prompts(6) if len(each) != 4 + 1 + 3]
+    draft, widths = pairs.draft(target, **DRAFTS["peagle"]), list[tuple[int, ...]]()
+    forward = draft.forward
+
+    def noted(ids: Tensor, *rest: Any) -> Any:
+        widths.append(tuple(ids.shape))
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(draft, "forward", noted)
+    decoder = Decoder(
+        TargetRows(target, draft.config.target_layer_ids), proposer_for(draft), Settings(max_new_tokens=20),
+        target.stop_ids, 2, "fixed",
+    )  # fmt: skip
+    found = list(decoder.decode([Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(prompts)]))
+    assert sum(len(each.rounds) for each in found) > decoder.passes > 10
+    rounds = [shape for shape in widths if shape[1] == 8]
+    assert len(rounds) == decoder.passes
+    assert len(widths) - len(rounds) <= len(prompts), "a pass for each prompt that begins alone"
+
+
+@pytest.mark.parametrize("name", ["dspark", "dflash2", "xpress", "eagle3", "peagle"])
 @pytest.mark.parametrize("cut", [{}, {"confidence_threshold": 0.4, **TEMPERED}])
 def test_fixed_shapes_sample_what_growing_ones_sample(name: str, cut: dict[str, object]) -> None:
     target, prompts = pairs.target(), pairs.prompts(5)

@@ -212,7 +212,7 @@ def test_heads_that_are_not_those_of_the_config_are_named(tmp_path: Path) -> Non
             {},
             "mtp heads read the target's last state alone, behind its final norm as engines do: cache.layers=\\[4\\]",
         ),
-        ((LAST,), {"draft_vocab_size": 20}, "mtp heads know the whole vocabulary only"),
+        ((LAST,), {"draft_vocab_size": 20}, "an mtp draft knows the whole vocabulary only"),
         ((LAST,), {"shape": "target"}, "an mtp draft has the shape of the target's heads"),
         ((LAST,), {"num_layers": 2}, "num_layers 2: an mtp draft has one"),
         ((LAST,), {"norms": "eagle3.1"}, "an mtp draft has none of these"),

@@ -256,7 +256,7 @@ def dflash2_bigrams(embedding: Tensor, after: dict[int, int]) -> BlockDraft:
 @torch.no_grad()
 def eagle_bigrams(embedding: Tensor, after: dict[int, int], seen: list[int]) -> EagleDraft:
     """Return an Eagle3 draft that says what follows each token, one after another."""
-    recipe = DraftRecipe(algorithm="eagle3", shape="target", block_size=SLOTS)
+    recipe = DraftRecipe(algorithm="eagle3", shape="target")
     model = step_draft(blank(recipe, (1, 14, 26)))
     block, size = model.layers[0], embedding.shape[1]
     assert isinstance(block, Block)

@@ -20,6 +20,7 @@ from deepspec.proposers.propose import proposer_for
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
 from deepspec.target.load import Target, load_target
+from tests.given.drafts.recipes import sized
 from tests.given.targets.tiny import IM_END, VOCAB, tokenizer
 
 WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
@@ -58,7 +59,7 @@ def test_target_is_captured_drafted_for_and_decoded_without_loss(target: Any) ->
         torch.testing.assert_close(last, told.hidden_states[-1])
     shape = read(target.model.config.to_dict())
     for algorithm in ("dspark", "eagle3"):
-        recipe = DraftRecipe(algorithm=algorithm, markov_rank=4, block_size=3)
+        recipe = DraftRecipe(**sized(algorithm, markov_rank=4, block_size=3))
         draft = build_draft(new_draft_config(shape, recipe, LAYERS, VOCAB - 1, Objective(ttt_length=3)))
         adopt_target(draft, target.embed_weight, target.head_weight)
         initialize(draft, seed=0)

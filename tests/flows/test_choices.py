@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from prefect import Flow
 
+from deepspec.checkpoint.options import check_objective, check_recipe
 from deepspec.errors import SpecError, UnknownNameError
+from deepspec.formats.recipe import TRAITS, AlgorithmName
 from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from flows.choices import Choices, choose_site, managed_engines, named_endpoints
@@ -84,3 +86,40 @@ def test_a_plan_stays_with_its_choices_and_is_no_part_of_them() -> None:
     assert (choices, hash(choices), choices.model_dump_json()) == (same, hash(same), sent)
     assert Choices.model_validate_json(sent).plan == choices.plan
     assert choices.but(overrides=("train.steps=8",)).plan.train.steps == 8
+
+
+@pytest.mark.parametrize("algorithm", TRAITS)
+@pytest.mark.parametrize("size", presets.names("sizes"))
+@pytest.mark.parametrize("how", ["algorithm", "override"])
+def test_a_size_brings_no_algorithm_what_it_has_not(size: str, algorithm: AlgorithmName, how: str) -> None:
+    told = {"algorithm": algorithm} if how == "algorithm" else {"overrides": (f"train.draft.algorithm={algorithm}",)}
+    train = Choices.model_validate({"size": size, **told}).plan.train
+    check_recipe(train.draft)
+    check_objective(algorithm, train.objective)
+    usual, traits = type(train.draft).model_fields["block_size"].default, TRAITS[algorithm]
+    assert (train.draft.block_size != usual) == traits.masked
+    assert (train.draft.markov_rank == 128) == traits.heads
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "field", "told"),
+    [
+        ("eagle3", "train.draft.block_size=4", "block_size 4: an eagle3 draft proposes token by token"),
+        ("dflash", "train.draft.markov_rank=8", "markov_rank 8: a dflash draft has no Markov head"),
+        ("mtp", "train.objective.num_anchors=9", "num_anchors 9: an mtp draft is trained at every position"),
+    ],
+)
+def test_what_is_asked_for_all_the_same_is_refused(algorithm: AlgorithmName, field: str, told: str) -> None:
+    train = Choices(size="laptop", algorithm=algorithm, overrides=(field,)).plan.train
+
+    def asked() -> None:
+        check_recipe(train.draft)
+        check_objective(algorithm, train.objective)
+
+    with pytest.raises(SpecError, match=told):
+        asked()
+
+
+def test_an_algorithm_that_is_unknown_is_named() -> None:
+    with pytest.raises(SpecError, match=r"train\.draft\.algorithm: Input should be 'dspark', "):
+        _ = Choices(size="laptop", overrides=("train.draft.algorithm=eagle9",)).plan

@@ -20,7 +20,7 @@ from deepspec.checkpoint.files import checkpoint_folder
 from deepspec.checkpoint.new import new_draft_config
 from deepspec.errors import CheckpointError, SpecError
 from deepspec.families import read
-from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
+from deepspec.formats.recipe import TRAITS, AlgorithmName, DraftRecipe, Objective
 from deepspec.models.config import WindowForm
 from deepspec.models.draft import build_draft
 from deepspec.plan.rules.published import apart
@@ -306,6 +306,16 @@ def test_foreign_checkpoint_is_described(tmp_path: Path) -> None:
             "depth_ratio 0.5: an eagle3 draft has no chains",
         ),
         ({"algorithm": "dflash", "markov_head": "gated"}, {}, "markov_head gated: a dflash draft has none"),
+        ({"algorithm": "dflash", "markov_rank": 8}, {}, "markov_rank 8: a dflash draft has no Markov head"),
+        ({"algorithm": "eagle3", "block_size": 4}, {}, "block_size 4: an eagle3 draft proposes token by token, train"),
+        ({"algorithm": "mtp", "block_size": 4}, {}, "block_size 4: an mtp draft proposes token by token, train"),
+        ({"algorithm": "eagle3", "num_layers": 2}, {}, "num_layers 2: an eagle3 draft has one"),
+        ({"algorithm": "eagle3"}, {"num_anchors": 8}, "num_anchors 8: an eagle3 draft is trained at every position"),
+        (
+            {"algorithm": "dflash2", "draft_vocab_size": 20},
+            {},
+            "draft_vocab_size 20: a dflash2 draft knows the whole vocabulary only",
+        ),
     ],
 )
 def test_what_an_algorithm_has_not_is_refused(recipe: dict[str, Any], objective: dict[str, Any], message: str) -> None:
@@ -318,16 +328,8 @@ def test_what_an_algorithm_has_not_is_refused(recipe: dict[str, Any], objective:
 
 
 def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it() -> None:
-    every_draft = {
-        "algorithm",
-        "num_layers",
-        "block_size",
-        "markov_rank",
-        "draft_vocab_size",
-        "window",
-        "window_layers",
-    }
-    every_loss = {"num_anchors", "convention", "cross_entropy", "total_variation", "soft_cross_entropy", "forward_kl"}
+    every_draft = {"algorithm", "window", "window_layers"}
+    every_loss = {"convention", "cross_entropy", "total_variation", "soft_cross_entropy", "forward_kl"}
     every_loss |= {"reverse_kl", "jensen_shannon", "log_acceptance", "lk_hybrid", "lk_sharpness"}
     assert set(DraftRecipe.model_fields) == every_draft | set(options.RECIPE)
     assert set(Objective.model_fields) == every_loss | set(options.OBJECTIVE)
@@ -335,12 +337,18 @@ def test_every_option_is_one_that_all_algorithms_have_or_says_which_have_it() ->
         assert any(has(traits) for traits in TRAITS.values()), name
 
 
+@pytest.mark.parametrize("algorithm", ["dflash2", "mtp"])
+def test_a_checkpoint_of_a_reduced_vocabulary_that_its_kind_has_not_is_refused(algorithm: AlgorithmName) -> None:
+    config = write_draft_config(tiny(algorithm).config)
+    with pytest.raises(CheckpointError, match=f"draft_vocab_size 20: {algorithm}.* the whole vocabulary only"):
+        read_draft_config({**config, "draft_vocab_size": 20})
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
         ({"conv_group_size": 5}, "conv_group_size 5 does not divide the hidden size 16"),
         ({"selector_top_k": 41}, r"selector_top_k 41 is not in 2 … 40"),
-        ({"draft_vocab_size": 20}, "dflash2 knows the whole vocabulary only"),
         ({"block_size": 1}, "block_size 1 proposes nothing"),
         ({"target": "gemma4", "shape": "target"}, "a gemma4 block has norms behind its sublayers"),
     ],

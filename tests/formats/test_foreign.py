@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from deepspec.artifacts import open_artifact
 from deepspec.brought.draft import lines
@@ -18,12 +18,12 @@ from deepspec.export.proof import draft_with, outputs
 from deepspec.export.run import FORMS, read_source
 from deepspec.specs import TargetId
 from deepspec.store import Store
-from tests.given.drafts.written import KINDS, LLAMA, write_draft
+from tests.given.drafts.foreign import LAYERS, specforge, write_target
+from tests.given.drafts.written import KINDS, write_draft
 from tests.given.heard import Heard
 from tests.given.published.brought import adopt
 
 TARGET = TargetId(config="0" * 64, weights="1" * 64, tokenizer="2" * 64, template="3" * 64)
-LAYERS = LLAMA["num_hidden_layers"]
 BROUGHT = [
     "eagle3",
     "eagle31",
@@ -38,18 +38,6 @@ BROUGHT = [
 ]
 """Kinds of drafts that are brought in the form of speculators."""
 ROUNDING = 2e-6
-
-
-def write_target(folder: Path, source: Any) -> Path:
-    """Write a target whose embedding and head are those of a draft of the whole vocabulary."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(LLAMA))
-    vectors = {"model.embed_tokens.weight": source.tensors["embed_tokens.weight"]}
-    head = source.tensors["lm_head.weight"]
-    vectors["lm_head.weight"] = head if len(head) == LLAMA["vocab_size"] else torch.zeros(48, 32)
-    blocks = {f"model.layers.{layer}.input_layernorm.weight": torch.ones(32) for layer in range(LAYERS)}
-    save_file(vectors | blocks, folder / "model.safetensors")
-    return folder
 
 
 def brought(folder: Path, source: Any, tmp_path: Path) -> Any:
@@ -95,22 +83,6 @@ def test_a_draft_of_speculators_is_brought_as_it_is(kind: str, tmp_path: Path) -
     assert (found.config.algorithm, found.config.norms) == (source.draft.algorithm, source.draft.norms)
     assert found.config.target_layer_ids == source.draft.target_layer_ids
     same(found, source)
-
-
-def specforge(source: Any, folder: Path, **changes: Any) -> Path:
-    """Write a draft as SpecForge does: `midlayer`, maps of the vocabulary always, the embedding kept."""
-    folder.mkdir()
-    kept = {key: value for key, value in LLAMA.items() if key not in ("architectures", "num_hidden_layers")}
-    config = {
-        **kept, "architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "pretraining_tp": 1,
-        "draft_vocab_size": source.draft.draft_vocab_size, "tie_word_embeddings": False,
-        "eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 5], "use_aux_hidden_state": True}, **changes,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    maps = {"d2t": torch.zeros(48, dtype=torch.int64), "t2d": torch.ones(48, dtype=torch.bool)}
-    named = {name.replace("layers.0.", "midlayer."): tensor for name, tensor in source.tensors.items()}
-    save_file(maps | named, folder / "model.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,14 @@ def test_a_release_is_reevaluated_by_settings_of_its_own(place: Path) -> None:
     assert begun(plan, site(place), "reevaluate").told == ()
 
 
+def test_an_option_that_an_algorithm_has_not_is_refused_whether_the_target_is_there_or_not(place: Path) -> None:
+    asked = {"train.draft.block_size=4": "block_size 4: an eagle3 ", "train.objective.num_anchors=9": "num_anchors 9: "}
+    for override, message in asked.items():
+        assert message in refused(place, override, algorithm="eagle3")
+    away = ("train.draft.block_size=4", "target.model=some/model")
+    assert "block_size 4: an eagle3 draft" in refused(place, *away, algorithm="eagle3")
+
+
 def test_eagle3_needs_no_mask_token(place: Path) -> None:
     told(place, "train.mask_token_id=999999", algorithm="eagle3")
     with_tokens(place / "target", *(f"<|more_{n}|>" for n in range(4)))  # every row has its token

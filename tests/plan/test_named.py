@@ -18,6 +18,7 @@ from deepspec.publish import Out
 from deepspec.specs import Spec
 from deepspec.store import Store
 from tasks.resolve import begun
+from tests.given.drafts.recipes import sized
 from tests.given.published.caches import build, publish_answers, rows, spec_for
 from tests.given.published.evaluated import given as given_draft
 from tests.given.targets.tiny import MASK
@@ -113,7 +114,7 @@ def test_a_checkpoint_in_a_folder_is_held_against_the_target(drafted: Path) -> N
 def published_draft(place: Path, address: str, layers: tuple[int, ...] = (1, 2), **recipe: Any) -> None:
     """Publish config and empty weights of a draft for the target of the place; `adopted`: without optimizer state."""
     adopted = recipe.pop("adopted", False)
-    wanted = DraftRecipe(**{"num_layers": 2, "markov_rank": 128, **recipe})
+    wanted = DraftRecipe(**sized(recipe.get("algorithm", "dspark"), num_layers=2, markov_rank=128) | recipe)
     mask = None if wanted.algorithm == "eagle3" else MASK + 1
     config = new_draft_config(read_folder(place / "target"), wanted, layers, mask, Objective())
     out = Out(Store(place / "store"), "draft", address, {}, place)

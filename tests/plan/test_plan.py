@@ -49,6 +49,16 @@ def test_every_size_makes_a_plan(name: str) -> None:
     assert some(plan_estimate(Choices(size=name).plan)).hours["train"].mid > 0
 
 
+def test_an_eagle3_draft_computes_every_position_at_each_of_its_steps() -> None:
+    """Whatever blocks and anchors of other drafts are: twice the steps are nearly twice the work."""
+    told = ("train.draft.algorithm=eagle3", "dataset.samples=100")
+    four, eight = (
+        some(plan_estimate(plan_of("qwen3-4b", *told, f"train.objective.ttt_length={steps}"))).hours["train"].mid
+        for steps in (4, 8)
+    )
+    assert 1.5 < eight / four < 2.0
+
+
 def test_a_reduced_vocabulary_is_cheaper_to_train() -> None:
     """A sixth of the head: it is most of what a draft of two blocks computes."""
     whole = some(plan_estimate(Choices(size="hour", overrides=("train.draft.draft_vocab_size=null",)).plan))

@@ -28,6 +28,7 @@ from deepspec.records.batch import Record, collate
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.start.initial import initialize
 from deepspec.target.load import Target, load_target
+from tests.given.drafts.recipes import sized
 from tests.given.targets import zoo, zoo_images
 from tests.given.targets.tiny import VOCAB, tokenizer
 
@@ -116,7 +117,7 @@ def check_ends(target: Target) -> None:
 def trained(target: Target, algorithm: Any) -> tuple[BlockDraft | EagleDraft, tuple[float, float]]:
     """Return a draft after some steps on one batch, and its loss before and after."""
     layers = (-1, target.num_layers - 2)
-    recipe = DraftRecipe(algorithm=algorithm, markov_rank=4, block_size=3, num_layers=1)
+    recipe = DraftRecipe(**sized(algorithm, markov_rank=4, block_size=3, num_layers=1))
     objective = Objective(num_anchors=8, ttt_length=2)
     mask = None if algorithm == "eagle3" else VOCAB - 1
     shape = replace(

@@ -24,6 +24,7 @@ from deepspec.train.memory import fitting_micro_batch, fullest_row, recompute_ac
 from deepspec.train.ready import make_loop
 from deepspec.train.task import Task
 from tests.given.drafts.learning import record
+from tests.given.drafts.recipes import aimed, sized
 from tests.given.published.site import SMALL, Site
 
 ALONE = Cut(ranks=1, micro_batch=1)
@@ -31,9 +32,8 @@ ALONE = Cut(ranks=1, micro_batch=1)
 
 def task_for(site: Site, algorithm: str = "dspark") -> tuple[Loop, CacheSplit]:
     cache = TargetCache(site.cache, site.placement.scratch)
-    shape = {"algorithm": algorithm, "num_layers": 1, "markov_rank": 8, "block_size": 3}
-    steps = {"ttt_length": 2} if algorithm == "eagle3" else {}
-    spec = SMALL.but(global_batch=64, draft=shape, objective={"num_anchors": 8, **steps})
+    shape = sized(algorithm, num_layers=1, markov_rank=8, block_size=3)
+    spec = SMALL.but(global_batch=64, draft=shape, objective=aimed(algorithm, num_anchors=8, ttt_length=2))
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, print)
     return loop, CacheSplit(cache, "train", 0, 8)
 

@@ -17,6 +17,7 @@ from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.train import narrator
 from deepspec.train.ready import make_loop
+from tests.given.drafts.recipes import aimed, sized
 from tests.given.heard import Heard
 from tests.given.published.site import SMALL, Site, make_site
 from tests.given.some import some
@@ -91,9 +92,8 @@ def test_every_algorithm_trains(site: Site, algorithm: str, objective: dict[str,
     small = {
         "dflash2": {"conv_group_size": 4, "selector_rank": 4, "selector_top_k": 3}, "xpress": {"xpress_rank": 4},
     }.get(algorithm, {})  # fmt: skip
-    shape = {"algorithm": algorithm, "block_size": 3, **small}
-    chain = {"ttt_length": 2} if algorithm == "eagle3" else {}
-    spec = SMALL.but(draft=shape, steps=3, objective={"num_anchors": 4, **chain, **objective})
+    shape = {**sized(algorithm, block_size=3), **small}
+    spec = SMALL.but(draft=shape, steps=3, objective={**aimed(algorithm, num_anchors=4, ttt_length=2), **objective})
     _, counts = site.train(spec, algorithm)
     assert counts["algorithm"] == algorithm
     assert counts["held_out"]["loss"] < counts["untrained"]["loss"]
@@ -123,8 +123,8 @@ def test_looks_of_a_reduced_vocabulary_count_acceptance_against_all_that_the_tar
 ) -> None:
     """A draft that says nothing gives each of its six tokens 1/6: the target keeps Σ min(p, 1/6) of them."""
     spec = SMALL.but(
-        draft={"algorithm": algorithm, "draft_vocab_size": 6, "block_size": 2}, bigram_samples=0,
-        objective={"num_anchors": 4, **({"ttt_length": 1} if algorithm == "eagle3" else {})},
+        draft=sized(algorithm, draft_vocab_size=6, block_size=2), bigram_samples=0,
+        objective=aimed(algorithm, num_anchors=4, ttt_length=1),
     )  # fmt: skip
     cache = TargetCache(site.cache, site.placement.scratch)
     loop = make_loop(spec, cache, Ranks("cpu"), site.placement, lambda _: None)

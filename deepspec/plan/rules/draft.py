@@ -5,7 +5,7 @@ from typing import Any
 
 from deepspec.checkpoint.checks import check_mask_token
 from deepspec.checkpoint.new import new_draft_config
-from deepspec.checkpoint.options import check_objective
+from deepspec.checkpoint.options import check_objective, check_recipe
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
@@ -50,6 +50,7 @@ def recipe(known: Known) -> Seen:
     if known.plan.draft is not None:
         return GIVEN
     train = known.plan.train
+    check_recipe(train.draft)
     check_objective(train.draft.algorithm, train.objective)
     check_slots(known.plan, train.draft.algorithm, drafts(train.draft, train.objective))
     config = wanted(known)

@@ -14,6 +14,7 @@ from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from deepspec.records.batch import Record, supervises
 from deepspec.start.initial import initialize
 from tests.given.drafts.kinds import OfBlocks, OfSteps
+from tests.given.drafts.recipes import sized
 
 VOCAB, SIZE, LAYERS = 40, 16, [1, 3]
 MASK = 39
@@ -69,12 +70,10 @@ def tiny(
     """Return a tiny draft with random weights, heads included."""
     traits = TRAITS[algorithm]
     small = SMALL if traits.convolved else REFINER if traits.refined else {}
-    chosen = {"num_layers": 2 if traits.masked else None, "markov_rank": 4, "block_size": 4, **small, **recipe}
+    chosen = {**sized(algorithm, num_layers=2, markov_rank=4, block_size=4), **small, **recipe}
     layers = [TARGETS[target]["num_hidden_layers"] - 1] if traits.shipped else LAYERS
     objective = objective or Objective(num_anchors=5, ttt_length=3)
-    config = new_draft_config(
-        read(TARGETS[target]), DraftRecipe(algorithm=algorithm, **chosen), layers, MASK, objective
-    )
+    config = new_draft_config(read(TARGETS[target]), DraftRecipe(**chosen), layers, MASK, objective)
     model = build_draft(config)
     generator = torch.Generator().manual_seed(3)
     head = torch.randn(VOCAB, SIZE, generator=generator)

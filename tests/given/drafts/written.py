@@ -13,6 +13,7 @@ from deepspec.checkpoint.new import new_draft_config
 from deepspec.families import read
 from deepspec.formats.recipe import TRAITS, DraftRecipe, Objective
 from deepspec.models.draft import build_draft
+from tests.given.drafts.recipes import sized
 
 SIZES: dict[str, Any] = {
     "vocab_size": 48,
@@ -107,7 +108,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Path:
     """Write a random draft and return its folder."""
     told = KINDS[kind]
-    recipe = DraftRecipe(**{"num_layers": 1, "markov_rank": 4, **told["recipe"]})
+    recipe = DraftRecipe(
+        **sized(told["recipe"].get("algorithm", "dspark"), num_layers=1, markov_rank=4) | told["recipe"]
+    )
     mask = 47 if TRAITS[recipe.algorithm].masked else None
     layers = told.get("layers", (-1, 1, 3, 5))
     shape = replace(read(told.get("target", LLAMA)), head_bias=told.get("head_bias", False))

@@ -22,6 +22,7 @@ from deepspec.specs import Spec, TargetId
 from deepspec.store import Store
 from deepspec.target.identity import identify
 from deepspec.target.load import load_target
+from tests.given.drafts.recipes import sized
 from tests.given.targets import tiny
 
 QUESTIONS = {
@@ -61,7 +62,7 @@ def given(root: Path, questions: Mapping[str, list[list[str]]] = QUESTIONS, **re
     folder = tiny.write_target(root / "target")
     target = load_target(folder)
     shape = read(json.loads((folder / "config.json").read_text()))
-    wanted = DraftRecipe(**{"num_layers": 1, "block_size": 4, "markov_rank": 4, **recipe})
+    wanted = DraftRecipe(**sized(recipe.get("algorithm", "dspark"), num_layers=1, block_size=4, markov_rank=4) | recipe)
     mask = None if wanted.algorithm == "eagle3" else tiny.MASK
     config = new_draft_config(shape, wanted, (0, 2, 4), mask, Objective(ttt_length=4))
     model = build_draft(config)

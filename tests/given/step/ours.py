@@ -23,6 +23,7 @@ from deepspec.steps.unread import Sieve
 from deepspec.train.loop import Loop
 from deepspec.train.spec import TrainSpec
 from deepspec.train.task import Task
+from tests.given.drafts.recipes import sized
 from tests.given.step.shapes import RANK, SLOTS, Shape, loss_mask, shape_of, states
 from tests.given.step.worker import Steps, fill
 
@@ -85,9 +86,7 @@ def record(shape: Shape, seed: int) -> Record:
 def draft(algorithm: str, shape: Shape) -> tuple[BlockDraft | EagleDraft, TrainSpec]:
     """Return a draft with the papers' sizes, and what it is trained for."""
     eagle = algorithm == "eagle3"
-    recipe = DraftRecipe(
-        algorithm=algorithm, num_layers=1 if eagle else 5, block_size=SLOTS, markov_rank=RANK * (algorithm == "dspark")
-    )
+    recipe = DraftRecipe(**sized(algorithm, num_layers=5, block_size=SLOTS, markov_rank=RANK))
     objective = Objective(num_anchors=shape.anchors, ttt_length=SLOTS)
     mask = None if eagle else shape.vocab - 1
     model = build_draft(new_draft_config(read(shape.target), recipe, shape.layers, mask, objective))
