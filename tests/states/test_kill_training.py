@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -104,10 +105,11 @@ def check_trainer(bench: Bench, kills: int, seed: int) -> None:
     assert killed.steps == whole.steps
     assert sorted(killed.steps) == list(range(9))
     lengths = sorted(map(len, unbroken[probes:]))
-    asked = engine.asked[len(unbroken) :]
-    probing = sum(map(len, unbroken[:probes])) * (kills + 1)
+    proofs = set(map(tuple, unbroken[:probes]))  # an engine is proven again, too, where a request of its failed
+    asked = [ids for ids in map(tuple, engine.asked[len(unbroken) :]) if ids not in proofs]
     assert len(lengths) == 19
-    assert sum(map(len, asked)) - probing <= sum(lengths) + kills * (AHEAD + lengths[-1])
+    most = sum(lengths) + kills * (AHEAD + lengths[-1])
+    assert sum(map(len, asked)) <= most, Counter(map(len, asked))
     assert bench.left() == []
 
 
