@@ -34,21 +34,24 @@ class Names:
     homes: Mapping[str, list[str]]
     """Name of a public function at the top of a module -> modules that define one."""
     users: Mapping[tuple[str, str], set[str]] = field(default_factory=dict)
-    """(module, name) -> modules that use it."""
+    """(module, name) -> other modules that use it."""
+    named: frozenset[tuple[str, str]] = frozenset()
+    """(module, name) of whatever a module names itself, its definition aside."""
 
 
 def names_of(texts: Mapping[str, str], library: str = "deepspec.") -> Names:
     """Return the names of modules, given as dotted name -> source."""
-    homes, users = defaultdict(list), defaultdict(set)
+    homes, users, named = defaultdict(list), defaultdict(set), set()
     for module, text in texts.items():
         tree = ast.parse(text)
+        named |= {(module, node.id) for node in ast.walk(tree) if isinstance(node, ast.Name)}
         if module.startswith(library):
             for node in tree.body:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
                     homes[node.name].append(module)
         for used in used_in(tree, texts):
             users[used].add(module)
-    return Names(homes, users)
+    return Names(homes, users, frozenset(named))
 
 
 def used_in(tree: ast.Module, modules: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -91,6 +94,17 @@ def unused_outside(names: Names) -> list[str]:
     ]
 
 
+def only_in_tests(names: Names) -> list[str]:
+    """Return public functions that nothing but tests uses."""
+    return [
+        f"{home}.{name}"
+        for name, homes in names.homes.items()
+        for home in homes
+        if (home, name) not in names.named and name not in OF_STAGES
+        if all(room_of(user) == "tests" for user in names.users.get((home, name), ()))
+    ]
+
+
 def the_code() -> Names:
     paths = [path for layer in CODE for path in sorted((ROOT / layer).rglob("*.py"))]
     dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
@@ -105,14 +119,20 @@ def test_a_public_function_is_used_by_another_module() -> None:
     assert unused_outside(the_code()) == []
 
 
+def test_no_test_keeps_a_function_alive() -> None:
+    assert only_in_tests(the_code()) == []
+
+
 def test_what_is_looked_for_is_found() -> None:
     names = names_of(
         {
             "deepspec.one.first": "def told(): ...\ndef _own(): ...\ndef alone(): ...",
-            "deepspec.two.second": "def told(): ...",
+            "deepspec.two.second": "def told(): ...\ndef tried(): ...",
             "deepspec.two.third": "from deepspec.two.second import told",
             "flows.whole": "from deepspec.one import first\nfirst.told()",
+            "tests.test_one": "from deepspec.two.second import tried",
         }
     )
     assert shared_names(names) == {"told": ["deepspec.one.first", "deepspec.two.second"]}
     assert unused_outside(names) == ["deepspec.one.first.alone"]
+    assert only_in_tests(names) == ["deepspec.one.first.alone", "deepspec.two.second.tried"]
