@@ -82,11 +82,11 @@ _ROWS = (
     Stage(
         name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), optional=("greedy_cache",), version=3
     ),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=3),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=4),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
-        version=5,
+        version=6,
     ),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=5),
 )  # fmt: skip

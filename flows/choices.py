@@ -67,7 +67,9 @@ class Choices(Spec):
             parts.append(presets.load("datasets", dataset))
         size = self.size or ("minutes" if dataset == "demo" else None)
         if size:
-            parts.append(_sized(presets.load("sizes", size), presets.laid([self._told()], self.overrides)))
+            part = presets.load("sizes", size)
+            ours = size in presets.names("sizes")  # of a file of the user's own each field was asked for
+            parts.append(_sized(part, presets.laid([self._told()], self.overrides)) if ours else part)
         parts += [self._told(), *([_smoke(self.smoke)] if self.smoke else [])]
         return presets.build_plan(parts, self.overrides)
 
@@ -141,13 +143,17 @@ def _sized(size: Mapping[str, Any], told: Mapping[str, Any]) -> Mapping[str, Any
 
     Args:
         size: of a preset.
-        told: what was said beside it, the algorithm among it; one that is unknown is refused where the plan is made.
+        told: what was said beside it, the algorithm among it. What is wrong there is refused where the plan is made.
     """
-    algorithm, train = told["train"]["draft"]["algorithm"], dict(size.get("train", {}))
-    for name, table in (("draft", RECIPE), ("objective", OBJECTIVE)):
-        if name in train and algorithm in TRAITS:
-            train[name] = of_algorithm(algorithm, train[name], table)
-    return {**size, "train": train}
+    train = told["train"]
+    draft = train["draft"] if isinstance(train, Mapping) else None
+    said = draft["algorithm"] if isinstance(draft, Mapping) else None
+    algorithm = next((name for name in TRAITS if name == said), None)
+    if algorithm is None:
+        return size
+    tables = {"draft": RECIPE, "objective": OBJECTIVE}
+    own = {name: of_algorithm(algorithm, size["train"][name], tables[name]) for name in tables if name in size["train"]}
+    return {**size, "train": {**size["train"], **own}}
 
 
 def _smoke(samples: int) -> dict[str, Any]:

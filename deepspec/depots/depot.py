@@ -1,5 +1,6 @@
 """Where a carrier puts states and a run finds them: a store, or the memory of the engine's machine."""
 
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Protocol
 from deepspec.depots.mooncake import SCHEMES, MooncakeMemory
 from deepspec.store import Store
 from deepspec.store.entries import StoreEntry
+
+_OPENING = threading.Lock()
 
 
 class Depot(Protocol):
@@ -53,7 +56,12 @@ def depot_at(root: str, room: int = 0) -> Depot:
     return MooncakeMemory(root, room) if root.partition("://")[0] in SCHEMES else Store(root)
 
 
-@lru_cache(8)
 def opened_depot(root: str) -> Depot:
-    """Return one to read from, whose connections stay for the next sample."""
+    """Return one to read from, whose connections stay for the next sample: the same for all threads."""
+    with _OPENING:
+        return _opened(root)
+
+
+@lru_cache(8)
+def _opened(root: str) -> Depot:
     return depot_at(root)

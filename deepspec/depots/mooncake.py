@@ -13,12 +13,13 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from deepspec.errors import FullDiskError, SpecError, StoreError
+from deepspec.errors import FullDiskError, RefusedError, SpecError, StoreError
 from deepspec.store.entries import StoreEntry
 
 SCHEMES = {"mooncake": "tcp", "mooncake+rdma": "rdma"}
@@ -26,13 +27,13 @@ SCHEMES = {"mooncake": "tcp", "mooncake+rdma": "rdma"}
 PACKAGE = "mooncake.store"
 MISSING, FULL = -704, -200
 """What Mooncake returns for a key that is not there, and where memory is full."""
-LARGEST = 1 << 30
-"""Bytes of one file of states, at most: it lies in a buffer of the process that puts or reads it."""
+BUFFER = 1 << 30
+"""Bytes of a process through which all that it puts and reads passes: one file is no larger, and several wait."""
 CONNECT_SECONDS = 5.0
 """For which its master may not answer; Mooncake itself would wait for a minute."""
 FILLED = 0.9
 """Share of its memory that a process fills: behind that Mooncake begins to forget."""
-_ROOT = re.compile(r"(mooncake(?:\+rdma)?)://([^/\s:]+|\[[^]\s]+\]):(\d+)((?:/[^/\s]+)*)/?")
+_ROOT = re.compile(r"(mooncake(?:\+rdma)?)://([^/\s:\[\]]+):(\d+)((?:/[^/\s]+)*)/?")
 
 
 class MooncakeMemory:
@@ -54,8 +55,10 @@ class MooncakeMemory:
         scheme, host, port, self._prefix = found.groups()
         self.root = root.rstrip("/")
         self._transport, self._room = SCHEMES[scheme], room
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = host, int(port)
         self._lock, self._client = threading.Lock(), None
+        self._passing, self._spare = threading.Condition(), BUFFER
+        self._coming: dict[str, int] = {}
         self._put: dict[str, StoreEntry] = {}
         try:
             self._package: Any = import_module(PACKAGE)
@@ -78,27 +81,36 @@ class MooncakeMemory:
         self._connected()
 
     def put_file(self, path: Path, key: str) -> None:
-        """Put the bytes of a file; the file stays.
+        """Put the bytes of a file into this process's memory; the file stays.
 
         Raises:
             FullDiskError: nobody has read what was put before.
+            RefusedError: no file of its size can ever be put.
             StoreError: Mooncake does not take it.
         """
-        size, most, client = path.stat().st_size, min(LARGEST, self._most), self._connected()
+        size, most, client = path.stat().st_size, min(BUFFER, self._most), self._connected()
         if size > most:
-            raise StoreError(
+            raise RefusedError(
                 f"{self.uri(key)} would take {size} bytes, more than the {most} of one object here; lower "
                 "cache.max_length, give more room (DEEPSPEC_STAGING_GB), or take a store on disks"
             )
-        self._make_room(size, key)
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            code = client.put(self._name(key), data)
-        if code == FULL:
-            raise FullDiskError(f"no room for {self.uri(key)}: the memory of this machine is full of states")
-        if code != 0:
-            raise StoreError(f"cannot put {self.uri(key)}: Mooncake returned {code}")
-        with self._lock:
-            self._put[key] = StoreEntry(size=size, modified=time.time())
+        self._reserve(key, size)
+        try:
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+                self._share(size),
+            ):
+                code = client.put(self._name(key), data, self._here(client))
+            if code == FULL:
+                raise FullDiskError(f"no room for {self.uri(key)}: the memory of this machine is full of states")
+            if code != 0:
+                raise StoreError(f"cannot put {self.uri(key)}: Mooncake returned {code}")
+            with self._lock:
+                self._put[key] = StoreEntry(size=size, modified=time.time())
+        finally:
+            with self._lock:
+                self._coming.pop(key)
 
     def read_bytes(self, key: str) -> bytes:
         """Return the bytes of a key.
@@ -107,7 +119,8 @@ class MooncakeMemory:
             StoreError: it is not there, or could not be read.
         """
         size = self.size(key)
-        data: bytes = self._connected().get(self._name(key))
+        with self._share(size):
+            data: bytes = self._connected().get(self._name(key))
         if len(data) != size:
             raise StoreError(f"{self.uri(key)} gave {len(data)} of {size} bytes; it may have been forgotten meanwhile")
         return data
@@ -148,7 +161,7 @@ class MooncakeMemory:
         with self._lock:
             for key in gone:
                 self._put.pop(key, None)
-        return {key: put[key] for key in put if key not in gone and key.startswith(f"{prefix}/")}
+        return {key: put[key] for key in put if key not in gone and key.startswith(prefix)}
 
     @property
     def _most(self) -> int:
@@ -158,16 +171,48 @@ class MooncakeMemory:
         """Return a key as Mooncake has it: its prefix is part of it, whichever part of the URL that stands in."""
         return f"{self._prefix}/{key}".lstrip("/")
 
-    def _make_room(self, size: int, key: str) -> None:
-        """Look which states were read meanwhile, where these would not fit beside all that were put."""
-        if sum(each.size for each in self._put.copy().values()) + size <= self._most:
-            return
-        taken = sum(each.size for each in self.entries(key.rpartition("/")[0]).values())
-        if taken + size > self._most:
-            raise FullDiskError(
-                f"no room for {self.uri(key)}: {taken} bytes of states that nobody has read yet, of at most "
-                f"{self._most}; give the carrier more (DEEPSPEC_STAGING_GB), or the run less"
-            )
+    def _here(self, client: Any) -> Any:
+        """Return where an object is to lie: in this very process, however many others have room, and not forgotten."""
+        config = self._package.ReplicateConfig()
+        config.preferred_segment, config.with_hard_pin = client.get_hostname(), True
+        return config
+
+    @contextmanager
+    def _share(self, size: int) -> Iterator[None]:
+        """Have so many bytes of the buffer for as long as the block runs; one of any size passes alone."""
+        size = min(size, BUFFER)
+        with self._passing:
+            self._passing.wait_for(lambda: self._spare >= size)
+            self._spare -= size
+        try:
+            yield
+        finally:
+            with self._passing:
+                self._spare += size
+                self._passing.notify_all()
+
+    def _reserve(self, key: str, size: int) -> None:
+        """Take room for an object; where it does not fit beside all that were put, look which were read meanwhile.
+
+        Raises:
+            FullDiskError: there is none.
+        """
+        if not self._fits(key, size):
+            self.entries("")
+            if not self._fits(key, size):
+                raise FullDiskError(
+                    f"no room for {self.uri(key)} beside states that nobody has read yet: {self._most} bytes at most; "
+                    "give the carrier more (DEEPSPEC_STAGING_GB), or the run less"
+                )
+
+    def _fits(self, key: str, size: int) -> bool:
+        """Take room for an object if there is any."""
+        with self._lock:
+            taken = sum(each.size for each in self._put.values()) + sum(self._coming.values())
+            if taken + size > self._most:
+                return False
+            self._coming[key] = size
+            return True
 
     def _connected(self) -> Any:
         with self._lock:
@@ -184,7 +229,7 @@ class MooncakeMemory:
                 f"no master of Mooncake answers at {self.root}: {error}; is mooncake_master up?"
             ) from error
         client, master = self._package.MooncakeDistributedStore(), f"{self._host}:{self._port}"
-        code = client.setup(own, "P2PHANDSHAKE", self._room, LARGEST, self._transport, "", master)
+        code = client.setup(own, "P2PHANDSHAKE", self._room, BUFFER, self._transport, "", master)
         if code != 0:
             raise StoreError(f"Mooncake at {self.root} does not begin: it returned {code}; see what its master says")
         return client

@@ -9,3 +9,5 @@ EAGLE_LAYERS = 3
 EAGLE_STYLE = "llama"
 """Style of the block that it has there."""
 EAGLE_FORMS: tuple[FormName, ...] = ("sglang", "llama.cpp")
+HEAD_FORMS: tuple[FormName, ...] = ("vllm", "sglang")
+"""Forms of engines that hand a target's own heads the state behind its final norm."""

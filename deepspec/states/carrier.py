@@ -18,9 +18,9 @@ from aiohttp import web
 from deepspec.depots.depot import Depot
 from deepspec.engines.client import label
 from deepspec.engines.failures import AskError
-from deepspec.errors import EngineError, RefusedError, StoreError
+from deepspec.errors import EngineError, FullDiskError, RefusedError, StoreError
 from deepspec.states.file import delete, written
-from deepspec.states.place import FAILED, PATH, REFUSED
+from deepspec.states.place import FAILED, FULL, PATH, REFUSED
 from deepspec.states.staging import PREFIX, sweep
 from deepspec.states.stored import FOLDER
 
@@ -120,6 +120,7 @@ class Carrier:
             told[PATH] = await self._carry(named)
         except (AskError, EngineError, StoreError) as error:
             told[FAILED], told[REFUSED] = str(error), isinstance(error, RefusedError)
+            told[FULL] = isinstance(error, FullDiskError)
             self._say(error)
         return json.dumps({**reply, "kv_transfer_params": told}).encode()
 

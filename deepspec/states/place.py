@@ -14,8 +14,11 @@ from deepspec.states.file import check_told, delete, read_states, written
 from deepspec.states.stored import StatesInStore
 from deepspec.states.wanted import RESTART, Wanted
 
-PATH, FAILED, REFUSED = "hidden_states_path", "hidden_states_error", "hidden_states_refused"
-"""What a reply names in `kv_transfer_params`: the place, or why there is none, and that there will be none (true)."""
+PATH, FAILED, REFUSED, FULL = (
+    "hidden_states_path", "hidden_states_error", "hidden_states_refused", "hidden_states_full",
+)  # fmt: skip
+"""What a reply names in `kv_transfer_params`: the place, or why there is none; that there will be none (true); that
+there is no room for now (true)."""
 
 
 class StatesPlace(Protocol):
@@ -93,7 +96,7 @@ def place_in(reply: Mapping[str, Any], name: str, label: str) -> StatesPlace:
     if isinstance(failed, str) and told.get(REFUSED) is True:
         raise EngineError(f"the carrier {label} has no way to store states, and asking again is of no use: {failed}")
     if isinstance(failed, str):
-        raise AskError(f"{label}: {failed}", "engine")
+        raise AskError(f"{label}: {failed}", "busy" if told.get(FULL) is True else "engine")
     if not isinstance(where, str):
         raise EngineError(f"engine {label} answers and gives no states; {RESTART}")
     stored = StatesInStore.at(where)

@@ -1,5 +1,6 @@
 """What the options about engines, keys and errors become: a placement and engines to start."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,3 +124,20 @@ def test_what_is_asked_for_all_the_same_is_refused(algorithm: AlgorithmName, fie
 def test_an_algorithm_that_is_unknown_is_named() -> None:
     with pytest.raises(SpecError, match=r"train\.draft\.algorithm: Input should be 'dspark', "):
         _ = Choices(size="laptop", overrides=("train.draft.algorithm=eagle9",)).plan
+
+
+@pytest.mark.parametrize("override", ["train.draft=eagle3", "train=1", "train.draft={algorithm: [a]}"])
+def test_an_override_of_another_form_is_refused_as_such(override: str) -> None:
+    with pytest.raises(SpecError, match=r"train"):
+        _ = Choices(size="laptop", overrides=(override,)).plan
+
+
+@pytest.mark.parametrize("text", ["train:", "train: {draft: }"])
+def test_a_size_of_ones_own_may_say_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    assert Choices(size=str(tmp_path / "own.yaml"), algorithm="eagle3").plan.train.draft.algorithm == "eagle3"
+
+
+def test_what_a_size_of_ones_own_asks_for_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("train: {objective: {ttt_length: 5}}")
+    assert Choices(size=str(tmp_path / "own.yaml")).plan.train.objective.ttt_length == 5

@@ -39,8 +39,8 @@ def parts(folder: Path) -> dict[str, Any]:
     return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
 
 
-def known(folder: Path) -> Known:
-    plan = build_plan([parts(folder)])
+def known(folder: Path, *overrides: str) -> Known:
+    plan = build_plan([parts(folder)], overrides)
     return Known(
         plan=plan, placement=Placement(scratch=folder / "scratch"), store=Store(folder / "store"),
         models=folder / "models", machine=None,
@@ -96,3 +96,30 @@ def test_a_target_with_heads_passes_the_checks(kind: str, tmp_path: Path) -> Non
     assert any(name.startswith("mtp.") for name in read_heads(target))
     found = {each.name: each for each in outcomes(known(tmp_path))}
     assert (found["layers"].detail, found["draft"].detail) == (f"[{LAST}]", "mtp, 1 layers")
+
+
+def with_heads(folder: Path) -> None:
+    chain.write_inputs(folder)
+    (folder / "target").rename(folder / "other")
+    shipped.write_target(folder / "target", "qwen3")
+
+
+@pytest.mark.parametrize("layers", [(), (f"cache.layers=[{LAST}]",)])
+def test_an_engine_is_not_asked_for_a_state_that_it_does_not_give(layers: tuple[str, ...], tmp_path: Path) -> None:
+    with_heads(tmp_path)
+    for setting, instead in (("cache.states=vllm", "transformers"), ("train.source=engine", "cache")):
+        codec = ("cache.codec=none",) if instead == "cache" else ()
+        found = {each.name: each for each in outcomes(known(tmp_path, setting, *codec, *layers))}
+        assert f"{setting} and an mtp draft, which reads the state behind" in found["states"].detail
+        assert found["states"].detail.endswith(f"set {setting.partition('=')[0]}={instead}")
+    before = known(tmp_path, "cache.states=vllm", f"cache.layers=[{LAST - 1}]")
+    assert {each.name: each for each in outcomes(before)}["states"].state == "ok"
+
+
+def test_heads_that_no_engine_reads_rightly_are_told_of_by_a_plan(tmp_path: Path) -> None:
+    with_heads(tmp_path)
+    found = {each.name: each for each in outcomes(known(tmp_path, f"cache.layers=[{LAST - 1}]"))}
+    assert found["layers"].told == (
+        f"heads that read layers [{LAST - 1}] cannot be written for vllm, which hand them the state behind the final "
+        f"norm; with cache.layers=[{LAST}], the default, they can",
+    )

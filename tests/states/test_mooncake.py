@@ -1,10 +1,12 @@
 """States in memory of the engine's machine: a stand-in for Mooncake with its faults, and the real one where it is."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from deepspec.depots import depot, mooncake
 from deepspec.depots.depot import depot_at
 from deepspec.depots.mooncake import MooncakeMemory
-from deepspec.errors import FullDiskError, SpecError, StoreError
+from deepspec.errors import FullDiskError, RefusedError, SpecError, StoreError
 from deepspec.placement import Endpoint
 from deepspec.states.stored import StatesInStore
 from deepspec.store import Store
@@ -30,7 +32,7 @@ KEY = "states/deepspec-1.safetensors"
 
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Cluster]]:
-    depot.opened_depot.cache_clear()
+    depot._opened.cache_clear()
     with stand_in(monkeypatch) as found:
         yield found
 
@@ -71,7 +73,7 @@ def test_a_full_memory_is_seen_before_anything_is_forgotten(master: tuple[str, C
     carrier = depot_at(url, ROOM)
     for number in (1, 2):
         carrier.put_file(file, f"states/{number}")
-    with pytest.raises(FullDiskError, match="8000 bytes of states that nobody has read yet, of at most 9000"):
+    with pytest.raises(FullDiskError, match="beside states that nobody has read yet: 9000 bytes at most"):
         carrier.put_file(file, "states/3")
     del cluster.objects["states/1"]
     carrier.put_file(file, "states/3")
@@ -92,7 +94,7 @@ def test_what_it_does_not_take_is_one_line(
 
 
 def test_an_object_too_large_is_refused_with_what_helps(master: tuple[str, Cluster], file: Path) -> None:
-    with pytest.raises(StoreError, match=r"would take 4000 bytes, more than the 900 .*lower cache.max_length"):
+    with pytest.raises(RefusedError, match=r"would take 4000 bytes, more than the 900 .*lower cache.max_length"):
         depot_at(master[0], 1000).put_file(file, KEY)
 
 
@@ -110,7 +112,35 @@ def test_bytes_that_are_missing_or_cut_are_a_fault_that_passes(master: tuple[str
         carrier.delete(KEY)
 
 
-@pytest.mark.parametrize("url", ["mooncake://", "mooncake://host", "mooncake://host:port", "mooncake://a b:1"])
+def test_threads_share_buffer_and_room(
+    master: tuple[str, Cluster], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight threads put and read 4,000 bytes each through a buffer of 9,000; a memory of 10,000 takes two."""
+    url, cluster = master
+    monkeypatch.setattr(mooncake, "BUFFER", 9000)
+    cluster.buffer = 9000
+    carrier = depot_at(url, 1_000_000)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: carrier.put_file(file, f"states/{number}"), range(8)))
+        read = list(pool.map(lambda number: carrier.read_bytes(f"states/{number}"), range(8)))
+    assert read == [file.read_bytes()] * 8
+    small, taken = depot_at(url, ROOM), list[int]()
+
+    def put(number: int) -> None:
+        with contextlib.suppress(FullDiskError):
+            small.put_file(file, f"other/{number}")
+            taken.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(8)))
+    assert len(taken) == 2
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(each) for each in pool.map(lambda _: depot.opened_depot(url), range(8))}) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["mooncake://", "mooncake://host", "mooncake://host:port", "mooncake://a b:1", "mooncake://[::1]:1"]
+)
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SpecError, match="wanted mooncake://HOST:PORT"):
         depot_at(url)
@@ -186,7 +216,7 @@ def real_master(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[str]:
-    depot.opened_depot.cache_clear()
+    depot._opened.cache_clear()
     yield from real_master(tmp_path)
 
 

@@ -9,12 +9,13 @@ from deepspec.checkpoint.options import check_objective, check_recipe
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
-from deepspec.forms.names import EAGLE_FORMS, EAGLE_LAYERS, EAGLE_STYLE
+from deepspec.forms.names import EAGLE_FORMS, EAGLE_LAYERS, EAGLE_STYLE, HEAD_FORMS
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.plan.rules.seen import LATER, Seen
+from deepspec.target.layers import normed
 from deepspec.target.mask_token import choose_mask_token
 
 TRAINED = "train"
@@ -29,7 +30,10 @@ def layers(known: Known) -> Seen:
     chosen = captured(known)
     if chosen is None:
         return LATER
-    return Seen(f"{list(chosen)}{' of the cache' if known.facts else ''}", _unexpressed(known.plan, chosen))
+    return Seen(
+        f"{list(chosen)}{' of the cache' if known.facts else ''}",
+        _unexpressed(known.plan, chosen) + _unread(known, chosen),
+    )
 
 
 def _unexpressed(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
@@ -42,6 +46,20 @@ def _unexpressed(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
     return (
         f"an eagle3 draft of {len(chosen)} captured layers cannot be written for {' and '.join(forms)}, which have "
         f"{EAGLE_LAYERS}, nor served and measured by them{how}",
+    )
+
+
+def _unread(known: Known, chosen: Sequence[int]) -> tuple[str, ...]:
+    """Return which engines' forms refuse heads that read these layers: engines hand them what is behind the norm."""
+    forms = [form for form in known.plan.export.forms if form in HEAD_FORMS]
+    if not TRAITS[known.plan.train.draft.algorithm].shipped or known.target is None or not forms:
+        return ()
+    last = normed(known.target.shape.num_layers)
+    if tuple(chosen) == (last,):
+        return ()
+    return (
+        f"heads that read layers {list(chosen)} cannot be written for {' and '.join(forms)}, which hand them the state "
+        f"behind the final norm; with cache.layers=[{last}], the default, they can",
     )
 
 

@@ -2,15 +2,16 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from deepspec.depots import mooncake
 
-MISSING, FULL, DENIED = -704, -200, -900
+MISSING, FULL, CROWDED = -704, -200, -600
 
 
 class Cluster:
@@ -19,6 +20,8 @@ class Cluster:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.room = 0
+        self.buffer, self.passing, self.turn = 1 << 30, 0, threading.Lock()
+        """Bytes that may pass at a time, that do, and who counts them."""
         self.broken: dict[str, int] = {}
         """Name of a call -> what it returns in place of doing anything."""
 
@@ -34,9 +37,25 @@ class StandIn:
         self.cluster.room += segment
         return self.cluster.broken.get("setup", 0)
 
-    def put(self, key: str, data: bytes) -> int:
-        if "put" in self.cluster.broken:
-            return self.cluster.broken["put"]
+    @contextmanager
+    def passes(self, size: int) -> Iterator[bool]:
+        """Yield whether so many bytes may pass beside those that do."""
+        with self.cluster.turn:
+            self.cluster.passing += size
+            may = self.cluster.passing <= self.cluster.buffer
+        time.sleep(0.01)
+        yield may
+        with self.cluster.turn:
+            self.cluster.passing -= size
+
+    def get_hostname(self) -> str:
+        return "here"
+
+    def put(self, key: str, data: bytes, config: SimpleNamespace) -> int:
+        assert (config.preferred_segment, config.with_hard_pin) == ("here", True)
+        with self.passes(len(data)) as may:
+            if "put" in self.cluster.broken or not may:
+                return self.cluster.broken.get("put", CROWDED)
         if sum(map(len, self.cluster.objects.values())) + len(data) > self.cluster.room:
             return FULL
         self.cluster.objects.setdefault(key, bytes(data))
@@ -46,7 +65,9 @@ class StandIn:
         return len(self.cluster.objects[key]) if key in self.cluster.objects else MISSING
 
     def get(self, key: str) -> bytes:
-        return self.cluster.objects.get(key, b"")[: self.cluster.broken.get("get")]
+        data = self.cluster.objects.get(key, b"")
+        with self.passes(len(data)) as may:
+            return data[: self.cluster.broken.get("get")] if may else b""
 
     def remove(self, key: str, force: bool) -> int:
         assert force
@@ -81,7 +102,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Cluster]]:
     """Yield the URL of a master whose clients are stand-ins, and what these share."""
     module = ModuleType("stand_in_for_mooncake")
     StandIn.cluster = Cluster()
-    vars(module)["MooncakeDistributedStore"] = StandIn
+    vars(module).update(MooncakeDistributedStore=StandIn, ReplicateConfig=SimpleNamespace)
     monkeypatch.setattr(mooncake, "import_module", lambda name: module)
     with listening() as url:
         yield url, StandIn.cluster
