@@ -70,14 +70,6 @@ KINDS = {
 """Layers of attention alone; or every second one linear, which vLLM has on a CPU in bf16 and without a prefix cache."""
 
 
-@pytest.fixture
-def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{Path(str(VLLM)).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
-
 def teach(model: Any) -> None:
     """Teach a model the rows of the chain, around a final norm whose weights are wide apart."""
     rows = [

@@ -76,14 +76,6 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolve_target(source, tmp_path_factory.mktemp("models"), "smollm2").folder
 
 
-@pytest.fixture
-def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{Path(str(VLLM)).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str) -> None:
     store = Store(tmp_path / "store")
