@@ -2,10 +2,12 @@
 
 Each endpoint has a limit that adapts (`concurrency`) and a breaker: after a few failures in a row it gets no question
 until a probe finds it well again, and then one at a time. So a dead or slow endpoint costs only its own share. One
+that takes questions and is silent for far longer than answers took so far has hung: what it has goes to others. One
 that asks to be left alone is, for as long as it says.
 """
 
 import asyncio
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +28,9 @@ FAILURES_TO_TRIP = 4
 FIRST_PROBE, LONGEST_PROBE = 0.5, 30.0
 """Seconds until an open breaker is probed: doubled each time, with jitter, until the endpoint passes. Not beyond: what
 fails then may be the fault of a few questions, and the others wait."""
+SILENT_SECONDS, SILENT_TIMES, SILENT_AFTER = 120.0, 10, 8
+"""An endpoint with questions under way that gives nothing for so many seconds, and for so many times its slowest
+answer, has hung. Before so many answers nothing is known of it, and the deadline of a request is all that there is."""
 DEFAULT_PAUSE = 1.0
 """Seconds that an endpoint is left alone after a 429 that names none."""
 
@@ -71,6 +76,10 @@ class Lane(Generic[EngineT]):
     tokens: int = 0
     seconds: float = 0.0
     """Sum of the answers' latencies."""
+    slowest: float = 0.0
+    """Longest of them."""
+    last_sign: float = 0.0
+    """When it last answered, failed, or was given a question with nothing else to do."""
     failures: Counter[str] = field(default_factory=Counter)
     last_failure: str = ""
 
@@ -88,6 +97,11 @@ class Lane(Generic[EngineT]):
     def load(self) -> float:
         """Return the share of the limit that is in use."""
         return self.in_flight / self.concurrency.limit
+
+    @property
+    def longest_silence(self) -> float:
+        """Return for how many seconds it may give nothing while it has questions."""
+        return math.inf if self.answers < SILENT_AFTER else max(SILENT_SECONDS, SILENT_TIMES * self.slowest)
 
     @property
     def state(self) -> str:
@@ -189,7 +203,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         full = lane.load >= 1
         asked = self._clock()
         try:
-            answer = await self._put(lane.engine, question)
+            answer = await self._heard(lane, question)
         except AskError as error:
             self._note_failure(lane, error, asked)
             raise
@@ -199,6 +213,22 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         finally:
             lane.in_flight -= 1
             self._hand_out()
+
+    async def _heard(self, lane: Lane[EngineT], question: QuestionT) -> AnswerT:
+        """Return the answer; give the question up, with all that the endpoint has, when the endpoint has hung."""
+        answer = asyncio.ensure_future(self._put(lane.engine, question))
+        try:
+            while not answer.done():
+                left = lane.last_sign + lane.longest_silence - self._clock()
+                if left <= 0:
+                    self._trip(lane)
+                    told = f"{lane.longest_silence:.0f} s without an answer with {lane.in_flight} requests under way"
+                    raise AskError(f"{told}: it has hung", "late")
+                await asyncio.wait([answer], timeout=min(left, SILENT_SECONDS))
+            return await answer
+        finally:
+            answer.cancel()
+            await asyncio.wait([answer])
 
     async def _take(self, avoid: Lane[EngineT] | None) -> Lane[EngineT]:
         """Return a lane with a place reserved, waiting for one; another than `avoid` where another is up."""
@@ -225,6 +255,8 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
                 unserved.append((place, avoid))
                 continue
             lane = min(others or free, key=lambda lane: lane.load)
+            if not lane.in_flight:
+                lane.last_sign = self._clock()
             lane.in_flight += 1
             place.set_result(lane)
         self._waiting.extendleft(reversed(unserved))
@@ -253,12 +285,15 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         self._patience.answered()
         lane.tokens += answer.tokens
         lane.seconds += now - asked
+        lane.slowest, lane.last_sign = max(lane.slowest, now - asked), now
         lane.concurrency.answered(now, asked, answer.tokens, full)
 
     def _note_failure(self, lane: Lane[EngineT], error: AskError, asked: float) -> None:
+        now = self._clock()
+        if error.fault != "late":
+            lane.last_sign = now
         if error.fault == "row":
             return
-        now = self._clock()
         lane.failures[error.fault] += 1
         lane.last_failure = str(error)
         if error.fault in ("busy", "late"):
@@ -268,7 +303,7 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         elif lane.in_flight == 1 and asked >= lane.paused_until:
             lane.refusals_in_a_row += 1
         self._note_pause(lane, error)
-        if max(lane.failures_in_a_row, lane.refusals_in_a_row) >= FAILURES_TO_TRIP and not lane.tripped:
+        if max(lane.failures_in_a_row, lane.refusals_in_a_row) >= FAILURES_TO_TRIP:
             self._trip(lane)
 
     def _note_pause(self, lane: Lane[EngineT], error: AskError) -> None:
@@ -279,6 +314,8 @@ class Dispatcher(Generic[EngineT, QuestionT, AnswerT]):
         asyncio.get_running_loop().call_later(seconds + 0.01, self._hand_out)
 
     def _trip(self, lane: Lane[EngineT]) -> None:
+        if lane.tripped:
+            return
         lane.tripped, lane.is_trusted = True, False
         probe = asyncio.create_task(self._probe(lane))
         self._probes.add(probe)

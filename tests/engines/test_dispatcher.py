@@ -8,7 +8,16 @@ from typing import TypeVar
 import pytest
 
 from deepspec.asking.question import Answer, Question
-from deepspec.engines.dispatcher import ATTEMPTS, FAILURES_TO_TRIP, FIRST_PROBE, LONGEST_WAIT, Dispatcher
+from deepspec.engines.dispatcher import (
+    ATTEMPTS,
+    FAILURES_TO_TRIP,
+    FIRST_PROBE,
+    LONGEST_WAIT,
+    SILENT_AFTER,
+    SILENT_SECONDS,
+    SILENT_TIMES,
+    Dispatcher,
+)
 from deepspec.engines.failures import AskError
 from deepspec.errors import EngineError
 from tests.engines.virtual import now, run_virtually
@@ -299,3 +308,91 @@ def test_a_check_that_is_refused_for_a_time_is_made_again_after_it() -> None:
 
     ask(1, Fake("sick", lambda n: broken(n) if n < FAILURES_TO_TRIP else None), check=check)
     assert DAY <= checks[1] - checks[0] < DAY + LONGEST_WAIT
+
+
+class Hanging(Fake):
+    """Answers in its time until it hangs; what it has then is never answered."""
+
+    def __init__(self, label: str, seconds: float, hangs_after: int, deadline: float = DAY) -> None:
+        super().__init__(label, seconds=seconds)
+        self.hangs_after = hangs_after
+        self.deadline = deadline
+        self.given_up: list[float] = []
+
+    async def ask(self, question: Question) -> Answer:
+        if len(self.asked) < self.hangs_after:
+            return await super().ask(question)
+        self.asked.append(question.seed)
+        self.times.append(now())
+        try:
+            await asyncio.sleep(self.deadline)
+        except asyncio.CancelledError:
+            self.given_up.append(now())
+            raise
+        raise AskError("no answer in time", "late")
+
+
+def unwell(engine: Fake) -> Awaitable[None]:
+    raise AskError("still hangs", "engine")
+
+
+def test_what_a_hung_endpoint_has_goes_to_others_long_before_the_deadline_and_all_at_once() -> None:
+    hung, well_one = Hanging("hung", seconds=1.0, hangs_after=20), Fake("well", seconds=1.0)
+    dispatcher, answers = ask(200, hung, well_one, check=unwell)
+    assert len(answers) == 200
+    held = hung.times[hung.hangs_after :]
+    assert len(held) > 1
+    assert set(hung.given_up) == {hung.given_up[0]}
+    assert len(hung.given_up) == len(held)
+    assert hung.given_up[0] - held[0] == pytest.approx(SILENT_SECONDS, abs=1.5)
+    assert dispatcher.lanes[0].failures["late"] == len(held)
+    assert set(hung.asked) - set(hung.asked[: hung.hangs_after]) <= set(well_one.asked)
+    assert dispatcher.lanes[0].tripped
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, SILENT_SECONDS), (60.0, 60.0 * SILENT_TIMES)])
+def test_a_slow_endpoint_may_be_silent_for_longer(seconds: float, expected: float) -> None:
+    hung = Hanging("hung", seconds=seconds, hangs_after=SILENT_AFTER)
+    watched(seconds + 2 * expected, hung, check=unwell, count=SILENT_AFTER + 1)
+    assert hung.given_up == [pytest.approx(seconds + expected, abs=1)]
+
+
+def test_an_endpoint_of_which_nothing_is_known_is_waited_for_to_the_deadline() -> None:
+    hung = Hanging("hung", seconds=1.0, hangs_after=0)
+    watched(SILENT_SECONDS * 20, hung)
+    assert hung.given_up == [SILENT_SECONDS * 20]
+
+
+def test_an_endpoint_whose_answers_take_longer_than_that_has_not_hung() -> None:
+    slow = Fake("slow", seconds=2 * SILENT_SECONDS)
+    _, answers = ask(2 * SILENT_AFTER + 3, slow)
+    assert len(answers) == len(slow.asked)  # none was asked twice
+
+
+async def asked_later(dispatcher: Asking, *seconds: float) -> None:
+    """Ask for what makes an endpoint known, then ask again after each of some times."""
+    await asyncio.gather(*(dispatcher.ask(question(n)) for n in range(SILENT_AFTER)))
+
+    async def later(wait: float) -> None:
+        await asyncio.sleep(wait)
+        await dispatcher.ask(question(0))
+
+    asked = [asyncio.create_task(later(wait)) for wait in seconds]
+    await asyncio.wait(asked, timeout=DAY / 2)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+def test_time_in_which_nothing_was_asked_is_no_silence() -> None:
+    well_one = Fake("well", seconds=1.0)
+    dispatcher, _ = run(lambda each: asked_later(each, SILENT_SECONDS * 9, SILENT_SECONDS * 9), well_one)
+    assert len(well_one.asked) == SILENT_AFTER + 2
+    assert not dispatcher.lanes[0].failures
+
+
+def test_a_request_whose_time_is_over_is_no_sign_of_life() -> None:
+    hung = Hanging("hung", seconds=1.0, hangs_after=SILENT_AFTER, deadline=SILENT_SECONDS - 20)
+    run(lambda each: asked_later(each, 10.0, 60.0), hung, check=unwell)
+    # the first one, asked again, and the second
+    assert hung.given_up == [pytest.approx(1 + 10 + SILENT_SECONDS, abs=1)] * 2
