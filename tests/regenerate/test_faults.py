@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deepspec.engines import dispatcher
 from deepspec.errors import AnswersError, EngineError
 from deepspec.regenerate import run as stage
 from tests.given.engines.answering import Server, Simulated, serve
@@ -57,6 +58,18 @@ def test_a_hung_endpoint_is_given_up_at_the_deadline(bench: Bench, monkeypatch: 
         rows = bench.answers(prompts(40), hung.engine.url, well.engine.url)
     assert set(statuses(rows).values()) == {"success"}
     assert hung.engine.rows < 20
+
+
+def test_an_endpoint_that_hangs_after_a_while_is_given_up_long_before_the_deadline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(dispatcher, "SILENT_TIMES", 0)
+    mortal = Simulated(fault=lambda number, text: "hang" if number >= 2 * dispatcher.SILENT_AFTER else None)
+    with serve(mortal, Simulated()) as (hung, well):
+        rows = bench.answers(prompts(200), hung.engine.url, well.engine.url)
+    assert set(statuses(rows).values()) == {"success"}
+    assert hung.engine.faults["hang"] > 0
 
 
 def test_an_endpoint_that_is_killed_and_comes_back_works_again(bench: Bench) -> None:
