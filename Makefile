@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve check test test-costs test-gpu soak bench docs tutorial dist format lock audit clean
+.PHONY: install demo serve check test test-costs test-gpu soak bench bench-gpu docs tutorial dist format lock audit clean
 
 install: $(MARK)  ## make .venv from the lock files
 
@@ -45,6 +45,9 @@ soak: $(MARK)  ## all kills and faults, many seeds
 
 bench: $(MARK)  ## the measurements that the docs quote
 	$(BIN)/python -m pytest -m bench tests/benchmarks -s --timeout 3600
+
+bench-gpu: $(MARK)  ## what a card has to show, tests and tables, kept in build/card
+	$(BIN)/python -m tests.benchmarks.on_a_card build/card
 
 docs: $(MARK)  ## the site, in build/site; fails at a link that leads nowhere
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \

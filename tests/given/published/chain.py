@@ -72,6 +72,7 @@ def run_chain(
     *,
     target: Callable[[Path], Path] = tiny.write_target,
     parts: Callable[[Path], dict[str, Any]] = plan_parts,
+    last: str = "release",
     **train: Any,
 ) -> dict[str, Artifact]:
     """Run every stage of the table in its order, models on a device; return the artifacts by stage.
@@ -82,6 +83,7 @@ def run_chain(
         report: what is told; None: it is heard and forgotten.
         target: what writes it into a folder.
         parts: the plan, of a folder.
+        last: the stage that ends it.
         train: of the train stage, beside those parts.
     """
     torch.set_num_threads(1)
@@ -92,7 +94,8 @@ def run_chain(
     store, scratch = Store(folder / "store"), folder / "scratch"
     placement = Placement(scratch=scratch, threads=1, device=device, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
-    for name, stage in STAGES.items():
+    stages = dict(list(STAGES.items())[: list(STAGES).index(last) + 1])
+    for name, stage in stages.items():
         work = Work(
             stage=stage,
             spec=resolved.specs[name],
@@ -104,7 +107,7 @@ def run_chain(
         ref = materialize(work)
         assert materialize(work) == ref
         refs[stage.kind] = ref
-    return {name: open_artifact(store, refs[stage.kind], scratch) for name, stage in STAGES.items()}
+    return {name: open_artifact(store, refs[stage.kind], scratch) for name, stage in stages.items()}
 
 
 def told(artifacts: dict[str, Artifact]) -> dict[str, Any]:
