@@ -52,7 +52,10 @@ SPECS = SPEC.but(
     steps=STEPS, global_batch=BATCH, checkpoint_every=7, validation_samples=0, untrained_look=False, start="random",
     bigram_samples=0,
 )  # fmt: skip
-KILLS = [Failure(24.0, 0), Failure(60.0, None), Failure(110.0, 1), Failure(150.0, None)]
+ENGINE_KILLS = [Failure(24.0, 0), Failure(110.0, 1)]
+TRAINER_KILLS = [10, 24]
+"""Steps after which the trainer is killed, half a step later: in the middle between two saved states. Near one it would
+cost the run seven steps and the simulation none, or the other way round, where one is a step ahead of the other."""
 
 
 @dataclass
@@ -118,10 +121,12 @@ class Site:
         """Step -> lengths of the samples that it read."""
         self.waited = 0.0
         """Seconds in which the trainer waited for states; what the very first step waited for came before the begin."""
+        self.kills = list(ENGINE_KILLS)
+        """Those of the trainer as they came."""
 
     def serve(self, number: int) -> None:
         """Serve one engine, away for a while at each of its kills."""
-        for kill in [kill.at for kill in KILLS if kill.engine == number] + [math.inf]:
+        for kill in [kill.at for kill in ENGINE_KILLS if kill.engine == number] + [math.inf]:
             with serving(self.engines[number]):
                 while not self.ended.wait(0.01) and time.monotonic() < self.begin + kill:
                     pass
@@ -136,15 +141,16 @@ class Site:
         while not all(engine.port for engine in self.engines):
             time.sleep(0.01)
         try:
-            for kill in [kill.at for kill in KILLS if kill.engine is None] + [math.inf]:
-                self.one_process(kill)
+            for step in [*TRAINER_KILLS, None]:
+                self.one_process(step)
         finally:
             self.ended.set()
             for thread in threads:
                 thread.join()
         self.waited -= self.processes[0].steps[0][2]
 
-    def one_process(self, kill: float) -> None:
+    def one_process(self, last: int | None) -> None:
+        """Train until half a step after the last step that it may make; None: to the end."""
         here, there = CONTEXT.Pipe(duplex=False)
         engines = tuple(engine.endpoint for engine in self.engines)
         args = (there, self.bench.store.root, self.bench.target, self.cache.ref, SPECS, engines, AHEAD, STEP_SECONDS)
@@ -152,15 +158,19 @@ class Site:
         self.processes.append(process)
         child.start()
         there.close()
+        until = math.inf
         with contextlib.suppress(EOFError):
-            while time.monotonic() < self.begin + kill:
+            while time.monotonic() < until:
                 if here.poll(0.01):
                     told = here.recv()
                     process.hear(told)
                     if told.kind == "step":
                         self.begin = min(self.begin, told.at - STEP_SECONDS)
                         self.read[told.step] = [self.lengths[name] for name in told.sample_ids]
+                        until = told.at + STEP_SECONDS / 2 if told.step == last else until
             child.kill()
+            if last is not None:
+                self.kills.append(Failure(time.monotonic() - self.begin, None))
         self.waited += process.waited(time.monotonic())
         child.join()
 
@@ -220,13 +230,14 @@ def test_a_simulation_says_what_a_run_with_kills_does(tmp_path: Path, monkeypatc
     begin = (
         first.seconds - STEP_SECONDS
     )  # as the run is looked at from the end of its first step on, less what it takes
-    found = simulate(told, [Failure(begin + kill.at, kill.engine) for kill in KILLS])
+    kills = sorted(site.kills, key=lambda kill: kill.at)
+    found = simulate(told, [Failure(begin + kill.at, kill.engine) for kill in kills])
     seconds = found.seconds - begin
     taken = sum(len(process.steps) for process in site.processes)
     waited = found.trainers_waited * found.seconds - first.trainers_waited * first.seconds
     print("starts:", [round(each.steps[0][0] - each.started, 1) for each in site.processes if each.steps])
     print("\nrates:", {name: round(value, 3) for name, value in told.model_dump(exclude_none=True).items()})
-    print("kills:", KILLS)
+    print("kills:", kills)
     print(
         f"run: {site.seconds:.1f} s, {STEPS * BATCH / site.seconds:.3f} samples/s, waited {site.waited:.1f} s, "
         f"{taken - STEPS} steps again"

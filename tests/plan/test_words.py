@@ -13,11 +13,14 @@ from deepspec.errors import BudgetError, SpecError, UnknownNameError
 from deepspec.plan import presets
 from deepspec.plan.budget import plan_estimate
 from deepspec.plan.cost.decoding import ACCEPTED, decoding_hours, pass_seconds
+from deepspec.plan.cost.flops import train_flops
 from deepspec.plan.cost.found import Costs
+from deepspec.plan.cost.given import Sizes, Workload
 from deepspec.plan.cost.table import duration
 from deepspec.plan.words import fits, headline, machine_rows, source_rows, stage_rows, usd
 from deepspec.ranges import Range
 from deepspec.store import Store
+from deepspec.target_cache.sizes import Captured
 from tests.given.some import some
 
 
@@ -50,6 +53,33 @@ def test_decoding_is_what_was_measured_on_an_h200() -> None:
     assert plain == pytest.approx(0.00467, rel=1 / 8)
     assert plain + draft == pytest.approx(0.0069, rel=1 / 4)
     assert pass_seconds(36, 2 * 4.02e9, memory, 0) == pytest.approx(0.0019, rel=1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "draft_layers", "positions", "ms"),
+    [(4096, 5, 512, (58.5, 51.1, 49.8)), (2048, 1, 40960, (75.8,))],
+    ids=["blocks: DSpark of one row, of four, DFlash", "Eagle3"],
+)
+def test_a_training_step_is_what_was_measured_on_an_h200(
+    tokens: int, draft_layers: int, positions: int, ms: tuple[float, ...]
+) -> None:
+    """A sample at the shapes of docs/log.md, 2026-11-27, all but 32 of its tokens supervised: within three tenths."""
+    known, rows = presets.target("qwen3-4b")["target"]["sizes"], Range.around(tokens - 32)
+    what = Captured(
+        samples=1,
+        tokens=Range.around(tokens),
+        supervised=rows,
+        last_rows=rows,
+        layers=5,
+        hidden=2560,
+        part_bytes=1 << 30,
+    )
+    work = Workload(
+        captured=what, passes=1, draft_layers=draft_layers, anchors=positions, block=7, questions=0, question_tokens=1
+    )
+    took = train_flops(Sizes.model_validate(known), work).mid / (presets.hardware("h200").train_tflops * 1e9)
+    for measured in ms:
+        assert took == pytest.approx(measured, rel=0.3)
 
 
 def test_decoding_is_what_was_measured_on_two_cores() -> None:
