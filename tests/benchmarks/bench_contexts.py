@@ -47,6 +47,12 @@ DRAFTS: dict[str, dict[str, Any]] = {
     "Eagle3, window": {"algorithm": "eagle3", "window": WINDOW},
 }
 
+OF_KIND: dict[str, dict[str, Any]] = {
+    "dspark": {"objective": {"num_anchors": 48}, "mask_token_id": tiny.MASK},
+    "eagle3": {"objective": {"ttt_length": 4}},
+}
+"""Fewer slots and steps than by default, for a processor."""
+
 
 class Text:
     """The pages of this project, cut into pieces: what is held out, and the rest."""
@@ -129,12 +135,12 @@ def parts(folder: Path, draft: dict[str, Any], contexts: list[int], steps: int) 
         "prepare": {"near_duplicates": None},
         "cache": {"layers": [0, 1, 2], "codec": "bf16", "dtype": "float32"},
         "train": {
-            "draft": draft, "steps": steps, "global_batch": 8, "precision": "fp32", "learning_rate": 2e-3,
-            "validation_samples": 8, **({} if draft["algorithm"] == "eagle3" else {"mask_token_id": tiny.MASK}),
+            "draft": draft, "steps": steps, "global_batch": 4, "precision": "fp32", "learning_rate": 2e-3,
+            "validation_samples": 8, **OF_KIND[draft["algorithm"]],
         },
         "evaluate": {
             "temperatures": [0.0], "max_new_tokens": 96, "calibration_samples": 0, "untrained_samples": 0,
-            "lossless_samples": 1, "samples": 2, "contexts": contexts, "context_samples": 24, "dtype": "float32",
+            "lossless_samples": 1, "samples": 2, "contexts": contexts, "context_samples": 20, "dtype": "float32",
         },
     }  # fmt: skip
 
