@@ -16,10 +16,15 @@ def kernel_of(device: torch.device) -> Kernel:
 
 
 @cache
-def stream_beside(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream on which states cross to or from a card while it computes: one for as long as a process lives.
+def stream_beside(device: torch.device, what: str) -> torch.cuda.Stream:
+    """Return a stream of a card beside the one that computes, the same for as long as a process lives.
 
     Memory that was taken on a stream is given to that stream alone when it is free again. torch hands out 32 of them in
     turn, so with a new one for each step a card would keep the states of 32 steps.
+
+    Args:
+        device: the card.
+        what: is done on it; each has its own.
     """
+    del what
     return torch.cuda.Stream(device)

@@ -61,7 +61,7 @@ class Leaving:
         if hidden.device.type != "cuda":
             rows = zip(batch, hidden, last, strict=True)
             return [self._pool.submit(self.encoded, item, states, final) for item, states, final in rows]
-        side = stream_beside(hidden.device)
+        side = stream_beside(hidden.device, "states off a card")
         side.wait_stream(torch.cuda.current_stream(hidden.device))
         with torch.cuda.stream(side):
             left = [_sent_all(self._left(*row)) for row in zip(batch, hidden, last, strict=True)]

@@ -55,7 +55,7 @@ class Decoder:
         self._stop_ids = stop_ids
         self._batch = batch
         self._passes = target.passes if passes is None else passes
-        self._recorder = Recorder(self._passes == "recorded", target.say)
+        self._recorder = Recorder(self._passes == "recorded", target.say, target.device)
         self._fixed: FixedRounds | None = None
         self.clock = Stopwatch(target.device)
         self.passes = 0

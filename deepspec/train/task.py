@@ -79,7 +79,7 @@ class Task:
 
 def _crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
     """Yield micro-batches on a card; the next one crosses the bus on a stream of its own meanwhile."""
-    bus = stream_beside(device)
+    bus = stream_beside(device, "states to a card")
     work = torch.cuda.current_stream(device)
     waiting: MicroBatch | None = None
     for micro in micro_batches:

@@ -12,10 +12,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepspec.decoding import fitting
+from deepspec.decoding.clock import Stopwatch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import Passes, TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows, silent
+from deepspec.kernels import stream_beside
 from deepspec.kv.fixed import FixedCache, rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
@@ -178,11 +180,44 @@ def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch:
 def test_work_is_done_each_time_where_nothing_records() -> None:
     done: list[int] = []
     said: list[str] = []
-    work = Replayed(lambda: done.append(1), Recorder(False, said.append))
+    work = Replayed(lambda: done.append(1), Recorder(False, said.append, torch.device("cpu")))
     for _ in range(3):
         work()
     assert done == [1, 1, 1]
     assert said == []
+
+
+def test_work_is_recorded_on_the_card_that_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of the process's current card would record nothing of another one's work, and replay nothing."""
+    card, entered = torch.device("cuda", 1), list[tuple[str, Any]]()
+
+    @contextmanager
+    def inside(kind: str, value: Any) -> Iterator[None]:
+        entered.append((kind, value))
+        yield
+
+    for name, stand_in in {
+        "graph_pool_handle": lambda: "pool",
+        "CUDAGraph": lambda: "graph",
+        "Stream": lambda device: ("made for", device),
+        "current_stream": lambda device: ("current of", device),
+        "device": lambda device: inside("device", device),
+        "stream": lambda stream: inside("stream", stream),
+        "graph": lambda graph, **how: inside("graph", how["stream"]),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    stream_beside.cache_clear()
+    assert str(Recorder(True, silent, card).record(lambda: None)) == "graph"
+    stream_beside.cache_clear()
+    assert entered == [("device", card), ("stream", ("current of", card)), ("graph", ("made for", card))]
+
+
+def test_a_clock_waits_for_the_card_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[Any]()
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with Stopwatch(torch.device("cuda", 1), waits=True).time("verify"):
+        pass
+    assert waited == [torch.device("cuda", 1)] * 2
 
 
 READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}
