@@ -65,7 +65,7 @@ class Leaving:
         side.wait_stream(torch.cuda.current_stream(hidden.device))
         with torch.cuda.stream(side):
             left = [_sent_all(self._left(*row)) for row in zip(batch, hidden, last, strict=True)]
-            there = side.record_event()
+            there = side.record_event(torch.cuda.Event(blocking=True))  # who waits for it sleeps, and takes no core
         for tensor in (hidden, last):
             tensor.record_stream(side)
         return [
