@@ -37,8 +37,8 @@ test: $(MARK)  ## everything but soak and benchmarks
 test-costs: $(MARK)  ## the same, and the seconds of the processor that each file takes, its processes included
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -p tests.costs
 
-test-gpu: $(MARK)  ## every stage and the golden numbers on a GPU; a plain line where there is none
-	$(BIN)/python -m pytest -n 0 tests/cuda
+test-gpu: $(MARK)  ## every stage, the golden numbers and the kernels on a GPU, test by test; skipped where there is none
+	$(BIN)/python -u -m pytest -n 0 -v tests/cuda tests/interpreted/*.py tests/cache/test_leaving.py
 
 soak: $(MARK)  ## all kills and faults, many seeds
 	$(BIN)/python -m pytest -m soak --timeout 2700

@@ -58,16 +58,40 @@ def test_it_compiles_for_a_gpu_without_spilling(
     assert "ld.local" not in code
 
 
-@pytest.mark.parametrize(("heads", "slots", "size"), [(4, 7, 128), (1, 16, 256), (1, 8, 512), (8, 8, 64), (5, 7, 65)])
+FP32, BF16 = torch.float32, torch.bfloat16
+LARGE = [
+    *((*shape, BF16) for shape in ((4, 7, 128), (1, 16, 256), (1, 8, 512), (8, 8, 64), (5, 7, 65), (1, 90, 33))),
+    *((*shape, FP32) for shape in ((2, 7, 128), (1, 8, 256), (1, 31, 65), (8, 15, 16))),
+]
+
+
+@pytest.mark.parametrize(("heads", "slots", "size", "dtype"), LARGE)
 def test_what_it_is_asked_for_fits_into_the_shared_memory_of_any_card(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, heads: int, slots: int, size: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, heads: int, slots: int, size: int, dtype: torch.dtype
 ) -> None:
     from deepspec.attention import triton_own
     from deepspec.attention.split import MOST_BYTES, _is_small
 
-    query, key = torch.empty(1, heads, slots, size, dtype=torch.bfloat16), torch.empty(1, 1, slots, size)
-    assert MOST_BYTES / 2 < heads * slots * size * 2 <= MOST_BYTES
+    query, key = torch.empty(1, heads, slots, size, dtype=dtype), torch.empty(1, 1, slots, size)
+    assert MOST_BYTES / 2 < heads * slots * size * dtype.itemsize <= MOST_BYTES
     assert _is_small(query, key, slots)
     assert not _is_small(query, key, 2 * slots)
     sizes = {"CAUSAL": True, **triton_own._sizes(query, key, slots)}
-    assert compiled(monkeypatch, tmp_path, "trace_block", "bf16", sizes).metadata.shared <= LEAST_SHARED
+    name = "bf16" if dtype is BF16 else "fp32"
+    assert compiled(monkeypatch, tmp_path, "trace_block", name, sizes).metadata.shared <= LEAST_SHARED
+
+
+@pytest.mark.parametrize(("heads", "slots", "size", "dtype"), [(1, 4, 512, FP32), (1, 255, 16, BF16)])
+def test_small_blocks_that_would_not_fit_are_not_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, heads: int, slots: int, size: int, dtype: torch.dtype
+) -> None:
+    """Few bytes, but 16 rows at least of wide heads, or many slots that are held against each other."""
+    from deepspec.attention import triton_own
+    from deepspec.attention.split import MOST_BYTES, _is_small
+
+    query, key = torch.empty(1, heads, slots, size, dtype=dtype), torch.empty(1, 1, slots, size)
+    assert heads * slots * size * dtype.itemsize <= MOST_BYTES
+    sizes = {"CAUSAL": True, **triton_own._sizes(query, key, slots)}
+    name = "bf16" if dtype is BF16 else "fp32"
+    assert compiled(monkeypatch, tmp_path, "trace_block", name, sizes).metadata.shared > LEAST_SHARED
+    assert not _is_small(query, key, slots)

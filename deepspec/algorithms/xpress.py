@@ -47,7 +47,7 @@ class XPress(BlockAlgorithm):
         hidden_BQD, head = backbone(model, batch, supervision), head_of(model, whole=measure)
         rows, extra = slot_rows(model, batch, supervision, hidden_BQD)
         rows = _read(model, rows, real_blocks(model.config, batch, supervision, hidden_BQD), supervision)
-        factors_G = rows.hidden.new_tensor(_factors(supervision), dtype=torch.float32)
+        factors_G = torch.stack([rows.weights.new_full((), factor) for factor in _factors(supervision)])
         shares_GR = _shares(
             supervision, replace(rows, weights=factors_G[:, None].expand(-1, len(extra.slots))), head, extra
         )

@@ -40,6 +40,10 @@ class RotaryEmbedding(nn.Module):
         """Return the angle per position of each pair of sizes, `(r / 2,)` on the CPU, the fastest first."""
         return self._frequencies[torch.device("cpu")]
 
+    def bring_to(self, device: torch.device) -> None:
+        """Hold the frequencies on a device: code that is compiled before they lie there is compiled a second time."""
+        self._on(device)
+
     def _on(self, device: torch.device) -> Tensor:
         if device not in self._frequencies:
             self._frequencies[device] = self._frequencies[torch.device("cpu")].to(device)

@@ -29,7 +29,10 @@ TILE = 128
 MOST_BYTES = 8192
 """Of a block's queries in a group of heads, for which there is a kernel: four heads of 128 and seven slots take 7,168.
 
-A program of it then fits into the shared memory of any card, 99 KB at least. Larger blocks are products of torch."""
+A program of it then fits into the shared memory of any card, 99 KB at least, where neither its scores nor a single row
+of wide heads, rounded up to `SMALLEST`, takes more than twice that. Other blocks are products of torch."""
+SMALLEST = 16
+"""Rows and columns of the smallest product of a kernel; more are rounded up to a power of two."""
 
 Attended = tuple[Tensor, Tensor]
 """What was read, `(B, H, Q, d)`, and the logarithm of the softmax's normaliser, `(B, H, Q)` fp32."""
@@ -199,7 +202,9 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sca
 
 def _is_small(query: Tensor, key: Tensor, slots: int) -> bool:
     """Return whether the kernel takes a block's queries in a group of heads."""
-    return query.shape[1] // key.shape[1] * slots * query.shape[3] * query.element_size() <= MOST_BYTES
+    rows, size, each = query.shape[1] // key.shape[1] * slots, query.shape[3], query.element_size()
+    block, scores, least = rows * size * each, rows * slots * each, SMALLEST * size * each
+    return block <= MOST_BYTES and scores <= 2 * MOST_BYTES and least <= 2 * MOST_BYTES
 
 
 def _own_block_on_card(query: Tensor, key: Tensor, value: Tensor, mask: SplitMask, scale: float) -> Attended:

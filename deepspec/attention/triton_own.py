@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SMALLEST = 16
-"""Rows and columns of the smallest product."""
+from deepspec.attention.split import SMALLEST
+
 OPTIONS = {"num_warps": 4}
 
 

@@ -111,7 +111,7 @@ def _seconds(rows: TargetRows, device: torch.device, tokens: int) -> float:
     count = tokens // width
     memory = rows.memory(count, CONTEXT + width)
     rows.prefill([[1] * CONTEXT] * count, memory)
-    recorder = Recorder(rows.passes == "recorded", rows.say)
+    recorder = Recorder(rows.passes == "recorded", rows.say, device)
     if recorder.active:
         growing, memory = memory, rows.fixed(count, span_of(CONTEXT + width))
         memory.adopt(growing)

@@ -15,6 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deepspec.kernels import stream_beside
 from deepspec.passes.samples import Item, check_each_finite, finite, supervising
 from deepspec.target_cache.codec import CODECS
 from deepspec.target_cache.part import Encoded, planes_of
@@ -54,18 +55,17 @@ class Leaving:
         self.encoders = beside_a_card if device.type == "cuda" else 1
         """Threads."""
         self._pool = ThreadPoolExecutor(self.encoders, thread_name_prefix="encoder")
-        self._side: torch.cuda.Stream | None = None
 
     def take(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> list[Future[Encoded]]:
         """Return the samples of a pass, to be encoded: `hidden` is `(B, T, A·D)`, `last` `(B, T, D)`."""
         if hidden.device.type != "cuda":
             rows = zip(batch, hidden, last, strict=True)
             return [self._pool.submit(self.encoded, item, states, final) for item, states, final in rows]
-        side = self._side = self._side or torch.cuda.Stream(hidden.device)
+        side = stream_beside(hidden.device, "states off a card")
         side.wait_stream(torch.cuda.current_stream(hidden.device))
         with torch.cuda.stream(side):
             left = [_sent_all(self._left(*row)) for row in zip(batch, hidden, last, strict=True)]
-            there = side.record_event()
+            there = side.record_event(torch.cuda.Event(blocking=True))  # who waits for it sleeps, and takes no core
         for tensor in (hidden, last):
             tensor.record_stream(side)
         return [

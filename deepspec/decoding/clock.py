@@ -17,6 +17,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, *, waits: bool = False) -> None:
         """Start at nothing."""
+        self._device = device
         self._waits = waits and device.type == "cuda"
         self.seconds: dict[str, float] = {}
 
@@ -29,5 +30,5 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self._waits:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()

@@ -55,7 +55,7 @@ class Decoder:
         self._stop_ids = stop_ids
         self._batch = batch
         self._passes = target.passes if passes is None else passes
-        self._recorder = Recorder(self._passes == "recorded", target.say)
+        self._recorder = Recorder(self._passes == "recorded", target.say, target.device)
         self._fixed: FixedRounds | None = None
         self.clock = Stopwatch(target.device)
         self.passes = 0
@@ -69,8 +69,9 @@ class Decoder:
         waiting = deque(prompts)
         if not waiting:
             return
-        longest = max(len(prompt.ids) for prompt in prompts) + self._settings.max_new_tokens
-        batch = self._batch or self._target.fitting(self._proposer, longest)
+        read = max(len(prompt.ids) for prompt in prompts)
+        longest = read + self._settings.max_new_tokens
+        batch = self._batch or self._fitting(longest, read)
         running = self._begin(_take(waiting, batch), longest, batch)
         while running.rows:
             ended = list(running.ended())
@@ -79,13 +80,24 @@ class Decoder:
             if running.rows and not any(row.finish_reason for row in running.rows):  # a first token may be the last
                 self._round(running)
 
+    def _fitting(self, longest: int, read: int) -> int:
+        """Return how many rows memory holds: those that it holds by now, where they are long enough."""
+        if self._fixed is not None and self._fixed.holds(1, self._positions(longest)):
+            return self._fixed.rows
+        self._fixed = None  # given back, else what it takes were missing
+        return self._target.fitting(self._proposer, longest, read)
+
+    def _positions(self, longest: int) -> int:
+        """Return the positions of a row of fixed shape whose sample grows so long."""
+        return span_of(longest + 2 * self._proposer.slots + 1)
+
     @torch.inference_mode()
     def _begin(self, prompts: Sequence[Prompt], longest: int, batch: int) -> Running:
         """Read the first prompts into rows that have room for the longest answer."""
         if self._passes == "growing":
             return self._start(prompts, longest)
         running = self._start(prompts, max(len(prompt.ids) for prompt in prompts))
-        most = batch, span_of(longest + 2 * self._proposer.slots + 1)
+        most = batch, self._positions(longest)
         if self._fixed is None or not self._fixed.holds(*most):
             self._fixed = None  # first its memory is given back
             self._fixed = FixedRounds(self._target, running.draft, self._settings, most, self._recorder)

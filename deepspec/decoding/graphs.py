@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from deepspec.kernels import stream_beside
+
 
 class Recorder:
     """Records work on a device, or does it each time.
@@ -16,21 +18,23 @@ class Recorder:
     Args:
         active: whether to record; a CPU has nothing to record.
         say: told once why work cannot be recorded.
+        device: that works: a process's current card may be another one, whose recording would be empty.
     """
 
-    def __init__(self, active: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, active: bool, say: Callable[[str], None], device: torch.device) -> None:
         """Share one pool of memory among all that is recorded: no two of them run at once."""
-        self.active = active
+        self.active, self._device = active, device
         self._say = say
         self._pool: Any = torch.cuda.graph_pool_handle() if active else None
 
     def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         """Return recorded work, which has not been done by that; None where it cannot be recorded."""
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), stream_beside(self._device, "recording")
         try:
             with (
-                torch.cuda.stream(torch.cuda.current_stream()),  # given back when recording fails, too
-                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+                torch.cuda.device(self._device),
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),  # given back when recording fails, too
+                torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"),
             ):
                 work()
         except RuntimeError as error:  # work that waits for the device: what is read decides what is done

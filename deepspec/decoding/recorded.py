@@ -62,15 +62,15 @@ class FixedRounds:
     ) -> None:
         """Take memory for so many rows and positions."""
         self._target, self._settings, self._recorder = target, settings, recorder
-        self._rows, self._capacity = most
+        self.rows, self._capacity = most
         self._memory, self._draft = target.fixed(*most), like.fixed(*most)
-        self._current = torch.zeros(self._rows, dtype=torch.int64, device=target.device)
+        self._current = torch.zeros(self.rows, dtype=torch.int64, device=target.device)
         self._noise: Tensor | None = None
         self._works: dict[tuple[int, int], RecordedWork] = {}
 
     def holds(self, rows: int, positions: int) -> bool:
         """Return whether there is room."""
-        return rows <= self._rows and positions <= self._capacity
+        return rows <= self.rows and positions <= self._capacity
 
     def adopt(self, running: Running) -> Running:
         """Return the rows of a beginning, moved here; what was here before is forgotten."""
@@ -92,7 +92,7 @@ class FixedRounds:
         """
         count = len(running.rows)
         longest = max(row.length for row in running.rows)
-        shape = rows_for(count, self._rows), min(span_of(longest + 2 * slots + 1), self._capacity)
+        shape = rows_for(count, self.rows), min(span_of(longest + 2 * slots + 1), self._capacity)
         self._memory.shape(*shape)
         self._draft.shape(*shape)
         self._current[:count] = running.current
@@ -105,7 +105,7 @@ class FixedRounds:
         if noise is None:
             return
         if self._noise is None:
-            self._noise = noise.new_zeros(self._rows, noise.shape[1])
+            self._noise = noise.new_zeros(self.rows, noise.shape[1])
         self._noise[: len(noise)] = noise
 
     def _work(self, rows: int) -> RecordedWork:

@@ -72,9 +72,9 @@ class TargetRows:
             return "the target lies on several devices"
         return None
 
-    def fitting(self, proposer: Proposer, positions: int) -> int:
-        """Return how many rows of some positions memory holds."""
-        return USUAL if self.way != "rows" else fitting_rows(self._target, proposer, positions)
+    def fitting(self, proposer: Proposer, positions: int, prompt: int) -> int:
+        """Return how many rows of some positions memory holds, so many of which are their prompt."""
+        return USUAL if self.way != "rows" else fitting_rows(self._target, proposer, positions, prompt)
 
     def memory(self, rows: int, capacity: int) -> Any:
         """Return what is remembered of rows that have read nothing.

@@ -1,7 +1,8 @@
 """Projections of one input as one product: query, key and value; gate and up.
 
 A product with few tokens waits for its weights to be read, and a small one does not read at a card's full speed. The
-weights of a group are laid side by side once, and each layer's own becomes its part of them: nothing is held twice.
+weights of a group are laid side by side once, and each layer's own becomes its part of them: nothing is held twice,
+however many decoders a target has.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ class Joined:
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         """Lay their weights side by side."""
         self._layers, self._sizes = layers, [layer.out_features for layer in layers]
-        self._weight = torch.cat([layer.weight.detach() for layer in layers])
+        self._weight = _side_by_side([layer.weight.detach() for layer in layers])
         biases = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = torch.cat([bias.detach() for bias in biases]) if biases else None
         for layer, part in zip(layers, torch.split(self._weight, self._sizes), strict=True):
@@ -53,6 +54,17 @@ class Joined:
             return self._parts[place] if x is self._input else linear(x, layer.weight, layer.bias)
 
         return forward
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Return matrices as one, without a copy where another decoder of the target has laid them so already."""
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        beside = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (beside and part.is_contiguous() and part.storage_offset() == end):
+            return torch.cat(list(parts))
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
 
 
 def joined(decoder: nn.Module) -> list[Joined]:

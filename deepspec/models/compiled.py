@@ -26,9 +26,10 @@ def compile_draft(model: BlockDraft | EagleDraft) -> None:
     """Compile what a model computes in training, for any number of rows and positions.
 
     Of a block draft each block, all with the same code, and what makes keys and values of its context; of an Eagle3
-    draft a whole step.
+    draft a whole step. The model lies where it is trained.
     """
     allow_compilations()
+    model.rotary.bring_to(model.fc.weight.device)
     if not isinstance(model, BlockDraft):
         model.forward = _in_training(EagleDraft.forward, model, model.forward)  # type: ignore[method-assign]
         return

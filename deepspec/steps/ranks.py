@@ -6,12 +6,15 @@ Flat buffers are cut into equal shares, one a rank, so that each rank keeps the 
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
+
+from deepspec.errors import CancelledError
 
 PATIENCE = timedelta(days=7)
 """How long ranks wait for each other: the first one may read, fit or fetch for hours. One that dies ends the others
@@ -19,7 +22,7 @@ through their launcher, not through a deadline."""
 
 
 class Ranks:
-    """One or many processes; with one, every sum is the value itself.
+    """One or many processes; with one, every sum is the value itself. Use as a context manager.
 
     Many are started by `accelerate launch` or torchrun: nothing else is needed for them to find each other.
     """
@@ -150,7 +153,17 @@ class Ranks:
         if self.count > 1:
             dist.barrier(group=self._host)
 
-    def leave(self) -> None:
-        """End the communication, so that the process can end quietly."""
-        if self.count > 1:
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the communication where all ranks come to the same end, so that their processes can end quietly.
+
+        One that fails takes no leave: that waits for the other cards, which wait for this one, and the launcher would
+        not hear of it.
+        """
+        if self.count > 1 and (error is None or isinstance(error, CancelledError)):
             self._state.destroy_process_group()

@@ -45,8 +45,7 @@ def run(
         CancelledError: asked to stop by SIGTERM; the state is saved.
         TrainingError: it cannot go on.
     """
-    ranks = Ranks(placement.draft_device)
-    try:
+    with Ranks(placement.draft_device) as ranks:
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
         with _opened(spec, inputs["target_cache"], out, ranks, placement, report) as cache:
@@ -60,8 +59,6 @@ def run(
                 report.log(line)
             ranks.wait()
             return counts_of(loop, cache, kept)
-    finally:
-        ranks.leave()
 
 
 def _opened(

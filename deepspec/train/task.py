@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepspec.algorithms import Algorithm, LossResult
-from deepspec.kernels import Kernel, kernel_of
+from deepspec.kernels import Kernel, kernel_of, stream_beside
 from deepspec.models.config import DraftConfig
 from deepspec.models.draft import BlockDraft, EagleDraft
 from deepspec.placement import Placement
@@ -79,7 +79,7 @@ class Task:
 
 def _crossing(micro_batches: Iterable[MicroBatch], device: torch.device, dtype: torch.dtype) -> Iterator[MicroBatch]:
     """Yield micro-batches on a card; the next one crosses the bus on a stream of its own meanwhile."""
-    bus = torch.cuda.Stream(device)
+    bus = stream_beside(device, "states to a card")
     work = torch.cuda.current_stream(device)
     waiting: MicroBatch | None = None
     for micro in micro_batches:

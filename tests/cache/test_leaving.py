@@ -1,11 +1,15 @@
 """States leave a pass as if one thread had encoded them one after another."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from deepspec.cache import leaving as leaving_room
 from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
 from deepspec.chat.template import Sample
 from deepspec.errors import CaptureError
@@ -42,6 +46,63 @@ def test_what_leaves_is_what_a_record_encodes_to(codec: str, dtype: torch.dtype)
         assert [piece.tobytes() for piece in sample.block] == [piece.tobytes() for piece in block]
         assert (sample.sample_id, sample.width) == (item.sample.sample_id, WIDTH)
         assert len(record.last_hidden) == len(supervising(item)) == item.last_rows
+
+
+class Card:
+    """Stands for a card's streams and events, and keeps what was done with them, in order."""
+
+    def __init__(self) -> None:
+        self.done = list[str]()
+
+    def wait_stream(self, _: Any) -> None:
+        self.done.append("the side waits for the pass")
+
+    def record_event(self, event: "Card") -> "Card":
+        self.done.append("an event is recorded")
+        return event
+
+    def event(self, *, blocking: bool = False) -> "Card":
+        self.done.append(f"an event that lets threads {'sleep' if blocking else 'spin'}")
+        return self
+
+    def synchronize(self) -> None:
+        self.done.append("a thread has waited")
+
+    @contextmanager
+    def stream(self, _: Any) -> Iterator[None]:
+        self.done.append("on the side")
+        yield
+        self.done.append("in front again")
+
+
+class States(list[Tensor]):
+    """Stands for the states of a pass on a card."""
+
+    def __init__(self, states: Tensor, card: Card) -> None:
+        super().__init__(states)
+        self.device, self._card = torch.device("cuda", 0), card
+
+    def record_stream(self, _: Any) -> None:
+        self._card.done.append("kept until the side is through")
+
+
+def test_off_a_card_states_leave_beside_the_pass_and_threads_sleep_until_they_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    card, (items, hidden, last) = Card(), batch_of(9)
+    monkeypatch.setattr(leaving_room, "stream_beside", lambda *_: card)
+    monkeypatch.setattr(leaving_room, "_sent_all", lambda left: left)
+    for name, stand_in in {"current_stream": lambda _: None, "stream": card.stream, "Event": card.event}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    with Leaving("bf16", LAYERS, torch.device("cpu")) as leaving:
+        states: Any = States(hidden, card), States(last, card)
+        (found,) = [each.result() for each in leaving.take(items, *states)]
+    assert found.sample_id == items[0].sample.sample_id
+    assert card.done[:5] == [
+        "the side waits for the pass", "on the side", "an event that lets threads sleep", "an event is recorded",
+        "in front again",
+    ]  # fmt: skip
+    assert sorted(card.done[5:]) == ["a thread has waited", *["kept until the side is through"] * 2]
 
 
 def test_planes_by_torch_are_those_by_numpy() -> None:

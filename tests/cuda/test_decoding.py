@@ -95,7 +95,7 @@ def test_a_target_that_lies_half_on_a_card_gives_the_tokens_of_one_that_lies_the
 
 def test_work_that_waits_for_the_card_is_not_recorded_and_that_is_said_once() -> None:
     said: list[str] = []
-    recorder, value = Recorder(True, said.append), torch.zeros(1, device="cuda")
+    recorder, value = Recorder(True, said.append, torch.device("cuda")), torch.zeros(1, device="cuda")
 
     def wait() -> None:
         value.add_(int(value.item() < 10))

@@ -12,10 +12,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepspec.decoding import fitting
+from deepspec.decoding.clock import Stopwatch
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.fitting import row_bytes, rows_within
 from deepspec.decoding.graphs import Recorder, Replayed
-from deepspec.decoding.target_rows import Passes, TargetRows
+from deepspec.decoding.target_rows import Passes, TargetRows, silent
+from deepspec.kernels import stream_beside
 from deepspec.kv.fixed import FixedCache, rows_for, span_of
 from deepspec.kv.rows import RowCache
 from deepspec.proposers.propose import NoProposer, Proposer, proposer_for
@@ -158,12 +160,30 @@ def test_as_many_rows_are_decoded_together_as_memory_holds() -> None:
     target = pairs.target()
     proposer = proposer_for(pairs.draft(target, "dspark"))
     keys, states, logits = 2 * (3 + 2) * 2 * 8, (2 + 1) * 32, (4 + 1) * 48 * 3 * 4
-    assert row_bytes(target, proposer, 10) == 10 * (keys + states) * 4 + logits
+    wide = 3 * 48
+    assert row_bytes(target, proposer, 10, 6) == (10 * keys + 6 * (keys + states + wide)) * 4 + logits
     rows = TargetRows(target, proposer.layers)
-    assert rows.fitting(proposer, 10) == 8
+    assert rows.fitting(proposer, 10, 6) == 8
     how = Settings(max_new_tokens=8)
     prompts = [Prompt(sample_id=str(number), ids=ids) for number, ids in enumerate(pairs.prompts(3))]
     assert len(list(Decoder(rows, proposer, how, target.stop_ids, None, "fixed").decode(prompts))) == 3
+
+
+def test_how_many_rows_fit_is_asked_of_memory_that_nothing_else_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later turn has longer prompts: what the turn before took is given back before it is asked what is free."""
+    target, asked = pairs.target(), list[tuple[int, int, bool]]()
+    rows = TargetRows(target, ())
+    decoder = Decoder(rows, NoProposer(), Settings(max_new_tokens=8), target.stop_ids, None, "fixed")
+
+    def fitting(_: Proposer, positions: int, prompt: int) -> int:
+        asked.append((positions, prompt, decoder._fixed is None))
+        return 2
+
+    monkeypatch.setattr(rows, "fitting", fitting)
+    for length in (10, 20, 200):
+        prompts = [Prompt(sample_id=str(number), ids=[3] * length) for number in range(3)]
+        assert len(list(decoder.decode(prompts))) == 3
+    assert asked == [(18, 10, True), (208, 200, True)]  # 20 tokens have room where 10 had
 
 
 def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,17 +192,50 @@ def test_of_a_spread_target_the_fullest_card_says_how_many_rows_fit(monkeypatch:
     monkeypatch.setattr(fitting, "_free", free.get)
     monkeypatch.setattr(fitting, "row_bytes", lambda *_: 10)
     target: Any = SimpleNamespace(device=torch.device("cuda", 0), devices=frozenset(free))
-    assert fitting.fitting_rows(target, NoProposer(), 1) == 4
+    assert fitting.fitting_rows(target, NoProposer(), 1, 1) == 4
 
 
 def test_work_is_done_each_time_where_nothing_records() -> None:
     done: list[int] = []
     said: list[str] = []
-    work = Replayed(lambda: done.append(1), Recorder(False, said.append))
+    work = Replayed(lambda: done.append(1), Recorder(False, said.append, torch.device("cpu")))
     for _ in range(3):
         work()
     assert done == [1, 1, 1]
     assert said == []
+
+
+def test_work_is_recorded_on_the_card_that_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of the process's current card would record nothing of another one's work, and replay nothing."""
+    card, entered = torch.device("cuda", 1), list[tuple[str, Any]]()
+
+    @contextmanager
+    def inside(kind: str, value: Any) -> Iterator[None]:
+        entered.append((kind, value))
+        yield
+
+    for name, stand_in in {
+        "graph_pool_handle": lambda: "pool",
+        "CUDAGraph": lambda: "graph",
+        "Stream": lambda device: ("made for", device),
+        "current_stream": lambda device: ("current of", device),
+        "device": lambda device: inside("device", device),
+        "stream": lambda stream: inside("stream", stream),
+        "graph": lambda graph, **how: inside("graph", how["stream"]),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    stream_beside.cache_clear()
+    assert str(Recorder(True, silent, card).record(lambda: None)) == "graph"
+    stream_beside.cache_clear()
+    assert entered == [("device", card), ("stream", ("current of", card)), ("graph", ("made for", card))]
+
+
+def test_a_clock_waits_for_the_card_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[Any]()
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with Stopwatch(torch.device("cuda", 1), waits=True).time("verify"):
+        pass
+    assert waited == [torch.device("cuda", 1)] * 2
 
 
 READS = {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}

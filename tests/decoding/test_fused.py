@@ -57,6 +57,22 @@ def test_projections_are_joined_without_a_second_copy(bias: bool) -> None:
     torch.testing.assert_close([layer(x) for layer in layers], wanted)
 
 
+@torch.inference_mode()
+def test_a_second_decoder_of_a_target_holds_no_second_copy_of_its_weights() -> None:
+    decoder: Any = TARGETS["llama"]().decoder
+    for weight in decoder.parameters():
+        weight.uniform_(-0.5, 0.5)
+    ids, wanted = torch.randint(2, 48, (2, 9)), list[Tensor]()
+    laid = list[list[int]]()
+    both = Fused(decoder), Fused(decoder)
+    for fused in (*both, *both):
+        with fused():
+            wanted.append(decoder(input_ids=ids, use_cache=False)[0])
+        laid.append([weight.data_ptr() for weight in decoder.parameters()])
+    assert laid[0] == laid[1] == laid[2] == laid[3]
+    assert [torch.equal(each, wanted[0]) for each in wanted] == [True] * 4
+
+
 def test_layers_that_differ_are_not_joined() -> None:
     assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Linear(8, 4, bias=False)}))
     assert not joined(nn.ModuleDict({"gate_proj": nn.Linear(8, 4), "up_proj": nn.Identity()}))

@@ -17,6 +17,10 @@ from deepspec.attention import triton_own
 from deepspec.attention.split import _own_block, _own_block_on_card
 
 DEVICE = "cuda" if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1",
+    reason="nothing runs a kernel here: there is no GPU, and TRITON_INTERPRET=1 was not asked for",
+)
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Largest norm of the error over the norm of what float64 gives from the same rounded inputs."""
 DTYPES = [torch.float32, *([torch.bfloat16] if DEVICE == "cuda" else [])]

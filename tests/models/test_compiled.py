@@ -1,20 +1,34 @@
 """What a compiled draft computes otherwise, and that it gives what it gives uncompiled."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from deepspec.algorithms import ALGORITHMS
+from deepspec.algorithms.eagle3 import steps
+from deepspec.algorithms.slots import backbone
 from deepspec.attention.split import TILE
-from deepspec.models.compiled import context_keys_values
+from deepspec.formats.recipe import Objective
+from deepspec.models.compiled import compile_draft, context_keys_values
 from deepspec.models.draft import BlockDraft
+from deepspec.records.batch import Batch, collate, on_device
 from tests.given.drafts import pairs
+from tests.given.drafts.learning import four_records, seen_by, tiny
 from tests.given.drafts.pairs import DRAFTS, TARGETS
 from tests.given.step.ours import gradients_of
 from tests.given.step.shapes import SMALL, SMALL_LAYERS, Shape
+
+OF_MODEL: dict[str, Callable[[Any, Batch, Any], Tensor]] = {
+    "dspark": backbone,
+    "eagle3": lambda model, batch, _: steps(model, batch, 3),
+}
+"""Algorithm -> what its model computes in training."""
 
 
 @pytest.mark.parametrize("family", TARGETS)
@@ -71,6 +85,32 @@ def test_blocks_of_a_draft_share_what_is_compiled(monkeypatch: pytest.MonkeyPatc
     torch._dynamo.reset()
     gradients_of("dspark", Shape(SMALL, SMALL_LAYERS, length=128, anchors=8), compiled=True)
     assert len(made) == 2  # the context's, and one for five blocks
+
+
+@pytest.mark.parametrize("algorithm", OF_MODEL)
+def test_away_from_the_host_a_second_pass_compiles_nothing(
+    monkeypatch: pytest.MonkeyPatch, algorithm: Literal["dspark", "eagle3"]
+) -> None:
+    """What the first pass brings to a card is there before it: else its code would be compiled anew for the second."""
+    for room in ("slots", "eagle3"):
+        monkeypatch.setattr(f"deepspec.algorithms.{room}.form_for", lambda device: "split")
+    made = list[GraphModule]()
+
+    def backend(graph: GraphModule, inputs: list[Any]) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    model = tiny(algorithm).to("meta")
+    batch = collate(seen_by(model, four_records()))
+    drawn = ALGORITHMS[algorithm].supervise(model.config, Objective(num_anchors=4), batch, range(4))
+    compile_draft(model)
+    there, supervision = batch.to("meta", torch.float32), on_device(drawn, "meta")
+    OF_MODEL[algorithm](model, there, supervision)
+    first = len(made)
+    OF_MODEL[algorithm](model, there, supervision)
+    assert 0 < first == len(made)
 
 
 @pytest.mark.parametrize(("algorithm", "length"), [("dspark", 128), ("eagle3", 150)])

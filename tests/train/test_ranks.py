@@ -4,15 +4,18 @@ import json
 import random
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from deepspec.artifacts import ArtifactRef, open_artifact
-from deepspec.errors import EXIT_CANCELLED
+from deepspec.errors import EXIT_CANCELLED, CancelledError, DeepSpecError, StoreError
 from deepspec.start.fresh import empty_draft, fresh_draft
+from deepspec.steps.ranks import Ranks
 from deepspec.target_cache.cache import TargetCache
 from deepspec.target_cache.split import CacheSplit
 from tests.given.heard import Heard
@@ -75,6 +78,19 @@ def test_two_ranks_give_the_losses_of_one_with_packed_samples(site: Site, alone:
 @pytest.mark.soak
 def test_four_ranks_give_the_losses_of_one(site: Site, alone: ArtifactRef) -> None:
     assert_close(site, Launched(site, "four", SPEC, ranks=4).published(), alone)
+
+
+@pytest.mark.parametrize(
+    ("error", "leaves"), [(None, True), (CancelledError("all were asked to stop"), True), (StoreError("full"), False)]
+)
+def test_a_rank_takes_leave_only_where_the_others_do(error: Exception | None, leaves: bool) -> None:
+    """To leave a group of cards waits for all of them: one that failed would stand there, and nobody would hear."""
+    ranks, left = Ranks("cpu"), list[bool]()
+    ranks.count, ranks._state = 2, SimpleNamespace(destroy_process_group=lambda: left.append(True))
+    with suppress(DeepSpecError), ranks:
+        if error is not None:
+            raise error
+    assert bool(left) == leaves
 
 
 FAULTS = {
