@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.on_a_card FOLDER [PART ...]     # FOLDER/PART.log, and a table of how each part ended
 
-    tests      everything in tests/cuda, and the kernels of tests/interpreted, compiled
+    tests      what make test-gpu runs
     contexts   accepted length by context, to 32K
     steps      the table of training steps (DEEPSPEC_BEFORE and DEEPSPEC_PEERS_PYTHON as bench_cuda.py says)
     capture    capture in every codec against the forward pass alone, a minute each
@@ -24,7 +24,7 @@ from tests.given.apart import ROOT
 
 PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-s", "--timeout", "3600")
 BENCHMARKS = "tests/benchmarks"
-KERNELS = tuple(f"tests/interpreted/{name}_kernel.py" for name in ("adam", "loss", "own"))
+TESTS = ("tests/cuda", *(f"tests/interpreted/{name}_kernel.py" for name in ("adam", "loss", "own")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,9 @@ class Part:
 
 
 PARTS = {
-    "tests": Part((*PYTEST, "-n", "0", "-v", "-rfE", "--tb", "short", "tests/cuda", *KERNELS), 540, is_timed=False),
+    "tests": Part(
+        (*PYTEST, "-n", "0", "-v", "-rfE", "--tb", "short", *TESTS, "tests/cache/test_leaving.py"), 540, is_timed=False
+    ),
     "contexts": Part(("-m", f"{BENCHMARKS.replace('/', '.')}.bench_contexts", "{folder}/contexts", "cuda"), 540, False),
     "steps": Part((*PYTEST, "-m", "bench", f"{BENCHMARKS}/bench_cuda.py"), 540),
     "capture": Part((*PYTEST, "-m", "bench", f"{BENCHMARKS}/bench_capture_cuda.py"), 400),
