@@ -18,6 +18,9 @@ _LEVEL = 1
 _FP8_MAX = 448.0
 """Largest finite value of e4m3."""
 
+PIECE = 1 << 24
+"""Values of a sample that are scaled at a time: they lie there twice in fp32, beside the target on its card."""
+
 Bytes = NDArray[np.uint8]
 
 
@@ -95,10 +98,9 @@ class Float8:
 
     def planes(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Scale each row below the largest e4m3 value, and round."""
-        values = torch.cat(list(states)).float()
-        exponents = torch.frexp(values.abs().amax(dim=1) / _FP8_MAX).exponent
-        scaled = torch.ldexp(values, -exponents[:, None]).to(torch.float8_e4m3fn)
-        return [_bytes(exponents.to(torch.int8)), _bytes(scaled)]
+        pieces = [piece for each in states for piece in each.split(max(1, PIECE // each.shape[1]))]
+        exponents, scaled = zip(*(_scaled(piece) for piece in pieces), strict=True)
+        return [torch.cat(exponents), torch.cat(scaled)]
 
     def packed(self, planes: Sequence[Bytes]) -> list[Bytes]:
         """Compress both together."""
@@ -140,6 +142,14 @@ def split_by_torch(values: Tensor) -> list[Tensor]:
     signed = values.view(torch.int16)
     pairs = ((signed << 1) | ((signed >> 15) & 1)).view(torch.uint8).view(-1, 2)  # little-endian: the rest comes first
     return [pairs[:, 1].contiguous(), pairs[:, 0].contiguous()]
+
+
+def _scaled(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the bytes of the rows' exponents, and those of their values."""
+    values = states.float()
+    exponents = torch.frexp(values.abs().amax(dim=1) / _FP8_MAX).exponent
+    scaled = torch.ldexp(values, -exponents[:, None]).to(torch.float8_e4m3fn)
+    return _bytes(exponents.to(torch.int8)), _bytes(scaled)
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from deepspec.cache.leaving import BYTES_WAITING, LEAST_WAITING, Leaving
 from deepspec.chat.template import Sample
 from deepspec.errors import CaptureError
 from deepspec.passes.samples import Item, supervising, to_record
+from deepspec.target_cache import codec as codec_room
 from deepspec.target_cache.codec import CODECS, encode, split_by_torch
 from deepspec.target_cache.part import planes_of
 
@@ -46,6 +47,34 @@ def test_what_leaves_is_what_a_record_encodes_to(codec: str, dtype: torch.dtype)
         assert [piece.tobytes() for piece in sample.block] == [piece.tobytes() for piece in block]
         assert (sample.sample_id, sample.width) == (item.sample.sample_id, WIDTH)
         assert len(record.last_hidden) == len(supervising(item)) == item.last_rows
+
+
+@pytest.mark.parametrize("piece", [1, 3 * WIDTH, 10**6])
+def test_fp8_is_the_same_in_pieces_of_any_size(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, hidden, last = batch_of(9)
+    states = planes_of(hidden[0].bfloat16(), last[0].bfloat16())
+    seen = list[int]()
+    scaled = codec_room._scaled
+
+    def watched(each: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(each))
+        return scaled(each)
+
+    monkeypatch.setattr(codec_room, "PIECE", piece)
+    monkeypatch.setattr(codec_room, "_scaled", watched)
+    exponents, values = CODECS["fp8"].planes(states)
+    whole = torch.cat(states)
+    assert max(seen) <= max(1, piece // WIDTH)
+    assert sum(seen) == len(whole) == len(exponents)
+    block = CODECS["fp8"].packed([exponents.numpy(), values.numpy()])[0]
+    near = CODECS["fp8"].decode(block, len(whole), WIDTH).float()
+    assert torch.equal(near, torch.cat([_nearest(row) for row in whole.float()]).view_as(near))
+
+
+def _nearest(row: Tensor) -> Tensor:
+    """Return a row to e4m3, below 448 by a power of two."""
+    power = 2.0 ** torch.ceil(torch.log2(row.abs().max() / 448))
+    return (row / power).to(torch.float8_e4m3fn).float() * power
 
 
 class Card:
