@@ -32,8 +32,9 @@ FETCH_EVERY = 16
 """Steps whose losses are fetched from a card together, where the placement says nothing."""
 READERS = 4
 """Threads that read for a card, at most: zstd gives some 1 GB/s of states each."""
-AHEAD_SHARE, MOST_AHEAD = 0.1, 4 << 30
-"""Share of the host's free memory, and bytes, that states read ahead take at most."""
+AHEAD_SHARE, MOST_AHEAD, PINNED = 0.1, 4 << 30, 2
+"""Share of the host's free memory, and bytes, that states read ahead take at most; and how many times their bytes
+pinned memory takes at most, for torch rounds a piece of it up to a power of two."""
 GREEDY = "greedy_cache"
 """Name of the input with the target's greedy answers to held-out prompts."""
 
@@ -149,6 +150,7 @@ def _pace(spec: TrainSpec, placement: Placement, ranks: Ranks) -> Pace:
     here = max(1, ranks.count // ranks.machines)
     spare = max(1, min(READERS, (os.cpu_count() or 1) // here - 1))
     room = int(AHEAD_SHARE * free_memory(torch.device("cpu")) / here)
+    room //= PINNED if card else 1
     own = max(1, spec.global_batch // ranks.count)
     return Pace(
         workers=placement.readers or (spare if card else 1),

@@ -20,7 +20,7 @@ from deepspec.optimizers.muon import MasterMuon
 from deepspec.optimizers.optimizer import FP32_BYTES, MasterAdamW
 from deepspec.plan import presets
 from deepspec.steps.ranks import Ranks
-from deepspec.train.ready import MOST_AHEAD
+from deepspec.train.ready import MOST_AHEAD, PINNED
 from deepspec.train.spec import TrainSpec
 
 RANKS = 8
@@ -134,7 +134,7 @@ class Sizes:
         """Return what the memory of a machine with eight ranks holds, by when."""
         return {
             "at the start: the draft in fp32, once": FP32_BYTES * (self.frozen + self.trained),
-            "in steps: states read ahead, pinned, once a rank": RANKS * (MOST_AHEAD + self.states),
+            "in steps: states read ahead, pinned, once a rank, at most": RANKS * PINNED * (MOST_AHEAD + self.states),
             "while saving: a state to be written, and the next one": 2 * self.stepping.state_bytes,
         }
 
