@@ -23,7 +23,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-_SGLANG = "python -m sglang.launch_server --model-path"
+_SGLANG = "sglang serve --model-path"
 _NEXTN = "NEXTN"
 """SGLang's name for the heads that a target ships."""
 
