@@ -1,14 +1,13 @@
 """Drafts in a real SGLang: trained and exported here, served as the card says, in the very rounds of decoding here.
 
-DEEPSPEC_SGLANG is the path of a `sglang` program, in an environment of its own; DEEPSPEC_SGLANG_WORDS are more words
-for each server, by which it runs on this machine; on a card none are needed. PyPI has no build of its kernels for CPUs:
-`docs/formats/exports.md` says what stood in for them where these were run without a card.
+DEEPSPEC_SGLANG is the path of a `sglang` program, in an environment of its own. On a machine without a card
+`tests/soak/sglang_on_cpu` stands in for its kernels, of which PyPI has no build for CPUs, and Triton's are interpreted:
+`docs/formats/exports.md` says what that proves.
 """
 
 import asyncio
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -42,6 +41,12 @@ pytestmark = [
 
 ALIKE = "--dtype float32 --disable-radix-cache --max-total-tokens 4096 --mem-fraction-static 0.3 --skip-server-warmup"
 """In fp32 greedy rounds are the very same."""
+ON_CPU = (
+    "--device cpu --prefill-attention-backend intel_amx --decode-attention-backend intel_amx --disable-cuda-graph "
+    "--disable-overlap-schedule --grammar-backend none"
+)
+OF_BLOCKS = " --speculative-draft-attention-backend triton"
+STANDING_IN = Path(__file__).parent / "sglang_on_cpu"
 SIZES = {
     "hidden_size": 128, "intermediate_size": 256, "head_dim": 64, "rope_parameters": shipped.ROPE,
     "initializer_range": 0.05, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
@@ -134,16 +139,25 @@ def laid_out(kind: Kind, made: Mapping[str, Artifact], folder: Path) -> tuple[Pa
 def engine(folder: Path, options: str, logs: Path) -> AbstractContextManager[tuple[Endpoint, ...]]:
     """Start an SGLang with more options."""
     logs.mkdir(parents=True)
-    own = shlex.split(os.environ.get("DEEPSPEC_SGLANG_WORDS", ""))
-    engines = ManagedEngines(kind="sglang", slots=4, count=1, arguments=f"{ALIKE} {shlex.join(own)} {options}")
+    own = "" if torch.cuda.is_available() else ON_CPU + (OF_BLOCKS if "block-size" in options else "")
+    engines = ManagedEngines(kind="sglang", slots=4, count=1, arguments=f"{ALIKE} {own} {options}")
     return start_engines(engines, Served(name="tiny", folder=folder, context=256), logs)
 
 
 @pytest.fixture
-def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the SGLang that DEEPSPEC_SGLANG names found by its name, and serve without the hub."""
+def on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have the SGLang that DEEPSPEC_SGLANG names found by its name, and serve without the hub, on a CPU if need be."""
     monkeypatch.setenv("PATH", f"{Path(os.environ['DEEPSPEC_SGLANG']).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if torch.cuda.is_available():
+        return
+    plugin = tmp_path / "plugin" / "sglang_on_cpu-0.dist-info"
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: sglang-on-cpu\nVersion: 0\n")
+    (plugin / "entry_points.txt").write_text("[sglang.srt.plugins]\non_cpu = sglang_on_cpu:hooks\n")
+    monkeypatch.setenv("PYTHONPATH", f"{STANDING_IN}:{plugin.parent}")
+    monkeypatch.setenv("SGLANG_USE_CPU_ENGINE", "1")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 @pytest.mark.parametrize("name", KINDS)
