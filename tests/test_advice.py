@@ -38,7 +38,8 @@ PROGRAMS = {
     "pip": "--no-deps --force-reinstall",
     "prefect": "--pool --watch",
     "sglang": "--context-length --max-running-requests --model-path --speculative-algorithm "
-    "--speculative-draft-model-path --tp-size",
+    "--speculative-draft-model-path --speculative-dflash-block-size --speculative-dspark-block-size "
+    "--speculative-eagle-topk --speculative-num-draft-tokens --speculative-num-steps --tp-size",
     "vllm": "--max-model-len --max-num-seqs --served-model-name --speculative-config --tensor-parallel-size",
 }
 """Other programs -> their options that stand in lines to be typed, or that we start them with."""

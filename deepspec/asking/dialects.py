@@ -17,6 +17,11 @@ def _ids_of_choice(choice: Mapping[str, Any]) -> Any:
     return choice.get("token_ids")
 
 
+def _ids_of_reply(choice: Mapping[str, Any]) -> Any:
+    """Return what SGLang calls otherwise in a chat than in a completion."""
+    return choice.get("response_token_ids", choice.get("token_ids"))
+
+
 def _no_ids(_: Mapping[str, Any]) -> Any:
     return None
 
@@ -42,7 +47,7 @@ DIALECTS: Mapping[str, Dialect] = {
         token_ids=_ids_beside_logprobs,
     ),
     "vllm": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice, may_give_states=True),
-    "sglang": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_choice),
+    "sglang": Dialect(extra={"return_token_ids": True}, token_ids=_ids_of_reply),
 }
 """`owned_by` of a served model -> how its engine speaks."""
 

@@ -1,4 +1,8 @@
-"""SGLang's forms: DSpark with its fields also nested in `dflash_config`; Eagle3 as LlamaForCausalLMEagle3."""
+"""SGLang's forms: DSpark with its fields also nested in `dflash_config`; Eagle3 as LlamaForCausalLMEagle3.
+
+Layers with a window are causal ones there unless `is_causal` is false. Blocks read decoder layers alone, of which the
+first has the id 0; Eagle3's class takes the embedding, -1, too, and any number of layers.
+"""
 
 import torch
 
@@ -13,6 +17,7 @@ from deepspec.forms.form import (
     check_rope,
     has_norms,
     has_window,
+    not_by_slot,
     not_filled_in,
     not_parallel,
     not_refined,
@@ -25,29 +30,38 @@ from deepspec.forms.form import (
     with_zero_markov,
     without,
 )
-from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
+from deepspec.forms.names import EAGLE_STYLE
+from deepspec.models.config import DraftConfig
 
 _EAGLE = "LlamaForCausalLMEagle3"
 _NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type")
 _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
+_EAGLE_NORMS = ("norm_before_fc", "fc_norm", "norm_output")
+_NO_WINDOW = "its eagle3 class attends in full"
 
 
 def _refuse(source: FormSource) -> str | None:
     draft = source.draft
-    if draft.window is not None:
-        sliding = "its sliding layers read a block from left to right only"
-        return has_window(draft, sliding if TRAITS[draft.algorithm].blocks else "its eagle3 class attends in full")
     if turns_whole_heads(draft) or not_refined(draft):
         return turns_whole_heads(draft) or not_refined(draft)
-    if zlab.is_filled_in(draft):
-        return zlab.refuse(draft)
     if TRAITS[draft.algorithm].blocks:
-        return not_filled_in(draft) or not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
+        return _refuse_blocks(draft) or not_by_slot(draft) or _reads_embedding(draft)
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
-    if len(draft.target_layer_ids) != EAGLE_LAYERS:
-        return f"an eagle3 draft with {len(draft.target_layer_ids)} captured layers; it has {EAGLE_LAYERS}"
-    return not_style(draft, EAGLE_STYLE) or unlike_its_block(draft) or has_norms(draft)
+    unread = has_window(draft, _NO_WINDOW) or has_norms(draft, *_EAGLE_NORMS)
+    return not_style(draft, EAGLE_STYLE) or unlike_its_block(draft) or unread
+
+
+def _refuse_blocks(draft: DraftConfig) -> str | None:
+    if zlab.is_filled_in(draft):
+        return zlab.refuse(draft)
+    return not_filled_in(draft) or not_style(draft, "qwen3") or unlike_its_block(draft) or not_whole(draft)
+
+
+def _reads_embedding(draft: DraftConfig) -> str | None:
+    if min(draft.target_layer_ids) >= 0:
+        return None
+    return f"a {draft.algorithm} draft that reads the embedding (layer -1); its blocks read decoder layers alone"
 
 
 def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
@@ -58,7 +72,7 @@ def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     config, tensors, notes = with_zero_markov(source)
     nested = {key: config[key] for key in (*_NESTED, *_CONFIDENCE) if key in config}
     config["dflash_config"] = {**nested, "projector_type": "dspark", "attention_mode": "gqa"}
-    return with_rope(config, source.draft), without(tensors, *BORROWED), notes
+    return zlab.both_ways(with_rope(config, source.draft), source.draft), without(tensors, *BORROWED), notes
 
 
 def _encode_eagle(source: FormSource) -> tuple[Json, Tensors, list[str]]:
@@ -84,7 +98,9 @@ def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
     if zlab.decodes(config):
         return zlab.decode(config, tensors)
     if config["architectures"] != [_EAGLE]:
-        return {**config, **config["dflash_config"]}, tensors
+        zlab.check_both_ways(config)
+        own = {key: value for key, value in config["dflash_config"].items() if key != "causal"}
+        return {key: value for key, value in {**config, **own}.items() if key != "is_causal"}, tensors
     public = {key: value for key, value in config.items() if key != "eagle_config"}
     public["architectures"] = ["LlamaEagle3Model"]
     public["target_layer_ids"] = config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]

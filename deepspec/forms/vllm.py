@@ -53,7 +53,8 @@ def _refuse(source: FormSource) -> str | None:
 
 def _encode(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if zlab.is_filled_in(source.draft):
-        return zlab.encode_filled(source)
+        config, tensors, notes = zlab.encode_filled(source)
+        return config, tensors, [zlab.NOT_RUN] if TRAITS[source.draft.algorithm].convolved else notes
     if TRAITS[source.draft.algorithm].blocks:
         config, tensors, notes = with_zero_markov(source)
         return zlab.both_ways(with_rope(config, source.draft), source.draft), tensors, notes

@@ -21,7 +21,7 @@ _CLASSES: Mapping[AlgorithmName, str] = {
 }
 _OWN = ("target_layer_ids", "mask_token_id", "block_size")
 _CONVOLVED = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
-_NOT_RUN = "read back, not run: hold its acceptance against ours first"
+NOT_RUN = "read back, not run: hold its acceptance against ours first"
 _TOKEN_BEFORE = (
     "its class is in XPress' own branch of vLLM, which may take the anchor for the token before it: then it drafts a "
     "little worse than here"
@@ -73,7 +73,7 @@ def encode_filled(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     left = {*_OURS, *_OWN, *_CONVOLVED, *_SCALES} - {"block_size"}
     config = {key: value for key, value in source.config.items() if key not in left}
     config |= {"architectures": [_CLASSES[draft.algorithm]], "dflash_config": own}
-    return both_ways(with_rope(config, draft), draft), without(source.tensors, *BORROWED), [_NOT_RUN]
+    return both_ways(with_rope(config, draft), draft), without(source.tensors, *BORROWED), []
 
 
 def _encode_refined(source: FormSource, own: Json) -> tuple[Json, Tensors, list[str]]:
@@ -90,7 +90,7 @@ def _encode_refined(source: FormSource, own: Json) -> tuple[Json, Tensors, list[
         _PASSES: draft.drafts,
     }
     tensors = {_renamed(name): tensor for name, tensor in without(source.tensors, *BORROWED).items()}
-    return both_ways(with_rope(config, draft), draft), tensors, [_NOT_RUN, _TOKEN_BEFORE]
+    return both_ways(with_rope(config, draft), draft), tensors, [NOT_RUN, _TOKEN_BEFORE]
 
 
 def _renamed(name: str) -> str:

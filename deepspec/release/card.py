@@ -23,6 +23,7 @@ SHOWN = (
 )  # fmt: skip
 
 
+_SGLANG = "sglang serve --model-path"
 _NEXTN = "NEXTN"
 """SGLang's name for the heads that a target ships."""
 
@@ -92,13 +93,22 @@ class Proposed:
         return cls(algorithm=scores.algorithm, tokens=best[0], least=best[1], schedule=schedule)
 
 
+def _in_sglang(method: str, slots: int) -> str:
+    """Return the options by which SGLang proposes so many tokens, one after another: left to itself it makes a tree."""
+    if method == "dspark":
+        return f"--speculative-dspark-block-size {slots}"
+    if method == "dflash":  # its blocks hold the anchor, too
+        return f"--speculative-dflash-block-size {slots + 1}"
+    return f"--speculative-num-steps {slots} --speculative-eagle-topk 1 --speculative-num-draft-tokens {slots + 1}"
+
+
 def _with_target(form: str, slots: int) -> str:
     """Return how heads are served, or loaded, that are written into their target's own files."""
     if form == "vllm":
         config = json.dumps({"method": "mtp", "num_speculative_tokens": slots})
         return f"vllm serve TARGET_WITH_THESE_FILES --speculative-config '{config}'"
     if form == "sglang":
-        return f"python -m sglang.launch_server --model-path TARGET_WITH_THESE_FILES --speculative-algorithm {_NEXTN}"
+        return f"{_SGLANG} TARGET_WITH_THESE_FILES --speculative-algorithm {_NEXTN} \\\n  {_in_sglang('mtp', slots)}"
     if form == "speculators":
         return 'MTPDraftModel.from_pretrained("./speculators")  # of speculators; its own tools put it into the target'
     return 'deepspec.checkpoint.draft.load_draft(Path("./deepspec"))'
@@ -120,8 +130,8 @@ def serving(form: str, target: str, exported: ExportedForm, proposed: Proposed) 
         return f"vllm serve {target} --speculative-config '{json.dumps(config)}'"
     if form == "sglang":
         return (
-            f"python -m sglang.launch_server --model-path {target} --speculative-algorithm {method.upper()} \\\n"
-            "  --speculative-draft-model-path ./sglang"
+            f"{_SGLANG} {target} --speculative-algorithm {method.upper()} \\\n"
+            f"  --speculative-draft-model-path ./sglang {_in_sglang(method, slots)}"
         )
     if form == "llama.cpp":
         file = next(iter(exported.files), "draft.gguf")

@@ -62,6 +62,8 @@ class ServedAnswer:
     accepted: int = 0
     counted: int = 0
     """Rounds with drafts that the engine counted; 0: it counts none."""
+    by_accepted: tuple[int, ...] = ()
+    """Of them, those that accepted 0, 1, 2 … drafts; none: the engine does not tell."""
     timed: float | None = None
     """Seconds of generation, as the engine tells them; None: it does not."""
     cached: int | None = None
@@ -179,7 +181,7 @@ class ServingClient:
         return read_counters(await self.text("/metrics"))
 
     async def accepted_length(self) -> float | None:
-        """Return SGLang's gauge of tokens per round; None where there is none."""
+        """Return SGLang's gauge of tokens per round, for one that tells none with its answers; None: there is none."""
         return gauge(await self.text("/metrics"), "sglang:spec_accept_length")
 
     async def models(self) -> Mapping[str, Mapping[str, Any]]:
@@ -222,7 +224,7 @@ class ServingClient:
         own: Mapping[ServingEngine, dict[str, Any]] = {
             "llama.cpp": {"cache_prompt": False},
             "vLLM": {"cache_salt": secrets.token_hex(8)},  # no prefix is shared with another request
-            "SGLang": {},
+            "SGLang": {"return_spec_tokens_details": True},
             "unknown": {},
         }
         return {
@@ -249,6 +251,8 @@ class _Told:
     def __init__(self, pieces: Sequence[bytes], moments: Sequence[float]) -> None:
         self._usage: Mapping[str, Any] = {}
         self._timings: Mapping[str, Any] = {}
+        self._rounds: Mapping[str, Any] = {}
+        """What SGLang tells of them, in an event of their own."""
         self._texts: list[str] = []
         self._arrivals: list[float] = []
         self.complete = False
@@ -262,6 +266,7 @@ class _Told:
         event = json.loads(piece)
         self._usage = event.get("usage") or self._usage
         self._timings = event.get("timings") or self._timings
+        self._rounds = (event.get("sglext") or {}).get("spec_tokens_details") or self._rounds
         self.complete |= bool(self._usage)
         for choice in event.get("choices", ())[:1]:
             self._texts.append(choice.get("text") or "")
@@ -269,7 +274,7 @@ class _Told:
                 self._arrivals.append(moment)
 
     def answer(self, intended: float, sent: float) -> ServedAnswer:
-        timings = self._timings
+        timings, rounds = self._timings, self._rounds
         cached = timings.get("cache_n", (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
         return ServedAnswer(
             tokens=int(self._usage["completion_tokens"]),
@@ -278,8 +283,10 @@ class _Told:
             sent=sent,
             arrivals=tuple(self._arrivals),
             end=self._arrivals[-1] if self._arrivals else self._end,
-            drafted=int(timings.get("draft_n", 0)),
-            accepted=int(timings.get("draft_n_accepted", 0)),
+            drafted=int(timings.get("draft_n", rounds.get("spec_num_proposed_drafts", 0))),
+            accepted=int(timings.get("draft_n_accepted", rounds.get("spec_num_correct_drafts", 0))),
+            counted=int(rounds.get("spec_verify_ct", 0)),
+            by_accepted=tuple(int(each) for each in rounds.get("spec_correct_drafts_histogram", ())),
             timed=float(timings["predicted_ms"]) / 1000 if "predicted_ms" in timings else None,
             cached=None if cached is None else int(cached),
         )

@@ -133,9 +133,9 @@ async def _once(client: ServingClient, load: Load, name: str) -> MeasuredLoad:
 
 
 async def _gauged(client: ServingClient) -> Accepted | None:
-    """Return SGLang's own mean of accepted lengths, which covers a window of its choice and has no interval."""
+    """Return the mean of an SGLang that tells nothing with its answers: of a window of its choice, with no interval."""
     length = await client.accepted_length() if client.kind == "SGLang" else None
-    if length is None:
+    if not length:  # it has the gauge whether it drafts or not
         return None
     return Accepted(rounds=0, drafted=0, accepted=0, tokens_per_round=Interval(value=length, low=None, high=None))
 

@@ -130,7 +130,20 @@ def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accep
         drafted=drafted,
         accepted=sum(each.accepted for each in answers),
         tokens_per_round=found,
+        by_position=_by_position(answers),
     )
+
+
+def _by_position(answers: Sequence[ServedAnswer]) -> tuple[float, ...]:
+    """Return the share of rounds that accept the drafts through each position; none where an answer does not tell."""
+    told = [each.by_accepted for each in answers if each.rounds]
+    if not told or not all(told):
+        return ()
+    counts = np.zeros(max(map(len, told)))
+    for each in told:
+        counts[: len(each)] += each
+    through = np.cumsum(counts[::-1])[::-1]
+    return tuple(float(share) for share in through[1:] / through[0])
 
 
 def accepted_in_counters(counted: Counters) -> Accepted | None:

@@ -32,7 +32,7 @@ def _of_draft(found: UnderLoad, kind: str, decoded_here: bool) -> list[str]:
         told.append(
             f"{found.engine} drafted nothing: it ignores the draft. Start it with the draft, and look at its log."
         )
-    elif kind == "SGLang":
+    elif kind == "SGLang" and found.check is None and decoded_here:
         told.append(f"{found.engine} tells a mean of a window only: what it accepts is not held against ours.")
     elif not decoded_here:
         told.append("What the engine accepts is held against nothing: no prompt of the evaluation was asked.")

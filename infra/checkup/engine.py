@@ -37,7 +37,7 @@ PYTHON: Mapping[str, Sources] = {
         words={"dspark": '"dspark"', "dflash": '"dflash"', "eagle3": '"eagle3"', "peagle": "parallel_drafting"},
     ),
     "sglang": Sources(
-        program=sys.executable,
+        program="sglang",
         package="sglang",
         files="srt/speculative/*.py",
         words={"dspark": "DSPARK", "dflash": "DFLASH", "eagle3": "EAGLE3"},

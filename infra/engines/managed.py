@@ -82,8 +82,8 @@ ENGINES: Mapping[str, EngineKind] = {
         start_seconds=1800,
     ),
     "sglang": EngineKind(
-        command="{python} -m sglang.launch_server --model-path {model} --served-model-name {name} --host 127.0.0.1 "
-        "--port {port} --max-running-requests {slots} --context-length {context} --tp-size {gpus}",
+        command="sglang serve --model-path {model} --served-model-name {name} --host 127.0.0.1 --port {port} "
+        "--max-running-requests {slots} --context-length {context} --tp-size {gpus}",
         serves="folder",
         slots=256,
         start_seconds=1800,

@@ -60,7 +60,7 @@ def run(spec, inputs, out, placement, report):
     "deepspec/stages.py": [
         ("from deepspec.store import Store\n", "from deepspec.toy.spec import ToySpec\n"),
         (
-            'inputs=("draft", "exports", "scores", "speed"), version=5),\n',
+            'inputs=("draft", "exports", "scores", "speed"), version=6),\n',
             '    Stage(name="toy", kind="toys", spec=ToySpec, inputs=("release",)),\n',
         ),
     ],

@@ -249,16 +249,20 @@ BLOCK = (
 def test_an_eagle3_draft_that_no_engine_here_can_serve_is_told_before_it_is_trained(place: Path) -> None:
     four, three = "cache.layers=[-1,0,1,2]", "cache.layers=[0,1,2]"
     assert told(place, four, "cache.max_length=64", algorithm="eagle3") == (
-        "an eagle3 draft of 4 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and "
-        "measured by them; with cache.layers=[-1, 1, 2] they can",
+        "an eagle3 draft of 4 captured layers cannot be written for llama.cpp, which has 3, nor served and measured by "
+        "it; with cache.layers=[-1, 1, 2] it can",
         BLOCK,
     )
     assert told(place, three, "cache.max_length=64", algorithm="eagle3") == (BLOCK,)
-    assert told(place, four, "cache.max_length=64", algorithm="dflash") == ()
+    assert told(place, four, "cache.max_length=64", algorithm="dflash") == (
+        "a dflash draft that reads the embedding (layer -1) cannot be written for sglang, whose blocks read decoder "
+        "layers alone; with others in cache.layers it can",
+    )
+    assert told(place, three, "cache.max_length=64", algorithm="dflash") == ()
     assert told(place, four, "cache.max_length=64", "export.forms=[vllm]", algorithm="eagle3") == ()
     line, _ = told(place, "cache.layers=[0,1]", "cache.max_length=64", algorithm="eagle3")
     assert line.endswith(
-        "of 2 captured layers cannot be written for sglang and llama.cpp, which have 3, nor served and measured by them"
+        "of 2 captured layers cannot be written for llama.cpp, which has 3, nor served and measured by it"
     )
 
 

@@ -37,9 +37,13 @@ def call(arguments: object, **more: Any) -> dict[str, Any]:
 def test_token_ids_are_read_where_each_engine_puts_them() -> None:
     given = response(content="Hi") | {"usage": {"completion_tokens": 2}}
     given["choices"][0] |= {"token_ids": [1, 2], "logprobs": {"content": [{"id": 3}, {"id": 4}]}}
+    chatted = copy.deepcopy(given)
+    chatted["choices"][0]["response_token_ids"] = [5, 6]
+    del chatted["choices"][0]["token_ids"]
     assert read(given).token_ids is None
     assert read(given, DIALECTS["vllm"]).token_ids == [1, 2]
-    assert read(given, DIALECTS["sglang"]).token_ids == [1, 2]
+    assert read(given, DIALECTS["sglang"]).token_ids == [1, 2]  # as SGLang has it in a completion; in a chat, below
+    assert read(chatted, DIALECTS["sglang"]).token_ids == [5, 6]
     assert read(given, DIALECTS["llamacpp"]).token_ids == [3, 4]
     given["choices"][0]["logprobs"] = {"content": [{"token": "a"}, {"token": "b"}]}  # an older llama.cpp
     assert read(given, DIALECTS["llamacpp"]).token_ids is None

@@ -130,6 +130,21 @@ def test_engines_are_told_to_propose_what_was_best_under_load(found: Released) -
     assert "--spec-draft-n-max 3 --spec-draft-p-min 0.5" in serving("llama.cpp", "t", form, as_tried)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "method", "told"),
+    [
+        ("dspark", None, "DSPARK PATH --speculative-dspark-block-size 3"),
+        ("dflash", "dflash", "DFLASH PATH --speculative-dflash-block-size 4"),
+        ("eagle3", None, "EAGLE3 PATH --speculative-num-steps 3 --speculative-eagle-topk 1"),
+        ("mtp", "mtp", "NEXTN --speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"),
+    ],
+)
+def test_sglang_is_told_how_many_tokens_a_chain_has(algorithm: str, method: str | None, told: str) -> None:
+    command = serving("sglang", "t", ExportedForm(method=method), Proposed(algorithm=algorithm, tokens=3))
+    words = " ".join(command.replace("\\\n", " ").split())
+    assert told.replace("PATH", "--speculative-draft-model-path ./sglang") in words
+
+
 def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released) -> None:
     slower = Change(load=4, context=None, before=interval(9.0), now=interval(7.0), verdict="slower")
     speed = found.speed.model_copy(update={"under_load": loaded(changes=(slower,))})

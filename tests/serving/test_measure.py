@@ -50,7 +50,7 @@ def served(fake: Fake, options: ServeOptions = OPTIONS, **changes: Any) -> Under
         return under_load(asked, options, Heard())
 
 
-@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM", "SGLang"])
 def test_every_level_tells_speed_and_what_was_accepted(kind: str) -> None:
     fake = Fake(kind=kind)
     found = served(fake)
@@ -64,7 +64,7 @@ def test_every_level_tells_speed_and_what_was_accepted(kind: str) -> None:
     first = found.levels[0].accepted
     assert first is not None
     assert first.tokens_per_round.value == pytest.approx(2.0, abs=0.05)  # a short answer keeps the load up before
-    assert first.by_position == ((1.0, 0.0, 0.0) if kind == "vLLM" else ())
+    assert first.by_position == (() if kind == "llama.cpp" else pytest.approx((1.0, 0.0, 0.0), abs=0.05))
     assert found.check is not None
     assert found.check.agrees
     assert len(found.break_even) == 1
@@ -78,6 +78,8 @@ def test_answers_are_as_long_as_is_wanted_and_no_prefix_is_kept() -> None:
     assert {each["cache_prompt"] for each in llama.bodies} == {False}
     assert [each.get("ignore_eos") for each in llama.bodies[:4]] == [None] * 4  # as the evaluation decoded them
     assert {each["ignore_eos"] for each in llama.bodies[4:]} == {True}
+    served(sglang := Fake(kind="SGLang"))
+    assert {each["return_spec_tokens_details"] for each in sglang.bodies} == {True}
     served(vllm, OPTIONS.but(ends="natural"))
     assert len({each["cache_salt"] for each in vllm.bodies}) == len(vllm.bodies)
     assert not any("ignore_eos" in each for each in vllm.bodies)
@@ -105,7 +107,7 @@ def test_counters_that_begin_anew_are_said_first() -> None:
     assert found.levels[1].accepted is not None
 
 
-@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM"])
+@pytest.mark.parametrize("kind", ["llama.cpp", "vLLM", "SGLang"])
 def test_an_engine_that_ignores_the_draft_is_said_first(kind: str) -> None:
     found = served(Fake(kind=kind, drafts=False))
     assert "drafted nothing: it ignores the draft" in found.warnings[0]
@@ -119,7 +121,7 @@ def test_an_engine_without_counters_is_measured_and_said() -> None:
 
 
 def test_a_gauge_of_a_window_has_no_interval_and_is_held_against_nothing() -> None:
-    found = served(Fake(kind="SGLang"))
+    found = served(Fake(kind="SGLang", old=True))
     assert found.levels[0].accepted is not None
     assert found.levels[0].accepted.tokens_per_round.value == 2.5
     assert "a mean of a window only" in found.warnings[0]

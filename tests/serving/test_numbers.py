@@ -29,6 +29,7 @@ from deepspec.serving.numbers import (
 from deepspec.serving.proposals import best_for_all, proposals
 from deepspec.serving.warnings import warnings
 from tests.given.published.numbers import interval, level
+from tests.given.some import some
 
 
 def answer(seconds: float = 1.0, tokens: int = 10, **told: Any) -> ServedAnswer:
@@ -131,6 +132,16 @@ def test_counters_by_position_give_an_interval() -> None:
     bare = accepted_in_counters(Counters(rounds=100, drafted=200, accepted=75))
     assert bare is not None
     assert bare.tokens_per_round.low is None
+
+
+def test_rounds_that_an_engine_tells_by_what_they_accepted_are_told_by_position() -> None:
+    """Of 6 rounds, 3 accepted one token or more, and 1 two."""
+    one = answer(tokens=5, drafted=9, accepted=1, counted=3, by_accepted=(2, 1))
+    other = answer(tokens=7, drafted=9, accepted=3, counted=3, by_accepted=(1, 1, 1))
+    found = some(accepted_in_answers([one, other]))
+    assert found.by_position == pytest.approx((3 / 6, 1 / 6))
+    silent = answer(tokens=7, drafted=9, accepted=3)
+    assert some(accepted_in_answers([one, silent])).by_position == ()
 
 
 def test_counters_are_read_over_all_labels() -> None:

@@ -18,18 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from deepspec.artifacts import Artifact
-from deepspec.benchmark.asked import first_turns
 from deepspec.formats.exports import write_form
-from deepspec.placement import Endpoint, Placement
-from deepspec.serving.check import DecodedPrompt, against_ours, in_turn
-from deepspec.serving.client import ServedAnswer, ServingClient
-from deepspec.target.load import load_template
+from deepspec.placement import Endpoint
+from deepspec.serving.check import against_ours
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.published import chain
-from tests.given.targets import shipped, tiny
+from tests.given.targets import shipped
+from tests.soak.taught import LONGEST, QUESTIONS, answers_of, decoded, teach
 
 VLLM = os.environ.get("DEEPSPEC_VLLM")
 
@@ -44,13 +41,7 @@ SIZES = {
     "initializer_range": 0.05, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
 }  # fmt: skip
 FULL = {"layer_types": ["full_attention"] * 4}
-STEPS = 400
-SPREAD = 0.5
-"""Of the weights of the target's final norm: what reads the state on its other side reads another one."""
 DRAFTED = 3
-LONGEST = 24
-"""Tokens of an answer."""
-QUESTIONS = [f"say {n}" for n in range(0, 60, 3)] + ["say 77", "2+2?", "what is 3+4?"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,24 +61,6 @@ KINDS = {
 """Layers of attention alone; or every second one linear, which vLLM has on a CPU in bf16 and without a prefix cache."""
 
 
-def teach(model: Any) -> None:
-    """Teach a model the rows of the chain, around a final norm whose weights are wide apart."""
-    rows = [
-        f"<|im_start|>user\nsay {n}<|im_end|>\n<|im_start|>assistant\n{n} and {n * n}.<|im_end|>\n" for n in range(60)
-    ]
-    ids = [tiny.tokenizer()(row, add_special_tokens=False).input_ids for row in rows]
-    longest = max(map(len, ids))
-    padded = torch.tensor([row + [-100] * (longest - len(row)) for row in ids])
-    model.model.norm.weight.detach().normal_(std=SPREAD)
-    model.model.norm.requires_grad_(False)
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-3)
-    for _ in range(STEPS):
-        chosen = padded[torch.randint(len(padded), (16,))]
-        model(input_ids=chosen.clamp(min=0), labels=chosen).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
 def parts(folder: Path) -> dict[str, Any]:
     """Return the plan: heads tuned so little that not all that they draft is accepted."""
     plain = chain.plan_parts(folder)
@@ -98,14 +71,6 @@ def parts(folder: Path) -> dict[str, Any]:
     cache = {key: value for key, value in plain["cache"].items() if key != "layers"}
     evaluate = plain["evaluate"] | {"untrained_samples": 1, "calibration_samples": 0, "max_new_tokens": LONGEST}
     return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
-
-
-def decoded(made: Mapping[str, Artifact], folder: Path) -> list[DecodedPrompt]:
-    """Return what the evaluation decoded."""
-    scores = made["evaluate"]
-    places = {each["digest"]: str(folder / "benchmarks" / "sums.jsonl") for each in scores.manifest.spec["benchmarks"]}
-    placement = Placement(scratch=folder / "scratch", locations=places)
-    return first_turns(scores, placement, load_template(folder / "target"), len(QUESTIONS))
 
 
 def laid_over(made: Mapping[str, Artifact], folder: Path) -> Path:
@@ -120,11 +85,6 @@ def engine(folder: Path, words: str, logs: Path) -> AbstractContextManager[tuple
     logs.mkdir(parents=True)
     engines = ManagedEngines(kind="vllm", slots=4, count=1, arguments=f"--enforce-eager {words}")
     return start_engines(engines, Served(name="tiny", folder=folder, context=256), logs)
-
-
-async def answers_of(endpoint: Endpoint, asked: list[DecodedPrompt]) -> list[ServedAnswer]:
-    async with ServingClient(endpoint) as client:
-        return await in_turn(client, asked, LONGEST)
 
 
 @pytest.mark.parametrize("name", KINDS)

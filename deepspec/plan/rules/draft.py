@@ -9,13 +9,20 @@ from deepspec.checkpoint.options import check_objective, check_recipe
 from deepspec.errors import SpecError
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import TRAITS, AlgorithmName, drafts
-from deepspec.forms.names import EAGLE_FORMS, EAGLE_LAYERS, EAGLE_STYLE, HEAD_FORMS
+from deepspec.forms.names import (
+    COUNTED_FORMS,
+    EAGLE_FORMS,
+    EAGLE_LAYERS,
+    EAGLE_STYLE,
+    HEAD_FORMS,
+    NO_EMBEDDING_FORMS,
+)
 from deepspec.models.config import DraftConfig
 from deepspec.plan.known import Known
 from deepspec.plan.layers import layers_of
 from deepspec.plan.plan import Plan
 from deepspec.plan.rules.seen import LATER, Seen
-from deepspec.target.layers import normed
+from deepspec.target.layers import EMBEDDING, normed
 from deepspec.target.mask_token import choose_mask_token
 
 TRAINED = "train"
@@ -32,20 +39,31 @@ def layers(known: Known) -> Seen:
         return LATER
     return Seen(
         f"{list(chosen)}{' of the cache' if known.facts else ''}",
-        _unexpressed(known.plan, chosen) + _unread(known, chosen),
+        _unexpressed(known.plan, chosen) + _embedded(known.plan, chosen) + _unread(known, chosen),
     )
 
 
 def _unexpressed(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
     """Return which engines' forms have no place for an Eagle3 draft of so many captured layers."""
-    forms = [form for form in plan.export.forms if form in EAGLE_FORMS]
+    forms = [form for form in plan.export.forms if form in COUNTED_FORMS]
     if plan.train.draft.algorithm != "eagle3" or len(chosen) == EAGLE_LAYERS or not forms:
         return ()
     fitting = [chosen[0], chosen[len(chosen) // 2], chosen[-1]]
-    how = f"; with cache.layers={fitting} they can" if len(chosen) > EAGLE_LAYERS else ""
+    how = f"; with cache.layers={fitting} it can" if len(chosen) > EAGLE_LAYERS else ""
     return (
-        f"an eagle3 draft of {len(chosen)} captured layers cannot be written for {' and '.join(forms)}, which have "
-        f"{EAGLE_LAYERS}, nor served and measured by them{how}",
+        f"an eagle3 draft of {len(chosen)} captured layers cannot be written for {' and '.join(forms)}, which has "
+        f"{EAGLE_LAYERS}, nor served and measured by it{how}",
+    )
+
+
+def _embedded(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
+    """Return which engines' forms have no place for a draft of blocks that reads the embedding."""
+    forms = [form for form in plan.export.forms if form in NO_EMBEDDING_FORMS]
+    if not TRAITS[plan.train.draft.algorithm].blocks or EMBEDDING not in chosen or not forms:
+        return ()
+    return (
+        f"a {plan.train.draft.algorithm} draft that reads the embedding (layer {EMBEDDING}) cannot be written for "
+        f"{' and '.join(forms)}, whose blocks read decoder layers alone; with others in cache.layers it can",
     )
 
 

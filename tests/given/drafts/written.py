@@ -55,6 +55,7 @@ def turned(rope: dict[str, Any]) -> dict[str, Any]:
 EAGLE3 = {"algorithm": "eagle3", "shape": "target"}
 KINDS: dict[str, dict[str, Any]] = {
     "dspark": {"recipe": {}},
+    "dspark_embedded": {"recipe": {}, "layers": (-1, 1, 3, 5)},
     "dspark_gated": {"recipe": {"markov_head": "gated"}},
     "dspark_rnn": {"recipe": {"markov_head": "rnn"}},
     "dspark_blind": {"recipe": {"confidence_with_markov": False}},
@@ -77,6 +78,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "eagle31_llama": {
         "recipe": {"algorithm": "eagle3", "shape": "target", "norms": "eagle3.1"}, "layers": (1, 3, 5),
     },
+    "eagle3_four": {"recipe": EAGLE3, "layers": (-1, 1, 3, 5)},
     "eagle3_llama": {"recipe": {"algorithm": "eagle3", "shape": "target"}, "layers": (1, 3, 5)},
     "dspark_near": {"recipe": {"window": 64, "num_layers": 2, "window_layers": (1,)}},
     "dflash2_near": {"recipe": {"algorithm": "dflash2", "window": 64, "selector_rank": 6, "selector_top_k": 4}},
@@ -112,7 +114,7 @@ def write_draft(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> 
         **sized(told["recipe"].get("algorithm", "dspark"), num_layers=1, markov_rank=4) | told["recipe"]
     )
     mask = 47 if TRAITS[recipe.algorithm].masked else None
-    layers = told.get("layers", (-1, 1, 3, 5))
+    layers = told.get("layers", (0 if TRAITS[recipe.algorithm].blocks else -1, 1, 3, 5))
     shape = replace(read(told.get("target", LLAMA)), head_bias=told.get("head_bias", False))
     config = new_draft_config(shape, recipe, layers, mask, Objective())
     torch.manual_seed(3)

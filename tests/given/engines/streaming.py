@@ -21,7 +21,9 @@ class Fake:
     """How it behaves, and what it counted."""
 
     kind: str = "llama.cpp"
-    """llama.cpp: told with each answer; vLLM: in counters; SGLang: a gauge; other: nothing is told."""
+    """llama.cpp, SGLang: told with each answer; vLLM: in counters; other: nothing is told."""
+    old: bool = False
+    """Whether an SGLang has its gauge alone, as older ones do."""
     accepts: int = 1
     """Drafted tokens that it accepts in each round."""
     by_turn: tuple[int, ...] = ()
@@ -53,7 +55,7 @@ class Fake:
 
     def metrics(self) -> str:
         if self.kind == "SGLang":
-            return 'sglang:spec_accept_length{model_name="target"} 2.5\n'
+            return f'sglang:spec_accept_length{{model_name="target"}} {2.5 if self.drafts else 0.0}\n'
         if self.kind != "vLLM" or not self.drafts:
             return "vllm:num_requests_running 0\n"
         rounds, drafted, accepted = self.counted
@@ -80,6 +82,7 @@ class Fake:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         rounds, made, accepted = 0, 1, 0
+        by_accepted = [0] * (PROPOSED + 1)
         accepts = self.by_turn[number % len(self.by_turn)] if self.by_turn else self.accepts
         await _send(response, [self._piece()])
         while made < tokens:
@@ -91,9 +94,16 @@ class Fake:
             ends = self.stops and tokens - made <= most
             kept, own = (tokens - made, 0) if ends else (min(most, tokens - made - 1), 1)
             rounds, made, accepted = rounds + 1, made + kept + own, accepted + kept
+            by_accepted[kept] += 1
             await _send(response, [self._piece()] * (kept + own))
             await asyncio.sleep(0)
         self._count(number, rounds, accepted)
+        if self.kind == "SGLang" and self.drafts and not self.old:
+            told = {
+                "spec_verify_ct": rounds, "spec_num_correct_drafts": accepted,
+                "spec_num_proposed_drafts": PROPOSED * rounds, "spec_correct_drafts_histogram": by_accepted,
+            }  # fmt: skip
+            await _send(response, [{"choices": [], "usage": None, "sglext": {"spec_tokens_details": told}}])
         await _send(response, [self._last(tokens, rounds, accepted)])
         await response.write(b"data: [DONE]\n\n")
         return response
