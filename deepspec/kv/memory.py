@@ -23,6 +23,27 @@ ReadingWay = Literal["rows", "states", "steps", "chunks", "tokens", "whole"]
 StatesRead = tuple[Tensor, Tensor]
 """Captured states `(B, Q, A·D)` and last states `(B, Q, D)`."""
 
+MASK_BYTES = 1 << 28
+"""Of the masks of a pass over prompts, at most: where a model takes masks of ours, long prompts are read in pieces."""
+
+
+def read_at_once(rows: int, length: int, masks: int, dtype: torch.dtype) -> int:
+    """Return how many tokens of prompts are read in a pass, so that its masks take no more than `MASK_BYTES`.
+
+    Args:
+        rows: that are read together.
+        length: of the longest prompt, whose last tokens see all before them.
+        masks: that a pass takes; 0: none, and everything is read at once.
+        dtype: of the masks.
+    """
+    return max(1, min(length, MASK_BYTES // (rows * length * masks * dtype.itemsize))) if masks else length
+
+
+def joined(pieces: Sequence[StatesRead]) -> StatesRead:
+    """Return what was read in pieces, without a copy where there is one."""
+    states, last = zip(*pieces, strict=True)
+    return pieces[0] if len(pieces) == 1 else (torch.cat(states, 1), torch.cat(last, 1))
+
 
 class Memory(Protocol):
     """What is remembered of many rows, each at its own length."""

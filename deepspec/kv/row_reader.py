@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepspec.errors import TargetError
 from deepspec.kv.fused import Fused
-from deepspec.kv.memory import ReadingWay, StatesRead
+from deepspec.kv.memory import ReadingWay, StatesRead, joined, read_at_once
 from deepspec.kv.rows import RowCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
@@ -52,9 +52,18 @@ class RowsReader:
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        states = self.behind(ids.to(self._target.device), memory)
-        memory.advance(lengths)
-        return states
+        width = read_at_once(len(ids), ids.shape[1], self._mask_count, self._dtype)
+        read, start = list[StatesRead](), 0
+        for piece in torch.split(ids, width, dim=1):
+            read.append(self.behind(piece.to(self._target.device), memory))
+            memory.advance((lengths - start).clamp(0, piece.shape[1]))
+            start += piece.shape[1]
+        return joined(read)
+
+    @property
+    def _mask_count(self) -> int:
+        """Return how many masks a pass over long prompts takes."""
+        return len(self._windows) or int(self._window is not None)
 
     @torch.inference_mode()
     def behind(self, tokens: Tensor, memory: RowCache) -> StatesRead:

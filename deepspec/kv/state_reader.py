@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepspec.errors import TargetError
-from deepspec.kv.memory import ReadingWay, StatesRead, padded_states
+from deepspec.kv.memory import ReadingWay, StatesRead, joined, padded_states, read_at_once
 from deepspec.kv.own_reader import PASTS
 from deepspec.kv.own_states import OwnStates, own_memory
 from deepspec.kv.states import StateCache, States
@@ -64,9 +64,7 @@ class StatesReader:
         found: list[StatesRead | None] = [None] * len(prompts)
         for length in sorted({len(prompt) for prompt in prompts}):
             rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-            memory.begin(torch.tensor([list(prompts[row]) for row in rows], device=self._target.device), rows)
-            states, last = self._pass(memory.tokens, memory, 0, self._layers)
-            memory.advance(length)
+            states, last = self._prompts([prompts[row] for row in rows], rows, memory)
             for place, row in enumerate(rows):
                 found[row] = (
                     padded_states(states[place : place + 1], longest),
@@ -74,6 +72,16 @@ class StatesReader:
                 )
         read = [each for each in found if each is not None]
         return torch.cat([states for states, _ in read]), torch.cat([last for _, last in read])
+
+    def _prompts(self, prompts: Sequence[Sequence[int]], rows: Sequence[int], memory: StateCache) -> StatesRead:
+        """Read prompts of one length into some rows: long ones in pieces, where a state is read behind at all."""
+        masks = len(set(self._windows.values())) if self.way == "states" else 0
+        width, read = read_at_once(len(rows), len(prompts[0]), masks, self._dtype), list[StatesRead]()
+        for piece in torch.split(torch.tensor(prompts, device=self._target.device), width, dim=1):
+            memory.begin(piece, rows)
+            read.append(self._pass(piece, memory, 0, self._layers))
+            memory.advance(piece.shape[1])
+        return joined(read)
 
     def behind(self, tokens: Tensor, memory: StateCache) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
@@ -87,8 +95,7 @@ class StatesReader:
     def _read(self, tokens: Tensor, memory: StateCache, layers: Sequence[int]) -> StatesRead:
         width = tokens.shape[1] if self.way == "states" else 1
         pieces = torch.split(tokens, width, dim=1)
-        read = [self._pass(piece, memory, place * width, layers) for place, piece in enumerate(pieces)]
-        return torch.cat([states for states, _ in read], 1), torch.cat([last for _, last in read], 1)
+        return joined([self._pass(piece, memory, place * width, layers) for place, piece in enumerate(pieces)])
 
     @torch.inference_mode()
     def _pass(self, tokens: Tensor, memory: StateCache, ahead: int, layers: Sequence[int]) -> StatesRead:
@@ -124,12 +131,12 @@ class StatesReader:
 
     def _masks(self, memory: StateCache) -> Mapping[str, Tensor | None]:
         """Return a mask for each kind of layer: none for states, for no row is padded."""
-        found: dict[str, Tensor | None] = dict.fromkeys(_UNMASKED)
-        for kind, window in self._windows.items():
-            seen = memory.causal_mask(window)
-            least = torch.finfo(self._dtype).min
-            found[kind] = torch.zeros(seen.shape, dtype=self._dtype, device=seen.device).masked_fill_(~seen, least)
-        return found
+        masks = {window: self._additive(memory.causal_mask(window)) for window in set(self._windows.values())}
+        return {**dict.fromkeys(_UNMASKED), **{kind: masks[window] for kind, window in self._windows.items()}}
+
+    def _additive(self, seen: Tensor) -> Tensor:
+        least = torch.finfo(self._dtype).min
+        return torch.zeros(seen.shape, dtype=self._dtype, device=seen.device).masked_fill_(~seen, least)
 
 
 def _windows(target: Target) -> Mapping[str, int | None]:

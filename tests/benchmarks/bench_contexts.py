@@ -140,7 +140,7 @@ def parts(folder: Path, draft: dict[str, Any], contexts: list[int], steps: int) 
         },
         "evaluate": {
             "temperatures": [0.0], "max_new_tokens": 96, "calibration_samples": 0, "untrained_samples": 0,
-            "lossless_samples": 1, "samples": 2, "contexts": contexts, "context_samples": 20, "dtype": "float32",
+            "lossless_samples": 1, "samples": 12, "contexts": contexts, "context_samples": 12, "dtype": "float32",
         },
     }  # fmt: skip
 

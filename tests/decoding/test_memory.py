@@ -8,7 +8,7 @@ import torch
 
 from deepspec.decoding.decode import Decoder
 from deepspec.decoding.target_rows import TargetRows
-from deepspec.kv.memory import ReadingWay
+from deepspec.kv.memory import ReadingWay, read_at_once
 from deepspec.kv.own_reader import OWN, OwnReader
 from deepspec.kv.readers import reader_for
 from deepspec.kv.row_reader import RowsReader
@@ -107,3 +107,38 @@ def test_rows_are_independent_and_equal_to_generate(model_type: str, batch: int)
         found = {each.sample_id: each for each in decoder.decode(asked)}
         assert [list(found[str(row)].tokens) for row in range(4)] == wanted
     assert len({round_.accepted for decoded in found.values() for round_ in decoded.rounds}) >= 3
+
+
+MASKS = {"gemma3": 2, "mistral": 1, "llama": 0, "qwen3_next": 1, "falcon_h1": 1, "lfm3": 2, "mamba2": 0, "mamba": 0}
+"""Type -> masks of a pass: one for each kind of layer by its window; none where the model needs none of ours."""
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_long_prompts_are_read_in_pieces_where_masks_take_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of at most 50 tokens: in fp32 the masks of three have room for 7 tokens a pass, of one for 21."""
+    own = {"gemma3": pairs.target(sliding=True), "llama": pairs.target()}
+    reader = reader_for(own.get(kind) or target(kind), (0, 1))
+    prompts = [[2 + 7 * place * (row + 1) % 37 for place in range(length)] for row, length in enumerate((50, 3, 21))]
+    widths = list[int]()
+
+    def read() -> list[torch.Tensor]:
+        memory = reader.memory(3, 60)
+        states, last = reader.prompts(prompts, memory)
+        assert memory.lengths.tolist() == [50, 3, 21]
+        kept = [torch.cat([states, last], -1)[row, : len(prompt)] for row, prompt in enumerate(prompts)]
+        return [*kept, *reader.behind(torch.tensor([[3, 4], [5, 6], [7, 8]]), memory)]
+
+    whole = read()
+
+    def watched(*of: Any) -> int:
+        widths.append(read_at_once(*of))
+        return widths[-1]
+
+    monkeypatch.setattr("deepspec.kv.memory.MASK_BYTES", 7 * 3 * 50 * 4 * max(1, MASKS[kind]))
+    for room in ("row_reader", "state_reader"):
+        monkeypatch.setattr(f"deepspec.kv.{room}.read_at_once", watched)
+    pieces = read()
+    most = 7 if reader.way == "rows" else 21  # where states are kept, rows of one length are read together
+    assert max(widths) == (most if MASKS[kind] else 50)
+    for found, wanted in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
