@@ -24,6 +24,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepspec.errors import ChildError, EngineError, UnknownNameError
+from deepspec.families import read_folder
 from deepspec.placement import Endpoint
 from infra.processes.launch import Child, start_guarded
 
@@ -222,10 +223,12 @@ def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None
         EngineError: its program is not installed, or the target is not there in the form that it serves.
     """
     kind = kind_named(engines.kind)
-    slots, context = engines.slots or kind.slots, engines.context or served.context
+    first, *words = kind.command.split()
+    model, path = str(_model(engines.kind, served)), program(engines.kind, first.format(python=sys.executable))
+    slots, context = engines.slots or kind.slots, engines.context or _context(kind, served)
     places = {
         "python": sys.executable,
-        "model": str(_model(engines.kind, served)),
+        "model": model,
         "name": served.name,
         "port": str(port),
         "slots": str(slots),
@@ -234,8 +237,14 @@ def command(engines: ManagedEngines, served: Served, port: int, gpus: str | None
         "threads": str(_threads(engines, served)),
         "gpus": str(len(gpus.split(",")) if gpus else 1),
     }
-    first, *words = [word.format_map(places) for word in kind.command.split()]
-    return [program(engines.kind, first), *words, *shlex.split(engines.arguments)]
+    return [path, *(word.format_map(places) for word in words), *shlex.split(engines.arguments)]
+
+
+def _context(kind: EngineKind, served: Served) -> int:
+    """Return the tokens of a request: no more than a folder's model takes, else its engine does not start."""
+    if kind.serves != "folder" or served.folder is None:
+        return served.context
+    return min(served.context, read_folder(served.folder).max_positions)
 
 
 def number_of(engines: ManagedEngines, served: Served) -> int:

@@ -15,8 +15,9 @@ import pytest
 
 from deepspec.errors import EngineError, UnknownNameError
 from infra.engines import managed as engines
-from infra.engines.managed import ENGINES, EngineKind, ManagedEngines, Served, command, start_engines
+from infra.engines.managed import ENGINES, PROMPT_ROOM, EngineKind, ManagedEngines, Served, command, start_engines
 from tests.given.some import some
+from tests.given.targets.tiny import write_target
 
 SERVER = """
 import http.server, os, sys
@@ -165,6 +166,17 @@ def test_a_command_names_model_port_and_sizes(tiny: Served, monkeypatch: pytest.
     sizes = {"vllm": "--tensor-parallel-size", "sglang": "--tp-size"}
     if kind in sizes:
         assert words[words.index(sizes[kind]) + 1] == "2"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_an_engine_of_a_folder_is_given_no_more_context_than_its_model_takes(
+    tiny: Served, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """512 positions: with more vLLM and SGLang do not start. A GGUF file's engine takes what it is given."""
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
+    write_target(some(tiny.folder))
+    words = command(ManagedEngines(kind=kind, slots=1), replace(tiny, context=4096 + PROMPT_ROOM), 1)
+    assert ("512" if ENGINES[kind].serves == "folder" else "6144") in words
 
 
 @pytest.mark.slow
