@@ -36,7 +36,7 @@ def published(place: Path) -> tuple[Path, Store, str]:
 
 def test_a_cache_of_this_target_is_taken(published: tuple[Path, Store, str]) -> None:
     place, _, name = published
-    run = begun(choices(place, f"dataset.cache={name}").plan, site(place))
+    run = begun(choices(place, f"dataset.cache={name}", 'export.forms=["deepspec"]').plan, site(place))
     assert run.told == ()
 
 

@@ -116,7 +116,8 @@ def check_ends(target: Target) -> None:
 
 def trained(target: Target, algorithm: Any) -> tuple[BlockDraft | EagleDraft, tuple[float, float]]:
     """Return a draft after some steps on one batch, and its loss before and after."""
-    layers = (-1, target.num_layers - 2)
+    first = 0 if algorithm == "dspark" else -1  # its form is written for SGLang, whose blocks read no embedding
+    layers = tuple(sorted({first, max(0, target.num_layers - 2)}))
     recipe = DraftRecipe(**sized(algorithm, markov_rank=4, block_size=3, num_layers=1))
     objective = Objective(num_anchors=8, ttt_length=2)
     mask = None if algorithm == "eagle3" else VOCAB - 1

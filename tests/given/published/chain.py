@@ -72,7 +72,7 @@ def run_chain(
     *,
     target: Callable[[Path], Path] = tiny.write_target,
     parts: Callable[[Path], dict[str, Any]] = plan_parts,
-    last: str = "release",
+    last: str | None = None,
     **train: Any,
 ) -> dict[str, Artifact]:
     """Run every stage of the table in its order, models on a device; return the artifacts by stage.
@@ -83,7 +83,7 @@ def run_chain(
         report: what is told; None: it is heard and forgotten.
         target: what writes it into a folder.
         parts: the plan, of a folder.
-        last: the stage that ends it.
+        last: the stage that ends it; None: the table's last.
         train: of the train stage, beside those parts.
     """
     torch.set_num_threads(1)
@@ -94,7 +94,8 @@ def run_chain(
     store, scratch = Store(folder / "store"), folder / "scratch"
     placement = Placement(scratch=scratch, threads=1, device=device, locations=resolved.locations)
     refs: dict[str, ArtifactRef] = {}
-    stages = dict(list(STAGES.items())[: list(STAGES).index(last) + 1])
+    names = list(STAGES)
+    stages = {name: STAGES[name] for name in names[: names.index(last or names[-1]) + 1]}
     for name, stage in stages.items():
         work = Work(
             stage=stage,
