@@ -142,7 +142,8 @@ class Writing:
         files = {path.name: self._keep(path, f"{name}__{path.name}") for path in sorted(folder.iterdir())}
         method = method_of(self.source.draft.algorithm, self.source.draft.layout)
         told = method if method in ("dflash", "xpress", "mtp") else None
-        return ExportedForm(files=files, method=told, notes=tuple(notes), difference=worst)
+        options = form.options(self.source)
+        return ExportedForm(files=files, method=told, options=options, notes=tuple(notes), difference=worst)
 
     def _keep(self, path: Path, name: str) -> str:
         """Move a file into the artifact unless its bytes are there already; return the name under which they are."""

@@ -27,6 +27,8 @@ class ExportedForm(BaseModel):
     """Name in the form's folder -> name in the artifact."""
     method: Literal["dflash", "xpress", "mtp"] | None = Field(default=None, exclude_if=lambda method: method is None)
     """By what name engines serve the draft; None: eagle3 where it is one, else dspark."""
+    options: tuple[str, ...] = Field(default=(), exclude_if=lambda options: not options)
+    """Of the command that serves the draft, by which the engine is told what it reads from none of the files."""
     notes: tuple[str, ...] = ()
     """What a user of the folder must know."""
     difference: float | None = None

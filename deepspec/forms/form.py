@@ -45,6 +45,11 @@ class FormSource:
     """The target on this machine, where it is known."""
 
 
+def no_options(_: FormSource) -> tuple[str, ...]:
+    """Return the options of a form whose files say all that its engine needs."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
     """One engine's form."""
@@ -56,13 +61,20 @@ class Form:
     read: Callable[[Path], tuple[Json, Tensors]]
     """Reads the folder by the form's own rules, as config and tensors in the public DeepSpec form. What the form
     leaves to the target (`BORROWED`, `num_target_layers`) may be missing."""
+    options: Callable[[FormSource], tuple[str, ...]] = no_options
+    """Of the engine's command, by which it is told what it reads from none of the files."""
 
 
 Encode = Callable[[FormSource], tuple[Json, Tensors, list[str]]]
 Decode = Callable[[Json, Tensors], tuple[Json, Tensors]]
 
 
-def safetensors_form(refuse: Callable[[FormSource], str | None], encode: Encode, decode: Decode) -> Form:
+def safetensors_form(
+    refuse: Callable[[FormSource], str | None],
+    encode: Encode,
+    decode: Decode,
+    options: Callable[[FormSource], tuple[str, ...]] = no_options,
+) -> Form:
     """Return a form that is config.json and model.safetensors, from its two translations."""
 
     def write(source: FormSource, folder: Path) -> list[str]:
@@ -74,7 +86,7 @@ def safetensors_form(refuse: Callable[[FormSource], str | None], encode: Encode,
     def read(folder: Path) -> tuple[Json, Tensors]:
         return decode(json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS))
 
-    return Form(refuse=refuse, write=write, read=read)
+    return Form(refuse=refuse, write=write, read=read, options=options)
 
 
 def write_config(config: Mapping[str, Any], folder: Path) -> None:

@@ -54,7 +54,10 @@ def served_with_target(form: Form, how: str) -> Form:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return _read(config, folder) if _is_target(folder) else form.read(folder)
 
-    return Form(refuse=refuse, write=write, read=read)
+    def options(source: FormSource) -> tuple[str, ...]:
+        return () if TRAITS[source.draft.algorithm].shipped else form.options(source)
+
+    return Form(refuse=refuse, write=write, read=read, options=options)
 
 
 def to_speculators(tensors: Tensors) -> Tensors:

@@ -1,7 +1,8 @@
 """SGLang's forms: DSpark with its fields also nested in `dflash_config`; Eagle3 as LlamaForCausalLMEagle3.
 
-Layers with a window are causal ones there unless `is_causal` is false. Blocks read decoder layers alone, of which the
-first has the id 0; Eagle3's class takes the embedding, -1, too, and any number of layers.
+Layers with a window are causal ones there unless `is_causal` is false; Eagle3's class reads none from its config, and
+is told one by the command. Blocks read decoder layers alone, of which the first has the id 0; Eagle3's class takes the
+embedding, -1, too, and any number of layers.
 """
 
 import torch
@@ -16,7 +17,6 @@ from deepspec.forms.form import (
     Tensors,
     check_rope,
     has_norms,
-    has_window,
     not_by_slot,
     not_filled_in,
     not_parallel,
@@ -37,7 +37,8 @@ _EAGLE = "LlamaForCausalLMEagle3"
 _NESTED = ("target_layer_ids", "mask_token_id", "markov_rank", "markov_head_type")
 _CONFIDENCE = ("enable_confidence_head", "confidence_head_with_markov")
 _EAGLE_NORMS = ("norm_before_fc", "fc_norm", "norm_output")
-_NO_WINDOW = "its eagle3 class attends in full"
+_WINDOW = "--speculative-draft-window-size"
+"""By which alone its Eagle3 class gets a window, the same for all layers."""
 
 
 def _refuse(source: FormSource) -> str | None:
@@ -48,8 +49,14 @@ def _refuse(source: FormSource) -> str | None:
         return _refuse_blocks(draft) or not_by_slot(draft) or _reads_embedding(draft)
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
-    unread = has_window(draft, _NO_WINDOW) or has_norms(draft, *_EAGLE_NORMS)
+    unread = _itself_alone(draft) or has_norms(draft, *_EAGLE_NORMS)
     return not_style(draft, EAGLE_STYLE) or unlike_its_block(draft) or unread
+
+
+def _itself_alone(draft: DraftConfig) -> str | None:
+    if draft.window != 1:
+        return None
+    return f"a window of 1 position; {_WINDOW} counts those before a token's own, and takes no 0"
 
 
 def _refuse_blocks(draft: DraftConfig) -> str | None:
@@ -90,7 +97,25 @@ def _encode_eagle(source: FormSource) -> tuple[Json, Tensors, list[str]]:
     if not draft.reduced_vocabulary:
         tensors["d2t"] = torch.zeros(draft.vocab_size, dtype=torch.int64)
         tensors["t2d"] = torch.ones(draft.vocab_size, dtype=torch.bool)
-    return config, {_renamed(name, "layers.0.", "midlayer."): tensor for name, tensor in tensors.items()}, []
+    named = {_renamed(name, "layers.0.", "midlayer."): tensor for name, tensor in tensors.items()}
+    return config, named, [note for option in _options(source) for note in _of_window(option)]
+
+
+def _options(source: FormSource) -> tuple[str, ...]:
+    """Return the window as its Eagle3 class counts it: the positions before a token's own."""
+    draft = source.draft
+    if TRAITS[draft.algorithm].blocks or draft.window is None:
+        return ()
+    return (f"{_WINDOW} {draft.window - 1}",)
+
+
+def _of_window(option: str) -> list[str]:
+    return [
+        f"SGLang reads the window from no file: without {option} (the positions before a token's own) the draft "
+        "attends in full, and the longer the context the less of it is accepted",
+        "SGLang's FlashInfer attention, by its source (0.5.23, not run), keeps the window for the first draft of a "
+        "round alone; --speculative-draft-attention-backend triton keeps it for all",
+    ]
 
 
 def _decode(config: Json, tensors: Tensors) -> tuple[Json, Tensors]:
@@ -114,5 +139,5 @@ def _renamed(name: str, old: str, new: str) -> str:
 
 
 SGLANG: Form = heads.served_with_target(
-    safetensors_form(_refuse, _encode, _decode), "with --speculative-algorithm NEXTN and no draft path"
+    safetensors_form(_refuse, _encode, _decode, _options), "with --speculative-algorithm NEXTN and no draft path"
 )

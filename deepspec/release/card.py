@@ -131,7 +131,7 @@ def serving(form: str, target: str, exported: ExportedForm, proposed: Proposed) 
     if form == "sglang":
         return (
             f"{_SGLANG} {target} --speculative-algorithm {method.upper()} \\\n"
-            f"  --speculative-draft-model-path ./sglang {_in_sglang(method, slots)}"
+            f"  --speculative-draft-model-path ./sglang {' '.join((_in_sglang(method, slots), *exported.options))}"
         )
     if form == "llama.cpp":
         file = next(iter(exported.files), "draft.gguf")

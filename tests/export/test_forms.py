@@ -41,7 +41,7 @@ WRITTEN = {
     "sglang": {
         "dspark", "dspark_gated", "dspark_rnn", "dspark_blind", "dflash", "dflash_filled", "dflash2", "dflash2_wide",
         "dflash2_gemma", "eagle3_llama", "eagle3_four", "eagle3_reduced", "eagle31_llama", *ROPES, "dspark_near",
-        "dflash2_near",
+        "dflash2_near", "eagle3_llama_near",
     },
     "llama.cpp": {
         "dspark", "dspark_blind", "dspark_embedded", "dspark_gemma", "dflash", "dflash_filled", "dflash2",
@@ -346,7 +346,6 @@ def test_a_window_is_of_the_layers_that_have_it_in_every_form(source: FormSource
 @pytest.mark.parametrize(
     ("source", "form", "reason"),
     [
-        ("eagle3_llama_near", "sglang", "a window of 64 positions; its eagle3 class attends in full"),
         ("eagle3_near", "vllm", "a window of 64 positions; its class for this block attends in full"),
         ("eagle3_llama_near", "llama.cpp", "a window of 64 positions; its eagle3 attends in full"),
         ("eagle3_near", "speculators", "a window of 64 positions; its class for this kind of draft attends in full"),
@@ -355,6 +354,31 @@ def test_a_window_is_of_the_layers_that_have_it_in_every_form(source: FormSource
 )
 def test_a_form_that_has_no_windows_says_so(source: FormSource, form: str, reason: str) -> None:
     assert FORMS[form].refuse(source) == reason
+
+
+@pytest.mark.parametrize("source", ["eagle3_llama_near"], indirect=True)
+def test_sglang_is_told_an_eagle3_window_by_the_command_and_the_folder_keeps_it_for_its_readers(
+    source: FormSource, tmp_path: Path
+) -> None:
+    folder, notes = written("sglang", source, tmp_path / "form")
+    told = json.loads((folder / "config.json").read_text())
+    assert (told["sliding_window"], told["layer_types"]) == (64, ["sliding_attention"])
+    found = read_back(source, *FORMS["sglang"].read(folder)).config
+    assert (found.window, found.windows) == (64, (64,))
+    assert FORMS["sglang"].options(source) == ("--speculative-draft-window-size 63",)  # and its own: 64
+    assert "without --speculative-draft-window-size 63" in notes[0]
+    assert FORMS["vllm"].options(source) == ()
+    (folder / "config.json").write_text(json.dumps({**told, "sliding_window": 63}))
+    with pytest.raises(ParityError, match="window"):
+        read_back(source, *FORMS["sglang"].read(folder))
+    alone = replace(source, draft=replace(source.draft, window=1))
+    assert some(FORMS["sglang"].refuse(alone)).startswith("a window of 1 position; --speculative-draft-window-size")
+
+
+@pytest.mark.parametrize("source", ["dspark_near", "dflash2_near", "eagle3_llama"], indirect=True)
+def test_sglang_is_told_no_window_that_its_config_says_or_that_is_not_there(source: FormSource, tmp_path: Path) -> None:
+    assert FORMS["sglang"].options(source) == ()
+    assert not [note for note in written("sglang", source, tmp_path / "form")[1] if "window" in note]
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])

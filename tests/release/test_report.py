@@ -145,6 +145,13 @@ def test_sglang_is_told_how_many_tokens_a_chain_has(algorithm: str, method: str 
     assert told.replace("PATH", "--speculative-draft-model-path ./sglang") in words
 
 
+def test_what_no_file_tells_the_engine_stands_in_the_command() -> None:
+    told = ExportedForm(options=("--speculative-draft-window-size 63",))
+    command = serving("sglang", "t", told, Proposed(algorithm="eagle3", tokens=3))
+    assert command.endswith("--speculative-num-draft-tokens 4 --speculative-draft-window-size 63")
+    assert "window" not in serving("vllm", "t", ExportedForm(), Proposed(algorithm="eagle3", tokens=3))
+
+
 def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released) -> None:
     slower = Change(load=4, context=None, before=interval(9.0), now=interval(7.0), verdict="slower")
     speed = found.speed.model_copy(update={"under_load": loaded(changes=(slower,))})

@@ -3,7 +3,7 @@
 Drafts learn nothing of what a random target answers, and what is never accepted tells nothing of an engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from deepspec.artifacts import Artifact
 from deepspec.benchmark.asked import first_turns
 from deepspec.placement import Endpoint, Placement
-from deepspec.serving.check import DecodedPrompt, in_turn
+from deepspec.serving.check import DecodedPrompt, against_ours, in_turn
 from deepspec.serving.client import ServedAnswer, ServingClient
 from deepspec.target.load import load_template
 from tests.given.targets import tiny
@@ -49,6 +49,38 @@ def decoded(made: Mapping[str, Artifact], folder: Path) -> list[DecodedPrompt]:
     places = {each["digest"]: str(folder / "benchmarks" / "sums.jsonl") for each in scores.manifest.spec["benchmarks"]}
     placement = Placement(scratch=folder / "scratch", locations=places)
     return first_turns(scores, placement, load_template(folder / "target"), len(QUESTIONS))
+
+
+def check_alike(
+    engine: str,
+    answers: Sequence[ServedAnswer],
+    plains: Sequence[ServedAnswer],
+    asked: list[DecodedPrompt],
+    exact: bool,
+) -> None:
+    """Check that an engine with a draft answers as without, and accepts what decoding here accepts.
+
+    Args:
+        engine: its name.
+        answers: with the draft.
+        plains: without it.
+        asked: the prompts, and what decoding here made of them.
+        exact: whether both compute in fp32, so that greedy rounds are the very same.
+    """
+    found = against_ours(engine, answers, plains, asked)
+    assert found is not None
+    print(found.model_dump_json())
+    assert 0.1 < found.accept_rate < 0.95
+    assert found.agrees
+    assert found.same_answers == len(asked) == len(QUESTIONS)
+    assert [each.text for each in answers] == [each.text for each in plains]
+    if exact:
+        assert rounds_of(answers) == [len(each.decoded.rounds) for each in asked]
+
+
+def rounds_of(answers: Sequence[ServedAnswer]) -> list[int]:
+    """Return the rounds of each answer."""
+    return [each.rounds for each in answers]
 
 
 async def answers_of(endpoint: Endpoint, asked: list[DecodedPrompt]) -> list[ServedAnswer]:

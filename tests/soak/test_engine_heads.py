@@ -22,11 +22,10 @@ import pytest
 from deepspec.artifacts import Artifact
 from deepspec.formats.exports import write_form
 from deepspec.placement import Endpoint
-from deepspec.serving.check import against_ours
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.published import chain
 from tests.given.targets import shipped
-from tests.soak.taught import LONGEST, QUESTIONS, answers_of, decoded, teach
+from tests.soak.taught import LONGEST, QUESTIONS, answers_of, check_alike, decoded, teach
 
 VLLM = os.environ.get("DEEPSPEC_VLLM")
 
@@ -100,12 +99,4 @@ def test_vllm_accepts_tuned_heads_as_often_as_decoding_here(
         answers = asyncio.run(answers_of(endpoint, asked))
     with engine(folder, kind.words, tmp_path / "plain") as (endpoint,):
         plains = asyncio.run(answers_of(endpoint, asked))
-    found = against_ours("vLLM", answers, plains, asked)
-    assert found is not None
-    print(name, found.model_dump_json())
-    assert 0.1 < found.accept_rate < 0.95
-    assert found.agrees
-    assert found.same_answers == len(asked) == len(QUESTIONS)
-    assert [each.text for each in answers] == [each.text for each in plains]
-    if kind.exact:
-        assert [each.rounds for each in answers] == [len(each.decoded.rounds) for each in asked]
+    check_alike("vLLM", answers, plains, asked, kind.exact)
