@@ -137,7 +137,7 @@ class _Bench:
         template = load_template(self.files.folder)
 
         def asked(placement: Placement) -> Any:
-            return subject(self.inputs["scores"], template, self.files.folder, placement, self.options)
+            return subject(self.inputs, template, self.files.folder, placement, self.options)
 
         started = not self.placement.drafting
         if settings and not started:

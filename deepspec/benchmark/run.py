@@ -66,7 +66,7 @@ def run(
         loads=() if rate is None else _loads(spec, inputs["scores"], pair, rate, batches, report),
         step_seconds={} if rate is None else dict(zip(rate.tokens, rate.seconds, strict=True)),
         served=ask_engine(inputs["scores"], pair.target.template, placement, spec.engine_samples, report),
-        under_load=ask_under_load(inputs["scores"], pair.target.template, placement, spec, report),
+        under_load=ask_under_load(inputs, pair.target.template, placement, spec, report),
     )
     _write(speed, out, report)
     return _counts(speed)

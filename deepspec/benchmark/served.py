@@ -1,6 +1,7 @@
 """Target and draft as an engine serves them: against what the evaluation decoded, and under load."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from deepspec import families
@@ -11,6 +12,7 @@ from deepspec.chat.template import ChatTemplate
 from deepspec.errors import SpecError
 from deepspec.formats.benchmarks import Benchmark
 from deepspec.formats.engine_speed import EngineSpeed
+from deepspec.formats.exports import read_index
 from deepspec.formats.questions import BenchmarkQuestion, read_questions
 from deepspec.formats.scores import SCORES, read_scores
 from deepspec.formats.serve_options import ServeOptions
@@ -54,9 +56,16 @@ def ask_engine(
 
 
 def ask_under_load(
-    scores: Artifact, template: ChatTemplate, placement: Placement, spec: BenchmarkSpec, report: Report
+    inputs: Mapping[str, Artifact], template: ChatTemplate, placement: Placement, spec: BenchmarkSpec, report: Report
 ) -> UnderLoad | None:
     """Measure the placement's engines under the loads that a spec wants; say first what is wrong with them.
+
+    Args:
+        inputs: exports and scores of the draft that the engine serves.
+        template: of the target.
+        placement: its engines, and the places of benchmarks and files.
+        spec: with the loads.
+        report: hears of what is wrong.
 
     Raises:
         EngineError: an engine cannot be reached, or serves another target.
@@ -65,19 +74,19 @@ def ask_under_load(
     if not spec.serve.wanted or not placement.drafting:
         return None
     folder = placement.target_folder(spec.target.digest)
-    found = under_load(subject(scores, template, folder, placement, spec.serve), spec.serve, report)
+    found = under_load(subject(inputs, template, folder, placement, spec.serve), spec.serve, report)
     for each in found.warnings:
         report.log(f"WARNING: {each}")
     return found
 
 
 def subject(
-    scores: Artifact, template: ChatTemplate, folder: Path, placement: Placement, options: ServeOptions
+    inputs: Mapping[str, Artifact], template: ChatTemplate, folder: Path, placement: Placement, options: ServeOptions
 ) -> ServedSubject:
     """Return what is measured under load, with its prompts: the questions of an evaluation, or those of a file.
 
     Args:
-        scores: of the draft that the engine serves.
+        inputs: exports, or a release, and scores of the draft that the engine serves.
         template: of the target.
         folder: of the target.
         placement: its engines, and the places of benchmarks and files.
@@ -87,6 +96,7 @@ def subject(
         SpecError: no prompt has room beside its answer.
         SourceError: a file or benchmark is not where the placement says.
     """
+    scores, served = inputs["scores"], read_index(inputs["exports"]).forms.get("sglang")
     shape, told = families.read_folder(folder), read_scores(scores.path(SCORES))
     decoded = told.overall.get("0.0") or next(iter(told.overall.values()), None)
     return ServedSubject(
@@ -99,6 +109,7 @@ def subject(
         known=_known(scores, placement, template, options.checked),
         known_tokens=scores.manifest.spec["max_new_tokens"],
         hardware=hardware_fingerprint(threads=placement.threads),
+        options=() if served is None else served.options,
     )
 
 

@@ -216,6 +216,13 @@ async def check_served_target(client: ServingClient, shape: ServedShape) -> None
         raise EngineError(f"engine {client.endpoint.url} serves another target than the release is for: {told}")
 
 
+async def started_without(client: ServingClient, options: Sequence[str]) -> list[str]:
+    """Return which options, each with its value, an engine was started without, as far as it tells."""
+    told = await client.options()
+    names = {each: each.split()[0].removeprefix("--").replace("-", "_") for each in options}
+    return [each for each, name in names.items() if name in told and str(told[name]) != each.split()[1]]
+
+
 def check_answers(
     client: ServingClient, answers: Sequence[ServedAnswer], asked: Sequence[DecodedPrompt], name: str
 ) -> None:

@@ -28,10 +28,12 @@ _END = b"\n\n"
 _DATA = b"data:"
 
 ServingEngine = Literal["llama.cpp", "vLLM", "SGLang", "unknown"]
+_OPTIONS = "/get_server_info"
+"""Where SGLang tells its version, and with which options it was started."""
 _NAMES: Sequence[tuple[str, str, ServingEngine]] = (
     ("/props", "build_info", "llama.cpp"),
     ("/version", "version", "vLLM"),
-    ("/get_server_info", "version", "SGLang"),
+    (_OPTIONS, "version", "SGLang"),
 )
 """Path, key of what it tells, and the engine that tells it."""
 
@@ -175,6 +177,10 @@ class ServingClient:
         if not told.complete:
             raise self.error("it ended in the middle of an answer")
         return told.answer(sent if intended is None else intended, sent)
+
+    async def options(self) -> Mapping[str, Any]:
+        """Return name -> value of the options with which an SGLang was started; of other engines nothing."""
+        return await self.json(_OPTIONS) if self.kind == "SGLang" else {}
 
     async def counters(self) -> Counters | None:
         """Return the engine's counters of drafted tokens; None where it has none."""

@@ -16,7 +16,15 @@ from deepspec.formats.served import BreakEven, Tried, UnderLoad
 from deepspec.placement import Endpoint
 from deepspec.report import Report
 from deepspec.rounds.measure import Floats
-from deepspec.serving.check import DecodedPrompt, ServedShape, against_ours, check_answers, check_served_target, in_turn
+from deepspec.serving.check import (
+    DecodedPrompt,
+    ServedShape,
+    against_ours,
+    check_answers,
+    check_served_target,
+    in_turn,
+    started_without,
+)
 from deepspec.serving.client import Request, ServedAnswer, ServingClient
 from deepspec.serving.levels import EnginePatience, Load, MeasuredLoad, arrivals, is_back, measured
 from deepspec.serving.numbers import break_even, of_draws, speedups
@@ -49,6 +57,8 @@ class ServedSubject:
     hardware: str = ""
     started: bool = False
     """Whether the run started the engines itself."""
+    options: Sequence[str] = ()
+    """By which an SGLang is told what it reads from no file of the draft."""
     patience: EnginePatience = field(default_factory=EnginePatience)
 
 
@@ -110,6 +120,7 @@ class _Run:
             for each in (client, alone):
                 if each is not None:
                     await check_served_target(each, subject.target)
+            without = await started_without(client, subject.options)
             check = await self._check(client, alone)
             levels = await self._levels(client, alone)
         found = UnderLoad(
@@ -125,7 +136,8 @@ class _Run:
             proposals=proposals(levels, subject.shares, subject.slots),
             best=best_for_all(levels, subject.shares, subject.slots),
         )
-        return found.model_copy(update={"warnings": warnings(found, client.kind, decoded_here=bool(subject.known))})
+        told = warnings(found, client.kind, decoded_here=bool(subject.known), without=without)
+        return found.model_copy(update={"warnings": told})
 
     async def _check(self, client: ServingClient, alone: ServingClient | None) -> EngineSpeed | None:
         if not (known := self._subject.known):

@@ -1,5 +1,6 @@
 """What must be seen first of an engine under load."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from deepspec.formats.levels import Level, Side
@@ -7,15 +8,21 @@ from deepspec.formats.numbers import Interval, with_interval
 from deepspec.formats.served import UnderLoad
 
 
-def warnings(found: UnderLoad, kind: str, *, decoded_here: bool) -> tuple[str, ...]:
+def warnings(found: UnderLoad, kind: str, *, decoded_here: bool, without: Sequence[str] = ()) -> tuple[str, ...]:
     """Return what is wrong, the worst first.
 
     Args:
         found: all but the warnings.
         kind: of the engine.
         decoded_here: whether the engine was asked prompts that were decoded here.
+        without: options that the draft wants, and the engine was started without.
     """
     return (
+        *(
+            f"{found.engine} was started without {option}, which the draft wants and no file of it says: start it as "
+            "the card does."
+            for option in without
+        ),
         *_of_draft(found, kind, decoded_here),
         *_of_acceptance(found),
         *_of_levels(found),

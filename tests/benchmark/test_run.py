@@ -23,6 +23,7 @@ from deepspec.rounds.decoded import Decoded, Round
 from tests.given.engines.streaming import Fake, serving
 from tests.given.heard import Heard
 from tests.given.published.evaluated import Given, given
+from tests.given.published.exports import publish_exports
 
 
 def scores(case: Given) -> Artifact:
@@ -66,12 +67,16 @@ def test_an_engine_is_measured_under_load_where_the_stage_is_told_to(
     monkeypatch.setattr(asked, "BEGINNING", 0)  # the stand-in's answers begin otherwise
     case = given(tmp_path)
     serve = {"loads": (1, 2), "requests": 2, "max_tokens": 4, "checked": 2}
-    with serving(Fake(kind="vLLM")) as drafting, serving(Fake(kind="vLLM", drafts=False)) as plain:
+    exports, _, _ = publish_exports(tmp_path / "exports", "eagle3_llama_near", forms=("sglang",))
+    fake = Fake(kind="SGLang", options={"speculative_draft_window_size": None})
+    with serving(fake) as drafting, serving(Fake(kind="SGLang", drafts=False)) as plain:
         there = case.placement.model_copy(update={"drafting": (drafting,), "endpoints": (plain,)})
         placed = replace(case, placement=there)
-        speed, heard = time_it(placed, scores(case), serve=serve, engine_samples=0, loads=())
+        speed, heard = time_it(placed, scores(case), exports, serve=serve, engine_samples=0, loads=())
     assert speed.served is None
     assert speed.under_load is not None
+    untold = "SGLang 7 was started without --speculative-draft-window-size 63, which the draft wants"
+    assert speed.under_load.warnings[0].startswith(untold)
     assert [each.load for each in speed.under_load.levels] == [1, 2]
     assert heard.figures["served"].startswith(b"\x89PNG")
     assert heard.tables["served"][0]["load"] == "1 at once"
@@ -85,14 +90,15 @@ LONG = ["x" * 600]
 """Beyond the 512 tokens that the tiny target reads."""
 
 
-def time_it(case: Given, of: Artifact, **options: Any) -> tuple[Speed, Heard]:
+def time_it(case: Given, of: Artifact, exports: Artifact | None = None, **options: Any) -> tuple[Speed, Heard]:
     spec = BenchmarkSpec(
         target=case.target, benchmarks=case.benchmarks,
         **{"batches": (1,), "samples": 2, "max_new_tokens": 6, "repeats": 1, "loads": (1,), **options},
     )  # fmt: skip
     out = Out(case.store, "speed", "b" * 32, {"draft": case.draft.ref}, case.placement.scratch)
     heard = Heard()
-    run(spec, {"draft": case.draft, "scores": of}, out, case.placement, heard)
+    inputs = {"draft": case.draft, "scores": of, **({} if exports is None else {"exports": exports})}
+    run(spec, inputs, out, case.placement, heard)
     return read_speed(out.file(SPEED)), heard
 
 

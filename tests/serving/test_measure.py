@@ -45,9 +45,9 @@ def subject(fake: Fake, plain: Fake | None = None, accepted: int = 1, **changes:
         yield ServedSubject(**{**told, **changes})
 
 
-def served(fake: Fake, options: ServeOptions = OPTIONS, **changes: Any) -> UnderLoad:
+def served(fake: Fake, loads: ServeOptions = OPTIONS, **changes: Any) -> UnderLoad:
     with subject(fake, **changes) as asked:
-        return under_load(asked, options, Heard())
+        return under_load(asked, loads, Heard())
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vLLM", "SGLang"])
@@ -118,6 +118,21 @@ def test_an_engine_without_counters_is_measured_and_said() -> None:
     found = served(Fake(kind="other"))
     assert "tells nothing about drafts" in found.warnings[0]
     assert found.levels[0].speedup is not None
+
+
+WINDOW = "--speculative-draft-window-size 63"
+
+
+@pytest.mark.parametrize("told", [None, 64])
+def test_an_sglang_that_was_started_without_what_no_file_of_the_draft_says_is_said_first(told: int | None) -> None:
+    found = served(Fake(kind="SGLang", options={"speculative_draft_window_size": told}), options=[WINDOW])
+    assert found.warnings[0].startswith(f"SGLang 7 was started without {WINDOW}, which the draft wants")
+
+
+def test_options_that_an_engine_was_started_with_or_does_not_tell_are_not_missed() -> None:
+    as_wanted = Fake(kind="SGLang", options={"speculative_draft_window_size": 63})
+    for fake in (as_wanted, Fake(kind="SGLang"), Fake(kind="vLLM", options={"speculative_draft_window_size": None})):
+        assert "started without" not in " ".join(served(fake, options=[WINDOW]).warnings)
 
 
 def test_a_gauge_of_a_window_has_no_interval_and_is_held_against_nothing() -> None:

@@ -26,6 +26,8 @@ from deepspec.formats.exports import read_index, write_form
 from deepspec.formats.recipe import AlgorithmName
 from deepspec.placement import Endpoint
 from deepspec.release.card import Proposed, serving
+from deepspec.serving.check import started_without
+from deepspec.serving.client import ServingClient
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.published import chain
 from tests.given.targets import shipped, tiny
@@ -165,6 +167,12 @@ def on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
+async def missed_by(endpoint: Endpoint, made: Mapping[str, Artifact]) -> list[str]:
+    """Return the options that the draft wants and an engine was started without."""
+    async with ServingClient(endpoint) as client:
+        return await started_without(client, read_index(made["export"]).forms["sglang"].options)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_sglang_takes_the_very_rounds_of_decoding_here(
     name: str, tmp_path: Path, on_path: None, monkeypatch: pytest.MonkeyPatch
@@ -177,7 +185,8 @@ def test_sglang_takes_the_very_rounds_of_decoding_here(
     made = chain.run_chain(tmp_path, target=target, parts=partial(parts, kind))
     asked, (folder, form) = decoded(made, tmp_path), laid_out(kind, made, tmp_path)
     with engine(folder, words(kind, made, form), tmp_path / "drafting") as (endpoint,):
-        answers = asyncio.run(answers_of(endpoint, asked))
+        answers, missed = asyncio.run(answers_of(endpoint, asked)), asyncio.run(missed_by(endpoint, made))
+    assert missed == []
     with engine(folder, "", tmp_path / "plain") as (endpoint,):
         plains = asyncio.run(answers_of(endpoint, asked))
     check_alike("SGLang", answers, plains, asked, exact=True)
@@ -198,7 +207,8 @@ def test_sglang_takes_other_rounds_where_it_is_told_another_window_or_none(
     for other in ("", f"{option} {NEAR - 2}", f"{option} {NEAR}"):
         logs = tmp_path / f"told{other.rpartition(' ')[2]}"
         with engine(folder, told.replace(f"{option} {NEAR - 1}", other), logs) as (endpoint,):
-            answers = asyncio.run(answers_of(endpoint, asked))
+            answers, missed = asyncio.run(answers_of(endpoint, asked)), asyncio.run(missed_by(endpoint, made))
+        assert missed == [f"{option} {NEAR - 1}".strip()]
         apart = sum(there != len(here.decoded.rounds) for there, here in zip(rounds_of(answers), asked, strict=True))
         print(f"{other or 'none'}: other rounds in {apart} of {len(asked)} answers")
         assert apart > 0
@@ -207,9 +217,9 @@ def test_sglang_takes_other_rounds_where_it_is_told_another_window_or_none(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nothing stands in for SGLang's kernels where there is a card")
 @pytest.mark.parametrize("more", [0, 1, -1])
 def test_what_stands_in_counts_a_window_as_the_triton_kernel_of_sglang_does(more: int) -> None:
-    python = Path(os.environ["DEEPSPEC_SGLANG"]).parent / "python"
+    python = str(Path(os.environ["DEEPSPEC_SGLANG"]).parent / "python")
     environment = {**os.environ, "PYTHONPATH": str(STANDING_IN), "TRITON_INTERPRET": "1"}
-    command = [python, STANDING_IN / "beside_triton.py", str(more)]
+    command = [python, str(STANDING_IN / "beside_triton.py"), str(more)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     apart = [json.loads(line)["apart"] for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(apart) == 4

@@ -28,6 +28,8 @@ class Fake:
     """Drafted tokens that it accepts in each round."""
     by_turn: tuple[int, ...] = ()
     """The same for each answer in turn; empty: `accepts` for all."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """With which an SGLang was started, as it tells them."""
     drafts: bool = True
     stops: bool = False
     """Whether a drafted token ends the answer, where one can: that round makes none of the target's own."""
@@ -159,7 +161,7 @@ def _app(fake: Fake) -> web.Application:
 
     def told(key: str, value: str) -> Any:
         async def answer(_: web.Request) -> web.Response:
-            return web.json_response({key: value})
+            return web.json_response({key: value, **fake.options})
 
         return answer
 
