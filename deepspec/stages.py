@@ -82,7 +82,7 @@ _ROWS = (
     Stage(
         name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), optional=("greedy_cache",), version=3
     ),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=5),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=6),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
