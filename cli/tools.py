@@ -8,7 +8,7 @@ import typer
 from cli.check import AsJson
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
-from deepspec.formats.exports import write_form
+from deepspec.formats.exports import read_index, write_form
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
 from deepspec.store import Store
@@ -59,8 +59,11 @@ def unpack(
     """Lay one engine's folder of a draft out."""
     del debug
     store = Store(root or default_root())
-    files = write_form(open_artifact(store, find(store, artifact), scratch_dir()), form, folder)
+    exports = open_artifact(store, find(store, artifact), scratch_dir())
+    files = write_form(exports, form, folder)
     say(f"{folder}: {', '.join(path.name for path in files)}")
+    for option in read_index(exports).forms[form].options:
+        say(f"serve it with {option}: the engine reads that from no file")
 
 
 @app.command("files")

@@ -1,4 +1,4 @@
-"""`deepspec inspect`: what lies in a folder, and whether its ends are those of its target."""
+"""`deepspec inspect`: what lies in a folder, and whether its ends are those of its target. And `unpack`."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from infra import terminal
 from tests.given.drafts.foreign import LAYERS, specforge, write_target
 from tests.given.drafts.written import write_draft
 from tests.given.published.evaluated import Given, given
+from tests.given.published.exports import publish_exports
 
 
 @pytest.fixture
@@ -96,3 +97,16 @@ def test_a_variant_of_specforge_that_is_not_read_says_which_key(forged: tuple[Pa
     found = told(folder, "--target", str(target))
     assert "norm_output: false" in found["why it is no draft in DeepSpec's form"]
     assert "algorithm" not in found
+
+
+@pytest.mark.parametrize(("kind", "untold"), [("eagle3_llama_near", True), ("eagle3_llama", False)])
+def test_who_lays_a_folder_out_is_told_what_its_engine_reads_from_no_file(
+    kind: str, untold: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPSPEC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(terminal._out, "width", 300)
+    exports, _, _ = publish_exports(tmp_path, kind, forms=("sglang",))
+    words = ["unpack", exports.prefix, "sglang", str(tmp_path / "form"), "--root", str(tmp_path / "store")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert ("serve it with --speculative-draft-window-size 63" in result.output) == untold
