@@ -19,7 +19,7 @@ from tests.given.targets import shipped
 
 LAYERS, WIDTH = int(shipped.SIZES["num_hidden_layers"]), int(shipped.SIZES["hidden_size"])
 LAST = (LAYERS,)
-HEADS = SPEC.but(draft={"algorithm": "mtp"}, objective={"ttt_length": 2}, start="random", bigram_samples=0)
+HEADS = SPEC.but(draft={"algorithm": "mtp"}, objective={"ttt_length": 2})
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen3_5"])
