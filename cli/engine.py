@@ -9,8 +9,10 @@ import typer
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError, TargetError
+from deepspec.families import read_folder
 from deepspec.formats import benchmarks
 from deepspec.placement import Placement
+from deepspec.plan.layers import layers_of
 from deepspec.prepare.demo import BENCHMARKS as DEMO
 from deepspec.store import Store
 from flows.choices import Choices, named_endpoints
@@ -99,7 +101,8 @@ def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: 
     files = ready_target(plan.target, plan.target.name)
     folder = staging or staging_folder(site.placement.scratch)
     quantized = plan.train.engine_quantization or plan.cache.engine_quantization
-    options = plan.cache.model_copy(update={"engine_quantization": quantized})
+    layers = layers_of(plan, read_folder(files.folder).num_layers)
+    options = plan.cache.model_copy(update={"engine_quantization": quantized, "layers": layers})
     answers = plan.regenerate.sampling.max_tokens if plan.cache.while_answering else 0
     server = StatesServer(options=options, folder=files.folder, staging=folder.resolve(), answers=answers)
     say(server.command(host, port))

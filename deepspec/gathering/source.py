@@ -212,7 +212,7 @@ class EngineStates:
     def _made(self, item: Item, given: SampleStates, make: Make[Made], against_target: bool) -> Made:
         if against_target or xxhash.xxh3_64_intdigest(item.sample.sample_id.encode()) % PROVEN_OF == 0:
             self._prove(given, item.sample.input_ids, against_target)
-        hidden, last = given.states[:, :-1].flatten(1), self._proof.end.last(given.states[:, -1])
+        hidden, last = self._proof.as_captured(given.states)
         if self._kept is not None:
             hidden, last = (pad(each[: item.length - 1], (0, 0, 0, 1)) for each in (hidden, last))
         return make(item, hidden, last)

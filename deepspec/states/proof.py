@@ -46,6 +46,17 @@ class Proof:
     end: TargetEnd
     target: Target | None
 
+    def as_captured(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a capture has of an engine's states, `(T, layers, D)`.
+
+        Returns:
+            The wanted layers side by side, `(T, layers · D)`, and the states before the head, `(T, D)`.
+        """
+        normed = self.end.normed(states[:, -1])
+        places = [self.wanted.place_of(layer) for layer in self.wanted.layers]
+        hidden = torch.cat([normed if place is None else states[:, place] for place in places], dim=-1)
+        return hidden, self.end.scaled(normed)
+
     def of_engine(self, given: SampleStates) -> None:
         """Hold the last state against what the engine said comes next.
 
@@ -77,8 +88,8 @@ class Proof:
         beside = sorted({near for layer in layers for near in (layer - 1, layer, layer + 1)} & self._there())
         hidden, last = self.target.capture(torch.tensor(ids)[None], beside)
         own = dict(zip(beside, hidden[0].cpu().chunk(len(beside), dim=1), strict=True))
-        for place, layer in enumerate(layers):
-            self._near(given, place, layer, own)
+        for layer in layers:
+            self._near(given, layer, own)
         apart = _distance(self.end.last(given.states[:, -1]), last[0].cpu())
         self._check(apart, given.label, "the last state, normed,")
 
@@ -92,7 +103,7 @@ class Proof:
         Raises:
             EngineError: they differ.
         """
-        names = [*(f"layer {layer}" for layer in self.wanted.layers), "the state before the norm"]
+        names = [*(f"layer {number - 1}" for number in self.wanted.ids[:-1]), "the state before the norm"]
         for place, name in enumerate(names):
             apart, most = _distance(answered.states[:, place], read[:, place]), MEAN[self.wanted.dtype]
             if not apart <= most:
@@ -141,9 +152,12 @@ class Proof:
             )
 
     def _there(self) -> set[int]:
-        return set(range(-1, self.wanted.num_layers - 1))
+        return set(range(-1, self.wanted.num_layers))
 
-    def _near(self, given: SampleStates, place: int, layer: int, own: Mapping[int, Tensor]) -> None:
+    def _near(self, given: SampleStates, layer: int, own: Mapping[int, Tensor]) -> None:
+        place = self.wanted.place_of(layer)
+        if place is None:  # made of the last state, which is held by itself
+            return
         near = {other: _distance(given.states[:, place], own[other]) for other in own if abs(other - layer) <= 1}
         nearest = min(near, key=lambda other: near[other])
         if nearest != layer and near[nearest] < near[layer]:

@@ -31,10 +31,18 @@ class TargetEnd:
     softcap: float | None
 
     @torch.no_grad()
-    def last(self, before: Tensor) -> Tensor:
-        """Return the states after the final norm, as a capture has them, of those before: `(T, D)` both."""
+    def normed(self, before: Tensor) -> Tensor:
+        """Return the states behind the final norm of those before: `(T, D)` both."""
         after: Tensor = self.norm(before[None])[0]
-        return after if self.scale == 1.0 else after * self.scale
+        return after
+
+    def last(self, before: Tensor) -> Tensor:
+        """Return the states before the head, as a capture has them, of those before the norm: `(T, D)` both."""
+        return self.scaled(self.normed(before))
+
+    def scaled(self, normed: Tensor) -> Tensor:
+        """Return the states before the head of those behind the norm."""
+        return normed if self.scale == 1.0 else normed * self.scale
 
     def log_probabilities(self, last: Tensor) -> Tensor:
         """Return what the head makes of one position's state after the norm: `(D,)` to `(V,)`, in fp32."""

@@ -17,15 +17,16 @@ RESTART = "start it with what `deepspec engine-args` prints for this plan"
 
 
 def layer_ids(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return what an engine calls our layers, and behind them the state before its final norm.
+    """Return what an engine calls our layers, and behind them the state before its final norm, each once.
 
-    Its id 0 is the embedding output and id n what decoder layer n - 1 puts out, so our layer k is its id k + 1.
+    Its id 0 is the embedding output and id n what decoder layer n - 1 puts out, so our layer k is its id k + 1. The
+    state behind the norm is none of its: it is made of the one before.
 
     Args:
-        layers: captured layers; -1 is the embedding output.
+        layers: captured layers in order; -1 is the embedding output, `num_layers` the state behind the final norm.
         num_layers: decoder layers of the target.
     """
-    return (*(layer + 1 for layer in layers), num_layers)
+    return (*(layer + 1 for layer in layers if layer + 1 < num_layers), num_layers)
 
 
 class WhileAnswering(Spec):
@@ -62,6 +63,10 @@ class Wanted:
     def ids(self) -> tuple[int, ...]:
         """Return the layers as the engine counts them."""
         return layer_ids(self.layers, self.num_layers)
+
+    def place_of(self, layer: int) -> int | None:
+        """Return where a layer lies among the engine's; None: it is the state behind the final norm, which is not."""
+        return None if layer == self.num_layers else self.ids.index(layer + 1)
 
     @property
     def digest(self) -> str:

@@ -73,7 +73,7 @@ class StatesServer:
         """
         layers = read_folder(self.folder).num_layers
         chosen = self.options.layers or default_layers(layers)
-        check_layers(chosen, layers)
+        check_layers(chosen, layers, last=True)  # which drafts read it, the plan has checked
         dtype = checkpoint_dtype(self.folder) if self.options.dtype == "auto" else self.options.dtype
         quantized = self.options.engine_quantization
         return [

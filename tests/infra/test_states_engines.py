@@ -20,6 +20,7 @@ from deepspec.states.digest import digest_of
 from infra.engines import states
 from infra.engines.managed import ManagedEngines, command
 from infra.engines.states import CONNECTOR, StatesServer, engine_version, managed
+from tests.given.targets import shipped
 from tests.given.targets.tiny import write_target
 
 
@@ -88,6 +89,16 @@ def test_engine_args_prints_one_line_that_a_shell_reads(target: Path, tmp_path: 
     assert words[:3] == ["vllm", "serve", str(target)]
     assert words[words.index("--port") + 1] == "8123"
     assert str(tmp_path) in words[-1]
+
+
+def test_engine_args_names_the_layer_that_heads_read(tmp_path: Path) -> None:
+    target = shipped.write_target(tmp_path / "target", "qwen3")
+    told = ["engine-args", "--target", str(target), "--algorithm", "mtp", "--staging", str(tmp_path)]
+    done = CliRunner().invoke(app, told)
+    assert done.exit_code == 0, done.output
+    words = shlex.split(done.output)
+    method = json.loads(words[words.index("--speculative-config") + 1])
+    assert method["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"] == [4]
 
 
 def test_the_connector_is_alone_on_the_path_and_imports_nothing_of_ours() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepspec.artifacts import ArtifactRef, open_artifact
+from deepspec.artifacts import Artifact, ArtifactRef, open_artifact
 from deepspec.cache.run import run
 from deepspec.cache.spec import CacheSpec
 from deepspec.errors import EngineError
@@ -25,6 +25,7 @@ from deepspec.publish import Out
 from deepspec.store import Store
 from deepspec.target import TargetSource, identify
 from deepspec.target.resolve import resolve_target
+from deepspec.target_cache.cache import TargetCache
 from deepspec.train.run import run as train
 from deepspec.train.spec import TrainSpec
 from infra.engines.managed import ManagedEngines, start_engines
@@ -33,7 +34,11 @@ from tests.given.engines.one_pass import Line
 from tests.given.engines.prompts import prompt
 from tests.given.heard import Heard
 from tests.given.published.caches import opened, publish_answers
+from tests.given.published.caches import rows as short
+from tests.given.targets import shipped
 from tests.given.targets.tiny import answered
+from tests.soak.taught import teach
+from tests.soak.test_engine_heads import KINDS
 
 VLLM = os.environ.get("DEEPSPEC_VLLM")
 
@@ -47,6 +52,8 @@ TEXT = (
     "The lighthouse keeper wrote down the weather every evening, and the weather every morning, and in between he "
     "counted ships. "
 )
+LAYERS, BEHIND_THE_NORM = (-1, 1, 8, 15, 28), (29, 30)
+"""Those that drafts of blocks read, and those that heads do: the last one's output, and what the norm makes of it."""
 DEMO = BENCHMARKS.parent
 PROMPTS = 200
 TRAINED = TrainSpec(
@@ -76,40 +83,61 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolve_target(source, tmp_path_factory.mktemp("models"), "smollm2").folder
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str) -> None:
+def both(
+    spec: CacheSpec, folder: Path, tmp_path: Path, answers: Artifact, words: str
+) -> tuple[TargetCache, TargetCache]:
+    """Return the cache of a vLLM that is started with more words, and that of transformers; it refuses other layers."""
     store = Store(tmp_path / "store")
-    answers = publish_answers(store, tmp_path, [rows(8), rows(5)])
-    spec = CacheSpec(
-        target=identify(smollm2), dtype=dtype, states="vllm", engine_version=engine_version([]), codec="bf16",
-        max_length=1024, layers=(-1, 1, 8, 15, 28), part_bytes=1 << 22,
-    )  # fmt: skip
-    server = StatesServer(options=spec, folder=smollm2, staging=tmp_path / "staging")
-    engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), server)
-    place = Placement(scratch=tmp_path, threads=1, locations={spec.target.digest: str(smollm2)})
+    server = StatesServer(options=spec, folder=folder, staging=tmp_path / "staging")
+    engines, served = managed(ManagedEngines(kind="vllm", arguments=f"--enforce-eager {words}"), server)
+    place = Placement(scratch=tmp_path, threads=1, locations={spec.target.digest: str(folder)})
     heard = Heard()
     with start_engines(engines, served, tmp_path / "logs") as endpoints:
         asked = place.model_copy(update={"endpoints": endpoints})
         out = Out(store, "target_cache", "e", {"answers": answers.ref}, tmp_path)
         ref = out.publish(spec, 1, run(spec, {"answers": answers}, out, asked, heard))
-        other = spec.but(layers=(1, 8, 15, 22, 28))
         refused = Out(store, "target_cache", "f", {"answers": answers.ref}, tmp_path)
         with pytest.raises(EngineError, match="it gives layers"):
-            run(other, {"answers": answers}, refused, asked, heard)
+            run(spec.but(layers=(0, 2)), {"answers": answers}, refused, asked, heard)
     own = CacheSpec.model_validate(spec.model_dump() | {"states": "transformers", "engine_version": None})
     out = Out(store, "target_cache", "t", {"answers": answers.ref}, tmp_path)
     here = out.publish(own, 1, run(own, {"answers": answers}, out, place, heard))
-    given, computed = opened(ref, store, tmp_path), opened(here, store, tmp_path)
-    assert len(given) == len(computed) == 13
-    apart = [states_difference(given.record(n), computed.record(n), computed.facts) for n in range(13)]
-    print(dtype, "worst", max(apart), "mean", sum(apart) / len(apart))
-    assert all(torch.equal(given.record(n).input_ids, computed.record(n).input_ids) for n in range(13))
-    assert max(apart) < WORST[dtype]
     assert list((tmp_path / "staging").iterdir()) == []
+    return opened(ref, store, tmp_path), opened(here, store, tmp_path)
+
+
+def hold(given: TargetCache, computed: TargetCache, dtype: str) -> None:
+    """Hold the states of two caches of the same samples against each other."""
+    assert len(given) == len(computed) > 0
+    apart = [states_difference(given.record(n), computed.record(n), computed.facts) for n in range(len(given))]
+    print(dtype, "worst", max(apart), "mean", sum(apart) / len(apart))
+    assert all(torch.equal(given.record(n).input_ids, computed.record(n).input_ids) for n in range(len(given)))
+    assert max(apart) < WORST[dtype]
+
+
+@pytest.mark.parametrize(("dtype", "layers"), [("float32", LAYERS), ("bfloat16", LAYERS), ("float32", BEHIND_THE_NORM)])
+def test_vllm_gives_the_states_of_transformers(
+    smollm2: Path, tmp_path: Path, on_path: None, dtype: str, layers: tuple[int, ...]
+) -> None:
+    answers = publish_answers(Store(tmp_path / "store"), tmp_path, [rows(8), rows(5)])
+    spec = CacheSpec(
+        target=identify(smollm2), dtype=dtype, states="vllm", engine_version=engine_version([]), codec="bf16",
+        max_length=1024, layers=layers, part_bytes=1 << 22,
+    )  # fmt: skip
+    hold(*both(spec, smollm2, tmp_path, answers, ""), dtype)
+
+
+def test_vllm_gives_the_states_that_heads_of_a_hybrid_read(tmp_path: Path, on_path: None) -> None:
+    target = shipped.write_taught(tmp_path / "target", teach, KINDS["hybrid"].sizes)
+    answers = publish_answers(Store(tmp_path / "store"), tmp_path, [short(10)])
+    spec = CacheSpec(
+        target=identify(target), dtype="bfloat16", states="vllm", engine_version=engine_version([]), codec="bf16",
+        max_length=256, layers=(1, 4),
+    )  # fmt: skip
+    hold(*both(spec, target, tmp_path, answers, "--no-enable-prefix-caching"), "bfloat16")
 
 
 ASKED = ["Name a colour.", "Count to nine.", "Why is the sky blue?", "Who are you?", "Say yes.", "What is rain?"]
-LAYERS = (-1, 1, 8, 15, 28)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What computes the states of a cache and of training, and what cannot be asked of it beside."""
 
 from deepspec.errors import EngineError, SpecError
-from deepspec.formats.recipe import TRAITS
 from deepspec.plan.known import Known
 from deepspec.plan.rules.seen import Seen
 
@@ -12,11 +11,9 @@ def engine(known: Known) -> Seen:
     if known.plan.draft is not None or (known.plan.dataset.cache is not None and train.source != "engine"):
         return Seen("none are made by this run")
     if train.source == "engine":
-        _check_layers(known, "train.source=engine", "cache")
         return _while_training(known)
     if cache.states == "transformers":
         return Seen("transformers, in this process")
-    _check_layers(known, f"cache.states={cache.states}", "transformers")
     if train.source != "cache":
         raise SpecError(
             f"cache.states={cache.states} and train.source={train.source}, which computes states with transformers "
@@ -42,17 +39,6 @@ def _while_training(known: Known) -> Seen:
         )
     _check_answers(known, "train.source=engine")
     return Seen(f"vllm, while the draft is trained: {len(given)} endpoints")
-
-
-def _check_layers(known: Known, setting: str, instead: str) -> None:
-    """See that an engine has the states that the draft reads."""
-    algorithm, layers = known.plan.train.draft.algorithm, known.plan.cache.layers
-    own = layers is not None and (known.target is None or layers[-1] < known.target.shape.num_layers)
-    if TRAITS[algorithm].shipped and not own:
-        raise SpecError(
-            f"{setting} and an {algorithm} draft, which reads the state behind the target's final norm: an engine "
-            f"gives outputs of layers, all of them before it; set {setting.partition('=')[0]}={instead}"
-        )
 
 
 def _check_pass(known: Known) -> None:

@@ -45,9 +45,9 @@ class Bench:
         with serving(self.served(**faults)) as engine:
             return self.run(engine, spec=spec)
 
-    def own(self) -> ArtifactRef:
+    def own(self, **options: Any) -> ArtifactRef:
         """Run the stage with transformers, and publish at another address."""
-        spec = spec_for(self.target, codec="bf16")
+        spec = spec_for(self.target, codec="bf16", **options)
         out = out_for(self.store, self.folder, self.answers, "d")
         counts = run(spec, {"answers": self.answers}, out, placement_for(self.target, self.folder), self.heard)
         return out.publish(spec, 1, counts)

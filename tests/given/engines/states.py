@@ -125,7 +125,7 @@ class Served:
         out = self.model.model(input_ids=torch.tensor([ids]), use_cache=False)
         for hook in hooks:
             hook.remove()
-        chosen = [min(each + self.shift, 6) for each in self.layer_ids]
+        chosen = [min(each + self.shift, len(layers)) for each in self.layer_ids]
         states = torch.stack([captured[each] for each in chosen], dim=1)
         if self.norm:
             states[:, -1] = cast("torch.nn.Module", self.model.decoder.norm)(states[:, -1][None])[0]

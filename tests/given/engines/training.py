@@ -18,9 +18,9 @@ from tests.given.published.site import SMALL
 SPEC = SMALL.but(source="engine", engine_version=VERSION_SERVED)
 
 
-def tokens_of(bench: Bench) -> Artifact:
+def tokens_of(bench: Bench, **options: Any) -> Artifact:
     """Publish a cache of tokens only."""
-    spec = spec_for(bench.target, codec="none")
+    spec = spec_for(bench.target, codec="none", **options)
     out = out_for(bench.store, bench.folder, bench.answers, "tokens")
     counts = capture(spec, {"answers": bench.answers}, out, placement_for(bench.target, bench.folder), bench.heard)
     return open_artifact(bench.store, out.publish(spec, 1, counts), bench.folder)
