@@ -113,8 +113,8 @@ def _of_window(option: str) -> list[str]:
     return [
         f"SGLang reads the window from no file: without {option} (the positions before a token's own) the draft "
         "attends in full, and the longer the context the less of it is accepted",
-        "SGLang's FlashInfer attention, by its source (0.5.23, not run), keeps the window for the first draft of a "
-        "round alone; --speculative-draft-attention-backend triton keeps it for all",
+        "SGLang's FlashInfer attention, by its source (0.5.23, not run), leaves the window out at the drafts behind "
+        "the first of a round; --speculative-draft-attention-backend triton keeps it there, one position short",
     ]
 
 
