@@ -1,5 +1,7 @@
 """llama.cpp's form: one GGUF file. DSpark, DFlash and DFlash 2 are its architecture `dflash`, Eagle3 is `eagle3`.
 
+MTP heads, which are of their target's architecture, are written by `llama_heads.py`.
+
 The token embedding and the head are the target's and stay out: llama.cpp shares them from the target it serves. The
 tokenizer is copied from the target's own GGUF file, so that both always agree.
 """
@@ -16,7 +18,7 @@ from deepspec.checkpoint.config import KINDS
 from deepspec.checkpoint.draft import BORROWED
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
-from deepspec.forms import heads
+from deepspec.forms import llama_heads
 from deepspec.forms.form import (
     Form,
     FormSource,
@@ -36,7 +38,7 @@ from deepspec.forms.form import (
     with_zero_markov,
     without,
 )
-from deepspec.forms.gguf_file import GgufFile, read_gguf
+from deepspec.forms.gguf_file import GgufFile, add_tensor, copy_field, end_file, read_gguf
 from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
 from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
 
@@ -94,12 +96,14 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: FormSource) -> str | None:
     draft = source.draft
-    if TRAITS[draft.algorithm].shipped:
-        return heads.not_shipped(draft)
-    if unread := biased(draft) or refuse_rope(draft.block.rope) or turns_whole_heads(draft):
+    shipped = TRAITS[draft.algorithm].shipped
+    if unread := biased(draft) or refuse_rope(draft.block.rope) or (None if shipped else turns_whole_heads(draft)):
         return unread
-    if _target_gguf(source.target_folder) is None:
+    target = _target_gguf(source.target_folder)
+    if target is None:
         return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
+    if shipped:
+        return llama_heads.refuse_heads(source, target)
     if TRAITS[draft.algorithm].blocks:
         if not_refined(draft) or not_by_slot(draft):
             return not_refined(draft) or not_by_slot(draft)
@@ -132,6 +136,8 @@ def _write(source: FormSource, folder: Path) -> list[str]:
     target = _target_gguf(source.target_folder)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
+    if TRAITS[source.draft.algorithm].shipped:
+        return llama_heads.write_heads(source, target, folder / FILE)
     eagle, kind = not TRAITS[source.draft.algorithm].blocks, method_of(source.draft.algorithm, source.draft.layout)
     config, tensors, notes = dict(source.config), dict(source.tensors), list[str]()
     if kind == "dspark":
@@ -145,10 +151,8 @@ def _write(source: FormSource, folder: Path) -> list[str]:
     _copy_tokenizer(writer, target)
     left_out = ("embed_tokens.weight", "t2d") if source.draft.reduced_vocabulary else (*BORROWED, "t2d")
     for name, tensor in _translated(without(tensors, *left_out), source):
-        _add(writer, name, tensor)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+        add_tensor(writer, name, tensor)
+    end_file(writer)
     return [*notes, f"serve with --spec-type draft-{kind}; needs the target's own GGUF file"]
 
 
@@ -197,21 +201,7 @@ def _write_eagle(writer: Any, source: FormSource, confident: bool) -> None:
 def _copy_tokenizer(writer: Any, target: Path) -> None:
     for name, field in read_gguf(target, tensors=False).fields.items():
         if name.startswith("tokenizer.") and name != _MASK:
-            inner = None if field.inner is None else gguf.GGUFValueType(field.inner)
-            writer.add_key_value(name, field.value, gguf.GGUFValueType(field.kind), inner)
-
-
-def _add(writer: Any, name: str, tensor: Tensor) -> None:
-    """Add a tensor: matrices in bf16 where they are bf16, everything else in fp32 (d2t in int64)."""
-    if tensor.dtype == torch.int64:
-        writer.add_tensor(name, tensor.numpy())
-        return
-    data = tensor.float().numpy()
-    if tensor.dtype == torch.bfloat16 and tensor.ndim == 2:
-        kind = gguf.GGMLQuantizationType.BF16
-        writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
-        return
-    writer.add_tensor(name, data)
+            copy_field(writer, name, field)
 
 
 def _translated(tensors: Tensors, source: FormSource) -> Iterator[tuple[str, Tensor]]:
@@ -256,8 +246,10 @@ def _halved(rows: Tensor, head_dim: int) -> Tensor:
 
 
 def _read(folder: Path) -> tuple[Json, Tensors]:
+    arch = read_gguf(folder / FILE, tensors=False).value("general.architecture")
+    if arch == llama_heads.ARCH:
+        return llama_heads.read_written_heads(folder / FILE)
     found = read_gguf(folder / FILE, tensors=True)
-    arch = found.value("general.architecture")
     tensors = {_our_name(name): tensor for name, tensor in found.tensors.items()}
     head_dim = found.value(f"{arch}.attention.key_length")
     if arch == "eagle3":
