@@ -41,6 +41,7 @@ from deepspec.forms.form import (
 from deepspec.forms.gguf_file import GgufFile, add_tensor, copy_field, end_file, read_gguf
 from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
 from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
+from deepspec.models.config import DraftConfig
 
 FILE = "draft.gguf"
 
@@ -96,23 +97,33 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: FormSource) -> str | None:
     draft = source.draft
-    shipped = TRAITS[draft.algorithm].shipped
+    shipped, blocks = TRAITS[draft.algorithm].shipped, TRAITS[draft.algorithm].blocks
     if unread := biased(draft) or refuse_rope(draft.block.rope) or (None if shipped else turns_whole_heads(draft)):
         return unread
-    target = _target_gguf(source.target_folder)
+    target = _target_gguf(source)
     if target is None:
-        return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
+        return (
+            "a target without one GGUF file beside its weights, to copy the tokenizer from; export.gguf=FILE names one"
+        )
+    if other := _another(draft, target):
+        return other
     if shipped:
         return llama_heads.refuse_heads(source, target)
-    if TRAITS[draft.algorithm].blocks:
-        if not_refined(draft) or not_by_slot(draft):
-            return not_refined(draft) or not_by_slot(draft)
-        if draft.markov_rank and draft.layout == "fill_in":
-            return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
-        most, size = draft.selector_top_k, draft.block.hidden_size
-        if size < most * (most + 1):
-            return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
-        return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+    return _refuse_blocks(draft) if blocks else _refuse_eagle(draft)
+
+
+def _refuse_blocks(draft: DraftConfig) -> str | None:
+    if unread := not_refined(draft) or not_by_slot(draft):
+        return unread
+    if draft.markov_rank and draft.layout == "fill_in":
+        return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
+    most, size = draft.selector_top_k, draft.block.hidden_size
+    if size < most * (most + 1):
+        return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
+    return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+
+
+def _refuse_eagle(draft: DraftConfig) -> str | None:
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
     if len(draft.target_layer_ids) != EAGLE_LAYERS:
@@ -126,14 +137,32 @@ def _refuse(source: FormSource) -> str | None:
     )
 
 
-def _target_gguf(folder: Path | None) -> Path | None:
-    """Return the target's GGUF file, where its folder holds exactly one."""
-    found = [] if folder is None else sorted(folder.glob("*.gguf"))
+def _target_gguf(source: FormSource) -> Path | None:
+    """Return the target's GGUF file: the one that was named, or that of its folder, where it holds exactly one."""
+    if source.gguf is not None:
+        return source.gguf
+    found = [] if source.target_folder is None else sorted(source.target_folder.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
 
 
+def _another(draft: DraftConfig, file: Path) -> str | None:
+    """Refuse a GGUF file of another model than the draft's target."""
+    found = read_gguf(file, tensors=False)
+
+    def told(key: str) -> int | None:
+        field = found.fields.get(f"{found.value('general.architecture')}.{key}")
+        return None if field is None else int(field.value)
+
+    heads = told("nextn_predict_layers") or 0
+    wanted = {"block_count": draft.num_target_layers + heads, "embedding_length": draft.block.hidden_size}
+    wrong = [key for key, value in wanted.items() if told(key) not in (None, value)]
+    if not wrong:
+        return None
+    return f"{file.name}, a GGUF file of another target: its {wrong[0]} is {told(wrong[0])}, wanted {wanted[wrong[0]]}"
+
+
 def _write(source: FormSource, folder: Path) -> list[str]:
-    target = _target_gguf(source.target_folder)
+    target = _target_gguf(source)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
     if TRAITS[source.draft.algorithm].shipped:

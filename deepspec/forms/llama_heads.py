@@ -67,6 +67,8 @@ def refuse_heads(source: FormSource, target: Path) -> str | None:
     arch = found.value("general.architecture")
     if arch != ARCH:
         return f"mtp heads beside {target.name}, a GGUF file of architecture {arch}; it drafts with those of {ARCH}"
+    if _ENDS[0] not in places(target):
+        return f"mtp heads beside {target.name}, which has no {_ENDS[0]}; merge its pieces (llama-gguf-split --merge)"
     listed = [key for key in _BY_LAYER if _HEADS not in found.fields and isinstance(_told(found, key), list)]
     return (
         f"mtp heads beside {target.name}, which tells {listed[0]} of each layer and has none for them"

@@ -119,7 +119,7 @@ def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(
 
 def test_what_cannot_hold_heads_says_so(tuned: tuple[FormSource, Path], tmp_path: Path) -> None:
     source, _ = tuned
-    assert some(FORMS["llama.cpp"].refuse(source)).startswith("a target without a GGUF file beside its weights")
+    assert some(FORMS["llama.cpp"].refuse(source)).startswith("a target without one GGUF file beside its weights")
     away = read_source(tmp_path / "draft", "ORG/target", None)
     assert some(FORMS["vllm"].refuse(away)).startswith("mtp heads without the target's files")
     assert FORMS["deepspec"].refuse(away) is None

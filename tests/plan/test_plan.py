@@ -168,6 +168,13 @@ def test_a_missing_prompts_file_is_named(tmp_path: Path) -> None:
         check_sources(plan)
 
 
+def test_a_missing_gguf_file_is_named(tmp_path: Path) -> None:
+    told = f"export.gguf={tmp_path / 'none.gguf'}"
+    plan = Choices(dataset="demo", overrides=(told,)).plan
+    with pytest.raises(SourceError, match=r"none\.gguf: no such file; export\.gguf wants the GGUF file"):
+        check_sources(plan)
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
