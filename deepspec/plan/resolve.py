@@ -33,6 +33,11 @@ from deepspec.target.identity import identify, remembered_checksum
 from deepspec.target.source import TargetFiles
 
 
+_GGUF = b"GGUF"
+"""With which such a file begins."""
+_WANTS_GGUF = "export.gguf wants the GGUF file from which llama.cpp serves the target"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
     """A plan in which everything is named by its hash."""
@@ -148,8 +153,11 @@ def _gguf(plan: Plan) -> Path | None:
         return None
     path = Path(plan.export.gguf).expanduser()
     if not path.is_file():
-        raise SourceError("no such file; export.gguf wants the GGUF file from which llama.cpp serves the target", path)
+        raise SourceError(f"no such file; {_WANTS_GGUF}", path)
     check_pointer(path, SourceError)
+    with path.open("rb") as file:
+        if file.read(len(_GGUF)) != _GGUF:
+            raise SourceError(f"no GGUF file; {_WANTS_GGUF}", path)
     return path.resolve()
 
 
