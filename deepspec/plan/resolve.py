@@ -32,7 +32,6 @@ from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.identity import identify, remembered_checksum
 from deepspec.target.source import TargetFiles
 
-
 _GGUF = b"GGUF"
 """With which such a file begins."""
 _WANTS_GGUF = "export.gguf wants the GGUF file from which llama.cpp serves the target"
