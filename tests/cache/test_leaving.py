@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -132,6 +133,16 @@ def test_off_a_card_states_leave_beside_the_pass_and_threads_sleep_until_they_ar
         "in front again",
     ]  # fmt: skip
     assert sorted(card.done[5:]) == ["a thread has waited", *["kept until the side is through"] * 2]
+
+
+def test_the_threads_of_a_card_have_that_card_as_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[tuple[str, torch.device]]()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda card: told.append((current_thread().name[:7], card)))
+    for card in (torch.device("cuda", 3), torch.device("cuda"), torch.device("cpu")):
+        items, hidden, last = batch_of(9)
+        with Leaving("bf16", LAYERS, card) as leaving:
+            leaving.take(items, hidden, last)[0].result()
+    assert set(told) == {("encoder", torch.device("cuda", 3))}
 
 
 def test_planes_by_torch_are_those_by_numpy() -> None:

@@ -76,8 +76,22 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolve_target(source, tmp_path_factory.mktemp("models"), "smollm2").folder
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on_path: None, dtype: str) -> None:
+SPREAD = {
+    "ranks": "--tensor-parallel-size 3",
+    "copies": "--data-parallel-size 2 --api-server-count 2",
+    "pieces": "--max-num-batched-tokens 64 --block-size 64 --num-gpu-blocks-override 24",
+}
+"""Words that a card's engine may have, too: for several ranks, copies and servers; for prompts read in pieces, where
+there is room for one and a half."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more"),
+    [("float32", ""), ("bfloat16", ""), *(pytest.param("float32", words, id=name) for name, words in SPREAD.items())],
+)
+def test_vllm_gives_the_states_of_transformers(
+    smollm2: Path, tmp_path: Path, on_path: None, dtype: str, more: str
+) -> None:
     store = Store(tmp_path / "store")
     answers = publish_answers(store, tmp_path, [rows(8), rows(5)])
     spec = CacheSpec(
@@ -85,7 +99,7 @@ def test_vllm_gives_the_states_of_transformers(smollm2: Path, tmp_path: Path, on
         max_length=1024, layers=(-1, 1, 8, 15, 28), part_bytes=1 << 22,
     )  # fmt: skip
     server = StatesServer(options=spec, folder=smollm2, staging=tmp_path / "staging")
-    engines, served = managed(ManagedEngines(kind="vllm", arguments="--enforce-eager"), server)
+    engines, served = managed(ManagedEngines(kind="vllm", arguments=f"--enforce-eager {more}"), server)
     place = Placement(scratch=tmp_path, threads=1, locations={spec.target.digest: str(smollm2)})
     heard = Heard()
     with start_engines(engines, served, tmp_path / "logs") as endpoints:
