@@ -5,6 +5,7 @@ DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,19 +80,37 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SPREAD = {
     "ranks": "--tensor-parallel-size 3",
     "copies": "--data-parallel-size 2 --api-server-count 2",
-    "pieces": "--max-num-batched-tokens 64 --block-size 64 --num-gpu-blocks-override 24",
+    "pieces": "--max-num-seqs 16 --max-num-batched-tokens 64 --block-size 64 --num-gpu-blocks-override 24",
 }
 """Words that a card's engine may have, too: for several ranks, copies and servers; for prompts read in pieces, where
 there is room for one and a half."""
+WINDOWS = "windows"
+"""Of a target whose layers slide."""
+
+
+def with_windows(target: Path, folder: Path) -> Path:
+    """Return a Llama as a Mistral whose layers see 16 tokens: other states from the same weights."""
+    shutil.copytree(target, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.mark.parametrize(
     ("dtype", "more"),
-    [("float32", ""), ("bfloat16", ""), *(pytest.param("float32", words, id=name) for name, words in SPREAD.items())],
+    [
+        ("float32", ""),
+        ("bfloat16", ""),
+        *(pytest.param("float32", words, id=name) for name, words in SPREAD.items()),
+        pytest.param("float32", WINDOWS, id=WINDOWS),
+    ],
 )
 def test_vllm_gives_the_states_of_transformers(
     smollm2: Path, tmp_path: Path, on_path: None, dtype: str, more: str
 ) -> None:
+    if more == WINDOWS:
+        smollm2, more = with_windows(smollm2, tmp_path / "windows"), ""
     store = Store(tmp_path / "store")
     answers = publish_answers(store, tmp_path, [rows(8), rows(5)])
     spec = CacheSpec(
