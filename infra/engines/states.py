@@ -25,8 +25,8 @@ KIND = "vllm"
 CONNECTOR = Path(__file__).resolve().parents[1] / "connector"
 """Goes on the engine's PYTHONPATH: a folder with the connector's module and nothing else."""
 ONE_TABLE = "--disable-hybrid-kv-cache-manager"
-"""With it vLLM keeps one table of blocks for all layers. On a card it else keeps one for each kind where some slide,
-and a block of any is as large as a dozen layers': of the states, the only layer of their kind, it holds a token or two.
+"""With it vLLM keeps one table of blocks for all layers. Else it keeps one for each kind where some slide, and a block
+of any is as large as a dozen layers': of the states, the only layer of their kind, it holds a few tokens.
 """
 _SHARED_MEMORY = Path("/dev/shm")
 _ASK_VERSION = "from vllm.version import __version__; print(__version__)"

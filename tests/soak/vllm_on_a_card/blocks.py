@@ -1,6 +1,6 @@
 """How many requests an engine that gives states holds, by vLLM's own count.
 
-With a table of blocks for each kind of layer, as on a card, and with one for all. Run by vLLM's interpreter; prints a
+With a table of blocks for each kind of layer, as it comes, and with one for all. Run by vLLM's interpreter; prints a
 JSON object: name -> [several tables, one]. Sizes are like those of the models that they are named after, with five
 captured layers and the last; 40 GiB of bf16, 4,096 tokens a request.
 """
