@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepspec.formats.exports import write_form
-from deepspec.serving.check import OTHERWISE, against_ours
+from deepspec.serving.check import against_ours
 from infra.engines.managed import ManagedEngines, Served, start_engines
 from tests.given.published import chain
 from tests.given.targets import shipped
@@ -43,8 +43,8 @@ def test_llama_cpp_accepts_tuned_heads_as_often_as_decoding_here(
     (draft,) = write_form(made["export"], "llama.cpp", tmp_path / "form")
     served = Served(name="tiny", gguf=tmp_path / "target" / "target.gguf", context=256)
     plain = ManagedEngines(count=1, slots=1)
-    drafted = test_engine_heads.DRAFTED  # in every round: it never drafts fewer
-    words = shlex.join(["--draft", str(draft), "--draft-type", "mtp", "--draft-tokens", str(drafted)])
+    drafted = str(test_engine_heads.DRAFTED)
+    words = shlex.join(["--draft", str(draft), "--draft-type", "mtp", "--draft-tokens", drafted])
     drafting = plain.model_copy(update={"arguments": words})
     with start_engines(drafting, served, tmp_path / "drafting") as (endpoint,):
         answers = asyncio.run(answers_of(endpoint, asked))
@@ -54,8 +54,6 @@ def test_llama_cpp_accepts_tuned_heads_as_often_as_decoding_here(
     assert found is not None
     print(found.model_dump_json())
     assert 0.1 < found.accept_rate < 0.95
+    assert found.agrees
     assert found.same_answers == len(asked) == len(QUESTIONS)
     assert [each.text for each in answers] == [each.text for each in plains]
-    there, here = [each.drafted / drafted for each in answers], [len(each.decoded.rounds) for each in asked]
-    print("rounds there", sum(there), "here", sum(here))
-    assert sum(abs(one - other) for one, other in zip(there, here, strict=True)) <= OTHERWISE * sum(here)
