@@ -101,6 +101,8 @@ class Capture:
         self._report.log("loading the target")
         load = load_placed if self._spec.states == "transformers" else load_fitting
         target = load(self._spec.target, self._placement, self._spec.dtype)
+        if target.device.type == "cuda":  # else this thread's is the first card: there, too, torch would take memory
+            torch.cuda.set_device(target.device)
         if target.shape.general and not target.embed_weight.is_meta:
             self._report.log(f"{target.shape.top_model_type}: the general reading is proven on this target")
         for line in target.shape.told:

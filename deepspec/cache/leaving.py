@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -54,7 +55,7 @@ class Leaving:
         beside_a_card = min(MOST_ENCODERS, max(1, (os.cpu_count() or 1) - 2))
         self.encoders = beside_a_card if device.type == "cuda" else 1
         """Threads."""
-        self._pool = ThreadPoolExecutor(self.encoders, thread_name_prefix="encoder")
+        self._pool = ThreadPoolExecutor(self.encoders, "encoder", partial(_begin, device))
 
     def take(self, batch: Sequence[Item], hidden: Tensor, last: Tensor) -> list[Future[Encoded]]:
         """Return the samples of a pass, to be encoded: `hidden` is `(B, T, A·D)`, `last` `(B, T, D)`."""
@@ -105,6 +106,12 @@ class Leaving:
     ) -> None:
         """Wait for the threads; what has not begun is given up after an error."""
         self._pool.shutdown(cancel_futures=error is not None)
+
+
+def _begin(device: torch.device) -> None:
+    """Begin a thread: which card is current is each thread's own, and the first one unless it is told."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _kept(item: Item, hidden: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

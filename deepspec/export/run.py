@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from deepspec.checkpoint.config import write_draft_config
 from deepspec.checkpoint.draft import WEIGHTS, load_config
 from deepspec.decoding.pair import draft_folder
 from deepspec.disk import checksum
+from deepspec.errors import TargetError
 from deepspec.export.parity_gate import Gate
 from deepspec.export.proof import draft_with, output_difference, read_back
 from deepspec.export.spec import ExportSpec
@@ -50,10 +51,12 @@ def run(
     Raises:
         CheckpointError: the draft cannot be read.
         ParityError: a form that was read back does not give what the draft gives.
+        TargetError: the target's GGUF file is not on this machine.
     """
     draft = inputs["draft"]
     target = placement.locations.get(TargetId.model_validate(draft.counts["target"]).digest)
     source = read_source(draft_folder(draft, out.scratch), spec.target, None if target is None else Path(target))
+    source = replace(source, gguf=_gguf(spec, placement))
     model = draft_with(source.draft, source.tensors).to(placement.draft_device)
     gate = None
     if spec.gate and target is not None:
@@ -75,6 +78,16 @@ def run(
         "difference": {name: form.difference for name, form in forms.items() if form.refused is None},
         "parity": None if index.parity is None else all(each.passed for each in index.parity),
     }
+
+
+def _gguf(spec: ExportSpec, placement: Placement) -> Path | None:
+    if spec.gguf is None:
+        return None
+    if spec.gguf not in placement.locations:
+        raise TargetError(
+            f"the target's GGUF file {spec.gguf} is not on this machine; give --set export.gguf=FILE where it is"
+        )
+    return Path(placement.locations[spec.gguf])
 
 
 def read_source(folder: Path, target: str, target_folder: Path | None) -> FormSource:

@@ -11,5 +11,8 @@ class ExportSpec(Spec):
     """Which forms are written."""
     target: str = ""
     """Hub id or name of the target as the engines will load it; empty: the one in the draft's config."""
+    gguf: str | None = None
+    """GGUF file from which llama.cpp serves the target: its form takes the tokenizer from there. None: the one in the
+    target's folder. In an artifact's spec it is the file's hash."""
     gate: bool = True
     """Whether one text is run through target, cache, draft and every form; needs room for the target in fp32."""

@@ -45,3 +45,13 @@ def states(config: Mapping[str, Any]) -> list[str]:
     """
     listed = [key for key in _LISTS if any(_KIND.search(str(kind)) for kind in config.get(key) or ())]
     return listed or [key for key, value in config.items() if value and _FIELD.search(key)]
+
+
+def is_windowed(config: Mapping[str, Any]) -> bool:
+    """Return whether some layers attend within a sliding window.
+
+    Args:
+        config: of the text part.
+    """
+    slides = bool(config.get("sliding_window")) and config.get("use_sliding_window") is not False
+    return slides or any("sliding" in str(kind) for kind in config.get("layer_types") or ())

@@ -43,6 +43,8 @@ class FormSource:
     """Name of the target as engines load it."""
     target_folder: Path | None
     """The target on this machine, where it is known."""
+    gguf: Path | None = None
+    """GGUF file from which llama.cpp serves it; None: the one in its folder, where there is one."""
 
 
 def no_options(_: FormSource) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Reads GGUF files: the fields and tensors of version 3, little-endian.
+"""Reads GGUF files, the fields and tensors of version 3, little-endian; and writes what drafts have in common.
 
 The `gguf` package reads them too, but takes seconds for a vocabulary of 50 000; and a proof should not read with the
 library that wrote.
@@ -6,10 +6,13 @@ library that wrote.
 
 import mmap
 import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -40,6 +43,15 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies in a file, whatever its type."""
+
+    shape: list[int]
+    kind: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufFile:
     """What a file holds."""
 
@@ -58,15 +70,68 @@ class GgufFile:
         return self.fields[name].value
 
 
-def read_gguf(path: Path, *, tensors: bool) -> GgufFile:
-    """Return the fields of a file and, where asked for, its tensors.
+def read_gguf(path: Path, *, tensors: bool, but: Collection[str] = ()) -> GgufFile:
+    """Return the fields of a file and, where asked for, its tensors but those of some names.
 
     Raises:
         CheckpointError: no GGUF file of version 3, cut off, or tensors of a type that drafts do not have.
     """
+    with _opened(path) as data:
+        return _Cursor(data, path).read(tensors, but)
+
+
+def copy_field(writer: Any, name: str, field: Field) -> None:
+    """Write a field that was read."""
+    inner = None if field.inner is None else gguf.GGUFValueType(field.inner)
+    writer.add_key_value(name, field.value, gguf.GGUFValueType(field.kind), inner)
+
+
+def copy_tensor(writer: Any, path: Path, name: str, place: Place) -> None:
+    """Write a tensor of another file, in its own type: not even a quantised one is computed again.
+
+    Raises:
+        CheckpointError: of a type that is unknown here.
+    """
+    try:
+        kind = gguf.GGMLQuantizationType(place.kind)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {name} is of type {place.kind}, which is unknown here") from error
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    rows = (*place.shape[:-1], place.shape[-1] // values * size)
+    writer.add_tensor(name, np.memmap(path, np.uint8, "r", place.at, rows), raw_dtype=kind)
+
+
+def add_tensor(writer: Any, name: str, tensor: Tensor) -> None:
+    """Write a tensor: matrices in bf16 where they are bf16, everything else in fp32 (d2t in int64)."""
+    if tensor.dtype == torch.int64:
+        writer.add_tensor(name, tensor.numpy())
+        return
+    data = tensor.float().numpy()
+    if tensor.dtype == torch.bfloat16 and tensor.ndim == 2:
+        kind = gguf.GGMLQuantizationType.BF16
+        writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
+        return
+    writer.add_tensor(name, data)
+
+
+def end_file(writer: Any) -> None:
+    """Write all that was added."""
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+
+
+def places(path: Path) -> dict[str, Place]:
+    """Return where the tensors of a file lie; errors as in `read_gguf`."""
+    with _opened(path) as data:
+        return _Cursor(data, path).places()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[mmap.mmap]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Cursor(data, path).read(tensors)
+            yield data
     except (OSError, OverflowError, ValueError, struct.error) as error:
         raise CheckpointError(f"{path} is not a whole GGUF file: {error}") from error
 
@@ -77,17 +142,28 @@ class _Cursor:
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self._data, self._path, self._at = data, path, 0
 
-    def read(self, with_tensors: bool) -> GgufFile:
+    def read(self, with_tensors: bool, but: Collection[str]) -> GgufFile:
+        fields, count = self._begin()
+        if not with_tensors:
+            return GgufFile(fields, {})
+        placed = self._places(fields, count)
+        return GgufFile(fields, {name: self._tensor(place) for name, place in placed.items() if name not in but})
+
+    def places(self) -> dict[str, Place]:
+        return self._places(*self._begin())
+
+    def _begin(self) -> tuple[dict[str, Field], int]:
+        """Return the fields, and how many tensors follow."""
         magic, version, tensor_count, field_count = self._unpack("4sIQQ")
         if magic != b"GGUF" or version != 3:
             raise CheckpointError(f"{self._path} is no GGUF file of version 3")
-        fields = {self._string(): self._field() for _ in range(field_count)}
-        if not with_tensors:
-            return GgufFile(fields, {})
-        told = [(self._string(), self._shape(), *self._unpack("IQ")) for _ in range(tensor_count)]
+        return {self._string(): self._field() for _ in range(field_count)}, tensor_count
+
+    def _places(self, fields: dict[str, Field], count: int) -> dict[str, Place]:
+        told = [(self._string(), self._shape(), *self._unpack("IQ")) for _ in range(count)]
         step = fields["general.alignment"].value if "general.alignment" in fields else 32
         start = -(-self._at // step) * step
-        return GgufFile(fields, {name: self._tensor(shape, kind, start + at) for name, shape, kind, at in told})
+        return {name: Place(shape, kind, start + at) for name, shape, kind, at in told}
 
     def _unpack(self, codes: str) -> tuple[Any, ...]:
         found = struct.unpack_from(f"<{codes}", self._data, self._at)
@@ -120,10 +196,10 @@ class _Cursor:
         (axes,) = self._unpack("I")
         return list(reversed(self._unpack(f"{axes}Q")))
 
-    def _tensor(self, shape: list[int], kind: int, start: int) -> Tensor:
-        if kind not in _TENSORS:
-            raise CheckpointError(f"{self._path}: tensors of type {kind}; a draft holds F32, BF16 and I64")
-        count = int(np.prod(shape))
-        found: npt.NDArray[Any] = np.frombuffer(self._data, _TENSORS[kind], count, start).copy()
-        tensor = torch.from_numpy(found).reshape(shape)
-        return tensor.view(torch.bfloat16) if kind == _BF16 else tensor
+    def _tensor(self, place: Place) -> Tensor:
+        if place.kind not in _TENSORS:
+            raise CheckpointError(f"{self._path}: tensors of type {place.kind}; a draft holds F32, BF16 and I64")
+        count = int(np.prod(place.shape))
+        found: npt.NDArray[Any] = np.frombuffer(self._data, _TENSORS[place.kind], count, place.at).copy()
+        tensor = torch.from_numpy(found).reshape(place.shape)
+        return tensor.view(torch.bfloat16) if place.kind == _BF16 else tensor

@@ -1,8 +1,8 @@
-"""MTP heads where engines read them: in the files of the target that ships them, under its names.
+"""MTP heads where vLLM and SGLang read them: in the files of the target that ships them, under its names.
 
-An engine serves the target with its own heads and no separate draft. So the form is those of the target's files that
-hold heads, with nothing changed in them but the heads, and its config.json: laid over a copy of the target's folder
-they make the target whose heads are tuned. Engines hand heads the state behind the target's final norm.
+Such an engine serves the target with its own heads and no separate draft. So the form is those of the target's files
+that hold heads, with nothing changed in them but the heads, and its config.json: laid over a copy of the target's
+folder they make the target whose heads are tuned. Engines hand heads the state behind the target's final norm.
 """
 
 import json
@@ -22,16 +22,6 @@ from deepspec.families.shipped import PREFIX, head_style
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
 from deepspec.forms.form import Form, FormSource, Json, Tensors, without
-from deepspec.models.config import DraftConfig
-
-
-def not_shipped(draft: DraftConfig) -> str | None:
-    """Refuse heads that a target ships, where an engine loads drafts of another kind."""
-    if TRAITS[draft.algorithm].shipped:
-        return (
-            f"{draft.algorithm} heads, which go back into the target's own files; serve the folder for vllm or sglang"
-        )
-    return None
 
 
 def served_with_target(form: Form, how: str) -> Form:

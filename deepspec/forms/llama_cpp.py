@@ -1,5 +1,7 @@
 """llama.cpp's form: one GGUF file. DSpark, DFlash and DFlash 2 are its architecture `dflash`, Eagle3 is `eagle3`.
 
+MTP heads, which are of their target's architecture, are written by `llama_heads.py`.
+
 The token embedding and the head are the target's and stay out: llama.cpp shares them from the target it serves. The
 tokenizer is copied from the target's own GGUF file, so that both always agree.
 """
@@ -16,7 +18,7 @@ from deepspec.checkpoint.config import KINDS
 from deepspec.checkpoint.draft import BORROWED
 from deepspec.errors import CheckpointError
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
-from deepspec.forms import heads
+from deepspec.forms import llama_heads
 from deepspec.forms.form import (
     Form,
     FormSource,
@@ -36,9 +38,10 @@ from deepspec.forms.form import (
     with_zero_markov,
     without,
 )
-from deepspec.forms.gguf_file import GgufFile, read_gguf
+from deepspec.forms.gguf_file import GgufFile, add_tensor, copy_field, end_file, read_gguf
 from deepspec.forms.gguf_rope import read_rope, refuse_rope, write_rope
 from deepspec.forms.names import EAGLE_LAYERS, EAGLE_STYLE
+from deepspec.models.config import DraftConfig
 
 FILE = "draft.gguf"
 
@@ -94,21 +97,33 @@ _INTERLEAVED = ("attn_q.weight", "attn_k.weight")
 
 def _refuse(source: FormSource) -> str | None:
     draft = source.draft
-    if TRAITS[draft.algorithm].shipped:
-        return heads.not_shipped(draft)
-    if unread := biased(draft) or refuse_rope(draft.block.rope) or turns_whole_heads(draft):
+    shipped, blocks = TRAITS[draft.algorithm].shipped, TRAITS[draft.algorithm].blocks
+    if unread := biased(draft) or refuse_rope(draft.block.rope) or (None if shipped else turns_whole_heads(draft)):
         return unread
-    if _target_gguf(source.target_folder) is None:
-        return "a target without a GGUF file beside its weights, from which the tokenizer would be copied"
-    if TRAITS[draft.algorithm].blocks:
-        if not_refined(draft) or not_by_slot(draft):
-            return not_refined(draft) or not_by_slot(draft)
-        if draft.markov_rank and draft.layout == "fill_in":
-            return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
-        most, size = draft.selector_top_k, draft.block.hidden_size
-        if size < most * (most + 1):
-            return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
-        return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+    target = _target_gguf(source)
+    if target is None:
+        return (
+            "a target without one GGUF file beside its weights, to copy the tokenizer from; export.gguf=FILE names one"
+        )
+    if other := _another(draft, target):
+        return other
+    if shipped:
+        return llama_heads.refuse_heads(source, target)
+    return _refuse_blocks(draft) if blocks else _refuse_eagle(draft)
+
+
+def _refuse_blocks(draft: DraftConfig) -> str | None:
+    if unread := not_refined(draft) or not_by_slot(draft):
+        return unread
+    if draft.markov_rank and draft.layout == "fill_in":
+        return f"blocks that are filled in, for {draft.algorithm}; it predicts from the anchor on"
+    most, size = draft.selector_top_k, draft.block.hidden_size
+    if size < most * (most + 1):
+        return f"a selector among {most} candidates in a hidden size of {size}; it wants k·(k + 1) at most that"
+    return not_filled_in(draft) or not_style(draft, "qwen3") or not_vanilla(draft) or not_whole(draft)
+
+
+def _refuse_eagle(draft: DraftConfig) -> str | None:
     if TRAITS[draft.algorithm].parallel:
         return not_parallel(draft)
     if len(draft.target_layer_ids) != EAGLE_LAYERS:
@@ -122,16 +137,36 @@ def _refuse(source: FormSource) -> str | None:
     )
 
 
-def _target_gguf(folder: Path | None) -> Path | None:
-    """Return the target's GGUF file, where its folder holds exactly one."""
-    found = [] if folder is None else sorted(folder.glob("*.gguf"))
+def _target_gguf(source: FormSource) -> Path | None:
+    """Return the target's GGUF file: the one that was named, or that of its folder, where it holds exactly one."""
+    if source.gguf is not None:
+        return source.gguf
+    found = [] if source.target_folder is None else sorted(source.target_folder.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
 
 
+def _another(draft: DraftConfig, file: Path) -> str | None:
+    """Refuse a GGUF file of another model than the draft's target."""
+    found = read_gguf(file, tensors=False)
+
+    def told(key: str) -> int | None:
+        field = found.fields.get(f"{found.value('general.architecture')}.{key}")
+        return None if field is None else int(field.value)
+
+    heads = told("nextn_predict_layers") or 0
+    wanted = {"block_count": draft.num_target_layers + heads, "embedding_length": draft.block.hidden_size}
+    wrong = [key for key, value in wanted.items() if told(key) not in (None, value)]
+    if not wrong:
+        return None
+    return f"{file.name}, a GGUF file of another target: its {wrong[0]} is {told(wrong[0])}, wanted {wanted[wrong[0]]}"
+
+
 def _write(source: FormSource, folder: Path) -> list[str]:
-    target = _target_gguf(source.target_folder)
+    target = _target_gguf(source)
     if target is None:
         raise CheckpointError(f"the target's folder {source.target_folder} holds no GGUF file; `refuse` says so before")
+    if TRAITS[source.draft.algorithm].shipped:
+        return llama_heads.write_heads(source, target, folder / FILE)
     eagle, kind = not TRAITS[source.draft.algorithm].blocks, method_of(source.draft.algorithm, source.draft.layout)
     config, tensors, notes = dict(source.config), dict(source.tensors), list[str]()
     if kind == "dspark":
@@ -145,10 +180,8 @@ def _write(source: FormSource, folder: Path) -> list[str]:
     _copy_tokenizer(writer, target)
     left_out = ("embed_tokens.weight", "t2d") if source.draft.reduced_vocabulary else (*BORROWED, "t2d")
     for name, tensor in _translated(without(tensors, *left_out), source):
-        _add(writer, name, tensor)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-        write()
-    writer.close()
+        add_tensor(writer, name, tensor)
+    end_file(writer)
     return [*notes, f"serve with --spec-type draft-{kind}; needs the target's own GGUF file"]
 
 
@@ -197,21 +230,7 @@ def _write_eagle(writer: Any, source: FormSource, confident: bool) -> None:
 def _copy_tokenizer(writer: Any, target: Path) -> None:
     for name, field in read_gguf(target, tensors=False).fields.items():
         if name.startswith("tokenizer.") and name != _MASK:
-            inner = None if field.inner is None else gguf.GGUFValueType(field.inner)
-            writer.add_key_value(name, field.value, gguf.GGUFValueType(field.kind), inner)
-
-
-def _add(writer: Any, name: str, tensor: Tensor) -> None:
-    """Add a tensor: matrices in bf16 where they are bf16, everything else in fp32 (d2t in int64)."""
-    if tensor.dtype == torch.int64:
-        writer.add_tensor(name, tensor.numpy())
-        return
-    data = tensor.float().numpy()
-    if tensor.dtype == torch.bfloat16 and tensor.ndim == 2:
-        kind = gguf.GGMLQuantizationType.BF16
-        writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
-        return
-    writer.add_tensor(name, data)
+            copy_field(writer, name, field)
 
 
 def _translated(tensors: Tensors, source: FormSource) -> Iterator[tuple[str, Tensor]]:
@@ -256,8 +275,10 @@ def _halved(rows: Tensor, head_dim: int) -> Tensor:
 
 
 def _read(folder: Path) -> tuple[Json, Tensors]:
+    arch = read_gguf(folder / FILE, tensors=False).value("general.architecture")
+    if arch == llama_heads.ARCH:
+        return llama_heads.read_written_heads(folder / FILE)
     found = read_gguf(folder / FILE, tensors=True)
-    arch = found.value("general.architecture")
     tensors = {_our_name(name): tensor for name, tensor in found.tensors.items()}
     head_dim = found.value(f"{arch}.attention.key_length")
     if arch == "eagle3":

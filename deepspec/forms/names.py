@@ -12,5 +12,5 @@ EAGLE_STYLE = "llama"
 EAGLE_FORMS: tuple[FormName, ...] = ("sglang", "llama.cpp")
 NO_EMBEDDING_FORMS: tuple[FormName, ...] = ("sglang",)
 """Forms whose drafts of blocks read decoder layers alone, and not the embedding."""
-HEAD_FORMS: tuple[FormName, ...] = ("vllm", "sglang")
+HEAD_FORMS: tuple[FormName, ...] = ("vllm", "sglang", "llama.cpp")
 """Forms of engines that hand a target's own heads the state behind its final norm."""

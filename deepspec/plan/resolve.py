@@ -29,8 +29,12 @@ from deepspec.release.spec import ReleaseSpec
 from deepspec.specs import Spec, TargetId
 from deepspec.states.wanted import WhileAnswering
 from deepspec.target.heads import TargetHeads, read_target
-from deepspec.target.identity import identify
+from deepspec.target.identity import identify, remembered_checksum
 from deepspec.target.source import TargetFiles
+
+_GGUF = b"GGUF"
+"""With which such a file begins."""
+_WANTS_GGUF = "export.gguf wants the GGUF file from which llama.cpp serves the target"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,17 +54,18 @@ class Resolved:
 
 
 def check_sources(plan: Plan, *, remote: bool = True) -> None:
-    """Check that prompts, answers and benchmarks are there.
+    """Check that prompts, answers, benchmarks and other files that a plan names are there.
 
     Args:
         plan: names them.
         remote: whether the hub and URLs are asked for those that lie there.
 
     Raises:
-        SourceError: one is missing, empty or cannot be reached.
+        SourceError: one is missing, empty or cannot be reached; or the GGUF file of the export is.
     """
     _sources(plan, remote=remote)
     _answers(plan)
+    _gguf(plan)
     if remote or plan.dataset.benchmarks_dir is not None:
         benchmarks_of(plan)
 
@@ -82,10 +87,15 @@ def resolve(plan: Plan, files: TargetFiles, memo: Path, hardware: str) -> Resolv
     identity = identify(files.folder, memo)
     found = _sources(plan)
     tests = benchmarks_of(plan)
+    gguf = _gguf(plan)
+    served = {} if gguf is None else {remembered_checksum(gguf, memo): str(gguf)}
+    within = _within(plan, target.shape)
+    within = within.but(export=within.export.but(gguf=next(iter(served), None)))
+    own = {identity.digest: str(files.folder)}
     return Resolved(
-        specs=_specs(_within(plan, target.shape), identity, found, tests, hardware),
+        specs=_specs(within, identity, found, tests, hardware),
         target=identity,
-        locations={**found.locations, **tests.locations, **_answers(plan), identity.digest: str(files.folder)},
+        locations={**found.locations, **tests.locations, **_answers(plan), **served, **own},
         sizes=sizes_of(target),
         files=files,
     )
@@ -134,6 +144,20 @@ def _answers(plan: Plan) -> dict[str, str]:
         raise SourceError("no such file; --answers wants a file of conversations with the target's answers", path)
     check_pointer(path, SourceError)
     return {checksum(path): str(path.resolve())}
+
+
+def _gguf(plan: Plan) -> Path | None:
+    """Return the GGUF file that llama.cpp's form is written for, where the plan names one."""
+    if plan.export.gguf is None:
+        return None
+    path = Path(plan.export.gguf).expanduser()
+    if not path.is_file():
+        raise SourceError(f"no such file; {_WANTS_GGUF}", path)
+    check_pointer(path, SourceError)
+    with path.open("rb") as file:
+        if file.read(len(_GGUF)) != _GGUF:
+            raise SourceError(f"no GGUF file; {_WANTS_GGUF}", path)
+    return path.resolve()
 
 
 def _specs(

@@ -117,7 +117,7 @@ def _with_target(form: str, slots: int) -> str:
 def serving(form: str, target: str, exported: ExportedForm, proposed: Proposed) -> str:
     """Return the command that serves a form, or the lines that load it."""
     algorithm, slots = proposed.algorithm, proposed.tokens
-    if exported.method == "mtp":
+    if exported.method == "mtp" and form != "llama.cpp":
         return _with_target(form, slots)
     method = exported.method or ("eagle3" if algorithm in _EAGLES else "dspark")
     if form in ("vllm", "speculators"):

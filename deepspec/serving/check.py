@@ -22,7 +22,7 @@ from deepspec.placement import Endpoint
 from deepspec.rounds.decoded import Decoded
 from deepspec.rounds.measure import Floats, estimates, resampled, tally
 from deepspec.serving.client import Request, ServedAnswer, ServingClient
-from deepspec.serving.numbers import tokens_per_round
+from deepspec.serving.numbers import tokens_per_round, with_rounds
 
 ROUNDING = 0.02
 """Share of the tokens per round that engines may differ by: they compute in other precisions."""
@@ -102,7 +102,7 @@ async def in_turn(client: ServingClient, asked: Sequence[DecodedPrompt], max_tok
             answer = replace(answer, drafted=counted.drafted, accepted=counted.accepted, counted=counted.rounds)
         before = now or before
         answers.append(answer)
-    return answers
+    return answers if before is not None else with_rounds(answers)
 
 
 def against_ours(

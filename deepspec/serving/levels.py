@@ -24,6 +24,7 @@ from deepspec.serving.numbers import (
     closed_speed,
     open_speed,
     percentiles,
+    with_rounds,
 )
 
 SendRequest = Callable[[Request, float], Awaitable[ServedAnswer]]
@@ -113,7 +114,7 @@ async def _once(client: ServingClient, load: Load, name: str) -> MeasuredLoad:
     before, spent, start = await client.counters(), time.process_time(), time.perf_counter()
     answers = await (closed(client.ask, load) if load.at_once else opened(client.ask, load))
     share = (time.process_time() - spent) / (time.perf_counter() - start)
-    accepted, notes = accepted_in_answers(answers, load.seed), list[str]()
+    accepted, notes = accepted_in_answers(with_rounds(answers), load.seed), list[str]()
     after = await client.counters()
     if before is not None and after is not None:
         counted = after.since(before)

@@ -1,6 +1,7 @@
 """What answers say: percentiles, tokens per second, what was accepted, and the load up to which a draft pays."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from deepspec.serving.client import ServedAnswer
 from deepspec.serving.counters import Counters
 
 QUANTILES = (0.5, 0.95, 0.99)
+MOST_DRAFTS = 64
+"""Of a round, among which their number is looked for."""
 _NORMAL = 1.96
 
 
@@ -118,6 +121,31 @@ def tokens_per_round(answers: Sequence[ServedAnswer], seed: int = 0) -> Interval
         return np.asarray((weights @ sums[:, 0]) / (weights @ sums[:, 1]), dtype=np.float64)
 
     return interval(resampled(ratio, len(sums), seed))
+
+
+def with_rounds(answers: Sequence[ServedAnswer]) -> list[ServedAnswer]:
+    """Return answers with the rounds that their drafts tell, where an engine counts none.
+
+    Tokens and accepted drafts tell a round too few where a draft ends the answer. Where each round but the last drafts
+    equally many, the number of drafts tells how many there were: one number of drafts a round has to fit all answers,
+    none of them by more than that one round.
+    """
+    drafting = [each for each in answers if each.drafted]
+    if not drafting or any(each.counted for each in answers):
+        return list(answers)
+    fitting = [size for size in range(1, MOST_DRAFTS + 1) if all(_fits(each, size) for each in drafting)]
+    if not fitting:
+        return list(answers)
+    size = max(fitting, key=lambda size: (sum(each.drafted % size == 0 for each in drafting), size))
+    return [replace(each, counted=-(-each.drafted // size)) for each in answers]
+
+
+def _fits(answer: ServedAnswer, size: int) -> bool:
+    """Return whether rounds of so many drafts are as many as an answer's tokens tell, or one more or less.
+
+    One less: a round in which there is room for no draft makes a token by itself.
+    """
+    return abs(-(-answer.drafted // size) - answer.rounds) <= 1
 
 
 def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accepted | None:

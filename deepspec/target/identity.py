@@ -129,6 +129,16 @@ def _checksums(files: Iterable[Path], memo: Path | None) -> list[list[str]]:
     return result
 
 
+def remembered_checksum(path: Path, memo: Path | None) -> str:
+    """Return the hash of a big file, which a memo remembers as `identify` has it do.
+
+    Raises:
+        TargetError: it cannot be read.
+    """
+    ((_, found),) = _checksums([path], memo)
+    return found
+
+
 def _checksum(path: Path) -> str:
     try:
         return checksum(path)

@@ -18,6 +18,9 @@ _LEVEL = 1
 _FP8_MAX = 448.0
 """Largest finite value of e4m3."""
 
+_LEAST = -126
+"""Exponent of a row, at least: of smaller ones the scale is not finite, and none fits into a byte below -128."""
+
 PIECE = 1 << 24
 """Values of a sample that are scaled at a time: they lie there twice in fp32, beside the target on its card."""
 
@@ -147,9 +150,17 @@ def split_by_torch(values: Tensor) -> list[Tensor]:
 def _scaled(states: Tensor) -> tuple[Tensor, Tensor]:
     """Return the bytes of the rows' exponents, and those of their values."""
     values = states.float()
-    exponents = torch.frexp(values.abs().amax(dim=1) / _FP8_MAX).exponent
-    scaled = torch.ldexp(values, -exponents[:, None]).to(torch.float8_e4m3fn)
+    exponents = torch.frexp(values.abs().amax(dim=1) / _FP8_MAX).exponent.clamp(min=_LEAST)
+    scaled = (values * _power_of_two(-exponents[:, None])).to(torch.float8_e4m3fn)
     return _bytes(exponents.to(torch.int8)), _bytes(scaled)
+
+
+def _power_of_two(exponents: Tensor) -> Tensor:
+    """Return 2 to the exponents, of -126 to 127, in fp32 and by its bits.
+
+    `torch.ldexp` takes a power, which a card may give an ulp off: what lies between two values would round otherwise.
+    """
+    return ((exponents.int() + 127) << 23).view(torch.float32)
 
 
 def _bytes(values: Tensor) -> Tensor:

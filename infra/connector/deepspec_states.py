@@ -17,6 +17,7 @@ import torch
 import vllm
 from safetensors.torch import save_file
 from vllm.distributed.kv_transfer.kv_connector.v1 import example_hidden_states_connector as stock
+from vllm.v1.request import RequestStatus
 
 FORMAT = "deepspec.states"
 VERSION = "1"
@@ -62,10 +63,15 @@ class StatesConnector(stock.ExampleHiddenStatesConnector):  # type: ignore[misc]
             "layer_ids": ",".join(map(str, ids)),
             "model": digest_of(_folder(model.model, model.revision)),
         }
-        folder = Path(self._storage_path)
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            folder.chmod(FOLDER_MODE)
+        _make(Path(self._storage_path))
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        """Write nothing of a request that was given up: where it had not come yet, its blocks hold another's states."""
+        if request.status == RequestStatus.FINISHED_ABORTED:
+            self._request_filenames.pop(request.request_id, None)
+            return False, None
+        written: tuple[bool, dict[str, Any] | None] = super().request_finished(request, block_ids)
+        return written
 
     def _submit_async_write(self, pending: Any) -> None:
         """Write a finished request: on a GPU as vLLM does, elsewhere without pinned memory, stream and event."""
@@ -123,6 +129,17 @@ class _Done:
     def query(self) -> bool:
         """Return that it is over."""
         return True
+
+
+def _make(folder: Path) -> None:
+    """Have a folder; the scheduler and every rank of the engine come here at the same time."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(FOLDER_MODE)
 
 
 def _folder(model: str, revision: str | None) -> Path:

@@ -15,6 +15,7 @@ DRAFT_TYPES = {
     "dspark": common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_DSPARK,
     "dflash": common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_DFLASH,
     "eagle3": common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3,
+    "mtp": common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_MTP,
 }
 
 

@@ -45,11 +45,12 @@ def serving_draft(
     Args:
         inputs: exports, or a release, and scores of the draft.
         placement: engines that it names are kept.
-        gguf: the target as the embedded engine reads it.
+        gguf: the target as the embedded engine reads it; None: what the exports were written for, where that is told.
         folder: for the engines' logs and the draft in their form.
         report: hears why no engine is started.
         settings: of both engines.
     """
+    gguf = gguf or _named(inputs["exports"], placement)
     reason = _unable(inputs["exports"], gguf)
     if placement.drafting or reason:
         if reason:
@@ -65,6 +66,12 @@ def serving_draft(
         start_engines(paired, served, folder / "paired") as drafting,
     ):
         yield placement.model_copy(update={"endpoints": plain, "drafting": drafting})
+
+
+def _named(exports: Artifact, placement: Placement) -> Path | None:
+    """Return the GGUF file that the plan of exports named, where it is on this machine."""
+    place = placement.locations.get(str(exports.manifest.spec.get("gguf")))
+    return None if place is None else Path(place)
 
 
 def _unable(exports: Artifact, gguf: Path | None) -> str:

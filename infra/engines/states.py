@@ -14,6 +14,8 @@ import httpx
 from deepspec.cache.spec import NO_SGLANG
 from deepspec.errors import EngineError
 from deepspec.families import read_folder
+from deepspec.families.remembers import is_windowed
+from deepspec.families.remembers import states as kept_states
 from deepspec.states.wanted import layer_ids
 from deepspec.target.heads import checkpoint_dtype
 from deepspec.target.layers import check_layers, default_layers
@@ -22,6 +24,10 @@ from infra.engines.managed import PROMPT_ROOM, ManagedEngines, Served, program
 KIND = "vllm"
 CONNECTOR = Path(__file__).resolve().parents[1] / "connector"
 """Goes on the engine's PYTHONPATH: a folder with the connector's module and nothing else."""
+ONE_TABLE = "--disable-hybrid-kv-cache-manager"
+"""With it vLLM keeps one table of blocks for all layers. Else it keeps one for each kind where some slide, and a block
+of any is as large as a dozen layers': of the states, the only layer of their kind, it holds a few tokens.
+"""
 _SHARED_MEMORY = Path("/dev/shm")
 _ASK_VERSION = "from vllm.version import __version__; print(__version__)"
 _SECONDS = 120.0
@@ -71,7 +77,8 @@ class StatesServer:
         Raises:
             TargetError: the target has no such layers.
         """
-        layers = read_folder(self.folder).num_layers
+        shape = read_folder(self.folder)
+        layers, config = shape.num_layers, shape.text_config
         chosen = self.options.layers or default_layers(layers)
         check_layers(chosen, layers, last=True)  # which drafts read it, the plan has checked
         dtype = checkpoint_dtype(self.folder) if self.options.dtype == "auto" else self.options.dtype
@@ -80,6 +87,7 @@ class StatesServer:
             "--dtype",
             dtype,
             *(["--quantization", quantized] if quantized else []),
+            *([ONE_TABLE] if is_windowed(config) and not kept_states(config) else []),
             "--speculative-config",
             _json(_extracting(layer_ids(chosen, layers))),
             "--kv-transfer-config",
@@ -180,7 +188,7 @@ def _connector(staging: Path) -> Mapping[str, object]:
     return {
         "kv_connector": "StatesConnector",
         "kv_connector_module_path": "deepspec_states",
-        "kv_role": "kv_producer",
+        "kv_role": "kv_producer",  # of a producer vLLM drops what it answered of a request whose blocks it had to take
         "kv_connector_extra_config": {"shared_storage_path": str(staging)},
     }
 

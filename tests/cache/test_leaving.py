@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -71,6 +72,24 @@ def test_fp8_is_the_same_in_pieces_of_any_size(piece: int, monkeypatch: pytest.M
     assert torch.equal(near, torch.cat([_nearest(row) for row in whole.float()]).view_as(near))
 
 
+def test_fp8_is_the_same_where_a_power_is_an_ulp_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a card: a value between two of e4m3 would go to the other one."""
+    values = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    here = CODECS["fp8"].planes([values])
+    over = torch.tensor(float("inf"))
+    monkeypatch.setattr(torch, "ldexp", lambda x, n: x * torch.nextafter(torch.exp2(n.float()), over))
+    assert all(torch.equal(a, b) for a, b in zip(here, CODECS["fp8"].planes([values]), strict=True))
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-40, 1e-38, 1e-36, 3e38])
+def test_fp8_of_rows_of_any_size_is_finite_and_near(largest: float) -> None:
+    row = largest * torch.tensor([[1.0, 0.0, -0.5, 0.25]]).to(torch.bfloat16)
+    block = encode(CODECS["fp8"], [row])[0]
+    near = CODECS["fp8"].decode(block, 1, 4)
+    assert near.isfinite().all()
+    assert float((near.double() - row.double()).abs().max()) <= largest / 16 + 2.0**-135
+
+
 def _nearest(row: Tensor) -> Tensor:
     """Return a row to e4m3, below 448 by a power of two."""
     power = 2.0 ** torch.ceil(torch.log2(row.abs().max() / 448))
@@ -132,6 +151,16 @@ def test_off_a_card_states_leave_beside_the_pass_and_threads_sleep_until_they_ar
         "in front again",
     ]  # fmt: skip
     assert sorted(card.done[5:]) == ["a thread has waited", *["kept until the side is through"] * 2]
+
+
+def test_the_threads_of_a_card_have_that_card_as_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[tuple[str, torch.device]]()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda card: told.append((current_thread().name[:7], card)))
+    for card in (torch.device("cuda", 3), torch.device("cuda"), torch.device("cpu")):
+        items, hidden, last = batch_of(9)
+        with Leaving("bf16", LAYERS, card) as leaving:
+            leaving.take(items, hidden, last)[0].result()
+    assert set(told) == {("encoder", torch.device("cuda", 3))}
 
 
 def test_planes_by_torch_are_those_by_numpy() -> None:

@@ -11,9 +11,11 @@ import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from deepspec.artifacts import Artifact
 from deepspec.cache.capture import Capture, count_shards
@@ -55,6 +57,20 @@ def test_one_worker_at_a_time_has_a_shard(store: Store, answers: Artifact, tmp_p
     claims.drop(0)
     claim(out, 0)
     assert not claims.take(0)
+
+
+def test_a_worker_begins_on_its_own_card_and_takes_no_memory_of_the_first(
+    target: Path, store: Store, answers: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    for where in ("cuda:3", "cpu", "meta"):
+        loaded = SimpleNamespace(device=torch.device(where), shape=SimpleNamespace(general=False, told=()))
+        monkeypatch.setattr("deepspec.cache.capture.load_placed", lambda *_, found=loaded: found)
+        out = out_for(store, tmp_path, answers)
+        found: Any = Capture(spec_for(target), answers, out, placement_for(target, tmp_path), Heard()).target
+        assert found is loaded
+    assert told == [torch.device("cuda", 3)]
 
 
 def test_a_claim_of_a_dead_process_is_void(store: Store, answers: Artifact, tmp_path: Path) -> None:

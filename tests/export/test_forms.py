@@ -19,6 +19,7 @@ from deepspec.export import proof
 from deepspec.export.proof import draft_with, output_difference, outputs, read_back
 from deepspec.export.run import FORMS, read_source
 from deepspec.forms.form import FormSource
+from deepspec.forms.gguf_file import end_file
 from deepspec.models.config import EagleNorms
 from tests.given.drafts.written import KINDS, write_draft, write_target
 from tests.given.some import some
@@ -413,7 +414,23 @@ def test_bf16_weights_stay_bf16_in_gguf(tmp_path: Path) -> None:
 
 def test_llama_cpp_needs_the_gguf_of_the_target(tmp_path: Path) -> None:
     source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", None)
-    assert "without a GGUF file" in some(FORMS["llama.cpp"].refuse(source))
+    assert "export.gguf=FILE names one" in some(FORMS["llama.cpp"].refuse(source))
+    (file,) = write_target(tmp_path / "target").glob("*.gguf")
+    named = replace(source, gguf=file)
+    assert FORMS["llama.cpp"].refuse(named) is None
+    folder, _ = written("llama.cpp", named, tmp_path / "form")
+    assert apart(named, *FORMS["llama.cpp"].read(folder)) <= ROUNDING
+
+
+def test_llama_cpp_is_not_given_the_file_of_another_target(tmp_path: Path) -> None:
+    source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", None)
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", arch="qwen3")
+    writer.add_block_count(source.draft.num_target_layers)
+    writer.add_embedding_length(5120)
+    end_file(writer)
+    wanted = f"its embedding_length is 5120, wanted {source.draft.block.hidden_size}"
+    refused = some(FORMS["llama.cpp"].refuse(replace(source, gguf=tmp_path / "other.gguf")))
+    assert refused == f"other.gguf, a GGUF file of another target: {wanted}"
 
 
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)

@@ -1,6 +1,8 @@
 """MTP heads go back into the files of the target that ships them: nothing else in these changes."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.forms.form import FormSource
+from deepspec.forms.gguf_file import Place, places, read_gguf
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from tests.given.some import some
 from tests.given.targets import shipped
+from tests.given.targets.gguf_qwen35 import write_gguf
 
 KINDS = ["qwen3", "qwen3_5"]
 ROUNDING = 2e-6
@@ -115,7 +119,7 @@ def test_speculators_has_its_own_names_and_leaves_what_is_the_targets(
 
 def test_what_cannot_hold_heads_says_so(tuned: tuple[FormSource, Path], tmp_path: Path) -> None:
     source, _ = tuned
-    assert some(FORMS["llama.cpp"].refuse(source)).startswith("mtp heads, which go back into the target's own files")
+    assert some(FORMS["llama.cpp"].refuse(source)).startswith("a target without one GGUF file beside its weights")
     away = read_source(tmp_path / "draft", "ORG/target", None)
     assert some(FORMS["vllm"].refuse(away)).startswith("mtp heads without the target's files")
     assert FORMS["deepspec"].refuse(away) is None
@@ -224,3 +228,58 @@ def test_what_heads_have_not_is_refused(
     target = shipped.write_target(tmp_path / "target", "qwen3")
     with pytest.raises((SpecError, CheckpointError), match=told):
         draft_of(target, layers, **recipe)
+
+
+def beside_gguf(folder: Path, **changes: Any) -> tuple[FormSource, Path]:
+    """Return heads of a target that lies in a GGUF file, too, and that file."""
+    target = shipped.write_target(folder / "target", "qwen3_5", torch.bfloat16)
+    save_draft(draft_of(target).bfloat16(), folder / "draft")
+    file = write_gguf(target, **changes)
+    return read_source(folder / "draft", "ORG/target", target), file
+
+
+@pytest.mark.parametrize("own_heads", [False, True])
+def test_llama_cpp_has_heads_in_a_file_of_their_own(own_heads: bool, tmp_path: Path) -> None:
+    source, file = beside_gguf(tmp_path, own_heads=own_heads)
+    assert FORMS["llama.cpp"].refuse(source) is None
+    folder, notes = written("llama.cpp", source, tmp_path / "form")
+    assert notes == ["serve with --spec-type draft-mtp; needs the target's own GGUF file"]
+    again = read_back(source, *FORMS["llama.cpp"].read(folder))
+    assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
+    found, target = read_gguf(folder / "draft.gguf", tensors=False), read_gguf(file, tensors=False)
+    assert (found.value("qwen35.block_count"), found.value("qwen35.nextn_predict_layers")) == (LAST + 1, 1)
+    kept = {name for name in target.fields if name.startswith(("tokenizer.", "qwen35."))}
+    same = kept - {"qwen35.block_count", "qwen35.nextn_predict_layers"}
+    assert {name: found.fields[name] for name in same} == {name: target.fields[name] for name in same}
+
+
+def test_what_heads_share_with_the_target_is_copied_as_it_is_quantised(tmp_path: Path) -> None:
+    source, file = beside_gguf(tmp_path, quantized=("token_embd.weight", "output.weight"))
+    folder, _ = written("llama.cpp", source, tmp_path / "form")
+    here, there = places(folder / "draft.gguf"), places(file)
+    names = ("token_embd.weight", "output.weight", "output_norm.weight")
+    assert [there[name].kind for name in names] == [8, 8, 0]
+    for name in names:
+        assert (here[name].shape, here[name].kind) == (there[name].shape, there[name].kind)
+        assert bytes_of(folder / "draft.gguf", here[name]) == bytes_of(file, there[name])
+    assert output_difference(
+        read_back(source, *FORMS["llama.cpp"].read(folder)), draft_with(source.draft, source.tensors)
+    ) <= ROUNDING  # fmt: skip
+
+
+def bytes_of(path: Path, place: Place) -> bytes:
+    values = math.prod(place.shape)
+    return path.read_bytes()[place.at :][: values // 32 * 34 if place.kind == 8 else 4 * values]
+
+
+def test_llama_cpp_names_what_it_has_not_of_heads(tmp_path: Path) -> None:
+    source, file = beside_gguf(tmp_path, listed=True)
+    told = "mtp heads beside target.gguf, which tells attention.head_count_kv of each layer and has none for them"
+    assert FORMS["llama.cpp"].refuse(source) == told
+    other = replace(source, draft=replace(source.draft, style="qwen3"))
+    assert FORMS["llama.cpp"].refuse(other) == "mtp heads of a qwen3 block; it drafts with those of qwen3_5"
+    before = replace(source, draft=replace(source.draft, target_layer_ids=(LAST - 1,)))
+    assert some(FORMS["llama.cpp"].refuse(before)).startswith("mtp heads that read the state before")
+    write_gguf(file.parent, arch="qwen3next")
+    told = "mtp heads beside target.gguf, a GGUF file of architecture qwen3next; it drafts with those of qwen35"
+    assert FORMS["llama.cpp"].refuse(source) == told

@@ -100,19 +100,19 @@ def ask(url: str) -> tuple[list[int], dict[str, Any]]:
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0, "max_tokens": TOKENS, "logprobs": True,
     }  # fmt: skip
-    answer = _post(f"{url}/v1/chat/completions", body)
+    answer = post(f"{url}/v1/chat/completions", body)
     return [each["id"] for each in answer["choices"][0]["logprobs"]["content"]], answer["timings"]
 
 
 def tokenized(url: str) -> list[int]:
     """Return the tokens that the engine reads for the question."""
     body = {"messages": [{"role": "user", "content": QUESTION}]}
-    prompt = _post(f"{url}/apply-template", body)["prompt"]
-    tokens: list[int] = _post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
+    prompt = post(f"{url}/apply-template", body)["prompt"]
+    tokens: list[int] = post(f"{url}/tokenize", {"content": prompt, "parse_special": True})["tokens"]
     return tokens
 
 
-def _post(url: str, body: dict[str, Any]) -> Any:
+def post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
         return json.load(response)

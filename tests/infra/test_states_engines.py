@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from deepspec.errors import EngineError, TargetError
 from deepspec.states.digest import digest_of
 from infra.engines import states
 from infra.engines.managed import ManagedEngines, command
-from infra.engines.states import CONNECTOR, StatesServer, engine_version, managed
+from infra.engines.states import CONNECTOR, ONE_TABLE, StatesServer, engine_version, managed
 from tests.given.targets import shipped
 from tests.given.targets.tiny import write_target
 
@@ -51,6 +52,33 @@ def test_an_engine_counts_layers_from_the_embedding_and_gives_the_last_before_it
 def test_precision_and_quantisation_are_said_as_they_are_set(target: Path, tmp_path: Path) -> None:
     words = worded(server(target, tmp_path, dtype="bfloat16", engine_quantization="fp8").words())
     assert (words["--dtype"], words["--quantization"]) == ("bfloat16", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("told", "one"),
+    [
+        ({}, False),
+        ({"sliding_window": 64}, True),
+        ({"sliding_window": 64, "use_sliding_window": False}, False),
+        ({"sliding_window": None, "layer_types": ["full_attention", "sliding_attention"] * 3}, True),
+        ({"sliding_window": 64, "layer_types": ["linear_attention", "full_attention"] * 3}, False),
+    ],
+)
+def test_of_a_target_with_windows_an_engine_keeps_one_table_of_blocks(
+    target: Path, tmp_path: Path, told: dict[str, object], one: bool
+) -> None:
+    """Which one with recurrent states cannot; of one without windows it is the same, and not said."""
+    folder = tmp_path / "windowed"
+    shutil.copytree(target, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **told}))
+    assert (ONE_TABLE in server(folder, tmp_path).words()) is one
+
+
+def test_an_engine_is_a_producer(target: Path, tmp_path: Path) -> None:
+    """Of another vLLM delivers what a step answered that it had begun before it took the request's blocks."""
+    words = worded(server(target, tmp_path).words())
+    assert json.loads(words["--kv-transfer-config"])["kv_role"] == "kv_producer"
 
 
 def test_layers_that_the_target_has_not_are_refused(target: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """MTP heads from prompts to release: the heads that a target ships, tuned on its own answers."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from deepspec.checkpoint.draft import load_draft
+from deepspec.disk import checksum
 from deepspec.errors import TargetError
 from deepspec.formats.exports import read_index
 from deepspec.formats.tensor_heads import read_heads
@@ -23,7 +23,9 @@ from deepspec.target.heads import read_target
 from deepspec.target_cache.facts import CacheFacts
 from tests.given.published import chain
 from tests.given.targets import shipped
+from tests.given.targets.gguf_qwen35 import write_gguf
 
+FORMS = ("deepspec", "vllm", "llama.cpp")
 LAST = 4
 """The state behind the final norm of a target of four layers."""
 
@@ -36,7 +38,25 @@ def parts(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     cache = {key: value for key, value in plain["cache"].items() if key != "layers"}
     evaluate = plain["evaluate"] | {"untrained_samples": 1, "calibration_samples": 0}
-    return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": {"forms": ["deepspec", "vllm"]}}
+    export = {"forms": ["deepspec", "vllm"]}
+    return {**plain, "cache": cache, "train": train, "evaluate": evaluate, "export": export}
+
+
+def served_from(folder: Path) -> Path:
+    """Return a GGUF file that lies elsewhere than the target."""
+    return folder / "served.gguf"
+
+
+def parts_with_gguf(folder: Path) -> dict[str, Any]:
+    told = parts(folder)
+    return {**told, "export": {"forms": [*told["export"]["forms"], "llama.cpp"], "gguf": str(served_from(folder))}}
+
+
+def write_both(folder: Path) -> Path:
+    """Write a target, and its GGUF file beside its folder."""
+    target = shipped.write_target(folder, "qwen3_5")
+    write_gguf(target).rename(served_from(folder.parent))
+    return target
 
 
 def known(folder: Path, *overrides: str) -> Known:
@@ -48,7 +68,7 @@ def known(folder: Path, *overrides: str) -> Known:
 
 
 def test_heads_are_tuned_from_answers_to_a_release(tmp_path: Path) -> None:
-    made = chain.run_chain(tmp_path, target=partial(shipped.write_target, kind="qwen3_5"), parts=parts)
+    made = chain.run_chain(tmp_path, target=write_both, parts=parts_with_gguf)
     facts = CacheFacts.model_validate(made["cache"].counts)
     assert facts.layers == (LAST,)
     counts = made["train"].counts
@@ -61,7 +81,8 @@ def test_heads_are_tuned_from_answers_to_a_release(tmp_path: Path) -> None:
     scores = json.loads(made["evaluate"].read_bytes("scores.json"))
     assert scores["lossless"] is None or scores["overall"]["0.0"]["rounds"] > 0
     index = read_index(made["export"])
-    assert {name: form.method for name, form in index.forms.items()} == {"deepspec": "mtp", "vllm": "mtp"}
+    assert {name: form.method for name, form in index.forms.items()} == dict.fromkeys(FORMS, "mtp")
+    assert made["export"].manifest.spec["gguf"] == checksum(served_from(tmp_path))
     assert set(index.forms["vllm"].files) == {"config.json", shipped.SECOND}
     assert index.parity is not None
     assert all(each.passed for each in index.parity)

@@ -168,6 +168,18 @@ def test_a_missing_prompts_file_is_named(tmp_path: Path) -> None:
         check_sources(plan)
 
 
+def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "served.gguf"
+    plan = Choices(dataset="demo", overrides=(f"export.gguf={path}",)).plan
+    with pytest.raises(SourceError, match=r"served\.gguf: no such file; export\.gguf wants the GGUF file"):
+        check_sources(plan)
+    path.write_text("# a page")
+    with pytest.raises(SourceError, match=r"served\.gguf: no GGUF file; export\.gguf wants the GGUF file"):
+        check_sources(plan)
+    path.write_bytes(b"GGUF\x03\x00\x00\x00")
+    check_sources(plan)
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [

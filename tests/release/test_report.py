@@ -152,6 +152,12 @@ def test_what_no_file_tells_the_engine_stands_in_the_command() -> None:
     assert "window" not in serving("vllm", "t", ExportedForm(), Proposed(algorithm="eagle3", tokens=3))
 
 
+def test_llama_cpp_is_given_heads_beside_the_target() -> None:
+    form = ExportedForm(method="mtp", files={"draft.gguf": "llama.cpp__draft.gguf"})
+    command = serving("llama.cpp", "t", form, Proposed(algorithm="mtp", tokens=3))
+    assert command.endswith("-md ./llama.cpp/draft.gguf --spec-type draft-mtp --spec-draft-n-max 3")
+
+
 def test_a_release_that_is_slower_than_the_one_before_says_so_first(found: Released) -> None:
     slower = Change(load=4, context=None, before=interval(9.0), now=interval(7.0), verdict="slower")
     speed = found.speed.model_copy(update={"under_load": loaded(changes=(slower,))})

@@ -25,6 +25,7 @@ from deepspec.serving.numbers import (
     percentiles,
     speedups,
     tokens_per_round,
+    with_rounds,
 )
 from deepspec.serving.proposals import best_for_all, proposals
 from deepspec.serving.warnings import warnings
@@ -119,6 +120,29 @@ def test_rounds_are_what_no_draft_and_no_prompt_made() -> None:
     assert (told.rounds, told.tokens_per_round.value) == (4, 2.0)
     assert accepted_in_answers([answer(tokens=9)]) is None
     assert tokens_per_round([answer(tokens=1)]) is None
+
+
+def test_drafts_tell_the_round_that_a_stop_token_among_them_hides() -> None:
+    """Three drafts a round: 1 + (3 + 1) + (1 + 1) + 3 tokens, of which a draft is the last; others end otherwise."""
+    told = [(10, 9, 7, 3), (9, 9, 5, 3), (12, 15, 6, 5)]
+    answers = [answer(tokens=tokens, drafted=drafted, accepted=accepted) for tokens, drafted, accepted, _ in told]
+    assert [each.rounds for each in answers] == [2, 3, 5]
+    assert [each.rounds for each in with_rounds(answers)] == [rounds for *_, rounds in told]
+
+
+def test_a_last_round_with_fewer_drafts_or_none_is_a_round() -> None:
+    cut = answer(tokens=8, drafted=7, accepted=4)  # 3 + 3 + 1 drafts: 3 rounds
+    alone = answer(tokens=9, drafted=6, accepted=5)  # 3 + 3 drafts, and a round by itself: 3 rounds
+    found = with_rounds([answer(tokens=10, drafted=9, accepted=7), cut, alone, answer(tokens=5)])
+    assert [each.rounds for each in found] == [3, 3, 3, 4]
+
+
+def test_drafts_that_are_not_as_many_in_each_round_tell_nothing() -> None:
+    """Rounds of 1 to 7 drafts, where a proposal ends before an unlikely token."""
+    answers = [answer(tokens=41, drafted=70, accepted=20), answer(tokens=41, drafted=25, accepted=20)]
+    assert with_rounds(answers) == answers
+    counted = [answer(tokens=10, drafted=9, accepted=7, counted=4), answer(tokens=10, drafted=9, accepted=7)]
+    assert with_rounds(counted) == counted
 
 
 def test_counters_by_position_give_an_interval() -> None:

@@ -5,6 +5,7 @@ DEEPSPEC_VLLM is the path of a `vllm` program (in an environment of its own: pip
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,26 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return resolve_target(source, tmp_path_factory.mktemp("models"), "smollm2").folder
 
 
+SPREAD = {
+    "ranks": "--tensor-parallel-size 3",
+    "copies": "--data-parallel-size 2 --api-server-count 2",
+    "pieces": "--max-num-seqs 16 --max-num-batched-tokens 64 --block-size 64 --num-gpu-blocks-override 24",
+}
+"""Words that a card's engine may have, too: for several ranks, copies and servers; for prompts read in pieces, where
+there is room for one and a half."""
+WINDOWS = "windows"
+"""Of a target whose layers slide."""
+
+
+def with_windows(target: Path, folder: Path) -> Path:
+    """Return a Llama as a Mistral whose layers see 16 tokens: other states from the same weights."""
+    shutil.copytree(target, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def both(
     spec: CacheSpec, folder: Path, tmp_path: Path, answers: Artifact, words: str
 ) -> tuple[TargetCache, TargetCache]:
@@ -115,16 +136,27 @@ def hold(given: TargetCache, computed: TargetCache, dtype: str) -> None:
     assert max(apart) < WORST[dtype]
 
 
-@pytest.mark.parametrize(("dtype", "layers"), [("float32", LAYERS), ("bfloat16", LAYERS), ("float32", BEHIND_THE_NORM)])
+@pytest.mark.parametrize(
+    ("dtype", "layers", "more"),
+    [
+        ("float32", LAYERS, ""),
+        ("bfloat16", LAYERS, ""),
+        pytest.param("float32", BEHIND_THE_NORM, "", id="norm"),
+        *(pytest.param("float32", LAYERS, words, id=name) for name, words in SPREAD.items()),
+        pytest.param("float32", LAYERS, WINDOWS, id=WINDOWS),
+    ],
+)
 def test_vllm_gives_the_states_of_transformers(
-    smollm2: Path, tmp_path: Path, on_path: None, dtype: str, layers: tuple[int, ...]
+    smollm2: Path, tmp_path: Path, on_path: None, dtype: str, layers: tuple[int, ...], more: str
 ) -> None:
+    if more == WINDOWS:
+        smollm2, more = with_windows(smollm2, tmp_path / "windows"), ""
     answers = publish_answers(Store(tmp_path / "store"), tmp_path, [rows(8), rows(5)])
     spec = CacheSpec(
         target=identify(smollm2), dtype=dtype, states="vllm", engine_version=engine_version([]), codec="bf16",
         max_length=1024, layers=layers, part_bytes=1 << 22,
     )  # fmt: skip
-    hold(*both(spec, smollm2, tmp_path, answers, ""), dtype)
+    hold(*both(spec, smollm2, tmp_path, answers, more), dtype)
 
 
 def test_vllm_gives_the_states_that_heads_of_a_hybrid_read(tmp_path: Path, on_path: None) -> None:
