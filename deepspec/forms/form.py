@@ -47,7 +47,7 @@ class FormSource:
     """GGUF file from which llama.cpp serves it; None: the one in its folder, where there is one."""
 
 
-def no_options(_: FormSource) -> tuple[str, ...]:
+def _no_options(_: FormSource) -> tuple[str, ...]:
     """Return the options of a form whose files say all that its engine needs."""
     return ()
 
@@ -63,7 +63,7 @@ class Form:
     read: Callable[[Path], tuple[Json, Tensors]]
     """Reads the folder by the form's own rules, as config and tensors in the public DeepSpec form. What the form
     leaves to the target (`BORROWED`, `num_target_layers`) may be missing."""
-    options: Callable[[FormSource], tuple[str, ...]] = no_options
+    options: Callable[[FormSource], tuple[str, ...]] = _no_options
     """Of the engine's command, by which it is told what it reads from none of the files."""
 
 
@@ -75,7 +75,7 @@ def safetensors_form(
     refuse: Callable[[FormSource], str | None],
     encode: Encode,
     decode: Decode,
-    options: Callable[[FormSource], tuple[str, ...]] = no_options,
+    options: Callable[[FormSource], tuple[str, ...]] = _no_options,
 ) -> Form:
     """Return a form that is config.json and model.safetensors, from its two translations."""
 
