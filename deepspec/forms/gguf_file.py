@@ -43,7 +43,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorPlace:
     """Where a tensor lies in a file, whatever its type."""
 
     shape: list[int]
@@ -86,7 +86,7 @@ def copy_field(writer: Any, name: str, field: Field) -> None:
     writer.add_key_value(name, field.value, gguf.GGUFValueType(field.kind), inner)
 
 
-def copy_tensor(writer: Any, path: Path, name: str, place: Place) -> None:
+def copy_tensor(writer: Any, path: Path, name: str, place: TensorPlace) -> None:
     """Write a tensor of another file, in its own type: not even a quantised one is computed again.
 
     Raises:
@@ -121,7 +121,7 @@ def end_file(writer: Any) -> None:
     writer.close()
 
 
-def places(path: Path) -> dict[str, Place]:
+def places(path: Path) -> dict[str, TensorPlace]:
     """Return where the tensors of a file lie; errors as in `read_gguf`."""
     with _opened(path) as data:
         return _Cursor(data, path).places()
@@ -149,7 +149,7 @@ class _Cursor:
         placed = self._places(fields, count)
         return GgufFile(fields, {name: self._tensor(place) for name, place in placed.items() if name not in but})
 
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, TensorPlace]:
         return self._places(*self._begin())
 
     def _begin(self) -> tuple[dict[str, Field], int]:
@@ -159,11 +159,11 @@ class _Cursor:
             raise CheckpointError(f"{self._path} is no GGUF file of version 3")
         return {self._string(): self._field() for _ in range(field_count)}, tensor_count
 
-    def _places(self, fields: dict[str, Field], count: int) -> dict[str, Place]:
+    def _places(self, fields: dict[str, Field], count: int) -> dict[str, TensorPlace]:
         told = [(self._string(), self._shape(), *self._unpack("IQ")) for _ in range(count)]
         step = fields["general.alignment"].value if "general.alignment" in fields else 32
         start = -(-self._at // step) * step
-        return {name: Place(shape, kind, start + at) for name, shape, kind, at in told}
+        return {name: TensorPlace(shape, kind, start + at) for name, shape, kind, at in told}
 
     def _unpack(self, codes: str) -> tuple[Any, ...]:
         found = struct.unpack_from(f"<{codes}", self._data, self._at)
@@ -196,7 +196,7 @@ class _Cursor:
         (axes,) = self._unpack("I")
         return list(reversed(self._unpack(f"{axes}Q")))
 
-    def _tensor(self, place: Place) -> Tensor:
+    def _tensor(self, place: TensorPlace) -> Tensor:
         if place.kind not in _TENSORS:
             raise CheckpointError(f"{self._path}: tensors of type {place.kind}; a draft holds F32, BF16 and I64")
         count = int(np.prod(place.shape))

@@ -22,7 +22,7 @@ from deepspec.families import read_folder
 from deepspec.families.shipped import check_names
 from deepspec.formats.recipe import DraftRecipe, Objective
 from deepspec.forms.form import FormSource
-from deepspec.forms.gguf_file import Place, places, read_gguf
+from deepspec.forms.gguf_file import TensorPlace, places, read_gguf
 from deepspec.models.draft import BlockDraft, EagleDraft, build_draft
 from tests.given.some import some
 from tests.given.targets import shipped
@@ -267,7 +267,7 @@ def test_what_heads_share_with_the_target_is_copied_as_it_is_quantised(tmp_path:
     ) <= ROUNDING  # fmt: skip
 
 
-def bytes_of(path: Path, place: Place) -> bytes:
+def bytes_of(path: Path, place: TensorPlace) -> bytes:
     values = math.prod(place.shape)
     return path.read_bytes()[place.at :][: values // 32 * 34 if place.kind == 8 else 4 * values]
 
