@@ -34,11 +34,13 @@ PROGRAMS = {
     "docker": "--shm-size",
     "hf": "--local-dir",
     "infra.engines.llama_cpp": "--name --slots --context",
+    "llama-gguf-split": "--merge",
     "llama-server": "--alias --ctx-size --jinja --parallel --spec-type --spec-draft-n-max --spec-draft-p-min",
     "pip": "--no-deps --force-reinstall",
     "prefect": "--pool --watch",
     "sglang": "--context-length --max-running-requests --model-path --speculative-algorithm "
-    "--speculative-draft-model-path --speculative-dflash-block-size --speculative-dspark-block-size "
+    "--speculative-draft-attention-backend --speculative-draft-model-path "
+    "--speculative-dflash-block-size --speculative-dspark-block-size "
     "--speculative-eagle-topk --speculative-num-draft-tokens --speculative-num-steps --tp-size",
     "vllm": "--max-model-len --max-num-seqs --served-model-name --speculative-config --tensor-parallel-size",
 }
