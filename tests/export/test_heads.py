@@ -283,3 +283,14 @@ def test_llama_cpp_names_what_it_has_not_of_heads(tmp_path: Path) -> None:
     write_gguf(file.parent, arch="qwen3next")
     told = "mtp heads beside target.gguf, a GGUF file of architecture qwen3next; it drafts with those of qwen35"
     assert FORMS["llama.cpp"].refuse(source) == told
+
+
+def test_llama_cpp_wants_all_that_heads_share_in_one_file(tmp_path: Path) -> None:
+    """Of a head that lies in another piece it would take the embedding."""
+    source, file = beside_gguf(tmp_path, pieces=3, without=("output.weight",))
+    told = some(FORMS["llama.cpp"].refuse(source))
+    assert told.startswith("mtp heads beside target.gguf, one of 3 pieces")
+    assert "llama-gguf-split --merge" in told
+    write_gguf(file.parent, without=("output_norm.weight",))
+    told = "mtp heads beside target.gguf, which has no output_norm.weight; name the target's whole file"
+    assert FORMS["llama.cpp"].refuse(source) == told
