@@ -128,24 +128,26 @@ def with_rounds(answers: Sequence[ServedAnswer]) -> list[ServedAnswer]:
 
     Tokens and accepted drafts tell a round too few where a draft ends the answer. Where each round but the last drafts
     equally many, the number of drafts tells how many there were: one number of drafts a round has to fit all answers,
-    none of them by more than that one round.
+    none of them by more than that one round. An answer that was cut ends with a token of the target's own, for an
+    engine drafts no more than there is room for before it: its tokens tell its rounds.
     """
     drafting = [each for each in answers if each.drafted]
-    if not drafting or any(each.counted for each in answers):
+    ended = [each for each in drafting if not each.cut]
+    if not ended or any(each.counted for each in answers):
         return list(answers)
     fitting = [size for size in range(1, MOST_DRAFTS + 1) if all(_fits(each, size) for each in drafting)]
     if not fitting:
         return list(answers)
-    size = max(fitting, key=lambda size: (sum(each.drafted % size == 0 for each in drafting), size))
-    return [replace(each, counted=-(-each.drafted // size)) for each in answers]
+    size = max(fitting, key=lambda size: (sum(each.drafted % size == 0 for each in ended), size))
+    return [each if each.cut else replace(each, counted=-(-each.drafted // size)) for each in answers]
 
 
 def _fits(answer: ServedAnswer, size: int) -> bool:
     """Return whether rounds of so many drafts are as many as an answer's tokens tell, or one more or less.
 
-    One less: a round in which there is room for no draft makes a token by itself.
+    One less: a round in which there is room for no draft makes a token by itself. One more: none that was cut.
     """
-    return abs(-(-answer.drafted // size) - answer.rounds) <= 1
+    return -1 <= -(-answer.drafted // size) - answer.rounds <= (0 if answer.cut else 1)
 
 
 def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accepted | None:
