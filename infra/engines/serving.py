@@ -45,12 +45,12 @@ def serving_draft(
     Args:
         inputs: exports, or a release, and scores of the draft.
         placement: engines that it names are kept.
-        gguf: the target as the embedded engine reads it; None: what the exports were written for, where that is told.
+        gguf: the target as the embedded engine reads it, unless the exports were written for another file of it.
         folder: for the engines' logs and the draft in their form.
         report: hears why no engine is started.
         settings: of both engines.
     """
-    gguf = gguf or _named(inputs["exports"], placement)
+    gguf = _named(inputs["exports"], placement) or gguf
     reason = _unable(inputs["exports"], gguf)
     if placement.drafting or reason:
         if reason:

@@ -1,0 +1,46 @@
+"""Which GGUF file the embedded engine serves, of those that target and exports name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepspec.placement import Endpoint, Placement
+from infra.engines import serving
+from infra.engines.managed import Served
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "expected"),
+    [
+        (None, {}, "target.gguf"),
+        ("4bits", {"4bits": "served.gguf"}, "served.gguf"),
+        ("4bits", {}, "target.gguf"),
+    ],
+)
+def test_the_file_that_the_exports_were_written_for_is_served(
+    named: str | None, there: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the target came as a GGUF file itself, of other precision, say."""
+    started = list[Path | None]()
+
+    @contextmanager
+    def start(_: object, served: Served, __: Path) -> Iterator[tuple[Endpoint, ...]]:
+        started.append(served.gguf)
+        yield ()
+
+    monkeypatch.setattr(serving, "start_engines", start)
+    monkeypatch.setattr(serving, "_unable", lambda *_: "")
+    monkeypatch.setattr(serving, "_draft", lambda *_: [])
+    exports, scores = ({"gguf": named}, {"max_new_tokens": 8})
+    inputs: Any = {
+        name: SimpleNamespace(manifest=SimpleNamespace(spec=spec))
+        for name, spec in {"exports": exports, "scores": scores}.items()
+    }
+    report: Any = None
+    placement = Placement(scratch=tmp_path, locations=there)
+    with serving.serving_draft(inputs, placement, Path("target.gguf"), tmp_path, report):
+        assert started == [Path(expected)] * 2
