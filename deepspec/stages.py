@@ -82,11 +82,11 @@ _ROWS = (
     Stage(
         name="train", kind="draft", spec=TrainSpec, inputs=("target_cache",), optional=("greedy_cache",), version=3
     ),
-    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=5),
+    Stage(name="export", kind="exports", spec=ExportSpec, inputs=("draft",), version=6),
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
-        version=6,
+        version=7,
     ),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=6),
 )  # fmt: skip
