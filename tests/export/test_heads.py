@@ -83,6 +83,21 @@ def test_heads_start_as_the_target_ships_them_and_are_read_again(kind: str, tmp_
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
+def test_heads_of_a_multimodal_target_are_read_again_from_its_files(form: str, tmp_path: Path) -> None:
+    """As Qwen3.5 is released: the text's config lies within another, which is served as it is."""
+    target = shipped.write_target(tmp_path / "target", "qwen3_5", torch.bfloat16)
+    text = json.loads((target / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text}
+    (target / "config.json").write_text(json.dumps(whole))
+    save_draft(draft_of(target).bfloat16(), tmp_path / "draft")
+    source = read_source(tmp_path / "draft", "ORG/target", target)
+    folder, _ = written(form, source, tmp_path / form)
+    assert json.loads((folder / "config.json").read_text()) == whole
+    again = read_back(source, *FORMS[form].read(folder))
+    assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
+
+
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
 def test_nothing_of_the_target_changes_but_the_heads(tuned: tuple[FormSource, Path], form: str, tmp_path: Path) -> None:
     source, target = tuned
     folder, notes = written(form, source, tmp_path / "form")
