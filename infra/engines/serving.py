@@ -77,7 +77,7 @@ def _named(exports: Artifact, placement: Placement) -> Path | None:
 def _unable(exports: Artifact, gguf: Path | None) -> str:
     """Return why the embedded engine cannot serve the draft; empty where it can."""
     if gguf is None:
-        return "the embedded one serves GGUF files and this target has none"
+        return "the embedded one serves GGUF files and none of this target is named; export.gguf=FILE does"
     if importlib.util.find_spec(KIND) is None:
         return "the embedded one is not installed (pip install 'deepspec[engine]')"
     form = read_index(exports).forms.get(FORM)

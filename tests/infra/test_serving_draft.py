@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from deepspec.placement import Endpoint, Placement
 from infra.engines import serving
 from infra.engines.managed import Served
+from tests.given.heard import Heard
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,11 @@ def test_the_file_that_the_exports_were_written_for_is_served(
     placement = Placement(scratch=tmp_path, locations=there)
     with serving.serving_draft(inputs, placement, Path("target.gguf"), tmp_path, report):
         assert started == [Path(expected)] * 2
+
+
+def test_without_a_file_it_says_what_names_one(tmp_path: Path) -> None:
+    heard, exports = Heard(), SimpleNamespace(manifest=SimpleNamespace(spec={}))
+    placement, inputs = Placement(scratch=tmp_path), cast("Any", {"exports": exports})
+    with serving.serving_draft(inputs, placement, None, tmp_path, heard) as found:
+        assert found == placement
+    assert "export.gguf=FILE does" in heard.lines[0]
