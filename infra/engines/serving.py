@@ -71,7 +71,7 @@ def serving_draft(
 def _named(exports: Artifact, placement: Placement) -> Path | None:
     """Return the GGUF file that the plan of exports named, where it is on this machine."""
     place = placement.locations.get(str(exports.manifest.spec.get("gguf")))
-    return None if place is None else Path(place)
+    return None if place is None or not Path(place).is_file() else Path(place)
 
 
 def _unable(exports: Artifact, gguf: Path | None) -> str:

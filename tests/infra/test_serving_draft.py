@@ -20,6 +20,7 @@ from tests.given.heard import Heard
         (None, {}, "target.gguf"),
         ("4bits", {"4bits": "served.gguf"}, "served.gguf"),
         ("4bits", {}, "target.gguf"),
+        ("4bits", {"4bits": "elsewhere.gguf"}, "target.gguf"),
     ],
 )
 def test_the_file_that_the_exports_were_written_for_is_served(
@@ -42,9 +43,10 @@ def test_the_file_that_the_exports_were_written_for_is_served(
         for name, spec in {"exports": exports, "scores": scores}.items()
     }
     report: Any = None
-    placement = Placement(scratch=tmp_path, locations=there)
-    with serving.serving_draft(inputs, placement, Path("target.gguf"), tmp_path, report):
-        assert started == [Path(expected)] * 2
+    (tmp_path / "served.gguf").touch()
+    placement = Placement(scratch=tmp_path, locations={name: str(tmp_path / file) for name, file in there.items()})
+    with serving.serving_draft(inputs, placement, tmp_path / "target.gguf", tmp_path, report):
+        assert started == [tmp_path / expected] * 2
 
 
 def test_without_a_file_it_says_what_names_one(tmp_path: Path) -> None:
