@@ -145,9 +145,11 @@ def with_rounds(answers: Sequence[ServedAnswer]) -> list[ServedAnswer]:
 def _fits(answer: ServedAnswer, size: int) -> bool:
     """Return whether rounds of so many drafts are as many as an answer's tokens tell, or one more or less.
 
-    One less: a round in which there is room for no draft makes a token by itself. One more: none that was cut.
+    One less: a round in which there is room for no draft makes a token by itself. Of one that was cut any number less,
+    for there was less and less room in its last rounds, and none more.
     """
-    return -1 <= -(-answer.drafted // size) - answer.rounds <= (0 if answer.cut else 1)
+    more = -(-answer.drafted // size) - answer.rounds
+    return more <= 0 if answer.cut else abs(more) <= 1
 
 
 def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accepted | None:

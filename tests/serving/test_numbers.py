@@ -148,6 +148,13 @@ def test_an_answer_that_was_cut_ends_with_a_token_of_the_targets_own() -> None:
     assert [each.rounds for each in with_rounds([*cut, ended])] == [3, 4, 2]
 
 
+def test_an_answer_that_was_cut_has_room_for_fewer_drafts_in_several_rounds() -> None:
+    """Five drafts a round, of 12 tokens and none accepted: six times 5, then 4, 3, 2, 1 and none."""
+    cut = answer(tokens=12, drafted=40, accepted=0, cut=True)
+    ended = answer(tokens=8, drafted=10, accepted=6)  # 1 + (5 + 1) + 1, whose last is a draft
+    assert [each.rounds for each in with_rounds([cut, ended])] == [11, 2]
+
+
 def test_drafts_that_are_not_as_many_in_each_round_tell_nothing() -> None:
     """Rounds of 1 to 7 drafts, where a proposal ends before an unlikely token."""
     answers = [answer(tokens=41, drafted=70, accepted=20), answer(tokens=41, drafted=25, accepted=20)]
