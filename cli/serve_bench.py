@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,6 +56,10 @@ def serve_bench(
         list[str] | None, typer.Option("--try", help="N_MAX:P_MIN of llama.cpp to try besides; repeatable.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Preset, hub id, folder; default: as the release says.")] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(help="GGUF file of the target for the engine that is started; default: a GGUF target's."),
+    ] = None,
     before: Annotated[str | None, typer.Option(help="Release to compare with; default: the ref baseline.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of an engine that is started.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals, fillings and intervals.", min=0)] = 0,
@@ -67,11 +71,12 @@ def serve_bench(
     Exit code 1 where it does not accept what was measured here, or is slower than the release before.
     """
     del debug
+    asked = None if prompts is None else _file(prompts, "--prompts", "rows {'turns': [text, ...]}")
     told = {
         "loads": _numbers(loads, "--loads"), "rates": _numbers(rates, "--rates"),
         "contexts": _numbers(contexts, "--contexts"), "requests": requests, "max_tokens": max_tokens,
         "ends": ends, "checked": checked,
-        "prompts": "" if prompts is None else checksum(_file(prompts)), "seed": seed,
+        "prompts": "" if asked is None else checksum(asked), "seed": seed,
         "as_of": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     options = presets.validated(ServeOptions, told, "the loads")
@@ -86,6 +91,9 @@ def serve_bench(
         scratch=scratch_dir(), threads=threads, drafting=engines[:1], endpoints=engines[1:], locations=where
     )
     bench = _Bench.of(opened(release, root, "release"), target, placement, options)
+    if gguf is not None:
+        served = _file(gguf, "--gguf", "the target as llama.cpp reads it")
+        bench = replace(bench, files=replace(bench.files, gguf=served))
     with attached():
         report = Listeners(terminal("serve-bench"))
         found = bench.measured(report, [_setting(each) for each in attempt or ()])
@@ -164,8 +172,9 @@ class _Bench:
         with serving_draft(self.inputs, self.placement, self.files.gguf, folder, report, widened) as placement:
             if not placement.drafting:
                 raise EngineError(
-                    f"no engine can be started for {self.release.prefix}; start them yourself and give --endpoint URL "
-                    "(with the draft), --plain URL (without it) and --model NAME"
+                    f"no engine can be started for {self.release.prefix}; give --gguf FILE where it wants one, or "
+                    "start them yourself and give --endpoint URL (with the draft), --plain URL (without it) and "
+                    "--model NAME"
                 )
             yield placement
 
@@ -249,9 +258,9 @@ def _setting(text: str) -> tuple[int, float]:
         raise SpecError(f"--try {text!r}: wanted N_MAX:P_MIN, such as 2:0.5") from error
 
 
-def _file(path: Path) -> Path:
+def _file(path: Path, option: str, wanted: str) -> Path:
     if not path.is_file():
-        raise SpecError(f"--prompts {path}: no such file; wanted rows {{'turns': [text, ...]}}")
+        raise SpecError(f"{option} {path}: no such file; wanted {wanted}")
     return path
 
 

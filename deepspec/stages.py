@@ -86,7 +86,7 @@ _ROWS = (
     Stage(name="evaluate", kind="scores", spec=EvaluateSpec, inputs=("draft",), version=4, sharded=True),
     Stage(
         name="benchmark", kind="speed", spec=BenchmarkSpec, inputs=("draft", "exports", "scores"), needs="pair",
-        version=6,
+        version=7,
     ),
     Stage(name="release", kind="release", spec=ReleaseSpec, inputs=("draft", "exports", "scores", "speed"), version=6),
 )  # fmt: skip

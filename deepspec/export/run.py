@@ -83,11 +83,14 @@ def run(
 def _gguf(spec: ExportSpec, placement: Placement) -> Path | None:
     if spec.gguf is None:
         return None
-    if spec.gguf not in placement.locations:
+    place = placement.locations.get(spec.gguf)
+    if place is None or not Path(place).is_file():
+        where = "" if place is None else f" at {place}"
         raise TargetError(
-            f"the target's GGUF file {spec.gguf} is not on this machine; give --set export.gguf=FILE where it is"
+            f"the target's GGUF file {spec.gguf} is not on this machine{where}; put it there, or give "
+            "--set export.gguf=FILE where it is"
         )
-    return Path(placement.locations[spec.gguf])
+    return Path(place)
 
 
 def read_source(folder: Path, target: str, target_folder: Path | None) -> FormSource:

@@ -119,6 +119,7 @@ def _heads_in(path: Path) -> dict[str, Tensor]:
 
 def _read(config: Json, folder: Path) -> tuple[Json, Tensors]:
     text = {**config, **config.get("text_config", {})}
+    text.pop("text_config", None)  # of a multimodal target: who reads a config looks for the text's there
     style = head_style(text["model_type"])
     public = {
         **text,

@@ -46,7 +46,7 @@ from deepspec.models.config import DraftConfig
 FILE = "draft.gguf"
 
 
-_MASK = "tokenizer.ggml.mask_token_id"
+_MASK, _TOKENS = "tokenizer.ggml.mask_token_id", "tokenizer.ggml.tokens"
 
 _NAMES: Mapping[str, str] = {
     "fc.weight": "fc.weight",
@@ -146,7 +146,7 @@ def _target_gguf(source: FormSource) -> Path | None:
 
 
 def _another(draft: DraftConfig, file: Path) -> str | None:
-    """Refuse a GGUF file of another model than the draft's target."""
+    """Refuse a GGUF file of another model than the draft's target, or of a part that has no tokenizer."""
     found = read_gguf(file, tensors=False)
 
     def told(key: str) -> int | None:
@@ -156,9 +156,12 @@ def _another(draft: DraftConfig, file: Path) -> str | None:
     heads = told("nextn_predict_layers") or 0
     wanted = {"block_count": draft.num_target_layers + heads, "embedding_length": draft.block.hidden_size}
     wrong = [key for key, value in wanted.items() if told(key) not in (None, value)]
-    if not wrong:
-        return None
-    return f"{file.name}, a GGUF file of another target: its {wrong[0]} is {told(wrong[0])}, wanted {wanted[wrong[0]]}"
+    if wrong:
+        was, want = told(wrong[0]), wanted[wrong[0]]
+        return f"{file.name}, a GGUF file of another target: its {wrong[0]} is {was}, wanted {want}"
+    if _TOKENS not in found.fields:
+        return f"{file.name}, a GGUF file without a tokenizer (a projector or an adapter?); name the target's own"
+    return None
 
 
 def _write(source: FormSource, folder: Path) -> list[str]:

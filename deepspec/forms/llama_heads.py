@@ -25,6 +25,7 @@ _STYLE = "qwen3_5"
 _ENDS = ("token_embd.weight", "output_norm.weight", "output.weight")
 """Copied from the target; a tied one has no `output.weight`."""
 _BLOCKS, _HEADS = f"{ARCH}.block_count", f"{ARCH}.nextn_predict_layers"
+_PIECES = "split.count"
 _BY_LAYER = ("attention.head_count", "attention.head_count_kv", "attention.recurrent_layers", "feed_forward_length")
 """What a file may tell for each layer: then it has no value for one more."""
 
@@ -67,19 +68,33 @@ def refuse_heads(source: FormSource, target: Path) -> str | None:
     arch = found.value("general.architecture")
     if arch != ARCH:
         return f"mtp heads beside {target.name}, a GGUF file of architecture {arch}; it drafts with those of {ARCH}"
-    if _ENDS[0] not in places(target):
-        return f"mtp heads beside {target.name}, which has no {_ENDS[0]}; merge its pieces (llama-gguf-split --merge)"
-    listed = [key for key in _BY_LAYER if _HEADS not in found.fields and isinstance(_told(found, key), list)]
-    return (
-        f"mtp heads beside {target.name}, which tells {listed[0]} of each layer and has none for them"
-        if listed
-        else None
-    )
+    return _refuse_file(found, target)
 
 
-def _told(found: GgufFile, key: str) -> Any:
-    field = found.fields.get(f"{ARCH}.{key}")
+def _refuse_file(found: GgufFile, target: Path) -> str | None:
+    """Return what a file lacks that heads have of it: all pieces but one, a tensor, or a value for one more layer."""
+    if (pieces := _told(found, _PIECES) or 1) > 1:
+        return (
+            f"mtp heads beside {target.name}, one of {pieces} pieces, of which others hold what heads share with the "
+            "target; merge them (llama-gguf-split --merge)"
+        )
+    placed = places(target)
+    if lacking := [name for name in _ENDS[:2] if name not in placed]:
+        return f"mtp heads beside {target.name}, which has no {lacking[0]}; name the target's whole file"
+    listed = [key for key in _BY_LAYER if isinstance(_told(found, f"{ARCH}.{key}"), list)]
+    if listed and _own_heads(found) != 1:
+        return f"mtp heads beside {target.name}, which tells {listed[0]} of each layer and has none for them"
+    return None
+
+
+def _told(found: GgufFile, name: str) -> Any:
+    field = found.fields.get(name)
     return None if field is None else field.value
+
+
+def _own_heads(found: GgufFile) -> int:
+    """Return how many of a target's layers are heads of its own."""
+    return int(_told(found, _HEADS) or 0)
 
 
 def write_heads(source: FormSource, target: Path, path: Path) -> list[str]:
@@ -94,7 +109,7 @@ def write_heads(source: FormSource, target: Path, path: Path) -> list[str]:
     for name, field in found.fields.items():
         if name.startswith(("tokenizer.", f"{ARCH}.")) and name not in (_BLOCKS, _HEADS):
             copy_field(writer, name, field)
-    layer = found.value(_BLOCKS) - (found.value(_HEADS) if _HEADS in found.fields else 0)
+    layer = found.value(_BLOCKS) - _own_heads(found)
     writer.add_block_count(layer + 1)
     writer.add_uint32(_HEADS, 1)
     for name in _ENDS:

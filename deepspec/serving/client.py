@@ -70,6 +70,8 @@ class ServedAnswer:
     """Seconds of generation, as the engine tells them; None: it does not."""
     cached: int | None = None
     """Prompt tokens that the engine took from a cache; None: it does not tell."""
+    cut: bool = False
+    """Whether the limit of its tokens ended it."""
 
     @property
     def rounds(self) -> int:
@@ -261,7 +263,7 @@ class _Told:
         """What SGLang tells of them, in an event of their own."""
         self._texts: list[str] = []
         self._arrivals: list[float] = []
-        self.complete = False
+        self._cut = self.complete = False
         for piece, moment in zip(pieces, moments, strict=False):
             self._read(piece.strip(), moment)
         self._end = moments[-1] if moments else 0.0
@@ -276,6 +278,7 @@ class _Told:
         self.complete |= bool(self._usage)
         for choice in event.get("choices", ())[:1]:
             self._texts.append(choice.get("text") or "")
+            self._cut |= choice.get("finish_reason") == "length"
             if choice.get("text") or not choice.get("finish_reason"):
                 self._arrivals.append(moment)
 
@@ -295,4 +298,5 @@ class _Told:
             by_accepted=tuple(int(each) for each in rounds.get("spec_correct_drafts_histogram", ())),
             timed=float(timings["predicted_ms"]) / 1000 if "predicted_ms" in timings else None,
             cached=None if cached is None else int(cached),
+            cut=self._cut,
         )

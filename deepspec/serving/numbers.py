@@ -128,24 +128,41 @@ def with_rounds(answers: Sequence[ServedAnswer]) -> list[ServedAnswer]:
 
     Tokens and accepted drafts tell a round too few where a draft ends the answer. Where each round but the last drafts
     equally many, the number of drafts tells how many there were: one number of drafts a round has to fit all answers,
-    none of them by more than that one round.
+    none of them by more than that one round. An answer that was cut ends with a token of the target's own, for an
+    engine drafts no more than there is room for before it: its tokens tell its rounds.
     """
-    drafting = [each for each in answers if each.drafted]
-    if not drafting or any(each.counted for each in answers):
+    size = None if any(each.counted for each in answers) else _drafts_a_round(answers)
+    if size is None:
         return list(answers)
-    fitting = [size for size in range(1, MOST_DRAFTS + 1) if all(_fits(each, size) for each in drafting)]
-    if not fitting:
-        return list(answers)
-    size = max(fitting, key=lambda size: (sum(each.drafted % size == 0 for each in drafting), size))
-    return [replace(each, counted=-(-each.drafted // size)) for each in answers]
+    return [each if each.cut else replace(each, counted=-(-each.drafted // size)) for each in answers]
+
+
+def _drafts_a_round(answers: Sequence[ServedAnswer]) -> int | None:
+    """Return how many drafts a round has; None: no number fits, or there is no answer that it would tell of."""
+    cut = [each for each in answers if each.drafted and each.cut]
+    ended = [each for each in answers if each.drafted and not each.cut]
+    fitting = [size for size in range(1, MOST_DRAFTS + 1) if all(_fits(each, size) for each in (*cut, *ended))]
+
+    def likely(size: int) -> tuple[int, int, int]:
+        whole = sum(each.drafted % size == 0 for each in ended)
+        return whole, sum(_more(each, size) for each in cut), size
+
+    return max(fitting, key=likely) if ended and fitting else None
 
 
 def _fits(answer: ServedAnswer, size: int) -> bool:
     """Return whether rounds of so many drafts are as many as an answer's tokens tell, or one more or less.
 
-    One less: a round in which there is room for no draft makes a token by itself.
+    One less: a round in which there is room for no draft makes a token by itself. Of one that was cut any number less,
+    for there was less and less room in its last rounds, and none more.
     """
-    return abs(-(-answer.drafted // size) - answer.rounds) <= 1
+    more = _more(answer, size)
+    return more <= 0 if answer.cut else abs(more) <= 1
+
+
+def _more(answer: ServedAnswer, size: int) -> int:
+    """Return how many more rounds an answer took than its tokens tell, were there so many drafts in each."""
+    return -(-answer.drafted // size) - answer.rounds
 
 
 def accepted_in_answers(answers: Sequence[ServedAnswer], seed: int = 0) -> Accepted | None:

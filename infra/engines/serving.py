@@ -45,12 +45,12 @@ def serving_draft(
     Args:
         inputs: exports, or a release, and scores of the draft.
         placement: engines that it names are kept.
-        gguf: the target as the embedded engine reads it; None: what the exports were written for, where that is told.
+        gguf: the target as the embedded engine reads it, unless the exports were written for another file of it.
         folder: for the engines' logs and the draft in their form.
         report: hears why no engine is started.
         settings: of both engines.
     """
-    gguf = gguf or _named(inputs["exports"], placement)
+    gguf = _named(inputs["exports"], placement) or gguf
     reason = _unable(inputs["exports"], gguf)
     if placement.drafting or reason:
         if reason:
@@ -71,13 +71,13 @@ def serving_draft(
 def _named(exports: Artifact, placement: Placement) -> Path | None:
     """Return the GGUF file that the plan of exports named, where it is on this machine."""
     place = placement.locations.get(str(exports.manifest.spec.get("gguf")))
-    return None if place is None else Path(place)
+    return None if place is None or not Path(place).is_file() else Path(place)
 
 
 def _unable(exports: Artifact, gguf: Path | None) -> str:
     """Return why the embedded engine cannot serve the draft; empty where it can."""
     if gguf is None:
-        return "the embedded one serves GGUF files and this target has none"
+        return "the embedded one serves GGUF files and none of this target is named; export.gguf=FILE does"
     if importlib.util.find_spec(KIND) is None:
         return "the embedded one is not installed (pip install 'deepspec[engine]')"
     form = read_index(exports).forms.get(FORM)

@@ -433,6 +433,14 @@ def test_llama_cpp_is_not_given_the_file_of_another_target(tmp_path: Path) -> No
     assert refused == f"other.gguf, a GGUF file of another target: {wanted}"
 
 
+def test_llama_cpp_is_not_given_a_file_without_a_tokenizer(tmp_path: Path) -> None:
+    """A projector's tells nothing of layers, and the draft would have no tokenizer."""
+    source = read_source(write_draft(tmp_path / "draft", "dspark"), "t", None)
+    end_file(gguf.GGUFWriter(tmp_path / "mmproj.gguf", arch="clip"))
+    refused = some(FORMS["llama.cpp"].refuse(replace(source, gguf=tmp_path / "mmproj.gguf")))
+    assert refused.startswith("mmproj.gguf, a GGUF file without a tokenizer")
+
+
 @pytest.mark.parametrize("source", ["dspark"], indirect=True)
 def test_transformers_loads_the_hugging_face_form(
     source: FormSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,6 +83,21 @@ def test_heads_start_as_the_target_ships_them_and_are_read_again(kind: str, tmp_
 
 
 @pytest.mark.parametrize("form", ["vllm", "sglang"])
+def test_heads_of_a_multimodal_target_are_read_again_from_its_files(form: str, tmp_path: Path) -> None:
+    """As Qwen3.5 is released: the text's config lies within another, which is served as it is."""
+    target = shipped.write_target(tmp_path / "target", "qwen3_5", torch.bfloat16)
+    text = json.loads((target / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text}
+    (target / "config.json").write_text(json.dumps(whole))
+    save_draft(draft_of(target).bfloat16(), tmp_path / "draft")
+    source = read_source(tmp_path / "draft", "ORG/target", target)
+    folder, _ = written(form, source, tmp_path / form)
+    assert json.loads((folder / "config.json").read_text()) == whole
+    again = read_back(source, *FORMS[form].read(folder))
+    assert output_difference(again, draft_with(source.draft, source.tensors)) <= ROUNDING
+
+
+@pytest.mark.parametrize("form", ["vllm", "sglang"])
 def test_nothing_of_the_target_changes_but_the_heads(tuned: tuple[FormSource, Path], form: str, tmp_path: Path) -> None:
     source, target = tuned
     folder, notes = written(form, source, tmp_path / "form")
@@ -282,4 +297,15 @@ def test_llama_cpp_names_what_it_has_not_of_heads(tmp_path: Path) -> None:
     assert some(FORMS["llama.cpp"].refuse(before)).startswith("mtp heads that read the state before")
     write_gguf(file.parent, arch="qwen3next")
     told = "mtp heads beside target.gguf, a GGUF file of architecture qwen3next; it drafts with those of qwen35"
+    assert FORMS["llama.cpp"].refuse(source) == told
+
+
+def test_llama_cpp_wants_all_that_heads_share_in_one_file(tmp_path: Path) -> None:
+    """Of a head that lies in another piece it would take the embedding."""
+    source, file = beside_gguf(tmp_path, pieces=3, without=("output.weight",))
+    told = some(FORMS["llama.cpp"].refuse(source))
+    assert told.startswith("mtp heads beside target.gguf, one of 3 pieces")
+    assert "llama-gguf-split --merge" in told
+    write_gguf(file.parent, without=("output_norm.weight",))
+    told = "mtp heads beside target.gguf, which has no output_norm.weight; name the target's whole file"
     assert FORMS["llama.cpp"].refuse(source) == told

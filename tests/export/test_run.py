@@ -7,7 +7,7 @@ import pytest
 from deepspec.artifacts import open_artifact
 from deepspec.checkpoint.draft import load_draft
 from deepspec.decoding.pair import draft_folder
-from deepspec.errors import SpecError, UnknownNameError
+from deepspec.errors import SpecError, TargetError, UnknownNameError
 from deepspec.export.parity_gate import Gate
 from deepspec.export.proof import draft_with
 from deepspec.export.run import read_source, run
@@ -40,6 +40,16 @@ def test_every_form_written_passes_the_parity_gate_where_the_target_is_here(tmp_
     assert [each.name for each in parity[:2]] == ["stepwise states", "decoding form"]
     assert {each.name.removeprefix("exported form ") for each in parity[2:]} == set(counts["forms"])
     assert counts["parity"] is True, report.tables["parity"]
+
+
+@pytest.mark.parametrize("there", [{}, {"4bits": "/elsewhere/served.gguf"}])
+def test_a_gguf_file_that_is_on_another_machine_is_named(there: dict[str, str], tmp_path: Path) -> None:
+    case = given(tmp_path, algorithm="dspark")
+    out = Out(case.store, "exports", "e" * 32, {"draft": case.draft.ref}, tmp_path / "scratch")
+    place = case.placement.model_copy(update={"locations": {**case.placement.locations, **there}})
+    told = "GGUF file 4bits is not on this machine" + "".join(f" at {file}" for file in there.values()) + "; put it"
+    with pytest.raises(TargetError, match=told):
+        run(ExportSpec(gguf="4bits"), {"draft": case.draft}, out, place, Heard())
 
 
 def test_a_form_of_another_draft_does_not_pass_the_gate(tmp_path: Path) -> None:

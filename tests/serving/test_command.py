@@ -1,6 +1,8 @@
 """`deepspec serve-bench` from the outside: a release of a tiny target, and engines that stand in for real ones."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from deepspec.benchmark import asked
 from deepspec.catalog import catalog, set_ref
 from deepspec.errors import DeepSpecError
 from deepspec.formats.speed import read_speed
+from deepspec.placement import Placement
 from deepspec.serving import levels
 from deepspec.store import Store
 from infra import terminal
@@ -111,7 +114,8 @@ def test_an_engine_of_another_target_is_refused(
         (("--loads", "2,1"), "do not ascend"),
         (("--try", "many"), "wanted N_MAX:P_MIN"),
         (("--try", "2:0.5"), "--try starts engines with other settings"),
-        (("--prompts", "nowhere.jsonl"), "no such file"),
+        (("--prompts", "nowhere.jsonl"), "--prompts nowhere.jsonl: no such file; wanted rows"),
+        (("--gguf", "nowhere.gguf"), "--gguf nowhere.gguf: no such file; wanted the target as llama.cpp reads it"),
         (("--contexts", "100000"), "shorten them"),
     ],
 )
@@ -135,3 +139,23 @@ def test_prompts_are_made_exactly_so_long(place: Path, made: tuple[Path, Artifac
     fake = Fake(kind="vLLM")
     bench(place, made[1].manifest.address, "--contexts", "40,64", fake=fake)
     assert {len(each["prompt"]) for each in fake.bodies[2:]} == {40, 64}
+
+
+def test_an_engine_is_started_with_the_gguf_file_that_is_named(
+    place: Path, made: tuple[Path, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one none can be started for a target of other weights, and the message says so."""
+    started = list[Path | None]()
+
+    @contextmanager
+    def engines(_: object, placement: Placement, gguf: Path | None, *__: object) -> Iterator[Placement]:
+        started.append(gguf)
+        yield placement
+
+    monkeypatch.setattr("cli.serve_bench.serving_draft", engines)
+    (tmp_path / "served.gguf").write_bytes(b"GGUF")
+    words = ["--target", str(place / "target"), "--root", str(place / "store")]
+    for named in ([], ["--gguf", str(tmp_path / "served.gguf")]):
+        told = CliRunner().invoke(app, ["serve-bench", made[1].manifest.address, *words, *named])
+        assert "give --gguf FILE where it wants one" in str(told.exception)
+    assert started == [None, tmp_path / "served.gguf"]

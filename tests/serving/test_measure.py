@@ -251,7 +251,15 @@ def test_an_answer_in_one_piece_is_read_too() -> None:
 
     told = _Told([b'{"usage": {"completion_tokens": 9}, "choices": [{"text": "ab", "finish_reason": "stop"}]}'], [2.0])
     found = told.answer(0.0, 1.0)
-    assert (found.tokens, found.text, found.latency) == (9, "ab", 2.0)
+    assert (found.tokens, found.text, found.latency, found.cut) == (9, "ab", 2.0, False)
+
+
+def test_an_answer_says_whether_its_limit_ended_it() -> None:
+    from deepspec.serving.client import _Told
+
+    last = b'{"usage": {"completion_tokens": 2}, "choices": [{"text": "", "finish_reason": "length"}]}'
+    chunks = [b'{"choices": [{"text": "a b", "finish_reason": null}]}', last, b"[DONE]"]
+    assert _Told(chunks, [1.0, 2.0, 2.0]).answer(0.0, 0.5).cut
 
 
 def test_options_name_each_load_once() -> None:

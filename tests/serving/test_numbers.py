@@ -137,6 +137,24 @@ def test_a_last_round_with_fewer_drafts_or_none_is_a_round() -> None:
     assert [each.rounds for each in found] == [3, 3, 3, 4]
 
 
+def test_an_answer_that_was_cut_ends_with_a_token_of_the_targets_own() -> None:
+    """Three drafts a round, of 9 tokens: 1 + (2 + 1) + (1 + 1) + (2 + 1), and 1 + three times (1 + 1) + (1 + 1).
+
+    In their last rounds there is room for 2 and 1: 8 and 10 drafts, which rounds of two would make as well.
+    """
+    cut = [answer(tokens=9, drafted=drafted, accepted=kept, cut=True) for drafted, kept in ((8, 5), (10, 4))]
+    assert [each.rounds for each in with_rounds(cut)] == [3, 4]
+    ended = answer(tokens=7, drafted=6, accepted=5)  # 1 + (3 + 1) + 2
+    assert [each.rounds for each in with_rounds([*cut, ended])] == [3, 4, 2]
+
+
+def test_an_answer_that_was_cut_has_room_for_fewer_drafts_in_several_rounds() -> None:
+    """Five drafts a round, of 12 tokens and none accepted: six times 5, then 4, 3, 2, 1 and none."""
+    cut = answer(tokens=12, drafted=40, accepted=0, cut=True)
+    ended = answer(tokens=8, drafted=10, accepted=6)  # 1 + (5 + 1) + 1, whose last is a draft
+    assert [each.rounds for each in with_rounds([cut, ended])] == [11, 2]
+
+
 def test_drafts_that_are_not_as_many_in_each_round_tell_nothing() -> None:
     """Rounds of 1 to 7 drafts, where a proposal ends before an unlikely token."""
     answers = [answer(tokens=41, drafted=70, accepted=20), answer(tokens=41, drafted=25, accepted=20)]

@@ -31,7 +31,14 @@ _BARE = {"linear_attn.dt_bias": "ssm_dt.bias", "linear_attn.A_log": "ssm_a"}
 
 
 def write_gguf(
-    target: Path, *, arch: str = ARCH, quantized: Collection[str] = (), own_heads: bool = False, listed: bool = False
+    target: Path,
+    *,
+    arch: str = ARCH,
+    quantized: Collection[str] = (),
+    own_heads: bool = False,
+    listed: bool = False,
+    pieces: int = 1,
+    without: Collection[str] = (),
 ) -> Path:
     """Write a target's folder as a GGUF file into it, without its heads, and return the file.
 
@@ -41,15 +48,21 @@ def write_gguf(
         quantized: tensors to be held in 8 bits.
         own_heads: whether it says that it has heads.
         listed: whether it tells the key-value heads of each layer.
+        pieces: of how many it says to be one.
+        without: tensors that it lacks.
     """
     config = json.loads((target / "config.json").read_text())
     writer = gguf.GGUFWriter(target / FILE, arch=arch)
     _write_shape(writer, config, own_heads)
     heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
     writer.add_head_count_kv([heads] * layers if listed else heads)
+    if pieces > 1:
+        writer.add_uint16("split.count", pieces)
     _write_tokenizer(writer)
     eight = gguf.GGMLQuantizationType.Q8_0
     for name, tensor in _tensors(target):
+        if name in without:
+            continue
         data = tensor.float().numpy()
         if name in quantized:
             writer.add_tensor(name, gguf.quantize(data, eight), raw_dtype=eight)
