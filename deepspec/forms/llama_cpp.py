@@ -17,6 +17,7 @@ from torch import Tensor
 from deepspec.checkpoint.config import KINDS
 from deepspec.checkpoint.draft import BORROWED
 from deepspec.errors import CheckpointError
+from deepspec.families.gguf_header import another_target
 from deepspec.formats.recipe import TRAITS, AlgorithmName, method_of
 from deepspec.forms import llama_heads
 from deepspec.forms.form import (
@@ -46,7 +47,7 @@ from deepspec.models.config import DraftConfig
 FILE = "draft.gguf"
 
 
-_MASK, _TOKENS = "tokenizer.ggml.mask_token_id", "tokenizer.ggml.tokens"
+_MASK = "tokenizer.ggml.mask_token_id"
 
 _NAMES: Mapping[str, str] = {
     "fc.weight": "fc.weight",
@@ -105,7 +106,7 @@ def _refuse(source: FormSource) -> str | None:
         return (
             "a target without one GGUF file beside its weights, to copy the tokenizer from; export.gguf=FILE names one"
         )
-    if other := _another(draft, target):
+    if other := another_target(target, draft.num_target_layers, draft.block.hidden_size):
         return other
     if shipped:
         return llama_heads.refuse_heads(source, target)
@@ -143,25 +144,6 @@ def _target_gguf(source: FormSource) -> Path | None:
         return source.gguf
     found = [] if source.target_folder is None else sorted(source.target_folder.glob("*.gguf"))
     return found[0] if len(found) == 1 else None
-
-
-def _another(draft: DraftConfig, file: Path) -> str | None:
-    """Refuse a GGUF file of another model than the draft's target, or of a part that has no tokenizer."""
-    found = read_gguf(file, tensors=False)
-
-    def told(key: str) -> int | None:
-        field = found.fields.get(f"{found.value('general.architecture')}.{key}")
-        return None if field is None else int(field.value)
-
-    heads = told("nextn_predict_layers") or 0
-    wanted = {"block_count": draft.num_target_layers + heads, "embedding_length": draft.block.hidden_size}
-    wrong = [key for key, value in wanted.items() if told(key) not in (None, value)]
-    if wrong:
-        was, want = told(wrong[0]), wanted[wrong[0]]
-        return f"{file.name}, a GGUF file of another target: its {wrong[0]} is {was}, wanted {want}"
-    if _TOKENS not in found.fields:
-        return f"{file.name}, a GGUF file without a tokenizer (a projector or an adapter?); name the target's own"
-    return None
 
 
 def _write(source: FormSource, folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
 from deepspec.families.experts import working
+from deepspec.families.gguf_header import another_target, is_gguf
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer
@@ -32,8 +33,6 @@ from deepspec.target.heads import TargetHeads, read_target
 from deepspec.target.identity import identify, remembered_checksum
 from deepspec.target.source import TargetFiles
 
-_GGUF = b"GGUF"
-"""With which such a file begins."""
 _WANTS_GGUF = "export.gguf wants the GGUF file from which llama.cpp serves the target"
 
 
@@ -146,6 +145,19 @@ def _answers(plan: Plan) -> dict[str, str]:
     return {checksum(path): str(path.resolve())}
 
 
+def check_gguf(plan: Plan, target: TargetShape) -> None:
+    """Check that the GGUF file that a plan names is the target's; `check_sources` sees whether it is there.
+
+    Raises:
+        SourceError: it is another target's.
+    """
+    path = None if plan.export.gguf is None else Path(plan.export.gguf).expanduser()
+    if path is None or not is_gguf(path):
+        return
+    if other := another_target(path, target.num_layers, target.block.hidden_size):
+        raise SourceError(f"{other}; {_WANTS_GGUF}", path)
+
+
 def _gguf(plan: Plan) -> Path | None:
     """Return the GGUF file that llama.cpp's form is written for, where the plan names one."""
     if plan.export.gguf is None:
@@ -154,9 +166,8 @@ def _gguf(plan: Plan) -> Path | None:
     if not path.is_file():
         raise SourceError(f"no such file; {_WANTS_GGUF}", path)
     check_pointer(path, SourceError)
-    with path.open("rb") as file:
-        if file.read(len(_GGUF)) != _GGUF:
-            raise SourceError(f"no GGUF file; {_WANTS_GGUF}", path)
+    if not is_gguf(path):
+        raise SourceError(f"no GGUF file; {_WANTS_GGUF}", path)
     return path.resolve()
 
 

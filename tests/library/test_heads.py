@@ -139,3 +139,16 @@ def test_heads_that_no_engine_reads_rightly_are_told_of_by_a_plan(tmp_path: Path
         f"heads that read layers [{LAST - 1}] cannot be written for vllm, which hand them the state behind the final "
         f"norm; with cache.layers=[{LAST}], the default, they can",
     )
+
+
+def test_a_gguf_file_of_another_target_is_named_before_anything_is_spent(tmp_path: Path) -> None:
+    with_heads(tmp_path)
+    file = write_gguf(shipped.write_target(tmp_path / "hybrid", "qwen3_5"))
+    told = f"export.gguf={file}"
+    assert {each.name: each for each in outcomes(known(tmp_path, told))}["target"].state == "ok"
+    config = tmp_path / "target" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
+    found = {each.name: each for each in outcomes(known(tmp_path, told))}["target"]
+    assert (
+        "target.gguf, a GGUF file of another target: its block_count is 4, wanted 3; export.gguf wants" in found.detail
+    )

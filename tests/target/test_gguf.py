@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deepspec.errors import TargetError
-from deepspec.target.gguf import SPLITS, mend_split, read_text
+from deepspec.families.gguf_header import gguf_header
+from deepspec.target.gguf import SPLITS, mend_split
 from tests.given.targets.tiny import tokenizer
 
 
@@ -29,9 +30,7 @@ def write(path: Path, pre: str = "smollm") -> Path:
 
 def test_a_text_is_found_behind_entries_of_every_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gguf")
-    assert read_text(path, "tokenizer.ggml.pre") == "smollm"
-    assert read_text(path, "a.text") == "x"
-    assert read_text(path, "missing") == ""
+    assert gguf_header(path) == {"a.number": 7, "a.text": "x", "numbers": 3, "texts": 2, "tokenizer.ggml.pre": "smollm"}
 
 
 def test_smollm_splits_digits_off_before_anything_else() -> None:
@@ -52,4 +51,4 @@ def test_only_a_known_split_is_mended(tmp_path: Path) -> None:
 def test_what_is_no_gguf_file_is_a_named_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(TargetError, match="GGUF file"):
-        read_text(tmp_path / "x.gguf", "x")
+        gguf_header(tmp_path / "x.gguf")

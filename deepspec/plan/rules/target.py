@@ -12,6 +12,7 @@ from deepspec.families.ends import EMBEDDING
 from deepspec.formats.tensor_heads import listed
 from deepspec.lines.bad_rows import one_row
 from deepspec.plan.known import Known
+from deepspec.plan.resolve import check_gguf
 from deepspec.plan.rules.seen import LATER, Seen
 from deepspec.target.tokens import check_vocabulary, has_template, read_stops
 
@@ -25,6 +26,7 @@ def weights(known: Known) -> Seen:
         return Seen(f"{source.name}: will be fetched or converted by the first run")
     if known.plan.draft is None and target.ends is None:
         raise TargetError(f"target {target.folder}: no tensor named …{EMBEDDING} in its safetensors files")
+    check_gguf(known.plan, target.shape)
     told = f"{target.folder}: {target.shape.model_type}, {target.parameters:,} parameters"
     return Seen(told, (*target.shape.told, *_read_again(target.shape)))
 
