@@ -165,6 +165,16 @@ def unlike_its_block(draft: DraftConfig) -> str | None:
     return f"a {draft.style} block with {what}, which its class for {draft.style} has not"
 
 
+def not_normed(draft: DraftConfig) -> str | None:
+    """Refuse heads that a target ships and that read its state before the final norm: engines hand them the other."""
+    if draft.reads_normed:
+        return None
+    return (
+        "mtp heads that read the state before the target's final norm; it hands them the one behind it, which "
+        "training takes unless cache.layers says otherwise"
+    )
+
+
 def biased(draft: DraftConfig) -> str | None:
     """Refuse a head with a bias: engines' drafts multiply by the target's head, and add nothing."""
     return "a head with a bias; its drafts have the head's product alone" if draft.head_bias else None

@@ -21,7 +21,7 @@ from deepspec.errors import CheckpointError
 from deepspec.families.shipped import PREFIX, head_style
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import WEIGHTS, read_heads, read_placed
-from deepspec.forms.form import Form, FormSource, Json, Tensors, without
+from deepspec.forms.form import Form, FormSource, Json, Tensors, not_normed, without
 
 
 def served_with_target(form: Form, how: str) -> Form:
@@ -64,11 +64,8 @@ def _their_name(name: str) -> str:
 def _refuse(source: FormSource) -> str | None:
     if source.target_folder is None:
         return "mtp heads without the target's files, into which they are written; the target is not on this machine"
-    if not source.draft.reads_normed:
-        return (
-            "mtp heads that read the state before the target's final norm; it hands them the one behind it, which "
-            "training takes unless cache.layers says otherwise"
-        )
+    if unread := not_normed(source.draft):
+        return unread
     kept = {head.dtype for name, head in read_heads(source.target_folder).items() if name.startswith(PREFIX)}
     if source.tensors["fc.weight"].dtype == torch.float32 and kept != {"F32"}:
         return f"heads in fp32, of which the target's files keep {', '.join(sorted(kept))}; train.precision=bf16 does"

@@ -15,7 +15,7 @@ from torch import Tensor
 from deepspec.checkpoint.config import HEAD_STYLES, KINDS
 from deepspec.checkpoint.draft import BORROWED
 from deepspec.families.shipped import STYLES
-from deepspec.forms.form import FormSource, Json, Tensors, without
+from deepspec.forms.form import FormSource, Json, Tensors, not_normed, without
 from deepspec.forms.gguf_file import GgufFile, add_tensor, copy_field, copy_tensor, end_file, places, read_gguf
 from deepspec.forms.gguf_rope import read_rope
 
@@ -59,11 +59,8 @@ def refuse_heads(source: FormSource, target: Path) -> str | None:
     draft = source.draft
     if draft.style != _STYLE:
         return f"mtp heads of a {draft.style} block; it drafts with those of {_STYLE}"
-    if not draft.reads_normed:
-        return (
-            "mtp heads that read the state before the target's final norm; it hands them the one behind it, which "
-            "training takes unless cache.layers says otherwise"
-        )
+    if unread := not_normed(draft):
+        return unread
     found = read_gguf(target, tensors=False)
     arch = found.value("general.architecture")
     if arch != ARCH:
