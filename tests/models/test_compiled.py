@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor.lowering import lowerings
 from torch.fx import GraphModule
 
@@ -172,3 +173,18 @@ def micro_batch_of(loop: Loop, records: list[Record]) -> MicroBatch:
     batch = collate(records)
     drawn = loop.task.supervise(batch, range(len(records)))
     return MicroBatch(batch=batch, supervision=drawn).to(loop.task.device, loop.task.dtype)
+
+
+def test_what_is_compiled_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epsilons and scales are constants: taken for inputs, they would have all of it traced a second time."""
+    traced = list[int]()
+
+    def tracer(graph: GraphModule, inputs: list[Any]) -> Any:
+        traced.append(len(inputs))
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr("deepspec.algorithms.slots.form_for", lambda device: "split")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=tracer))
+    torch._dynamo.reset()
+    gradients_of("dspark", Shape(SMALL, SMALL_LAYERS, length=128, anchors=8), compiled=True)
+    assert len(traced) == 2  # the context's, and one for five blocks
