@@ -159,10 +159,10 @@ def test_samples_of_any_length_are_compiled_twice_alone_and_several(
         return graph.forward
 
     on_a_card(monkeypatch, backend)
-    loop = loop_of(algorithm, Shape(SMALL, SMALL_LAYERS, length=64, anchors=512), compiled=True)
+    loop = loop_of(algorithm, Shape(SMALL, SMALL_LAYERS, length=64, anchors=64), compiled=True)
     for rows in (1, 2, 3):
         for length in (900, 256, 40):  # the longest first, as the memory trial has it
-            micro = micro_batch_of(loop, [record(Shape(SMALL, SMALL_LAYERS, length, 512), row) for row in range(rows)])
+            micro = micro_batch_of(loop, [record(Shape(SMALL, SMALL_LAYERS, length, 64), row) for row in range(rows)])
             loop.task.loss(micro, micro.supervision.denominators).loss.backward()
             loop.optimizer.forget()
         assert len(made) == graphs * min(rows, 2), (rows, made)
