@@ -46,8 +46,8 @@ soak: $(MARK)  ## all kills and faults, many seeds
 bench: $(MARK)  ## the measurements that the docs quote
 	$(BIN)/python -m pytest -m bench tests/benchmarks -s --timeout 3600
 
-bench-gpu: $(MARK)  ## what a card has to show, tests and tables, kept in build/card
-	$(BIN)/python -m tests.benchmarks.on_a_card build/card
+bench-gpu: $(MARK)  ## what a card has to show, tests and tables, kept in build/card; MINUTES=14: no longer than that
+	$(BIN)/python -m tests.benchmarks.on_a_card build/card $(if $(MINUTES),--minutes $(MINUTES))
 
 docs: $(MARK)  ## the site, in build/site; fails at a link that leads nowhere
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \

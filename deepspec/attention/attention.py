@@ -179,7 +179,8 @@ def attend(query_BHQd: Tensor, seen: InView, mask: Mask, scale: float) -> Tensor
     """Return softmax(scale · q·k) v over what the mask shows."""
     if isinstance(mask, SplitMask):
         if isinstance(seen, KeyValue):
-            edge = mask.ranges.context
+            edge, queries = mask.ranges.context, query_BHQd.shape[2]
+            edge = queries if edge == queries else edge  # one size, written in one way: see split.in_tiles
             own = KeyValue(seen.key[:, :, edge:], seen.value[:, :, edge:]) if len(seen) > edge else None
             seen = Beside(seen.cut(edge), own)
         own = seen.own

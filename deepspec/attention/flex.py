@@ -62,8 +62,13 @@ def _compiled() -> Callable[..., Any]:
 
 
 def allow_compilations() -> None:
-    """Let functions be compiled for so many kinds of shapes; one more is an error, never a silent, dense fall-back."""
+    """Let functions be compiled for so many kinds of shapes; one more is an error, never a silent, dense fall-back.
+
+    Numbers of a model, an epsilon or a scale, are constants of its code: dynamo would take them for inputs, find out
+    when all is traced that they are none, and trace all of it a second time.
+    """
     config: Any = torch._dynamo.config
+    config.specialize_float = True
     config.recompile_limit = max(config.recompile_limit, COMPILATIONS)
     config.fail_on_recompile_limit_hit = True
 

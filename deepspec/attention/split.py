@@ -57,7 +57,7 @@ class Ranges:
     def blocks(self) -> BlockMask:
         """Return it as flex_attention's block mask; nothing of Q × C is made, and the host waits for nothing.
 
-        Queries and positions are padded to whole tiles: the kernel then asks nowhere whether it is within them.
+        Queries and positions are those of `in_tiles`: the kernel then asks nowhere whether it is within them.
         """
         if self.starts.is_cuda:
             from deepspec.attention import triton_own  # noqa: F401 - an operator; torch for CPUs comes without Triton
@@ -90,10 +90,10 @@ class Ranges:
         real = torch.arange(starts.shape[1] * TILE, device=starts.device).view(-1, TILE) < queries
         all_from = starts.masked_fill(empty & real, beyond).amax(2)
         all_to = stops.masked_fill(~real, beyond).masked_fill(empty & real, 0).amin(2)
-        begin = torch.arange(0, self.context, TILE, device=starts.device)
+        begin = torch.arange(0, self.context + _spare_of(self.context), TILE, device=starts.device)
         end = begin + TILE
         some = (begin < highest[..., None]) & (end > lowest[..., None])
-        return some, (begin >= all_from[..., None]) & (end <= all_to[..., None])
+        return some, some & (begin >= all_from[..., None]) & (end <= all_to[..., None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def attend_split(query_BHQd: Tensor, context: Held, own: Held | None, mask: Spli
 
     Args:
         query_BHQd: rotated queries.
-        context: of C positions, or of as many whole tiles.
+        context: of C positions, or of as many tiles as `in_tiles` makes of them.
         own: of the entries behind it; None: there are none.
         mask: what is seen.
         scale: factor on query·key.
@@ -160,24 +160,33 @@ def _ranged(query: Tensor, key: Tensor, value: Tensor, seen: tuple[Ranges, Block
     if blocks is None:
         edge = ranges.context
         return dense_attention(query, key[:, :, :edge], value[:, :, :edge], ranges.dense(), scale)
-    return flex(query, in_tiles(key), in_tiles(value), blocks, scale)
+    key, value = (_in_so_many_tiles(each, blocks.kv_indices.shape[-1]) for each in (key, value))
+    return flex(query, key, value, blocks, scale)
 
 
 def in_tiles(tensor: Tensor) -> Tensor:
-    """Return `(B, H, …, d)` in whole tiles of places, zeros behind those that are there; what is whole is not copied.
+    """Return `(…, T, d)` in whole tiles of places, zeros behind those that are there: at least two, the last one spare.
 
-    Compiled code sees of the size itself that it is one of whole tiles. Where it does not, the kernel asks in each tile
-    whether it is within them, and its backward pass takes 1.9 ms for 1.2 (Qwen3-4B's heads, an H200).
+    Compiled code has to see of the size itself, a number of tiles times `TILE`, that it is one of whole tiles: inductor
+    looks at how it is written, and does not ask what is known of it. Else the kernel asks in each tile whether it is
+    within them, and its backward pass takes 1.9 ms for 1.2 (Qwen3-4B's heads, an H200). And it never meets a size of
+    one tile, or one that is whole by itself: each would be compiled anew, in the middle of a run. A tile that nothing
+    is in costs next to nothing.
     """
-    size = tensor.shape[2]
-    if size % TILE == 0:
-        return tensor.narrow(2, 0, size // TILE * TILE)
-    return pad(tensor, (0, 0, 0, _spare_of(size)))
+    return pad(tensor, (0, 0, 0, _spare_of(tensor.shape[-2])))
+
+
+def _in_so_many_tiles(tensor: Tensor, tiles: int) -> Tensor:
+    """Return `in_tiles` of a tensor that may be so by now, and is not copied then: it has as many as its mask."""
+    return tensor if tensor.shape[-2] == tiles * TILE else in_tiles(tensor)
 
 
 def _spare_of(size: int) -> int:
-    """Return what a size is short of whole tiles."""
-    return -(-size // TILE) * TILE - size
+    """Return what a size is short of its tiles; never 0, for that would be another kind of shape.
+
+    Of its tiles, not of a sum of them: inductor does not see that b·(128·t + 256) is 128·b·t + 256·b.
+    """
+    return (size + 2 * TILE - 1) // TILE * TILE - size
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> Attended:

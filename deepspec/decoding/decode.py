@@ -113,10 +113,11 @@ class Decoder:
         with self.clock.time("prefill"):
             states, logits = self._target.prefill([prompt.ids for prompt in prompts], cache)
             first = self._first(logits, noise)
-            draft.commit(states, _tokens_read(prompts, first), cache.lengths)
+            own = first.tolist()
+            draft.commit(states, _tokens_read(prompts, own).to(first.device), cache.lengths)
         limit = self._settings.max_new_tokens
         rows = [RunningSequence(prompt=prompt, limit=limit, stop_ids=self._stop_ids) for prompt in prompts]
-        for row, token in zip(rows, first.tolist(), strict=True):
+        for row, token in zip(rows, own, strict=True):
             row.extend([token])
         return Running(rows=rows, cache=cache, draft=draft, noise=noise, current=first)
 
@@ -170,10 +171,10 @@ def _take(waiting: deque[Prompt], count: int) -> list[Prompt]:
     return [waiting.popleft() for _ in range(min(count, len(waiting)))]
 
 
-def _tokens_read(prompts: Sequence[Prompt], first: Tensor) -> Tensor:
-    """Return the tokens of the prompts, and the first one behind each, `(B, T + 1)`."""
+def _tokens_read(prompts: Sequence[Prompt], first: Sequence[int]) -> Tensor:
+    """Return the tokens of the prompts, and the first one behind each, `(B, T + 1)`, in host memory."""
     tokens = torch.zeros(len(prompts), 1 + max(len(prompt.ids) for prompt in prompts), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
         tokens[row, len(prompt.ids)] = first[row]
-    return tokens.to(first.device)
+    return tokens

@@ -138,7 +138,17 @@ class Target:
         if least < 0 or most >= self.vocab_size:
             told = f"token id {least if least < 0 else most} is outside the embedding of {self.vocab_size} rows"
             raise CaptureError(f"{told}; the tokens are of another target, or of a tokenizer that knows more")
-        return capture(self.reading, input_ids.to(self.device), layers)
+        return capture(self.reading, _sent(input_ids, self.device), layers)
+
+
+def _sent(ids: Tensor, device: torch.device) -> Tensor:
+    """Return tokens on a device; to a card they go while the host goes on, else it would wait for all passes before.
+
+    What is pinned is torch's, which gives its memory to nobody before the copy has read it.
+    """
+    if device.type == "cuda" and ids.device.type == "cpu":
+        return ids.pin_memory().to(device, non_blocking=True)
+    return ids.to(device)
 
 
 def load_target(folder: Path | str, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Target:

@@ -76,6 +76,9 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
         one = _taken(task, [row], optimizer)
     if one is None or one > free:
         raise _too_small(len(record.input_ids), one, free)
+    if most == 1:  # a second row would be compiled for nothing
+        log(f"micro-batch 1, as a rank has one row of a step: the longest takes {_mb(one)}")
+        return 1
     two = _taken(task, [row, row], optimizer)
     fits = 1 if two is None else 1 + max(0, int((room - one) // max(two - one, 1)))
     size = min(most, 1 << (fits.bit_length() - 1))

@@ -76,6 +76,19 @@ class Library:
                 return found
         return None
 
+    def profile(self) -> str:
+        """Return where the card's time goes in steps of one row."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("profile 1 2\n")
+        self.process.stdin.flush()
+        lines = []
+        for line in self.process.stdout:
+            if line.startswith("STEP "):
+                break
+            lines.append(line.rstrip())
+        return "\n".join(lines)
+
     def measure(self, rows: int) -> None:
         """Make a round of steps."""
         self.ask(rows, STEPS)
@@ -158,11 +171,12 @@ def test_step(algorithm: str, together: dict[str, list[Library]]) -> None:
                 for rows in kinds:
                     if library.steps_of(algorithm, rows):
                         library.measure(rows)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        print(f"\n{algorithm}, {device}, torch {torch.__version__}: {ROUNDS} rounds of {STEPS} steps, ms a sample")
+        missed = [line for rows in kinds for line in told_of(algorithm, rows, libraries)]
+        print(f"  two steps of ours, under the profiler:\n{libraries[0].profile()}", flush=True)
     finally:
         stop(libraries)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"\n{algorithm}, {device}, torch {torch.__version__}: {ROUNDS} rounds of {STEPS} steps, ms a sample")
-    missed = [line for rows in kinds for line in told_of(algorithm, rows, libraries)]
     assert SMALL or not missed, "; ".join(missed)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from deepspec.placement import Placement
 from deepspec.target import identify
 from deepspec.target.capture import capture
 from deepspec.target.layers import check_layers, default_layers
-from deepspec.target.load import Target, load_placed, load_target
+from deepspec.target.load import Target, _sent, load_placed, load_target
 from tests.given.targets.tiny import END_OF_TEXT, HIDDEN, IM_END, LAYERS, VOCAB, write_target
 
 
@@ -33,6 +34,33 @@ def test_captured_layers_are_the_models_own_hidden_states(target: Target) -> Non
     expected = target.model(input_ids=ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(hidden, torch.cat([expected[0], expected[1], expected[4]], dim=-1), rtol=0, atol=0)
     torch.testing.assert_close(last, expected[-1], rtol=0, atol=0)
+
+
+class Ids:
+    """Tokens that say where they are sent, and how."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def pin_memory(self) -> "Ids":
+        self.told.append("pinned")
+        return self
+
+    def to(self, device: torch.device, **how: bool) -> "Ids":
+        self.told.append((str(device), how))
+        return self
+
+
+def test_tokens_go_to_a_card_while_the_host_goes_on() -> None:
+    for device, wanted in (
+        ("cuda:1", ["pinned", ("cuda:1", {"non_blocking": True})]),
+        ("cpu", [("cpu", {})]),
+    ):
+        ids: Any = Ids()
+        _sent(ids, torch.device(device))
+        assert ids.told == wanted
 
 
 def test_states_after_the_final_norm_give_the_models_logits(target: Target) -> None:

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,22 @@ def test_the_second_sample_says_how_many_fit(
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(memory, "_held", lambda task, rows: (50, 50 + one + each * (len(rows) - 1)))
     assert fitting_micro_batch(loop.task, samples, ALONE, print, loop.optimizer) == fits
+
+
+def test_a_card_with_one_row_of_a_step_tries_no_second_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, samples = task_for(site)
+    tried, said = list[int](), list[str]()
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+
+    def held(_: Task, rows: list[list[Record]]) -> tuple[int, int]:
+        tried.append(len(rows))
+        return 0, 500
+
+    monkeypatch.setattr(memory, "_held", held)
+    task = replace(loop.task, device=torch.device("cuda"))
+    assert fitting_micro_batch(task, samples, Cut(ranks=64, micro_batch=1), said.append, loop.optimizer) == 1
+    assert tried == [1]
+    assert "more than there is" not in said[0]
 
 
 def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
