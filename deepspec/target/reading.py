@@ -6,6 +6,7 @@ watching which modules take part; `deepspec.target.proof` holds what was found a
 Legend: T tokens, D hidden size, V vocabulary.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ _SEEN = 0.1
 
 _PROPORTIONAL = 2e-2
 """Relative rest within which one state is a multiple of another; bf16 rounds by 0.004."""
+
+_PASTS = ("past_key_values", "cache_params", "state", "cache")
+"""What models call their memory, in arguments and outputs; the last one since transformers 5.24."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +104,12 @@ def _find(model: Any, shape: TargetShape) -> Reading:
         logit_scale=snapped(before * after, factors),
         softcap=shape.logit_softcap,
     )
+
+
+def memory_name(model: nn.Module) -> str:
+    """Return what a model calls its memory, as argument and output; empty where it has none."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in _PASTS if name in taken), "")
 
 
 def _check_causal(model: Any, watched: "_Watched", told: str) -> None:
