@@ -46,7 +46,7 @@ SIZES: Mapping[str, Any] = {
     "max_position_embeddings": 256,
     **dict.fromkeys(("n_positions", "n_ctx", "max_seq_len", "context_length", "seq_length"), 256),
     "initializer_range": 0.15,
-    "vocab_size": VOCAB,
+    **dict.fromkeys(("vocab_size", "unpadded_vocab_size"), VOCAB),
     "eos_token_id": IM_END,
     "bos_token_id": 1,
     "pad_token_id": 0,
@@ -95,7 +95,6 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 1},
     "inkling2_loop_text": {
-        "unpadded_vocab_size": VOCAB,
         "n_layers_per_attn_res_block": 1,
         "loop_layer_index_start": 1,
         "loop_layer_index_end": 3,
