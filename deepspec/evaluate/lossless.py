@@ -8,6 +8,7 @@ from torch import Tensor
 from deepspec.formats.scores import Divergence, LosslessCheck
 from deepspec.rounds.decoded import Decoded
 from deepspec.target.load import Target
+from deepspec.target.reading import memory_name
 
 NEAR_TIE = 1e-3
 """Two best logits closer than this may change places when matrices have other shapes; in half precision, even farther
@@ -93,8 +94,14 @@ def rounded(whole: Tensor, stepped: Tensor, chosen: Sequence[int]) -> tuple[floa
 
 @torch.inference_mode()
 def _logits(target: Target, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the target's logits behind some tokens, `(V,)` each: read in one pass, and the last token by itself."""
+    """Return the target's logits behind some tokens, `(V,)` each: read in one pass, and the last token by itself.
+
+    The second are the first where it has no memory to read behind.
+    """
     read = torch.tensor([list(ids)], device=target.device)
+    whole, past = target.model(read).logits[0, -1].float(), memory_name(target.model)
+    if not past:
+        return whole, whole
     before = target.model(read[:, :-1], use_cache=True)
-    stepped = target.model(read[:, -1:], past_key_values=before.past_key_values)
-    return target.model(read).logits[0, -1].float(), stepped.logits[0, -1].float()
+    stepped = target.model(read[:, -1:], **{past: before[past]})
+    return whole, stepped.logits[0, -1].float()

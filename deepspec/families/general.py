@@ -36,6 +36,8 @@ _POSITIONS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "layernorm_epsilon")
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _LAYER_LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern")
+_IN_PAIRS = frozenset({"dory"})
+"""Types whose files count attention and MLP of a block as two layers."""
 _LATENT = ("kv_lora_rank", "qk_rope_head_dim")
 _ROPE = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "default_theta")
 _HEADLESS = re.compile(
@@ -150,7 +152,8 @@ def _layers(known: Config, model_type: str) -> int:
     listed = _first(known, _LAYER_LISTS)
     if known.get("num_hidden_layers") is None and listed is not None:
         return len(listed)
-    return _size(known, "num_hidden_layers" if known.get("num_hidden_layers") else "num_layers", model_type)
+    count = _size(known, "num_hidden_layers" if known.get("num_hidden_layers") else "num_layers", model_type)
+    return count // 2 if model_type in _IN_PAIRS else count
 
 
 def _heads(known: Config, hidden: int, told: list[str]) -> tuple[int, int, int]:

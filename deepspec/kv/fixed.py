@@ -64,7 +64,9 @@ class FixedCache(RowCache):
         self._places = (self._positions + self._firsts[: self._rows, None]).flatten()
         return self._positions
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write `(B, H, Q, d)` keys and values at the open positions; return the whole span, `(B, H, S, d)` each."""
         if layer_idx not in self._stored:
             self._stored[layer_idx] = (self._room(key_states), self._room(value_states))

@@ -12,10 +12,9 @@ from torch import Tensor
 from deepspec.kv.memory import MemoryRow, OwnMemory, ReadingWay, StatesRead, padded_states
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
+from deepspec.target.reading import memory_name
 
 OWN: tuple[ReadingWay, ...] = ("chunks", "tokens", "whole")
-PASTS = ("past_key_values", "cache_params", "state")
-"""What decoders call their memory, in arguments and outputs."""
 
 
 class OwnReader:
@@ -25,9 +24,8 @@ class OwnReader:
         """Look up what the model calls its memory."""
         self.way: ReadingWay = way
         self._target, self._layers = target, layers
-        taken = inspect.signature(target.decoder.forward).parameters
-        self._past = next((name for name in PASTS if name in taken), "")
-        self._placed = "position_ids" in taken
+        self._past = memory_name(target.decoder)
+        self._placed = "position_ids" in inspect.signature(target.decoder.forward).parameters
 
     def memory(self, rows: int, capacity: int) -> OwnMemory:
         """Return the memory of empty rows; it takes what room it needs."""

@@ -17,6 +17,7 @@ from deepspec.kv.memory import ReadingWay, StatesRead, joined, read_at_once
 from deepspec.kv.rows import RowCache
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
+from deepspec.target.reading import memory_name
 
 _KINDS = frozenset({"full_attention", "sliding_attention"})
 
@@ -33,7 +34,7 @@ class RowsReader:
             TargetError: it has layers that keep something else than keys and values.
         """
         self._target, self._layers = target, layers
-        self._dtype = target.head_weight.dtype
+        self._past, self._dtype = memory_name(target.decoder), target.head_weight.dtype
         self._windows, self._window = _windows(target), _window(target)
         self._fuses = fused
 
@@ -69,7 +70,7 @@ class RowsReader:
     def behind(self, tokens: Tensor, memory: RowCache) -> StatesRead:
         """Read `(B, Q)` tokens behind each row; the caller advances the memory by those that it keeps."""
         positions = memory.open(tokens.shape[1])
-        inputs = {"position_ids": positions, "past_key_values": memory, "use_cache": True}
+        inputs = {"position_ids": positions, self._past: memory, "use_cache": True}
         with self._fused() if memory.fixed else nullcontext():
             states, last, _ = observe(
                 self._target.reading, tokens, self._layers, attention_mask=self._masks(memory), **inputs

@@ -19,7 +19,7 @@ from deepspec.models.config import WindowForm
 
 
 class RowCache:
-    """A key/value cache with ragged rows, for drafts and, as their `past_key_values`, for transformers models.
+    """A key/value cache with ragged rows, for drafts and, as their memory, for transformers models.
 
     What else belongs to each row, a draft's last output say, is held beside it and goes where the row goes.
 
@@ -56,7 +56,9 @@ class RowCache:
         self._positions = self.lengths[:, None] + torch.arange(ahead, ahead + width, device=self.lengths.device)
         return self._positions
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write `(B, H, Q, d)` keys and values at the open positions; return all, `(B, H, S, d)` each."""
         if layer_idx not in self._stored:
             self._stored[layer_idx] = (self._room(key_states), self._room(value_states))

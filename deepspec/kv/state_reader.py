@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deepspec.errors import TargetError
 from deepspec.kv.memory import ReadingWay, StatesRead, joined, padded_states, read_at_once
-from deepspec.kv.own_reader import PASTS
 from deepspec.kv.own_states import OwnStates, own_memory
 from deepspec.kv.states import StateCache, States
 from deepspec.target.capture import observe
 from deepspec.target.load import Target
+from deepspec.target.reading import memory_name
 
 STATES: tuple[ReadingWay, ...] = ("states", "steps")
 
@@ -44,9 +44,8 @@ class StatesReader:
         self.way: ReadingWay = way
         self._target, self._layers = target, layers
         self._dtype = target.head_weight.dtype
-        taken = inspect.signature(target.decoder.forward).parameters
-        self._past = next((name for name in PASTS if name in taken), "")
-        self._placed = "position_ids" in taken
+        self._past = memory_name(target.decoder)
+        self._placed = "position_ids" in inspect.signature(target.decoder.forward).parameters
         self._windows = _windows(target)
 
     @cached_property

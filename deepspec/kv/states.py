@@ -30,7 +30,7 @@ class Again(Protocol):
 
 
 class StateCache(RowCache):
-    """What transformers models take as `past_key_values` or `cache_params`: keys and values, and states.
+    """What transformers models take as their memory: keys and values, and states.
 
     Use: `begin(tokens)`; `open(…)`, a pass and `passed(…)` for all tokens, or for one after another; then
     `advance(counts)`.
@@ -111,7 +111,9 @@ class StateCache(RowCache):
         super().replace(rows, other)
         self._put(rows, other._kept)
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Write `(b, H, Q, d)` keys and values at the open positions; return all of these rows, `(b, H, S, d)` each."""
         if self._chosen is None:
             return super().update(key_states, value_states, layer_idx)

@@ -13,8 +13,8 @@ from deepspec.disk import checksum
 from deepspec.errors import SourceError
 from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.families import TargetShape
-from deepspec.families.experts import working
 from deepspec.families.gguf_header import another_target, is_gguf
+from deepspec.families.working import working
 from deepspec.formats import benchmarks
 from deepspec.formats.recipe import TRAITS
 from deepspec.formats.tensor_heads import check_pointer

@@ -6,6 +6,7 @@ changes no value, and no attention mask is needed.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
     """
     final = normed(len(reading.blocks))
     with ExitStack() as hooks:
-        outputs = {layer: hooks.enter_context(_recorded(reading.blocks, layer)) for layer in layers if layer != final}
+        outputs = {layer: hooks.enter_context(_recorded(reading, layer)) for layer in layers if layer != final}
         given = reading.decoder(input_ids=input_ids, **{"use_cache": False, **inputs})
     last: Tensor = output_values(given)[0].to(input_ids.device)
     captured = [last if layer == final else outputs[layer][0].to(input_ids.device) for layer in layers]
@@ -51,13 +52,15 @@ def observe(reading: Reading, input_ids: Tensor, layers: Sequence[int], **inputs
 
 
 @contextmanager
-def _recorded(blocks: nn.ModuleList, layer: int) -> Iterator[list[Tensor]]:
-    """Record what one layer puts out, or what the first one is fed."""
+def _recorded(reading: Reading, layer: int) -> Iterator[list[Tensor]]:
+    """Record what one layer puts out, or what the first one is fed in its first run."""
     output: list[Tensor] = []
+    runs = count()
+    wanted = reading.runs[layer] if reading.runs and layer != EMBEDDING else 0
 
     def keep(values: Sequence[Any]) -> None:
         state = first_state(values)
-        if state is not None:
+        if state is not None and next(runs) == wanted:
             output.append(state)
 
     if layer == EMBEDDING:
@@ -65,13 +68,13 @@ def _recorded(blocks: nn.ModuleList, layer: int) -> Iterator[list[Tensor]]:
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             keep(given_values(args, kwargs))
 
-        handle = blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+        handle = reading.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
     else:
 
         def after(_module: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
             keep(output_values(result))
 
-        handle = blocks[layer].register_forward_hook(after)
+        handle = reading.blocks[layer].register_forward_hook(after)
     try:
         yield output
     finally:

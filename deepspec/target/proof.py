@@ -10,7 +10,8 @@
 Nothing that fails is repaired: the target is refused, with what differs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,11 @@ def _differences(model: Any, reading: Reading, shape: TargetShape) -> Iterator[s
         return
     ids, layers = probe_ids(model), list(range(EMBEDDING, len(reading.blocks) - 1))
     states, last = capture(reading, ids, layers)
-    told = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    with _order(reading) as order:
+        told = model(input_ids=ids, output_hidden_states=True, use_cache=False)
     most = allowed(last.dtype, quantised=computes_quantised(model.config))
     yield _logits(reading, last, told.logits, most)
-    yield _states(states, told.hidden_states, layers, most)
+    yield _states(states, told.hidden_states, [0, *_places(reading, order)], most)
     yield _prefix(reading, ids, (states, last), layers, most)
     yield _rope(reading, shape)
 
@@ -133,18 +135,44 @@ def _logits(reading: Reading, last: Tensor, own: Tensor, most: float) -> str:
     return "" if apart <= most else f"logits: ours are off by {apart:.2g} (scale {reading.logit_scale:g})"
 
 
-def _states(states: Tensor, own: Any, layers: list[int], most: float) -> str:
-    """Hold captured states against the model's own: those told begin with the embedding, or with the first block."""
+@contextmanager
+def _order(reading: Reading) -> Iterator[list[nn.Module]]:
+    """Note which blocks run, one after the other."""
+    order: list[nn.Module] = []
+    with ExitStack() as hooks:
+        for block in set(reading.blocks):
+            hooks.callback(block.register_forward_hook(lambda module, *_: order.append(module)).remove)
+        yield order
+
+
+def _places(reading: Reading, order: Sequence[nn.Module]) -> list[int]:
+    """Return behind how many runs of blocks the state of each block is there, the last run being that of all."""
+    of = {block: [place for place, each in enumerate(order, start=1) if each is block] for block in set(order)}
+    runs = reading.runs or [0] * len(reading.blocks)
+    return [of[block][run] for block, run in zip(reading.blocks, runs, strict=True)]
+
+
+def _states(states: Tensor, own: Any, places: Sequence[int], most: float) -> str:
+    """Hold captured states against the model's own: those told begin with the embedding, or with the first block.
+
+    Args:
+        states: of the embedding and of all blocks but the last.
+        own: the model's; one more than runs of blocks.
+        places: of embedding and blocks among the model's.
+        most: largest relative distance.
+    """
     if own is None:
         return "states: it gives no hidden states to hold ours against"
-    if len(own) != len(layers) + 1:
-        return f"states: it gives {len(own)} hidden states, our {len(layers)} blocks would make {len(layers) + 1}"
-    ours = states.chunk(len(layers), dim=-1)
-    embedding_first = [distance(one, other) for one, other in zip(ours, own[:-1], strict=True)]
-    block_first = [0.0, *(distance(one, other) for one, other in zip(ours[1:], own[:-2], strict=True))]
+    if len(own) != places[-1] + 1 or list(places) != sorted(set(places)):
+        return f"states: it gives {len(own)} hidden states, our blocks would be behind those of places {list(places)}"
+    ours = states.chunk(len(places) - 1, dim=-1)
+    embedding_first = [distance(one, own[place]) for one, place in zip(ours, places[:-1], strict=True)]
+    block_first = [0.0, *(distance(one, own[place - 1]) for one, place in zip(ours[1:], places[1:-1], strict=True))]
     apart = min(embedding_first, block_first, key=max)
-    wrong = next((place for place, value in enumerate(apart) if not value <= most), None)
-    return "" if wrong is None else f"states: layer {layers[wrong]} is off by {apart[wrong]:.2g} from the model's own"
+    wrong = next((layer for layer, value in enumerate(apart, start=EMBEDDING) if not value <= most), None)
+    return (
+        "" if wrong is None else f"states: layer {wrong} is off by {apart[wrong - EMBEDDING]:.2g} from the model's own"
+    )
 
 
 def _prefix(reading: Reading, ids: Tensor, whole: tuple[Tensor, Tensor], layers: list[int], most: float) -> str:

@@ -6,10 +6,11 @@ watching which modules take part; `deepspec.target.proof` holds what was found a
 Legend: T tokens, D hidden size, V vocabulary.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ _SEEN = 0.1
 _PROPORTIONAL = 2e-2
 """Relative rest within which one state is a multiple of another; bf16 rounds by 0.004."""
 
+_PASTS = ("past_key_values", "cache_params", "state", "cache")
+"""What models call their memory, in arguments and outputs; the last one since transformers 5.24."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
@@ -36,8 +40,11 @@ class Reading:
 
     decoder: nn.Module
     """Takes token ids, gives the last state: embedding, blocks, final norm."""
-    blocks: nn.ModuleList
+    blocks: Sequence[nn.Module]
     """In the order in which they run; the output of each is a state of the one residual stream."""
+    runs: Sequence[int] = ()
+    """Of blocks that run several times a token: in which of its runs, from 0, each gives its state; empty: each runs
+    once."""
     head: nn.Module
     embedding_scale: float = 1.0
     """What the first block is fed, as a multiple of the embedding; 1 where it is none (learned positions, norms)."""
@@ -58,7 +65,7 @@ def read_model(model: Any) -> Reading:
     decoder = model.get_decoder()
     return Reading(
         decoder=decoder,
-        blocks=decoder.layers,
+        blocks=tuple(decoder.layers),
         head=model.get_output_embeddings(),
         embedding_scale=shape.embedding_scale,
         softcap=shape.logit_softcap,
@@ -76,10 +83,10 @@ def _find(model: Any, shape: TargetShape) -> Reading:
     embedding, head = _ends(model, told)
     watched = _watch(model, head)
     _check_causal(model, watched, told)
-    blocks = watched.blocks(told)
+    blocks = watched.blocks(shape.num_layers, told)
     decoder = watched.decoder(model, blocks, told)
     size = embedding.weight.shape[1]
-    fed, last = _stream(watched.given[blocks[0]], size, told), watched.gave[decoder]
+    fed, last = _stream(watched.given[blocks.ordered[0]], size, told), watched.gave[decoder]
     logits, multiplied = watched.logits, watched.gave[head]
     if shape.logit_softcap is not None:
         logits = shape.logit_softcap * torch.atanh((logits.double() / shape.logit_softcap).clamp(-1 + 1e-12, 1 - 1e-12))
@@ -94,12 +101,19 @@ def _find(model: Any, shape: TargetShape) -> Reading:
     factors = _named(model.config.get_text_config().to_dict(), size)
     return Reading(
         decoder=decoder,
-        blocks=blocks,
+        blocks=blocks.ordered,
+        runs=blocks.runs,
         head=head,
         embedding_scale=1.0 if scale is None else snapped(scale, factors),
         logit_scale=snapped(before * after, factors),
         softcap=shape.logit_softcap,
     )
+
+
+def memory_name(model: nn.Module) -> str:
+    """Return what a model calls its memory, as argument and output; empty where it has none."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in _PASTS if name in taken), "")
 
 
 def _check_causal(model: Any, watched: "_Watched", told: str) -> None:
@@ -165,6 +179,14 @@ def _stream(state: Tensor, size: int, told: str) -> Tensor:
     return state
 
 
+class _Blocks(NamedTuple):
+    """A list of a model's, and what `Reading` says of its blocks."""
+
+    listed: nn.ModuleList
+    ordered: Sequence[nn.Module]
+    runs: Sequence[int] = ()
+
+
 @dataclass(kw_only=True)
 class _Watched:
     """What one forward pass showed."""
@@ -180,25 +202,43 @@ class _Watched:
     """Modules that were given the token ids."""
     lists: dict[nn.ModuleList, str] = field(default_factory=dict)
 
-    def blocks(self, told: str) -> nn.ModuleList:
-        """Return the longest list of modules that ran one after the other, each once."""
-        order = {module: place for place, module in enumerate(self.calls)}
-        ran = [each for each in self.lists if len(each) and all(block in order for block in each)]
-        plain = [each for each in ran if self._once_in_order(each, order)]
-        if not plain:
-            again = any(self.calls.count(each[0]) > 1 for each in ran)
-            why = "its blocks run more than once a token" if again else "no list of blocks runs from first to last"
-            raise TargetError(f"{told}: {why}; not supported")
-        return max(plain, key=len)
+    def blocks(self, layers: int, told: str) -> _Blocks:
+        """Return the longest list of modules that ran one after the other, each once.
 
-    def _once_in_order(self, blocks: nn.ModuleList, order: Mapping[nn.Module, int]) -> bool:
-        places = [order[block] for block in blocks]
-        once = all(self.calls.count(block) == 1 for block in blocks)
-        return once and places == sorted(places) and all(block in self.given for block in blocks)
+        Where blocks ran several times a token the config counts either the blocks, and the last run of each gives its
+        state, or all their runs, and each of them does.
 
-    def decoder(self, model: nn.Module, blocks: nn.ModuleList, told: str) -> nn.Module:
+        Args:
+            layers: how many the config counts.
+            told: what target it is.
+
+        Raises:
+            TargetError: there is no such list, or the config counts neither.
+        """
+        last = {module: place for place, module in enumerate(self.calls)}
+        ran = [each for each in self.lists if len(each) and all(block in self.given for block in each)]
+        plain = [each for each in ran if sorted(each, key=last.__getitem__) == list(each)]
+        once = [each for each in plain if all(self.calls.count(block) == 1 for block in each)]
+        if once:
+            longest = max(once, key=len)
+            return _Blocks(longest, tuple(longest))
+        counted = next((each for each in plain if len(each) == layers), None)
+        if counted is not None:
+            return _Blocks(counted, tuple(counted), tuple(self.calls.count(block) - 1 for block in counted))
+        outer = [each for each in ran if not any(self._inside(each, other) for other in ran)]
+        runs = [module for module in self.calls if any(module in set(each) for each in outer)]
+        if len(runs) == layers:
+            return _Blocks(outer[0], tuple(runs), tuple(runs[:place].count(block) for place, block in enumerate(runs)))
+        again = f"its blocks run {len(runs)} times a token, its config counts {layers} layers"
+        why = again if len(set(runs)) < len(runs) else "no list of blocks runs from first to last"
+        raise TargetError(f"{told}: {why}; not supported")
+
+    def _inside(self, blocks: nn.ModuleList, other: nn.ModuleList) -> bool:
+        return self.lists[blocks].startswith(f"{self.lists[other]}.")
+
+    def decoder(self, model: nn.Module, blocks: _Blocks, told: str) -> nn.Module:
         """Return the innermost module around the blocks that reads token ids, and is not the model itself."""
-        name = self.lists[blocks]
+        name = self.lists[blocks.listed]
         while "." in name:
             name = name.rpartition(".")[0]
             module = model.get_submodule(name)

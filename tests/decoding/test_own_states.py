@@ -17,6 +17,7 @@ from deepspec.kv.states import StateCache
 from deepspec.proposers.propose import NoProposer, Proposer
 from deepspec.rounds.decoded import Prompt, Settings
 from deepspec.target.load import Target
+from deepspec.target.reading import memory_name
 from tests.given.drafts import pairs
 from tests.given.targets import zoo
 
@@ -27,6 +28,11 @@ Shape = tuple[int, ...]
 def target_of(model_type: str) -> Target:
     model = zoo.build(model_type).requires_grad_(False)
     return Target(folder=Path("tiny"), model=model, tokenizer=None, stop_ids=frozenset())
+
+
+def memory_of(model_type: str) -> tuple[OwnStates | None, type[StateCache]]:
+    target = target_of(model_type)
+    return own_memory(target, memory_name(target.decoder))
 
 
 def generated(target: Target, prompt: list[int]) -> list[int]:
@@ -124,17 +130,17 @@ def test_a_memory_whose_rows_cannot_be_told_is_read_a_row_at_a_time(monkeypatch:
 
 
 def test_what_a_model_wants_for_its_memory_is_found_by_asking_it() -> None:
-    own, kind = own_memory(target_of("rwkv"), "state")
+    own, kind = memory_of("rwkv")
     assert own is not None
     assert (own.alone, kind) == (True, StateCache)
-    own, _ = own_memory(target_of("xlstm"), "cache_params")
+    own, _ = memory_of("xlstm")
     assert own is not None
     assert not own.alone
-    own, kind = own_memory(target_of("minimax"), "past_key_values")
+    own, kind = memory_of("minimax")
     assert own is None
     assert [each.__name__ for each in kind.__mro__[1:]][:1] == ["StateCache"]
     assert "MiniMaxCache" in [each.__name__ for each in kind.__mro__]
-    assert own_memory(target_of("mamba"), "cache_params") == (None, StateCache)
+    assert memory_of("mamba") == (None, StateCache)
 
 
 @pytest.mark.parametrize("model_type", ["rwkv", "xlstm", "minimax"])

@@ -10,6 +10,7 @@ from deepspec.evaluate import lossless
 from deepspec.evaluate.lossless import check_lossless
 from deepspec.rounds.decoded import Decoded
 from deepspec.target.load import Target, load_target
+from tests.given.targets import zoo
 from tests.given.targets.tiny import VOCAB, write_target
 
 PROMPT, COUNT, PLACE = (5, 6, 7), 6, 3
@@ -94,3 +95,15 @@ def test_one_pass_and_a_step_give_the_same_logits(target: Target, own: Decoded) 
     whole, stepped = lossless._logits(target, [*PROMPT, *own.tokens])
     assert whole.shape == (VOCAB,)
     torch.testing.assert_close(whole, stepped, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("model_type", "stepwise"), [("mamba", True), ("xlstm", True), ("openai-gpt", False)])
+def test_a_step_is_read_behind_whatever_memory_a_target_has(model_type: str, stepwise: bool) -> None:
+    """States of state space and of xLSTM, which models call by other names than keys and values; and none at all."""
+    model = zoo.build(model_type).requires_grad_(False)
+    target = Target(folder=Path("tiny"), model=model, tokenizer=None, stop_ids=frozenset())
+    passes = list[int]()
+    target.decoder.register_forward_pre_hook(lambda *_: passes.append(1))
+    whole, stepped = lossless._logits(target, [5, 6, 7, 8, 9])
+    torch.testing.assert_close(whole, stepped, atol=1e-4, rtol=0)
+    assert len(passes) == (3 if stepwise else 1)

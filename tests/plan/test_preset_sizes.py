@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from deepspec.families import read
-from deepspec.families.experts import working
 from deepspec.families.quantized import counted_weights
+from deepspec.families.working import working
 from deepspec.formats.tensor_heads import TensorHead
 from deepspec.plan import presets
 from deepspec.plan.cost.given import Sizes

@@ -1,5 +1,7 @@
 """A target over two devices, laid there by what lays large ones over cards."""
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import dispatch_model
 from torch import nn
@@ -23,7 +25,7 @@ def spread(target: Target, device: torch.device) -> Target:
     return target
 
 
-def _parts(model: nn.Module, blocks: nn.ModuleList) -> list[str]:
+def _parts(model: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     """Return the names of the blocks, and of what computes beside them, in the order in which a model has them."""
     whole, found = set(blocks), list[str]()
     for name, module in model.named_modules():
