@@ -1,6 +1,7 @@
 """The command line: `deepspec plan | run | status | …`, one command per stage, tools beside."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
-from deepspec.errors import DeepSpecError, SpecError
+from deepspec.errors import SIGNALLED, DeepSpecError, SpecError
 from deepspec.formats.recipe import AlgorithmName
 from deepspec.plan import presets
 from deepspec.stages import STAGES
@@ -99,6 +100,9 @@ Hardware = Annotated[
 Staging = Annotated[Path | None, typer.Option(help="Folder for states that engine and run both see.")]
 Host = Annotated[str, typer.Option(help="Address that the engine listens on.")]
 Port = Annotated[int, typer.Option(help="Port that the engine listens on.", min=1)]
+
+STOPPED = (SIGNALLED + signal.SIGINT, SIGNALLED + signal.SIGTERM)
+"""Exit codes of a command that was asked to end; a Ctrl-C has become the first of them in typer."""
 
 Action = Callable[..., None]
 """`action(choices, site)`, and by name the options that it alone has."""
@@ -309,8 +313,9 @@ app.add_typer(serve.app)
 
 
 def main() -> None:
-    """Run a command; errors of the tree become one line and an exit code."""
+    """Run a command; errors of the tree become one line and an exit code, and one that is asked to end says so."""
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, _end)
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
@@ -320,9 +325,14 @@ def main() -> None:
             raise
         complain(Styled("error:", "bold red"), f" {error}")
         sys.exit(error.status)
-    except KeyboardInterrupt:
-        complain("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code in STOPPED:
+            complain("stopped; the same command goes on from here")
+        raise
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(SIGNALLED + number)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """`deepspec` alone says what comes next; `--version`; what a shell completes; what programs read."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -162,3 +166,29 @@ def test_one_warning_is_told_of_as_one(store: Path) -> None:
     assert "warning" not in told[0]
     assert told[1].endswith("; 1 warning")
     assert told[2].endswith("; 2 warnings")
+
+
+WAITING = """
+import sys, time
+from cli import main
+
+@main.app.command("wait")
+def wait() -> None:
+    print("waiting", flush=True)
+    time.sleep(60)
+
+sys.argv[1:] = ["wait"]
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_asked_to_end_says_that_nothing_is_lost(number: signal.Signals, code: int) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "waiting\n"
+    os.kill(command.pid, number)
+    assert command.communicate(timeout=30)[0] == "stopped; the same command goes on from here\n"
+    assert command.returncode == code
