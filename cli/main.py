@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from inspect import Parameter, Signature, signature
@@ -21,7 +21,7 @@ from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
-from deepspec.errors import SIGNALLED, DeepSpecError, SpecError
+from deepspec.errors import EXIT_INPUT, SIGNALLED, DeepSpecError, SpecError
 from deepspec.formats.recipe import AlgorithmName
 from deepspec.plan import presets
 from deepspec.stages import STAGES
@@ -153,6 +153,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
         del debug  # read before anything is imported, see main
         if context.invoked_subcommand is not None:
             return
+        refuse_empty(context.params)
         choices = Choices.model_validate(
             {
                 "target": target,
@@ -188,6 +189,17 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
     run.__dict__["__signature__"] = Signature([*shared, *more.values()])  # what typer reads
     run.__annotations__ |= {name: option.annotation for name, option in more.items()}
     return run
+
+
+def refuse_empty(options: Mapping[str, Any]) -> None:
+    """Refuse an option that was given as nothing, as by a variable of a script that was never set.
+
+    Raises:
+        SpecError: one is.
+    """
+    for name in options.keys() - {"engine_args", "override"}:
+        if "" in (options[name] if isinstance(options[name], list | tuple) else [options[name]]):
+            raise SpecError(f"--{name.replace('_', '-')} is empty: leave it out, or give it a value")
 
 
 def option(name: str, kind: Any, default: Any) -> dict[str, Parameter]:
@@ -325,6 +337,11 @@ def main() -> None:
             raise
         complain(Styled("error:", "bold red"), f" {error}")
         sys.exit(error.status)
+    except OSError as error:  # a file or folder that nobody names as input: it may not be read, or its name is too long
+        if debug or error.filename is None:
+            raise
+        complain(Styled("error:", "bold red"), f" {error}; --debug shows where")
+        sys.exit(EXIT_INPUT)
     except SystemExit as end:
         if end.code in STOPPED:
             complain("stopped; the same command goes on from here")
