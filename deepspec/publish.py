@@ -284,18 +284,29 @@ def _provenance(started: datetime) -> dict[str, Any]:
 
 @cache
 def _git_sha() -> str | None:
-    """Return the commit of the source tree this runs from, read without starting git; None outside a checkout."""
-    git = Path(__file__).resolve().parent.parent / ".git"
+    """Return the commit of the source tree this runs from; None outside a checkout."""
+    return commit_of(Path(__file__).resolve().parent.parent)
+
+
+def commit_of(tree: Path) -> str | None:
+    """Return the commit that a checkout is at, read without starting git; None where it is none.
+
+    In a further worktree `.git` is a file that names the folder of its HEAD, and `commondir` there that of branches.
+    """
+    git = tree / ".git"
     with contextlib.suppress(OSError, ValueError):
+        if git.is_file():
+            git = tree / git.read_text().removeprefix("gitdir: ").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         name = head.removeprefix("ref: ")
-        loose = git / name
+        refs = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
+        loose = refs / name
         if loose.exists():
             return loose.read_text().strip()
-        packed = (line.split(" ") for line in (git / "packed-refs").read_text().splitlines() if " " in line)
-        return next((sha for sha, ref in packed if ref == name), None)
+        packed = (line.partition(" ") for line in (refs / "packed-refs").read_text().splitlines())
+        return next((sha for sha, _, ref in packed if ref == name), None)
     return None
 
 
