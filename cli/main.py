@@ -1,9 +1,10 @@
 """The command line: `deepspec plan | run | status | …`, one command per stage, tools beside."""
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from inspect import Parameter, Signature, signature
@@ -20,7 +21,7 @@ from cli import serve_bench as cli_serve_bench
 from cli import sweep as cli_sweep
 from cli.start import next_step
 from deepspec.catalog import catalog
-from deepspec.errors import DeepSpecError, SpecError
+from deepspec.errors import EXIT_INPUT, SIGNALLED, DeepSpecError, SpecError
 from deepspec.formats.recipe import AlgorithmName
 from deepspec.plan import presets
 from deepspec.stages import STAGES
@@ -100,6 +101,9 @@ Staging = Annotated[Path | None, typer.Option(help="Folder for states that engin
 Host = Annotated[str, typer.Option(help="Address that the engine listens on.")]
 Port = Annotated[int, typer.Option(help="Port that the engine listens on.", min=1)]
 
+STOPPED = (SIGNALLED + signal.SIGINT, SIGNALLED + signal.SIGTERM)
+"""Exit codes of a command that was asked to end; a Ctrl-C has become the first of them in typer."""
+
 Action = Callable[..., None]
 """`action(choices, site)`, and by name the options that it alone has."""
 
@@ -149,6 +153,7 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
         del debug  # read before anything is imported, see main
         if context.invoked_subcommand is not None:
             return
+        refuse_empty(context.params)
         choices = Choices.model_validate(
             {
                 "target": target,
@@ -184,6 +189,17 @@ def command(action: Action, **more: Parameter) -> Callable[..., None]:
     run.__dict__["__signature__"] = Signature([*shared, *more.values()])  # what typer reads
     run.__annotations__ |= {name: option.annotation for name, option in more.items()}
     return run
+
+
+def refuse_empty(options: Mapping[str, Any]) -> None:
+    """Refuse an option that was given as nothing, as by a variable of a script that was never set.
+
+    Raises:
+        SpecError: one is.
+    """
+    for name in options.keys() - {"engine_args", "override"}:
+        if "" in (options[name] if isinstance(options[name], list | tuple) else [options[name]]):
+            raise SpecError(f"--{name.replace('_', '-')} is empty: leave it out, or give it a value")
 
 
 def option(name: str, kind: Any, default: Any) -> dict[str, Parameter]:
@@ -309,8 +325,9 @@ app.add_typer(serve.app)
 
 
 def main() -> None:
-    """Run a command; errors of the tree become one line and an exit code."""
+    """Run a command; errors of the tree become one line and an exit code, and one that is asked to end says so."""
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, _end)
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
@@ -320,9 +337,19 @@ def main() -> None:
             raise
         complain(Styled("error:", "bold red"), f" {error}")
         sys.exit(error.status)
-    except KeyboardInterrupt:
-        complain("stopped; the same command goes on from here")
-        sys.exit(130)
+    except OSError as error:  # a file or folder that nobody names as input: it may not be read, or its name is too long
+        if debug or error.filename is None:
+            raise
+        complain(Styled("error:", "bold red"), f" {error}; --debug shows where")
+        sys.exit(EXIT_INPUT)
+    except SystemExit as end:
+        if end.code in STOPPED:
+            complain("stopped; the same command goes on from here")
+        raise
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(SIGNALLED + number)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@
     ├── TrainingError           training that cannot go on (non-finite losses, bad data)
     ├── ParityError             two forms of one model that should agree and do not
     ├── ChildError              a child process that failed
+    ├── ServerError             Prefect's server went away in the middle of a run
     ├── SimulationError         a simulation in which nothing can happen any more
     └── CancelledError          a stage asked to stop: what it had is saved, resume goes on
 
@@ -215,6 +216,13 @@ class ChildError(DeepSpecError):
         self.exit_code = exit_code
         self.retryable = exit_code > SIGNALLED and exit_code != EXIT_CANCELLED
         self.last_lines = last_lines
+
+
+class ServerError(DeepSpecError):
+    """Prefect's server went away in the middle of a run."""
+
+    remedy = "Start the server again, then type the same command: what is published, and what was saved, stays."
+    retryable = True
 
 
 class SimulationError(DeepSpecError):

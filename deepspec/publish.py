@@ -5,13 +5,15 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from deepspec.artifacts import (
     MANIFEST,
@@ -27,13 +29,18 @@ from deepspec.artifacts import (
     sealed,
 )
 from deepspec.disk import FileEntry, check_name, checksum
-from deepspec.errors import NotPublishedError
+from deepspec.errors import CorruptArtifactError, NotPublishedError
 from deepspec.specs import Spec
 from deepspec.store import Store
 
 RESULT_PACKAGES = ("deepspec", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "zstandard")
 """Packages whose version can change bytes; written into every manifest."""
 
+MOST_READ = 50
+"""Manifests that are looked at for the nearest: each is a request, and among more none is expected to be found."""
+
+MOST_DIFFERENCES = 3
+"""An artifact that differs in more is another thing, not one that was expected to be found."""
 
 _READERS = 16
 """Marks of parts read at the same time: there may be a hundred thousand, each a request."""
@@ -189,6 +196,66 @@ def is_fresh(store: Store, kind: str, address: str, inputs: Mapping[str, Artifac
     return recorded == {name: ref.content for name, ref in inputs.items()}
 
 
+def nearest(store: Store, kind: str, version: int, spec: Spec, inputs: Mapping[str, ArtifactRef]) -> str | None:
+    """Return which published artifact comes nearest to what is wanted, and in what it differs; None: none comes near.
+
+    It answers why something is made although its like is there.
+
+    Args:
+        store: where.
+        kind: of what is wanted.
+        version: of the stage that makes it.
+        spec: from which.
+        inputs: name -> of what.
+    """
+    names = [key.split("/")[1] for key in store.list(kind) if key.endswith(f"/{MANIFEST}")]
+    if len(names) > MOST_READ:
+        return None
+    told = [
+        (manifest, list(_differences(manifest, version, spec, inputs)))
+        for name in names
+        if (manifest := _readable(store, kind, name)) is not None
+    ]
+    near = [(manifest, differences) for manifest, differences in told if 0 < len(differences) <= MOST_DIFFERENCES]
+    if not near:
+        return None
+    manifest, differences = min(near, key=lambda pair: len(pair[1]))
+    return f"{kind}/{manifest.address[:12]} was made with {', '.join(differences)}"
+
+
+def _readable(store: Store, kind: str, address: str) -> Manifest | None:
+    """Return a manifest; None for one that is gone or damaged, which is no reason not to make something else."""
+    with contextlib.suppress(CorruptArtifactError):
+        return read_manifest(store, kind, address)
+    return None
+
+
+def _differences(manifest: Manifest, version: int, spec: Spec, inputs: Mapping[str, ArtifactRef]) -> Iterator[str]:
+    """Give each thing in which an artifact differs; nothing for one that cannot be compared."""
+    try:
+        before = _flat(type(spec).model_validate(manifest.spec).identity())
+    except ValidationError:  # it stands for another stage, or its fields are gone
+        return
+    if manifest.version != version:
+        yield f"version {manifest.version} of the stage (now {version})"
+    for name in sorted(manifest.inputs.keys() | inputs.keys()):
+        there, wanted = manifest.inputs.get(name), inputs.get(name)
+        if (there and there.address) != (wanted and wanted.address):
+            yield f"{'another' if there and wanted else 'no' if wanted else 'a'} {name}"
+    now = _flat(spec.identity())
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            yield f"{name} {before.get(name, 'as by default')} (now {now.get(name, 'as by default')})"
+
+
+def _flat(identity: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the fields of a spec's identity by their whole names."""
+    found: dict[str, Any] = {}
+    for name, value in identity.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def drop_artifact(store: Store, kind: str, address: str) -> int:
     """Delete an artifact, its mark first; return how many keys went."""
     prefix = f"{kind}/{address}"
@@ -217,18 +284,29 @@ def _provenance(started: datetime) -> dict[str, Any]:
 
 @cache
 def _git_sha() -> str | None:
-    """Return the commit of the source tree this runs from, read without starting git; None outside a checkout."""
-    git = Path(__file__).resolve().parent.parent / ".git"
+    """Return the commit of the source tree this runs from; None outside a checkout."""
+    return commit_of(Path(__file__).resolve().parent.parent)
+
+
+def commit_of(tree: Path) -> str | None:
+    """Return the commit that a checkout is at, read without starting git; None where it is none.
+
+    In a further worktree `.git` is a file that names the folder of its HEAD, and `commondir` there that of branches.
+    """
+    git = tree / ".git"
     with contextlib.suppress(OSError, ValueError):
+        if git.is_file():
+            git = tree / git.read_text().removeprefix("gitdir: ").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         name = head.removeprefix("ref: ")
-        loose = git / name
+        refs = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
+        loose = refs / name
         if loose.exists():
             return loose.read_text().strip()
-        packed = (line.split(" ") for line in (git / "packed-refs").read_text().splitlines() if " " in line)
-        return next((sha for sha, ref in packed if ref == name), None)
+        packed = (line.partition(" ") for line in (refs / "packed-refs").read_text().splitlines())
+        return next((sha for sha, _, ref in packed if ref == name), None)
     return None
 
 

@@ -19,7 +19,7 @@ from deepspec.evaluate.spec import EvaluateSpec
 from deepspec.export.spec import ExportSpec
 from deepspec.placement import Placement
 from deepspec.prepare.spec import PrepareSpec
-from deepspec.publish import Out, is_fresh
+from deepspec.publish import Out, is_fresh, nearest
 from deepspec.regenerate.spec import RegenerateSpec
 from deepspec.release.spec import ReleaseSpec
 from deepspec.report import Report
@@ -198,6 +198,8 @@ def materialize(work: Work) -> ArtifactRef:
     out = work.out()
     if read_manifest(work.store, out.kind, out.address) is not None:
         work.report.log(f"{out.prefix} is stale or incomplete; it is made again")
+    elif near := nearest(work.store, out.kind, work.stage.version, work.spec, work.stage.used(work.inputs)):
+        work.report.log(f"made anew: {near}")
     counts = _run(work, out)
     with _full_disk_named(out):
         return out.publish(work.spec, work.stage.version, counts)

@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from deepspec.page.page import plain
+from tasks.shown import Shown
 
 UPDATE_SECONDS = 5.0
 """Least time between two updates of a progress artifact: each is a request to the server."""
@@ -33,7 +31,7 @@ class PrefectReport:
         """Report on behalf of a stage; nothing is created until there is something to say."""
         self._stage = stage
         self._logger = get_run_logger()
-        self._shown: dict[str, UUID] = {}
+        self._shown = Shown()
         self._first: tuple[float, float] | None = None
         self._updated = self._said = 0.0
         self._lines = self._held = 0
@@ -65,10 +63,11 @@ class PrefectReport:
         self._last.clear()
 
     def end(self) -> None:
-        """Log the last lines, where they were held back."""
+        """Log the last lines, where they were held back, and show what a server that was away has not heard of."""
         for message in self._last:
             self._logger.info(message)
         self._last.clear()
+        self._shown.catch_up()
 
     def table(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Show rows."""
@@ -88,13 +87,7 @@ class PrefectReport:
 
     def _show(self, key: str, artifact: Artifact) -> None:
         """Create an artifact of this run, or put it in the place of the one that the key had."""
-        artifact.key = artifact_key(self._stage, key)
-        if artifact.key not in self._shown:
-            self._shown[artifact.key] = artifact.create().id  # type: ignore[union-attr]  # no event loop here
-            return
-        update = ArtifactUpdate(data=artifact.format(), description=artifact.description)
-        with get_client(sync_client=True) as client:
-            client.update_artifact(self._shown[artifact.key], update)
+        self._shown.put(artifact_key(self._stage, key), artifact)
 
 
 def as_shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from datetime import timedelta
 from urllib.parse import quote
 
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import LinkArtifact, TableArtifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from deepspec.artifacts import ArtifactRef
 from deepspec.page.page import plain
 from tasks.report import as_shown
+from tasks.shown import Shown
 
 
 def label_run(tags: Iterable[str]) -> timedelta:
@@ -26,10 +27,11 @@ def label_run(tags: Iterable[str]) -> timedelta:
 
 def show_table(key: str, rows: list[dict[str, str]], description: str) -> None:
     """Show rows beside the run."""
-    create_table_artifact(table=as_shown(rows), key=key, description=plain(description))
+    Shown().put(key, TableArtifact(table=as_shown(rows), description=plain(description)))
 
 
 def show_link(stage: str, ref: ArtifactRef) -> None:
     """Link a published artifact."""
     where = quote(ref.uri, safe="/:")
-    create_link_artifact(where, link_text=plain(ref.prefix), key=f"{stage}-artifact", description=f"made by {stage}")
+    link = LinkArtifact(link=where, link_text=plain(ref.prefix), description=f"made by {stage}")
+    Shown().put(f"{stage}-artifact", link)

@@ -152,10 +152,17 @@ def _remote_checksum(url: str) -> str:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise SourceError("no such folder; check the path", folder)
-    found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    found = sorted(path for path in folder.iterdir() if path.is_file() and _holds_rows(path))
     if not found:
-        raise SourceError(f"the folder holds no file that ends in {', '.join(SUFFIXES)}", folder)
+        below = sorted({path.parent for path in folder.glob("*/*") if path.is_file() and _holds_rows(path)})
+        hint = f"; {below[0]} does: name that one" if below else ""
+        raise SourceError(f"the folder holds no file that ends in {', '.join(SUFFIXES)}{hint}", folder)
     return found
+
+
+def _holds_rows(path: Path) -> bool:
+    """Return whether a name is that of a file of rows; hidden ones are what editors, syncs and macOS leave."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def _hub_source(identity: str, options: Mapping[str, str], locations: dict[str, str]) -> Source:

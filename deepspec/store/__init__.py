@@ -189,6 +189,8 @@ def _check_scheme(root: str) -> None:
     scheme, rest = found[1].lower(), root[found.end() :].lstrip("/")
     if scheme in ("file", "local"):
         raise SpecError(f"store {root!r}: give a local store as its folder, without {found[1]}:")
+    if scheme in ("http", "https"):
+        raise SpecError(f"store {root!r}: nothing can be written there; wanted a folder, or s3://bucket/prefix")
     if found[2] and root[found.end() : found.end() + 1] in ("", "/"):
         raise SpecError(f"store {root!r} names no bucket; wanted {scheme}://bucket/prefix")
     if found[0] != f"{scheme}://":

@@ -82,7 +82,7 @@ def fitting_micro_batch(task: Task, samples: Samples, cut: Cut, log: Callable[[s
     two = _taken(task, [row, row], optimizer)
     fits = 1 if two is None else 1 + max(0, int((room - one) // max(two - one, 1)))
     size = min(most, 1 << (fits.bit_length() - 1))
-    more = None if two is None else two - one
+    more = None if two is None else max(0, two - one)  # the first pass also made what every later one finds
     log(f"micro-batch {size}: the longest row takes {_mb(one)}, one more {_mb(more)}")
     return size
 

@@ -4,7 +4,8 @@ Started by `infra.processes.launch` as a plain file (no package, no site: it is 
 
     guard.py GRACE_SECONDS LOG_PATH COMMAND...
 
-It stays in the parent's process group, so it gets the TERM of an orchestrator and the Ctrl-C of a terminal; its
+That of a stage stays in the parent's process group, so it gets the TERM of an orchestrator and the Ctrl-C of a
+terminal; that of a server or an engine is in one of its own, for the parent still needs these while it ends. Its
 stdin is a pipe that only the parent holds, so end of file says that the parent was killed; it is a child subreaper,
 so processes that the job started in sessions of their own are found even after their parents died. On any of those
 it sends TERM to everything below it, waits the grace period, sends KILL, and passes the job's exit code on

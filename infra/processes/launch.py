@@ -126,9 +126,10 @@ def start_guarded(
 ) -> Iterator[Child]:
     """Start a command that runs until the block is left, then end it with everything that it started.
 
-    The arguments are those of `run_guarded`; the output goes to `log_path` only.
+    The arguments are those of `run_guarded`; the output goes to `log_path` only. A Ctrl-C, and a signal to the process
+    group of this one, do not reach it: what is in the block, and needs it, ends first.
     """
-    with _guard(command, log_path, env, _Grace(grace_seconds), subprocess.DEVNULL) as guard:
+    with _guard(command, log_path, env, _Grace(grace_seconds), subprocess.DEVNULL, group=0) as guard:
         yield Child(command, log_path, guard)
 
 
@@ -139,6 +140,7 @@ def _guard(
     env: Mapping[str, str] | None,
     grace: _Grace,
     stdout: int,
+    group: int | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     start = [sys.executable, "-I", "-S", str(GUARD), str(grace.seconds), str(log_path.absolute())]
@@ -149,6 +151,7 @@ def _guard(
         env={**os.environ, "PYTHONUNBUFFERED": "1", **own_packages(), **(env or {})},
         text=True,
         errors="replace",
+        process_group=group,  # None: that of this process; 0: one of its own
     ) as guard:
         try:
             yield guard

@@ -8,7 +8,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deepspec.errors import SpecError
+from deepspec.errors import ServerError, SpecError
 from infra.engines.managed import free_port
 from infra.server.setup import client_settings
 from infra.server.up import running_api, server
@@ -47,19 +47,40 @@ def prefect_api(say: Callable[[str], None], meanwhile: Callable[[], object] = st
 
     Raises:
         SpecError: the configured one does not answer.
+        ServerError: it does not any more.
     """
     if configured := PREFECT_API_URL.value():
         reached(configured)
-        yield
-        return
-    if url := running_api():
-        with temporary_settings(client_settings(url)):
+        with _there(configured):
             yield
         return
-    with server(free_port(), data_dir() / "logs", meanwhile) as url, temporary_settings(client_settings(url)):
+    if url := running_api():
+        with _there(url), temporary_settings(client_settings(url)):
+            yield
+        return
+    with (
+        server(free_port(), data_dir() / "logs", meanwhile) as url,
+        _there(url),
+        temporary_settings(client_settings(url)),
+    ):
         say(f"watch this run: {url.removesuffix('/api')}")
         try:
             yield
         finally:  # what Prefect's threads still hold goes to the server while it is there
             APILogWorker.drain_all(timeout=DRAIN_SECONDS)
             EventsWorker.drain_all(timeout=DRAIN_SECONDS)
+
+
+@contextmanager
+def _there(api: str) -> Iterator[None]:
+    """Say in one line that a server went away, where that ended the block: Prefect's own calls say it in a hundred.
+
+    Raises:
+        ServerError: it did.
+    """
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerError(
+            f"the Prefect server at {api} does not answer any more ({error}); the same command goes on from here"
+        ) from error

@@ -1,6 +1,10 @@
 """`deepspec` alone says what comes next; `--version`; what a shell completes; what programs read."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from importlib.metadata import version
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.main import app, main
 from cli.start import next_step
 from deepspec.catalog import catalog
 from deepspec.formats.engine_speed import EngineSpeed, engine_name
@@ -162,3 +166,53 @@ def test_one_warning_is_told_of_as_one(store: Path) -> None:
     assert "warning" not in told[0]
     assert told[1].endswith("; 1 warning")
     assert told[2].endswith("; 2 warnings")
+
+
+WAITING = """
+import sys, time
+from cli import main
+
+@main.app.command("wait")
+def wait() -> None:
+    print("waiting", flush=True)
+    time.sleep(60)
+
+sys.argv[1:] = ["wait"]
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_asked_to_end_says_that_nothing_is_lost(number: signal.Signals, code: int) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "waiting\n"
+    os.kill(command.pid, number)
+    assert command.communicate(timeout=30)[0] == "stopped; the same command goes on from here\n"
+    assert command.returncode == code
+
+
+def refused(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", ["deepspec", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["answers", "dataset", "root", "size", "benchmarks-dir", "prompts", "draft", "target"])
+def test_an_option_of_a_variable_that_was_never_set_is_not_taken_for_none(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on the demo's prompts in place of one's own answers would be found out after hours."""
+    told = refused("plan", f"--{name}", "", capsys=capsys, monkeypatch=monkeypatch)
+    assert told == f"error: --{name} is empty: leave it out, or give it a value\n"
+
+
+def test_a_path_that_the_system_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = refused("plan", "--prompts", "x" * 300, capsys=capsys, monkeypatch=monkeypatch)
+    assert told == f"error: [Errno 36] File name too long: '{'x' * 300}'; --debug shows where\n"

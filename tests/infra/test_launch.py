@@ -41,6 +41,26 @@ from infra.processes.launch import run_guarded
 
 run_guarded(sys.argv[2:], log_path=Path(sys.argv[1], "job.log"), on_line=print, grace_seconds=0.5)
 """
+SAVING = """
+import signal, sys, time
+from pathlib import Path
+from infra.processes.launch import start_guarded
+
+def stop(*_):
+    sys.exit(0)
+
+folder = Path(sys.argv[1])
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+with start_guarded(sys.argv[2:], log_path=folder / "job.log", grace_seconds=0.5) as child:
+    try:
+        (folder / "ready").touch()
+        time.sleep(300)
+    finally:
+        time.sleep(1.5)
+        (folder / "outlived").write_text(str(child.runs()))
+"""
+"""A parent that needs some time to end, as a run does that saves."""
 NAMES = ("job", "polite", "stubborn")
 
 
@@ -268,6 +288,21 @@ def test_a_long_lived_child_ends_with_its_block(tmp_path: Path) -> None:
         child.check()
         assert all(map(alive, found))
     assert not any(map(alive, found))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_long_lived_child_does_not_end_before_the_block_that_needs_it(tmp_path: Path, number: signal.Signals) -> None:
+    """A Ctrl-C reaches a whole process group: a run that saves its work still talks to server and engine."""
+    parent_path = script(tmp_path, "parent.py", SAVING)
+    parent = subprocess.Popen(
+        [sys.executable, parent_path, tmp_path, *python(tmp_path, TREE, str(tmp_path))], start_new_session=True
+    )
+    found = pids(tmp_path)
+    wait_for((tmp_path / "ready").exists)
+    os.killpg(parent.pid, number)
+    assert parent.wait(20) == 0
+    assert (tmp_path / "outlived").read_text() == "True"
+    wait_for(lambda: not any(map(alive, found)))
 
 
 def test_a_long_lived_child_that_ended_says_why(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deepspec.errors import SpecError
+from deepspec.errors import ServerError, SpecError
 from infra.engines.managed import free_port
 from infra.server import up as prefect_up
 from infra.server.api import prefect_api
@@ -79,6 +79,16 @@ def test_a_configured_server_that_is_gone_is_one_line() -> None:
         prefect_api(print),
     ):
         pass
+
+
+def test_a_server_that_goes_away_meanwhile_is_one_line() -> None:
+    with (
+        listening() as url,
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(ServerError, match=r"does not answer any more \(refused\); the same command goes on"),
+        prefect_api(print),
+    ):
+        raise httpx.ConnectError("refused")
 
 
 def test_two_commands_start_their_servers_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Addresses, contents, staleness, commit marks: the promises of docs/formats/artifacts.md."""
 
 import hashlib
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from deepspec.artifacts import MANIFEST, ArtifactRef, content_of, open_artifact,
 from deepspec.disk import FileEntry
 from deepspec.errors import CorruptArtifactError, NotPublishedError, StoreError
 from deepspec.placement import Placement
-from deepspec.publish import Out, drop_artifact, is_fresh
+from deepspec.publish import Out, commit_of, drop_artifact, is_fresh
 from deepspec.specs import Spec, address_of
 from deepspec.store import Store
 from tests.given.some import some
@@ -219,3 +221,28 @@ def test_placement_never_dumps_a_key() -> None:
         }
     )
     assert "sk-very-secret" not in placement.model_dump_json() + repr(placement) + str(placement)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_commit_is_that_of_the_checkout_also_in_a_further_worktree(tmp_path: Path, packed: bool) -> None:
+    main, further, detached = tmp_path / "main", tmp_path / "further", tmp_path / "detached"
+
+    def git(*words: str, tree: Path = main) -> str:
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+        done = subprocess.run(["git", *who, *words], cwd=tree, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    main.mkdir()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    git("worktree", "add", "-q", "-b", "side", str(further))
+    git("worktree", "add", "-q", "--detach", str(detached))
+    git("commit", "-q", "--allow-empty", "-m", "second", tree=further)
+    if packed:
+        git("pack-refs", "--all")
+    assert [commit_of(tree) for tree in (main, further, detached)] == [
+        git("rev-parse", "HEAD", tree=tree) for tree in (main, further, detached)
+    ]
+    assert commit_of(main) != commit_of(further)
+    assert commit_of(tmp_path) is None

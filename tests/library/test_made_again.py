@@ -4,6 +4,9 @@ from pathlib import Path
 
 from deepspec.artifacts import Artifact, ArtifactRef, read_manifest
 from deepspec.catalog import catalog
+from deepspec.placement import Placement
+from deepspec.prepare.resolve import find_sources
+from deepspec.prepare.spec import PrepareSpec
 from deepspec.specs import Spec
 from deepspec.stages import STAGES, Work, materialize
 from deepspec.store import Store
@@ -47,3 +50,20 @@ def test_other_answers_make_cache_and_draft_stale_and_they_are_rebuilt(tmp_path:
     assert kept.inputs["answers"].content == answers.ref.content
     assert states(store)["target_cache"] == states(store)["draft"] == "published"
     assert both(answers) == (cache, draft, []), "what is fresh is found"
+
+
+def test_what_is_made_although_its_like_is_published_says_why(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "What is two plus two?"}\n{"prompt": "And three?"}\n')
+    found, store = find_sources([str(tmp_path / "rows.jsonl")]), Store(tmp_path / "store")
+    placement = Placement(scratch=tmp_path / "scratch", locations=dict(found.locations))
+
+    def lines(seed: int) -> tuple[ArtifactRef, list[str]]:
+        spec, heard = PrepareSpec(sources=found.sources, seed=seed), Heard()
+        stage = STAGES["prepare"]
+        work = Work(stage=stage, spec=spec, inputs={}, store=store, placement=placement, report=heard)
+        return materialize(work), [line for line in heard.lines if "made anew" in line]
+
+    first, told = lines(1)
+    assert told == []
+    _, told = lines(2)
+    assert told == [f"made anew: prompts/{first.address[:12]} was made with seed 1 (now 2)"]

@@ -16,6 +16,8 @@ WRONG = {
     "s3://": "names no bucket",
     "file:///tmp/x": "give a local store as its folder, without file:",
     "file:x": "without file:",
+    "http://127.0.0.1:9000/bucket": "nothing can be written there; wanted a folder, or s3://bucket/prefix",
+    "https://": "nothing can be written there",
     "hf:org/model": "write hf://org/model",
     "gs:/bucket": "write gs://bucket",
     "c:data": None,

@@ -91,6 +91,12 @@ def test_drafts_stand_side_by_side_with_what_was_measured_of_them(made: dict[str
     text = page.markdown()
     assert "| +0.000 | +0.000 to +0.000 | no difference seen |" in text
     assert text.count("1.556") >= 2
+    speed = text[text.index("## Speed") :]
+    assert "| draft | batch | tokens/s |" in speed
+    assert "| break-even | proposing | verify |" in speed
+    for each in found:
+        assert each.timed is not None
+        assert len(re.findall(rf"^\| {re.escape(each.name)} \|", speed, re.MULTILINE)) == len(each.timed.batches)
     drawn = page.figures()
     assert set(drawn) == {
         "acceptance_by_position", *(f"learning_curve_of_{each.prefix.replace('/', '_')}" for each in (draft, release))

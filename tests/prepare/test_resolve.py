@@ -65,9 +65,17 @@ def test_the_form_of_a_url_is_that_of_its_path(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_folder_is_its_files(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.parquet", "notes.txt"):
+    for name in ("b.jsonl", "a.parquet", "notes.txt", ".b.jsonl", "._a.parquet"):
         (tmp_path / name).write_bytes(name.encode())
     assert [source.name for source in find_sources([str(tmp_path)]).sources] == ["a", "b"]
+
+
+def test_a_folder_whose_files_lie_deeper_says_where(tmp_path: Path) -> None:
+    """As those of a dataset that was fetched from the hub do."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"holds no file that ends in .*; .*/data does: name that one"):
+        find_sources([str(tmp_path)])
 
 
 def test_a_dataset_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,17 @@ def test_where_not_even_one_fits_activations_are_computed_again(site: Site, monk
     assert "computed again" in said[0]
 
 
+def test_a_second_row_that_seems_to_give_memory_back_takes_none(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor, where the first pass also makes what every later one finds."""
+    loop, samples = task_for(site)
+    held = iter([(0, 39_000_000), (0, 17_000_000)])
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(memory, "_held", lambda task, rows: next(held))
+    said = list[str]()
+    fitting_micro_batch(loop.task, samples, ALONE, said.append, loop.optimizer)
+    assert said[-1].endswith("the longest row takes 39 MB, one more 0 MB")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutOf(Task):
     """A task whose passes end for want of memory: of several rows, or until activations are computed again."""
