@@ -169,8 +169,10 @@ def test_one_warning_is_told_of_as_one(store: Path) -> None:
 
 
 WAITING = """
-import sys, time
+import signal, sys, time
 from cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background is told to ignore it
 
 @main.app.command("wait")
 def wait() -> None:
