@@ -79,7 +79,7 @@ class RowCache:
         """Return what is kept with the rows under a name."""
         return self._beside[name]
 
-    def layers(self, windows: Sequence[int | None]) -> "list[CachedLayer]":
+    def as_context(self, windows: Sequence[int | None]) -> "list[CachedLayer]":
         """Return layers of given windows, each as a draft's context: of one with a window what `near_from` leaves."""
         return [CachedLayer(self, layer, window) for layer, window in enumerate(windows)]
 

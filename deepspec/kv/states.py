@@ -151,9 +151,9 @@ class StateCache(RowCache):
         self._open["recurrent", layer_idx, state_idx] = recurrent_states.clone()
         return recurrent_states
 
-    def has_previous_state(self, *_: Any) -> bool:
-        """Return whether something was read before."""
-        return bool(self._open)
+    def has_previous_state(self, layer_idx: int | None = None, *_: Any) -> bool:
+        """Return whether a layer has a state of something read before; None: whether any has."""
+        return any(layer_idx in (None, layer) for _, layer, _ in self._open)
 
     def get_linear_cache(self, layer_idx: int) -> Tensor | None:
         """Return a state, as MiniMax asks for it; None before the first token."""
@@ -172,6 +172,11 @@ class StateCache(RowCache):
     def states(self, states: States) -> None:
         """Take those behind what was read."""
         self._open = states
+
+    @property
+    def layers(self) -> "StatesByLayer":
+        """The states of each layer, as models of transformers before 5.21 ask for them."""
+        return StatesByLayer(self)
 
     def is_recording_past(self, _layer: int) -> bool:
         """Return False: what was before is kept here, not in longer states."""
@@ -196,3 +201,35 @@ class StateCache(RowCache):
         """Return zeros for all rows: a hidden slot's weight is 0, and 0 times a stray NaN would not be."""
         _, heads, _, size = like.shape
         return like.new_zeros(len(self.lengths), heads, self.capacity, size)
+
+
+class LayerStates:
+    """The states of one layer, by their number within it; nothing before the first token.
+
+    Args:
+        states: of all layers.
+        layer: whose they are.
+    """
+
+    record_past = False
+
+    def __init__(self, states: States, layer: int) -> None:
+        """Take those of the layer."""
+        self.conv_states = {
+            number: each for (kind, of, number), each in states.items() if (kind, of) == ("conv", layer)
+        }
+        self.recurrent_states = {
+            number: each for (kind, of, number), each in states.items() if (kind, of) == ("recurrent", layer)
+        }
+
+
+class StatesByLayer:
+    """What a cache's `layers` are to a model that asks each for its states."""
+
+    def __init__(self, cache: StateCache) -> None:
+        """Keep whose states they are."""
+        self._cache = cache
+
+    def __getitem__(self, layer: int) -> LayerStates:
+        """Return the states of a layer as they are now."""
+        return LayerStates(self._cache.states, layer)

@@ -103,7 +103,7 @@ class EagleRows(CachedRows):
         return next_output
 
     def _layers(self) -> list[CachedLayer]:
-        return self._cache.layers(self._draft.config.windows)
+        return self._cache.as_context(self._draft.config.windows)
 
     def _masks(self) -> Masks:
         """Return what the positions that were opened last see."""

@@ -181,7 +181,7 @@ class BlockRows(CachedRows):
         ids[:, 0] = current
         reaches = self._draft.config.reaches
         mask = masks_of(reaches, partial(self._cache.block_mask, self._draft.config.window_form))
-        hidden: Tensor = self._draft(ids, positions, self._cache.layers(reaches), mask)
+        hidden: Tensor = self._draft(ids, positions, self._cache.as_context(reaches), mask)
         return hidden
 
     def _sample(self, current: Tensor, hidden: Tensor, temperature: float, noise: Tensor | None) -> Proposal:

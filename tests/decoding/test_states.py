@@ -115,3 +115,14 @@ def test_a_convolution_is_given_its_last_inputs_and_zeros_before_the_first() -> 
     state = cache.get_conv_state(0)
     assert state is not None
     assert state.tolist() == [[[1, 2, 3]]]
+
+
+def test_a_layer_is_asked_for_its_states_as_before_transformers_5_21() -> None:
+    """Layer 1 has a convolution's inputs and no other state; layer 0, in the same pass, has none yet."""
+    cache = StateCache(1, 8, CPU, Summing())
+    cache.begin(torch.tensor([[1, 2, 3]]))
+    cache.update_conv_state(torch.tensor([[[1.0, 2.0, 3.0]]]), 1, conv_kernel_size=2)
+    assert [cache.has_previous_state(layer) for layer in (0, 1, None)] == [False, True, True]
+    own = cache.layers[1]
+    assert own.conv_states[0] is cache.get_conv_state(1)
+    assert (own.recurrent_states, own.record_past, cache.layers[0].conv_states) == ({}, False, {})
