@@ -32,11 +32,11 @@ def verify(
 ) -> None:
     """Check every sample against its checksum, and a few against the target itself."""
     del debug
-    from deepspec.cache.verify import drop_damaged, verify_cache  # loads torch
-
     artifact = opened(cache, root, "target_cache")
+    placement = placement_of(artifact, target, needed=recompute > 0)
+    from deepspec.cache.verify import drop_damaged, verify_cache  # loads torch: not before what is named was found
+
     with attached():
-        placement = placement_of(artifact, target, needed=recompute > 0)
         found = verify_cache(artifact, placement, Listeners(terminal("verify")), recompute)
     for problem in found.damaged:
         say(problem)
@@ -54,10 +54,10 @@ def verify(
 def stat(cache: Cache, root: Root = None, debug: Debug = False) -> None:
     """Show what a target cache holds: samples, lengths, bytes, and what each rule saved."""
     del debug
-    from deepspec.target_cache.index import INDEX, Index
-    from deepspec.target_cache.totals import savings, statistics  # loads torch
-
     artifact = opened(cache, root, "target_cache")
+    from deepspec.target_cache.index import INDEX, Index
+    from deepspec.target_cache.totals import savings, statistics  # loads torch: not before what is named was found
+
     rows: list[dict[str, Any]] = statistics(artifact, Index(artifact.path(INDEX)).lengths.tolist())
     show_table(artifact.prefix, rows)
     show_table("bytes after each saving", savings(artifact.counts))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find_kind
+from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint, read_config
 from deepspec.errors import SpecError
 from deepspec.placement import Placement
 from deepspec.specs import TargetId
@@ -16,6 +17,23 @@ def opened(name: str, root: str | None, kind: str) -> Artifact:
     """Return a published artifact of a kind by what the user calls it."""
     store = Store(root or default_root())
     return open_artifact(store, find_kind(store, name, kind), scratch_dir())
+
+
+def named_draft(name: str, target: Path | None, root: str | None) -> tuple[Artifact | Path, Path]:
+    """Return a published draft, or a checkpoint's folder, and the folder of its target; torch is not loaded for that.
+
+    Raises:
+        SpecError: no target is given for a checkpoint, or none is known of a published draft.
+        CheckpointError, NotPublishedError: there is no such draft.
+    """
+    if not is_checkpoint(name):
+        draft = opened(name, root, "draft")
+        return draft, target_folder(draft, target)
+    folder = checkpoint_folder(name, weights=target is not None)
+    read_config(folder)
+    if target is None:
+        raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
+    return folder, target
 
 
 def placement_of(artifact: Artifact, target: Path | None, needed: bool = True) -> Placement:

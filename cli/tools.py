@@ -8,6 +8,7 @@ import typer
 from cli.check import AsJson
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
+from deepspec.checkpoint.files import checkpoint_folder, read_config
 from deepspec.formats.exports import read_index, write_form
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
@@ -24,17 +25,20 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @app.command()
 def inspect(
     checkpoint: str,
-    target: Annotated[Path | None, typer.Option(help="Folder of its target: embedding and head are compared.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its target: embedding and head are compared.", exists=True, file_okay=False),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
     del debug
-    from deepspec.checkpoint.draft import describe  # loads torch
-    from deepspec.checkpoint.ends import distances_told, ends_apart, warning
-    from deepspec.checkpoint.files import checkpoint_folder
-
     folder = checkpoint_folder(checkpoint, weights=target is not None)
+    read_config(folder)
+    from deepspec.checkpoint.draft import describe  # loads torch: not before what is named was found
+    from deepspec.checkpoint.ends import distances_told, ends_apart, warning
+
     rows: list[dict[str, Piece]] = [{**row} for row in describe(folder, target)]
     if target is not None:
         apart = ends_apart(folder, target)
