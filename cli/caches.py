@@ -13,7 +13,7 @@ from deepspec.plan.plan import TargetPlan
 from deepspec.store import Store
 from infra.children.targets import ready_target
 from infra.listeners import Listeners, attached, terminal
-from infra.settings import default_root
+from infra.settings import named_root
 from infra.terminal import say, show_table
 
 app = typer.Typer()
@@ -82,5 +82,5 @@ def import_cache(
 
     spec = import_spec(folder, files.folder, {"codec": codec, "bad_share": bad_share})
     places = {spec.source: folder, spec.target.digest: files.folder}
-    ref = made_of("import", spec, places, Store(root or default_root()))
+    ref = made_of("import", spec, places, Store(named_root(root)))
     say(f"published {ref.uri}")

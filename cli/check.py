@@ -16,6 +16,7 @@ TargetFolder = Annotated[
     typer.Option(help="Folder of the target; default: the one that runs have used.", exists=True, file_okay=False),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+HIGHEST_PORT = 65535
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; see docs/scripts.md.")]
 
 

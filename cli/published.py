@@ -10,12 +10,12 @@ from deepspec.errors import SpecError
 from deepspec.placement import Placement
 from deepspec.specs import TargetId
 from deepspec.store import Store
-from infra.settings import default_root, parts_limit, scratch_dir
+from infra.settings import named_root, parts_limit, scratch_dir
 
 
 def opened(name: str, root: str | None, kind: str) -> Artifact:
     """Return a published artifact of a kind by what the user calls it."""
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     return open_artifact(store, find_kind(store, name, kind), scratch_dir())
 
 

@@ -13,7 +13,7 @@ from deepspec.formats.exports import read_index, write_form
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
 from deepspec.store import Store
-from infra.settings import default_root, scratch_dir
+from infra.settings import named_root, scratch_dir
 from infra.shipped import lay_out
 from infra.terminal import Piece, Styled, say, show_json, show_table
 
@@ -62,7 +62,7 @@ def unpack(
 ) -> None:
     """Lay one engine's folder of a draft out."""
     del debug
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     exports = open_artifact(store, find(store, artifact), scratch_dir())
     files = write_form(exports, form, folder)
     say(f"{folder}: {', '.join(path.name for path in files)}")
@@ -93,7 +93,7 @@ def push(
     del debug
     from deepspec.release.push import push as pushed  # loads the hub's client
 
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     where = pushed(
         open_artifact(store, find(store, release), scratch_dir()), destination, scratch_dir(), private=private
     )
