@@ -28,6 +28,14 @@ from tasks.run import label_run, show_table
 
 By = Literal["walked", "decoded"]
 Last = Literal["train", "evaluate", "benchmark"]
+UNTOLD: Mapping[By, str] = {
+    "walked": (
+        "its draft tells no accepted length, for too few of the held-out tokens are known to be the target's own; "
+        "with --by decoded the same sweep takes the draft as it is"
+    ),
+    "decoded": "its scores tell no accepted length",
+}
+"""What is said of a row that nothing can be judged by."""
 LASTS: tuple[Last, ...] = get_args(Last)
 
 
@@ -97,7 +105,7 @@ def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed
     trial = trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
     told = "no accepted length" if trial is None else f"accepted length {trial.accepted_length:.3f}"
     _tell(f"{name}, seed {seed}: {told}, {draft.counts['steps']} steps")
-    return trial or "its draft tells no accepted length"
+    return trial or UNTOLD[by]
 
 
 def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> Cost | str:

@@ -1,12 +1,14 @@
 """What a sweep's rows are, and what it refuses before anything is trained."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cli.sweep import sweep as command
 from deepspec.errors import SpecError
 from deepspec.sweep.variants import Variant
+from flows import sweep as room
 from flows.choices import Choices, choose_site
 from flows.sweep import _changed, _check, _shape
 
@@ -58,3 +60,13 @@ def test_a_sweep_of_one_row_says_how_to_give_others(tmp_path: Path) -> None:
     told = {"seeds": 3, "equal": "steps", "by": "walked", "timed": False, "all_seeds": False}
     with pytest.raises(SpecError, match="a sweep of one row; give others with --row"):
         command(Choices(), choose_site(str(tmp_path)), row=None, as_json=False, **told)
+
+
+def test_a_row_that_cannot_be_judged_says_how_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of another model have few tokens that are the target's own: training says so at its first look."""
+    draft = SimpleNamespace(address="d" * 32, counts={"steps": 4})
+    monkeypatch.setattr(room, "_made", lambda *_: {"train": draft})
+    told = room._trained({"asked": Choices()}, choose_site(str(tmp_path)), "walked", "asked", 0)
+    assert isinstance(told, str)
+    assert "too few of the held-out tokens" in told
+    assert "--by decoded" in told
