@@ -13,7 +13,7 @@ app = typer.Typer()
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
 TargetFolder = Annotated[
     Path | None,
-    typer.Option(help="Folder of the target; default: the one that runs have used.", exists=True, file_okay=False),
+    typer.Option(help="Folder of the target; default: the one that runs have used."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 HIGHEST_PORT = 65535

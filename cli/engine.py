@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.check import HIGHEST_PORT, TargetFolder
+from cli.published import given_folder
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError, TargetError
@@ -43,7 +44,7 @@ def ask(
     store = Store(named_root(root))
     artifact = open_artifact(store, find(store, scores if "/" in scores else f"scores/{scores}"), scratch_dir())
     placement = Placement(scratch=scratch_dir(), locations=locations(benchmarks_dir))
-    folder = target or _noted(artifact)
+    folder = given_folder(target) or _noted(artifact)
     drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
     from deepspec.benchmark.asked import first_turns  # loads torch: not before what is named was found
     from deepspec.serving.check import check_engine

@@ -29,11 +29,22 @@ def named_draft(name: str, target: Path | None, root: str | None) -> tuple[Artif
     if not is_checkpoint(name):
         draft = opened(name, root, "draft")
         return draft, target_folder(draft, target)
-    folder = checkpoint_folder(name, weights=target is not None)
+    folder, given = checkpoint_folder(name, weights=target is not None), given_folder(target)
     read_config(folder)
-    if target is None:
+    if given is None:
         raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
-    return folder, target
+    return folder, given
+
+
+def given_folder(target: Path | None) -> Path | None:
+    """Return the folder of a target that a user gives, if any.
+
+    Raises:
+        SpecError: there is no such folder.
+    """
+    if target is not None and not target.is_dir():
+        raise SpecError(f"--target {target}: no such folder; wanted the folder of the target's checkpoint")
+    return target
 
 
 def placement_of(artifact: Artifact, target: Path | None, needed: bool = True) -> Placement:
@@ -45,8 +56,9 @@ def placement_of(artifact: Artifact, target: Path | None, needed: bool = True) -
 
 def target_folder(artifact: Artifact, target: Path | None) -> Path:
     """Return the target's folder: the one given, or the one that the last run at this place noted."""
-    if target is not None:
-        return target
+    given = given_folder(target)
+    if given is not None:
+        return given
     digest = TargetId.model_validate(artifact.counts["target"]).digest
     noted = scratch_dir() / "targets" / digest
     if not noted.is_file():

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.check import AsJson
+from cli.published import given_folder
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
 from deepspec.checkpoint.files import checkpoint_folder, read_config
@@ -27,7 +28,7 @@ def inspect(
     checkpoint: str,
     target: Annotated[
         Path | None,
-        typer.Option(help="Folder of its target: embedding and head are compared.", exists=True, file_okay=False),
+        typer.Option(help="Folder of its target: embedding and head are compared."),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -36,6 +37,7 @@ def inspect(
     del debug
     folder = checkpoint_folder(checkpoint, weights=target is not None)
     read_config(folder)
+    given_folder(target)
     from deepspec.checkpoint.draft import describe  # loads torch: not before what is named was found
     from deepspec.checkpoint.ends import distances_told, ends_apart, warning
 
