@@ -13,7 +13,7 @@ from deepspec.plan.plan import TargetPlan
 from deepspec.store import Store
 from infra.children.targets import ready_target
 from infra.listeners import Listeners, attached, terminal
-from infra.settings import default_root
+from infra.settings import named_root
 from infra.terminal import say, show_table
 
 app = typer.Typer()
@@ -32,11 +32,11 @@ def verify(
 ) -> None:
     """Check every sample against its checksum, and a few against the target itself."""
     del debug
-    from deepspec.cache.verify import drop_damaged, verify_cache  # loads torch
-
     artifact = opened(cache, root, "target_cache")
+    placement = placement_of(artifact, target, needed=recompute > 0)
+    from deepspec.cache.verify import drop_damaged, verify_cache  # loads torch: not before what is named was found
+
     with attached():
-        placement = placement_of(artifact, target, needed=recompute > 0)
         found = verify_cache(artifact, placement, Listeners(terminal("verify")), recompute)
     for problem in found.damaged:
         say(problem)
@@ -54,10 +54,10 @@ def verify(
 def stat(cache: Cache, root: Root = None, debug: Debug = False) -> None:
     """Show what a target cache holds: samples, lengths, bytes, and what each rule saved."""
     del debug
-    from deepspec.target_cache.index import INDEX, Index
-    from deepspec.target_cache.totals import savings, statistics  # loads torch
-
     artifact = opened(cache, root, "target_cache")
+    from deepspec.target_cache.index import INDEX, Index
+    from deepspec.target_cache.totals import savings, statistics  # loads torch: not before what is named was found
+
     rows: list[dict[str, Any]] = statistics(artifact, Index(artifact.path(INDEX)).lengths.tolist())
     show_table(artifact.prefix, rows)
     show_table("bytes after each saving", savings(artifact.counts))
@@ -82,5 +82,5 @@ def import_cache(
 
     spec = import_spec(folder, files.folder, {"codec": codec, "bad_share": bad_share})
     places = {spec.source: folder, spec.target.digest: files.folder}
-    ref = made_of("import", spec, places, Store(root or default_root()))
+    ref = made_of("import", spec, places, Store(named_root(root)))
     say(f"published {ref.uri}")

@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-from cli.published import opened
+from cli.published import named_draft, opened
 from infra.terminal import Styled, say, show_json, show_table
 
 app = typer.Typer()
 
 Root = Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")]
-TargetFolder = Annotated[Path | None, typer.Option(help="Folder of the target; default: the one that runs have used.")]
+TargetFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the target; default: the one that runs have used."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+HIGHEST_PORT = 65535
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; see docs/scripts.md.")]
 
 
@@ -41,10 +45,11 @@ def parity(
 ) -> None:
     """Hold all forms of a DRAFT together: states cached and fresh, logits as trained, as decoded, as exported."""
     del debug
-    from cli import forms  # loads torch
+    found_draft, target_folder = named_draft(draft, target, root)
+    from cli import forms  # loads torch: not before what is named was found
     from deepspec.checkpoint.ends import ends_apart, warning
 
-    gathered = forms.gather(draft, target, root)
+    gathered = forms.gather(found_draft, target_folder)
     found = gathered.check(text)
     show_table(f"{draft}: {'pass' if found.passed else 'FAIL'}", found.rows())
     loud = warning(ends_apart(gathered.folder, gathered.target))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cli.check import HIGHEST_PORT, TargetFolder
+from cli.published import given_folder
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.catalog import find
 from deepspec.errors import SpecError, TargetError
@@ -18,7 +20,7 @@ from deepspec.store import Store
 from flows.choices import Choices, named_endpoints
 from infra.children.targets import ready_target
 from infra.engines.states import StatesServer, staging_folder
-from infra.settings import QUIET, default_root, scratch_dir, staging_limit, use
+from infra.settings import QUIET, named_root, scratch_dir, staging_limit, use
 from infra.site import Site
 from infra.terminal import Styled, say, show_table
 
@@ -33,21 +35,22 @@ def ask(
     plain: Annotated[str | None, typer.Option(help="URL of an engine that serves the target alone.")] = None,
     samples: Annotated[int, typer.Option(help="Questions asked.", min=1)] = 16,
     benchmarks_dir: Annotated[Path | None, typer.Option(help="Where the benchmark files lie.")] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of the target; default: as runs noted it.")] = None,
+    target: TargetFolder = None,
     root: Annotated[str | None, typer.Option(help="Store: a folder or s3://bucket/prefix.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Ask an engine the questions of published scores; exit code 1 where it does not accept what was measured here."""
     del debug
-    from deepspec.benchmark.asked import first_turns  # loads torch
+    store = Store(named_root(root))
+    artifact = open_artifact(store, find(store, scores if "/" in scores else f"scores/{scores}"), scratch_dir())
+    placement = Placement(scratch=scratch_dir(), locations=locations(benchmarks_dir))
+    folder = given_folder(target) or _noted(artifact)
+    drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
+    from deepspec.benchmark.asked import first_turns  # loads torch: not before what is named was found
     from deepspec.serving.check import check_engine
     from deepspec.target.load import load_template
 
-    store = Store(root or default_root())
-    artifact = open_artifact(store, find(store, scores if "/" in scores else f"scores/{scores}"), scratch_dir())
-    placement = Placement(scratch=scratch_dir(), locations=locations(benchmarks_dir))
-    asked = first_turns(artifact, placement, load_template(target or _noted(artifact)), samples)
-    drafting, *alone = named_endpoints([endpoint, *([plain] if plain else [])], model, None)
+    asked = first_turns(artifact, placement, load_template(folder), samples)
     found = check_engine(drafting, alone[0] if alone else None, asked, artifact.manifest.spec["max_new_tokens"])
     show_table(f"{artifact.prefix}: here and there", [found.row()])
     if found.warning:
@@ -66,11 +69,12 @@ def carry(
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8100,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=HIGHEST_PORT)] = 8100,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Stand before an ENGINE and put its states into a store, for a run on a machine that shares no folder with it."""
     del debug
+    named_endpoints([engine], "any", option="ENGINE")
     from aiohttp import web
 
     from deepspec.depots.depot import depot_at
@@ -78,12 +82,15 @@ def carry(
     from deepspec.states.stored import FOLDER
 
     use(QUIET)
-    store = depot_at(root, staging_limit())
+    store = depot_at(named_root(root), staging_limit())
     store.check_writable()
     say(
         f"states of {engine} go to {store.uri(FOLDER)}; give the run --endpoint http://{host}:{port}/v1; Ctrl-C ends it"
     )
-    web.run_app(Carrier(engine, store, say).app(), host=host, port=port, print=None, access_log=None)
+    try:
+        web.run_app(Carrier(engine, store, say).app(), host=host, port=port, print=None, access_log=None)
+    except OSError as error:
+        raise SpecError(f"cannot listen on {host}:{port}: {error.strerror}; give another --host or --port") from error
 
 
 def show_arguments(choices: Choices, site: Site, *, staging: Path | None, host: str, port: int) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from cli.published import opened, placement_of, target_folder
+from cli.published import placement_of
 from deepspec.artifacts import Artifact, open_artifact
 from deepspec.brought.draft import translated
 from deepspec.catalog import catalog
 from deepspec.checkpoint.checks import check_mask_token, check_target
 from deepspec.checkpoint.draft import load_config, load_draft
-from deepspec.checkpoint.files import checkpoint_folder, is_checkpoint, read_config
+from deepspec.checkpoint.files import read_config
 from deepspec.checkpoint.foreign import is_foreign
 from deepspec.decoding.pair import draft_folder
 from deepspec.errors import SpecError
@@ -63,19 +63,16 @@ class Forms:
         return check_parity(target, load_draft(self.folder), ids, cached=cached, forms=self.exported)
 
 
-def gather(name: str, target: Path | None, root: str | None) -> Forms:
-    """Return the forms of what a user names: a checkpoint's folder or hub id, which need a target, or an artifact.
+def gather(draft: Artifact | Path, target: Path) -> Forms:
+    """Return the forms of a published draft, or of a checkpoint's folder.
 
-    Raises:
-        SpecError: no target is given for a checkpoint.
-        CheckpointError, NotPublishedError: there is no such draft.
+    Args:
+        draft: as `named_draft` found it.
+        target: folder of its target.
     """
-    if not is_checkpoint(name):
-        draft = opened(name, root, "draft")
-        return published_forms(draft, placement_of(draft, target), target_folder(draft, target))
-    folder = checkpoint_folder(name, weights=target is not None)
-    if target is None:
-        raise SpecError(f"{name} is a checkpoint, which does not say where its target lies; give --target FOLDER")
+    if isinstance(draft, Artifact):
+        return published_forms(draft, placement_of(draft, target), target)
+    folder = draft
     if is_foreign(read_config(folder)):
         folder = translated(folder, target, scratch_dir() / "parity" / "translated")
     return Forms(folder=folder, target=target)

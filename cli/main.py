@@ -97,9 +97,9 @@ Hardware = Annotated[
     ),
 ]
 
-Staging = Annotated[Path | None, typer.Option(help="Folder for states that engine and run both see.")]
+Staging = Annotated[Path | None, typer.Option(help="Folder for states that engine and run both see.", file_okay=False)]
 Host = Annotated[str, typer.Option(help="Address that the engine listens on.")]
-Port = Annotated[int, typer.Option(help="Port that the engine listens on.", min=1)]
+Port = Annotated[int, typer.Option(help="Port that the engine listens on.", min=1, max=check.HIGHEST_PORT)]
 
 STOPPED = (SIGNALLED + signal.SIGINT, SIGNALLED + signal.SIGTERM)
 """Exit codes of a command that was asked to end; a Ctrl-C has become the first of them in typer."""

@@ -10,7 +10,7 @@ from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
 from deepspec.overview.page import html_of, pictures
 from deepspec.store import Store
-from infra.settings import default_root, scratch_dir
+from infra.settings import named_root, scratch_dir
 from infra.terminal import say
 
 app = typer.Typer()
@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Write the page of any artifact, pictures in it: a draft, scores, speed, a cache, answers, a release."""
     del debug
-    store, scratch = Store(root or default_root()), scratch_dir()
+    store, scratch = Store(named_root(root)), scratch_dir()
     if len(names) > 1:
         from deepspec.overview.drafts import find_drafts, side_by_side  # loads scipy and matplotlib
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.check import AsJson
+from cli.check import HIGHEST_PORT, AsJson
 from deepspec.errors import ChildError, SpecError
 from infra.settings import data_dir, environment, prefect_api
 from infra.terminal import say, show_json, show_table
@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 @app.command()
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a password.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(help="Port of the server.")] = 4200,
+    port: Annotated[int, typer.Option(help="Port of the server.", min=1, max=HIGHEST_PORT)] = 4200,
     s3: Annotated[bool, typer.Option("--s3", help="Also an S3 server in memory, as the store.")] = False,
     engine: Annotated[str | None, typer.Option(help="Also an engine that serves this target preset.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once everything runs; see: deepspec down.")] = False,

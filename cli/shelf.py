@@ -12,7 +12,7 @@ from deepspec.garbage import Garbage, delete_garbage, find_garbage
 from deepspec.overview.words import held
 from deepspec.plan.cost.table import size
 from deepspec.store import Store
-from infra.settings import default_root
+from infra.settings import named_root
 from infra.terminal import Piece, Styled, say, show_json, show_table, show_words
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ _STYLE = {"published": "green", "partial": "yellow", "stale": "magenta", "incomp
 def status(root: Root = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List what is published, partial, stale or incomplete, and the named refs."""
     del debug
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     entries, named = catalog(store), refs(store)
     if as_json:
         found = {name: ref.prefix for name, ref in named.items()}
@@ -47,7 +47,7 @@ def status(root: Root = None, as_json: AsJson = False, debug: Debug = False) -> 
 def set_reference(name: str, artifact: str, root: Root = None, debug: Debug = False) -> None:
     """Let NAME (baseline, say) point at ARTIFACT: a ref, kind/address, or the start of an address."""
     del debug
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     ref = find(store, artifact)
     set_ref(store, name, ref)
     say("ref ", Styled(name, "bold"), f" → {ref.prefix}")
@@ -64,7 +64,7 @@ def gc(
 ) -> None:
     """Delete what killed attempts left behind, unfinished uploads too. Shows only, unless --yes."""
     del debug
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     if artifact is None:
         found = find_garbage(store, time.time() - older_than * 3600, unreferenced=unreferenced)
     else:

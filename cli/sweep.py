@@ -48,9 +48,11 @@ def sweep(choices: Choices, site: Site, *, row: list[str] | None, as_json: bool,
         raise SpecError("a sweep of one row; give others with --row 'field=value', such as --row train.optimizer=muon")
     asked = SweepTerms(**terms)
     site = show.check_input(choices.plan, site)
-    from flows.sweep import sweep as run  # Prefect takes a second to import: not before the input is checked
+    from flows.sweep import checked_rows  # Prefect takes a second to import: not before the input is checked
+    from flows.sweep import sweep as run
     from infra.server.api import prefect_api
 
+    checked_rows(choices, site, variants, asked.by)  # and its server takes longer
     if as_json:
         with prefect_api(complain):
             board = run(choices, site, variants, asked, tolerant=True)

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from cli.check import AsJson
+from cli.published import given_folder
 from deepspec.artifacts import open_artifact
 from deepspec.catalog import find
+from deepspec.checkpoint.files import checkpoint_folder, read_config
 from deepspec.formats.exports import read_index, write_form
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
 from deepspec.store import Store
-from infra.settings import default_root, scratch_dir
+from infra.settings import named_root, scratch_dir
 from infra.shipped import lay_out
 from infra.terminal import Piece, Styled, say, show_json, show_table
 
@@ -24,17 +26,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 @app.command()
 def inspect(
     checkpoint: str,
-    target: Annotated[Path | None, typer.Option(help="Folder of its target: embedding and head are compared.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its target: embedding and head are compared."),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Show what a draft CHECKPOINT is: a folder, or a hub id, of which only the config is fetched without --target."""
     del debug
-    from deepspec.checkpoint.draft import describe  # loads torch
-    from deepspec.checkpoint.ends import distances_told, ends_apart, warning
-    from deepspec.checkpoint.files import checkpoint_folder
-
     folder = checkpoint_folder(checkpoint, weights=target is not None)
+    read_config(folder)
+    given_folder(target)
+    from deepspec.checkpoint.draft import describe  # loads torch: not before what is named was found
+    from deepspec.checkpoint.ends import distances_told, ends_apart, warning
+
     rows: list[dict[str, Piece]] = [{**row} for row in describe(folder, target)]
     if target is not None:
         apart = ends_apart(folder, target)
@@ -58,7 +64,7 @@ def unpack(
 ) -> None:
     """Lay one engine's folder of a draft out."""
     del debug
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     exports = open_artifact(store, find(store, artifact), scratch_dir())
     files = write_form(exports, form, folder)
     say(f"{folder}: {', '.join(path.name for path in files)}")
@@ -89,7 +95,7 @@ def push(
     del debug
     from deepspec.release.push import push as pushed  # loads the hub's client
 
-    store = Store(root or default_root())
+    store = Store(named_root(root))
     where = pushed(
         open_artifact(store, find(store, release), scratch_dir()), destination, scratch_dir(), private=private
     )

@@ -111,7 +111,7 @@ def find(store: Store, name: str) -> ArtifactRef:
     if name in named:
         return named[name]
     kind, _, start = name.rpartition("/")
-    found = [pair for pair in addresses(store) if pair[1].startswith(start) and kind in ("", pair[0])]
+    found = [pair for pair in addresses(store) if start and pair[1].startswith(start) and kind in ("", pair[0])]
     if len(found) > 1:
         raise SpecError(f"{name!r} may be {', '.join('/'.join(pair) for pair in found)}; give more of it")
     manifest = read_manifest(store, *found[0]) if found else None

@@ -15,7 +15,7 @@ from deepspec.plan import presets
 from deepspec.plan.plan import Plan
 from deepspec.specs import Spec
 from infra.engines.managed import ManagedEngines, kind_named
-from infra.settings import default_root, parts_limit, patience, scratch_dir, staging_limit
+from infra.settings import named_root, parts_limit, patience, scratch_dir, staging_limit
 from infra.site import Site
 
 SMOKE_STEPS = 4
@@ -86,7 +86,11 @@ class Choices(Spec):
 
 
 def named_endpoints(
-    urls: list[str], model: str | None, key_env: str | None = None, key_block: str | None = None
+    urls: list[str],
+    model: str | None,
+    key_env: str | None = None,
+    key_block: str | None = None,
+    option: str = "--endpoint",
 ) -> tuple[Endpoint, ...]:
     """Return engines that serve one model, with the name of the key that opens them.
 
@@ -96,7 +100,7 @@ def named_endpoints(
     if urls and not model:
         raise SpecError("--endpoint needs --model, the name under which the engines serve the target")
     told = {"model": model, "api_key_env": key_env, "api_key_block": key_block}
-    return tuple(presets.validated(Endpoint, {"url": url, **told}, "--endpoint") for url in urls)
+    return tuple(presets.validated(Endpoint, {"url": url, **told}, option) for url in urls)
 
 
 def managed_engines(
@@ -135,7 +139,7 @@ def choose_site(
     limits = {"parts_limit": parts_limit(), "staging_limit": staging_limit(), "patience": patience()}
     told = {"endpoints": endpoints, "scratch": scratch_dir(), **limits, **placed}
     placement = presets.validated(Placement, told, "the place of a run")
-    return Site(root=root or default_root(), placement=placement, engines=engines)
+    return Site(root=named_root(root), placement=placement, engines=engines)
 
 
 def _sized(size: Mapping[str, Any], told: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Several drafts that differ in some settings: what they share is made once, and the best is at the top."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal, get_args
@@ -28,6 +29,14 @@ from tasks.run import label_run, show_table
 
 By = Literal["walked", "decoded"]
 Last = Literal["train", "evaluate", "benchmark"]
+UNTOLD: Mapping[By, str] = {
+    "walked": (
+        "its draft tells no accepted length, for too few of the held-out tokens are known to be the target's own; "
+        "with --by decoded the same sweep takes the draft as it is"
+    ),
+    "decoded": "its scores tell no accepted length",
+}
+"""What is said of a row that nothing can be judged by."""
 LASTS: tuple[Last, ...] = get_args(Last)
 
 
@@ -62,10 +71,8 @@ def sweep(
         DeepSpecError: one of them cannot be run, see `deepspec.plan.checks`; none is trained then.
         TrainingError: a variant failed; the leaderboard has all that did not.
     """
-    changed = _changed(choices, variants)
     label_run(tags_of(choices.plan))
-    for every in changed.values():  # before the first one is trained
-        _check(every.plan, site, terms.by)
+    changed = checked_rows(choices, site, variants, terms.by)  # before the first one is trained
     first = choices.plan.train.seed
     if terms.equal == "seconds":
         paced = Race(list(changed), partial(_trained, changed, site, terms.by))
@@ -97,7 +104,7 @@ def _trained(changed: Mapping[str, Choices], site: Site, by: By, name: str, seed
     trial = trial_of(seed, draft.address, draft.counts, scores[0].counts if scores else None)
     told = "no accepted length" if trial is None else f"accepted length {trial.accepted_length:.3f}"
     _tell(f"{name}, seed {seed}: {told}, {draft.counts['steps']} steps")
-    return trial or "its draft tells no accepted length"
+    return trial or UNTOLD[by]
 
 
 def _round_cost(changed: Mapping[str, Choices], site: Site, name: str, seed: int) -> Cost | str:
@@ -130,14 +137,28 @@ def _tell(line: str) -> None:
         report.log(line)
 
 
+def checked_rows(choices: Choices, site: Site, variants: tuple[Variant, ...], by: By) -> dict[str, Choices]:
+    """Return name -> what each variant is, once every one of them can be trained and judged.
+
+    Raises:
+        DeepSpecError: as `sweep` does before it trains.
+    """
+    changed = _changed(choices, variants)
+    for every in changed.values():
+        _check(every.plan, site, by)
+    return changed
+
+
 def _changed(choices: Choices, variants: tuple[Variant, ...]) -> dict[str, Choices]:
     """Return name -> what each variant is.
 
     Raises:
         SpecError: there are too few, or two have one name.
     """
-    if len({variant.name for variant in variants}) < max(2, len(variants)):
-        raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own")
+    names = Counter(variant.name for variant in variants)
+    if len(names) < max(2, len(variants)):
+        shared = [f"; {name!r} is the name of {count}" for name, count in names.items() if count > 1]
+        raise SpecError(f"{len(variants)} variants; wanted two or more, each with a name of its own{''.join(shared)}")
     return {
         each.name: _with(choices.but(algorithm=each.algorithm or choices.algorithm), *each.changes) for each in variants
     }

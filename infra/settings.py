@@ -67,6 +67,17 @@ def default_root() -> str:
     return os.environ.get("DEEPSPEC_ROOT", str(data_dir() / "store"))
 
 
+def named_root(root: str | None) -> str:
+    """Return the root that a user names, or the one that is used where none is.
+
+    Raises:
+        SpecError: it is named as nothing, as by a variable of a script that was never set: no store is meant then.
+    """
+    if root == "":
+        raise SpecError("--root is empty: leave it out, or give it a value")
+    return root or default_root()
+
+
 def models_dir() -> Path:
     """Return where targets read from packages or the hub are kept."""
     return data_dir() / "models"

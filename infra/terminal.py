@@ -5,10 +5,12 @@ Control characters are shown as escapes, so that no text can move the cursor or 
 styled is said beside the text: `("worse:", "bold red")`.
 
 Everything fits the width that there is: a table gives up width where there are words, then becomes a block a row;
-a bar becomes shorter, then goes. Where nothing is drawn, in a log file, a bar is a line at every quarter of the way.
+a bar becomes shorter, then goes. Where nothing is drawn, in a log file, a bar is a line at every quarter of the way,
+and every few minutes where that takes long.
 """
 
 import json
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,9 @@ WORDS_WIDTH = 24
 BAR_WIDTH, SHORTEST_BAR = 30, 8
 NAME_WIDTH = 10
 """Of the longest name of a stage."""
+
+LINE_SECONDS = 300.0
+"""A bar that is lines in a file says one so often at least: a single large source is 0 % until all of it is read."""
 
 _out = Console(highlight=False, markup=False, emoji=False)
 _errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -97,6 +102,7 @@ class Bars:
         """Draw into a running display."""
         self._progress = progress
         self._quarters: dict[Bar, int] = {}
+        self._told_at: dict[Bar, float] = {}
 
     def add(self, name: str, total: float, unit: str, note: str) -> Bar:
         """Return a new bar."""
@@ -113,10 +119,10 @@ class Bars:
         self._progress.console.print(_text(pieces), soft_wrap=True)
 
     def _told(self, task: Task) -> None:
-        """Print a line when a bar begins, and at every quarter that it reaches."""
-        quarter = int(4 * task.completed / task.total) if task.total else 4
-        if quarter > self._quarters.get(task.id, -1):
-            self._quarters[task.id] = quarter
+        """Print a line when a bar begins, at every quarter that it reaches, and where it takes long to one."""
+        quarter, now = int(4 * task.completed / task.total) if task.total else 4, time.monotonic()
+        if quarter > self._quarters.get(task.id, -1) or now - self._told_at[task.id] >= LINE_SECONDS:
+            self._quarters[task.id], self._told_at[task.id] = quarter, now
             note = f"; {task.fields['note']}" if task.fields["note"] else ""
             self.say(Styled(task.description, "dim"), f" {_reached(task)}, {task.percentage:.0f} %{note}")
 

@@ -1,6 +1,7 @@
 """The import arrows: deployments -> flows -> tasks -> infra -> deepspec, and the house rules inside."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -173,3 +174,35 @@ def test_checks_do_not_load_torch(tmp_path: Path) -> None:
         "assert {each.state for each in found} == {'ok'}, found; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", look, str(tmp_path)], cwd=ROOT, check=False).returncode == 0
+
+
+def test_what_is_named_is_looked_for_before_torch_is_loaded(tmp_path: Path) -> None:
+    """A name that is mistyped is said at once, not after the five seconds that torch takes."""
+    (tmp_path / "empty").mkdir()
+    look = (
+        "import contextlib, io, sys; from cli.main import main\n"
+        "for words in sys.argv[1:]:\n"
+        "    sys.argv, told = ['deepspec', *words.split()], io.StringIO()\n"
+        "    with contextlib.redirect_stdout(told):\n"
+        "        try: main()\n"
+        "        except SystemExit as end: assert end.code == 2, (words, end.code)\n"
+        "    assert 'torch' not in sys.modules, words"
+    )
+    commands = (
+        "inspect ./nowhere",
+        "inspect empty",
+        "inspect empty --target nowhere",
+        "parity nothing",
+        "parity ./nowhere",
+        "parity empty",
+        "parity empty --target nowhere",
+        "cache verify nothing",
+        "cache stat nothing",
+    )
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "DEEPSPEC_ROOT": str(tmp_path / "store")}
+    done = subprocess.run(
+        [sys.executable, "-c", look, *commands], cwd=tmp_path, env=known, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "empty/config.json does not exist" in done.stderr
+    assert "called 'draft/nothing'" in done.stderr

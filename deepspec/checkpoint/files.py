@@ -51,8 +51,10 @@ def checkpoint_folder(name: str, *, weights: bool = True) -> Path:
         CheckpointError: there is no such folder, or the hub does not give it.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder
+    if name and folder.is_file():
+        raise CheckpointError(f"{name} is a file; give its folder")
     if name.startswith(PATHS) or name.count("/") != 1:
         raise CheckpointError(f"{name}: no such folder; give a folder, or a hub id ORG/MODEL")
     try:

@@ -123,7 +123,7 @@ class Intake:
                 continue
             self._take(index, found)
             if self.bad.read % _TOLD_EVERY == 0:
-                report.progress(index, len(self._spec.sources), "sources", f"{self.bad.read} rows read")
+                report.progress(index, len(self._spec.sources), "sources", f"{self.bad.read:,} rows read")
 
     def _read_row(self, row: Row, source: Source) -> _Read:
         """Return what a row gives; nothing is noted before all of it is known."""

@@ -66,6 +66,12 @@ def find_sources(prompts: Sequence[str], benchmarks_dir: str | None = None) -> F
     return FoundSources(sources=sources, benchmarks=benchmarks, locations=locations)
 
 
+def unread_files(prompts: Sequence[str]) -> tuple[str, ...]:
+    """Return what is not read of folders whose own files are, in words: their files of rows that lie deeper."""
+    folders = [Path(where) for where, _ in map(_parted, prompts) if Path(where).is_dir()]
+    return tuple(told for folder in folders if (told := _deeper(folder)))
+
+
 def is_remote(name: str) -> bool:
     """Return whether prompts lie on the hub or behind a URL, so that the network is asked for them."""
     where, _ = _parted(name)
@@ -158,6 +164,20 @@ def _files(folder: Path) -> list[Path]:
         hint = f"; {below[0]} does: name that one" if below else ""
         raise SourceError(f"the folder holds no file that ends in {', '.join(SUFFIXES)}{hint}", folder)
     return found
+
+
+def _deeper(folder: Path) -> str:
+    """Return how many files of rows lie in folders of a folder, in words; nothing where none does."""
+    inner = (path for path in folder.glob("*/**/*") if not _is_hidden(path.parent.relative_to(folder)))
+    found = sorted(path for path in inner if _holds_rows(path) and path.is_file())
+    if not found:
+        return ""
+    deeper = f"{len(found)}, {found[0]} first"
+    return f"of {folder} the files in the folder itself are read, not those in its folders ({deeper}); name these, too"
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _holds_rows(path: Path) -> bool:

@@ -87,10 +87,9 @@ def scenario_of(plan: Plan, sizes: Sizes, work: Workload, hardware: Hardware, as
         "kept_bytes": plan.train.keep_states,
         **dict(map(_assumed, assumed)),
     }
-    parts = told["engines"] + told["ranks"]
-    for name in ("engine_mtbf", "trainer_mtbf"):
-        told.setdefault(name, FAILURE_SECONDS * parts)
     scenario = presets.validated(Scenario, told, "simulation")
+    often = FAILURE_SECONDS * (scenario.engines + scenario.ranks)
+    scenario = scenario.but(**{name: often for name in ("engine_mtbf", "trainer_mtbf") if name not in told})
     return scenario if "grain" in told else scenario.but(grain=_grain(scenario))
 
 

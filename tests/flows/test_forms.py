@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.forms import gather, published_forms
+from cli.published import named_draft
 from deepspec.artifacts import Artifact
 from deepspec.checkpoint.draft import describe, load_draft, save_draft
 from deepspec.decoding.pair import draft_folder
@@ -53,18 +54,18 @@ def test_a_checkpoint_is_compared_on_a_text_and_needs_its_own_target(
     site: Site, draft: Artifact, tmp_path: Path
 ) -> None:
     folder = draft_folder(draft, site.placement.scratch)
-    found = gather(str(folder), site.root / "target", None).check(TEXT)
+    found = gather(*named_draft(str(folder), site.root / "target", None)).check(TEXT)
     assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
     assert found.passed, found.rows()
     with pytest.raises(SpecError, match="give --target FOLDER"):
-        gather(str(folder), None, None)
+        gather(*named_draft(str(folder), None, None))
     with pytest.raises(SpecError, match="give a text"):
-        gather(str(folder), site.root / "target", None).check(None)
+        gather(*named_draft(str(folder), site.root / "target", None)).check(None)
     model = load_draft(folder)
     model.config = replace(model.config, num_target_layers=9)
     save_draft(model, tmp_path)
     with pytest.raises(CheckpointError, match="num_target_layers 9, the target's is 6"):
-        gather(str(tmp_path), Path(site.root / "target"), None).check(TEXT)
+        gather(*named_draft(str(tmp_path), Path(site.root / "target"), None)).check(TEXT)
 
 
 def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(
@@ -79,11 +80,11 @@ def test_a_checkpoint_of_another_library_is_read_as_the_draft_that_it_is(
     assert not any(what.startswith("why") for what in alone)
     whole = {row["what"]: row["value"] for row in describe(tmp_path, site.root / "target")}
     assert whole["target"] == "6 layers, captured [-1, 1, 3]"
-    found = gather(str(tmp_path), site.root / "target", None).check(TEXT)
+    found = gather(*named_draft(str(tmp_path), site.root / "target", None)).check(TEXT)
     assert found.passed, found.rows()
     assert [each.name for each in found.comparisons] == ["stepwise states", "decoding form"]
 
 
 def test_a_name_that_is_no_folder_is_said_to_be_none() -> None:
     with pytest.raises(CheckpointError, match=r"/no/such: no such folder; give a folder, or a hub id"):
-        gather("/no/such", None, None)
+        gather(*named_draft("/no/such", None, None))

@@ -1,14 +1,17 @@
 """What a sweep's rows are, and what it refuses before anything is trained."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cli.sweep import sweep as command
 from deepspec.errors import SpecError
 from deepspec.sweep.variants import Variant
+from flows import sweep as room
 from flows.choices import Choices, choose_site
 from flows.sweep import _changed, _check, _shape
+from tests.given.server.operated import write_inputs
 
 
 def test_a_row_changes_what_all_share_and_nothing_else() -> None:
@@ -27,6 +30,25 @@ def test_a_row_changes_what_all_share_and_nothing_else() -> None:
 def test_a_sweep_takes_two_rows_with_names_of_their_own(names: list[str]) -> None:
     with pytest.raises(SpecError, match=f"{len(names)} variants; wanted two or more, each with a name of its own"):
         _changed(Choices(), tuple(Variant(name=name) for name in names))
+    with pytest.raises(SpecError, match="a name of its own; 'asked' is the name of 2"):
+        _changed(Choices(), tuple(Variant(name=name) for name in ("asked", "asked", "other")))
+
+
+@pytest.mark.parametrize("row", ["train.stps=2", "train.steps=many", "as asked: train.steps=3"])
+def test_a_row_that_cannot_be_is_refused_before_a_server_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str
+) -> None:
+    write_inputs(tmp_path)
+    choices = Choices(
+        target=str(tmp_path / "target"),
+        answers=str(tmp_path / "answers.jsonl"),
+        benchmarks_dir=str(tmp_path / "questions"),
+        overrides=("evaluate.max_new_tokens=32", "benchmark.max_new_tokens=32"),
+    )
+    monkeypatch.setattr("infra.server.api.prefect_api", None)  # nothing calls it
+    told = {"seeds": 1, "equal": "steps", "by": "walked", "timed": False, "all_seeds": False}
+    with pytest.raises(SpecError, match=r"train\.stps: unknown|train\.steps: .*integer|'as asked' is the name of 2"):
+        command(choices, choose_site(str(tmp_path / "store")), row=[row], as_json=False, **told)
 
 
 def test_rows_whose_rounds_take_as_long_have_one_shape() -> None:
@@ -58,3 +80,13 @@ def test_a_sweep_of_one_row_says_how_to_give_others(tmp_path: Path) -> None:
     told = {"seeds": 3, "equal": "steps", "by": "walked", "timed": False, "all_seeds": False}
     with pytest.raises(SpecError, match="a sweep of one row; give others with --row"):
         command(Choices(), choose_site(str(tmp_path)), row=None, as_json=False, **told)
+
+
+def test_a_row_that_cannot_be_judged_says_how_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of another model have few tokens that are the target's own: training says so at its first look."""
+    draft = SimpleNamespace(address="d" * 32, counts={"steps": 4})
+    monkeypatch.setattr(room, "_made", lambda *_: {"train": draft})
+    told = room._trained({"asked": Choices()}, choose_site(str(tmp_path)), "walked", "asked", 0)
+    assert isinstance(told, str)
+    assert "too few of the held-out tokens" in told
+    assert "--by decoded" in told

@@ -188,7 +188,13 @@ def test_hub_id_is_found_in_the_local_cache(
     (home / "refs" / "main").write_text(commit)
     assert load_config(checkpoint_folder("some/draft")).algorithm == "dspark"
     assert checkpoint_folder(str(saved)) == saved
-    for name, message in (("other/draft", "hub cannot be reached"), ("./nowhere", "no such folder")):
+    refused = {
+        "other/draft": "hub cannot be reached",
+        "./nowhere": "no such folder",
+        "": "no such folder",
+        str(saved / "config.json"): "is a file; give its folder",
+    }
+    for name, message in refused.items():
         with pytest.raises(CheckpointError, match=message):
             checkpoint_folder(name)
 

@@ -5,7 +5,7 @@ import pytest
 from deepspec.errors import SpecError
 from deepspec.placement import STAGING_LIMIT
 from flows.choices import choose_site
-from infra.settings import patience, staging_limit
+from infra.settings import default_root, named_root, patience, staging_limit
 
 
 def test_limits_and_waits_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,11 @@ def test_what_is_no_number_above_zero_is_one_line(monkeypatch: pytest.MonkeyPatc
         patience()
     with pytest.raises(SpecError, match=rf"DEEPSPEC_STAGING_GB is '{told}'; wanted a number of gigabytes above 0"):
         staging_limit()
+
+
+def test_a_root_that_is_named_as_nothing_is_not_the_default() -> None:
+    """A script whose variable was never set would show, or delete, what lies in another store."""
+    assert named_root("store") == "store"
+    assert named_root(None) == default_root()
+    with pytest.raises(SpecError, match="--root is empty"):
+        named_root("")

@@ -114,6 +114,20 @@ def test_a_table_has_the_columns_of_all_its_rows(printed: Callable[[], str]) -> 
     assert "1.1" in found
 
 
+@pytest.mark.parametrize("printed", [False], indirect=True, ids=["file"])
+def test_a_bar_in_a_file_that_stands_still_is_a_line_every_few_minutes(
+    printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with bars() as drawn:
+        bar = drawn.add("prepare", 1, "sources", "")
+        for now in (0.0, 100.0, 299.0, 301.0, 400.0, 602.0):
+            drawn.move(bar, 0, 1, "sources", f"after {now:g} s")
+    said = printed()
+    assert [line.split("; ")[1] for line in said.splitlines()] == ["after 0 s", "after 301 s", "after 602 s"]
+
+
 def test_bars_without_rows_show_only_columns(printed: Callable[[], str]) -> None:
     show_table("runs", [], ("run", "state"))
     assert "run" in printed()

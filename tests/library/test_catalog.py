@@ -91,6 +91,14 @@ def test_an_artifact_is_found_by_ref_kind_and_the_start_of_its_address(store: St
         find(store, "draft/2")
 
 
+@pytest.mark.parametrize("name", ["", "/", "draft/"])
+def test_nothing_names_no_artifact_though_there_is_but_one(store: Store, name: str) -> None:
+    """As by a variable of a script that was never set: `gc --artifact` would delete it."""
+    publish(store, "draft", "1")
+    with pytest.raises(NotPublishedError, match=f"nothing published in .* is called '{name}'"):
+        find(store, name)
+
+
 def test_lineage_is_everything_that_it_was_made_from(store: Store) -> None:
     prompts = publish(store, "prompts", "a")
     answers = publish(store, "answers", "b", prompts=prompts)

@@ -24,6 +24,14 @@ def test_a_plan_that_can_be_run_passes_every_check(place: Path) -> None:
     assert {each.state for each in found} == {"ok"}
 
 
+def test_files_of_a_folder_that_lie_deeper_are_told_of(place: Path) -> None:
+    (place / "mine" / "more").mkdir(parents=True)
+    for name in ("a.jsonl", "more/b.jsonl"):
+        (place / "mine" / name).write_text('{"prompt": "What is two plus two?"}\n')
+    lines = told(place, dataset=None, prompts=(str(place / "mine"),))
+    assert [line for line in lines if "more/b.jsonl first); name these, too" in line] == list(lines[:1])
+
+
 @pytest.mark.parametrize("override", FIELDS)
 def test_a_field_that_cannot_be_is_refused_by_name(place: Path, override: str) -> None:
     assert FIELDS[override] in refused(place, override)

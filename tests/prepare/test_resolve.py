@@ -7,7 +7,7 @@ import pytest
 
 from deepspec.errors import SourceError, SpecError
 from deepspec.prepare import resolve as room
-from deepspec.prepare.resolve import find_sources
+from deepspec.prepare.resolve import find_sources, unread_files
 
 ROW = b'{"prompt":"a"}\n'
 
@@ -76,6 +76,19 @@ def test_a_folder_whose_files_lie_deeper_says_where(tmp_path: Path) -> None:
     (tmp_path / "data" / "train.parquet").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"holds no file that ends in .*; .*/data does: name that one"):
         find_sources([str(tmp_path)])
+
+
+def test_what_is_not_read_of_a_folder_is_counted(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "notes/n.txt", ".cache/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(ROW)
+    assert unread_files([str(tmp_path), f"{tmp_path}/a.jsonl", "demo", "ORG/chats"]) == ()
+    for name in ("sub/b.jsonl", "sub/deep/c.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(ROW)
+    (told,) = unread_files([f"{tmp_path}?limit=3"])
+    assert f"not those in its folders (2, {tmp_path}/sub/b.jsonl first); name these, too" in told
+    assert [source.name for source in find_sources([str(tmp_path)]).sources] == ["a"]
 
 
 def test_a_dataset_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

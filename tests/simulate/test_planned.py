@@ -94,3 +94,11 @@ def test_assumptions_without_a_simulation_are_refused(tmp_path: Path, monkeypatc
     result = CliRunner().invoke(app, ["plan", "--assume", "engines=2"])
     assert isinstance(result.exception, SpecError)
     assert "--simulate" in str(result.exception)
+
+
+@pytest.mark.parametrize("value", ["", "many", "1e99", "nan", "-1", "2.5"])
+def test_an_assumption_that_makes_no_sense_is_refused_by_name(value: str) -> None:
+    result = CliRunner().invoke(app, ["plan", "--simulate", "--assume", f"engines={value}"])
+    assert isinstance(result.exception, SpecError), result.exception
+    assert str(result.exception).startswith("engines: Input should be ")
+    assert "mtbf" not in str(result.exception)

@@ -3,6 +3,7 @@
 from deepspec.plan.known import Known
 from deepspec.plan.resolve import check_sources
 from deepspec.plan.rules.seen import Seen
+from deepspec.prepare.resolve import unread_files
 
 
 def local(known: Known) -> Seen:
@@ -10,4 +11,4 @@ def local(known: Known) -> Seen:
     check_sources(known.plan, remote=False)
     data = known.plan.dataset
     named = [*data.prompts, *([f"answers in {data.answers}"] if data.answers else [])]
-    return Seen(", ".join(named) or "none")
+    return Seen(", ".join(named) or "none", unread_files(data.prompts))
