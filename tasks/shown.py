@@ -28,7 +28,7 @@ class Shown:
         self._ids: dict[str, UUID] = {}
         self._waiting: dict[str, Artifact] = {}
         """Key -> what the server has not heard of."""
-        self._away_until = 0.0
+        self._away_until, self._is_away = 0.0, False
 
     def put(self, key: str, artifact: Artifact) -> None:
         """Create an artifact, or put it in the place of the one that the key had.
@@ -45,9 +45,17 @@ class Shown:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
             for key, artifact in list(self._waiting.items()):
                 if not self._told(key, artifact):
-                    self._away_until = time.monotonic() + AGAIN_SECONDS
+                    self._leave_alone()
                     return
                 del self._waiting[key]
+        self._is_away = False
+
+    def _leave_alone(self) -> None:
+        """Ask the server again after a while, and say so once."""
+        if not self._is_away:
+            waiting = ", ".join(self._waiting)
+            get_run_logger().warning(f"the Prefect server does not answer: {waiting} not shown yet, the stage goes on")
+        self._away_until, self._is_away = time.monotonic() + AGAIN_SECONDS, True
 
     def _told(self, key: str, artifact: Artifact) -> bool:
         """Return whether the server heard of an artifact, and took it or not."""

@@ -70,6 +70,13 @@ def test_a_list_of_blocks_that_is_off_by_one_is_caught() -> None:
         prove(model, replace(reading, blocks=shifted), shape)
 
 
+def test_modules_that_are_no_blocks_are_caught_by_their_states() -> None:
+    model, reading, shape = claimed("qwen2")
+    inner: list[nn.Module] = [block.get_submodule("mlp") for block in reading.blocks]
+    with pytest.raises(TargetError, match="states: layer -1 is off by"):
+        prove(model, replace(reading, blocks=inner), shape)
+
+
 @pytest.mark.parametrize("wrong", [Rope(theta=5e5), Rope(kind="linear", factor=4.0), Rope(kind="proportional")])
 def test_a_rope_of_the_wrong_kind_is_caught(wrong: Rope) -> None:
     model, reading, shape = claimed("qwen2")

@@ -21,6 +21,7 @@ def put(api: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:  # no
     """Show a text under a key on a real server, or on one that is gone."""
     told = Shown()
     monkeypatch.setattr(shown, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(shown, "get_run_logger", lambda: logging.getLogger("run"))
 
     def tell(key: str, text: str, away: bool = False) -> None:
         where = f"http://127.0.0.1:{free_port()}/api" if away else api
@@ -34,11 +35,18 @@ def texts(api: str, key: str) -> list[Any]:  # noqa: F811 - a fixture
     return [found["data"] for found in query(api, "artifacts", {"artifacts": {"key": {"any_": [key]}}})]
 
 
-def test_a_server_that_was_away_hears_of_everything_once_it_is_there(api: str, put: Callable[..., None]) -> None:  # noqa: F811
+def test_a_server_that_was_away_hears_of_everything_once_it_is_there(
+    api: str,  # noqa: F811 - a fixture
+    put: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     put("away-first", "one", away=True)
     put("away-second", "two", away=True)
     put("away-first", "three", away=True)
     assert texts(api, "away-first") == []
+    assert [each.getMessage() for each in caplog.records if each.name == "run"] == [
+        "the Prefect server does not answer: away-first not shown yet, the stage goes on"
+    ]
     put("away-third", "four")
     assert [texts(api, f"away-{key}") for key in ("first", "second", "third")] == [["three"], ["two"], ["four"]]
 
@@ -65,7 +73,6 @@ def test_what_is_refused_is_not_shown_again_and_what_is_too_early_is(
             raise httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
 
     monkeypatch.setattr(Shown, "_tell", answer)
-    monkeypatch.setattr(shown, "get_run_logger", lambda: logging.getLogger("run"))
     put("refused", "one")
     put("taken", "two")
     assert asked.count("refused") == tries
